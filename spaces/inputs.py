@@ -1,0 +1,119 @@
+"""From a camera frame to a network's input, and from the network's boxes back to the frame."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from spaces.errors import BadInput
+
+Fit = Literal["squash", "letterbox", "crop"]
+Frame = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """How a frame becomes a network's input.
+
+    `fit` says which part of the frame the network sees and how it is laid out:
+    `squash` the whole frame, stretched to the input; `letterbox` the whole frame at its own
+    aspect ratio, anchored top left and padded with the mean; `crop` the centred square whose
+    side is `crop_pct` times the frame's short side.
+    """
+
+    height: int
+    width: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    fit: Fit = "squash"
+    crop_pct: float = 0.875
+
+    def __post_init__(self) -> None:
+        if min(self.height, self.width) < 32:
+            raise BadInput(f"input size {self.height}x{self.width}: at least 32x32 is needed")
+        if not 0 < self.crop_pct <= 1:
+            raise BadInput(f"crop_pct {self.crop_pct}: must lie in (0, 1]")
+
+    @property
+    def field_of_view(self) -> tuple[str, float]:
+        """Two inputs whose fields of view are equal see the same content at the same place."""
+        aspect = round(self.width / self.height, 3)
+        if self.fit == "crop":
+            return ("crop", round(self.crop_pct * 1000) + aspect)
+        return (self.fit, aspect if self.fit == "letterbox" else 1.0)
+
+
+def prepare(frame: Frame, spec: InputSpec) -> Tensor:
+    """A uint8 (H, W, 3) frame as a normalised float32 (3, height, width) input."""
+    pixels = torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1)[None].float()
+    if spec.fit == "squash":
+        fitted = _resize(pixels, spec.height, spec.width)
+    elif spec.fit == "letterbox":
+        fitted = _letterbox(pixels, spec)
+    else:
+        fitted = _centre_crop(pixels, spec)
+    mean = torch.tensor(spec.mean).view(1, 3, 1, 1)
+    std = torch.tensor(spec.std).view(1, 3, 1, 1)
+    return torch.as_tensor((fitted / 255.0 - mean) / std)[0]
+
+
+def prepare_batch(frames: list[Frame], spec: InputSpec) -> Tensor:
+    """Frames as one (batch, 3, height, width) channels-last input."""
+    batch = torch.stack([prepare(frame, spec) for frame in frames])
+    return batch.contiguous(memory_format=torch.channels_last)
+
+
+def boxes_to_frame(boxes: NDArray[Any], frame_size: tuple[int, int], spec: InputSpec) -> Any:
+    """Boxes (n, 4) as x1, y1, x2, y2 in input pixels, mapped to pixels of the (H, W) frame.
+
+    Boxes are clipped to the frame.
+
+    Raises:
+        BadInput: the input is a crop; a detector on a crop cannot answer for the whole frame.
+    """
+    height, width = frame_size
+    if spec.fit == "crop":
+        raise BadInput("a detector's input must be squash or letterbox, not crop")
+    if spec.fit == "squash":
+        scale_x, scale_y = width / spec.width, height / spec.height
+    else:
+        scale_x = scale_y = 1.0 / _letterbox_scale(height, width, spec)
+    mapped = np.asarray(boxes, dtype=np.float64) * [scale_x, scale_y, scale_x, scale_y]
+    return np.clip(mapped, 0, [width, height, width, height])
+
+
+def _resize(pixels: Tensor, height: int, width: int) -> Tensor:
+    if pixels.shape[-2:] == (height, width):
+        return pixels
+    return F.interpolate(
+        pixels, (height, width), mode="bilinear", antialias=True, align_corners=False
+    )
+
+
+def _letterbox_scale(height: int, width: int, spec: InputSpec) -> float:
+    return min(spec.height / height, spec.width / width)
+
+
+def _letterbox(pixels: Tensor, spec: InputSpec) -> Tensor:
+    height, width = pixels.shape[-2:]
+    scale = _letterbox_scale(height, width, spec)
+    inner = _resize(pixels, max(1, round(height * scale)), max(1, round(width * scale)))
+    canvas = torch.tensor(spec.mean).mul(255.0).view(1, 3, 1, 1)
+    canvas = canvas.expand(1, 3, spec.height, spec.width).clone()
+    canvas[..., : inner.shape[-2], : inner.shape[-1]] = inner
+    return canvas
+
+
+def _centre_crop(pixels: Tensor, spec: InputSpec) -> Tensor:
+    height, width = pixels.shape[-2:]
+    scale = max(spec.height / height, spec.width / width) / spec.crop_pct
+    tall, wide = max(spec.height, round(height * scale)), max(spec.width, round(width * scale))
+    resized = _resize(pixels, tall, wide)
+    top, left = (tall - spec.height) // 2, (wide - spec.width) // 2
+    return resized[..., top : top + spec.height, left : left + spec.width]

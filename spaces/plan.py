@@ -1,0 +1,155 @@
+"""A plan is data: which representation of which model is taken from where."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from spaces.errors import BadPlan
+
+AdapterKind = Literal["identity", "linear"]
+PLAN_VERSION = 1
+
+
+@dataclass(frozen=True, order=True)
+class Ref:
+    """One representation: the output of a stage of a model. Written `model:stage`."""
+
+    model: str
+    stage: str
+
+    def __post_init__(self) -> None:
+        for part in (self.model, self.stage):
+            if not part or ":" in part or "->" in part:
+                raise BadPlan(f"{part!r} is not a name of a model or a stage")
+
+    def __str__(self) -> str:
+        return f"{self.model}:{self.stage}"
+
+    @classmethod
+    def parse(cls, text: str) -> Ref:
+        model, colon, stage = text.partition(":")
+        if not colon:
+            raise BadPlan(f"{text!r} is not a representation; write it as model:stage")
+        return cls(model, stage)
+
+
+@dataclass(frozen=True, order=True)
+class AdapterSpec:
+    """How the donor's tensor becomes the recipient's, after the spatial resize."""
+
+    kind: AdapterKind
+    rank: int = 0
+    """Rank of a `linear` map; 0 is full rank."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("identity", "linear"):
+            raise BadPlan(f"adapter {self.kind!r}: must be identity or linear")
+        if self.rank < 0 or (self.kind == "identity" and self.rank):
+            raise BadPlan(f"adapter {self.kind} cannot have rank {self.rank}")
+
+    def __str__(self) -> str:
+        return f"{self.kind}@{self.rank}" if self.rank else self.kind
+
+    @classmethod
+    def parse(cls, text: str) -> AdapterSpec:
+        kind, at, rank = text.partition("@")
+        if at and not rank.isdigit():
+            raise BadPlan(f"adapter {text!r}: the rank after @ must be a whole number")
+        return cls(kind, int(rank) if at else 0)  # type: ignore[arg-type]
+
+
+IDENTITY = AdapterSpec("identity")
+LINEAR = AdapterSpec("linear")
+
+
+@dataclass(frozen=True, order=True)
+class Share:
+    """The recipient's representation is replaced by the donor's, through the adapter."""
+
+    recipient: Ref
+    donor: Ref
+    adapter: AdapterSpec = LINEAR
+
+    def __post_init__(self) -> None:
+        if self.donor.model == self.recipient.model:
+            raise BadPlan(f"{self}: donor and recipient must be of different models")
+
+    def __str__(self) -> str:
+        return f"{self.donor} -> {self.recipient} ({self.adapter})"
+
+
+@dataclass(frozen=True)
+class SharePlan:
+    """A set of shares, at most one per recipient representation, kept sorted.
+
+    Two plans with the same shares are equal and have the same `hash`, however they were written.
+    Whether two plans *mean* the same needs the models' layouts: see `spaces.liveness.canonical`.
+    """
+
+    shares: tuple[Share, ...] = ()
+
+    def __post_init__(self) -> None:
+        ordered = tuple(sorted(set(self.shares)))
+        recipients = [share.recipient for share in ordered]
+        for recipient in recipients:
+            if recipients.count(recipient) > 1:
+                raise BadPlan(f"{recipient} is given more than one donor")
+        object.__setattr__(self, "shares", ordered)
+
+    @property
+    def hash(self) -> str:
+        """Twelve hexadecimal digits that name this plan in files, logs and MLflow."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()[:12]
+
+    def by_recipient(self) -> dict[Ref, Share]:
+        return {share.recipient: share for share in self.shares}
+
+    def to_dict(self) -> dict[str, Any]:
+        shares = [
+            {
+                "donor": str(share.donor),
+                "recipient": str(share.recipient),
+                "adapter": str(share.adapter),
+            }
+            for share in self.shares
+        ]
+        return {"version": PLAN_VERSION, "shares": shares}
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def from_dict(cls, data: Any) -> SharePlan:
+        """The plan that `to_dict` wrote.
+
+        Raises:
+            BadPlan: the version is not known, or a share lacks a donor or a recipient.
+        """
+        if not isinstance(data, dict) or not isinstance(data.get("shares"), list):
+            raise BadPlan('a plan is {"version": 1, "shares": [...]}')
+        if data.get("version") != PLAN_VERSION:
+            raise BadPlan(f"plan version {data.get('version')!r}: only {PLAN_VERSION} is known")
+        return cls(tuple(_share(entry) for entry in data["shares"]))
+
+    @classmethod
+    def from_json(cls, text: str) -> SharePlan:
+        try:
+            data = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise BadPlan(f"the plan is not JSON: {error}") from error
+        return cls.from_dict(data)
+
+    def __str__(self) -> str:
+        return "; ".join(str(share) for share in self.shares) or "nothing shared"
+
+
+def _share(entry: Any) -> Share:
+    try:
+        donor, recipient = Ref.parse(entry["donor"]), Ref.parse(entry["recipient"])
+        adapter = AdapterSpec.parse(entry.get("adapter", "linear"))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise BadPlan(f"share {entry!r}: needs donor, recipient and adapter as texts") from error
+    return Share(recipient, donor, adapter)
