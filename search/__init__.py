@@ -1,0 +1,1 @@
+"""Searching for the cheapest merge of several networks."""
