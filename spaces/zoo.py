@@ -49,6 +49,10 @@ class ModelSpec:
     size: tuple[int, int] | None = None
     fit: Fit | None = None
 
+    def __post_init__(self) -> None:
+        if self.num_classes is not None and self.num_classes < 1:
+            raise BadInput(f"{self.name}: num_classes {self.num_classes}: at least 1 is needed")
+
 
 def load_model(spec: ModelSpec) -> StagedModel:
     """Build the network, load its weights, cut it, and check the cut against the real thing.
@@ -69,8 +73,10 @@ def load_model(spec: ModelSpec) -> StagedModel:
 
 
 def _load_timm(spec: ModelSpec, arch: str) -> StagedModel:
-    if not timm.is_model(arch):
+    if not _timm_knows(arch):
         raise BadInput(f"{spec.name}: timm has no network {arch!r}; timm.list_models() names them")
+    if spec.weights == "hub" and not _has_hub_weights(arch):
+        raise _no_hub_weights(spec)
     options = {} if spec.num_classes is None else {"num_classes": spec.num_classes}
     with _hub(spec):
         net = timm.create_model(arch, pretrained=spec.weights == "hub", **options)
@@ -105,6 +111,8 @@ def _load_effdet(spec: ModelSpec, arch: str) -> StagedModel:
         )
     if spec.fit == "crop":
         raise BadInput(f"{spec.name}: fit crop does not serve a detector; use squash or letterbox")
+    if spec.weights == "hub" and not known[arch].get("url"):
+        raise _no_hub_weights(spec)
     with _hub(spec):
         net = effdet.create_model(
             arch,
@@ -194,6 +202,27 @@ def _load_weights(net: nn.Module, spec: ModelSpec) -> None:
     if not hasattr(net, "get_classifier"):
         raise BadWeights(f"{spec.name}: weights packages hold classifiers, not {spec.arch}")
     load_in_order(net, read_weights(package_weights_file(package)), f"{spec.name}: {package}")
+
+
+def _timm_knows(arch: str) -> bool:
+    try:
+        timm.get_pretrained_cfg(arch)
+    except RuntimeError:  # the network is known, the tag after its dot is not
+        return False
+    return bool(timm.is_model(arch))
+
+
+def _has_hub_weights(arch: str) -> bool:
+    config = timm.get_pretrained_cfg(arch)
+    return config is not None and bool(config.has_weights)
+
+
+def _no_hub_weights(spec: ModelSpec) -> BadWeights:
+    """The libraries would go on with random weights and a warning."""
+    return BadWeights(
+        f"{spec.name}: there are no pretrained weights of {spec.arch} on the model hub; set "
+        "`weights:` to a local .safetensors or .pth file, or to `none` for random weights"
+    )
 
 
 @contextlib.contextmanager
