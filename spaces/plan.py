@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -56,7 +57,7 @@ class AdapterSpec:
     @classmethod
     def parse(cls, text: str) -> AdapterSpec:
         kind, at, rank = text.partition("@")
-        if at and not rank.isdigit():
+        if at and not re.fullmatch("[0-9]{1,6}", rank):
             raise BadPlan(f"adapter {text!r}: the rank after @ must be a whole number")
         return cls(kind, int(rank) if at else 0)  # type: ignore[arg-type]
 
@@ -138,7 +139,7 @@ class SharePlan:
     def from_json(cls, text: str) -> SharePlan:
         try:
             data = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise BadPlan(f"the plan is not JSON: {error}") from error
         return cls.from_dict(data)
 
@@ -148,8 +149,11 @@ class SharePlan:
 
 def _share(entry: Any) -> Share:
     try:
+        unknown = set(entry) - {"donor", "recipient", "adapter"}
         donor, recipient = Ref.parse(entry["donor"]), Ref.parse(entry["recipient"])
         adapter = AdapterSpec.parse(entry.get("adapter", "linear"))
     except (KeyError, TypeError, AttributeError) as error:
         raise BadPlan(f"share {entry!r}: needs donor, recipient and adapter as texts") from error
+    if unknown:
+        raise BadPlan(f"share {entry!r}: {sorted(unknown)} is not known in a share")
     return Share(recipient, donor, adapter)

@@ -77,9 +77,9 @@ def _load_timm(spec: ModelSpec, arch: str) -> StagedModel:
         raise BadInput(f"{spec.name}: timm has no network {arch!r}; timm.list_models() names them")
     if spec.weights == "hub" and not _has_hub_weights(arch):
         raise _no_hub_weights(spec)
-    options = {} if spec.num_classes is None else {"num_classes": spec.num_classes}
+    options: dict[str, Any] = {} if spec.num_classes is None else {"num_classes": spec.num_classes}
     with _hub(spec):
-        net = timm.create_model(arch, pretrained=spec.weights == "hub", **options)
+        net: Any = timm.create_model(arch, pretrained=spec.weights == "hub", **options)
     _load_weights(net, spec)
     _for_inference(net)
     units = _units(net, _containers(net))
@@ -250,7 +250,7 @@ def _hub(spec: ModelSpec) -> Iterator[None]:
 
 
 def _for_inference(net: nn.Module) -> None:
-    net.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    net.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
 
 def _timm_input(net: Any, spec: ModelSpec) -> InputSpec:
@@ -270,7 +270,7 @@ Units = list[tuple[str, nn.Module]]
 
 
 def _containers(net: Any) -> set[str]:
-    """Children that are themselves chains of stages, as timm's feature table shows (`blocks.2`)."""
+    """Children that are themselves chains of stages, as timm's feature table shows: `blocks.2`."""
     info = net.feature_info
     dicts = info.get_dicts() if hasattr(info, "get_dicts") else info
     return {entry["module"].split(".")[0] for entry in dicts if "." in entry["module"]}
@@ -342,7 +342,8 @@ def _check_cut(net: nn.Module, model: StagedModel, spec: ModelSpec) -> None:
         else:
             reps = dict(model.walk(inputs))
             taps = [reps[name] for name in model.layout.taps]
-            raw = model.head.raw(taps)
+            head: Any = model.head
+            raw = head.raw(taps)
             pairs = [*zip(net(inputs), raw, strict=True)]
             pairs = [(a, b) for wanted, got in pairs for a, b in zip(wanted, got, strict=True)]
     except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
