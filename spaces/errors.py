@@ -4,6 +4,8 @@
 class MergeSearchError(Exception):
     """Something the user can put right; its text is shown as it is, without a traceback."""
 
+    exit_code = 1
+
 
 class UncuttableModel(MergeSearchError):
     """The network cannot be cut into a chain of stages."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from spaces.inputs import FieldOfView
 from spaces.readers import HEAD, Readers, find_readers
 from spaces.stages import (
     Layout,
@@ -24,7 +25,7 @@ class ModelFacts:
 
     layout: Layout
     task: Task
-    field_of_view: tuple[str, float]
+    field_of_view: FieldOfView
     stages: tuple[StageFacts, ...]
     tensors: Mapping[str, Mapping[str, int]]
     """Owner (a stage or HEAD) -> name of each unique tensor -> bytes."""

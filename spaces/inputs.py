@@ -17,6 +17,31 @@ Fit = Literal["squash", "letterbox", "crop"]
 Frame = NDArray[np.uint8]
 
 
+VIEW_TOLERANCE = 0.05
+"""Views that differ by less still put the same content into the same cell of a late grid."""
+
+
+@dataclass(frozen=True)
+class FieldOfView:
+    """Which part of a frame a network sees, and how it is laid out."""
+
+    fit: Fit
+    aspect: float
+    part: float
+    """Share of the frame's short side that is seen."""
+
+    def matches(self, other: FieldOfView) -> bool:
+        """Whether the two show the same content at the same relative place, nearly enough."""
+        return (
+            self.fit == other.fit
+            and abs(self.aspect / other.aspect - 1) < VIEW_TOLERANCE
+            and abs(self.part / other.part - 1) < VIEW_TOLERANCE
+        )
+
+    def __str__(self) -> str:
+        return f"{self.fit} of {self.part:.0%} at {self.aspect:.2f}:1"
+
+
 @dataclass(frozen=True)
 class InputSpec:
     """How a frame becomes a network's input.
@@ -41,17 +66,19 @@ class InputSpec:
             raise BadInput(f"crop_pct {self.crop_pct}: must lie in (0, 1]")
 
     @property
-    def field_of_view(self) -> tuple[str, float]:
-        """Two inputs whose fields of view are equal see the same content at the same place."""
-        aspect = round(self.width / self.height, 3)
-        if self.fit == "crop":
-            return ("crop", round(self.crop_pct * 1000) + aspect)
-        return (self.fit, aspect if self.fit == "letterbox" else 1.0)
+    def field_of_view(self) -> FieldOfView:
+        """Which part of a frame this input shows."""
+        whole = self.fit == "squash"
+        return FieldOfView(
+            fit=self.fit,
+            aspect=1.0 if whole else self.width / self.height,
+            part=self.crop_pct if self.fit == "crop" else 1.0,
+        )
 
 
 def prepare(frame: Frame, spec: InputSpec) -> Tensor:
     """A uint8 (H, W, 3) frame as a normalised float32 (3, height, width) input."""
-    pixels = torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1)[None].float()
+    pixels = torch.from_numpy(np.array(frame)).permute(2, 0, 1)[None].float()
     if spec.fit == "squash":
         fitted = _resize(pixels, spec.height, spec.width)
     elif spec.fit == "letterbox":

@@ -117,7 +117,7 @@ class StageFacts:
 
 def tensors_of(module: nn.Module) -> list[Tensor]:
     """The unique parameters and buffers of a module, each once."""
-    unique = {id(tensor): tensor for tensor in module.parameters()}
+    unique: dict[int, Tensor] = {id(tensor): tensor for tensor in module.parameters()}
     unique |= {id(tensor): tensor for tensor in module.buffers()}
     return list(unique.values())
 

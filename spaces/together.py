@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -38,6 +38,10 @@ class PlanSet:
             for plan in self.plans
         ]
         """For each plan and model, which of the distinct outputs is its answer."""
+        self.distinct: list[Output] = list(
+            dict.fromkeys(output for plan in self.outputs for output in plan.values())
+        )
+        """The distinct outputs over all plans and models."""
         shares = {share for plan in self.plans for share in plan.shares}
         self._adapters: dict[Share, Adapter] = {
             share: build_adapter(
@@ -48,12 +52,13 @@ class PlanSet:
             for share in shares
         }
 
-    @cached_property
-    def distinct(self) -> list[Output]:
-        """The distinct outputs over all plans and models."""
-        return list(dict.fromkeys(out for plan in self.outputs for out in plan.values()))
+    def only(self, names: Collection[str]) -> PlanSet:
+        """The same plans, of which only these models' answers are asked for."""
+        asked = copy.copy(self)
+        asked.distinct = [output for output in self.distinct if output[0] in names]
+        return asked
 
-    @cached_property
+    @property
     def inputs_read(self) -> frozenset[str]:
         nodes = in_order(tuple(node for _, taps in self.distinct for node in taps))
         return frozenset(node.ref.model for node in nodes if node.source is None)

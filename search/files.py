@@ -1,0 +1,57 @@
+"""Writes that matter: a temporary file, fsync, rename. A reader sees the old file or the new."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from spaces.errors import MergeSearchError
+
+
+class CannotWrite(MergeSearchError):
+    """The output folder does not take files."""
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace the file at `path`, wholly or not at all.
+
+    Raises:
+        CannotWrite: the folder cannot be made or written to, or the disk is full.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise CannotWrite(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, data: Any) -> None:
+    write_text(path, json.dumps(data, indent=2, allow_nan=False) + "\n")
+
+
+def make_folder(path: Path) -> Path:
+    """The folder at `path`, made if need be and known to take files."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            return path
+    except OSError as error:
+        raise CannotWrite(
+            f"output folder {path} cannot be written to: {error.strerror or error}; "
+            "set `out:` in the config to a folder of yours"
+        ) from error

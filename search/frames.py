@@ -1,0 +1,169 @@
+"""Camera frames: an ordered, hashed set of pictures, from a folder or rendered."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from search.scenes import RENDERER_VERSION, SceneSettings, render
+from spaces.errors import MergeSearchError
+from spaces.inputs import Frame
+
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm"}
+
+
+class BadFrames(MergeSearchError):
+    """Frames that cannot be found or read, or are too few."""
+
+
+class FrameSet(Protocol):
+    """Frames in a fixed order. `hash` changes when any frame's content does."""
+
+    @property
+    def hash(self) -> str: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Frame: ...
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Which of the frames at hand are taken: every `stride`-th from `offset`, `count` at most."""
+
+    count: int | None = None
+    stride: int = 1
+    offset: int = 0
+
+    def indices(self, available: int) -> range:
+        """When more remain than `count`, those taken are spread evenly over all that remain."""
+        taken = range(self.offset, available, self.stride)
+        if self.count is None or len(taken) <= self.count:
+            return taken
+        step = len(taken) // self.count
+        return taken[: step * self.count : step]
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Frames in image files."""
+
+    paths: tuple[Path, ...]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Frame:
+        return read_image(self.paths[index])
+
+    @cached_property
+    def hash(self) -> str:
+        digest = hashlib.sha256()
+        for path in self.paths:
+            digest.update(hashlib.sha256(_bytes(path)).digest())
+        return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class RenderedScenes:
+    """Frames from the renderer; each depends on the settings and its index alone."""
+
+    settings: SceneSettings
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Frame:
+        return render(self.settings, index).image
+
+    @cached_property
+    def hash(self) -> str:
+        text = f"scenes {RENDERER_VERSION} {self.settings!r} {self.count}"
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Some frames of another set."""
+
+    frames: FrameSet
+    indices: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Frame:
+        return self.frames[self.indices[index]]
+
+    @cached_property
+    def hash(self) -> str:
+        text = f"{self.frames.hash} {self.indices}"
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def split(frames: FrameSet, unseen: int) -> tuple[Subset, Subset]:
+    """The frames in two: `unseen` of them, evenly spread, and all others first.
+
+    Raises:
+        BadFrames: nothing would be left for the first part.
+    """
+    if len(frames) <= unseen:
+        raise BadFrames(
+            f"{len(frames)} frames, of which verify.fidelity_frames keeps {unseen} for fidelity: "
+            "none are left for the statistics; give more frames"
+        )
+    kept = set(Sampling(unseen).indices(len(frames)))
+    seen = tuple(i for i in range(len(frames)) if i not in kept)
+    return Subset(frames, seen), Subset(frames, tuple(sorted(kept)))
+
+
+def folder_frames(folder: Path, sampling: Sampling) -> ImageFiles:
+    """The images below a folder, ordered by name.
+
+    Raises:
+        BadFrames: there is no such folder, or it holds no images.
+    """
+    if not folder.is_dir():
+        raise BadFrames(f"frames folder {folder}: there is no such folder")
+    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    if not found:
+        wanted = ", ".join(sorted(IMAGE_SUFFIXES))
+        raise BadFrames(f"frames folder {folder}: holds no images ({wanted})")
+    return ImageFiles(tuple(found[i] for i in sampling.indices(len(found))))
+
+
+def read_image(path: Path) -> Frame:
+    """An image file as uint8 (H, W, 3) RGB.
+
+    Raises:
+        BadFrames: the file is missing or is not a whole image.
+    """
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"), dtype=np.uint8)
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+        raise BadFrames(
+            f"image {path}: cannot be read ({error}); remove it or put a whole image in its place"
+        ) from error
+
+
+def batches(frames: FrameSet, size: int) -> Iterator[tuple[range, list[Frame]]]:
+    """Consecutive batches with the indices of their frames; the last may be smaller."""
+    for start in range(0, len(frames), size):
+        indices = range(start, min(start + size, len(frames)))
+        yield indices, [frames[i] for i in indices]
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BadFrames(f"image {path}: cannot be read ({error.strerror})") from error

@@ -1,0 +1,149 @@
+"""From a config to surveyed models, and from frames to similarities; every command starts here."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import joblib
+
+from search.config import RunConfig
+from search.console import Reporter
+from search.frames import FrameSet, Subset, split
+from search.moments import Moments, PassSettings, measure
+from search.similarity import METRICS, Statistics, similarities
+from spaces.adapters import LinearMap
+from spaces.errors import MergeSearchError
+from spaces.facts import ModelFacts, survey_all
+from spaces.merged import Models
+from spaces.plan import AdapterSpec, Share, SharePlan
+from spaces.shares import Pair, Pairs, pairs_of, shares_of
+from spaces.stages import StagedModel
+from spaces.zoo import load_model
+
+STATISTICS_VERSION = 1
+"""Part of the cache key: bump it when the pass computes something else."""
+
+
+class NothingToShare(MergeSearchError):
+    """The models have no legal pair of stages at all."""
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """The models, all that is known of them, and which representations may replace which."""
+
+    models: Models
+    facts: Mapping[str, ModelFacts]
+    pairs: Pairs
+
+
+@dataclass(frozen=True)
+class Observed:
+    """A deployment seen on frames: their statistics, and the frames kept for fidelity."""
+
+    deployment: Deployment
+    statistics: Statistics
+    frames: FrameSet
+    unseen: Subset
+    """Frames that the statistics have not seen."""
+
+    def similarity(self, metric: str) -> dict[Pair, float]:
+        return similarities(METRICS[metric](self.statistics), self.deployment.pairs.legal)
+
+    def maps_for(self, plans: Sequence[SharePlan]) -> dict[Share, LinearMap]:
+        """The closed-form maps that the plans' linear shares need."""
+        shares = {share for plan in plans for share in plan.shares}
+        return {
+            share: self.statistics.linear_map(Pair(share.donor, share.recipient))
+            for share in sorted(shares)
+            if share.adapter.kind == "linear"
+        }
+
+
+def load_deployment(config: RunConfig, reporter: Reporter) -> Deployment:
+    """Load, cut and survey the models; print the stage tables."""
+    reporter.step("Loading the models")
+    models = {name: load_model(spec) for name, spec in config.model_specs().items()}
+    facts = survey_all(models)
+    reporter.stage_table(facts)
+    pairs = pairs_of(facts)
+    if not pairs.legal:
+        pair, reason = next(iter(pairs.rejected.items()))
+        raise NothingToShare(f"no representation may replace another; {pair}, say: {reason}")
+    return Deployment(models, facts, pairs)
+
+
+def observe(config: RunConfig, deployment: Deployment, reporter: Reporter) -> Observed:
+    """One pass over the frames, or what an earlier one of the same has left in the cache."""
+    frames = config.frames.open(config.base)
+    seen, unseen = split(frames, config.verify.fidelity_frames)
+    reporter.step(f"Statistics of every stage over {len(seen)} frames, one pass")
+    moments = _cached_moments(config, deployment, seen, reporter)
+    return Observed(deployment, Statistics(moments, deployment.facts), frames, unseen)
+
+
+def candidate_shares(
+    similarity: Mapping[Pair, float],
+    facts: Mapping[str, ModelFacts],
+    adapters: Sequence[AdapterSpec],
+    floor: float,
+) -> dict[Share, float]:
+    """The shares to explore: every legal pair above the floor, with each adapter that fits."""
+    worthy = [pair for pair, value in similarity.items() if value > floor]
+    return {
+        share: similarity[Pair(share.donor, share.recipient)]
+        for share in shares_of(worthy, facts, adapters)
+    }
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What the cached function needs but is not keyed by."""
+
+    deployment: Deployment
+    frames: FrameSet
+    settings: PassSettings
+    reporter: Reporter
+
+
+def _cached_moments(
+    config: RunConfig, deployment: Deployment, frames: FrameSet, reporter: Reporter
+) -> Moments:
+    settings = config.pass_settings
+    seen = {
+        "models": {name: fingerprint(model) for name, model in deployment.models.items()},
+        "pairs": [str(pair) for pair in deployment.pairs.legal],
+        "frames": frames.hash,
+        "settings": repr(settings),
+    }
+    key = hashlib.sha256(f"{STATISTICS_VERSION} {seen}".encode()).hexdigest()[:16]
+    memory = joblib.Memory(config.cache_folder, verbose=0)
+    cached: Any = memory.cache(_measure, ignore=["job"])
+    if cached.check_call_in_cache(key, None):
+        reporter.say("  cached from an earlier run on the same models and frames")
+    moments: Moments = cached(key, _Job(deployment, frames, settings, reporter))
+    return moments
+
+
+def _measure(key: str, job: _Job) -> Moments:
+    with job.reporter.progress("frames", len(job.frames)) as progress:
+        return measure(
+            job.deployment.models,
+            job.deployment.facts,
+            job.deployment.pairs.legal,
+            job.frames,
+            job.settings,
+            progress,
+        )
+
+
+def fingerprint(model: StagedModel) -> str:
+    """A hash of a model's stages, input and weights."""
+    digest = hashlib.sha256(repr((model.layout, model.input, model.num_classes)).encode())
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

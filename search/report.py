@@ -1,0 +1,142 @@
+"""Pictures of a run: the front, and the similarity of every pair of stages."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from search.files import write_bytes
+from search.result import Result
+from search.similarity import METRICS
+from spaces.shares import Pair
+
+MEGABYTE = 1e6
+BLUE, ORANGE, GREY = "#2563eb", "#d97706", "#6b7280"
+FRONT_PICTURE = "front.png"
+HEATMAP_PICTURE = "similarity.png"
+
+
+def draw(result: Result, similarity: Mapping[Pair, float], out: Path) -> None:
+    """Write the pictures of a run into its folder."""
+    _save(front_figure(result), out / FRONT_PICTURE)
+    stages = {name: [s["name"] for s in m.stages] for name, m in result.models.items()}
+    _save(heatmap_figure(similarity, stages, result.metric), out / HEATMAP_PICTURE)
+
+
+def front_figure(result: Result) -> Figure:
+    """Bytes held against quality: the proxy's front, and what verification measured."""
+    figure, axes = plt.subplots(figsize=(8.0, 4.6), layout="constrained")
+    front = sorted(result.front, key=lambda record: record.bytes)
+    axes.plot(
+        [r.bytes / MEGABYTE for r in front],
+        [r.proxy for r in front],
+        "o-", color=GREY, markersize=3, linewidth=1, label="front, predicted (proxy)",
+    )  # fmt: skip
+    _draw_verified(axes, result)
+    unmerged, budget = result.unmerged_bytes / MEGABYTE, result.budget_bytes / MEGABYTE
+    axes.plot([unmerged], [1.0], "s", color="black", label="unmerged")
+    axes.axvline(budget, color="#b91c1c", linestyle="--", linewidth=1)
+    axes.annotate(
+        f"budget {budget:.1f} MB", (budget, 0.0), xycoords=("data", "axes fraction"),
+        xytext=(4, 6), textcoords="offset points", color="#b91c1c", fontsize=9,
+    )  # fmt: skip
+    axes.set_xlabel("bytes held by the merged set (MB)")
+    axes.set_ylabel("quality kept (1 = unmerged)")
+    axes.set_title(f"{result.name}: quality against bytes", loc="left")
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False, fontsize=9)
+    return figure
+
+
+def heatmap_figure(
+    similarity: Mapping[Pair, float], stages: Mapping[str, list[str]], metric: str
+) -> Figure:
+    """One map per ordered pair of models: donor stages down, recipient stages across."""
+    pairs = [(d, r) for r in stages for d in stages if d != r]
+    columns = min(2, len(pairs))
+    rows = -(-len(pairs) // columns)
+    figure, grid = plt.subplots(
+        rows, columns, figsize=(5.4 * columns, 4.6 * rows), layout="constrained", squeeze=False
+    )
+    for axes in grid.flat[len(pairs) :]:
+        axes.set_axis_off()
+    image = None
+    for axes, (donor, recipient) in zip(grid.flat, pairs, strict=False):
+        values = matrix(similarity, donor, stages[donor], recipient, stages[recipient])
+        image = axes.imshow(np.clip(values, 0, 1), vmin=0, vmax=1, cmap="viridis", aspect="auto")
+        _label_cells(axes, values)
+        axes.set_xticks(range(len(stages[recipient])), stages[recipient], rotation=60, ha="right")
+        axes.set_yticks(range(len(stages[donor])), stages[donor])
+        axes.set_xlabel(f"recipient: {recipient}")
+        axes.set_ylabel(f"donor: {donor}")
+    if image is not None:
+        figure.colorbar(image, ax=grid, shrink=0.7, label=METRICS[metric].label)
+    figure.suptitle("Similarity of representations (blank: not a legal share)", x=0.02, ha="left")
+    return figure
+
+
+def save_heatmap(
+    similarity: Mapping[Pair, float], stages: Mapping[str, list[str]], metric: str, path: Path
+) -> None:
+    _save(heatmap_figure(similarity, stages, metric), path)
+
+
+def matrix(
+    similarity: Mapping[Pair, float],
+    donor: str,
+    donor_stages: list[str],
+    recipient: str,
+    recipient_stages: list[str],
+) -> np.ndarray:
+    """(donor stages, recipient stages), NaN where the pair is not a legal share."""
+    known = {(str(pair.donor), str(pair.recipient)): value for pair, value in similarity.items()}
+    return np.array(
+        [
+            [known.get((f"{donor}:{i}", f"{recipient}:{j}"), np.nan) for j in recipient_stages]
+            for i in donor_stages
+        ]
+    )
+
+
+def _draw_verified(axes: Axes, result: Result) -> None:
+    measured = {
+        c.hash: (c.bytes / MEGABYTE, c.quality_kept)
+        for c in result.candidates
+        if c.quality_kept is not None
+    }
+    if not measured:
+        return
+    axes.plot(
+        *zip(*measured.values(), strict=True),
+        "D", color=BLUE, markersize=6, label="verified on ground truth",
+    )  # fmt: skip
+    if result.chosen in measured:
+        x, y = measured[result.chosen]
+        axes.plot(
+            [x], [y], "o", markersize=14, markerfacecolor="none", color=ORANGE,
+            markeredgewidth=2, label="chosen",
+        )  # fmt: skip
+
+
+def _label_cells(axes: Axes, values: np.ndarray) -> None:
+    for (row, column), value in np.ndenumerate(values):
+        if np.isfinite(value):
+            shade = "black" if value > 0.6 else "white"
+            axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=6,
+                      color=shade)  # fmt: skip
+
+
+def _save(figure: Figure, path: Path) -> None:
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=130)
+    plt.close(figure)
+    write_bytes(path, picture.getvalue())

@@ -1,0 +1,111 @@
+"""What a run found, as plain data: the schema of result.json (docs/result.md)."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from typing import Any
+
+from search.accuracy import Scores
+
+SCHEMA_VERSION = 1
+_PACKAGES = ("merge-search", "torch", "torchvision", "timm", "effdet", "optuna", "mlflow", "numpy")
+
+
+@dataclass(frozen=True)
+class PlanRecord:
+    """One plan of the front."""
+
+    hash: str
+    plan: dict[str, Any]
+    bytes: int
+    macs: int
+    saved_pct: float
+    proxy: float
+
+
+@dataclass(frozen=True)
+class CandidateRecord(PlanRecord):
+    """A plan that was verified. What was not measured is None or missing."""
+
+    fidelity: dict[str, float | None]
+    """Per model; None where the original is confident of nothing."""
+    accuracy: dict[str, Scores]
+    quality_kept: float | None
+    """Mean over models of merged / unmerged accuracy."""
+
+    @property
+    def mean_fidelity(self) -> float | None:
+        known = [value for value in self.fidelity.values() if value is not None]
+        return sum(known) / len(known) if known else None
+
+
+@dataclass(frozen=True)
+class ModelRecord:
+    """One model of the deployment."""
+
+    arch: str
+    task: str
+    stages: list[dict[str, Any]]
+    head_bytes: int
+    head_macs: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """Everything of one run."""
+
+    name: str
+    seed: int
+    metric: str
+    budget_bytes: int
+    unmerged_bytes: int
+    unmerged_macs: int
+    smallest_bytes: int
+    frames: dict[str, Any]
+    models: dict[str, ModelRecord]
+    study: dict[str, Any]
+    baseline: dict[str, Scores]
+    front: list[PlanRecord]
+    candidates: list[CandidateRecord]
+    chosen: str | None
+    config: dict[str, Any]
+    seconds: dict[str, float]
+    created: str
+    versions: dict[str, str] = field(default_factory=lambda: versions())
+    schema: int = SCHEMA_VERSION
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Result:
+        """The result that `to_dict` wrote."""
+        fields = dict(data)
+        fields["models"] = {name: ModelRecord(**m) for name, m in data["models"].items()}
+        fields["front"] = [PlanRecord(**entry) for entry in data["front"]]
+        fields["candidates"] = [CandidateRecord(**entry) for entry in data["candidates"]]
+        return cls(**fields)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that numbers depend on."""
+    return {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES}
+
+
+def choose(candidates: list[CandidateRecord]) -> CandidateRecord | None:
+    """The candidate that keeps most quality (fidelity without labels), of equals the smallest."""
+    if not candidates:
+        return None
+
+    def merit(candidate: CandidateRecord) -> tuple[float, float, int]:
+        quality, fidelity = candidate.quality_kept, candidate.mean_fidelity
+        return (
+            -1.0 if quality is None else quality,
+            -1.0 if fidelity is None else fidelity,
+            -candidate.bytes,
+        )
+
+    return max(candidates, key=merit)

@@ -1,0 +1,272 @@
+"""The only door to MLflow: a finished run, read from its result, becomes a parent and children.
+
+The tracker decides nothing and holds nothing: all it sends lies in OUT already.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from search.accuracy import Scores
+from search.config import RunConfig
+from search.files import make_folder
+from search.result import CandidateRecord, Result
+from spaces.errors import MergeSearchError
+from spaces.plan import SharePlan
+
+os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+from mlflow.entities import Metric
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+ENVIRONMENT = "MLFLOW_TRACKING_URI"
+STORE = "mlflow.db"
+ARTIFACTS = "mlartifacts"
+PARENT_TAG = "mlflow.parentRunId"
+BATCH = 500
+
+
+class TrackerUnreachable(MergeSearchError):
+    """The MLflow store or server did not take the run."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where runs go: a tracking URI, and where a local store keeps its artifacts."""
+
+    uri: str
+    experiment: str
+    artifacts: str | None
+
+    @classmethod
+    def of(cls, config: RunConfig) -> Target:
+        """MLFLOW_TRACKING_URI, else the config's, else sqlite beside the run outputs."""
+        given = os.environ.get(ENVIRONMENT) or config.mlflow.tracking_uri
+        if given:
+            return cls(given, config.mlflow.experiment, None)
+        folder = make_folder(config.base / "out")
+        return cls(
+            f"sqlite:///{folder / STORE}",
+            config.mlflow.experiment,
+            (folder / ARTIFACTS).resolve().as_uri(),
+        )
+
+
+def record(result: Result, out: Path, target: Target) -> str:
+    """Log a run; returns a sentence that says where it is.
+
+    Raises:
+        TrackerUnreachable: the store did not take it. OUT holds everything all the same.
+    """
+    with _speaking_for_mlflow(target, out):
+        client = MlflowClient(tracking_uri=target.uri)
+        experiment = _experiment(client, target)
+        parent = client.create_run(
+            experiment, run_name=f"{result.name} {result.created}", tags=_tags(result, "search")
+        ).info.run_id
+        _log_parent(client, parent, result, out)
+        _log_baseline(client, experiment, parent, result)
+        for candidate in result.candidates:
+            _log_candidate(client, experiment, parent, result, candidate)
+        client.set_terminated(parent)
+    children = len(result.candidates) + 1
+    return f"experiment {target.experiment!r}, run {parent}: 1 parent, {children} children"
+
+
+def serve(target: Target, port: int) -> int:
+    """Run MLflow's own UI on the store until it is stopped; returns its exit code."""
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", target.uri,
+               "--host", "127.0.0.1", "--port", str(port)]  # fmt: skip
+    if target.artifacts:
+        command += ["--default-artifact-root", target.artifacts]
+    return subprocess.call(command)
+
+
+@contextlib.contextmanager
+def _speaking_for_mlflow(target: Target, out: Path) -> Iterator[None]:
+    """MLflow's own messages stay out of the terminal; its failures become one sentence."""
+    loggers = [logging.getLogger(name) for name in ("mlflow", "alembic")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    waits = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
+    for name, value in waits.items():
+        os.environ.setdefault(name, value)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    except (MlflowException, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise TrackerUnreachable(
+            f"the MLflow store {_without_credentials(target.uri)} did not take the run "
+            f"({reason}); everything is kept in {out}"
+        ) from error
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _without_credentials(uri: str) -> str:
+    scheme, separator, rest = uri.partition("://")
+    return f"{scheme}{separator}{rest.rpartition('@')[2]}"
+
+
+def _experiment(client: MlflowClient, target: Target) -> str:
+    known = client.get_experiment_by_name(target.experiment)
+    if known is not None:
+        return str(known.experiment_id)
+    return str(client.create_experiment(target.experiment, artifact_location=target.artifacts))
+
+
+def _tags(result: Result, kind: str) -> dict[str, str]:
+    return {
+        "merge_search.kind": kind,
+        "merge_search.search": result.name,
+        "merge_search.frames": str(result.frames["hash"]),
+    }
+
+
+def _log_parent(client: MlflowClient, run: str, result: Result, out: Path) -> None:
+    parameters = {
+        "budget_mb": f"{result.budget_bytes / 1e6:.2f}",
+        "models": ", ".join(f"{name}={m.arch}" for name, m in result.models.items()),
+        "metric": result.metric,
+        "sampler": result.study["sampler"],
+        "trials": result.study["trials"],
+        "seed": result.seed,
+        "frames": result.frames["count"],
+        "frames_hash": result.frames["hash"],
+        **{f"version_{name}": number for name, number in result.versions.items()},
+    }
+    _log_parameters(client, run, parameters)
+    chosen = next((c for c in result.candidates if c.hash == result.chosen), None)
+    if chosen is not None:
+        _log_metrics(client, run, _metrics_of(chosen))
+    _log_progress(client, run, result.study["hypervolume"])
+    client.log_text(run, yaml.safe_dump(result.config, sort_keys=False), "config.yaml")
+    client.log_text(run, _stage_table(result), "stages.md")
+    client.log_table(run, _front_columns(result), "front.json")
+    client.log_artifact(run, str(out / "result.json"))
+    for picture in sorted(out.glob("*.png")):
+        client.log_artifact(run, str(picture), "pictures")
+
+
+def _log_progress(client: MlflowClient, run: str, hypervolume: list[float]) -> None:
+    now = int(time.time() * 1000)
+    points = [Metric("hypervolume", value, now, step) for step, value in enumerate(hypervolume)]
+    for start in range(0, len(points), BATCH):
+        client.log_batch(run, metrics=points[start : start + BATCH])
+
+
+def _log_baseline(client: MlflowClient, experiment: str, parent: str, result: Result) -> None:
+    run = _child(client, experiment, parent, result, "baseline", "unmerged")
+    _log_parameters(client, run, {"shares": 0, "plan": "nothing shared"})
+    metrics = {
+        "bytes_mb": result.unmerged_bytes / 1e6,
+        "macs_m": result.unmerged_macs / 1e6,
+        "saved_pct": 0.0,
+        "proxy": 1.0,
+        "fidelity": 1.0,
+        **_accuracy_metrics(result.baseline),
+    }
+    if result.baseline:
+        metrics["quality_kept"] = 1.0
+    _log_metrics(client, run, metrics)
+    client.set_terminated(run)
+
+
+def _log_candidate(
+    client: MlflowClient, experiment: str, parent: str, result: Result, candidate: CandidateRecord
+) -> None:
+    name = f"{candidate.saved_pct:.0f}% saved, plan {candidate.hash[:6]}"
+    run = _child(client, experiment, parent, result, "candidate", name)
+    client.set_tag(run, "merge_search.plan", candidate.hash)
+    client.set_tag(run, "merge_search.chosen", str(candidate.hash == result.chosen).lower())
+    plan = SharePlan.from_dict(candidate.plan)
+    parameters: dict[str, Any] = {"shares": len(plan.shares), "plan": str(plan)[:500]}
+    for index, share in enumerate(plan.shares, start=1):
+        parameters[f"share_{index}"] = str(share)
+    _log_parameters(client, run, parameters)
+    _log_metrics(client, run, _metrics_of(candidate))
+    client.log_dict(run, candidate.plan, "plan.json")
+    client.set_terminated(run)
+
+
+def _child(
+    client: MlflowClient, experiment: str, parent: str, result: Result, kind: str, name: str
+) -> str:
+    tags = {**_tags(result, kind), PARENT_TAG: parent}
+    return str(client.create_run(experiment, run_name=name, tags=tags).info.run_id)
+
+
+def _metrics_of(candidate: CandidateRecord) -> dict[str, float]:
+    metrics = {
+        "bytes_mb": candidate.bytes / 1e6,
+        "macs_m": candidate.macs / 1e6,
+        "saved_pct": candidate.saved_pct,
+        "proxy": candidate.proxy,
+        **_accuracy_metrics(candidate.accuracy),
+    }
+    if candidate.quality_kept is not None:
+        metrics["quality_kept"] = candidate.quality_kept
+    if candidate.mean_fidelity is not None:
+        metrics["fidelity"] = candidate.mean_fidelity
+    for name, value in candidate.fidelity.items():
+        if value is not None:
+            metrics[f"fidelity_{name}"] = value
+    return metrics
+
+
+def _accuracy_metrics(accuracy: dict[str, Scores]) -> dict[str, float]:
+    return {
+        f"{score}_{name}": value
+        for name, scores in accuracy.items()
+        for score, value in scores.items()
+        if score in ("top1", "top5", "map", "ap50")
+    }
+
+
+def _log_parameters(client: MlflowClient, run: str, parameters: dict[str, Any]) -> None:
+    for key, value in parameters.items():
+        client.log_param(run, key, value)
+
+
+def _log_metrics(client: MlflowClient, run: str, metrics: dict[str, float]) -> None:
+    now = int(time.time() * 1000)
+    client.log_batch(run, metrics=[Metric(key, value, now, 0) for key, value in metrics.items()])
+
+
+def _front_columns(result: Result) -> dict[str, list[Any]]:
+    return {
+        "plan": [record.hash for record in result.front],
+        "bytes_mb": [record.bytes / 1e6 for record in result.front],
+        "saved_pct": [record.saved_pct for record in result.front],
+        "proxy": [record.proxy for record in result.front],
+        "shares": [str(SharePlan.from_dict(record.plan)) for record in result.front],
+    }
+
+
+def _stage_table(result: Result) -> str:
+    lines = ["| model | stage | shape | bytes | MACs | tap |", "|---|---|---|---|---|---|"]
+    for name, model in result.models.items():
+        for stage in model.stages:
+            shape = "x".join(str(side) for side in stage["shape"])
+            tap = "tap" if stage["tap"] else ""
+            lines.append(
+                f"| {name} | {stage['name']} | {shape} | {stage['bytes']} | {stage['macs']} "
+                f"| {tap} |"
+            )
+        lines.append(f"| {name} | head | | {model.head_bytes} | {model.head_macs} | |")
+    return "\n".join(lines) + "\n"

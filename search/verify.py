@@ -1,0 +1,148 @@
+"""Fidelity and ground truth of many plans in one pass over the frames."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from search.accuracy import (
+    Answers,
+    Geometry,
+    Scores,
+    agreement,
+    coco_map,
+    detection_agreement,
+    top_k,
+)
+from search.frames import FrameSet, batches
+from search.truth import BoxTruth, ClassTruth, Truth
+from spaces.facts import ModelFacts
+from spaces.inputs import prepare_batch
+from spaces.merged import Maps, Models
+from spaces.plan import SharePlan
+from spaces.together import Output, PlanSet
+
+Progress = Callable[[int], None]
+BASELINE = SharePlan()
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What plans are verified with."""
+
+    models: Models
+    facts: Mapping[str, ModelFacts]
+    maps: Maps
+    batch: int
+
+
+@dataclass(frozen=True)
+class _Collected:
+    """Every distinct answer over all frames, and the frames' sizes."""
+
+    answers: Mapping[Output, Answers]
+    sizes: list[tuple[int, int]]
+
+
+def fidelity(
+    bench: Bench, plans: Sequence[SharePlan], frames: FrameSet, progress: Progress
+) -> list[dict[str, float | None]]:
+    """For each plan and model, how well the merged answers agree with the original's.
+
+    Classifiers: share of equal top-1 classes. Detectors: mAP against the original's confident
+    detections, None where it has none.
+    """
+    together = PlanSet(bench.models, bench.facts, [BASELINE, *plans], bench.maps)
+    collected = _collect(together, bench, frames, progress)
+    baseline, *merged = together.outputs
+    known: dict[Output, float | None] = {}
+    for outputs in merged:
+        for name, output in outputs.items():
+            if output not in known:
+                model = bench.models[name]
+                original = collected.answers[baseline[name]]
+                answers = collected.answers[output]
+                known[output] = (
+                    agreement(answers, original)
+                    if model.task == "classification"
+                    else detection_agreement(
+                        answers,
+                        original,
+                        Geometry(collected.sizes, model.input),
+                        model.num_classes,
+                    )
+                )
+    return [{name: known[output] for name, output in outputs.items()} for outputs in merged]
+
+
+def accuracy(
+    bench: Bench, plans: Sequence[SharePlan], truth: Mapping[str, Truth], progress: Progress
+) -> list[dict[str, Scores]]:
+    """For each plan, and each model with ground truth, its scores."""
+    together = PlanSet(bench.models, bench.facts, plans, bench.maps)
+    known: dict[Output, Scores] = {}
+    for names in _same_frames(truth):
+        wanted = together.only(names)
+        collected = _collect(wanted, bench, truth[names[0]].frames, progress)
+        for output, answers in collected.answers.items():
+            known[output] = _score(output[0], answers, collected, bench, truth[output[0]])
+    return [
+        {name: known[output] for name, output in outputs.items() if name in truth}
+        for outputs in together.outputs
+    ]
+
+
+def frames_to_verify(truth: Mapping[str, Truth]) -> int:
+    """How many frames `accuracy` will report progress on."""
+    return sum(len(truth[names[0]].frames) for names in _same_frames(truth))
+
+
+def main_score(scores: Scores) -> float:
+    """The one number of a model's scores that quality is judged by."""
+    return scores["map"] if "map" in scores else scores["top1"]
+
+
+def quality_kept(scores: Mapping[str, Scores], baseline: Mapping[str, Scores]) -> float | None:
+    """Mean over models of merged / unmerged main score; None without a baseline above 0."""
+    ratios = [
+        main_score(scores[name]) / main_score(baseline[name])
+        for name in baseline
+        if main_score(baseline[name]) > 0
+    ]
+    return float(np.mean(ratios)) if ratios else None
+
+
+def _score(
+    name: str, answers: Answers, collected: _Collected, bench: Bench, truth: Truth
+) -> Scores:
+    if isinstance(truth, ClassTruth):
+        return top_k(answers, truth.labels)
+    assert isinstance(truth, BoxTruth)
+    model = bench.models[name]
+    geometry = Geometry(collected.sizes, model.input)
+    return coco_map(answers, geometry, truth, model.num_classes)
+
+
+def _same_frames(truth: Mapping[str, Truth]) -> list[list[str]]:
+    """Models grouped by the frames that their truth is for, so that each is read once."""
+    groups: dict[str, list[str]] = {}
+    for name, known in truth.items():
+        groups.setdefault(known.frames.hash, []).append(name)
+    return list(groups.values())
+
+
+def _collect(together: PlanSet, bench: Bench, frames: FrameSet, progress: Progress) -> _Collected:
+    parts: dict[Output, list[Answers]] = {output: [] for output in together.distinct}
+    sizes: list[tuple[int, int]] = []
+    for _, pictures in batches(frames, bench.batch):
+        inputs = {
+            name: prepare_batch(pictures, bench.models[name].input)
+            for name in together.inputs_read
+        }
+        for output, answer in together.answers(inputs):
+            parts[output].append(answer.numpy())
+        sizes += [(picture.shape[0], picture.shape[1]) for picture in pictures]
+        progress(len(pictures))
+    return _Collected({output: np.concatenate(p) for output, p in parts.items()}, sizes)
