@@ -118,7 +118,7 @@ def compose(settings: SceneSettings, index: int) -> Composition:
 
 
 def draw(plan: Composition) -> Scene:
-    """The frame of a composition, with boxes measured on the drawn shapes themselves."""
+    """The frame of a composition and its ground truth."""
     camera, light = plan.view.camera, plan.view.light
     rng = np.random.Generator(np.random.PCG64(plan.backdrop_seed))
     picture = sky(camera, light, rng)
@@ -134,12 +134,16 @@ def draw(plan: Composition) -> Scene:
         frame = glow(frame, _lamps(plan.actors, camera), _pools(plan, noise), light.lamps)
     if light.rain > 0:
         frame = rain_streaks(frame, light.rain, noise)
-    masks = _visible_masks(plan.actors, camera)
+    return Scene(expose(frame, noise), *measure(plan))
+
+
+def measure(plan: Composition) -> tuple[Array, NDArray[np.int64], int]:
+    """The boxes, classes and label of a composition, measured on the drawn shapes themselves."""
+    masks = _visible_masks(plan.actors, plan.view.camera)
     classes = np.array([actor.kind for actor in plan.actors], dtype=np.int64)
     boxes = np.array([_box(mask) for mask in masks], dtype=np.float64).reshape(-1, 4)
-    largest = int(np.argmax([mask.sum() for mask in masks])) if masks else -1
-    label = int(classes[largest]) + 1 if masks else 0
-    return Scene(expose(frame, noise), boxes, classes, label)
+    label = int(classes[np.argmax([mask.sum() for mask in masks])]) + 1 if masks else 0
+    return boxes, classes, label
 
 
 def _light(settings: SceneSettings, rng: Generator) -> Light:
