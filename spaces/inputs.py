@@ -110,7 +110,8 @@ def boxes_to_frame(boxes: NDArray[Any], frame_size: tuple[int, int], spec: Input
     if spec.fit == "squash":
         scale_x, scale_y = width / spec.width, height / spec.height
     else:
-        scale_x = scale_y = 1.0 / _letterbox_scale(height, width, spec)
+        inner_height, inner_width = _letterbox_size(height, width, spec)
+        scale_x, scale_y = width / inner_width, height / inner_height
     mapped = np.asarray(boxes, dtype=np.float64) * [scale_x, scale_y, scale_x, scale_y]
     return np.clip(mapped, 0, [width, height, width, height])
 
@@ -123,14 +124,14 @@ def _resize(pixels: Tensor, height: int, width: int) -> Tensor:
     )
 
 
-def _letterbox_scale(height: int, width: int, spec: InputSpec) -> float:
-    return min(spec.height / height, spec.width / width)
+def _letterbox_size(height: int, width: int, spec: InputSpec) -> tuple[int, int]:
+    """The whole pixels that the frame takes up: its aspect ratio, but for the rounding."""
+    scale = min(spec.height / height, spec.width / width)
+    return max(1, round(height * scale)), max(1, round(width * scale))
 
 
 def _letterbox(pixels: Tensor, spec: InputSpec) -> Tensor:
-    height, width = pixels.shape[-2:]
-    scale = _letterbox_scale(height, width, spec)
-    inner = _resize(pixels, max(1, round(height * scale)), max(1, round(width * scale)))
+    inner = _resize(pixels, *_letterbox_size(pixels.shape[-2], pixels.shape[-1], spec))
     canvas = torch.tensor(spec.mean).mul(255.0).view(1, 3, 1, 1)
     canvas = canvas.expand(1, 3, spec.height, spec.width).clone()
     canvas[..., : inner.shape[-2], : inner.shape[-1]] = inner

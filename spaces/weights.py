@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from spaces.errors import BadWeights
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
-_UNREADABLE = (OSError, RuntimeError, ValueError, EOFError, UnpicklingError, SafetensorError)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -29,12 +27,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if path.suffix not in SUFFIXES:
         raise BadWeights(f"weights file {path}: must end in one of {', '.join(SUFFIXES)}")
     try:
-        loaded = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
-    except _UNREADABLE as error:
+        loaded = _load(path)
+    except Exception as error:
+        # Damaged bytes can end a reader's loop in any exception there is; all mean this.
         raise BadWeights(f"weights file {path}: cannot be read ({_first_line(error)})") from error
     state = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else None
     if not isinstance(state, Mapping) or not all(isinstance(t, Tensor) for t in state.values()):
@@ -44,6 +39,15 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         if not torch.isfinite(tensor).all():
             raise BadWeights(f"weights file {path}: tensor {name} holds NaN or infinite values")
     return floats
+
+
+def _load(path: Path) -> object:
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    with warnings.catch_warnings():
+        # An odd pickle protocol is no news to a user: the file is read, or refused.
+        warnings.simplefilter("ignore")
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def package_weights_file(package: str) -> Path:

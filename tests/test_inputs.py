@@ -1,0 +1,202 @@
+"""From frame to network input and back: where things land, on images that are known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from spaces.errors import BadInput
+from spaces.inputs import Fit, Frame, InputSpec, boxes_to_frame, prepare, prepare_batch
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+sides = st.integers(32, 200)
+
+
+def spec_of(height: int, width: int, fit: Fit, crop_pct: float = 0.875) -> InputSpec:
+    return InputSpec(height, width, MEAN, STD, fit, crop_pct)
+
+
+def black(height: int, width: int) -> Frame:
+    return np.zeros((height, width, 3), dtype=np.uint8)
+
+
+def pixels(prepared: Tensor) -> Tensor:
+    """The prepared input as 0..255 again, (3, height, width)."""
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
+    return torch.as_tensor((prepared * std + mean) * 255)
+
+
+def bounds(mask: Tensor) -> list[int]:
+    """x1, y1, x2, y2 around the true pixels of a (height, width) mask."""
+    rows, columns = mask.any(1).nonzero(), mask.any(0).nonzero()
+    return [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]
+
+
+@given(st.integers(0, 2**32 - 1), sides, sides, st.sampled_from(["squash", "letterbox"]))
+def test_a_frame_already_of_the_size_is_only_normalised(
+    seed: int, height: int, width: int, fit: Fit
+) -> None:
+    shape = (height, width, 3)
+    frame = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+    restored = pixels(prepare(frame, spec_of(height, width, fit)))
+    assert torch.equal(restored.round().to(torch.uint8), torch.from_numpy(frame).permute(2, 0, 1))
+
+
+def test_a_full_crop_of_a_frame_of_the_size_is_only_normalised() -> None:
+    frame = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    restored = pixels(prepare(frame, spec_of(64, 64, "crop", 1.0)))
+    assert torch.equal(restored.round().to(torch.uint8), torch.from_numpy(frame).permute(2, 0, 1))
+
+
+def test_the_channels_keep_their_order_and_their_own_normalisation() -> None:
+    frame = black(40, 40)
+    frame[...] = (255, 128, 0)
+    prepared = prepare(frame, spec_of(32, 32, "squash"))
+    for channel, value in enumerate((1.0, 128 / 255, 0.0)):
+        expected = torch.full((32, 32), (value - MEAN[channel]) / STD[channel])
+        torch.testing.assert_close(prepared[channel], expected, atol=1e-4, rtol=0)
+
+
+def test_squash_stretches_the_whole_frame() -> None:
+    frame = black(100, 400)
+    frame[:, 200:] = 255
+    frame[50:, :200] = 100
+    seen = pixels(prepare(frame, spec_of(64, 64, "squash")))[0]
+    assert seen[:30, :30].max() < 1 and seen[:, 34:].min() > 254
+    assert (seen[34:, :30] - 100).abs().max() < 1
+
+
+def test_letterbox_keeps_the_aspect_and_pads_with_the_mean() -> None:
+    frame = black(40, 80)
+    frame[:, 40:] = 255
+    prepared = prepare(frame, spec_of(64, 64, "letterbox"))
+    seen = pixels(prepared)[0]
+    assert seen[:32, :30].max() < 1 and seen[:32, 34:].min() > 254
+    assert prepared[:, 32:].abs().max() < 1e-5
+    tall = prepare(frame.transpose(1, 0, 2), spec_of(64, 64, "letterbox"))
+    assert tall[:, :, 32:].abs().max() < 1e-5 and tall[:, :, :32].abs().min() > 0.1
+
+
+@pytest.mark.parametrize(("height", "width"), [(80, 160), (160, 80), (120, 120)])
+@pytest.mark.parametrize("crop_pct", [0.5, 0.8])
+def test_crop_sees_the_centred_square(height: int, width: int, crop_pct: float) -> None:
+    side = crop_pct * min(height, width)
+    frame = black(height, width)
+    margins = [round((length - side) / 2) for length in (height, width)]
+    frame[margins[0] : height - margins[0], margins[1] : width - margins[1]] = 255
+    seen = pixels(prepare(frame, spec_of(64, 64, "crop", crop_pct)))[0]
+    assert seen[2:-2, 2:-2].min() > 254, "the square fills the input"
+    frame = 255 - frame
+    seen = pixels(prepare(frame, spec_of(64, 64, "crop", crop_pct)))[0]
+    assert seen[2:-2, 2:-2].max() < 1, "nothing around the square is seen"
+
+
+@given(sides, sides, sides, sides, st.sampled_from(["squash", "letterbox", "crop"]))
+def test_every_frame_becomes_an_input_of_the_size(
+    height: int, width: int, tall: int, wide: int, fit: Fit
+) -> None:
+    frame = black(height, width)
+    assert prepare(frame, spec_of(tall, wide, fit)).shape == (3, tall, wide)
+
+
+@given(sides, sides, sides, sides, st.sampled_from(["squash", "letterbox"]))
+def test_the_outline_of_the_frame_maps_back_to_the_frame(
+    height: int, width: int, tall: int, wide: int, fit: Fit
+) -> None:
+    spec = spec_of(tall, wide, fit)
+    seen = pixels(prepare(black(height, width) + np.uint8(255), spec))
+    outline = bounds(seen[0] > 250)
+    back = boxes_to_frame(np.array([outline]), (height, width), spec)
+    np.testing.assert_allclose(back, [[0, 0, width, height]], atol=1e-9)
+
+
+@given(st.data(), st.sampled_from(["squash", "letterbox"]))
+def test_a_box_in_the_input_maps_back_to_where_it_is_in_the_frame(
+    data: st.DataObject, fit: Fit
+) -> None:
+    height, width, tall, wide = (data.draw(st.integers(64, 200)) for _ in range(4))
+    x1, y1 = data.draw(st.integers(0, width - 32)), data.draw(st.integers(0, height - 32))
+    x2, y2 = data.draw(st.integers(x1 + 32, width)), data.draw(st.integers(y1 + 32, height))
+    frame = black(height, width)
+    frame[y1:y2, x1:x2] = 255
+    spec = spec_of(tall, wide, fit)
+    # The padding is the mean, so only a threshold above it sees the box alone.
+    landed = bounds(pixels(prepare(frame, spec))[0] > 128)
+    back = boxes_to_frame(np.array([landed]), (height, width), spec)[0]
+    per_pixel = boxes_to_frame(np.array([[0, 0, 1, 1]]), (height, width), spec)[0, 2:]
+    assert (np.abs(back - [x1, y1, x2, y2]) <= np.tile(per_pixel, 2) + 1e-9).all()
+
+
+def test_boxes_are_clipped_to_the_frame() -> None:
+    spec = spec_of(64, 64, "letterbox")
+    back = boxes_to_frame(np.array([[-10.0, -10, 90, 90]]), (40, 80), spec)
+    np.testing.assert_array_equal(back, [[0, 0, 80, 40]])
+
+
+def test_no_boxes_are_no_boxes() -> None:
+    assert boxes_to_frame(np.zeros((0, 4)), (40, 80), spec_of(64, 64, "squash")).shape == (0, 4)
+
+
+def test_boxes_of_a_crop_are_refused() -> None:
+    with pytest.raises(BadInput, match="squash or letterbox"):
+        boxes_to_frame(np.zeros((1, 4)), (40, 80), spec_of(64, 64, "crop"))
+
+
+def test_a_batch_is_its_frames() -> None:
+    generator = np.random.default_rng(0)
+    frames = [generator.integers(0, 256, (50, 70, 3), dtype=np.uint8) for _ in range(3)]
+    spec = spec_of(32, 48, "letterbox")
+    batch = prepare_batch(frames, spec)
+    assert torch.equal(batch, torch.stack([prepare(frame, spec) for frame in frames]))
+    assert batch.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_read_only_or_flipped_frame_is_read_as_it_is() -> None:
+    frame = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    spec = spec_of(40, 40, "squash")
+    flipped = prepare(frame[:, ::-1], spec)
+    torch.testing.assert_close(flipped, prepare(frame, spec).flip(2))
+    frame.flags.writeable = False
+    assert torch.equal(prepare(frame, spec).flip(2), flipped)
+
+
+@pytest.mark.parametrize("side", [0, -1, 31])
+def test_an_input_too_small_is_refused(side: int) -> None:
+    for height, width in ((side, 64), (64, side)):
+        with pytest.raises(BadInput, match="at least 32x32"):
+            spec_of(height, width, "squash")
+
+
+@pytest.mark.parametrize("crop_pct", [0.0, -0.5, 1.01, float("nan")])
+def test_a_crop_of_nothing_or_of_more_than_the_frame_is_refused(crop_pct: float) -> None:
+    with pytest.raises(BadInput, match="crop_pct"):
+        spec_of(64, 64, "crop", crop_pct)
+
+
+@given(sides, sides, st.sampled_from(["squash", "letterbox", "crop"]))
+def test_the_resolution_changes_no_field_of_view(height: int, width: int, fit: Fit) -> None:
+    one, other = spec_of(height, width, fit), spec_of(3 * height, 3 * width, fit)
+    assert one.field_of_view.matches(other.field_of_view)
+
+
+def test_squashed_frames_show_the_same_at_any_aspect() -> None:
+    one, other = spec_of(64, 64, "squash"), spec_of(64, 128, "squash")
+    assert one.field_of_view.matches(other.field_of_view)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        spec_of(64, 64, "squash"),
+        spec_of(64, 64, "letterbox"),
+        spec_of(64, 64, "crop", 0.5),
+        spec_of(64, 128, "crop", 0.874),
+    ],
+)
+def test_other_parts_of_the_frame_are_other_fields_of_view(other: InputSpec) -> None:
+    assert not spec_of(64, 64, "crop").field_of_view.matches(other.field_of_view)
+    assert not other.field_of_view.matches(spec_of(64, 64, "crop").field_of_view)
