@@ -9,6 +9,7 @@ representation itself while the real module runs, so a residual addition cannot 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,7 @@ _TRANSPARENT = {
     "dropout",
     "interpolate",
 }
+_DENSE = ("conv2d", "linear")
 _ASKING = {"__get__", "size", "dim", "stride", "is_contiguous", "numel", "requires_grad_"}
 
 
@@ -70,6 +72,8 @@ class _Watch(TorchFunctionMode):
         super().__init__()
         self.watched = [watched]
         self.reads: list[tuple[str, tuple[Any, ...], dict[str, Any], Any]] = []
+        self.uses: Counter[int] = Counter()
+        """How often each weight is used at all, by its id."""
 
     def _sees(self, values: Iterable[Any]) -> bool:
         return any(
@@ -77,6 +81,10 @@ class _Watch(TorchFunctionMode):
             or (isinstance(value, (list, tuple)) and self._sees(value))
             for value in values
         )
+
+    def _same_channels(self, out: Any) -> bool:
+        """Flattening features that are not yet pooled would mix positions into the channels."""
+        return isinstance(out, Tensor) and out.shape[1:2] == self.watched[0].shape[1:2]
 
     def __torch_function__(
         self,
@@ -89,7 +97,9 @@ class _Watch(TorchFunctionMode):
         seen = self._sees(args) or self._sees(kwargs.values())
         out = func(*args, **kwargs)
         name = getattr(func, "__name__", str(func))
-        if seen and name in _TRANSPARENT and isinstance(out, Tensor):
+        if name in _DENSE:
+            self.uses[id(_weight(args, kwargs))] += 1
+        if seen and name in _TRANSPARENT and self._same_channels(out):
             self.watched.append(out)
         elif seen and name not in _ASKING:
             self.reads.append((name, args, kwargs, out))
@@ -108,10 +118,12 @@ def find_readers(owner: str, module: nn.Module, call: Any, watched: Tensor) -> R
         answer = module(call)
     found: list[Reader] = []
     for name, args, kwargs, out in watch.reads:
-        weight = args[1] if len(args) > 1 else kwargs.get("weight")
+        weight = _weight(args, kwargs)
         path = paths.get(id(weight))
-        if name not in ("conv2d", "linear") or path is None:
+        if name not in _DENSE or path is None:
             return Readers((), f"{owner} reads it with {name}")
+        if watch.uses[id(weight)] > 1:
+            return Readers((), f"{owner}.{path}: the layer is used more than once")
         layer = module.get_submodule(path)
         refusal = fold_refusal(layer)
         if refusal:
@@ -119,6 +131,10 @@ def find_readers(owner: str, module: nn.Module, call: Any, watched: Tensor) -> R
         found.append(_reader(owner, path, layer, out))
     passes = any(answer is tensor for tensor in watch.watched)
     return Readers(tuple(found), passes=passes)
+
+
+def _weight(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return args[1] if len(args) > 1 else kwargs.get("weight")
 
 
 def fold_refusal(layer: nn.Module) -> str:
