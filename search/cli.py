@@ -87,33 +87,34 @@ def similarity(config: Path, overrides: tuple[str, ...], metric: str | None) -> 
     from search.config import load_config
     from search.console import Reporter
     from search.files import make_folder, write_text
-    from search.prepare import load_deployment, observe
+    from search.metrics import METRICS
+    from search.prepare import load_deployment, observe, similarities
     from search.report import save_heatmap
-    from search.similarity import METRICS
 
+    if metric:
+        overrides = (*overrides, f"search.metric={metric}")
     loaded = load_config(config, overrides)
-    chosen = metric or loaded.search.metric
-    if chosen not in METRICS:
-        raise click.BadParameter(f"must be one of {', '.join(METRICS)}", param_hint="--metric")
+    chosen = loaded.search.metric
     reporter = Reporter()
     deployment = load_deployment(loaded, reporter)
-    values = observe(loaded, deployment, reporter).similarity(chosen)
+    observed = observe(loaded, deployment, reporter)
+    values = similarities(loaded, observed, loaded.search.adapter_specs, reporter)
     ranked = sorted(values.items(), key=lambda item: -item[1])
     reporter.table(
         METRICS[chosen].label,
-        ["donor", "recipient", chosen],
-        [[str(pair.donor), str(pair.recipient), f"{value:.3f}"] for pair, value in ranked],
+        ["donor", "recipient", "adapter", chosen],
+        [[str(s.donor), str(s.recipient), str(s.adapter), f"{v:.3f}"] for s, v in ranked],
     )
     out = make_folder(loaded.out_folder)
     text = io.StringIO()
     writer = csv.writer(text)
-    writer.writerow(["donor", "recipient", chosen])
-    writer.writerows([str(pair.donor), str(pair.recipient), repr(v)] for pair, v in ranked)
+    writer.writerow(["donor", "recipient", "adapter", chosen])
+    writer.writerows([s.donor, s.recipient, s.adapter, repr(v)] for s, v in ranked)
     write_text(out / f"similarity_{chosen}.csv", text.getvalue())
     stages = {name: list(fact.layout.stages) for name, fact in deployment.facts.items()}
     save_heatmap(values, stages, chosen, out / f"similarity_{chosen}.png")
     rejected = len(deployment.pairs.rejected)
-    reporter.say(f"{len(values)} legal pairs, {rejected} not legal; wrote {_shown(out)}"
+    reporter.say(f"{len(values)} legal shares, {rejected} pairs not legal; wrote {_shown(out)}"
                  f"/similarity_{chosen}.csv and .png")  # fmt: skip
 
 

@@ -19,9 +19,9 @@ from pydantic import (
 )
 
 from search.frames import FrameSet, RenderedScenes, Sampling, folder_frames
+from search.metrics import METRICS
 from search.moments import SMALLEST_BATCH, PassSettings
 from search.scenes import SceneSettings
-from search.similarity import METRICS
 from search.truth import Truth, coco_truth, csv_truth, folder_truth, scenes_truth
 from spaces.errors import BadPlan, MergeSearchError
 from spaces.inputs import Fit
@@ -178,10 +178,10 @@ class SearchConfig(_Section):
 
     trials: Positive = 600
     sampler: Literal["nsga2", "tpe", "random"] = "nsga2"
-    metric: str = "r2"
+    metric: str = "fidelity"
     adapters: Annotated[list[str], Field(min_length=1)] = ["linear"]
     floor: float = 0.05
-    """Pairs less similar than this are not explored."""
+    """Shares worth no more than this are not explored."""
 
     @field_validator("metric")
     @classmethod

@@ -71,5 +71,5 @@ def _table(title: str, *header: str) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", header_style="")
     for index, name in enumerate(header):
         words = index == 0 or name in ("shape", "tap", "donor", "recipient", "adapter")
-        table.add_column(name, justify="left" if words else "right", overflow="fold")
+        table.add_column(name, justify="left" if words else "right", no_wrap=index == 0)
     return table

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,15 +11,15 @@ import joblib
 
 from search.config import RunConfig
 from search.console import Reporter
-from search.frames import FrameSet, Subset, split
+from search.frames import FrameSet, split
+from search.metrics import METRICS
 from search.moments import Moments, PassSettings, measure
-from search.similarity import METRICS, Statistics, similarities
-from spaces.adapters import LinearMap
+from search.observed import Deployment, Observed
+from search.similarity import Statistics
 from spaces.errors import MergeSearchError
-from spaces.facts import ModelFacts, survey_all
-from spaces.merged import Models
-from spaces.plan import AdapterSpec, Share, SharePlan
-from spaces.shares import Pair, Pairs, pairs_of, shares_of
+from spaces.facts import survey_all
+from spaces.plan import AdapterSpec, Share
+from spaces.shares import pairs_of, shares_of
 from spaces.stages import StagedModel
 from spaces.zoo import load_model
 
@@ -29,38 +29,6 @@ STATISTICS_VERSION = 1
 
 class NothingToShare(MergeSearchError):
     """The models have no legal pair of stages at all."""
-
-
-@dataclass(frozen=True)
-class Deployment:
-    """The models, all that is known of them, and which representations may replace which."""
-
-    models: Models
-    facts: Mapping[str, ModelFacts]
-    pairs: Pairs
-
-
-@dataclass(frozen=True)
-class Observed:
-    """A deployment seen on frames: their statistics, and the frames kept for fidelity."""
-
-    deployment: Deployment
-    statistics: Statistics
-    frames: FrameSet
-    unseen: Subset
-    """Frames that the statistics have not seen."""
-
-    def similarity(self, metric: str) -> dict[Pair, float]:
-        return similarities(METRICS[metric](self.statistics), self.deployment.pairs.legal)
-
-    def maps_for(self, plans: Sequence[SharePlan]) -> dict[Share, LinearMap]:
-        """The closed-form maps that the plans' linear shares need."""
-        shares = {share for plan in plans for share in plan.shares}
-        return {
-            share: self.statistics.linear_map(Pair(share.donor, share.recipient))
-            for share in sorted(shares)
-            if share.adapter.kind == "linear"
-        }
 
 
 def load_deployment(config: RunConfig, reporter: Reporter) -> Deployment:
@@ -85,18 +53,16 @@ def observe(config: RunConfig, deployment: Deployment, reporter: Reporter) -> Ob
     return Observed(deployment, Statistics(moments, deployment.facts), frames, unseen)
 
 
-def candidate_shares(
-    similarity: Mapping[Pair, float],
-    facts: Mapping[str, ModelFacts],
-    adapters: Sequence[AdapterSpec],
-    floor: float,
+def similarities(
+    config: RunConfig, observed: Observed, adapters: Sequence[AdapterSpec], reporter: Reporter
 ) -> dict[Share, float]:
-    """The shares to explore: every legal pair above the floor, with each adapter that fits."""
-    worthy = [pair for pair, value in similarity.items() if value > floor]
-    return {
-        share: similarity[Pair(share.donor, share.recipient)]
-        for share in shares_of(worthy, facts, adapters)
-    }
+    """The config's metric of every legal pair, with each adapter that fits it."""
+    metric = METRICS[config.search.metric]
+    deployment = observed.deployment
+    shares = shares_of(deployment.pairs.legal, deployment.facts, adapters)
+    reporter.step(f"Similarity of {len(shares)} legal shares: {metric.label}")
+    with reporter.progress("shares", len(shares)) as progress:
+        return metric.similarities(observed, shares, progress)
 
 
 @dataclass(frozen=True)

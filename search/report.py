@@ -15,9 +15,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from search.files import write_bytes
+from search.metrics import METRICS
 from search.result import Result
-from search.similarity import METRICS
-from spaces.shares import Pair
+from spaces.plan import Share
 
 MEGABYTE = 1e6
 BLUE, ORANGE, GREY = "#2563eb", "#d97706", "#6b7280"
@@ -25,7 +25,7 @@ FRONT_PICTURE = "front.png"
 HEATMAP_PICTURE = "similarity.png"
 
 
-def draw(result: Result, similarity: Mapping[Pair, float], out: Path) -> None:
+def draw(result: Result, similarity: Mapping[Share, float], out: Path) -> None:
     """Write the pictures of a run into its folder."""
     _save(front_figure(result), out / FRONT_PICTURE)
     stages = {name: [s["name"] for s in m.stages] for name, m in result.models.items()}
@@ -58,7 +58,7 @@ def front_figure(result: Result) -> Figure:
 
 
 def heatmap_figure(
-    similarity: Mapping[Pair, float], stages: Mapping[str, list[str]], metric: str
+    similarity: Mapping[Share, float], stages: Mapping[str, list[str]], metric: str
 ) -> Figure:
     """One map per ordered pair of models: donor stages down, recipient stages across."""
     pairs = [(d, r) for r in stages for d in stages if d != r]
@@ -85,20 +85,23 @@ def heatmap_figure(
 
 
 def save_heatmap(
-    similarity: Mapping[Pair, float], stages: Mapping[str, list[str]], metric: str, path: Path
+    similarity: Mapping[Share, float], stages: Mapping[str, list[str]], metric: str, path: Path
 ) -> None:
     _save(heatmap_figure(similarity, stages, metric), path)
 
 
 def matrix(
-    similarity: Mapping[Pair, float],
+    similarity: Mapping[Share, float],
     donor: str,
     donor_stages: list[str],
     recipient: str,
     recipient_stages: list[str],
 ) -> np.ndarray:
-    """(donor stages, recipient stages), NaN where the pair is not a legal share."""
-    known = {(str(pair.donor), str(pair.recipient)): value for pair, value in similarity.items()}
+    """(donor stages, recipient stages); the best adapter's value, NaN where there is no share."""
+    known: dict[tuple[str, str], float] = {}
+    for share, value in similarity.items():
+        pair = (str(share.donor), str(share.recipient))
+        known[pair] = max(value, known.get(pair, value))
     return np.array(
         [
             [known.get((f"{donor}:{i}", f"{recipient}:{j}"), np.nan) for j in recipient_stages]

@@ -13,11 +13,12 @@ from typing import Any
 from search import report, tracking
 from search.accuracy import Scores
 from search.config import RunConfig, parse_budget
-from search.console import Reporter, megabytes, percent
+from search.console import MEGABYTE, Reporter, megabytes, percent
 from search.encoding import Encoding
 from search.files import make_folder, write_json
+from search.observed import Deployment, Observed
 from search.pareto import spread
-from search.prepare import Deployment, Observed, candidate_shares, load_deployment, observe
+from search.prepare import load_deployment, observe, similarities
 from search.proxy import Proxy
 from search.result import CandidateRecord, ModelRecord, PlanRecord, Result, choose
 from search.study import Explored, StudySettings, Valued, Valuer, explore, smallest
@@ -78,11 +79,8 @@ def run(config: RunConfig, reporter: Reporter) -> Result:
     with clock.timing("statistics"):
         observed = observe(config, deployment, reporter)
     with clock.timing("similarity"):
-        reporter.step(f"Similarity of {len(deployment.pairs.legal)} legal pairs")
-        similarity = observed.similarity(config.search.metric)
-        shares = candidate_shares(
-            similarity, deployment.facts, config.search.adapter_specs, config.search.floor
-        )
+        similarity = similarities(config, observed, config.search.adapter_specs, reporter)
+        shares = {s: value for s, value in similarity.items() if value > config.search.floor}
     layouts = layouts_of(deployment.facts)
     encoding = Encoding(layouts, sorted(shares))
     valuer = Valuer(costs, Proxy(shares, layouts))
@@ -220,21 +218,20 @@ def save(result: Result, out: Path) -> None:
 
 def summarise(result: Result, reporter: Reporter) -> None:
     """The verified front as a table."""
-    names = list(result.models)
-    header = ["plan", "bytes", "saved", "proxy", *(f"{n} fidelity" for n in names)]
-    header += [_score_name(name, result) for name in result.baseline]
-    header += ["kept"]
+    scored = list(result.baseline)
+    header = ["plan", "MB", "saved", "kept", "proxy", "fidelity"]
+    header += [_score_name(name, result) for name in scored]
+    full = f"{result.unmerged_bytes / MEGABYTE:.2f}"
     rows = [
-        ["unmerged", megabytes(result.unmerged_bytes), "0.0%", "1.000", *("" for _ in names),
-         *(_main(score) for score in result.baseline.values()), "100.0%"]
+        ["unmerged", full, "0.0%", "100.0%", "1.000", "100.0%",
+         *(_main(result.baseline[name]) for name in scored)]
     ]  # fmt: skip
     for c in sorted(result.candidates, key=lambda c: c.bytes):
         mark = " *" if c.hash == result.chosen else ""
         rows.append(
-            [c.hash + mark, megabytes(c.bytes), f"{c.saved_pct:.1f}%", f"{c.proxy:.3f}",
-             *(percent(c.fidelity[name]) for name in names),
-             *(_main(c.accuracy[name]) for name in result.baseline),
-             percent(c.quality_kept)]
+            [c.hash + mark, f"{c.bytes / MEGABYTE:.2f}", f"{c.saved_pct:.1f}%",
+             percent(c.quality_kept), f"{c.proxy:.3f}", percent(c.mean_fidelity),
+             *(_main(c.accuracy[name]) for name in scored)]
         )  # fmt: skip
     title = f"Verified front within {megabytes(result.budget_bytes)} (* chosen)"
     reporter.table(title, header, rows)

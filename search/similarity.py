@@ -1,11 +1,9 @@
-"""From moments to similarity matrices and closed-form linear maps; no frame is touched here."""
+"""From moments to similarities and closed-form linear maps; no frame is touched here."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -14,7 +12,7 @@ from search.moments import Matrix, Moments, SecondMoments
 from spaces.adapters import LinearMap
 from spaces.errors import MergeSearchError
 from spaces.facts import ModelFacts
-from spaces.plan import Ref
+from spaces.plan import Ref, Share
 from spaces.shares import Pair
 from spaces.stages import Grid
 
@@ -75,6 +73,32 @@ class Statistics:
             self._solve(pair.donor, self._grid(pair))
         return self._ridges[pair]
 
+    def position_cka(self, pair: Pair) -> float:
+        """Linear CKA with positions as samples: ||S_xy||^2 / (||S_xx|| ||S_yy||)."""
+        cov = self.covariances(pair)
+        cross = float((cov.xy**2).sum())
+        return cross / float(np.linalg.norm(cov.xx) * np.linalg.norm(cov.yy))
+
+    def explained(self, share: Share) -> float:
+        """Held-out share of the recipient's variance that the donor explains through the adapter.
+
+        1 is perfect, 0 no better than the mean; negative where it does worse.
+
+        Source: Kornblith et al. 2019, section 3 (linear regression).
+        """
+        pair = Pair(share.donor, share.recipient)
+        if share.adapter.kind == "linear" and not share.adapter.rank:
+            return self.ridge(pair).explained
+        fit, held = self.covariances(pair, "fit"), self.moments.at(self._grid(pair), "held")
+        if share.adapter.kind == "identity":
+            weight, about = np.eye(len(fit.xx)), (fit.donor_mean, fit.donor_mean)
+        else:
+            up, down = self.linear_map(pair).low_rank(share.adapter.rank)
+            weight = (up @ down).double().numpy().T
+            about = (fit.donor_mean, fit.recipient_mean)
+        cov = _covariances(_Sums.of(pair, [held]), about)
+        return _explained(weight, cov.xx @ weight, cov, _held_variance(held, pair))
+
     def linear_map(self, pair: Pair) -> LinearMap:
         """The ridge map at the chosen strength, fitted on all frames of both folds."""
         moments = self.covariances(pair)
@@ -117,68 +141,6 @@ class Statistics:
                 raise DegenerateRepresentation(
                     f"{ref} does not vary over the frames seen; are they all the same picture?"
                 )
-
-
-class Metric(ABC):
-    """A label-free number for one pair; 1 is best. Instances hold the statistics they read."""
-
-    name: ClassVar[str]
-    label: ClassVar[str]
-
-    def __init__(self, statistics: Statistics) -> None:
-        self.statistics = statistics
-
-    @abstractmethod
-    def similarity(self, pair: Pair) -> float:
-        """How similar the donor's representation is to the recipient's; at most 1."""
-
-
-class ImageCka(Metric):
-    """Unbiased linear CKA with images as samples, as in the seed paper.
-
-    Source: Kornblith et al. 2019; Nguyen et al. 2021.
-    """
-
-    name = "cka"
-    label = "unbiased linear CKA over images"
-
-    def similarity(self, pair: Pair) -> float:
-        return self.statistics.image_cka(pair)
-
-
-class PositionCka(Metric):
-    """Linear CKA with positions as samples: ||S_xy||^2 / (||S_xx|| ||S_yy||)."""
-
-    name = "position_cka"
-    label = "linear CKA over positions"
-
-    def similarity(self, pair: Pair) -> float:
-        cov = self.statistics.covariances(pair)
-        cross = float((cov.xy**2).sum())
-        return cross / float(np.linalg.norm(cov.xx) * np.linalg.norm(cov.yy))
-
-
-class ExplainedVariance(Metric):
-    """Held-out R^2 of the closed-form ridge map; negative where it does worse than the mean.
-
-    Source: Kornblith et al. 2019, section 3 (linear regression).
-    """
-
-    name = "r2"
-    label = "held-out R² of the linear map"
-
-    def similarity(self, pair: Pair) -> float:
-        return self.statistics.ridge(pair).explained
-
-
-METRICS: dict[str, type[Metric]] = {
-    metric.name: metric for metric in (ExplainedVariance, PositionCka, ImageCka)
-}
-
-
-def similarities(metric: Metric, pairs: Sequence[Pair]) -> dict[Pair, float]:
-    """The metric of every pair."""
-    return {pair: metric.similarity(pair) for pair in pairs}
 
 
 @dataclass(frozen=True)

@@ -71,9 +71,7 @@ def _all_pairs(facts: Mapping[str, ModelFacts]) -> list[Pair]:
 def _rejection(pair: Pair, facts: Mapping[str, ModelFacts]) -> str:
     donor, recipient = facts[pair.donor.model], facts[pair.recipient.model]
     if not donor.field_of_view.matches(recipient.field_of_view):
-        return (
-            f"different fields of view: {donor.field_of_view} against {recipient.field_of_view}"
-        )
+        return f"different fields of view: {donor.field_of_view} against {recipient.field_of_view}"
     return _grid_rejection(
         donor.stage(pair.donor.stage).grid, recipient.stage(pair.recipient.stage).grid
     )

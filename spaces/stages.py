@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -31,10 +31,11 @@ class Layout:
         return self.stages.index(stage)
 
 
-class Head(Protocol):
-    """Reads the taps and gives the model's answer; an nn.Module."""
+@runtime_checkable
+class DenseHead(Protocol):
+    """A detector's head: it can also answer before non-maximum suppression."""
 
-    def __call__(self, taps: list[Tensor]) -> Tensor: ...
+    def dense(self, taps: list[Tensor]) -> Tensor: ...
 
 
 class StagedModel(nn.Module):
@@ -85,6 +86,31 @@ class StagedModel(nn.Module):
         }
         answer: Tensor = self.head([taps[name] for name in self.layout.taps])
         return answer
+
+    def soft(self, taps: list[Tensor]) -> Tensor:
+        """The answer as numbers that change smoothly, (batch, n, 1 or 5).
+
+        A classifier's class probabilities. For a detector, for each anchor and class its
+        probability, and the anchor's four box offsets.
+        """
+        if self.task == "classification":
+            logits: Tensor = self.head(taps)
+            return logits.softmax(1)[:, :, None]
+        assert isinstance(self.head, DenseHead)
+        dense: Tensor = self.head.dense(taps)
+        return dense
+
+    def agreement(self, answer: Tensor, original: Tensor) -> Tensor:
+        """How far two soft answers agree, per frame: 1 if equal, 0 if they share nothing.
+
+        The overlap of the probabilities, sum of minima over sum of maxima; what overlaps in a
+        detector's counts less the further the boxes lie apart.
+        """
+        low = torch.minimum(answer[..., 0], original[..., 0])
+        high = torch.maximum(answer[..., 0], original[..., 0])
+        if answer.shape[-1] > 1:
+            low = low * torch.exp(-(answer[..., 1:] - original[..., 1:]).abs().sum(-1))
+        return low.sum(1) / high.sum(1)
 
     def example(self, batch: int = 2) -> Tensor:
         """A seeded random input of the right shape."""

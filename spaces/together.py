@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from spaces.liveness import canonical
 from spaces.merged import Maps, Models
 from spaces.nodes import Node, in_order, tap_nodes
 from spaces.plan import Share, SharePlan
+from spaces.stages import StagedModel
 
 Output = tuple[str, tuple[Node, ...]]
 """A model's answer, identified by the nodes that its head reads."""
@@ -63,16 +64,26 @@ class PlanSet:
         nodes = in_order(tuple(node for _, taps in self.distinct for node in taps))
         return frozenset(node.ref.model for node in nodes if node.source is None)
 
-    @torch.no_grad()
     def answers(self, inputs: Mapping[str, Tensor]) -> Iterator[tuple[Output, Tensor]]:
-        """Each distinct output's answer for one batch; representations go once they are read."""
+        """Each distinct output's answer for one batch, in the order of `distinct`."""
+        return self._evaluate(inputs, lambda model, taps: model.head(taps))
+
+    def soft_answers(self, inputs: Mapping[str, Tensor]) -> Iterator[tuple[Output, Tensor]]:
+        """As `answers`, but each as `StagedModel.soft` gives it."""
+        return self._evaluate(inputs, lambda model, taps: model.soft(taps))
+
+    @torch.no_grad()
+    def _evaluate(
+        self, inputs: Mapping[str, Tensor], read: Callable[[StagedModel, list[Tensor]], Tensor]
+    ) -> Iterator[tuple[Output, Tensor]]:
+        """Representations go once all that read them have done so."""
         pending = self._reads()
         values: dict[Node, Tensor] = {}
         for output in self.distinct:
             name, taps = output
             for node in in_order(taps):
                 self._compute(node, inputs, values, pending)
-            answer = self.models[name].head([values[tap] for tap in taps])
+            answer = read(self.models[name], [values[tap] for tap in taps])
             for tap in taps:
                 _release(tap, values, pending)
             yield output, answer

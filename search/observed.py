@@ -1,0 +1,43 @@
+"""A deployment, and what one pass over the frames has taught of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from search.frames import FrameSet, Subset
+from search.similarity import Statistics
+from spaces.adapters import LinearMap
+from spaces.facts import ModelFacts
+from spaces.merged import Models
+from spaces.plan import Share, SharePlan
+from spaces.shares import Pair, Pairs
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """The models, all that is known of them, and which representations may replace which."""
+
+    models: Models
+    facts: Mapping[str, ModelFacts]
+    pairs: Pairs
+
+
+@dataclass(frozen=True)
+class Observed:
+    """A deployment seen on frames: their statistics, and the frames kept for fidelity."""
+
+    deployment: Deployment
+    statistics: Statistics
+    frames: FrameSet
+    unseen: Subset
+    """Frames that the statistics have not seen."""
+
+    def maps_for(self, plans: Sequence[SharePlan]) -> dict[Share, LinearMap]:
+        """The closed-form maps that the plans' linear shares need."""
+        shares = {share for plan in plans for share in plan.shares}
+        return {
+            share: self.statistics.linear_map(Pair(share.donor, share.recipient))
+            for share in sorted(shares)
+            if share.adapter.kind == "linear"
+        }
