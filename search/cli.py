@@ -97,7 +97,7 @@ def similarity(config: Path, overrides: tuple[str, ...], metric: str | None) -> 
     chosen = loaded.search.metric
     reporter = Reporter()
     deployment = load_deployment(loaded, reporter)
-    observed = observe(loaded, deployment, reporter)
+    observed = observe(loaded, deployment, loaded.frames.open(loaded.base), reporter)
     values = similarities(loaded, observed, loaded.search.adapter_specs, reporter)
     ranked = sorted(values.items(), key=lambda item: -item[1])
     reporter.table(

@@ -140,6 +140,16 @@ def folder_frames(folder: Path, sampling: Sampling) -> ImageFiles:
     return ImageFiles(tuple(found[i] for i in sampling.indices(len(found))))
 
 
+def overlap(one: FrameSet, other: FrameSet) -> int:
+    """How many frames are in both sets, told by their files, or by the renderer's settings."""
+    if isinstance(one, ImageFiles) and isinstance(other, ImageFiles):
+        paths = {path.resolve() for path in other.paths}
+        return sum(path.resolve() in paths for path in one.paths)
+    if isinstance(one, RenderedScenes) and isinstance(other, RenderedScenes):
+        return min(len(one), len(other)) if one.settings == other.settings else 0
+    return 0
+
+
 def read_image(path: Path) -> Frame:
     """An image file as uint8 (H, W, 3) RGB.
 

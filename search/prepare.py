@@ -44,9 +44,10 @@ def load_deployment(config: RunConfig, reporter: Reporter) -> Deployment:
     return Deployment(models, facts, pairs)
 
 
-def observe(config: RunConfig, deployment: Deployment, reporter: Reporter) -> Observed:
+def observe(
+    config: RunConfig, deployment: Deployment, frames: FrameSet, reporter: Reporter
+) -> Observed:
     """One pass over the frames, or what an earlier one of the same has left in the cache."""
-    frames = config.frames.open(config.base)
     seen, unseen = split(frames, config.verify.fidelity_frames)
     reporter.step(f"Statistics of every stage over {len(seen)} frames, one pass")
     moments = _cached_moments(config, deployment, seen, reporter)

@@ -16,13 +16,14 @@ from search.config import RunConfig, parse_budget
 from search.console import MEGABYTE, Reporter, megabytes, percent
 from search.encoding import Encoding
 from search.files import make_folder, write_json
+from search.frames import FrameSet, overlap
 from search.observed import Deployment, Observed
 from search.pareto import spread
 from search.prepare import load_deployment, observe, similarities
 from search.proxy import Proxy
 from search.result import CandidateRecord, ModelRecord, PlanRecord, Result, choose
 from search.study import Explored, StudySettings, Valued, Valuer, explore, smallest
-from search.truth import BoxTruth, ClassTruth, Truth, check_classes
+from search.truth import BadTruth, BoxTruth, ClassTruth, Truth, check_classes
 from search.verify import BASELINE, Bench, accuracy, fidelity, frames_to_verify, quality_kept
 from spaces.cost import CostModel
 from spaces.errors import MergeSearchError
@@ -73,11 +74,12 @@ def run(config: RunConfig, reporter: Reporter) -> Result:
     clock = Clock()
     with clock.timing("models"):
         deployment = load_deployment(config, reporter)
-        truth = open_truth(config, deployment)
+        frames = config.frames.open(config.base)
+        truth = open_truth(config, deployment, frames)
     costs = CostModel(deployment.facts)
     budget = parse_budget(config.budget, costs.unmerged_bytes)
     with clock.timing("statistics"):
-        observed = observe(config, deployment, reporter)
+        observed = observe(config, deployment, frames, reporter)
     with clock.timing("similarity"):
         similarity = similarities(config, observed, config.search.adapter_specs, reporter)
         shares = {s: value for s, value in similarity.items() if value > config.search.floor}
@@ -127,8 +129,12 @@ def run(config: RunConfig, reporter: Reporter) -> Result:
     return result
 
 
-def open_truth(config: RunConfig, deployment: Deployment) -> dict[str, Truth]:
-    """The ground truth of every model that has one, checked against the model's classes."""
+def open_truth(config: RunConfig, deployment: Deployment, frames: FrameSet) -> dict[str, Truth]:
+    """The ground truth of every model that has one, checked against the model's classes.
+
+    Raises:
+        BadTruth: labels and model do not fit, or the labelled frames are among the unlabelled.
+    """
     truth: dict[str, Truth] = {}
     for name, section in config.truth.items():
         model = deployment.models[name]
@@ -137,6 +143,11 @@ def open_truth(config: RunConfig, deployment: Deployment) -> dict[str, Truth]:
             check_classes(known, model.num_classes, name)
         elif isinstance(known, BoxTruth):
             known.category_ids(model.num_classes)
+        if overlap(known.frames, frames):
+            raise BadTruth(
+                f"truth.{name}: {overlap(known.frames, frames)} of its frames are also among "
+                "`frames`: accuracy must be measured on others (see stride and offset)"
+            )
         truth[name] = known
     return truth
 
@@ -203,7 +214,7 @@ def verify(
             **_facts_of(listed[k], costs),
             fidelity=faithful[k],
             accuracy=score,
-            quality_kept=quality_kept(score, baseline) if truth else None,
+            quality_kept=quality_kept(score, baseline, faithful[k]),
         )
         for k, score in zip(best, scores, strict=True)
     ]

@@ -85,6 +85,7 @@ def csv_truth(file: Path, sampling: Sampling) -> ClassTruth:
         raise BadTruth(f"labels {file}: cannot be read ({error})") from error
     if not rows or not {"path", "label_index"} <= set(rows[0]):
         raise BadTruth(f"labels {file}: needs a header line with path,label_index, and rows")
+    rows.sort(key=lambda row: row["path"] or "")  # as a folder's frames are ordered
     rows = [rows[i] for i in sampling.indices(len(rows))]
     paths = tuple(file.parent / (row["path"] or "") for row in rows)
     _check_present(paths, file)

@@ -104,14 +104,21 @@ def main_score(scores: Scores) -> float:
     return scores["map"] if "map" in scores else scores["top1"]
 
 
-def quality_kept(scores: Mapping[str, Scores], baseline: Mapping[str, Scores]) -> float | None:
-    """Mean over models of merged / unmerged main score; None without a baseline above 0."""
-    ratios = [
-        main_score(scores[name]) / main_score(baseline[name])
-        for name in baseline
-        if main_score(baseline[name]) > 0
-    ]
-    return float(np.mean(ratios)) if ratios else None
+def quality_kept(
+    scores: Mapping[str, Scores],
+    baseline: Mapping[str, Scores],
+    faithful: Mapping[str, float | None],
+) -> float | None:
+    """Mean over models of merged / unmerged main score.
+
+    A model without ground truth, or with an unmerged score of 0, counts with its fidelity, if
+    that is known. None if no model has a score above 0: then nothing was verified.
+    """
+    kept: dict[str, float] = {name: f for name, f in faithful.items() if f is not None}
+    measured = [name for name in baseline if main_score(baseline[name]) > 0]
+    for name in measured:
+        kept[name] = main_score(scores[name]) / main_score(baseline[name])
+    return float(np.mean(list(kept.values()))) if measured else None
 
 
 def _score(
