@@ -1,0 +1,46 @@
+# Needs Python 3.11 or later and make, nothing else.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: help quickstart test test-fast check bench clean
+
+help:
+	@echo "make quickstart  install into .venv and merge a classifier and a detector (no GPU, no account)"
+	@echo "make test        install the dev extras and run all tests"
+	@echo "make test-fast   only the tests that need no real images"
+	@echo "make check       ruff and mypy"
+	@echo "make clean       remove .venv and what runs wrote"
+
+quickstart: $(VENV)/.installed
+	$(BIN)/merge-search run runs/quickstart.yaml
+	@echo
+	@echo "Compare the candidates in MLflow:  $(BIN)/merge-search ui runs/quickstart.yaml"
+	@echo "then open http://127.0.0.1:5000"
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest
+
+test-fast: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m "not data"
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) runs/out runs/cache build dist
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c "import sys; sys.exit('Python 3.11 or later is needed, this is ' + sys.version.split()[0] if sys.version_info < (3, 11) else 0)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV) (torch is large; a few minutes the first time)"
+	@$(PIP) -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	@echo "Installing the dev extras"
+	@$(PIP) -e ".[dev]"
+	@touch $@
