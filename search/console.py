@@ -36,7 +36,8 @@ class Reporter:
             MofNCompleteColumn(),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, console=self.console, transient=True) as bars:
+        quiet = not self.console.is_terminal
+        with Progress(*columns, console=self.console, transient=True, disable=quiet) as bars:
             task = bars.add_task(what, total=total)
             yield lambda done: bars.advance(task, done)
 

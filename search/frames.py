@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from search.scenes import RENDERER_VERSION, SceneSettings, render
+from search.scenes import RENDERER_VERSION, Scene, SceneSettings, render
 from spaces.errors import MergeSearchError
 from spaces.inputs import Frame
 
@@ -82,7 +82,7 @@ class RenderedScenes:
         return self.count
 
     def __getitem__(self, index: int) -> Frame:
-        return render(self.settings, index).image
+        return scene(self.settings, index).image
 
     @cached_property
     def hash(self) -> str:
@@ -123,6 +123,12 @@ def split(frames: FrameSet, unseen: int) -> tuple[Subset, Subset]:
     kept = set(Sampling(unseen).indices(len(frames)))
     seen = tuple(i for i in range(len(frames)) if i not in kept)
     return Subset(frames, seen), Subset(frames, tuple(sorted(kept)))
+
+
+@lru_cache(maxsize=256)
+def scene(settings: SceneSettings, index: int) -> Scene:
+    """A rendered scene; labels and pictures of the same frames are asked for one after another."""
+    return render(settings, index)
 
 
 def folder_frames(folder: Path, sampling: Sampling) -> ImageFiles:

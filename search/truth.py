@@ -14,8 +14,9 @@ from search.frames import (
     ImageFiles,
     RenderedScenes,
     Sampling,
+    scene,
 )
-from search.scenes import CLASSES, SceneSettings, render
+from search.scenes import CLASSES, SceneSettings
 from spaces.errors import MergeSearchError
 from spaces.stages import Task
 
@@ -67,7 +68,7 @@ def scenes_truth(settings: SceneSettings, count: int, task: Task) -> Truth:
     """The renderer's exact labels or boxes."""
     frames = RenderedScenes(settings, count)
     if task == "classification":
-        return ClassTruth(frames, tuple(render(settings, i).label for i in range(count)))
+        return ClassTruth(frames, tuple(scene(settings, i).label for i in range(count)))
     categories = tuple({"id": i + 1, "name": name} for i, name in enumerate(CLASSES))
     return BoxTruth(frames, tuple(_scene_boxes(settings, i) for i in range(count)), categories)
 
@@ -152,10 +153,10 @@ def check_classes(truth: ClassTruth, num_classes: int, model: str) -> None:
 
 
 def _scene_boxes(settings: SceneSettings, index: int) -> tuple[dict[str, Any], ...]:
-    scene = render(settings, index)
+    rendered = scene(settings, index)
     return tuple(
         _annotation({"bbox": box.tolist(), "category_id": int(kind) + 1})
-        for box, kind in zip(scene.boxes, scene.classes, strict=True)
+        for box, kind in zip(rendered.boxes, rendered.classes, strict=True)
     )
 
 
