@@ -57,7 +57,7 @@ class MergedModel(nn.Module):
         self.stages = nn.ModuleDict(
             {_key(*owner): module for owner, module in owners.items() if owner[1] != HEAD}
         )
-        self.heads = nn.ModuleDict({name: owners[name, HEAD] for name in models})
+        self.heads = nn.ModuleDict({_key(name, HEAD): owners[name, HEAD] for name in models})
         self.adapters = nn.ModuleDict(
             {
                 _key(share.recipient.model, share.recipient.stage): adapter
@@ -79,8 +79,8 @@ class MergedModel(nn.Module):
             source = inputs[node.ref.model] if node.source is None else values[node.source.ref]
             values[node.ref] = module(source)
         return {
-            name: head([values[node.ref] for node in self._taps[name]])
-            for name, head in self.heads.items()
+            name: self.heads[_key(name, HEAD)]([values[tap.ref] for tap in taps])
+            for name, taps in self._taps.items()
         }
 
 
@@ -115,5 +115,6 @@ def _with_folded(owner: nn.Module, path: str, linear: LinearMap) -> nn.Module:
 
 
 def _key(model: str, stage: str) -> str:
-    """nn.ModuleDict allows no dots in its keys."""
-    return f"{model}:{stage}".replace(".", "/")
+    """nn.ModuleDict allows no dots in its keys, nor names of its own methods."""
+    text = f"{model}:{stage}"
+    return text.replace("~", "~0").replace("/", "~1").replace(".", "/")

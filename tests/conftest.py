@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import random
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,8 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import assume, settings
-from hypothesis import strategies as st
+from hypothesis import settings
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -161,6 +161,17 @@ class Deployment:
         """A seeded random map for each share; one pair has the same map in all plans."""
         return {share: self._map(share) for plan in plans for share in plan.shares}
 
+    def random_plans(self, count: int) -> list[SharePlan]:
+        """Seeded plans of legal shares, at most one per recipient, without cycles."""
+        chance, plans = random.Random(count), list[SharePlan]()
+        while len(plans) < count:
+            shares = chance.choices(self.shares, k=chance.randint(1, 9))
+            plan = SharePlan(tuple({share.recipient: share for share in shares}.values()))
+            with suppress(BadPlan):
+                liveness(plan, layouts_of(self.facts))
+                plans.append(plan)
+        return plans
+
     def _channels(self, share: Share) -> tuple[int, int]:
         return (
             self.facts[share.donor.model].stage(share.donor.stage).channels,
@@ -177,19 +188,6 @@ class Deployment:
         generator = torch.Generator().manual_seed(seed)
         weight = torch.randn(recipient, donor, generator=generator) / donor**0.5
         return LinearMap(weight, torch.randn(recipient, generator=generator))
-
-
-@st.composite
-def plans_over(draw: st.DrawFn, deployment: Deployment) -> SharePlan:
-    """Random plans that mean something: legal shares, at most one per recipient, no cycle."""
-    shares = st.lists(st.sampled_from(deployment.shares), max_size=9)
-    chosen = {share.recipient: share for share in draw(shares)}
-    plan = SharePlan(tuple(chosen.values()))
-    try:
-        liveness(plan, layouts_of(deployment.facts))
-    except BadPlan:
-        assume(False)
-    return plan
 
 
 @contextmanager
