@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import sys
 from pathlib import Path
 from typing import Any
@@ -79,43 +77,27 @@ def run(config: Path, overrides: tuple[str, ...]) -> None:
 @SET
 @click.option("--metric", default=None, help="Metric to use instead of the config's.")
 def similarity(config: Path, overrides: tuple[str, ...], metric: str | None) -> None:
-    """Similarity of every legal pair of stages, as a table, a CSV file and a heatmap.
+    """Similarity of every legal pair of stages, as tables, a CSV file and a heatmap.
 
-    Needs no labels and no budget beyond what CONFIG must name. Writes OUT/similarity_METRIC.csv
-    and OUT/similarity_METRIC.png.
+    Needs no labels. One table per donor and recipient model: donor stages down, recipient stages
+    across. Writes OUT/similarity_METRIC.csv and OUT/similarity_METRIC.png.
     """
     from search.config import load_config
     from search.console import Reporter
-    from search.files import make_folder, write_text
-    from search.metrics import METRICS
     from search.prepare import load_deployment, observe, similarities
-    from search.report import save_heatmap
+    from search.show import show_similarity
 
     if metric:
         overrides = (*overrides, f"search.metric={metric}")
     loaded = load_config(config, overrides)
-    chosen = loaded.search.metric
     reporter = Reporter()
     deployment = load_deployment(loaded, reporter)
     observed = observe(loaded, deployment, loaded.frames.open(loaded.base), reporter)
     values = similarities(loaded, observed, loaded.search.adapter_specs, reporter)
-    ranked = sorted(values.items(), key=lambda item: -item[1])
-    reporter.table(
-        METRICS[chosen].label,
-        ["donor", "recipient", "adapter", chosen],
-        [[str(s.donor), str(s.recipient), str(s.adapter), f"{v:.3f}"] for s, v in ranked],
-    )
-    out = make_folder(loaded.out_folder)
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(["donor", "recipient", "adapter", chosen])
-    writer.writerows([s.donor, s.recipient, s.adapter, repr(v)] for s, v in ranked)
-    write_text(out / f"similarity_{chosen}.csv", text.getvalue())
-    stages = {name: list(fact.layout.stages) for name, fact in deployment.facts.items()}
-    save_heatmap(values, stages, chosen, out / f"similarity_{chosen}.png")
+    written = show_similarity(values, deployment, loaded, reporter)
     rejected = len(deployment.pairs.rejected)
-    reporter.say(f"{len(values)} legal shares, {rejected} pairs not legal; wrote {_shown(out)}"
-                 f"/similarity_{chosen}.csv and .png")  # fmt: skip
+    reporter.say(f"{len(values)} legal shares, {rejected} pairs not legal")
+    reporter.say("Wrote " + " and ".join(_shown(path) for path in written))
 
 
 @main.group()

@@ -65,7 +65,12 @@ class SecondMoments:
     """Pair -> (donor channels, recipient channels) sum of x y^T."""
 
     def add(self, samples: Mapping[Ref, Tensor], pairs: Sequence[Pair]) -> None:
-        """Add samples (positions, channels) of every representation, taken at the same places."""
+        """Add samples (positions, channels) of every representation, taken at the same places.
+
+        In float64: where the mean is far greater than the deviations, float32 products leave
+        moments that are no longer positive definite once they are centred.
+        """
+        samples = {ref: rows.double() for ref, rows in samples.items()}
         self.count += len(next(iter(samples.values())))
         for ref, rows in samples.items():
             _accumulate(self.sums, ref, rows.sum(0))

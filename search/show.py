@@ -1,14 +1,22 @@
-"""A plan told to a person."""
+"""Plans and similarities told to a person."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
+from search.config import RunConfig
 from search.console import Reporter, megabytes, percent
+from search.files import make_folder, write_text
+from search.metrics import METRICS
+from search.observed import Deployment
+from search.report import matrix, save_heatmap
 from search.result import CandidateRecord, PlanRecord, Result
 from spaces.errors import BadPlan
-from spaces.plan import SharePlan
+from spaces.plan import Share, SharePlan
 
 
 def show_plan(file: Path, reporter: Reporter) -> None:
@@ -52,3 +60,35 @@ def _record(file: Path, plan: SharePlan) -> PlanRecord | None:
     result = Result.from_dict(json.loads(path.read_text(encoding="utf-8")))
     known: list[PlanRecord] = [*result.candidates, *result.front]
     return next((record for record in known if record.hash == plan.hash), None)
+
+
+def show_similarity(
+    values: Mapping[Share, float], deployment: Deployment, config: RunConfig, reporter: Reporter
+) -> tuple[Path, Path]:
+    """Print one matrix per ordered pair of models; write all of them as CSV and heatmap."""
+    metric = config.search.metric
+    stages = {name: list(fact.layout.stages) for name, fact in deployment.facts.items()}
+    for recipient in stages:
+        for donor in stages:
+            if donor != recipient:
+                rows = matrix(values, donor, stages[donor], recipient, stages[recipient])
+                cells = [[f"{v:.2f}" if v == v else "" for v in row] for row in rows]
+                reporter.table(
+                    f"{METRICS[metric].label}: {donor} (down) -> {recipient} (across)",
+                    ["", *(stage.removeprefix("blocks.") for stage in stages[recipient])],
+                    [[name, *row] for name, row in zip(stages[donor], cells, strict=True)],
+                )
+    out = make_folder(config.out_folder)
+    table, picture = out / f"similarity_{metric}.csv", out / f"similarity_{metric}.png"
+    write_text(table, _csv(values, metric))
+    save_heatmap(values, stages, metric, picture)
+    return table, picture
+
+
+def _csv(values: Mapping[Share, float], metric: str) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["donor", "recipient", "adapter", metric])
+    for share, value in sorted(values.items()):
+        writer.writerow([share.donor, share.recipient, share.adapter, repr(value)])
+    return text.getvalue()
