@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -111,7 +112,7 @@ class _Sampled(_Section):
 
     def scene_count(self) -> int:
         if self.count is None or self.stride != 1 or self.offset:
-            raise BadConfig("scenes need a count, and no stride or offset (use another seed)")
+            raise ValueError("scenes need a count, and no stride or offset (use another seed)")
         return self.count
 
 
@@ -124,6 +125,8 @@ class FramesConfig(_Sampled):
     @model_validator(mode="after")
     def _one_source(self) -> FramesConfig:
         _exactly_one(self, ("folder", "scenes"))
+        if self.scenes is not None:
+            self.scene_count()
         return self
 
     def open(self, base: Path) -> FrameSet:
@@ -148,6 +151,8 @@ class TruthConfig(_Sampled):
         _exactly_one(self, ("scenes", "csv", "image_folder", "coco"))
         if self.images is not None and self.coco is None:
             raise ValueError("images goes with coco only")
+        if self.scenes is not None:
+            self.scene_count()
         return self
 
     def open(self, base: Path, task: Task, model: str) -> Truth:
@@ -180,7 +185,7 @@ class SearchConfig(_Section):
     sampler: Literal["nsga2", "tpe", "random"] = "nsga2"
     metric: str = "fidelity"
     adapters: Annotated[list[str], Field(min_length=1)] = ["linear"]
-    floor: float = 0.05
+    floor: Annotated[float, Field(allow_inf_nan=False)] = 0.05
     """Shares worth no more than this are not explored."""
 
     @field_validator("metric")
@@ -229,7 +234,7 @@ class RunConfig(_Section):
     frames: FramesConfig
     budget: str | Positive
     truth: dict[str, TruthConfig] = {}
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     statistics: StatisticsConfig = StatisticsConfig()
     search: SearchConfig = SearchConfig()
     verify: VerifyConfig = VerifyConfig()
@@ -315,7 +320,7 @@ def parse_budget(text: str | int, unmerged: int) -> int:
     units = {"": 1, "B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9,
              "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}  # fmt: skip
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(%|[kKMG]?i?B|)\s*", str(text))
-    if not match or float(match[1]) <= 0:
+    if not match or not 0 < float(match[1]) < math.inf:
         raise ValueError("write it as 65%, 24 MB, 23 MiB or a whole number of bytes above 0")
     if match[2] == "%":
         return int(unmerged * float(match[1]) / 100)

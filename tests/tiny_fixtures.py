@@ -1,0 +1,64 @@
+"""Fixtures over `tiny`; a module that wants them says `pytest_plugins = ["tiny_fixtures"]`."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import pytest
+from safetensors.torch import save_file
+from tiny import (
+    CLASSIFIER,
+    DETECTOR,
+    Ran,
+    Weights,
+    config_data,
+    load_tiny,
+    observe,
+    random_network,
+    run_config,
+    write_config,
+)
+
+from search.observed import Observed
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Weights:
+    """(architecture, seed) -> a file with random weights of it, for the classes of the scenes."""
+    folder = tmp_path_factory.mktemp("weights")
+
+    @cache
+    def written(arch: str, seed: int) -> Path:
+        path = folder / f"{arch.replace('/', '-')}-{seed}.safetensors"
+        save_file(random_network(arch, seed).state_dict(), path)
+        return path
+
+    return written
+
+
+@pytest.fixture(scope="session")
+def pair(weights: Weights) -> Observed:
+    """Two classifiers of other weights."""
+    return observe(load_tiny(weights, {"a": (CLASSIFIER, 1), "b": (CLASSIFIER, 2)}))
+
+
+@pytest.fixture(scope="session")
+def copies(weights: Weights) -> Observed:
+    """Two copies of one classifier."""
+    return observe(load_tiny(weights, {"a": (CLASSIFIER, 1), "b": (CLASSIFIER, 1)}))
+
+
+@pytest.fixture(scope="session")
+def mixed(weights: Weights) -> Observed:
+    """A classifier and a detector."""
+    return observe(load_tiny(weights, {"cls": (CLASSIFIER, 1), "det": (DETECTOR, 3)}), count=28)
+
+
+@pytest.fixture(scope="session")
+def tiny_run(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    """One whole run of the tiny config, for all tests that only look at what it left."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        folder = tmp_path_factory.mktemp("tiny-run")
+        return run_config(write_config(folder, config_data(weights)))
