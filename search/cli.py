@@ -131,7 +131,7 @@ def ui(config: Path, overrides: tuple[str, ...], port: int) -> None:
     from search.config import load_config
 
     target = tracking.Target.of(load_config(config, overrides))
-    click.echo(f"MLflow UI on http://127.0.0.1:{port} (experiment {target.experiment!r})")
+    click.echo(f"MLflow UI: {tracking.page(target, port)}")
     sys.exit(tracking.serve(target, port))
 
 

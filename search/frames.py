@@ -143,7 +143,13 @@ def folder_frames(folder: Path, sampling: Sampling) -> ImageFiles:
     if not found:
         wanted = ", ".join(sorted(IMAGE_SUFFIXES))
         raise BadFrames(f"frames folder {folder}: holds no images ({wanted})")
-    return ImageFiles(tuple(found[i] for i in sampling.indices(len(found))))
+    taken = sampling.indices(len(found))
+    if not taken:
+        raise BadFrames(
+            f"frames folder {folder}: offset {sampling.offset} leaves none of its "
+            f"{len(found)} images"
+        )
+    return ImageFiles(tuple(found[i] for i in taken))
 
 
 def overlap(one: FrameSet, other: FrameSet) -> int:

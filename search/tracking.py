@@ -35,6 +35,8 @@ ENVIRONMENT = "MLFLOW_TRACKING_URI"
 STORE = "mlflow.db"
 ARTIFACTS = "mlartifacts"
 PARENT_TAG = "mlflow.parentRunId"
+KIND_TAG, MODEL_TRAINING = "mlflow.experimentKind", "custom_model_development"
+"""Without it the UI opens an experiment as one of language-model traces."""
 BATCH = 500
 
 
@@ -87,11 +89,20 @@ def record(result: Result, out: Path, target: Target) -> str:
 
 def serve(target: Target, port: int) -> int:
     """Run MLflow's own UI on the store until it is stopped; returns its exit code."""
+    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # a dozen processes nobody needs here
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", target.uri,
-               "--host", "127.0.0.1", "--port", str(port)]  # fmt: skip
+               "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]  # fmt: skip
     if target.artifacts:
         command += ["--default-artifact-root", target.artifacts]
-    return subprocess.call(command)
+    return subprocess.call(command, env={**os.environ, **quiet})
+
+
+def page(target: Target, port: int) -> str:
+    """Where the UI shows the experiment's runs."""
+    address = f"http://127.0.0.1:{port}/"
+    with _speaking_for_mlflow(target, Path()):
+        known = MlflowClient(tracking_uri=target.uri).get_experiment_by_name(target.experiment)
+    return f"{address}#/experiments/{known.experiment_id}/runs" if known else address
 
 
 @contextlib.contextmanager
@@ -127,7 +138,11 @@ def _experiment(client: MlflowClient, target: Target) -> str:
     known = client.get_experiment_by_name(target.experiment)
     if known is not None:
         return str(known.experiment_id)
-    return str(client.create_experiment(target.experiment, artifact_location=target.artifacts))
+    return str(
+        client.create_experiment(
+            target.experiment, artifact_location=target.artifacts, tags={KIND_TAG: MODEL_TRAINING}
+        )
+    )
 
 
 def _tags(result: Result, kind: str) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,7 @@ def csv_truth(file: Path, sampling: Sampling) -> ClassTruth:
     if not rows or not {"path", "label_index"} <= set(rows[0]):
         raise BadTruth(f"labels {file}: needs a header line with path,label_index, and rows")
     rows.sort(key=lambda row: row["path"] or "")  # as a folder's frames are ordered
-    rows = [rows[i] for i in sampling.indices(len(rows))]
+    rows = [rows[i] for i in _taken(len(rows), sampling, file)]
     paths = tuple(file.parent / (row["path"] or "") for row in rows)
     _check_present(paths, file)
     return ClassTruth(
@@ -106,7 +107,7 @@ def folder_truth(folder: Path, sampling: Sampling) -> ClassTruth:
     ]
     if not found:
         raise BadTruth(f"image folder {folder}: needs one sub-folder of images per class")
-    taken = [found[i] for i in sampling.indices(len(found))]
+    taken = [found[i] for i in _taken(len(found), sampling, folder)]
     return ClassTruth(
         ImageFiles(tuple(path for path, _ in taken)), tuple(label for _, label in taken)
     )
@@ -121,10 +122,15 @@ def coco_truth(file: Path, images: Path, sampling: Sampling) -> BoxTruth:
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
         entries = sorted(data["images"], key=lambda entry: str(entry["file_name"]))
-        categories = tuple(data["categories"])
+        categories = tuple(
+            {"id": int(entry["id"]), "name": str(entry["name"])} for entry in data["categories"]
+        )
+        known = {category["id"] for category in categories}
         by_image: dict[Any, list[dict[str, Any]]] = {entry["id"]: [] for entry in entries}
         for annotation in data["annotations"]:
             by_image[annotation["image_id"]].append(_annotation(annotation))
+            if annotation["category_id"] not in known:
+                raise ValueError(f"category_id {annotation['category_id']} is no category")
     except (OSError, UnicodeDecodeError) as error:
         raise BadTruth(f"labels {file}: cannot be read ({error})") from error
     except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
@@ -132,10 +138,10 @@ def coco_truth(file: Path, images: Path, sampling: Sampling) -> BoxTruth:
             f"labels {file}: not a COCO instances file; images, annotations and categories are "
             f"needed ({type(error).__name__}: {error})"
         ) from error
-    taken = [entries[i] for i in sampling.indices(len(entries))]
-    paths = tuple(images / entry["file_name"] for entry in taken)
-    if not taken or not categories:
+    if not entries or not categories:
         raise BadTruth(f"labels {file}: holds no images or no categories")
+    taken = [entries[i] for i in _taken(len(entries), sampling, file)]
+    paths = tuple(images / str(entry["file_name"]) for entry in taken)
     _check_present(paths, file)
     return BoxTruth(
         ImageFiles(paths), tuple(tuple(by_image[entry["id"]]) for entry in taken), categories
@@ -171,9 +177,16 @@ def _annotation(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def _label(text: str, file: Path, path: str) -> int:
-    if not text or not text.strip().isdigit():
+    if not text or not re.fullmatch(r"\s*[0-9]{1,9}\s*", text):
         raise BadTruth(f"labels {file}: label_index {text!r} of {path} is not a whole number")
     return int(text)
+
+
+def _taken(available: int, sampling: Sampling, source: Path) -> range:
+    taken = sampling.indices(available)
+    if not taken:
+        raise BadTruth(f"labels {source}: offset {sampling.offset} leaves none of {available}")
+    return taken
 
 
 def _check_present(paths: tuple[Path, ...], file: Path) -> None:
