@@ -67,6 +67,16 @@ def test_the_table_has_the_shapes_of_the_real_tensors(zoo: Zoo, arch: str) -> No
 
 
 @every_network
+@torch.no_grad()
+def test_no_stage_and_no_head_changes_what_it_reads(zoo: Zoo, arch: str) -> None:
+    """Another model may read the same tensor after it."""
+    model = zoo.model(arch)
+    walked = [(name, rep, rep.clone()) for name, rep in model.walk(model.example(batch=1))]
+    model.head([rep for name, rep, _ in walked if name in model.layout.taps])
+    assert [name for name, now, then in walked if not torch.equal(now, then)] == []
+
+
+@every_network
 def test_stages_and_head_hold_every_byte_of_the_network_once(zoo: Zoo, arch: str) -> None:
     model, facts = zoo.model(arch), zoo.facts(arch)
     head: Any = model.head
