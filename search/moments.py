@@ -194,7 +194,8 @@ def _centred_gram(representation: Tensor) -> Matrix:
     """U-centred Gram of a batch of representations, on a scale that keeps float32 honest."""
     flat = representation.flatten(1)
     flat = flat - flat.mean(0)  # changes no U-centred Gram, and keeps digits
-    return u_centred((flat @ flat.T).double().numpy()) / flat.shape[1]
+    with np.errstate(invalid="ignore"):  # values that are no numbers are refused by the caller
+        return u_centred((flat @ flat.T).double().numpy()) / flat.shape[1]
 
 
 def _pairs_by_grid(

