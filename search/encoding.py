@@ -48,13 +48,21 @@ class Encoding:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def decode(self, parameters: Mapping[str, str]) -> SharePlan:
-        """The canonical plan of a trial; a share that would close a cycle is left out."""
+        """The canonical plan of a trial.
+
+        If the shares close a cycle they are put in one by one, without those that would close it.
+        """
+        picked = [slot.choices[parameters[slot.name]] for slot in self.slots]
+        shares = [share for share in picked if share is not None]
+        try:
+            return canonical(SharePlan(tuple(shares)), self.layouts)
+        except BadPlan:
+            return self._without_cycles(shares)
+
+    def _without_cycles(self, shares: Sequence[Share]) -> SharePlan:
         kept: tuple[Share, ...] = ()
         plan = SharePlan()
-        for slot in self.slots:
-            share = slot.choices[parameters[slot.name]]
-            if share is None:
-                continue
+        for share in shares:
             try:
                 plan = canonical(SharePlan((*kept, share)), self.layouts)
             except BadPlan:
