@@ -9,6 +9,7 @@ from importlib.metadata import version
 from typing import Any
 
 from search.accuracy import Scores
+from search.pareto import front
 
 SCHEMA_VERSION = 1
 _PACKAGES = ("merge-search", "torch", "torchvision", "timm", "effdet", "optuna", "mlflow", "numpy")
@@ -70,6 +71,8 @@ class Result:
     baseline: dict[str, Scores]
     front: list[PlanRecord]
     candidates: list[CandidateRecord]
+    verified_front: list[str]
+    """Hashes of the candidates that no other beats in both bytes and quality kept."""
     chosen: str | None
     config: dict[str, Any]
     seconds: dict[str, float]
@@ -93,6 +96,12 @@ class Result:
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that numbers depend on."""
     return {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES}
+
+
+def verified_front(candidates: list[CandidateRecord]) -> list[str]:
+    """The non-dominated plans on measured numbers, by rising bytes; none if none was measured."""
+    measured = [(c, c.quality_kept) for c in candidates if c.quality_kept is not None]
+    return [measured[i][0].hash for i in front([(c.bytes, kept) for c, kept in measured])]
 
 
 def choose(candidates: list[CandidateRecord]) -> CandidateRecord | None:

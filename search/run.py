@@ -21,7 +21,7 @@ from search.observed import Deployment, Observed
 from search.pareto import spread
 from search.prepare import load_deployment, observe, similarities
 from search.proxy import Proxy
-from search.result import CandidateRecord, ModelRecord, PlanRecord, Result, choose
+from search.result import CandidateRecord, ModelRecord, PlanRecord, Result, choose, verified_front
 from search.study import Explored, StudySettings, Valued, Valuer, explore, smallest
 from search.truth import BadTruth, BoxTruth, ClassTruth, Truth, check_classes
 from search.verify import BASELINE, Bench, accuracy, fidelity, frames_to_verify, quality_kept
@@ -115,6 +115,7 @@ def run(config: RunConfig, reporter: Reporter) -> Result:
         baseline=baseline,
         front=[PlanRecord(**_facts_of(valued, costs)) for valued in explored.front],
         candidates=candidates,
+        verified_front=verified_front(candidates),
         chosen=chosen.hash if chosen else None,
         config=config.as_written(),
         seconds=clock.seconds,
@@ -239,12 +240,13 @@ def summarise(result: Result, reporter: Reporter) -> None:
     ]  # fmt: skip
     for c in sorted(result.candidates, key=lambda c: c.bytes):
         mark = " *" if c.hash == result.chosen else ""
+        mark += " +" if c.hash in result.verified_front else ""
         rows.append(
             [c.hash + mark, f"{c.bytes / MEGABYTE:.2f}", f"{c.saved_pct:.1f}%",
              percent(c.quality_kept), f"{c.proxy:.3f}", percent(c.mean_fidelity),
              *(_main(c.accuracy[name]) for name in scored)]
         )  # fmt: skip
-    title = f"Verified front within {megabytes(result.budget_bytes)} (* chosen)"
+    title = f"Verified within {megabytes(result.budget_bytes)} (* chosen, + on the verified front)"
     reporter.table(title, header, rows)
     for c in sorted(result.candidates, key=lambda c: c.bytes):
         reporter.say(f"{c.hash}:  " + "\n               ".join(_shares(c.plan)))
