@@ -1,6 +1,6 @@
 """Draw docs/images/scenes.jpg: rendered frames with their boxes, for the README.
 
-    python bench/scene_sheet.py docs/images/scenes.jpg
+python bench/scene_sheet.py docs/images/scenes.jpg
 """
 
 from __future__ import annotations
