@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import os
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,7 +30,6 @@ with warnings.catch_warnings():
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 POOLED = ("global_pool", "avgpool", "pool")
-HUB_ATTEMPT_SECONDS = "10"
 
 
 @dataclass(frozen=True)
@@ -246,7 +244,6 @@ def _hub(spec: ModelSpec) -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
         return
-    os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", HUB_ATTEMPT_SECONDS)
     logging.disable(logging.CRITICAL)  # the hub's client reports every retry; one sentence will do
     try:
         with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
