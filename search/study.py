@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from spaces.plan import SharePlan
 Sampler = Literal["nsga2", "tpe", "random"]
 MEGABYTE = 1e6
 NOTHING_SHARED = SharePlan()
+LOOKED_THROUGH = 5_000
+"""Spaces of at most so many combinations are enumerated for their smallest plan."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +36,10 @@ class StudySettings:
     trials: int
     seed: int
 
-    def name_for(self, encoding: Encoding, budget: int) -> str:
-        """A study goes on only where the same space is explored in the same way."""
-        what = f"{encoding.fingerprint} {budget} {self.sampler} {self.seed}"
+    def name_for(self, encoding: Encoding, proxy: Proxy, budget: int) -> str:
+        """A study goes on only where the same space, worth the same, is explored the same way."""
+        worth = sorted((str(share), round(kept, 6)) for share, kept in proxy.kept.items())
+        what = f"{encoding.fingerprint} {worth} {budget} {self.sampler} {self.seed}"
         return f"{self.name}-{hashlib.sha256(what.encode()).hexdigest()[:8]}"
 
 
@@ -104,9 +108,9 @@ def explore(
     `least` is a plan known to be small: tried first, it makes sure that something is feasible.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = _open(settings, encoding, budget)
+    study = _open(settings, settings.name_for(encoding, valuer.proxy, budget))
     if not study.trials:
-        for plan in dict.fromkeys((*starting_plans(encoding, valuer), least)):
+        for plan in dict.fromkeys((least, *starting_plans(encoding, valuer))):
             study.enqueue_trial(encoding.encode(plan))
 
     def objective(trial: optuna.Trial) -> tuple[float, float]:
@@ -146,10 +150,17 @@ def starting_plans(encoding: Encoding, valuer: Valuer) -> list[SharePlan]:
 def smallest(encoding: Encoding, valuer: Valuer) -> Valued:
     """The plan of fewest bytes that the space is known to hold.
 
-    Coordinate descent on bytes alone, from each order of the slots that puts one model's last:
-    that model is then left whole for the others to share. On equal bytes the better proxy wins.
+    A small space is looked through. In a large one: coordinate descent on bytes alone, from each
+    order of the slots that puts one model's last: that model is then left whole for the others
+    to share. On equal bytes the better proxy wins.
     """
     found = valuer.value(SharePlan())
+    if encoding.size <= LOOKED_THROUGH:
+        names = [slot.name for slot in encoding.slots]
+        for chosen in itertools.product(*(slot.choices for slot in encoding.slots)):
+            plan = encoding.decode(dict(zip(names, chosen, strict=True)))
+            found = min(found, valuer.value(plan), key=_by_bytes)
+        return found
     for trunk in encoding.layouts:
         order = sorted(encoding.slots, key=lambda s: s.name.partition(":")[0] == trunk)
         found = min(found, _descend(encoding, valuer, [s.name for s in order]), key=_by_bytes)
@@ -176,14 +187,14 @@ def _by_bytes(valued: Valued) -> tuple[int, float]:
     return (valued.bytes, -valued.proxy)
 
 
-def _open(settings: StudySettings, encoding: Encoding, budget: int) -> optuna.Study:
+def _open(settings: StudySettings, name: str) -> optuna.Study:
     samplers: Mapping[Sampler, Callable[[], optuna.samplers.BaseSampler]] = {
         "nsga2": lambda: optuna.samplers.NSGAIISampler(seed=settings.seed),
         "tpe": lambda: optuna.samplers.TPESampler(seed=settings.seed, multivariate=True),
         "random": lambda: optuna.samplers.RandomSampler(seed=settings.seed),
     }
     return optuna.create_study(
-        study_name=settings.name_for(encoding, budget),
+        study_name=name,
         storage=JournalStorage(JournalFileBackend(str(settings.store))),
         sampler=samplers[settings.sampler](),
         directions=["minimize", "maximize"],
