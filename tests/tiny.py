@@ -63,6 +63,7 @@ def random_network(arch: str, seed: int) -> Any:
                 name, bench_task="", num_classes=CLASSES[arch], pretrained_backbone=False,
                 image_size=(SIZE[arch], SIZE[arch]),
             )  # fmt: skip
+            net.class_net.predict.conv_pw.bias.fill_(-1.0)  # confident of some boxes
         for part in net.modules():
             if isinstance(part, nn.BatchNorm2d):
                 part.weight.uniform_(0.8, 1.6)
