@@ -44,14 +44,14 @@ def write_json(path: Path, data: Any) -> None:
     write_text(path, json.dumps(data, indent=2, allow_nan=False) + "\n")
 
 
-def make_folder(path: Path) -> Path:
-    """The folder at `path`, made if need be and known to take files."""
+def make_folder(path: Path, key: str = "out") -> Path:
+    """The folder that the config's `key` names, made if need be and known to take files."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             return path
     except OSError as error:
         raise CannotWrite(
-            f"output folder {path} cannot be written to: {error.strerror or error}; "
-            "set `out:` in the config to a folder of yours"
+            f"{key} folder {path} cannot be written to: {error.strerror or error}; "
+            f"set `{key}:` in the config to a folder of yours"
         ) from error

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import joblib
+import torch
 
 from search.config import RunConfig
 from search.console import Reporter
+from search.files import make_folder
 from search.frames import FrameSet, split
 from search.metrics import METRICS
 from search.moments import Moments, PassSettings, measure
@@ -21,7 +24,7 @@ from spaces.facts import survey_all
 from spaces.plan import AdapterSpec, Share
 from spaces.shares import pairs_of, shares_of
 from spaces.stages import StagedModel
-from spaces.zoo import load_model
+from spaces.zoo import ModelSpec, load_model
 
 STATISTICS_VERSION = 2
 """Part of the cache key: bump it when the pass computes something else."""
@@ -34,7 +37,7 @@ class NothingToShare(MergeSearchError):
 def load_deployment(config: RunConfig, reporter: Reporter) -> Deployment:
     """Load, cut and survey the models; print the stage tables."""
     reporter.step("Loading the models")
-    models = {name: load_model(spec) for name, spec in config.model_specs().items()}
+    models = {name: _load(spec, config.seed) for name, spec in config.model_specs().items()}
     facts = survey_all(models)
     reporter.stage_table(facts)
     pairs = pairs_of(facts)
@@ -42,6 +45,13 @@ def load_deployment(config: RunConfig, reporter: Reporter) -> Deployment:
         pair, reason = next(iter(pairs.rejected.items()))
         raise NothingToShare(f"no representation may replace another; {pair}, say: {reason}")
     return Deployment(models, facts, pairs)
+
+
+def _load(spec: ModelSpec, seed: int) -> StagedModel:
+    """`weights: none` are random: the same ones for the same seed and name."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed * 1_000_003 + zlib.crc32(spec.name.encode()))
+        return load_model(spec)
 
 
 def observe(
@@ -87,7 +97,7 @@ def _cached_moments(
         "settings": repr(settings),
     }
     key = hashlib.sha256(f"{STATISTICS_VERSION} {seen}".encode()).hexdigest()[:16]
-    memory = joblib.Memory(config.cache_folder, verbose=0)
+    memory = joblib.Memory(make_folder(config.cache_folder, "cache"), verbose=0)
     cached: Any = memory.cache(_measure, ignore=["job"])
     if cached.check_call_in_cache(key, None):
         reporter.say("  cached from an earlier run on the same models and frames")

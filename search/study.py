@@ -17,6 +17,7 @@ from search.encoding import Encoding
 from search.pareto import front, hypervolume
 from search.proxy import Proxy
 from spaces.cost import CostModel
+from spaces.errors import MergeSearchError
 from spaces.plan import SharePlan
 
 Sampler = Literal["nsga2", "tpe", "random"]
@@ -24,6 +25,10 @@ MEGABYTE = 1e6
 NOTHING_SHARED = SharePlan()
 LOOKED_THROUGH = 5_000
 """Spaces of at most so many combinations are enumerated for their smallest plan."""
+
+
+class DamagedStudy(MergeSearchError):
+    """The file that keeps the trials is not one, or was cut."""
 
 
 @dataclass(frozen=True)
@@ -195,11 +200,20 @@ def _open(settings: StudySettings, name: str) -> optuna.Study:
     }
     return optuna.create_study(
         study_name=name,
-        storage=JournalStorage(JournalFileBackend(str(settings.store))),
+        storage=_storage(settings.store),
         sampler=samplers[settings.sampler](),
         directions=["minimize", "maximize"],
         load_if_exists=True,
     )
+
+
+def _storage(path: Path) -> JournalStorage:
+    try:
+        return JournalStorage(JournalFileBackend(str(path)))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DamagedStudy(
+            f"study {path}: cannot be read ({error}); remove it to start the search afresh"
+        ) from error
 
 
 def _explored(study: optuna.Study, encoding: Encoding, valuer: Valuer, budget: int) -> Explored:
