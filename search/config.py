@@ -284,8 +284,11 @@ class RunConfig(_Section):
         return {name: model.spec(name, self.base) for name, model in self.models.items()}
 
     def as_written(self) -> dict[str, Any]:
-        """The config with all defaults filled in, as plain data."""
-        return self.model_dump(mode="json", exclude_none=True)
+        """The config with all defaults filled in, as plain data, without a URI's credentials."""
+        data = self.model_dump(mode="json", exclude_none=True)
+        if self.mlflow.tracking_uri:
+            data["mlflow"]["tracking_uri"] = without_credentials(self.mlflow.tracking_uri)
+        return data
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -313,6 +316,11 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         return RunConfig.model_validate({**data, "base": path.parent.resolve()})
     except ValidationError as error:
         raise BadConfig(_report(path, error)) from error
+
+
+def without_credentials(text: str) -> str:
+    """The text with `user:password@` taken out of every URI in it."""
+    return re.sub(r"(\w://)[^\s/]*@", r"\1", text)
 
 
 def parse_budget(text: str | int, unmerged: int) -> int:

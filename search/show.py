@@ -23,7 +23,7 @@ def show_plan(file: Path, reporter: Reporter) -> None:
     """Print a plan file; with the result it belongs to, also its costs and verification.
 
     Raises:
-        BadPlan: the file cannot be read or is no plan.
+        BadPlan: the file cannot be read or is no plan, or the result is damaged.
     """
     plan = read_plan(file)
     reporter.say(f"plan {plan.hash}: {len(plan.shares)} shares")
@@ -57,7 +57,10 @@ def _record(file: Path, plan: SharePlan) -> PlanRecord | None:
     path = file.resolve().parent.parent / "result.json"
     if not path.is_file():
         return None
-    result = Result.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    try:
+        result = Result.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadPlan(f"{path} is not a result ({type(error).__name__}: {error})") from error
     known: list[PlanRecord] = [*result.candidates, *result.front]
     return next((record for record in known if record.hash == plan.hash), None)
 

@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 from search.accuracy import Scores
-from search.config import RunConfig
+from search.config import RunConfig, without_credentials
 from search.files import make_folder
 from search.result import CandidateRecord, Result
 from spaces.errors import MergeSearchError
@@ -119,19 +119,14 @@ def _speaking_for_mlflow(target: Target, out: Path) -> Iterator[None]:
         with contextlib.redirect_stderr(io.StringIO()):
             yield
     except (MlflowException, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = without_credentials(" ".join(str(error).split()))[:200]
         raise TrackerUnreachable(
-            f"the MLflow store {_without_credentials(target.uri)} did not take the run "
+            f"the MLflow store {without_credentials(target.uri)} did not take the run "
             f"({reason}); everything is kept in {out}"
         ) from error
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-
-
-def _without_credentials(uri: str) -> str:
-    scheme, separator, rest = uri.partition("://")
-    return f"{scheme}{separator}{rest.rpartition('@')[2]}"
 
 
 def _experiment(client: MlflowClient, target: Target) -> str:

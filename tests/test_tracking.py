@@ -1,0 +1,235 @@
+"""What a run leaves in MLflow: in a sqlite store, and in a real server's."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+from tiny import Ran, Weights, config_data, merged, run_config, write_config
+
+from search import tracking
+from search.config import load_config
+from search.result import Result
+from search.tracking import PARENT_TAG, Target, TrackerUnreachable, record
+from spaces.plan import SharePlan
+
+pytest_plugins = ["tiny_fixtures"]
+
+
+@pytest.fixture(autouse=True)
+def _own_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+class Logged:
+    """What a store holds of one run."""
+
+    def __init__(self, uri: str, experiment: str = "merge-search") -> None:
+        self.client = MlflowClient(tracking_uri=uri)
+        known = self.client.get_experiment_by_name(experiment)
+        assert known is not None
+        runs = list(self.client.search_runs([known.experiment_id]))
+        (self.parent,) = [run for run in runs if PARENT_TAG not in run.data.tags]
+        self.children = [run for run in runs if PARENT_TAG in run.data.tags]
+
+    def files(self, run: Run, folder: str | None = None) -> set[str]:
+        return {entry.path for entry in self.client.list_artifacts(run.info.run_id, folder)}
+
+    def read(self, run: Run, path: str, into: Path) -> bytes:
+        return Path(self.client.download_artifacts(run.info.run_id, path, str(into))).read_bytes()
+
+
+@pytest.fixture(scope="module")
+def logged(tiny_run: Ran) -> Logged:
+    return Logged(Target.of(tiny_run.config).uri)
+
+
+def test_runs_go_to_sqlite_beside_the_outputs_by_default(tiny_run: Ran) -> None:
+    target = Target.of(tiny_run.config)
+    assert target.uri == f"sqlite:///{tiny_run.config.base / 'out' / 'mlflow.db'}"
+    assert (tiny_run.config.base / "out" / "mlflow.db").is_file()
+    assert not (tiny_run.config.base / "mlruns").exists() and not Path("mlruns").exists()
+
+
+def test_every_candidate_and_the_baseline_are_children_of_one_parent(
+    tiny_run: Ran, logged: Logged
+) -> None:
+    assert len(logged.children) == len(tiny_run.result.candidates) + 1
+    assert {c.data.tags[PARENT_TAG] for c in logged.children} == {logged.parent.info.run_id}
+    assert {run.info.status for run in (logged.parent, *logged.children)} == {"FINISHED"}
+    kinds = sorted(run.data.tags["merge_search.kind"] for run in logged.children)
+    assert kinds == ["baseline", *["candidate"] * len(tiny_run.result.candidates)]
+
+
+def test_children_have_the_same_metrics_so_that_they_compare(logged: Logged) -> None:
+    shared = {"bytes_mb", "macs_m", "saved_pct", "proxy", "fidelity", "quality_kept", "top1_a"}
+    for run in logged.children:
+        assert shared <= set(run.data.metrics)
+
+
+def test_candidates_carry_their_numbers_and_their_plan(
+    tiny_run: Ran, logged: Logged, tmp_path: Path
+) -> None:
+    by_plan = {run.data.tags.get("merge_search.plan"): run for run in logged.children}
+    for candidate in tiny_run.result.candidates:
+        run = by_plan[candidate.hash]
+        assert run.data.metrics["bytes_mb"] == candidate.bytes / 1e6
+        assert run.data.metrics["top1_a"] == candidate.accuracy["a"]["top1"]
+        assert run.data.metrics["quality_kept"] == candidate.quality_kept
+        chosen = run.data.tags["merge_search.chosen"]
+        assert chosen == str(candidate.hash == tiny_run.result.chosen).lower()
+        plan = SharePlan.from_json(logged.read(run, "plan.json", tmp_path).decode())
+        assert plan.hash == candidate.hash
+
+
+def test_the_hypervolume_is_logged_step_by_step(tiny_run: Ran, logged: Logged) -> None:
+    history = logged.client.get_metric_history(logged.parent.info.run_id, "hypervolume")
+    by_step = {point.step: point.value for point in history}
+    assert by_step == dict(enumerate(tiny_run.result.study["hypervolume"]))
+
+
+def test_the_parent_holds_the_result_the_pictures_and_the_config(
+    tiny_run: Ran, logged: Logged, tmp_path: Path
+) -> None:
+    assert {"result.json", "config.yaml", "stages.md"} <= logged.files(logged.parent)
+    assert logged.files(logged.parent, "pictures") == {
+        "pictures/front.png", "pictures/similarity.png",
+    }  # fmt: skip
+    held = json.loads(logged.read(logged.parent, "result.json", tmp_path))
+    assert Result.from_dict(held) == tiny_run.result
+    picture = logged.read(logged.parent, "pictures/front.png", tmp_path)
+    assert picture == (tiny_run.out / "front.png").read_bytes()
+
+
+def test_the_parent_names_what_the_run_was(tiny_run: Ran, logged: Logged) -> None:
+    told = logged.parent.data.params
+    assert (told["seed"], told["trials"], told["metric"]) == ("3", "40", "r2")
+    assert told["frames_hash"] == tiny_run.result.frames["hash"]
+    assert logged.parent.data.tags["merge_search.search"] == "tiny"
+
+
+def test_the_environment_goes_before_the_config(
+    tiny_run: Ran, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = tiny_run.config.as_written()
+    data = merged(written, {"mlflow.tracking_uri": "sqlite:///other.db"})
+    config = load_config(write_config(tmp_path, data))
+    assert Target.of(config).uri == "sqlite:///other.db"
+    uri = f"sqlite:///{tmp_path / 'environment.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.chdir(tmp_path)
+    target = Target.of(config)
+    assert target.uri == uri
+    record(tiny_run.result, tiny_run.out, target)
+    assert len(Logged(uri).children) == len(tiny_run.result.candidates) + 1
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    """A real MLflow server on loopback, stopped with all its children."""
+    port = free_port()
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port",
+               str(port), "--workers", "1", "--backend-store-uri", f"sqlite:///{tmp_path}/s.db",
+               "--artifacts-destination", str(tmp_path / "artifacts")]  # fmt: skip
+    quiet = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with (tmp_path / "server.log").open("wb") as log:
+        process = subprocess.Popen(
+            command, stdout=log, stderr=log, env=quiet, start_new_session=True, cwd=tmp_path
+        )
+    try:
+        wait_for(f"http://127.0.0.1:{port}/health", process, tmp_path / "server.log")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(process.pid, 15)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, 9)
+            process.wait(20)
+
+
+def wait_for(url: str, process: subprocess.Popen[bytes], log: Path, seconds: int = 120) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and process.poll() is None:
+        try:
+            with urllib.request.urlopen(url, timeout=2) as answer:
+                if answer.status == 200:
+                    return
+        except OSError:
+            time.sleep(0.3)
+    raise AssertionError(f"the server did not start: {log.read_text()[-2000:]}")
+
+
+def test_a_real_server_takes_a_run(tiny_run: Ran, server: str, tmp_path: Path) -> None:
+    said = record(tiny_run.result, tiny_run.out, Target(server, "merge-search", None))
+    logged = Logged(server)
+    assert logged.parent.info.run_id in said
+    assert len(logged.children) == len(tiny_run.result.candidates) + 1
+    held = json.loads(logged.read(logged.parent, "result.json", tmp_path))
+    assert Result.from_dict(held) == tiny_run.result
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "3")
+
+
+SECRET = "s3cret-word"
+
+
+def nobody(credentials: str = "") -> str:
+    return f"http://{credentials}127.0.0.1:{free_port()}"
+
+
+@pytest.mark.usefixtures("impatient")
+def test_an_unreachable_server_is_told_in_a_sentence_without_credentials(tiny_run: Ran) -> None:
+    uri = nobody(f"me:{SECRET}@")
+    with pytest.raises(TrackerUnreachable) as caught:
+        record(tiny_run.result, tiny_run.out, Target(uri, "x", None))
+    text = str(caught.value)
+    assert uri.rpartition("@")[2] in text and str(tiny_run.out) in text
+    assert "did not take the run" in text and "\n" not in text
+    assert SECRET not in text and caught.value.exit_code == 1
+
+
+@pytest.mark.usefixtures("impatient")
+def test_the_result_is_kept_when_the_server_is_not_there(tmp_path: Path, weights: Weights) -> None:
+    data: dict[str, Any] = merged(config_data(weights), {"search.trials": 5})
+    path = write_config(tmp_path, merged(data, {"mlflow.tracking_uri": nobody(f"me:{SECRET}@")}))
+    with pytest.raises(TrackerUnreachable):
+        run_config(path)
+    out = tmp_path / "out" / "tiny"
+    kept = (out / "result.json").read_text()
+    assert Result.from_dict(json.loads(kept)).chosen
+    assert (out / "front.png").is_file()
+    assert SECRET not in kept
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("uri", ["nonsense://x", "sqlite:////proc/none/x.db"])
+def test_a_store_that_is_none_is_told_in_a_sentence(tiny_run: Ran, uri: str) -> None:
+    with pytest.raises(TrackerUnreachable, match="did not take the run"):
+        record(tiny_run.result, tiny_run.out, Target(uri, "x", None))
+
+
+def test_mlflow_stays_behind_its_door(tiny_run: Ran) -> None:
+    assert "INFO" not in tiny_run.said and tracking.ENVIRONMENT == "MLFLOW_TRACKING_URI"
