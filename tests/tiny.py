@@ -47,7 +47,9 @@ Weights = Callable[[str, int], Path]
 
 
 @torch.no_grad()
-def random_network(arch: str, seed: int) -> Any:
+def random_network(
+    arch: str, seed: int, classes: int | None = None, size: int | None = None
+) -> Any:
     """The uncut network; its BatchNorms do something, as those of trained ones do."""
     with warnings.catch_warnings(), torch.random.fork_rng():
         warnings.simplefilter("ignore")
@@ -56,12 +58,13 @@ def random_network(arch: str, seed: int) -> Any:
 
         torch.manual_seed(seed)
         library, _, name = arch.partition("/")
+        classes, size = classes or CLASSES[arch], size or SIZE[arch]
         if library == "timm":
-            net = timm.create_model(name, num_classes=CLASSES[arch])
+            net = timm.create_model(name, num_classes=classes)
         else:
             net = effdet.create_model(
-                name, bench_task="", num_classes=CLASSES[arch], pretrained_backbone=False,
-                image_size=(SIZE[arch], SIZE[arch]),
+                name, bench_task="", num_classes=classes, pretrained_backbone=False,
+                image_size=(size, size),
             )  # fmt: skip
             net.class_net.predict.conv_pw.bias.fill_(-1.0)  # confident of some boxes
         for part in net.modules():
