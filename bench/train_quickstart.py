@@ -219,7 +219,8 @@ def freeze_early(backbone: Any) -> Callable[[Tensor], Tensor]:
     early = nn.Sequential(backbone.conv_stem, backbone.bn1, backbone.blocks[0], backbone.blocks[1])
     early.requires_grad_(False).eval()
     example = torch.zeros(BATCH, 3, 64, 64).contiguous(memory_format=torch.channels_last)
-    folded: Callable[[Tensor], Tensor] = torch.jit.freeze(torch.jit.trace(early, example))
+    traced = torch.jit.trace(early, example)  # type: ignore[no-untyped-call]
+    folded: Callable[[Tensor], Tensor] = torch.jit.freeze(traced)
     return folded
 
 
@@ -231,6 +232,17 @@ def hold_statistics(backbone: nn.Module) -> None:
 
 
 # --- training -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Training:
+    """What to train, for how long, in which order of frames, and how boldly (1: from ImageNet)."""
+
+    kind: str
+    minutes: float
+    work: Path
+    seed: int
+    rate: float
 
 
 class Average:
@@ -326,21 +338,33 @@ def parameter_groups(new: Iterable[nn.Parameter], model: nn.Module) -> list[dict
     return [{"params": fresh, "peak": 1.5e-3}, {"params": old, "peak": 3e-4}]
 
 
-def train(kind: str, minutes: float, work: Path, seed: int) -> None:
-    """Train one network and keep its averaged weights in `work`."""
-    torch.manual_seed(seed)
-    rng = np.random.default_rng(seed)
-    frames, test = training(work), held_out(work)
-    task = DetectorTask() if kind == "detector" else ClassifierTask()
+def start(kind: str) -> ClassifierTask | DetectorTask:
+    """A network that knows what ImageNet taught, and nothing of its own task."""
+    torch.manual_seed(0)
+    return DetectorTask() if kind == "detector" else ClassifierTask()
+
+
+def resume(kind: str, work: Path) -> tuple[ClassifierTask | DetectorTask, dict[str, Any]]:
+    """The network of the last checkpoint and the note on how it was trained so far."""
+    saved = torch.load(work / f"{kind}.pt", weights_only=True)
+    task = start(kind)
+    task.model.load_state_dict(saved["weights"])
+    return task, saved["note"]
+
+
+def train(task: ClassifierTask | DetectorTask, before: dict[str, Any], plan: Training) -> None:
+    """Train one network and keep its averaged weights in the plan's `work`."""
+    rng = np.random.default_rng(plan.seed)
+    frames, test = training(plan.work), held_out(plan.work)
     average = Average(task.model, 0.998)
     groups = parameter_groups(task.new_parameters(), task.model)
     optimiser = torch.optim.AdamW(groups, lr=1e-3, weight_decay=0.01)
-    start, last_look, losses = time.monotonic(), 0.0, []
+    begin, last_look, losses = time.monotonic(), 0.0, []
     for step, chosen in enumerate(batches(len(frames.labels), rng)):
-        elapsed = time.monotonic() - start
-        done = elapsed / (60 * minutes)
+        elapsed = time.monotonic() - begin
+        done = elapsed / (60 * plan.minutes)
         for group in optimiser.param_groups:
-            group["lr"] = group["peak"] * schedule(done, step)
+            group["lr"] = plan.rate * group["peak"] * schedule(done, step)
         loss = task.loss(frames, chosen, rng)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -353,9 +377,10 @@ def train(kind: str, minutes: float, work: Path, seed: int) -> None:
                   flush=True)  # fmt: skip
         if elapsed - last_look > 400 or done >= 1:
             last_look = elapsed
-            note = {"kind": kind, "steps": step + 1, "batch": BATCH, "seed": seed,
-                    "minutes": round(elapsed / 60, 1)}  # fmt: skip
-            torch.save({"weights": average.model.state_dict(), "note": note}, work / f"{kind}.pt")
+            note = {"seed": plan.seed, "batch": BATCH, "steps": before.get("steps", 0) + step + 1,
+                    "minutes": round(before.get("minutes", 0) + elapsed / 60, 1)}  # fmt: skip
+            saved = {"weights": average.model.state_dict(), "note": note}
+            torch.save(saved, plan.work / f"{plan.kind}.pt")
             print(note, task.score(average.model, test, 120), flush=True)
         if done >= 1:
             return
@@ -590,12 +615,17 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=30.0, help="length of a training")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    parser.add_argument("--rate", type=float, default=1.0, help="factor on all learning rates")
     work = Path(tempfile.gettempdir()) / "merge-search-quickstart"
     parser.add_argument("--work", type=Path, default=work)
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
     if chosen.command in ("detector", "classifier"):
-        train(chosen.command, chosen.minutes, chosen.work, chosen.seed)
+        kind = chosen.command
+        task, before = resume(kind, chosen.work) if chosen.resume else (start(kind), {})
+        plan = Training(kind, chosen.minutes, chosen.work, chosen.seed, chosen.rate)
+        train(task, before, plan)
     else:
         {"overfit": overfit, "export": export, "evaluate": evaluate}[chosen.command](chosen.work)
 
