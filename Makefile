@@ -17,7 +17,7 @@ quickstart: $(VENV)/.installed
 	$(BIN)/merge-search run runs/quickstart.yaml
 	@echo
 	@echo "Compare the candidates in MLflow:  $(BIN)/merge-search ui runs/quickstart.yaml"
-	@echo "then open http://127.0.0.1:5000"
+	@echo "and open the address that it prints."
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest

@@ -125,7 +125,7 @@ def split(frames: FrameSet, unseen: int) -> tuple[Subset, Subset]:
     return Subset(frames, seen), Subset(frames, tuple(sorted(kept)))
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=512)
 def scene(settings: SceneSettings, index: int) -> Scene:
     """A rendered scene; labels and pictures of the same frames are asked for one after another."""
     return render(settings, index)

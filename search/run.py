@@ -239,10 +239,10 @@ def summarise(result: Result, reporter: Reporter) -> None:
          *(_main(result.baseline[name]) for name in scored)]
     ]  # fmt: skip
     for c in sorted(result.candidates, key=lambda c: c.bytes):
-        mark = " *" if c.hash == result.chosen else ""
-        mark += " +" if c.hash in result.verified_front else ""
+        mark = "*" if c.hash == result.chosen else ""
+        mark += "+" if c.hash in result.verified_front else ""
         rows.append(
-            [c.hash + mark, f"{c.bytes / MEGABYTE:.2f}", f"{c.saved_pct:.1f}%",
+            [f"{c.hash} {mark}", f"{c.bytes / MEGABYTE:.2f}", f"{c.saved_pct:.1f}%",
              percent(c.quality_kept), f"{c.proxy:.3f}", percent(c.mean_fidelity),
              *(_main(c.accuracy[name]) for name in scored)]
         )  # fmt: skip

@@ -22,6 +22,7 @@ from spaces.plan import SharePlan
 
 Sampler = Literal["nsga2", "tpe", "random"]
 MEGABYTE = 1e6
+LAYERS = 3
 NOTHING_SHARED = SharePlan()
 LOOKED_THROUGH = 5_000
 """Spaces of at most so many combinations are enumerated for their smallest plan."""
@@ -72,16 +73,18 @@ class Explored:
     """How many different plans were valued."""
 
     def shortlist(self, most: int) -> list[Valued]:
-        """The plans to look at more closely: the front, then the front of the rest, and so on.
+        """The plans to look at more closely: of the outermost layers, the highest proxies.
 
-        Within a layer the higher proxy goes first, for that is what the budget is spent on.
+        The first layer is the front, the next the front of the rest, and so on. What is close
+        behind the front may be better than the proxy says; what is cheap but poor does not serve
+        a user whose budget is met already.
         """
-        rest, taken = list(self.feasible), list[Valued]()
-        while rest and len(taken) < most:
+        rest, near = list(self.feasible), list[Valued]()
+        for _ in range(LAYERS):
             layer = [rest[i] for i in front([(v.bytes, v.proxy) for v in rest])]
-            taken += sorted(layer, key=lambda v: -v.proxy)
+            near += layer
             rest = [v for v in rest if v not in layer]
-        return taken[:most]
+        return sorted(near, key=lambda v: (-v.proxy, v.bytes))[:most]
 
 
 class Valuer:

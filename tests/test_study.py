@@ -27,7 +27,7 @@ from search.study import (
 )
 from spaces.cost import CostModel
 from spaces.facts import layouts_of
-from spaces.plan import LINEAR, Share, SharePlan
+from spaces.plan import LINEAR, Ref, Share, SharePlan
 from spaces.shares import pairs_of, shares_of
 
 SAMPLERS: tuple[Sampler, ...] = ("nsga2", "tpe", "random")
@@ -235,16 +235,6 @@ def test_the_starting_plans_hold_nothing_and_each_slots_best_and_deepest() -> No
         assert SharePlan((best,)) in plans
 
 
-def test_the_shortlist_is_peeled_front_by_front() -> None:
-    plans = [SharePlan((share,)) for share in list(SMALL.worth)[:5]]
-    quality = (0.5, 0.9, 0.4, 0.8, 0.3)
-    sizes = (10, 20, 10, 20, 30)
-    valued = tuple(Valued(p, b, q) for p, b, q in zip(plans, sizes, quality, strict=True))
-    found = Explored(valued[:2], valued, (0.5,), 5, 5)
-    assert [valued.index(v) for v in found.shortlist(10)] == [1, 0, 3, 2, 4]
-    assert [valued.index(v) for v in found.shortlist(3)] == [1, 0, 3]
-
-
 def test_each_plan_is_valued_once() -> None:
     world = World({"a": 3, "b": 3})
     plan = world.encoding.decode(
@@ -254,3 +244,15 @@ def test_each_plan_is_valued_once() -> None:
     valued = world.valuer.value(plan)
     assert valued.bytes == world.costs.bytes(plan)
     assert valued.proxy == world.valuer.proxy.quality(plan)
+
+
+def test_the_shortlist_takes_the_best_proxies_of_the_layers_next_to_the_front() -> None:
+    def valued(size: int, proxy: float) -> Valued:
+        share = Share(Ref("b", f"s{size}"), Ref("a", f"s{int(1000 * proxy)}"))
+        return Valued(SharePlan((share,)), size, proxy)
+
+    front_, behind = [valued(1, 0.2), valued(2, 0.9)], [valued(3, 0.85), valued(2, 0.1)]
+    third, fourth = [valued(4, 0.8)], [valued(5, 0.7)]
+    found = Explored(tuple(front_), (*fourth, *third, *behind, *front_), (), 6, 6)
+    assert [v.proxy for v in found.shortlist(4)] == [0.9, 0.85, 0.8, 0.2]
+    assert fourth[0] not in found.shortlist(99)
