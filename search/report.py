@@ -119,7 +119,8 @@ def _draw_verified(axes: Axes, result: Result) -> None:
     if not measured:
         return
     steps = [measured[plan] for plan in result.verified_front]
-    axes.plot(*zip(*steps, strict=True), "-", color=BLUE, linewidth=1.5, label="verified front")
+    if len(steps) > 1:
+        axes.plot(*zip(*steps, strict=True), "-", color=BLUE, label="verified front")
     axes.plot(
         *zip(*measured.values(), strict=True),
         "D", color=BLUE, markersize=6, label="verified on ground truth",
