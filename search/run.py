@@ -22,7 +22,15 @@ from search.pareto import spread
 from search.prepare import load_deployment, observe, similarities
 from search.proxy import Proxy
 from search.result import CandidateRecord, ModelRecord, PlanRecord, Result, choose, verified_front
-from search.study import Explored, StudySettings, Valued, Valuer, explore, smallest
+from search.study import (
+    Explored,
+    StudySettings,
+    Valued,
+    Valuer,
+    explore,
+    smallest,
+    smallest_thoroughly,
+)
 from search.truth import BadTruth, BoxTruth, ClassTruth, Truth, check_classes
 from search.verify import BASELINE, Bench, accuracy, fidelity, frames_to_verify, quality_kept
 from spaces.cost import CostModel
@@ -87,6 +95,8 @@ def run(config: RunConfig, reporter: Reporter) -> Result:
     encoding = Encoding(layouts, sorted(shares))
     valuer = Valuer(costs, Proxy(shares, layouts))
     least = smallest(encoding, valuer)
+    if least.bytes > budget:
+        least = smallest_thoroughly(encoding, valuer)
     if least.bytes > budget:
         write_json(out / "plans" / f"{least.plan.hash}.json", least.plan.to_dict())
         raise BudgetTooSmall(budget, costs.unmerged_bytes, least)

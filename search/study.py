@@ -158,9 +158,8 @@ def starting_plans(encoding: Encoding, valuer: Valuer) -> list[SharePlan]:
 def smallest(encoding: Encoding, valuer: Valuer) -> Valued:
     """The plan of fewest bytes that the space is known to hold.
 
-    A small space is looked through. In a large one: coordinate descent on bytes alone, from each
-    order of the slots that puts one model's last: that model is then left whole for the others
-    to share. On equal bytes the better proxy wins.
+    A small space is looked through. In a large one: coordinate descent on bytes alone, starting
+    from nothing shared. On equal bytes the better proxy wins.
     """
     found = valuer.value(SharePlan())
     if encoding.size <= LOOKED_THROUGH:
@@ -169,15 +168,36 @@ def smallest(encoding: Encoding, valuer: Valuer) -> Valued:
             plan = encoding.decode(dict(zip(names, chosen, strict=True)))
             found = min(found, valuer.value(plan), key=_by_bytes)
         return found
-    for trunk in encoding.layouts:
-        order = sorted(encoding.slots, key=lambda s: s.name.partition(":")[0] == trunk)
-        found = min(found, _descend(encoding, valuer, [s.name for s in order]), key=_by_bytes)
+    for order in _trunk_orders(encoding):
+        found = min(found, _descend(encoding, valuer, order, SharePlan()), key=_by_bytes)
     return found
 
 
-def _descend(encoding: Encoding, valuer: Valuer, order: Sequence[str]) -> Valued:
+def smallest_thoroughly(encoding: Encoding, valuer: Valuer) -> Valued:
+    """As `smallest`, but a large space is descended from every single share: before a budget is
+    refused, seconds do not matter."""
+    found = smallest(encoding, valuer)
+    if encoding.size <= LOOKED_THROUGH:
+        return found
+    shares = [s for slot in encoding.slots for s in slot.choices.values() if s is not None]
+    for order in _trunk_orders(encoding):
+        for share in shares:
+            start = SharePlan((share,))
+            found = min(found, _descend(encoding, valuer, order, start), key=_by_bytes)
+    return found
+
+
+def _trunk_orders(encoding: Encoding) -> list[list[str]]:
+    """Orders of the slots, each with one model's last: that model is left whole for the others."""
+    return [
+        [s.name for s in sorted(encoding.slots, key=lambda s: s.name.partition(":")[0] == trunk)]
+        for trunk in encoding.layouts
+    ]
+
+
+def _descend(encoding: Encoding, valuer: Valuer, order: Sequence[str], start: SharePlan) -> Valued:
     slots = {slot.name: slot for slot in encoding.slots}
-    parameters = encoding.encode(SharePlan())
+    parameters = encoding.encode(start)
     best = valuer.value(encoding.decode(parameters))
     improved = True
     while improved:

@@ -23,6 +23,7 @@ from search.study import (
     Valuer,
     explore,
     smallest,
+    smallest_thoroughly,
     starting_plans,
 )
 from spaces.cost import CostModel
@@ -233,6 +234,16 @@ def test_the_starting_plans_hold_nothing_and_each_slots_best_and_deepest() -> No
         shares = [s for s in slot.choices.values() if s]
         best = max(shares, key=lambda s: world.worth[s])
         assert SharePlan((best,)) in plans
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_before_a_budget_is_refused_a_large_space_is_descended_from_every_share(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("search.study.LOOKED_THROUGH", 0)  # take this space for a large one
+    world = World({"a": 4, "b": 3}, {"b": (0, 2)}, seed)
+    least = min(valued.bytes for valued in world.everything())
+    assert smallest_thoroughly(world.encoding, world.valuer).bytes == least
 
 
 def test_each_plan_is_valued_once() -> None:
