@@ -72,7 +72,7 @@ def percent(share: float | None) -> str:
 def _table(title: str, *header: str) -> Table:
     table = Table(
         title=title, title_justify="left", title_style="bold", header_style="", box=SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
+        padding=(0, 1, 0, 0), show_edge=False,
     )  # fmt: skip
     for index, name in enumerate(header):
         words = index == 0 or name in ("shape", "tap", "donor", "recipient", "adapter")
