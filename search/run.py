@@ -258,6 +258,7 @@ def summarise(result: Result, reporter: Reporter) -> None:
         )  # fmt: skip
     title = f"Verified within {megabytes(result.budget_bytes)} (* chosen, + on the verified front)"
     reporter.table(title, header, rows)
+    reporter.say("")
     for c in sorted(result.candidates, key=lambda c: c.bytes):
         reporter.say(f"{c.hash}:  " + "\n               ".join(_shares(c.plan)))
 
