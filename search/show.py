@@ -26,7 +26,8 @@ def show_plan(file: Path, reporter: Reporter) -> None:
         BadPlan: the file cannot be read or is no plan, or the result is damaged.
     """
     plan = read_plan(file)
-    reporter.say(f"plan {plan.hash}: {len(plan.shares)} shares")
+    count = len(plan.shares)
+    reporter.say(f"plan {plan.hash}: {count} {'share' if count == 1 else 'shares'}")
     rows = [[str(s.recipient), str(s.donor), str(s.adapter)] for s in plan.shares]
     reporter.table("Shares", ["recipient takes its representation", "from donor", "adapter"], rows)
     record = _record(file, plan)

@@ -149,7 +149,7 @@ def test_plan_show_tells_shares_costs_and_verification(tiny_run: Ran) -> None:
     assert answer.exit_code == 0, answer.output
     for share in chosen.plan["shares"]:
         assert share["donor"] in answer.stdout and share["recipient"] in answer.stdout
-    assert f"plan {chosen.hash}: {len(chosen.plan['shares'])} shares" in answer.stdout
+    assert f"plan {chosen.hash}: {len(chosen.plan['shares'])} share" in answer.stdout
     assert f"holds {chosen.bytes / 1e6:.2f} MB" in answer.stdout
     assert f"verified a: top1 {chosen.accuracy['a']['top1']:.3f}" in answer.stdout
 
