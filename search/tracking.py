@@ -34,6 +34,7 @@ from mlflow.tracking import MlflowClient
 ENVIRONMENT = "MLFLOW_TRACKING_URI"
 STORE = "mlflow.db"
 ARTIFACTS = "mlartifacts"
+DATABASES = ("sqlite:", "postgresql", "mysql", "mssql")
 PARENT_TAG = "mlflow.parentRunId"
 KIND_TAG, MODEL_TRAINING = "mlflow.experimentKind", "custom_model_development"
 """Without it the UI opens an experiment as one of language-model traces."""
@@ -54,16 +55,17 @@ class Target:
 
     @classmethod
     def of(cls, config: RunConfig) -> Target:
-        """MLFLOW_TRACKING_URI, else the config's, else sqlite beside the run outputs."""
+        """MLFLOW_TRACKING_URI, else the config's, else sqlite beside the run outputs.
+
+        A server places its artifacts itself. A database used directly would have MLflow put them
+        into the folder where the user happens to stand, so they are told to go to the outputs.
+        """
         given = os.environ.get(ENVIRONMENT) or config.mlflow.tracking_uri
-        if given:
+        if given and not given.startswith(DATABASES):
             return cls(given, config.mlflow.experiment, None)
         folder = make_folder(config.base / "out")
-        return cls(
-            f"sqlite:///{folder / STORE}",
-            config.mlflow.experiment,
-            (folder / ARTIFACTS).resolve().as_uri(),
-        )
+        uri = given or f"sqlite:///{folder / STORE}"
+        return cls(uri, config.mlflow.experiment, (folder / ARTIFACTS).resolve().as_uri())
 
 
 def record(result: Result, out: Path, target: Target) -> str:
@@ -118,7 +120,7 @@ def _speaking_for_mlflow(target: Target, out: Path) -> Iterator[None]:
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             yield
-    except (MlflowException, OSError) as error:
+    except (MlflowException, OSError, ImportError) as error:
         reason = without_credentials(" ".join(str(error).split()))[:200]
         raise TrackerUnreachable(
             f"the MLflow store {without_credentials(target.uri)} did not take the run "

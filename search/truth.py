@@ -143,9 +143,10 @@ def coco_truth(file: Path, images: Path, sampling: Sampling) -> BoxTruth:
     taken = [entries[i] for i in _taken(len(entries), sampling, file)]
     paths = tuple(images / str(entry["file_name"]) for entry in taken)
     _check_present(paths, file)
-    return BoxTruth(
-        ImageFiles(paths), tuple(tuple(by_image[entry["id"]]) for entry in taken), categories
-    )
+    annotations = tuple(tuple(by_image[entry["id"]]) for entry in taken)
+    if not any(annotations):
+        raise BadTruth(f"labels {file}: no box on any of the {len(taken)} images taken from it")
+    return BoxTruth(ImageFiles(paths), annotations, categories)
 
 
 def check_classes(truth: ClassTruth, num_classes: int, model: str) -> None:

@@ -178,6 +178,17 @@ def wait_for(url: str, process: subprocess.Popen[bytes], log: Path, seconds: int
     raise AssertionError(f"the server did not start: {log.read_text()[-2000:]}")
 
 
+def test_a_database_used_directly_does_not_scatter_artifacts_where_the_user_stands(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = load_config(Path(__file__).parent.parent / "runs" / "quickstart.yaml")
+    for uri, placed in (("sqlite:///elsewhere.db", True), ("http://127.0.0.1:5000", False)):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        target = tracking.Target.of(config)
+        assert target.uri == uri
+        assert bool(target.artifacts and str(config.base) in target.artifacts) == placed
+
+
 def test_a_real_server_takes_a_run(tiny_run: Ran, server: str, tmp_path: Path) -> None:
     said = record(tiny_run.result, tiny_run.out, Target(server, "merge-search", None))
     logged = Logged(server)

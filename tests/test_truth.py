@@ -242,3 +242,19 @@ def test_scenes_know_their_own_labels_and_boxes() -> None:
         assert labels.labels[k] == scene.label
         assert [a["bbox"] for a in boxes.annotations[k]] == scene.boxes.tolist()
         assert [a["category_id"] - 1 for a in boxes.annotations[k]] == scene.classes.tolist()
+
+
+def test_labels_without_a_single_box_are_refused(tmp_path: Path) -> None:
+    save_image(tmp_path / "a.png", seed=0)
+    file = tmp_path / "instances.json"
+    file.write_text(
+        json.dumps(
+            {
+                "images": [{"id": 1, "file_name": "a.png"}],
+                "annotations": [],
+                "categories": [{"id": 1, "name": "car"}],
+            }
+        )
+    )
+    with pytest.raises(BadTruth, match="no box on any of the 1 images"):
+        coco_truth(file, tmp_path, Sampling())
