@@ -39,8 +39,7 @@ class CandidateRecord(PlanRecord):
 
     @property
     def mean_fidelity(self) -> float | None:
-        known = [value for value in self.fidelity.values() if value is not None]
-        return sum(known) / len(known) if known else None
+        return mean_known(self.fidelity)
 
 
 @dataclass(frozen=True)
@@ -96,6 +95,12 @@ class Result:
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that numbers depend on."""
     return {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES}
+
+
+def mean_known(fidelity: Mapping[str, float | None]) -> float | None:
+    """Mean over the models whose fidelity is known; None if none is."""
+    known = [value for value in fidelity.values() if value is not None]
+    return sum(known) / len(known) if known else None
 
 
 def verified_front(candidates: list[CandidateRecord]) -> list[str]:

@@ -21,7 +21,15 @@ from search.observed import Deployment, Observed
 from search.pareto import spread
 from search.prepare import load_deployment, observe, similarities
 from search.proxy import Proxy
-from search.result import CandidateRecord, ModelRecord, PlanRecord, Result, choose, verified_front
+from search.result import (
+    CandidateRecord,
+    ModelRecord,
+    PlanRecord,
+    Result,
+    choose,
+    mean_known,
+    verified_front,
+)
 from search.study import (
     Explored,
     StudySettings,
@@ -277,10 +285,7 @@ def _shares(plan: dict[str, object]) -> list[str]:
 
 def _most_faithful(faithful: Sequence[Mapping[str, float | None]], most: int) -> list[int]:
     """Indices of the plans with the best mean fidelity; with none known, spread evenly."""
-    means: list[float | None] = []
-    for by_model in faithful:
-        known = [value for value in by_model.values() if value is not None]
-        means.append(sum(known) / len(known) if known else None)
+    means = [mean_known(by_model) for by_model in faithful]
     ranked = [k for k, mean in enumerate(means) if mean is not None]
     if not ranked:
         return spread(len(faithful), most)
