@@ -16,8 +16,10 @@ from pycocotools.cocoeval import COCOeval
 from search.truth import BoxTruth
 from spaces.inputs import InputSpec, boxes_to_frame
 
-Answers = NDArray[np.float32]
-"""(frames, classes) logits, or (frames, n, 6) detections as a detector's head gives them."""
+Ranked = NDArray[np.int64]
+"""(frames, 5) classes, the one with the greatest logit first; fewer if there are fewer classes."""
+Detections = NDArray[np.float32]
+"""(frames, n, 6) as a detector's head gives them."""
 Scores = dict[str, float]
 
 CONFIDENT = 0.3
@@ -32,15 +34,20 @@ class Geometry:
     spec: InputSpec
 
 
-def top_k(logits: Answers, labels: Sequence[int]) -> Scores:
+def ranked(logits: NDArray[np.float32]) -> Ranked:
+    """All that is asked of (frames, classes) logits; of 1000 classes a hundredth of the memory."""
+    return np.argsort(-logits, axis=1, kind="stable")[:, :5].copy()
+
+
+def top_k(answers: Ranked, labels: Sequence[int]) -> Scores:
     """Share of frames whose label is the first, or among the first five, of the classes."""
-    wanted = np.asarray(labels)[:, None]
-    five = np.argsort(-logits, axis=1, kind="stable")[:, :5]
-    hits = five == wanted
+    hits = answers == np.asarray(labels)[:, None]
     return {"top1": float(hits[:, 0].mean()), "top5": float(hits.any(1).mean())}
 
 
-def coco_map(detections: Answers, geometry: Geometry, truth: BoxTruth, num_classes: int) -> Scores:
+def coco_map(
+    detections: Detections, geometry: Geometry, truth: BoxTruth, num_classes: int
+) -> Scores:
     """COCO's mAP over IoU 0.50 to 0.95, AP at 0.50, and AP per category, by pycocotools."""
     ids = truth.category_ids(num_classes)
     found = _as_results(detections, geometry, ids)
@@ -53,13 +60,13 @@ def coco_map(detections: Answers, geometry: Geometry, truth: BoxTruth, num_class
     return _evaluate(images, annotations, list(truth.categories), found)
 
 
-def agreement(logits: Answers, original: Answers) -> float:
+def agreement(answers: Ranked, original: Ranked) -> float:
     """Share of frames on which two classifiers give the same class."""
-    return float((logits.argmax(1) == original.argmax(1)).mean())
+    return float((answers[:, 0] == original[:, 0]).mean())
 
 
 def detection_agreement(
-    detections: Answers, original: Answers, geometry: Geometry, num_classes: int
+    detections: Detections, original: Detections, geometry: Geometry, num_classes: int
 ) -> float | None:
     """mAP of the detections with the original's confident ones for truth.
 
@@ -91,7 +98,7 @@ def _image_entries(sizes: Sequence[tuple[int, int]]) -> list[dict[str, int]]:
 
 
 def _as_results(
-    detections: Answers, geometry: Geometry, ids: Sequence[int]
+    detections: Detections, geometry: Geometry, ids: Sequence[int]
 ) -> list[dict[str, Any]]:
     results = []
     for k, (rows, size) in enumerate(zip(detections, geometry.frame_sizes, strict=True)):

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
 
 from search.accuracy import (
-    Answers,
     Geometry,
     Scores,
     agreement,
     coco_map,
     detection_agreement,
+    ranked,
     top_k,
 )
 from search.frames import FrameSet, batches
@@ -22,9 +25,12 @@ from spaces.facts import ModelFacts
 from spaces.inputs import prepare_batch
 from spaces.merged import Maps, Models
 from spaces.plan import SharePlan
+from spaces.stages import StagedModel
 from spaces.together import Output, PlanSet
 
 Progress = Callable[[int], None]
+Answers = NDArray[Any]
+"""`Ranked` for a classifier, `Detections` for a detector."""
 BASELINE = SharePlan()
 
 
@@ -149,7 +155,12 @@ def _collect(together: PlanSet, bench: Bench, frames: FrameSet, progress: Progre
             for name in together.inputs_read
         }
         for output, answer in together.answers(inputs):
-            parts[output].append(answer.numpy())
+            parts[output].append(_kept(answer, bench.models[output[0]]))
         sizes += [(picture.shape[0], picture.shape[1]) for picture in pictures]
         progress(len(pictures))
     return _Collected({output: np.concatenate(p) for output, p in parts.items()}, sizes)
+
+
+def _kept(answer: Tensor, model: StagedModel) -> Answers:
+    """What is scored of a batch's answer: all logits of hundreds of plans would be gigabytes."""
+    return ranked(answer.numpy()) if model.task == "classification" else answer.numpy()

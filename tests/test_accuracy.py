@@ -21,6 +21,7 @@ from search.accuracy import (
     agreement,
     coco_map,
     detection_agreement,
+    ranked,
     top_k,
 )
 from search.frames import RenderedScenes
@@ -43,24 +44,25 @@ def test_top_1_and_top_5_by_hand() -> None:
         ],
         dtype=np.float32,
     )
-    assert top_k(logits, [0, 4, 5, 6]) == {"top1": 0.5, "top5": 0.75}
+    assert top_k(ranked(logits), [0, 4, 5, 6]) == {"top1": 0.5, "top5": 0.75}
 
 
 def test_of_equal_logits_the_first_class_is_the_answer() -> None:
     equal = np.zeros((2, 7), dtype=np.float32)
-    assert top_k(equal, [0, 1]) == {"top1": 0.5, "top5": 1.0}
+    assert top_k(ranked(equal), [0, 1]) == {"top1": 0.5, "top5": 1.0}
 
 
 def test_fewer_than_five_classes_are_all_among_the_first_five() -> None:
-    assert top_k(np.array([[0.0, 1.0]], dtype=np.float32), [0]) == {"top1": 0.0, "top5": 1.0}
+    two = np.array([[0.0, 1.0]], dtype=np.float32)
+    assert top_k(ranked(two), [0]) == {"top1": 0.0, "top5": 1.0}
 
 
 def test_agreement_is_the_share_of_equal_answers() -> None:
     logits = np.random.default_rng(0).normal(size=(8, 5)).astype(np.float32)
-    assert agreement(logits, logits) == 1
+    assert agreement(ranked(logits), ranked(logits)) == 1
     turned = logits.copy()
     turned[:3] *= -1
-    assert agreement(turned, logits) == 5 / 8
+    assert agreement(ranked(turned), ranked(logits)) == 5 / 8
 
 
 @pytest.fixture(scope="module")
