@@ -100,6 +100,29 @@ def similarity(config: Path, overrides: tuple[str, ...], metric: str | None) -> 
     reporter.say("Wrote " + " and ".join(_shown(path) for path in written))
 
 
+@main.command()
+@CONFIG
+@SET
+def correlate(config: Path, overrides: tuple[str, ...]) -> None:
+    """Which metric predicts the accuracy of merged models best?
+
+    Merges every legal single share of CONFIG, measures each on its ground truth, in one pass, and
+    correlates every metric with what was measured. Every fifth labelled frame decides which
+    metric wins; the numbers told are of the others. Writes OUT/correlate/guides.csv (one row per
+    share), OUT/correlate/league.json and pictures; and logs one run to MLflow.
+    """
+    from search.config import load_config
+    from search.console import Reporter
+    from search.correlate import FOLDER
+    from search.correlate import correlate as compare_guides
+
+    loaded = load_config(config, overrides)
+    reporter = Reporter()
+    compare_guides(loaded, reporter)
+    out = _shown(loaded.out_folder / FOLDER)
+    reporter.say(f"Wrote {out}/league.json, guides.csv and pictures.")
+
+
 @main.group()
 def plan() -> None:
     """Look at plans."""

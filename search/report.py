@@ -27,9 +27,9 @@ HEATMAP_PICTURE = "similarity.png"
 
 def draw(result: Result, similarity: Mapping[Share, float], out: Path) -> None:
     """Write the pictures of a run into its folder."""
-    _save(front_figure(result), out / FRONT_PICTURE)
+    save_figure(front_figure(result), out / FRONT_PICTURE)
     stages = {name: [s["name"] for s in m.stages] for name, m in result.models.items()}
-    _save(heatmap_figure(similarity, stages, result.metric), out / HEATMAP_PICTURE)
+    save_figure(heatmap_figure(similarity, stages, result.metric), out / HEATMAP_PICTURE)
 
 
 def front_figure(result: Result) -> Figure:
@@ -73,7 +73,7 @@ def heatmap_figure(
     for axes, (donor, recipient) in zip(grid.flat, pairs, strict=False):
         values = matrix(similarity, donor, stages[donor], recipient, stages[recipient])
         image = axes.imshow(np.clip(values, 0, 1), vmin=0, vmax=1, cmap="viridis", aspect="auto")
-        _label_cells(axes, values)
+        label_cells(axes, values)
         axes.set_xticks(range(len(stages[recipient])), stages[recipient], rotation=60, ha="right")
         axes.set_yticks(range(len(stages[donor])), stages[donor])
         axes.set_xlabel(f"recipient: {recipient}")
@@ -87,7 +87,7 @@ def heatmap_figure(
 def save_heatmap(
     similarity: Mapping[Share, float], stages: Mapping[str, list[str]], metric: str, path: Path
 ) -> None:
-    _save(heatmap_figure(similarity, stages, metric), path)
+    save_figure(heatmap_figure(similarity, stages, metric), path)
 
 
 def matrix(
@@ -133,7 +133,8 @@ def _draw_verified(axes: Axes, result: Result) -> None:
         )  # fmt: skip
 
 
-def _label_cells(axes: Axes, values: np.ndarray) -> None:
+def label_cells(axes: Axes, values: np.ndarray) -> None:
+    """Write each cell's number, if it has one, into a map whose colours go from 0 to 1."""
     for (row, column), value in np.ndenumerate(values):
         if np.isfinite(value):
             shade = "black" if value > 0.6 else "white"
@@ -141,7 +142,8 @@ def _label_cells(axes: Axes, values: np.ndarray) -> None:
                       color=shade)  # fmt: skip
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, wholly or not at all, and let go of it."""
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=130)
     plt.close(figure)

@@ -1,4 +1,4 @@
-"""Plans and similarities told to a person."""
+"""Plans, similarities and the league of guides told to a person."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from pathlib import Path
 
 from search.config import RunConfig
 from search.console import Reporter, megabytes, percent
+from search.correlation import COEFFICIENTS, Correlation
 from search.files import make_folder, write_text
+from search.league import GROUPS, League
 from search.metrics import METRICS
 from search.observed import Deployment
 from search.report import matrix, save_heatmap
@@ -87,6 +89,40 @@ def show_similarity(
     write_text(table, _csv(values, metric))
     save_heatmap(values, stages, metric, picture)
     return table, picture
+
+
+def show_league(league: League, reporter: Reporter) -> None:
+    """One table per coefficient, in the order that the deciding frames gave the guides."""
+    measured = league.reporting
+    for coefficient in COEFFICIENTS:
+        rows = []
+        for guide in league.deciding.ranking:
+            mark = " *" if guide == league.winner else ""
+            cells = [interval(measured.guides[guide][group][coefficient]) for group in GROUPS]
+            rows.append([guide + mark, *cells, f"{league.guide_seconds[guide]:.2f}"])
+        title = f"{coefficient.capitalize()} correlation with accuracy kept, and its 95% interval"
+        reporter.table(title, ["guide", *GROUPS, "seconds"], rows)
+    for part, table in (("deciding", league.deciding), ("reporting", measured)):
+        for name, reason in table.left_out.items():
+            reporter.say(f"{name} is left out on the {part} frames: {reason}")
+    frames = ", ".join(f"{name} {count}" for name, count in measured.frames.items())
+    deciding = ", ".join(f"{name} {count}" for name, count in league.deciding.frames.items())
+    reporter.say(
+        f"{league.shares['all']} shares ({league.shares['same']} same, "
+        f"{league.shares['cross']} cross stage); labelled frames: {frames}"
+    )
+    reporter.say(
+        f"* {league.winner} has the greatest |Pearson r| over all shares on others: {deciding}"
+        if league.winner
+        else "no guide has a correlation on the frames that decide"
+    )
+
+
+def interval(found: Correlation) -> str:
+    """The coefficient with its interval; a dash where it is not defined."""
+    if found.value is None:
+        return "-"
+    return f"{found.value:.2f} {found.low:.2f}…{found.high:.2f}"
 
 
 def _csv(values: Mapping[Share, float], metric: str) -> str:

@@ -1,6 +1,7 @@
-"""The only door to MLflow: a finished run, read from its result, becomes a parent and children.
+"""The only door to MLflow: what a command has found becomes runs, read from its result.
 
-The tracker decides nothing and holds nothing: all it sends lies in OUT already.
+A search becomes a parent and children, a league of guides one run. The tracker decides nothing
+and holds nothing: all it sends lies in OUT already.
 """
 
 from __future__ import annotations
@@ -12,16 +13,17 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import yaml
 
 from search.accuracy import Scores
 from search.config import RunConfig, without_credentials
 from search.files import make_folder
+from search.league import GROUPS, League
 from search.result import CandidateRecord, Result
 from spaces.errors import MergeSearchError
 from spaces.plan import SharePlan
@@ -68,6 +70,23 @@ class Target:
         return cls(uri, config.mlflow.experiment, (folder / ARTIFACTS).resolve().as_uri())
 
 
+class Outcome(Protocol):
+    """What every result says of where it comes from."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def frames(self) -> Mapping[str, Any]: ...
+    @property
+    def config(self) -> Mapping[str, Any]: ...
+    @property
+    def created(self) -> str: ...
+    @property
+    def versions(self) -> Mapping[str, str]: ...
+
+
 def record(result: Result, out: Path, target: Target) -> str:
     """Log a run; returns a sentence that says where it is.
 
@@ -77,9 +96,7 @@ def record(result: Result, out: Path, target: Target) -> str:
     with _speaking_for_mlflow(target, out):
         client = MlflowClient(tracking_uri=target.uri)
         experiment = _experiment(client, target)
-        parent = client.create_run(
-            experiment, run_name=f"{result.name} {result.created}", tags=_tags(result, "search")
-        ).info.run_id
+        parent = _start(client, experiment, result, "search", result.name)
         _log_parent(client, parent, result, out)
         _log_baseline(client, experiment, parent, result)
         for candidate in result.candidates:
@@ -87,6 +104,31 @@ def record(result: Result, out: Path, target: Target) -> str:
         client.set_terminated(parent)
     children = len(result.candidates) + 1
     return f"experiment {target.experiment!r}, run {parent}: 1 parent, {children} children"
+
+
+def record_league(league: League, out: Path, target: Target) -> str:
+    """Log a league of guides as one run; returns a sentence that says where it is.
+
+    Raises:
+        TrackerUnreachable: the store did not take it. OUT holds everything all the same.
+    """
+    with _speaking_for_mlflow(target, out):
+        client = MlflowClient(tracking_uri=target.uri)
+        experiment = _experiment(client, target)
+        run = _start(client, experiment, league, "correlate", f"{league.name} guides")
+        parameters = {
+            "models": ", ".join(f"{name}={arch}" for name, arch in league.models.items()),
+            "adapters": ", ".join(league.adapters),
+            "shares": league.shares["all"],
+            "winner": str(league.winner),
+        }
+        _log_outcome(client, run, league, parameters, out)
+        _log_metrics(client, run, _league_metrics(league))
+        client.log_table(run, _league_columns(league), "guides.json")
+        client.log_artifact(run, str(out / "guides.csv"))
+        client.log_artifact(run, str(out / "league.json"))
+        client.set_terminated(run)
+    return f"experiment {target.experiment!r}, run {run}"
 
 
 def serve(target: Target, port: int) -> int:
@@ -142,12 +184,33 @@ def _experiment(client: MlflowClient, target: Target) -> str:
     )
 
 
-def _tags(result: Result, kind: str) -> dict[str, str]:
+def _start(client: MlflowClient, experiment: str, outcome: Outcome, kind: str, title: str) -> str:
+    name, tags = f"{title} {outcome.created}", _tags(outcome, kind)
+    return str(client.create_run(experiment, run_name=name, tags=tags).info.run_id)
+
+
+def _tags(outcome: Outcome, kind: str) -> dict[str, str]:
     return {
         "merge_search.kind": kind,
-        "merge_search.search": result.name,
-        "merge_search.frames": str(result.frames["hash"]),
+        "merge_search.search": outcome.name,
+        "merge_search.frames": str(outcome.frames["hash"]),
     }
+
+
+def _log_outcome(
+    client: MlflowClient, run: str, outcome: Outcome, parameters: dict[str, Any], out: Path
+) -> None:
+    """What is logged of every result: where it comes from, its config and its pictures."""
+    origin = {
+        "seed": outcome.seed,
+        "frames": outcome.frames["count"],
+        "frames_hash": outcome.frames["hash"],
+        **{f"version_{name}": number for name, number in outcome.versions.items()},
+    }
+    _log_parameters(client, run, {**parameters, **origin})
+    client.log_text(run, yaml.safe_dump(outcome.config, sort_keys=False), "config.yaml")
+    for picture in sorted(out.glob("*.png")):
+        client.log_artifact(run, str(picture), "pictures")
 
 
 def _log_parent(client: MlflowClient, run: str, result: Result, out: Path) -> None:
@@ -157,22 +220,15 @@ def _log_parent(client: MlflowClient, run: str, result: Result, out: Path) -> No
         "metric": result.metric,
         "sampler": result.study["sampler"],
         "trials": result.study["trials"],
-        "seed": result.seed,
-        "frames": result.frames["count"],
-        "frames_hash": result.frames["hash"],
-        **{f"version_{name}": number for name, number in result.versions.items()},
     }
-    _log_parameters(client, run, parameters)
+    _log_outcome(client, run, result, parameters, out)
     chosen = next((c for c in result.candidates if c.hash == result.chosen), None)
     if chosen is not None:
         _log_metrics(client, run, _metrics_of(chosen))
     _log_progress(client, run, result.study["hypervolume"])
-    client.log_text(run, yaml.safe_dump(result.config, sort_keys=False), "config.yaml")
     client.log_text(run, _stage_table(result), "stages.md")
     client.log_table(run, _front_columns(result), "front.json")
     client.log_artifact(run, str(out / "result.json"))
-    for picture in sorted(out.glob("*.png")):
-        client.log_artifact(run, str(picture), "pictures")
 
 
 def _log_progress(client: MlflowClient, run: str, hypervolume: list[float]) -> None:
@@ -268,6 +324,35 @@ def _front_columns(result: Result) -> dict[str, list[Any]]:
         "proxy": [record.proxy for record in result.front],
         "shares": [str(SharePlan.from_dict(record.plan)) for record in result.front],
     }
+
+
+def _league_metrics(league: League) -> dict[str, float]:
+    """`r_GUIDE` over all shares, `r_same_GUIDE` and so on; what is not defined is not logged."""
+    metrics = {f"seconds_{name}": taken for name, taken in league.guide_seconds.items()}
+    for name, groups in league.reporting.guides.items():
+        for group, found in groups.items():
+            prefix = "" if group == "all" else f"{group}_"
+            for coefficient, symbol in (("pearson", "r"), ("spearman", "rho"), ("kendall", "tau")):
+                value = found[coefficient].value
+                if value is not None:
+                    metrics[f"{symbol}_{prefix}{name}"] = value
+    return metrics
+
+
+def _league_columns(league: League) -> dict[str, list[Any]]:
+    """The league table, best guide first; NaN where a correlation is not defined."""
+    ranking, measured = league.deciding.ranking, league.reporting
+    columns: dict[str, list[Any]] = {
+        "guide": ranking,
+        "decided": [league.deciding.pearson(name).value for name in ranking],
+        "seconds": [league.guide_seconds[name] for name in ranking],
+    }
+    for group in GROUPS:
+        found = [measured.pearson(name, group) for name in ranking]
+        columns[f"r_{group}"] = [entry.value for entry in found]
+        columns[f"r_{group}_low"] = [entry.low for entry in found]
+        columns[f"r_{group}_high"] = [entry.high for entry in found]
+    return columns
 
 
 def _stage_table(result: Result) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from search.frames import (
     ImageFiles,
     RenderedScenes,
     Sampling,
+    Subset,
     scene,
 )
 from search.scenes import CLASSES, SceneSettings
@@ -147,6 +149,14 @@ def coco_truth(file: Path, images: Path, sampling: Sampling) -> BoxTruth:
     if not any(annotations):
         raise BadTruth(f"labels {file}: no box on any of the {len(taken)} images taken from it")
     return BoxTruth(ImageFiles(paths), annotations, categories)
+
+
+def part_of(truth: Truth, indices: Sequence[int]) -> Truth:
+    """The truth of some of its frames."""
+    frames = Subset(truth.frames, tuple(indices))
+    if isinstance(truth, ClassTruth):
+        return ClassTruth(frames, tuple(truth.labels[i] for i in indices))
+    return BoxTruth(frames, tuple(truth.annotations[i] for i in indices), truth.categories)
 
 
 def check_classes(truth: ClassTruth, num_classes: int, model: str) -> None:

@@ -18,7 +18,7 @@ from search.cli import main
 
 pytest_plugins = ["tiny_fixtures"]
 
-COMMANDS = [[], ["run"], ["similarity"], ["plan"], ["plan", "show"], ["ui"]]
+COMMANDS = [[], ["correlate"], ["run"], ["similarity"], ["plan"], ["plan", "show"], ["ui"]]
 
 
 @pytest.fixture(autouse=True)
