@@ -179,9 +179,13 @@ def read_image(path: Path) -> Frame:
 
 def batches(frames: FrameSet, size: int) -> Iterator[tuple[range, list[Frame]]]:
     """Consecutive batches with the indices of their frames; the last may be smaller."""
-    for start in range(0, len(frames), size):
-        indices = range(start, min(start + size, len(frames)))
+    for indices in spans(len(frames), size):
         yield indices, [frames[i] for i in indices]
+
+
+def spans(count: int, size: int) -> list[range]:
+    """`count` indices in consecutive batches; the last may be smaller."""
+    return [range(start, min(start + size, count)) for start in range(0, count, size)]
 
 
 def _bytes(path: Path) -> bytes:

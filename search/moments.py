@@ -14,34 +14,54 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from search.frames import BadFrames, FrameSet, batches
-from spaces.adapters import resize
+from search.frames import BadFrames, FrameSet, spans
+from search.grams import gram, u_centred
+from search.sampling import HELD_EVERY as HELD_EVERY
+from search.sampling import Batch, Pyramid, Sampling, Spots
+from search.second_moments import Columns, SecondMoments
 from spaces.errors import MergeSearchError
 from spaces.facts import ModelFacts
-from spaces.inputs import prepare_batch
 from spaces.merged import Models
 from spaces.plan import Ref
 from spaces.shares import Pair
 from spaces.stages import Grid
 
 Matrix = NDArray[np.float64]
-Key = TypeVar("Key", Ref, Pair)
 Fold = str
 FOLDS: tuple[Fold, Fold] = ("fit", "held")
-HELD_EVERY = 4
 SMALLEST_BATCH = 4
 """The unbiased HSIC estimator divides by n - 3."""
+ADD_EVERY = 4
+"""Batches whose sampled rows wait to be added up at once: a matrix product likes many rows."""
 
 
 class BadRepresentation(MergeSearchError):
     """A stage gives NaN or infinite values."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The `number`-th of `count` equal parts of the batches, written 3/8; all of them is 1/1."""
+
+    number: int = 1
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.number <= self.count:
+            raise BadFrames(f"shard {self}: write it as K/N with K from 1 to N")
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.count}"
+
+    def of(self, batches: Sequence[range]) -> Sequence[range]:
+        """Every `count`-th batch, so that the parts take equally long."""
+        return batches[self.number - 1 :: self.count]
 
 
 @dataclass(frozen=True)
@@ -52,35 +72,22 @@ class PassSettings:
     positions: int = 24
     seed: int = 0
 
+    def batches(self, frames: FrameSet) -> list[range]:
+        """The frames of each batch; a remainder too small for the estimator is left out.
 
-@dataclass
-class SecondMoments:
-    """Sums over the sampled positions of one grid and fold."""
-
-    count: int = 0
-    sums: dict[Ref, Matrix] = field(default_factory=dict)
-    squares: dict[Ref, Matrix] = field(default_factory=dict)
-    """Ref -> (channels, channels) sum of x x^T."""
-    products: dict[Pair, Matrix] = field(default_factory=dict)
-    """Pair -> (donor channels, recipient channels) sum of x y^T."""
-
-    def add(self, samples: Mapping[Ref, Tensor], pairs: Sequence[Pair]) -> None:
-        """Add samples (positions, channels) of every representation, taken at the same places.
-
-        In float64: where the mean is far greater than the deviations, float32 products leave
-        moments that are no longer positive definite once they are centred.
+        Raises:
+            BadFrames: a batch is too small, or there are fewer frames than two batches.
         """
-        samples = {ref: rows.double() for ref, rows in samples.items()}
-        self.count += len(next(iter(samples.values())))
-        for ref, rows in samples.items():
-            _accumulate(self.sums, ref, rows.sum(0))
-            _accumulate(self.squares, ref, rows.T @ rows)
-        for donor, group in _by_donor(pairs).items():
-            stacked = torch.cat([samples[pair.recipient] for pair in group], dim=1)
-            block = samples[donor].T @ stacked
-            widths = [samples[pair.recipient].shape[1] for pair in group]
-            for pair, part in zip(group, torch.split(block, widths, dim=1), strict=True):
-                _accumulate(self.products, pair, part)
+        if self.batch < SMALLEST_BATCH:
+            raise BadFrames(
+                f"batch {self.batch}: the statistics need batches of {SMALLEST_BATCH} or more"
+            )
+        if len(frames) < 2 * self.batch:
+            raise BadFrames(
+                f"{len(frames)} frames are fewer than two batches of {self.batch}: give more "
+                "frames, or set statistics.batch lower"
+            )
+        return [b for b in spans(len(frames), self.batch) if len(b) >= SMALLEST_BATCH]
 
 
 @dataclass
@@ -96,6 +103,14 @@ class Moments:
     def at(self, grid: Grid, fold: Fold) -> SecondMoments:
         return self.grids[grid][fold]
 
+    def merge(self, other: Moments) -> None:
+        """Add what a pass over other frames has left of the same stages and pairs."""
+        self.frames += other.frames
+        self.hsic += other.hsic
+        for grid, folds in self.grids.items():
+            for fold, moments in folds.items():
+                moments.merge(other.at(grid, fold))
+
 
 def measure(
     models: Models,
@@ -104,142 +119,147 @@ def measure(
     frames: FrameSet,
     settings: PassSettings,
     progress: Callable[[int], None] = lambda frames: None,
+    shard: Shard = Shard(),
 ) -> Moments:
     """Run every model once over the frames and return the moments of all pairs.
 
     Raises:
-        BadFrames: there are fewer frames than two batches.
+        BadFrames: there are fewer frames than two batches, or fewer batches than shards.
         BadRepresentation: a stage gives NaN or infinite values.
     """
-    batch = settings.batch
-    if batch < SMALLEST_BATCH:
-        raise BadFrames(f"batch {batch}: the statistics need batches of {SMALLEST_BATCH} or more")
-    if len(frames) < 2 * batch:
+    batches = shard.of(settings.batches(frames))
+    if not batches:
         raise BadFrames(
-            f"{len(frames)} frames are fewer than two batches of {batch}: give more frames, or "
-            "set statistics.batch lower"
+            f"shard {shard}: {len(frames)} frames make no more than "
+            f"{len(settings.batches(frames))} batches of {settings.batch}; use fewer shards"
         )
-    refs = tuple(Ref(name, stage) for name, fact in facts.items() for stage in fact.layout.stages)
-    pass_ = _Pass(refs, _pairs_by_grid(pairs, facts), settings)
-    with torch.inference_mode():
-        for indices, pictures in batches(frames, batch):
-            if len(indices) < SMALLEST_BATCH:
-                break  # a remainder too small for the estimator is left out
-            representations: dict[Ref, Tensor] = {}
-            for name, model in models.items():
-                for stage, value in model.walk(prepare_batch(pictures, model.input)):
-                    representations[Ref(name, stage)] = value
-            pass_.add(indices, representations)
-            progress(len(indices))
-    return pass_.moments
+    pass_ = Pass(models, facts, pairs, settings)
+    for indices in batches:
+        pictures = [frames[i] for i in indices]
+        specs = {model.input: model for model in models.values()}
+        inputs = {spec: model.prepared(pictures) for spec, model in specs.items()}
+        pass_.add(indices, {name: inputs[model.input] for name, model in models.items()})
+        progress(len(indices))
+    return pass_.finish()
 
 
-class _Pass:
-    """The state of the streaming pass."""
+class Pass:
+    """The streaming pass, fed with batches of prepared frames, and its state."""
 
     def __init__(
         self,
-        refs: tuple[Ref, ...],
-        by_grid: Mapping[Grid, Sequence[Pair]],
+        models: Models,
+        facts: Mapping[str, ModelFacts],
+        pairs: Sequence[Pair],
         settings: PassSettings,
     ) -> None:
-        self.by_grid = by_grid
-        self.settings = settings
-        self.moments = Moments(
-            refs,
-            0,
-            np.zeros((len(refs), len(refs))),
-            {grid: {fold: SecondMoments() for fold in FOLDS} for grid in by_grid},
+        channels = {
+            Ref(name, stage.name): stage.channels
+            for name, fact in facts.items()
+            for stage in fact.stages
+        }
+        self._models = models
+        self._sampling = Sampling(settings.positions, settings.seed)
+        self._device = next(iter(models.values())).device
+        self._refs = tuple(channels)
+        self._frames = 0
+        self._hsic = torch.zeros((len(channels), len(channels)), dtype=torch.float64)
+        by_grid = _pairs_by_grid(pairs, facts)
+        self._rows = {grid: _Rows(Columns.of(by_grid[grid], channels)) for grid in by_grid}
+
+    @torch.inference_mode()
+    def add(self, indices: range, inputs: Mapping[str, Tensor]) -> None:
+        """Run the models on one batch, each on its (frames, 3, height, width) input.
+
+        `indices` are the frames' places in the whole set.
+
+        Raises:
+            BadRepresentation: a stage gives NaN or infinite values.
+        """
+        batch = Batch(indices)
+        spots = [Spots(grid, batch, self._sampling, self._device) for grid in self._rows]
+        grams = {}
+        for name, model in self._models.items():
+            for stage, representation in model.walk(inputs[name]):
+                ref = Ref(name, stage)
+                grams[ref] = gram(representation)
+                self._take(ref, representation, spots)
+        self._add_grams(grams)
+        self._frames += len(indices)
+        for rows in self._rows.values():
+            rows.end_batch()
+
+    @torch.inference_mode()
+    def finish(self) -> Moments:
+        """The moments of all batches so far, on the CPU."""
+        return Moments(
+            self._refs,
+            self._frames,
+            self._hsic.numpy().copy(),
+            {grid: rows.finish() for grid, rows in self._rows.items()},
         )
 
-    def add(self, indices: range, representations: Mapping[Ref, Tensor]) -> None:
-        self.moments.frames += len(indices)
-        self._add_grams(representations)
-        held = torch.tensor([index % HELD_EVERY == HELD_EVERY - 1 for index in indices])
-        for grid, pairs in self.by_grid.items():
-            wanted = dict.fromkeys(ref for pair in pairs for ref in (pair.donor, pair.recipient))
-            places = _places(grid, indices, self.settings)
-            samples = {ref: _sample(resize(representations[ref], grid), places) for ref in wanted}
-            for fold, rows in (("fit", ~held), ("held", held)):
-                if rows.any():
-                    part = {ref: s[rows].flatten(0, 1) for ref, s in samples.items()}
-                    self.moments.at(grid, fold).add(part, pairs)
+    def _take(self, ref: Ref, representation: Tensor, spots: Sequence[Spots]) -> None:
+        pyramid = Pyramid(representation)
+        for spot in spots:
+            rows = self._rows[spot.grid]
+            if ref in rows.columns.channels:
+                rows.take(ref, pyramid.rows(spot), spot.fitted)
 
-    def _add_grams(self, representations: Mapping[Ref, Tensor]) -> None:
-        rows = []
-        for ref in self.moments.refs:
-            gram = _centred_gram(representations[ref])
-            if not np.isfinite(gram).all():
-                raise BadRepresentation(
-                    f"{ref} gives NaN or infinite values on these frames; are its weights right?"
-                )
-            rows.append(gram.ravel())
-        stacked = np.stack(rows)
-        self.moments.hsic += stacked @ stacked.T
+    def _add_grams(self, grams: Mapping[Ref, Tensor]) -> None:
+        stacked = torch.stack([grams[ref] for ref in self._refs]).cpu()
+        finite = stacked.isfinite().all(2).all(1)
+        if not finite.all():
+            ref = self._refs[int((~finite).nonzero()[0])]
+            raise BadRepresentation(
+                f"{ref} gives NaN or infinite values on these frames; are its weights right?"
+            )
+        centred = u_centred(stacked).flatten(1)
+        self._hsic += centred @ centred.T
 
 
-def u_centred(gram: Matrix) -> Matrix:
-    """The U-centred Gram matrix: <u_centred(K), u_centred(L)> is n (n - 3) unbiased HSIC(K, L).
+@dataclass
+class _Rows:
+    """The sampled rows of one grid that wait, and the moments of those that were added up."""
 
-    Source: Szekely and Rizzo 2014, definition 3; it is Song et al. 2012, equation 5.
-    """
-    n = len(gram)
-    gram = gram - np.diag(np.diag(gram))
-    rows = gram.sum(0) / (n - 2)
-    centred = gram - rows[:, None] - rows[None, :] + gram.sum() / ((n - 1) * (n - 2))
-    return np.asarray(centred - np.diag(np.diag(centred)))
+    columns: Columns
+    _waiting: dict[Fold, dict[Ref, list[Tensor]]] = field(default_factory=dict)
+    _batches: int = 0
 
+    def __post_init__(self) -> None:
+        self._moments = {fold: SecondMoments(self.columns) for fold in FOLDS}
 
-def _centred_gram(representation: Tensor) -> Matrix:
-    """U-centred Gram of a batch of representations, on a scale that keeps float32 honest."""
-    flat = representation.flatten(1)
-    flat = flat - flat.mean(0)  # changes no U-centred Gram, and keeps digits
-    with np.errstate(invalid="ignore"):  # values that are no numbers are refused by the caller
-        return u_centred((flat @ flat.T).double().numpy()) / flat.shape[1]
+    def take(self, ref: Ref, rows: Tensor, fitted: int) -> None:
+        """Keep a batch's rows of one representation, of which the first `fitted` are to fit on."""
+        for fold, part in zip(FOLDS, (rows[:fitted], rows[fitted:]), strict=True):
+            if len(part):
+                self._waiting.setdefault(fold, {}).setdefault(ref, []).append(part)
+
+    def end_batch(self) -> None:
+        self._batches += 1
+        if self._batches % ADD_EVERY == 0:
+            self._add_up()
+
+    def finish(self) -> dict[Fold, SecondMoments]:
+        self._add_up()
+        return {fold: moments.cpu() for fold, moments in self._moments.items()}
+
+    def _add_up(self) -> None:
+        for fold, waiting in self._waiting.items():
+            self._moments[fold].add({ref: torch.cat(parts) for ref, parts in waiting.items()})
+        self._waiting.clear()
 
 
 def _pairs_by_grid(
     pairs: Sequence[Pair], facts: Mapping[str, ModelFacts]
 ) -> dict[Grid, list[Pair]]:
+    """The pairs by the recipient's grid, the finest first, pooled features last."""
     by_grid: dict[Grid, list[Pair]] = {}
     for pair in pairs:
         grid = facts[pair.recipient.model].stage(pair.recipient.stage).grid
         by_grid.setdefault(grid, []).append(pair)
-    return by_grid
+    return {grid: by_grid[grid] for grid in sorted(by_grid, key=_coarseness)}
 
 
-def _by_donor(pairs: Sequence[Pair]) -> dict[Ref, list[Pair]]:
-    groups: dict[Ref, list[Pair]] = {}
-    for pair in pairs:
-        groups.setdefault(pair.donor, []).append(pair)
-    return groups
-
-
-def _places(grid: Grid, indices: range, settings: PassSettings) -> Tensor:
-    """(frames, positions) sampled positions; a frame's depend on its index alone."""
-    if grid is None:
-        return torch.zeros((len(indices), 1), dtype=torch.long)
-    size = grid[0] * grid[1]
-    if size <= settings.positions:
-        return torch.arange(size).expand(len(indices), size)
-    rows = []
-    for index in indices:
-        generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + index)
-        rows.append(torch.randperm(size, generator=generator)[: settings.positions])
-    return torch.stack(rows)
-
-
-def _sample(representation: Tensor, places: Tensor) -> Tensor:
-    """(frames, channels, h, w) or (frames, channels) -> (frames, positions, channels)."""
-    if representation.dim() == 2:
-        return representation[:, None, :]
-    rows = representation.permute(0, 2, 3, 1).flatten(1, 2)
-    return torch.take_along_dim(rows, places[:, :, None], dim=1)
-
-
-def _accumulate(sums: dict[Key, Matrix], key: Key, value: Tensor) -> None:
-    added = value.double().numpy()
-    if key in sums:
-        sums[key] += added
-    else:
-        sums[key] = added.copy()
+def _coarseness(grid: Grid) -> float:
+    return 1 / (grid[0] * grid[1]) if grid else 2.0

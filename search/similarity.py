@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from search.moments import Matrix, Moments, SecondMoments
+from search.moments import FOLDS, Fold, Matrix, Moments
+from search.ridge import Regression
+from search.second_moments import Pooled
 from spaces.adapters import LinearMap
 from spaces.errors import MergeSearchError
 from spaces.facts import ModelFacts
@@ -55,11 +59,12 @@ class Statistics:
         self.facts = facts
         self._positions = {ref: k for k, ref in enumerate(moments.refs)}
         self._ridges: dict[Pair, Ridge] = {}
+        self._norms: dict[tuple[Grid, Ref], float] = {}
         self._check_varying()
 
-    def covariances(self, pair: Pair, *folds: str) -> Covariances:
+    def covariances(self, pair: Pair, *folds: Fold) -> Covariances:
         """Moments of the pair over the named folds (all of them if none is named)."""
-        return _covariances(self._pooled(self._grid(pair), pair, folds or ("fit", "held")))
+        return _covariances(pair, self._pooled(self._grid(pair), *folds))
 
     def image_cka(self, pair: Pair) -> float:
         """Unbiased linear CKA with images as samples (the seed paper's S)."""
@@ -75,9 +80,9 @@ class Statistics:
 
     def position_cka(self, pair: Pair) -> float:
         """Linear CKA with positions as samples: ||S_xy||^2 / (||S_xx|| ||S_yy||)."""
-        cov = self.covariances(pair)
-        cross = float((cov.xy**2).sum())
-        return cross / float(np.linalg.norm(cov.xx) * np.linalg.norm(cov.yy))
+        grid = self._grid(pair)
+        cross = float(self._pooled(grid).product(pair.donor, [pair.recipient]).norm()) ** 2
+        return cross / (self._norm(grid, pair.donor) * self._norm(grid, pair.recipient))
 
     def explained(self, share: Share) -> float:
         """Held-out share of the recipient's variance that the donor explains through the adapter.
@@ -89,50 +94,59 @@ class Statistics:
         pair = Pair(share.donor, share.recipient)
         if share.adapter.kind == "linear" and not share.adapter.rank:
             return self.ridge(pair).explained
-        fit, held = self.covariances(pair, "fit"), self.moments.at(self._grid(pair), "held")
+        held = self._pooled(self._grid(pair), "held")
+        fit = self.covariances(pair, "fit")
         if share.adapter.kind == "identity":
             weight, about = np.eye(len(fit.xx)), (fit.donor_mean, fit.donor_mean)
         else:
             up, down = self.linear_map(pair).low_rank(share.adapter.rank)
             weight = (up @ down).double().numpy().T
             about = (fit.donor_mean, fit.recipient_mean)
-        cov = _covariances(_Sums.of(pair, [held]), about)
-        return _explained(weight, cov.xx @ weight, cov, _held_variance(held, pair))
+        cov = _covariances(pair, held, about)
+        gain = float(np.sum(weight * (2 * cov.xy - cov.xx @ weight)))
+        return _explained(gain, held, pair.recipient, torch.from_numpy(about[1]))
 
     def linear_map(self, pair: Pair) -> LinearMap:
         """The ridge map at the chosen strength, fitted on all frames of both folds."""
-        moments = self.covariances(pair)
-        weight = _ridge_weight(moments.xx, moments.xy, self.ridge(pair).strength)
-        bias = moments.recipient_mean - moments.donor_mean @ weight
-        return LinearMap(torch.from_numpy(weight.T.copy()).float(), torch.from_numpy(bias).float())
+        return self.linear_maps([pair])[pair]
+
+    def linear_maps(self, pairs: Iterable[Pair]) -> dict[Pair, LinearMap]:
+        """`linear_map` of many pairs; those of one donor, grid and strength are solved at once."""
+        together: dict[tuple[Ref, Grid, float], list[Pair]] = defaultdict(list)
+        for pair in dict.fromkeys(pairs):
+            together[pair.donor, self._grid(pair), self.ridge(pair).strength].append(pair)
+        maps: dict[Pair, LinearMap] = {}
+        for (donor, grid, strength), group in together.items():
+            recipients = [pair.recipient for pair in group]
+            fitted = _fitted(donor, recipients, self._pooled(grid), strength)
+            maps |= zip(group, fitted, strict=True)
+        return maps
 
     def _grid(self, pair: Pair) -> Grid:
         return self.facts[pair.recipient.model].stage(pair.recipient.stage).grid
 
-    def _pooled(self, grid: Grid, pair: Pair, folds: Sequence[str]) -> _Sums:
-        return _Sums.of(pair, [self.moments.at(grid, fold) for fold in folds])
+    def _pooled(self, grid: Grid, *folds: Fold) -> Pooled:
+        return Pooled([self.moments.at(grid, fold) for fold in folds or FOLDS])
+
+    def _norm(self, grid: Grid, ref: Ref) -> float:
+        """Of the covariance of one representation on a grid."""
+        if (grid, ref) not in self._norms:
+            self._norms[grid, ref] = float(self._pooled(grid).square(ref).norm())
+        return self._norms[grid, ref]
 
     def _solve(self, donor: Ref, grid: Grid) -> None:
-        """All recipients of one donor on one grid share the factorisations of its moments."""
-        fit, held = self.moments.at(grid, "fit"), self.moments.at(grid, "held")
-        pairs = [pair for pair in fit.products if pair.donor == donor]
-        fitted = [_covariances(_Sums.of(pair, [fit])) for pair in pairs]
-        tested = [
-            _covariances(_Sums.of(pair, [held]), about=(cov.donor_mean, cov.recipient_mean))
-            for pair, cov in zip(pairs, fitted, strict=True)
-        ]
-        stacked = np.concatenate([cov.xy for cov in fitted], axis=1)
-        cuts = np.cumsum([cov.xy.shape[1] for cov in fitted])[:-1]
-        for strength in LAMBDAS:
-            weights = _ridge_weight(fitted[0].xx, stacked, strength)
-            spread = np.split(tested[0].xx @ weights, cuts, axis=1)
-            for pair, weight, seen, cov in zip(
-                pairs, np.split(weights, cuts, axis=1), spread, tested, strict=True
-            ):
-                explained = _explained(weight, seen, cov, _held_variance(held, pair))
-                best = self._ridges.get(pair)
-                if best is None or explained > best.explained:
-                    self._ridges[pair] = Ridge(strength, explained)
+        """All recipients of one donor on one grid share one decomposition of its moments."""
+        fit, held = self._pooled(grid, "fit"), self._pooled(grid, "held")
+        recipients = fit.columns.recipients_of(donor)
+        widths = [fit.columns.channels[ref] for ref in recipients]
+        fitted = Regression.of(donor, recipients, fit)
+        about = (fitted.donor_mean, fitted.recipient_mean)
+        gains = fitted.gains(Regression.of(donor, recipients, held, about), widths, LAMBDAS)
+        means = torch.split(fitted.recipient_mean, widths)
+        for recipient, mean, gained in zip(recipients, means, gains.T, strict=True):
+            best = int(gained.argmax())
+            explained = _explained(float(gained[best]), held, recipient, mean)
+            self._ridges[Pair(donor, recipient)] = Ridge(LAMBDAS[best], explained)
 
     def _check_varying(self) -> None:
         hsic = np.diag(self.moments.hsic)
@@ -143,67 +157,39 @@ class Statistics:
                 )
 
 
-@dataclass(frozen=True)
-class _Sums:
-    """Raw sums of one pair over some folds."""
-
-    count: int
-    x: Matrix
-    y: Matrix
-    xx: Matrix
-    xy: Matrix
-    yy: Matrix
-
-    @classmethod
-    def of(cls, pair: Pair, parts: Sequence[SecondMoments]) -> _Sums:
-        def add(arrays: list[Matrix]) -> Matrix:
-            return arrays[0] if len(arrays) == 1 else np.sum(arrays, axis=0)
-
-        return cls(
-            sum(part.count for part in parts),
-            add([part.sums[pair.donor] for part in parts]),
-            add([part.sums[pair.recipient] for part in parts]),
-            add([part.squares[pair.donor] for part in parts]),
-            add([part.products[pair] for part in parts]),
-            add([part.squares[pair.recipient] for part in parts]),
-        )
-
-
-def _covariances(sums: _Sums, about: tuple[Matrix, Matrix] | None = None) -> Covariances:
-    """Mean products of deviations from `about`, or from the sums' own means."""
-    x, y = sums.x / sums.count, sums.y / sums.count
-    x0, y0 = about or (x, y)
-
-    def centred(product: Matrix, a: Matrix, a0: Matrix, b: Matrix, b0: Matrix) -> Matrix:
-        return product / sums.count - np.outer(a, b0) - np.outer(a0, b) + np.outer(a0, b0)
-
+def _covariances(
+    pair: Pair, moments: Pooled, about: tuple[Matrix, Matrix] | None = None
+) -> Covariances:
+    """Mean products of deviations from `about`, or from the moments' own means."""
+    if about:
+        x, y = torch.from_numpy(about[0]), torch.from_numpy(about[1])
+    else:
+        x, y = moments.mean(pair.donor), moments.mean(pair.recipient)
     return Covariances(
-        x0,
-        y0,
-        centred(sums.xx, x, x0, x, x0),
-        centred(sums.xy, x, x0, y, y0),
-        centred(sums.yy, y, y0, y, y0),
+        x.numpy(),
+        y.numpy(),
+        moments.square(pair.donor, x).numpy(),
+        moments.product(pair.donor, [pair.recipient], (x, y)).numpy(),
+        moments.square(pair.recipient, y).numpy(),
     )
 
 
-def _ridge_weight(xx: Matrix, xy: Matrix, strength: float) -> Matrix:
-    """(donor, recipient) solution of (S_xx + strength * mean variance * I) W = S_xy."""
-    variance = max(float(np.trace(xx)) / len(xx), np.finfo(float).tiny)
-    system = torch.from_numpy(xx + strength * variance * np.eye(len(xx)))
-    solution = torch.cholesky_solve(torch.from_numpy(xy), torch.linalg.cholesky(system))
-    return np.asarray(solution.numpy())
+def _fitted(
+    donor: Ref, recipients: list[Ref], moments: Pooled, strength: float
+) -> list[LinearMap]:
+    regression = Regression.of(donor, recipients, moments)
+    weight = regression.weight(strength)
+    bias = regression.recipient_mean - regression.donor_mean @ weight
+    widths = [moments.columns.channels[ref] for ref in recipients]
+    return [
+        LinearMap(w.T.float().contiguous(), b.float())
+        for w, b in zip(torch.split(weight, widths, 1), torch.split(bias, widths), strict=True)
+    ]
 
 
-def _explained(weight: Matrix, spread: Matrix, cov: Covariances, variance: float) -> float:
-    """1 - residual / variance, from held-out moments; `spread` is S_xx @ weight."""
-    residual = np.trace(cov.yy) - 2 * np.sum(weight * cov.xy) + np.sum(weight * spread)
-    return float(1.0 - residual / variance)
-
-
-def _held_variance(held: SecondMoments, pair: Pair) -> float:
-    mean = held.sums[pair.recipient] / held.count
-    squares = np.trace(held.squares[pair.recipient]) / held.count
-    variance = float(squares - mean @ mean)
+def _explained(gain: float, held: Pooled, recipient: Ref, about: Tensor) -> float:
+    """1 - residual / variance, where the map takes `gain` off the squared deviations."""
+    variance = held.variance(recipient)
     if not variance > 0:
-        raise DegenerateRepresentation(f"{pair.recipient} does not vary over the held-out frames")
-    return variance
+        raise DegenerateRepresentation(f"{recipient} does not vary over the held-out frames")
+    return 1.0 - (held.variance(recipient, about) - gain) / variance

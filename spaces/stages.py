@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from spaces.errors import UncuttableModel
-from spaces.inputs import InputSpec
+from spaces.inputs import Frame, InputSpec, prepare_batch
 
 Task = Literal["classification", "detection"]
 Grid = tuple[int, int] | None
@@ -71,6 +71,15 @@ class StagedModel(nn.Module):
     def name(self) -> str:
         return self.layout.model
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model lives; its inputs must be there too."""
+        return next(self.parameters()).device
+
+    def prepared(self, frames: list[Frame]) -> Tensor:
+        """Camera frames as the model's (batch, 3, height, width) input, on its device."""
+        return prepare_batch(frames, self.input).to(self.device)
+
     def walk(self, inputs: Tensor) -> Iterator[tuple[str, Tensor]]:
         """Each stage's name and representation, in order, one at a time."""
         representation = inputs
@@ -116,9 +125,8 @@ class StagedModel(nn.Module):
         """A seeded random input of the right shape."""
         generator = torch.Generator().manual_seed(0)
         shape = (batch, 3, self.input.height, self.input.width)
-        return torch.randn(shape, generator=generator).contiguous(
-            memory_format=torch.channels_last
-        )
+        random = torch.randn(shape, generator=generator)
+        return random.contiguous(memory_format=torch.channels_last).to(self.device)
 
 
 @dataclass(frozen=True)

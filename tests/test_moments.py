@@ -22,16 +22,16 @@ from tiny import (
 from torch import nn
 
 from search.frames import RenderedScenes
+from search.grams import u_centred
 from search.moments import (
     FOLDS,
     BadRepresentation,
     Moments,
     PassSettings,
-    SecondMoments,
     measure,
-    u_centred,
 )
 from search.observed import Observed
+from search.second_moments import Columns, Pooled, SecondMoments
 from spaces.errors import BadWeights
 from spaces.facts import survey_all
 from spaces.plan import Ref
@@ -42,7 +42,7 @@ from spaces.zoo import ModelSpec, load_model
 pytest_plugins = ["tiny_fixtures"]
 
 A, B = Ref("a", "s"), Ref("b", "s")
-PAIR = Pair(A, B)
+PAIR, BACK = Pair(A, B), Pair(B, A)
 
 
 def drawn(rows: int, width: int, seed: int, mean: float = 0.0) -> torch.Tensor:
@@ -50,41 +50,123 @@ def drawn(rows: int, width: int, seed: int, mean: float = 0.0) -> torch.Tensor:
     return torch.randn(rows, width, generator=generator) + mean
 
 
+def moments_of(samples: dict[Ref, torch.Tensor], *pairs: Pair) -> SecondMoments:
+    """No rows yet, with columns for the pairs."""
+    return SecondMoments(Columns.of(pairs, {ref: v.shape[1] for ref, v in samples.items()}))
+
+
+def assert_exact(
+    moments: SecondMoments, samples: dict[Ref, torch.Tensor], *pairs: Pair, atol: float = 1e-9
+) -> None:
+    """Means and scatter are those of the samples, worked out in float64."""
+    exact = {ref: rows.double().numpy() for ref, rows in samples.items()}
+    centred = {ref: rows - rows.mean(0) for ref, rows in exact.items()}
+    assert moments.count == len(next(iter(exact.values())))
+    for ref, rows in centred.items():
+        np.testing.assert_allclose(moments.mean(ref), exact[ref].mean(0), atol=atol)
+        np.testing.assert_allclose(moments.squares[ref], rows.T @ rows, atol=atol)
+    for pair in pairs:
+        wanted = centred[pair.donor].T @ centred[pair.recipient]
+        np.testing.assert_allclose(moments.product(pair), wanted, atol=atol)
+
+
 def test_moments_of_two_batches_are_the_moments_of_both_at_once() -> None:
-    x, y = drawn(8, 5, 1), drawn(8, 3, 2)
-    at_once, in_two = SecondMoments(), SecondMoments()
-    at_once.add({A: x, B: y}, [PAIR])
-    for part in (slice(0, 4), slice(4, 8)):
-        in_two.add({A: x[part], B: y[part]}, [PAIR])
-    assert in_two.count == at_once.count == 8
-    for ref, rows in ((A, x), (B, y)):
-        exact = rows.double().numpy()
-        for moments in (at_once, in_two):
-            np.testing.assert_allclose(moments.sums[ref], exact.sum(0), atol=1e-12)
-            np.testing.assert_allclose(moments.squares[ref], exact.T @ exact, atol=1e-12)
-    exact = x.double().numpy().T @ y.double().numpy()
-    np.testing.assert_allclose(in_two.products[PAIR], exact, atol=1e-12)
+    samples = {A: drawn(8, 5, 1, mean=3).double(), B: drawn(8, 3, 2).double()}
+    at_once, in_two = moments_of(samples, PAIR, BACK), moments_of(samples, PAIR, BACK)
+    at_once.add(samples)
+    for part in (slice(0, 3), slice(3, 8)):
+        in_two.add({ref: rows[part] for ref, rows in samples.items()})
+    for moments in (at_once, in_two):
+        assert_exact(moments, samples, PAIR, BACK)
 
 
-def test_products_of_one_donor_with_several_recipients_are_kept_apart() -> None:
+@given(st.lists(st.integers(0, 7), min_size=1, max_size=5), st.integers(0, 50))
+def test_merged_moments_are_the_moments_of_all_rows(sizes: list[int], seed: int) -> None:
+    sizes = [*sizes, 3]
+    samples = {A: drawn(sum(sizes), 4, seed, mean=9).double(),
+               B: drawn(sum(sizes), 2, seed + 1).double()}  # fmt: skip
+    total, start = moments_of(samples, PAIR, BACK), 0
+    for size in sizes:
+        part = moments_of(samples, PAIR, BACK)
+        if size:
+            part.add({ref: rows[start : start + size] for ref, rows in samples.items()})
+        total.merge(part)
+        start += size
+    assert_exact(total, samples, PAIR, BACK)
+
+
+def test_a_merge_changes_nothing_of_what_was_merged() -> None:
+    samples = {A: drawn(8, 5, 1).double(), B: drawn(8, 3, 2).double()}
+    part, total = moments_of(samples, PAIR), moments_of(samples, PAIR)
+    part.add(samples)
+    for _ in range(2):
+        total.merge(part)
+    assert_exact(part, samples, PAIR)
+    assert_exact(total, {ref: torch.cat([rows, rows]) for ref, rows in samples.items()}, PAIR)
+
+
+def test_every_pair_of_several_models_finds_its_own_products() -> None:
+    """Two recipients and a donor that lives on another grid, in each of three models."""
+    refs = [Ref(model, stage) for model in "abc" for stage in ("r1", "r2", "d")]
+    samples = {ref: drawn(20, 2 + k, k).double() for k, ref in enumerate(refs)}
+    pairs = [
+        Pair(donor, recipient)
+        for donor in refs
+        for recipient in refs
+        if donor.model != recipient.model and recipient.stage != "d"
+    ]
+    moments = moments_of(samples, *pairs)
+    moments.add(samples)
+    assert_exact(moments, samples, *pairs)
+    for donor in refs:
+        found = moments.columns.recipients_of(donor)
+        assert set(found) == {pair.recipient for pair in pairs if pair.donor == donor}
+
+
+def test_models_that_share_nothing_have_no_products() -> None:
     c = Ref("c", "s")
-    samples = {A: drawn(6, 4, 1), B: drawn(6, 2, 2), c: drawn(6, 3, 3)}
-    moments = SecondMoments()
-    moments.add(samples, [PAIR, Pair(A, c), Pair(c, B)])
-    for pair in (PAIR, Pair(A, c), Pair(c, B)):
-        exact = samples[pair.donor].double().numpy().T @ samples[pair.recipient].double().numpy()
-        np.testing.assert_allclose(moments.products[pair], exact, atol=1e-12)
+    samples = {A: drawn(6, 4, 1).double(), B: drawn(6, 2, 2).double(), c: drawn(6, 3, 3).double()}
+    moments = moments_of(samples, PAIR, Pair(c, B))
+    moments.add(samples)
+    assert set(moments.products) == {("a", "b"), ("b", "a"), ("b", "c"), ("c", "b")}
+    assert moments.columns.recipients_of(c) == (B,)
 
 
-def test_a_mean_far_above_the_deviations_costs_no_digits() -> None:
+def test_a_wide_square_is_whole_and_symmetric() -> None:
+    x = drawn(30, 700, 1)
+    moments = moments_of({A: x, B: x[:, :2]}, PAIR)
+    moments.add({A: x, B: x[:, :2]})
+    exact = x.double() - x.double().mean(0)
+    np.testing.assert_allclose(moments.squares[A], exact.T @ exact, atol=1e-4)
+    np.testing.assert_array_equal(moments.squares[A], moments.squares[A].T)
+
+
+@pytest.mark.parametrize("parts", [1, 4])
+def test_a_mean_far_above_the_deviations_costs_no_digits(parts: int) -> None:
     x = drawn(64, 40, 1) * 1e-3 + 100.0
-    moments = SecondMoments()
-    moments.add({A: x, B: x}, [PAIR])
-    mean = moments.sums[A] / 64
-    covariance = moments.squares[A] / 64 - np.outer(mean, mean)
+    moments = moments_of({A: x, B: x}, PAIR)
+    for part in x.chunk(parts):
+        moments.add({A: part, B: part})
+    covariance = moments.squares[A].numpy() / 64
     exact = np.cov(x.double().numpy().T, bias=True)
     assert np.linalg.eigvalsh(covariance).min() > -1e-11
     np.testing.assert_allclose(covariance, exact, atol=1e-10)
+
+
+def test_folds_are_pooled_about_their_common_mean_or_another() -> None:
+    samples = {A: drawn(30, 5, 1, mean=2).double(), B: drawn(30, 3, 2).double()}
+    folds = [moments_of(samples, PAIR), moments_of(samples, PAIR)]
+    for moments, part in zip(folds, (slice(0, 19), slice(19, 30)), strict=True):
+        moments.add({ref: rows[part] for ref, rows in samples.items()})
+    pooled = Pooled(folds)
+    about = {A: torch.full((5,), 7.0).double(), B: torch.full((3,), -2.0).double()}
+    own = {ref: rows.mean(0) for ref, rows in samples.items()}
+    for means, at in ((own, None), (about, (about[A], about[B]))):
+        x, y = (samples[ref] - means[ref] for ref in (A, B))
+        np.testing.assert_allclose(pooled.square(A, at and at[0]), x.T @ x / 30, atol=1e-12)
+        np.testing.assert_allclose(pooled.product(A, [B], at), x.T @ y / 30, atol=1e-12)
+        spread = float((x**2).sum() / 30)
+        assert pooled.variance(A, at and at[0]) == pytest.approx(spread)
 
 
 def slow_hsic(gram: Matrix, other: Matrix) -> float:
@@ -102,14 +184,15 @@ def slow_hsic(gram: Matrix, other: Matrix) -> float:
 def test_u_centring_gives_the_unbiased_estimator_of_the_textbook(n: int) -> None:
     x, y = drawn(n, 7, 1).double().numpy(), drawn(n, 3, 2).double().numpy()
     k, l_ = x @ x.T, y @ y.T
-    fast = float((u_centred(k) * u_centred(l_)).sum()) / (n * (n - 3))
+    both = u_centred(torch.from_numpy(np.stack([k, l_])))
+    fast = float((both[0] * both[1]).sum()) / (n * (n - 3))
     assert fast == pytest.approx(slow_hsic(k, l_), rel=1e-9, abs=1e-12)
 
 
 def test_the_estimator_is_zero_on_average_for_independent_representations() -> None:
     values = []
     for seed in range(600):
-        x, y = drawn(6, 3, seed).double().numpy(), drawn(6, 3, seed + 10_000).double().numpy()
+        x, y = drawn(6, 3, seed).double(), drawn(6, 3, seed + 10_000).double()
         values.append(float((u_centred(x @ x.T) * u_centred(y @ y.T)).sum()) / 18)
     error = np.std(values) / len(values) ** 0.5
     assert abs(np.mean(values)) < 3 * error
@@ -165,7 +248,7 @@ def test_moments_do_not_depend_on_the_size_of_the_batches(models: dict[str, Stag
             one, other = small.at(grid, fold), large.at(grid, fold)
             assert one.count == other.count
             for ref in one.squares:
-                scale = np.abs(other.squares[ref]).max()
+                scale = float(other.squares[ref].abs().max())
                 np.testing.assert_allclose(one.squares[ref], other.squares[ref], atol=1e-5 * scale)
 
 
@@ -177,13 +260,13 @@ def test_both_folds_together_hold_every_sampled_position(models: dict[str, Stage
         assert folds["fit"].count == 12 * positions
 
 
-def test_on_a_grid_that_is_taken_whole_the_sums_are_exact(models: dict[str, StagedModel]) -> None:
+def test_on_a_grid_that_is_taken_whole_the_means_are_exact(models: dict[str, StagedModel]) -> None:
     moments = taken(models, 8, PassSettings(batch=4, positions=10_000))
     whole = raw(models, RenderedScenes(STREET, 8), 4)
     for ref, grid in ((Ref("a", "blocks.3"), (4, 4)), (Ref("b", "stem"), (32, 32))):
-        summed = sum(moments.at(grid, fold).sums[ref] for fold in FOLDS)
-        exact = whole[ref].reshape(8, -1, grid[0] * grid[1]).sum((0, 2))
-        np.testing.assert_allclose(summed, exact, rtol=1e-9, atol=1e-9 * np.abs(exact).max())
+        exact = whole[ref].reshape(8, -1, grid[0] * grid[1]).mean((0, 2))
+        found = Pooled([moments.at(grid, fold) for fold in FOLDS]).mean(ref)
+        np.testing.assert_allclose(found, exact, rtol=1e-6, atol=1e-6 * np.abs(exact).max())
 
 
 def test_a_remainder_too_small_for_the_estimator_is_left_out(
@@ -198,8 +281,8 @@ def test_the_seed_picks_the_positions(models: dict[str, StagedModel]) -> None:
         taken(models, 8, PassSettings(batch=4, positions=4, seed=seed)) for seed in (1, 1, 2)
     )
     ref = Ref("a", "stem")
-    sums = [m.at((32, 32), "fit").sums[ref] for m in (one, same, other)]
-    assert (sums[0] == sums[1]).all() and (sums[0] != sums[2]).any()
+    means = [m.at((32, 32), "fit").mean(ref) for m in (one, same, other)]
+    assert (means[0] == means[1]).all() and (means[0] != means[2]).any()
     assert (one.hsic == other.hsic).all()
 
 
@@ -212,10 +295,10 @@ def test_progress_hears_of_every_frame(models: dict[str, StagedModel]) -> None:
 
 @given(st.integers(4, 12), st.integers(0, 50))
 def test_rows_of_a_u_centred_gram_sum_to_zero(n: int, seed: int) -> None:
-    x = drawn(n, 4, seed).double().numpy()
+    x = drawn(n, 4, seed).double()
     centred = u_centred(x @ x.T)
     np.testing.assert_allclose(centred.sum(0), 0, atol=1e-9)
-    assert (np.diag(centred) == 0).all()
+    assert (centred.diagonal() == 0).all()
 
 
 def test_weights_that_are_no_numbers_are_refused_when_loaded(
@@ -243,11 +326,11 @@ def test_a_stage_that_gives_no_numbers_is_named(weights: Weights, value: float) 
 
 
 def all_finite(moments: Moments) -> bool:
-    arrays = [moments.hsic]
+    tensors = [torch.from_numpy(moments.hsic)]
     for folds in moments.grids.values():
         for part in folds.values():
-            arrays += [*part.sums.values(), *part.squares.values(), *part.products.values()]
-    return all(bool(np.isfinite(array).all()) for array in arrays)
+            tensors += [*part.means.values(), *part.squares.values(), *part.products.values()]
+    return all(bool(tensor.isfinite().all()) for tensor in tensors)
 
 
 @pytest.mark.parametrize(

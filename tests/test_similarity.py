@@ -10,9 +10,10 @@ import torch
 from tiny import CLASSIFIER, STREET, Matrix, Weights, load_tiny, shares_in
 
 from search.frames import Subset
-from search.moments import FOLDS, HELD_EVERY, Moments, PassSettings, SecondMoments, measure
-from search.moments import u_centred as centred_gram
+from search.grams import u_centred
+from search.moments import FOLDS, HELD_EVERY, Moments, PassSettings, measure
 from search.observed import Observed
+from search.second_moments import Columns, SecondMoments
 from search.similarity import LAMBDAS, DegenerateRepresentation, Statistics
 from spaces.facts import ModelFacts, survey_all
 from spaces.inputs import FieldOfView
@@ -44,18 +45,19 @@ def facts_of(channels: Mapping[str, int]) -> dict[str, ModelFacts]:
 
 def statistics(x: Matrix, y: Matrix, batch: int = 8) -> Statistics:
     """What a pass over these representations, (frames, positions, channels), leaves behind."""
-    folds = {fold: SecondMoments() for fold in FOLDS}
+    columns = Columns.of([PAIR, BACK], {X: x.shape[2], Y: y.shape[2]})
+    folds = {fold: SecondMoments(columns) for fold in FOLDS}
     moments = Moments((X, Y), len(x), np.zeros((2, 2)), {(2, 3): folds})
     held = np.arange(len(x)) % HELD_EVERY == HELD_EVERY - 1
     for fold, rows in (("fit", ~held), ("held", held)):
         samples = {
             ref: torch.from_numpy(v[rows].reshape(-1, v.shape[2])) for ref, v in ((X, x), (Y, y))
         }
-        moments.at((2, 3), fold).add(samples, [PAIR, BACK])
+        moments.at((2, 3), fold).add(samples)
     for start in range(0, len(x), batch):
         flat = [v[start : start + batch].reshape(min(batch, len(x) - start), -1) for v in (x, y)]
-        grams = np.stack([centred_gram(f @ f.T).ravel() for f in flat])
-        moments.hsic += grams @ grams.T
+        grams = u_centred(torch.from_numpy(np.stack([f @ f.T for f in flat]))).flatten(1)
+        moments.hsic += (grams @ grams.T).numpy()
     return Statistics(moments, facts_of({"x": x.shape[2], "y": y.shape[2]}))
 
 
