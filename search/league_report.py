@@ -155,5 +155,5 @@ def _signed(found: Correlation) -> str:
     return (
         "not defined"
         if found.value is None
-        else f"{found.value:.2f}".replace("-", "\N{MINUS SIGN}")
+        else f"{found.value:z.2f}".replace("-", "\N{MINUS SIGN}")
     )

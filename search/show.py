@@ -122,7 +122,7 @@ def interval(found: Correlation) -> str:
     """The coefficient with its interval; a dash where it is not defined."""
     if found.value is None:
         return "-"
-    return f"{found.value:.2f} {found.low:.2f}…{found.high:.2f}"
+    return f"{found.value:z.2f} {found.low:z.2f}…{found.high:z.2f}"
 
 
 def _csv(values: Mapping[Share, float], metric: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from labelled import Labelled, write_labels
 from PIL import Image
 from tiny import Ran, Weights, config_data, merged, write_config
 
@@ -135,6 +136,27 @@ def test_similarity_writes_a_table_and_a_picture(tmp_path: Path, data: dict[str,
         assert min(picture.size) > 300
     assert f"{len(rows)} legal shares" in answer.stdout
     assert not (out / "result.json").exists()
+
+
+def test_correlate_writes_its_league_and_says_where(known: Labelled, tmp_path: Path) -> None:
+    path = write_config(tmp_path, merged(known.data, {
+        "truth": {"a": {"csv": str(known.folder / "a.csv")}},
+        "cache": str(known.folder / "cache"),
+    }))  # fmt: skip
+    write_labels(known.folder, known.labels)
+    answer = call("correlate", path, "--set", "name=other")
+    assert answer.exit_code == 0, answer.output
+    out = tmp_path / "out" / "other" / "correlate"
+    assert {p.name for p in out.iterdir()} == {
+        "league.json", "guides.csv", "points.png", "maps.png", "bars.png",
+    }  # fmt: skip
+    assert f"Wrote {out}/league.json, guides.csv and pictures." in answer.stdout
+    assert "44 shares" in answer.stdout and answer.stderr == ""
+
+
+def test_correlate_without_ground_truth_is_one_line(tmp_path: Path, data: dict[str, Any]) -> None:
+    answer = call("correlate", write_config(tmp_path, merged(data, {"truth": {}})))
+    assert "needs `truth:` for at least one model" in one_line(answer, 1)
 
 
 def test_similarity_refuses_an_unknown_metric(tmp_path: Path, data: dict[str, Any]) -> None:

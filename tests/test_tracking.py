@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from labelled import Compared
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 from tiny import Ran, Weights, config_data, merged, run_config, write_config
 
 from search import tracking
 from search.config import load_config
+from search.league import GROUPS, League
 from search.result import Result
 from search.tracking import PARENT_TAG, Target, TrackerUnreachable, record
 from spaces.plan import SharePlan
@@ -240,6 +242,69 @@ def test_the_result_is_kept_when_the_server_is_not_there(tmp_path: Path, weights
 def test_a_store_that_is_none_is_told_in_a_sentence(tiny_run: Ran, uri: str) -> None:
     with pytest.raises(TrackerUnreachable, match="did not take the run"):
         record(tiny_run.result, tiny_run.out, Target(uri, "x", None))
+
+
+@pytest.fixture(scope="module")
+def logged_league(tiny_league: Compared) -> Run:
+    client = MlflowClient(tracking_uri=Target.of(tiny_league.config).uri)
+    known = client.get_experiment_by_name("merge-search")
+    assert known is not None
+    runs = client.search_runs([known.experiment_id], "tags.`merge_search.search` = 'tiny'")
+    (run,) = runs
+    return run
+
+
+def test_a_league_is_one_finished_run_of_its_own_kind(
+    tiny_league: Compared, logged_league: Run
+) -> None:
+    tags, told = logged_league.data.tags, logged_league.data.params
+    league = tiny_league.league
+    assert logged_league.info.status == "FINISHED" and PARENT_TAG not in tags
+    assert tags["merge_search.kind"] == "correlate"
+    assert tags["merge_search.frames"] == told["frames_hash"] == league.frames["hash"]
+    assert (told["seed"], told["shares"], told["winner"]) == ("3", "88", league.winner)
+    assert told["models"] == "a=timm/test_efficientnet, b=timm/test_efficientnet"
+    assert told["version_torch"] == league.versions["torch"]
+
+
+def test_a_league_logs_every_number_that_is_defined(
+    tiny_league: Compared, logged_league: Run
+) -> None:
+    logged, league = logged_league.data.metrics, tiny_league.league
+    wanted = {f"seconds_{name}": taken for name, taken in league.guide_seconds.items()}
+    for name, groups in league.reporting.guides.items():
+        for group in GROUPS:
+            suffix = name if group == "all" else f"{group}_{name}"
+            for coefficient, symbol in (("pearson", "r"), ("spearman", "rho"), ("kendall", "tau")):
+                value = groups[group][coefficient].value
+                if value is not None:
+                    wanted[f"{symbol}_{suffix}"] = value
+    assert logged == wanted
+    assert {"r_fidelity", "r_cross_fidelity", "r_within_fidelity"} <= set(logged)
+    assert "r_within_size" not in logged  # one size per recipient stage: nothing to correlate
+
+
+def test_a_league_keeps_its_files_its_pictures_and_its_table(
+    tiny_league: Compared, logged_league: Run, tmp_path: Path
+) -> None:
+    client = MlflowClient(tracking_uri=Target.of(tiny_league.config).uri)
+    run = logged_league.info.run_id
+
+    def listed(folder: str | None = None) -> set[str]:
+        return {entry.path for entry in client.list_artifacts(run, folder)}
+
+    def held(name: str) -> bytes:
+        return Path(client.download_artifacts(run, name, str(tmp_path))).read_bytes()
+
+    assert {"league.json", "guides.csv", "guides.json", "config.yaml", "pictures"} <= listed()
+    pictures = {"pictures/points.png", "pictures/maps.png", "pictures/bars.png"}
+    assert listed("pictures") == pictures
+    for name in ("league.json", "guides.csv"):
+        assert held(name) == (tiny_league.out / name).read_bytes()
+    assert League.from_dict(json.loads(held("league.json"))) == tiny_league.league
+    table = json.loads(held("guides.json"))
+    ranking = [row[table["columns"].index("guide")] for row in table["data"]]
+    assert ranking == tiny_league.league.deciding.ranking
 
 
 def test_mlflow_stays_behind_its_door(tiny_run: Ran) -> None:

@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from labelled import Compared, Labelled, compare, labelled
 from safetensors.torch import save_file
 from tiny import (
     CLASSIFIER,
@@ -62,3 +63,17 @@ def tiny_run(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Ran:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         folder = tmp_path_factory.mktemp("tiny-run")
         return run_config(write_config(folder, config_data(weights)))
+
+
+@pytest.fixture(scope="session")
+def known(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Labelled:
+    """Two classifiers and pictures that both know; the folder's cache serves every run there."""
+    return labelled(weights, tmp_path_factory.mktemp("labelled"))
+
+
+@pytest.fixture(scope="session")
+def tiny_league(known: Labelled) -> Compared:
+    """One whole comparison of guides, for all tests that only look at what it left."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        return compare(known, known.labels)
