@@ -101,10 +101,15 @@ def correlate(config: RunConfig, reporter: Reporter) -> League:
         truth = split_truth(open_truth(config, deployment, frames))
     with clock.timing("unmerged"):
         recipients = worth_measuring(deployment, truth, config.verify.batch, reporter)
-    with clock.timing("statistics"):
-        observed = observe(config, deployment, frames, reporter)
     legal = shares_of(deployment.pairs.legal, deployment.facts, config.search.adapter_specs)
     shares = [share for share in legal if share.recipient.model in recipients]
+    if not shares:
+        raise NothingToCorrelate(
+            f"no share with adapters {config.search.adapters} is legal into a model that scores "
+            f"above 0: {', '.join(sorted(recipients))}"
+        )
+    with clock.timing("statistics"):
+        observed = observe(config, deployment, frames, reporter)
     with clock.timing("guides"):
         guides = value_shares(observed, shares, reporter)
     with clock.timing("accuracy"):

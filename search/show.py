@@ -102,20 +102,29 @@ def show_league(league: League, reporter: Reporter) -> None:
             rows.append([guide + mark, *cells, f"{league.guide_seconds[guide]:.2f}"])
         title = f"{coefficient.capitalize()} correlation with accuracy kept, and its 95% interval"
         reporter.table(title, ["guide", *GROUPS, "seconds"], rows)
-    for part, table in (("deciding", league.deciding), ("reporting", measured)):
+    reporter.say(
+        f"{league.shares['all']} shares ({league.shares['same']} same, {league.shares['cross']} "
+        f"cross stage), measured on labelled frames: {_counts(measured.frames)}"
+    )
+    reporter.say(
+        "seconds: for all shares, given the statistics; those took "
+        f"{league.seconds['statistics']:.1f} s, or were only read if cached"
+    )
+    deciding = league.deciding
+    for part, table in (("deciding", deciding), ("reporting", measured)):
         for name, reason in table.left_out.items():
             reporter.say(f"{name} is left out on the {part} frames: {reason}")
-    frames = ", ".join(f"{name} {count}" for name, count in measured.frames.items())
-    deciding = ", ".join(f"{name} {count}" for name, count in league.deciding.frames.items())
+    if league.winner is None:
+        reporter.say("no winner: no guide has a correlation on the frames that decide")
+        return
     reporter.say(
-        f"{league.shares['all']} shares ({league.shares['same']} same, "
-        f"{league.shares['cross']} cross stage); labelled frames: {frames}"
+        f"* wins: the greatest |r| over all shares on other labelled frames "
+        f"({_counts(deciding.frames)}), r {deciding.pearson(league.winner).value:z.2f} there"
     )
-    reporter.say(
-        f"* {league.winner} has the greatest |Pearson r| over all shares on others: {deciding}"
-        if league.winner
-        else "no guide has a correlation on the frames that decide"
-    )
+
+
+def _counts(frames: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in frames.items())
 
 
 def interval(found: Correlation) -> str:

@@ -329,6 +329,7 @@ def _front_columns(result: Result) -> dict[str, list[Any]]:
 def _league_metrics(league: League) -> dict[str, float]:
     """`r_GUIDE` over all shares, `r_same_GUIDE` and so on; what is not defined is not logged."""
     metrics = {f"seconds_{name}": taken for name, taken in league.guide_seconds.items()}
+    metrics["seconds_statistics"] = league.seconds["statistics"]
     for name, groups in league.reporting.guides.items():
         for group, found in groups.items():
             prefix = "" if group == "all" else f"{group}_"

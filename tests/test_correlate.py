@@ -338,6 +338,12 @@ def test_a_bad_config_is_told_in_a_sentence_before_anything_is_written(
     assert not list(tmp_path.rglob("league.json"))
 
 
+def test_adapters_that_fit_no_share_are_refused(known: Labelled) -> None:
+    """Every map into these networks has less than a thousand channels on one side."""
+    with pytest.raises(NothingToCorrelate, match="no share with adapters"):
+        compare(known, known.labels, ["name=none", "search.adapters=[linear@1000]"])
+
+
 def test_boxes_are_needed_on_both_parts() -> None:
     frames = RenderedScenes(STREET, 6)
     box = {"bbox": [0, 0, 9, 9], "category_id": 1, "area": 81, "iscrowd": 0}

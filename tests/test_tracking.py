@@ -272,6 +272,7 @@ def test_a_league_logs_every_number_that_is_defined(
 ) -> None:
     logged, league = logged_league.data.metrics, tiny_league.league
     wanted = {f"seconds_{name}": taken for name, taken in league.guide_seconds.items()}
+    wanted["seconds_statistics"] = league.seconds["statistics"]
     for name, groups in league.reporting.guides.items():
         for group in GROUPS:
             suffix = name if group == "all" else f"{group}_{name}"
