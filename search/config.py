@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import torch
 import yaml
 from pydantic import (
     BaseModel,
@@ -28,7 +29,7 @@ from spaces.errors import BadPlan, MergeSearchError
 from spaces.inputs import Fit
 from spaces.plan import AdapterSpec
 from spaces.stages import Task
-from spaces.zoo import ModelSpec
+from spaces.zoo import Cut, ModelSpec
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
@@ -56,6 +57,8 @@ class ModelConfig(_Section):
     num_classes: Positive | None = None
     size: Positive | Annotated[list[Positive], Field(min_length=2, max_length=2)] | None = None
     fit: Fit | None = None
+    cut: Cut = "stages"
+    """`blocks`: stages that are chains of blocks are cut at every block."""
 
     @model_validator(mode="after")
     def _one_source(self) -> ModelConfig:
@@ -72,6 +75,7 @@ class ModelConfig(_Section):
             num_classes=self.num_classes,
             size=(size[0], size[1]) if size else None,
             fit=self.fit,
+            cut=self.cut,
         )
 
     def _weights(self, base: Path) -> str:
@@ -235,6 +239,8 @@ class RunConfig(_Section):
     budget: str | Positive
     truth: dict[str, TruthConfig] = {}
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    """Where the networks run: `auto` is cuda where there is one."""
     statistics: StatisticsConfig = StatisticsConfig()
     search: SearchConfig = SearchConfig()
     verify: VerifyConfig = VerifyConfig()
@@ -279,6 +285,24 @@ class RunConfig(_Section):
     @property
     def pass_settings(self) -> PassSettings:
         return PassSettings(self.statistics.batch, self.statistics.positions, self.seed)
+
+    @property
+    def torch_device(self) -> torch.device:
+        """The device that `device` means on this machine.
+
+        Raises:
+            BadConfig: it asks for a CUDA device that this machine does not have.
+        """
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if self.device == "auto":
+            return torch.device("cuda" if count else "cpu")
+        wanted = torch.device(self.device)
+        if wanted.type == "cuda" and (wanted.index or 0) >= count:
+            there = f"cuda:0 to cuda:{count - 1}" if count else "no CUDA device"
+            raise BadConfig(
+                f"device: {self.device!r}: torch finds {there} on this machine; use auto, or cpu"
+            )
+        return wanted
 
     def model_specs(self) -> dict[str, ModelSpec]:
         return {name: model.spec(name, self.base) for name, model in self.models.items()}

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from search.frames import Subset, batches
 from search.metric import Metric, Progress, silent
 from search.observed import Observed
-from spaces.inputs import prepare_batch
 from spaces.plan import Share, SharePlan
 from spaces.together import Output, PlanSet
 
@@ -50,9 +49,7 @@ def _agreements(observed: Observed, plans: Sequence[SharePlan], progress: Progre
     few = Subset(observed.unseen, tuple(range(min(PairFidelity.FRAMES, len(observed.unseen)))))
     sums: dict[Output, float] = dict.fromkeys(together.distinct, 0.0)
     for _, pictures in batches(few, len(few)):
-        inputs = {
-            name: prepare_batch(pictures, models[name].input) for name in together.inputs_read
-        }
+        inputs = {name: models[name].prepared(pictures) for name in together.inputs_read}
         originals = {}
         for output, soft in together.soft_answers(inputs):
             name = output[0]

@@ -35,10 +35,12 @@ class NothingToShare(MergeSearchError):
 
 
 def load_deployment(config: RunConfig, reporter: Reporter) -> Deployment:
-    """Load, cut and survey the models; print the stage tables."""
-    reporter.step("Loading the models")
+    """Load, cut and survey the models, and move them to their device; print the stage tables."""
+    device = config.torch_device
+    reporter.step(f"Loading the models ({device})")
     models = {name: _load(spec, config.seed) for name, spec in config.model_specs().items()}
     facts = survey_all(models)
+    models = {name: model.to(device) for name, model in models.items()}
     reporter.stage_table(facts)
     pairs = pairs_of(facts)
     if not pairs.legal:

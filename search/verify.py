@@ -22,7 +22,6 @@ from search.accuracy import (
 from search.frames import FrameSet, batches
 from search.truth import BoxTruth, ClassTruth, Truth
 from spaces.facts import ModelFacts
-from spaces.inputs import prepare_batch
 from spaces.merged import Maps, Models
 from spaces.plan import SharePlan
 from spaces.stages import StagedModel
@@ -150,10 +149,7 @@ def _collect(together: PlanSet, bench: Bench, frames: FrameSet, progress: Progre
     parts: dict[Output, list[Answers]] = {output: [] for output in together.distinct}
     sizes: list[tuple[int, int]] = []
     for _, pictures in batches(frames, bench.batch):
-        inputs = {
-            name: prepare_batch(pictures, bench.models[name].input)
-            for name in together.inputs_read
-        }
+        inputs = {name: bench.models[name].prepared(pictures) for name in together.inputs_read}
         for output, answer in together.answers(inputs):
             parts[output].append(_kept(answer, bench.models[output[0]]))
         sizes += [(picture.shape[0], picture.shape[1]) for picture in pictures]
@@ -163,4 +159,5 @@ def _collect(together: PlanSet, bench: Bench, frames: FrameSet, progress: Progre
 
 def _kept(answer: Tensor, model: StagedModel) -> Answers:
     """What is scored of a batch's answer: all logits of hundreds of plans would be gigabytes."""
-    return ranked(answer.numpy()) if model.task == "classification" else answer.numpy()
+    found = answer.cpu().numpy()
+    return ranked(found) if model.task == "classification" else found

@@ -24,6 +24,10 @@ class LinearMap:
         if self.weight.dim() != 2 or self.bias.shape != self.weight.shape[:1]:
             raise BadPlan(f"a map of {tuple(self.weight.shape)} and {tuple(self.bias.shape)}")
 
+    def to(self, device: torch.device) -> LinearMap:
+        """The same map on a device."""
+        return LinearMap(self.weight.to(device), self.bias.to(device))
+
     def low_rank(self, rank: int) -> tuple[Tensor, Tensor]:
         """The best factors (recipient, rank) and (rank, donor) of the weight."""
         left, values, right = torch.linalg.svd(self.weight, full_matrices=False)

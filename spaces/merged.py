@@ -35,6 +35,7 @@ class MergedModel(nn.Module):
         layouts = layouts_of(facts)
         self.plan = canonical(plan, layouts)
         live = liveness(self.plan, layouts)
+        device = next(iter(models.values())).device
         owners = _owners(models, live.stages)
         adapters: dict[Share, Adapter] = {}
         copied: set[tuple[str, str]] = set()
@@ -42,10 +43,10 @@ class MergedModel(nn.Module):
             grid = facts[share.recipient.model].stage(share.recipient.stage).grid
             fold = fold_of(share, live, facts)
             if fold.refusal:
-                adapters[share] = build_adapter(share, maps.get(share), grid)
+                adapters[share] = build_adapter(share, maps.get(share), grid).to(device)
                 continue
             adapters[share] = Adapter(grid)
-            linear = _map_of(share, maps)
+            linear = _map_of(share, maps).to(device)
             for reader in fold.readers:
                 key = (share.recipient.model, reader.owner)
                 if key not in copied:

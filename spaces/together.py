@@ -49,7 +49,7 @@ class PlanSet:
                 share,
                 maps.get(share),
                 facts[share.recipient.model].stage(share.recipient.stage).grid,
-            )
+            ).to(models[share.recipient.model].device)
             for share in shares
         }
 

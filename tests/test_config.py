@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tiny import Weights, config_data, merged, write_config
 
 from search.config import BadConfig, RunConfig, load_config, parse_budget
@@ -39,7 +40,28 @@ def test_a_good_config_loads_with_every_value(tmp_path: Path, good: dict[str, An
     assert config.search.adapter_specs == (AdapterSpec("linear"),)
     spec = config.model_specs()["b"]
     assert (spec.name, spec.arch, spec.num_classes) == ("b", "timm/test_efficientnet", 7)
-    assert (spec.size, spec.fit) == ((64, 64), "squash")
+    assert (spec.size, spec.fit, spec.cut) == ((64, 64), "squash", "stages")
+    assert config.torch_device.type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_the_cut_of_a_model_is_its_own(tmp_path: Path, good: dict[str, Any]) -> None:
+    config = load_config(write_config(tmp_path, merged(good, {"models.a.cut": "blocks"})))
+    assert {name: spec.cut for name, spec in config.model_specs().items()} == {
+        "a": "blocks",
+        "b": "stages",
+    }
+
+
+def test_the_cpu_is_always_there(tmp_path: Path, good: dict[str, Any]) -> None:
+    config = load_config(write_config(tmp_path, merged(good, {"device": "cpu"})))
+    assert config.torch_device == torch.device("cpu")
+
+
+def test_a_cuda_device_that_is_not_there_is_refused(tmp_path: Path, good: dict[str, Any]) -> None:
+    missing = f"cuda:{torch.cuda.device_count()}"
+    config = load_config(write_config(tmp_path, merged(good, {"device": missing})))
+    with pytest.raises(BadConfig, match=rf"^device: '{missing}': .*use auto, or cpu$"):
+        _ = config.torch_device
 
 
 def test_relative_paths_start_at_the_folder_of_the_config(
@@ -129,6 +151,8 @@ REFUSED: list[tuple[str, Any, tuple[str, ...]]] = [
     ("name", 7, ("7", "string")),
     ("seed", -1, ("-1", "greater than or equal to 0")),
     ("seed", "x", ("'x'", "integer")),
+    ("device", "gpu", ("'gpu'", "auto|cpu|cuda")),
+    ("device", 0, ("0", "string")),
     ("seed", 2**40, (str(2**40), "less than")),
     ("models", {}, ("at least two",)),
     ("models", ["a", "b"], ("dictionary",)),
@@ -141,6 +165,7 @@ REFUSED: list[tuple[str, Any, tuple[str, ...]]] = [
     ("models.a.size", "64", ("'64'",)),
     ("models.a.num_classes", 0, ("0", "greater than or equal to 1")),
     ("models.a.fit", "stretch", ("'stretch'", "'squash', 'letterbox' or 'crop'")),
+    ("models.a.cut", "layers", ("'layers'", "'stages' or 'blocks'")),
     ("models.a.pretrained", True, ("either weights", "pretrained")),
     ("frames.count", 0, ("0", "greater than or equal to 1")),
     ("frames.stride", 0, ("0", "greater than or equal to 1")),

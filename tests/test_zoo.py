@@ -237,3 +237,47 @@ def test_an_unreachable_hub_is_one_clear_sentence(
 def test_a_network_without_published_weights_is_never_left_random(arch: str) -> None:
     with pytest.raises(BadWeights, match=r"mine: .*no pretrained weights"):
         load_model(ModelSpec("mine", arch, "hub"))
+
+
+def finely_cut(zoo: Zoo, arch: str) -> StagedModel:
+    weights = str(zoo.weights(arch))
+    return load_model(
+        ModelSpec("net", arch, weights, size=size_of(arch), fit="letterbox", cut="blocks")
+    )
+
+
+@every_network
+@torch.no_grad()
+def test_cut_at_its_blocks_a_network_answers_the_same(zoo: Zoo, arch: str) -> None:
+    coarse, fine = zoo.model(arch), finely_cut(zoo, arch)
+    inputs = zoo.original(arch).inputs
+    stages, blocks = dict(coarse.walk(inputs)), dict(fine.walk(inputs))
+    for tap, block in zip(coarse.layout.taps, fine.layout.taps, strict=True):
+        assert torch.equal(stages[tap], blocks[block])
+    assert bytes_of(tensors_of(fine)) == bytes_of(tensors_of(coarse))
+
+
+@every_network
+@torch.no_grad()
+def test_the_last_block_of_a_stage_is_the_stage(zoo: Zoo, arch: str) -> None:
+    coarse, fine = zoo.model(arch), finely_cut(zoo, arch)
+    inputs = zoo.original(arch).inputs
+    stages, blocks = dict(coarse.walk(inputs)), dict(fine.walk(inputs))
+    for stage, representation in stages.items():
+        parts = [name for name in blocks if name == stage or name.startswith(f"{stage}.")]
+        assert parts and torch.equal(blocks[parts[-1]], representation)
+
+
+def test_blocks_are_named_within_their_stage(zoo: Zoo) -> None:
+    assert finely_cut(zoo, "timm/tf_efficientnet_lite0").layout.stages == (
+        "stem", "blocks.0", "blocks.1.0", "blocks.1.1", "blocks.2.0", "blocks.2.1",
+        "blocks.3.0", "blocks.3.1", "blocks.3.2", "blocks.4.0", "blocks.4.1", "blocks.4.2",
+        "blocks.5.0", "blocks.5.1", "blocks.5.2", "blocks.5.3", "blocks.6", "conv_head", "pool",
+    )  # fmt: skip
+    detector = finely_cut(zoo, "effdet/tf_efficientdet_d0")
+    assert detector.layout.taps == ("blocks.2.1", "blocks.4.2", "blocks.6")
+
+
+def test_a_network_whose_stages_are_no_plain_chains_stays_as_it_is(zoo: Zoo) -> None:
+    arch = "timm/regnety_002"
+    assert finely_cut(zoo, arch).layout == zoo.model(arch).layout
