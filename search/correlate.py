@@ -28,7 +28,7 @@ from search.run import Clock, open_truth
 from search.show import show_league
 from search.similarity import Statistics
 from search.truth import BadTruth, BoxTruth, Truth, part_of
-from search.verify import BASELINE, Bench, Progress, accuracy, frames_to_verify, main_score
+from search.verify import BASELINE, Bench, Progress, accuracy, main_score, steps_to_verify
 from spaces.errors import MergeSearchError
 from spaces.plan import Share, SharePlan
 from spaces.shares import shares_of
@@ -181,7 +181,7 @@ def worth_measuring(
     names: set[str] = set()
     for part in PARTS:
         reporter.step(f"Accuracy of the unmerged models on the {part} frames")
-        with reporter.progress("frames", frames_to_verify(truth[part])) as progress:
+        with reporter.progress("steps", steps_to_verify(1, truth[part])) as progress:
             unmerged = measure(bench, [], truth[part], progress)
         for name, reason in unmerged.left_out.items():
             reporter.say(f"  {name} is left out on the {part} frames: {reason}")
@@ -222,9 +222,8 @@ def measure_parts(
     bench = Bench(deployment.models, deployment.facts, maps, batch)
     measured = {}
     for part in PARTS:
-        total = frames_to_verify(truth[part])
-        reporter.step(f"Accuracy of {len(shares)} shares on the {total} {part} frames")
-        with reporter.progress("frames", total) as progress:
+        reporter.step(f"Accuracy of {len(shares)} shares on the {part} frames")
+        with reporter.progress("steps", steps_to_verify(1 + len(shares), truth[part])) as progress:
             measured[part] = measure(bench, shares, truth[part], progress)
     return measured
 

@@ -40,7 +40,7 @@ from search.study import (
     smallest_thoroughly,
 )
 from search.truth import BadTruth, BoxTruth, ClassTruth, Truth, check_classes
-from search.verify import BASELINE, Bench, accuracy, fidelity, frames_to_verify, quality_kept
+from search.verify import BASELINE, Bench, accuracy, fidelity, quality_kept, steps_to_verify
 from spaces.cost import CostModel
 from spaces.errors import MergeSearchError
 from spaces.facts import layouts_of
@@ -224,9 +224,9 @@ def verify(
     baseline: dict[str, Scores] = {}
     scores: list[dict[str, Scores]] = [{} for _ in chosen]
     if truth:
-        total = frames_to_verify(truth)
+        total = steps_to_verify(1 + len(chosen), truth)
         reporter.step(f"Ground truth of {len(chosen)} candidates and the unmerged models")
-        with reporter.progress("frames", total) as progress:
+        with reporter.progress("steps", total) as progress:
             baseline, *scores = accuracy(bench, [BASELINE, *chosen], truth, progress)
     return baseline, [
         CandidateRecord(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -87,21 +88,27 @@ def accuracy(
 ) -> list[dict[str, Scores]]:
     """For each plan, and each model with ground truth, its scores."""
     together = PlanSet(bench.models, bench.facts, plans, bench.maps)
+    times = Counter(output for outputs in together.outputs for output in outputs.values())
     known: dict[Output, Scores] = {}
     for names in _same_frames(truth):
         wanted = together.only(names)
         collected = _collect(wanted, bench, truth[names[0]].frames, progress)
         for output, answers in collected.answers.items():
             known[output] = _score(output[0], answers, collected, bench, truth[output[0]])
+            progress(times[output])
     return [
         {name: known[output] for name, output in outputs.items() if name in truth}
         for outputs in together.outputs
     ]
 
 
-def frames_to_verify(truth: Mapping[str, Truth]) -> int:
-    """How many frames `accuracy` will report progress on."""
-    return sum(len(truth[names[0]].frames) for names in _same_frames(truth))
+def steps_to_verify(plans: int, truth: Mapping[str, Truth]) -> int:
+    """How many steps `accuracy` reports: every frame read, every plan's answer scored.
+
+    Scoring hundreds of detectors takes minutes, too.
+    """
+    frames = sum(len(truth[names[0]].frames) for names in _same_frames(truth))
+    return frames + plans * len(truth)
 
 
 def main_score(scores: Scores) -> float:

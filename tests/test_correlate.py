@@ -285,7 +285,7 @@ def test_detectors_and_classifiers_are_measured_together(mixed: Observed) -> Non
     bench = Bench(known.models, known.facts, maps, 3)
     told: list[int] = []
     measured = measure(bench, shares, truth, told.append)
-    assert sum(told) == 6 and list(measured.scores) == shares
+    assert sum(told) == 6 + 5 * 2 and list(measured.scores) == shares
     for share in shares:
         name = share.recipient.model
         (scores,) = accuracy(bench, [SharePlan((share,))], {name: truth[name]}, lambda n: None)

@@ -18,9 +18,9 @@ from search.verify import (
     Bench,
     accuracy,
     fidelity,
-    frames_to_verify,
     main_score,
     quality_kept,
+    steps_to_verify,
 )
 from spaces.inputs import prepare_batch
 from spaces.merged import MergedModel
@@ -129,11 +129,11 @@ def test_copies_that_share_by_identity_keep_everything(copies: Observed) -> None
 def test_models_with_the_same_frames_are_verified_in_one_pass(mixed: Observed) -> None:
     truth = {"cls": LABELS, "det": BOXES}
     told: list[int] = []
-    plans = [BASELINE]
+    plans = [BASELINE, *some_plans(mixed)[:2]]
     accuracy(bench(mixed, plans), plans, truth, told.append)
-    assert sum(told) == frames_to_verify(truth) == COUNT
+    assert sum(told) == steps_to_verify(3, truth) == COUNT + 3 * 2
     other = scenes_truth(STREET, COUNT - 1, "classification")
-    assert frames_to_verify({"cls": other, "det": BOXES}) == 2 * COUNT - 1
+    assert steps_to_verify(3, {"cls": other, "det": BOXES}) == 2 * COUNT - 1 + 3 * 2
 
 
 def test_only_models_with_truth_are_scored(pair: Observed) -> None:
