@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
 
 from search import league_report, tracking
 from search.accuracy import Scores
@@ -20,7 +19,7 @@ from search.config import RunConfig
 from search.console import Reporter
 from search.correlation import LEVEL, RESAMPLES
 from search.files import make_folder, write_json, write_text
-from search.league import League, Table, correlations, cross_stage, same_stage
+from search.league import PARTS, League, Part, Table, correlations, cross_stage, same_stage
 from search.metrics import METRICS
 from search.observed import Deployment, Observed
 from search.prepare import load_deployment, observe
@@ -39,8 +38,6 @@ DECIDES = 5
 A guide picked for its luck on some frames would look better on those than it is.
 """
 FOLDER = "correlate"
-Part = Literal["deciding", "reporting"]
-PARTS: tuple[Part, Part] = ("deciding", "reporting")
 
 
 class NothingToCorrelate(MergeSearchError):
@@ -142,7 +139,7 @@ def correlate(config: RunConfig, reporter: Reporter) -> League:
     )
     save(league, guides, measured, out)
     stages = {name: fact.layout.stages for name, fact in deployment.facts.items()}
-    league_report.draw(league, guides.values, measured["reporting"].kept, stages, out)
+    league_report.draw(tables, guides.values, measured["reporting"].kept, stages, out)
     show_league(league, reporter)
     reporter.step("Logging to MLflow")
     logged = tracking.record_league(league, out, tracking.Target.of(config))

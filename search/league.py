@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -65,6 +65,11 @@ class Table:
         return defined[0] if defined else None
 
 
+Part = Literal["deciding", "reporting"]
+PARTS: tuple[Part, Part] = ("deciding", "reporting")
+Tables = Mapping[Part, Table]
+
+
 @dataclass(frozen=True)
 class League:
     """Everything of one comparison: the schema of league.json (docs/correlate.md)."""
@@ -98,7 +103,7 @@ class League:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> League:
         """The league that `to_dict` wrote."""
-        parts = {part: _table(data[part]) for part in ("deciding", "reporting")}
+        parts: dict[str, Table] = {part: _table(data[part]) for part in PARTS}
         return cls(**{**data, **parts})
 
 

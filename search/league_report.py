@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from search.correlation import Correlation
-from search.league import GROUPS, League, Values, cross_stage, same_stage
+from search.league import GROUPS, Table, Tables, Values, cross_stage, same_stage
+from search.metrics import METRICS
 from search.report import BLUE, ORANGE, label_cells, matrix, save_figure
 
 SLATE = "#334155"
@@ -24,18 +25,23 @@ Stages = Mapping[str, Sequence[str]]
 
 
 def draw(
-    league: League, guides: Mapping[str, Values], kept: Values, stages: Stages, out: Path
+    tables: Tables, guides: Mapping[str, Values], kept: Values, stages: Stages, out: Path
 ) -> None:
-    """Write the pictures of a league into its folder; `kept` is of the reporting frames."""
-    save_figure(points_figure(league, guides, kept), out / POINTS_PICTURE)
-    best = league.deciding.ranking[0]
-    save_figure(maps_figure(best, guides[best], kept, stages), out / MAPS_PICTURE)
-    save_figure(bars_figure(league), out / BARS_PICTURE)
+    """Write the pictures of a league into its folder.
+
+    The deciding table orders the guides, all that is shown is of the reporting one, and so must
+    `kept` be.
+    """
+    names, measured = tables["deciding"].ranking, tables["reporting"]
+    save_figure(points_figure(names, measured, guides, kept), out / POINTS_PICTURE)
+    save_figure(maps_figure(names[0], guides[names[0]], kept, stages), out / MAPS_PICTURE)
+    save_figure(bars_figure(names, measured), out / BARS_PICTURE)
 
 
-def points_figure(league: League, guides: Mapping[str, Values], kept: Values) -> Figure:
+def points_figure(
+    names: Sequence[str], measured: Table, guides: Mapping[str, Values], kept: Values
+) -> Figure:
     """Each guide against accuracy, one point per share."""
-    names = league.deciding.ranking
     columns = min(3, len(names))
     rows = -(-len(names) // columns)
     figure, grid = plt.subplots(
@@ -46,14 +52,13 @@ def points_figure(league: League, guides: Mapping[str, Values], kept: Values) ->
         axes.set_axis_off()
     for axes, name in zip(grid.flat, names, strict=False):
         _draw_points(axes, guides[name], kept)
-        found = league.reporting.pearson(name)
-        axes.set_title(f"{name}: r {_signed(found)}", loc="left", fontsize=10)
-        axes.set_xlabel(league.guides[name], fontsize=8)
+        axes.set_title(f"{name}: r {_signed(measured.pearson(name))}", loc="left", fontsize=10)
+        axes.set_xlabel(METRICS[name].label, fontsize=8)
     for axes in grid[:, 0]:
         axes.set_ylabel(ACCURACY, fontsize=8)
     handles, labels = grid[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper right", ncols=2, frameon=False, fontsize=9)
-    figure.suptitle(f"{league.name}: every share measured", x=0.01, ha="left")
+    figure.suptitle("Every share alone, measured", x=0.01, ha="left")
     return figure
 
 
@@ -96,22 +101,20 @@ def maps_figure(guide: str, values: Values, kept: Values, stages: Stages) -> Fig
     return figure
 
 
-def bars_figure(league: League) -> Figure:
+def bars_figure(names: Sequence[str], measured: Table) -> Figure:
     """|r| of each guide with its interval, over all shares and over cross-stage ones."""
-    names = league.deciding.ranking[::-1]
     figure, axes = plt.subplots(figsize=(7.5, 1.2 + 0.55 * len(names)), layout="constrained")
     for offset, group in ((0.2, "all"), (-0.2, "cross")):
-        for row, name in enumerate(names):
-            found = league.reporting.pearson(name, group)
-            _draw_bar(axes, row + offset, found, COLOURS[group])
+        for row, name in enumerate(names[::-1]):
+            _draw_bar(axes, row + offset, measured.pearson(name, group), COLOURS[group])
         axes.barh([0], [0], color=COLOURS[group], label=GROUPS[group])
-    axes.set_yticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), names[::-1])
     axes.set_xlim(0, 1.12)
     axes.set_xticks(np.linspace(0, 1, 6))
     axes.set_xlabel("|Pearson r| with accuracy kept, and its 95% interval")
     axes.grid(axis="x", alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.set_title(f"{league.name}: what predicts accuracy", loc="left")
+    axes.set_title("What predicts accuracy", loc="left")
     axes.legend(frameon=False, fontsize=9, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
     return figure
 

@@ -20,10 +20,8 @@ from tiny import STREET, Weights, config_data, listening, merged, write_config
 from search.config import load_config
 from search.correlate import (
     DECIDES,
-    PARTS,
     Measured,
     NothingToCorrelate,
-    Part,
     correlate,
     guides_csv,
     measure,
@@ -31,7 +29,7 @@ from search.correlate import (
 )
 from search.correlate import Guides as AllGuides
 from search.frames import RenderedScenes, Subset
-from search.league import League
+from search.league import PARTS, League, Part
 from search.metrics import METRICS
 from search.observed import Observed
 from search.prepare import load_deployment, observe
