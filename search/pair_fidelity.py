@@ -4,57 +4,78 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from search.frames import Subset, batches
+from search.frames import Sampling, Subset, batches
 from search.metric import Metric, Progress, silent
 from search.observed import Observed
 from spaces.plan import Share, SharePlan
 from spaces.together import Output, PlanSet
 
+FRAMES = 48
+FIRST = 16
+BATCH = 16
+HOPELESS = 0.05
+"""A share that explains no more than this, or agrees no more on the first frames, is worth 0."""
+
 
 class PairFidelity(Metric):
-    """How much of the recipient's answer a share keeps when it is the only one in place.
-
-    Each share is tried alone on `FRAMES` unlabelled frames that the maps have not seen, all of
-    them in one pass. The agreement is a soft one (`StagedModel.agreement`), so that few frames
-    say much. Shares that explain next to nothing are worth 0 and are not run.
-    """
+    """How much of the recipient's answer a share keeps when it is the only one in place."""
 
     name = "fidelity"
     label = "fidelity of the share alone"
 
-    FRAMES = 24
-    HOPELESS = 0.05
-
     def similarities(
         self, observed: Observed, shares: Sequence[Share], progress: Progress = silent
     ) -> dict[Share, float]:
-        explained = {share: observed.statistics.explained(share) for share in shares}
-        tried = [share for share in shares if explained[share] > self.HOPELESS]
-        progress(len(shares) - len(tried))
-        plans = [SharePlan((share,)) for share in tried]
-        agreed = _agreements(observed, plans, progress)
-        return dict.fromkeys(shares, 0.0) | dict(zip(tried, agreed, strict=True))
+        return fidelity_alone(observed, shares, progress)
 
 
-def _agreements(observed: Observed, plans: Sequence[SharePlan], progress: Progress) -> list[float]:
-    """For each single-share plan, the recipient's mean soft agreement with itself unmerged."""
+def fidelity_alone(
+    observed: Observed, shares: Sequence[Share], progress: Progress = silent
+) -> dict[Share, float]:
+    """Each share tried alone: mean agreement of its recipient's answers with the original's.
+
+    On up to `FRAMES` unlabelled frames that the maps have not seen, all shares in one pass that
+    computes each distinct representation once. Hopeless shares do not run to the end.
+    """
+    values = dict.fromkeys(shares, 0.0)
+    hopeful = [share for share in shares if observed.statistics.explained(share) > HOPELESS]
+    progress(len(shares) - len(hopeful))
+    few = Sampling(FRAMES).indices(len(observed.unseen))
+    glance = few[:: len(few) // FIRST or 1]
+    first = _agreed(observed, hopeful, glance, silent)
+    better = [share for share in hopeful if first[share] > HOPELESS * len(glance)]
+    progress(len(hopeful) - len(better))
+    rest = _agreed(observed, better, [i for i in few if i not in glance], progress)
+    return values | {share: (first[share] + rest[share]) / len(few) for share in better}
+
+
+def _agreed(
+    observed: Observed, shares: Sequence[Share], unseen: Sequence[int], progress: Progress
+) -> dict[Share, float]:
+    """Agreement of each share's recipient with itself unmerged, summed over unseen frames.
+
+    Source: `spaces.stages.StagedModel.agreement`.
+    """
+    if not unseen:
+        progress(len(shares))
+        return dict.fromkeys(shares, 0.0)
     models = observed.deployment.models
-    maps = observed.maps_for(plans)
-    together = PlanSet(models, observed.deployment.facts, [SharePlan(), *plans], maps)
+    plans = [SharePlan((share,)) for share in shares]
+    together = PlanSet(
+        models, observed.deployment.facts, [SharePlan(), *plans], observed.maps_for(plans)
+    )
     baseline, *merged = together.outputs
-    wanted = [
-        outputs[plan.shares[0].recipient.model]
-        for outputs, plan in zip(merged, plans, strict=True)
-    ]
-    few = Subset(observed.unseen, tuple(range(min(PairFidelity.FRAMES, len(observed.unseen)))))
     sums: dict[Output, float] = dict.fromkeys(together.distinct, 0.0)
-    for _, pictures in batches(few, len(few)):
+    frames = Subset(observed.unseen, tuple(unseen))
+    for indices, pictures in batches(frames, BATCH):
         inputs = {name: models[name].prepared(pictures) for name in together.inputs_read}
         originals = {}
-        for output, soft in together.soft_answers(inputs):
+        for output, answer in together.probabilities(inputs):
             name = output[0]
             if output == baseline[name]:
-                originals[name] = soft
-            sums[output] += float(models[name].agreement(soft, originals[name]).sum())
-            progress(int(output != baseline[name]))
-    return [sums[output] / len(few) for output in wanted]
+                originals[name] = answer
+            sums[output] += float(models[name].agreement(answer, originals[name]).sum())
+            progress(int(output != baseline[name] and indices.stop == len(frames)))
+    recipients = [share.recipient.model for share in shares]
+    found = [sums[outputs[name]] for outputs, name in zip(merged, recipients, strict=True)]
+    return dict(zip(shares, found, strict=True))

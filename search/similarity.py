@@ -16,7 +16,7 @@ from search.second_moments import Pooled
 from spaces.adapters import LinearMap
 from spaces.errors import MergeSearchError
 from spaces.facts import ModelFacts
-from spaces.plan import Ref, Share
+from spaces.plan import LINEAR, Ref, Share
 from spaces.shares import Pair
 from spaces.stages import Grid
 
@@ -49,6 +49,16 @@ class Ridge:
     strength: float
     explained: float
     """Held-out share of the recipient's variance; 1 is perfect, 0 no better than the mean."""
+
+
+@dataclass(frozen=True)
+class Residual:
+    """How a recipient is missed on held-out frames, and how it varies; (recipient, recipient)."""
+
+    error: Matrix
+    """Mean products of what the adapted donor misses the recipient by."""
+    spread: Matrix
+    """Covariance of the recipient."""
 
 
 class Statistics:
@@ -91,20 +101,23 @@ class Statistics:
 
         Source: Kornblith et al. 2019, section 3 (linear regression).
         """
+        if share.adapter == LINEAR:
+            return self.ridge(Pair(share.donor, share.recipient)).explained
+        residual = self.residual(share)
+        return 1.0 - float(np.trace(residual.error) / np.trace(residual.spread))
+
+    def residual(self, share: Share) -> Residual:
+        """What the share's adapter, fitted on one fold, leaves of the recipient on the other."""
         pair = Pair(share.donor, share.recipient)
-        if share.adapter.kind == "linear" and not share.adapter.rank:
-            return self.ridge(pair).explained
-        held = self._pooled(self._grid(pair), "held")
-        fit = self.covariances(pair, "fit")
-        if share.adapter.kind == "identity":
-            weight, about = np.eye(len(fit.xx)), (fit.donor_mean, fit.donor_mean)
-        else:
-            up, down = self.linear_map(pair).low_rank(share.adapter.rank)
-            weight = (up @ down).double().numpy().T
-            about = (fit.donor_mean, fit.recipient_mean)
+        fit, held = self.covariances(pair, "fit"), self._pooled(self._grid(pair), "held")
+        weight = self._weight(share)
+        moved = share.adapter.kind == "linear"
+        about = (fit.donor_mean, fit.recipient_mean if moved else fit.donor_mean)
         cov = _covariances(pair, held, about)
-        gain = float(np.sum(weight * (2 * cov.xy - cov.xx @ weight)))
-        return _explained(gain, held, pair.recipient, torch.from_numpy(about[1]))
+        crossed = weight.T @ cov.xy
+        error = cov.yy - crossed - crossed.T + weight.T @ (cov.xx @ weight)
+        _variance(held, pair.recipient)
+        return Residual(error, np.asarray(held.square(pair.recipient).numpy()))
 
     def linear_map(self, pair: Pair) -> LinearMap:
         """The ridge map at the chosen strength, fitted on all frames of both folds."""
@@ -121,6 +134,18 @@ class Statistics:
             fitted = _fitted(donor, recipients, self._pooled(grid), strength)
             maps |= zip(group, fitted, strict=True)
         return maps
+
+    def _weight(self, share: Share) -> Matrix:
+        """(donor, recipient) weight of the share's adapter, for tests on the held-out fold."""
+        pair = Pair(share.donor, share.recipient)
+        grid = self._grid(pair)
+        if share.adapter.kind == "identity":
+            return np.eye(self.moments.at(grid, "fit").columns.channels[share.donor])
+        if share.adapter.rank:
+            up, down = self.linear_map(pair).low_rank(share.adapter.rank)
+            return np.asarray((up @ down).double().numpy().T)
+        fit = Regression.of(pair.donor, [pair.recipient], self._pooled(grid, "fit"))
+        return np.asarray(fit.weight(self.ridge(pair).strength).numpy())
 
     def _grid(self, pair: Pair) -> Grid:
         return self.facts[pair.recipient.model].stage(pair.recipient.stage).grid
@@ -189,7 +214,13 @@ def _fitted(
 
 def _explained(gain: float, held: Pooled, recipient: Ref, about: Tensor) -> float:
     """1 - residual / variance, where the map takes `gain` off the squared deviations."""
+    variance = _variance(held, recipient)
+    return 1.0 - (held.variance(recipient, about) - gain) / variance
+
+
+def _variance(held: Pooled, recipient: Ref) -> float:
+    """The recipient's variance over the held-out frames, summed over channels, if it has any."""
     variance = held.variance(recipient)
     if not variance > 0:
         raise DegenerateRepresentation(f"{recipient} does not vary over the held-out frames")
-    return 1.0 - (held.variance(recipient, about) - gain) / variance
+    return variance

@@ -32,10 +32,10 @@ class Layout:
 
 
 @runtime_checkable
-class DenseHead(Protocol):
-    """A detector's head: it can also answer before non-maximum suppression."""
+class DetectionHead(Protocol):
+    """A detector's head: it can also say how probable each class is at each anchor."""
 
-    def dense(self, taps: list[Tensor]) -> Tensor: ...
+    def probabilities(self, taps: list[Tensor]) -> Tensor: ...
 
 
 class StagedModel(nn.Module):
@@ -96,30 +96,25 @@ class StagedModel(nn.Module):
         answer: Tensor = self.head([taps[name] for name in self.layout.taps])
         return answer
 
-    def soft(self, taps: list[Tensor]) -> Tensor:
-        """The answer as numbers that change smoothly, (batch, n, 1 or 5).
-
-        A classifier's class probabilities. For a detector, for each anchor and class its
-        probability, and the anchor's four box offsets.
-        """
+    def probabilities(self, taps: list[Tensor]) -> Tensor:
+        """(batch, n) of each class; for a detector, of each anchor and class."""
         if self.task == "classification":
             logits: Tensor = self.head(taps)
-            return logits.softmax(1)[:, :, None]
-        assert isinstance(self.head, DenseHead)
-        dense: Tensor = self.head.dense(taps)
-        return dense
+            return logits.softmax(1)
+        assert isinstance(self.head, DetectionHead)
+        return self.head.probabilities(taps)
 
-    def agreement(self, answer: Tensor, original: Tensor) -> Tensor:
-        """How far two soft answers agree, per frame: 1 if equal, 0 if they share nothing.
+    def agreement(self, merged: Tensor, original: Tensor) -> Tensor:
+        """How far two answers' probabilities agree, per frame: 1 if equal, 0 if in nothing.
 
-        The overlap of the probabilities, sum of minima over sum of maxima; what overlaps in a
-        detector's counts less the further the boxes lie apart.
+        For a classifier whether the most probable class is the same. For a detector the overlap
+        of the squares, sum of minima over sum of maxima: squares, so that a thousand anchors that
+        are sure of nothing weigh little beside one that is.
         """
-        low = torch.minimum(answer[..., 0], original[..., 0])
-        high = torch.maximum(answer[..., 0], original[..., 0])
-        if answer.shape[-1] > 1:
-            low = low * torch.exp(-(answer[..., 1:] - original[..., 1:]).abs().sum(-1))
-        return low.sum(1) / high.sum(1)
+        if self.task == "classification":
+            return (merged.argmax(1) == original.argmax(1)).float()
+        low, high = torch.minimum(merged, original), torch.maximum(merged, original)
+        return low.square().sum(1) / high.square().sum(1)
 
     def example(self, batch: int = 2) -> Tensor:
         """A seeded random input of the right shape."""

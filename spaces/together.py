@@ -68,9 +68,9 @@ class PlanSet:
         """Each distinct output's answer for one batch, in the order of `distinct`."""
         return self._evaluate(inputs, lambda model, taps: model.head(taps))
 
-    def soft_answers(self, inputs: Mapping[str, Tensor]) -> Iterator[tuple[Output, Tensor]]:
-        """As `answers`, but each as `StagedModel.soft` gives it."""
-        return self._evaluate(inputs, lambda model, taps: model.soft(taps))
+    def probabilities(self, inputs: Mapping[str, Tensor]) -> Iterator[tuple[Output, Tensor]]:
+        """As `answers`, but of each its probabilities."""
+        return self._evaluate(inputs, lambda model, taps: model.probabilities(taps))
 
     @torch.no_grad()
     def _evaluate(

