@@ -123,6 +123,63 @@ def correlate(config: Path, overrides: tuple[str, ...]) -> None:
     reporter.say(f"Wrote {out}/league.json, guides.csv and pictures.")
 
 
+class _Measuring(click.Group):
+    """`stats CONFIG` is `stats measure CONFIG`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0] not in (*self.commands, *ctx.help_option_names):
+            args = ["measure", *args]
+        return super().parse_args(ctx, args)
+
+
+@main.group(cls=_Measuring)
+def stats() -> None:
+    """Take the statistics in parts, on several machines or at several times.
+
+    \b
+    merge-search stats CONFIG --shard 3/8    the third of eight parts, into OUT/stats
+    merge-search stats merge CONFIG          the sum of all parts, where `run` finds it
+    """
+
+
+@stats.command()
+@CONFIG
+@SET
+@click.option("--shard", required=True, metavar="K/N", help="Which part, e.g. 3/8.")
+def measure(config: Path, overrides: tuple[str, ...], shard: str) -> None:
+    """Measure one part of the statistics of CONFIG: every N-th batch, from the K-th.
+
+    Writes OUT/stats/K-of-N.safetensors. The word `measure` may be left out.
+    """
+    from search.config import load_config
+    from search.console import Reporter
+    from search.moments import Shard
+    from search.shards import measure_shard
+
+    reporter = Reporter()
+    part = Shard.parse(shard)
+    path = measure_shard(load_config(config, overrides), part, reporter)
+    reporter.say(f"Wrote {_shown(path)}")
+
+
+@stats.command()
+@CONFIG
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path))
+@SET
+def merge(config: Path, files: tuple[Path, ...], overrides: tuple[str, ...]) -> None:
+    """Sum the parts in FILES, by default all in OUT/stats, for the other commands.
+
+    All parts must be there, each once, and of these very models, frames and settings.
+    """
+    from search.config import load_config
+    from search.console import Reporter
+    from search.shards import merge_shards
+
+    reporter = Reporter()
+    path = merge_shards(load_config(config, overrides), files, reporter)
+    reporter.say(f"Wrote {_shown(path)}; run, similarity and the others take it from there.")
+
+
 @main.group()
 def plan() -> None:
     """Look at plans."""

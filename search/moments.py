@@ -59,9 +59,19 @@ class Shard:
     def __str__(self) -> str:
         return f"{self.number}/{self.count}"
 
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        number, slash, count = text.partition("/")
+        if not (slash and number.isdecimal() and count.isdecimal()):
+            raise BadFrames(f"shard {text}: write it as K/N with K from 1 to N")
+        return cls(int(number), int(count))
+
     def of(self, batches: Sequence[range]) -> Sequence[range]:
         """Every `count`-th batch, so that the parts take equally long."""
         return batches[self.number - 1 :: self.count]
+
+
+WHOLE = Shard()
 
 
 @dataclass(frozen=True)
@@ -119,7 +129,7 @@ def measure(
     frames: FrameSet,
     settings: PassSettings,
     progress: Callable[[int], None] = lambda frames: None,
-    shard: Shard = Shard(),
+    shard: Shard = WHOLE,
 ) -> Moments:
     """Run every model once over the frames and return the moments of all pairs.
 

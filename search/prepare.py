@@ -5,10 +5,8 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
-import joblib
 import torch
 
 from search.config import RunConfig
@@ -16,7 +14,8 @@ from search.console import Reporter
 from search.files import make_folder
 from search.frames import FrameSet, split
 from search.metrics import METRICS
-from search.moments import Moments, PassSettings, measure
+from search.moments import WHOLE, Moments, Shard, measure
+from search.moments_file import Saved, load, save
 from search.observed import Deployment, Observed
 from search.similarity import Statistics
 from spaces.errors import MergeSearchError
@@ -78,45 +77,50 @@ def similarities(
         return metric.similarities(observed, shares, progress)
 
 
-@dataclass(frozen=True)
-class _Job:
-    """What the cached function needs but is not keyed by."""
+def statistics_key(config: RunConfig, deployment: Deployment, frames: FrameSet) -> str:
+    """A hash of all that the statistics depend on: models, pairs, frames and settings."""
+    seen = {
+        "models": {name: fingerprint(model) for name, model in deployment.models.items()},
+        "pairs": [str(pair) for pair in deployment.pairs.legal],
+        "frames": frames.hash,
+        "settings": repr(config.pass_settings),
+    }
+    return hashlib.sha256(f"{STATISTICS_VERSION} {seen}".encode()).hexdigest()[:16]
 
-    deployment: Deployment
-    frames: FrameSet
-    settings: PassSettings
-    reporter: Reporter
+
+def cached_statistics(config: RunConfig, key: str) -> Path:
+    """Where the statistics of that key are kept."""
+    return make_folder(config.cache_folder, "cache") / "statistics" / f"{key}.safetensors"
+
+
+def take_moments(
+    config: RunConfig,
+    deployment: Deployment,
+    frames: FrameSet,
+    reporter: Reporter,
+    shard: Shard = WHOLE,
+) -> Moments:
+    """The pass itself, over one shard of the frames."""
+    settings = config.pass_settings
+    total = sum(len(batch) for batch in shard.of(settings.batches(frames)))
+    known = deployment
+    with reporter.progress("frames", total) as progress:
+        return measure(
+            known.models, known.facts, known.pairs.legal, frames, settings, progress, shard
+        )
 
 
 def _cached_moments(
     config: RunConfig, deployment: Deployment, frames: FrameSet, reporter: Reporter
 ) -> Moments:
-    settings = config.pass_settings
-    seen = {
-        "models": {name: fingerprint(model) for name, model in deployment.models.items()},
-        "pairs": [str(pair) for pair in deployment.pairs.legal],
-        "frames": frames.hash,
-        "settings": repr(settings),
-    }
-    key = hashlib.sha256(f"{STATISTICS_VERSION} {seen}".encode()).hexdigest()[:16]
-    memory = joblib.Memory(make_folder(config.cache_folder, "cache"), verbose=0)
-    cached: Any = memory.cache(_measure, ignore=["job"])
-    if cached.check_call_in_cache(key, None):
+    key = statistics_key(config, deployment, frames)
+    path = cached_statistics(config, key)
+    if path.is_file():
         reporter.say("  cached from an earlier run on the same models and frames")
-    moments: Moments = cached(key, _Job(deployment, frames, settings, reporter))
+        return load(path).moments
+    moments = take_moments(config, deployment, frames, reporter)
+    save(path, Saved(moments, key, WHOLE))
     return moments
-
-
-def _measure(key: str, job: _Job) -> Moments:
-    with job.reporter.progress("frames", len(job.frames)) as progress:
-        return measure(
-            job.deployment.models,
-            job.deployment.facts,
-            job.deployment.pairs.legal,
-            job.frames,
-            job.settings,
-            progress,
-        )
 
 
 def fingerprint(model: StagedModel) -> str:
