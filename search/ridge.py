@@ -43,6 +43,14 @@ class Regression:
         system = self.xx + strength * self._variance * torch.eye(len(self.xx), dtype=torch.float64)
         return torch.cholesky_solve(self.xy, torch.linalg.cholesky(system))
 
+    def predicted(self, weight: Tensor, strength: float) -> Tensor:
+        """(recipients,) variances of what `weight(strength)` predicts: those of W^T S_xx W.
+
+        From the equation that W solves, S_xx W is S_xy less the penalty.
+        """
+        seen = self.xy - strength * self._variance * weight
+        return (weight * seen).sum(0)
+
     def gains(self, held: Regression, widths: Sequence[int], strengths: Sequence[float]) -> Tensor:
         """How much of each recipient's held-out sum of squares each strength's map explains.
 

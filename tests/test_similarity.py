@@ -251,13 +251,37 @@ def test_the_map_recovers_the_weight_and_bias_that_made_the_data() -> None:
     np.testing.assert_allclose(found.bias.numpy(), bias, atol=5e-3)
 
 
-def test_the_map_is_fitted_on_the_frames_of_both_folds(related: tuple[Matrix, Matrix]) -> None:
+def test_the_map_is_the_ridge_of_both_folds_stretched_to_the_recipients_variance(
+    related: tuple[Matrix, Matrix],
+) -> None:
     stats = statistics(*related)
     x, y = (rows_of(v) for v in related)
-    weight, bias = slow_ridge(x, y, stats.ridge(PAIR).strength)
+    weight, _ = slow_ridge(x, y, stats.ridge(PAIR).strength)
+    stretch = y.std(0) / (x @ weight).std(0)
+    assert (stretch > 1.001).all()  # a regression predicts less variance than there is
     found = stats.linear_map(PAIR)
-    np.testing.assert_allclose(found.weight.numpy().T, weight, atol=1e-5)
+    np.testing.assert_allclose(found.weight.numpy().T, weight * stretch, atol=1e-5)
+    bias = y.mean(0) - x.mean(0) @ (weight * stretch)
     np.testing.assert_allclose(found.bias.numpy(), bias, atol=1e-5)
+
+
+def test_what_the_map_gives_has_the_recipients_mean_and_variance_per_channel(
+    related: tuple[Matrix, Matrix], noise: tuple[Matrix, Matrix]
+) -> None:
+    for x, y in (related, noise):
+        found = statistics(x, y).linear_map(PAIR)
+        given = rows_of(x) @ found.weight.double().numpy().T + found.bias.double().numpy()
+        np.testing.assert_allclose(given.mean(0), rows_of(y).mean(0), atol=1e-4)
+        np.testing.assert_allclose(given.std(0), rows_of(y).std(0), rtol=1e-4)
+
+
+def test_a_channel_that_does_not_vary_is_left_at_its_mean() -> None:
+    x, y = seeded(1, FRAMES, POSITIONS, DONOR), seeded(2, FRAMES, POSITIONS, RECIPIENT)
+    y[..., 0] = 3.0
+    found = statistics(x, y).linear_map(PAIR)
+    assert torch.isfinite(found.weight).all() and torch.isfinite(found.bias).all()
+    assert float(found.weight[0].abs().max()) < 1e-6
+    assert float(found.bias[0]) == pytest.approx(3.0, abs=1e-5)
 
 
 def share(adapter: AdapterSpec) -> Share:
@@ -282,8 +306,9 @@ def test_a_low_rank_map_explains_what_its_product_does(related: tuple[Matrix, Ma
     stats = statistics(*related)
     held_x, held_y = (folds_of(v)[1] for v in related)
     fit_x, fit_y = (folds_of(v)[0] for v in related)
-    up, down = stats.linear_map(PAIR).low_rank(2)
-    weight = (up @ down).double().numpy().T
+    ridge, _ = slow_ridge(fit_x, fit_y, stats.ridge(PAIR).strength)
+    left, values, right = np.linalg.svd(ridge, full_matrices=False)
+    weight = left[:, :2] * values[:2] @ right[:2]
     predicted = (held_x - fit_x.mean(0)) @ weight + fit_y.mean(0)
     found = stats.explained(share(AdapterSpec("linear", 2)))
     assert found == pytest.approx(slow_explained(held_y, predicted), abs=1e-8)
