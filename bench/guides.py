@@ -71,10 +71,10 @@ def main() -> None:
     names = parser.parse_args().models
     start = time.perf_counter()
     reporter = Reporter()
-    config = _config(names)
+    config = configured(names)
     deployment = load_deployment(config, reporter)
     known = csv_truth(DATA / "labels.csv", config.frames.sampling)
-    unlabelled, parts = _split(known, names)
+    unlabelled, parts = split_photos(known, names)
     observed = observe(config, deployment, unlabelled, reporter)
     shares = shares_of(deployment.pairs.legal, deployment.facts, (LINEAR,))
     guides = value_shares(observed, shares, reporter)
@@ -105,7 +105,7 @@ def main() -> None:
     )
 
 
-def _config(names: Sequence[str]) -> RunConfig:
+def configured(names: Sequence[str]) -> RunConfig:
     return RunConfig.model_validate(
         {
             "name": "guides",
@@ -126,7 +126,9 @@ def _config(names: Sequence[str]) -> RunConfig:
     )
 
 
-def _split(known: Truth, names: Sequence[str]) -> tuple[Subset, dict[Part, dict[str, Truth]]]:
+def split_photos(
+    known: Truth, names: Sequence[str]
+) -> tuple[Subset, dict[Part, dict[str, Truth]]]:
     """Disjoint photos for statistics and fidelity, for deciding, and for reporting."""
     order = list(range(len(known.frames)))
     random.Random(SEED).shuffle(order)

@@ -1,0 +1,289 @@
+"""What closed-form repairs are worth: the same single shares with and without each of them.
+
+    MERGE_SEARCH_DATA=/path/to/data python bench/adapters.py
+
+lite0 and lite1, `--shares` of the shares that keep between `WORST` and `BEST` of their recipient's
+answers. Variants: the ridge map as it is; stretched to the recipient's variance; either with the
+BatchNorms behind it re-estimated on unlabelled photos; and a ridge map from two donor stages at
+once. None sees a label. The last line is one JSON object with the mean gain in top-1 over the
+plain ridge map, and on how many shares each variant does worse.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import os
+import random
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from guides import SEED, configured, split_photos
+from torch import Tensor, nn
+
+from search.console import Reporter
+from search.frames import FrameSet, Subset, batches
+from search.metrics import METRICS
+from search.observed import Deployment, Observed
+from search.prepare import load_deployment, observe
+from search.similarity import LAMBDAS
+from search.truth import ClassTruth, csv_truth
+from spaces.adapters import LinearMap, resize
+from spaces.plan import LINEAR, Ref, Share
+from spaces.shares import Pair, shares_of
+from spaces.stages import Grid
+
+DATA = Path(os.environ.get("MERGE_SEARCH_DATA", "../shared/data")) / "imagenet1k_1000"
+MODELS = ("lite0", "lite1")
+WORST, BEST = 0.25, 0.97
+BATCH = 25
+POSITIONS = 24
+RE_ESTIMATE = 160
+"""Unlabelled photos that BatchNorm statistics are re-estimated on."""
+PLAIN = "ridge"
+Representations = Mapping[Ref, Tensor]
+
+
+@dataclass
+class Variant:
+    """One way to put one share in place: a map of one or two donor stages, and the tail."""
+
+    share: Share
+    donors: tuple[Ref, ...]
+    adapter: nn.Module
+    tail: nn.Sequential
+    re_estimated: bool = False
+
+    def answer(self, representations: Representations, grid: Grid) -> Tensor:
+        stacked = torch.cat([resize(representations[ref], grid) for ref in self.donors], dim=1)
+        logits: Tensor = self.tail(self.adapter(stacked))
+        return logits
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
+    parser.add_argument("--shares", type=int, default=36)
+    parser.add_argument("--photos", type=int, default=200, help="labelled ones, for top-1")
+    arguments = parser.parse_args()
+    reporter = Reporter()
+    config = configured(MODELS)
+    deployment = load_deployment(config, reporter)
+    known = csv_truth(DATA / "labels.csv", config.frames.sampling)
+    unlabelled, parts = split_photos(known, MODELS)
+    truth = parts["reporting"][MODELS[0]]
+    assert isinstance(truth, ClassTruth)
+    observed = observe(config, deployment, unlabelled, reporter)
+    shares = _chosen(observed, arguments.shares)
+    reporter.step(f"Variants of {len(shares)} shares")
+    variants = _variants(observed, shares)
+    _re_estimate(deployment, variants, observed.frames)
+    reporter.step(f"Top-1 of each on {arguments.photos} photos")
+    top1 = _accuracy(deployment, variants, truth, arguments.photos)
+    _report(top1, shares, reporter)
+
+
+def _chosen(observed: Observed, most: int) -> list[Share]:
+    deployment = observed.deployment
+    shares = shares_of(deployment.pairs.legal, deployment.facts, (LINEAR,))
+    fidelity = METRICS["fidelity"].similarities(observed, shares)
+    between = [share for share in shares if WORST < fidelity[share] < BEST]
+    random.Random(SEED).shuffle(between)
+    return sorted(between[:most])
+
+
+def _variants(observed: Observed, shares: Sequence[Share]) -> dict[tuple[Share, str], Variant]:
+    deployment, statistics = observed.deployment, observed.statistics
+    samples = _samples(observed, shares)
+    variants = {}
+    for share in shares:
+        pair = Pair(share.donor, share.recipient)
+        grid = _grid(deployment, share.recipient)
+        plain = _ridge([samples[grid][share.donor]], samples[grid][share.recipient])
+        stretched = statistics.linear_map(pair)
+        for name, linear in ((PLAIN, plain), ("stretched", stretched)):
+            for suffix, re_estimated in (("", False), (" + batchnorm", True)):
+                variants[share, name + suffix] = Variant(
+                    share, (share.donor,), _Map(linear), _tail(deployment, share), re_estimated
+                )
+        before = _before(deployment, share.donor)
+        if before is not None:
+            both = [samples[grid][share.donor], samples[grid][before]]
+            variants[share, "two donors"] = Variant(
+                share, (share.donor, before),
+                _Map(_ridge(both, samples[grid][share.recipient])), _tail(deployment, share),
+            )  # fmt: skip
+    return variants
+
+
+def _samples(observed: Observed, shares: Sequence[Share]) -> dict[Grid, dict[Ref, Tensor]]:
+    """(photos, positions, channels) of every representation that a share needs, on its grid."""
+    deployment = observed.deployment
+    wanted: dict[Grid, set[Ref]] = defaultdict(set)
+    for share in shares:
+        before = _before(deployment, share.donor)
+        refs = {share.recipient, share.donor} | ({before} if before else set())
+        wanted[_grid(deployment, share.recipient)] |= refs
+    unseen = set(observed.unseen.indices)
+    seen = Subset(
+        observed.frames, tuple(i for i in range(len(observed.frames)) if i not in unseen)
+    )
+    found: dict[Grid, dict[Ref, list[Tensor]]] = {
+        grid: {ref: [] for ref in refs} for grid, refs in wanted.items()
+    }
+    for _, representations in _walked(deployment, seen):
+        for grid, refs in wanted.items():
+            places = torch.randperm(grid[0] * grid[1])[:POSITIONS] if grid else None
+            for ref in refs:
+                value = resize(representations[ref], grid).flatten(2)
+                rows = value if places is None else value[:, :, places]
+                found[grid][ref].append(
+                    rows.transpose(1, 2) if rows.dim() == 3 else rows[:, None, :]
+                )
+    return {
+        grid: {ref: torch.cat(parts) for ref, parts in refs.items()}
+        for grid, refs in found.items()
+    }
+
+
+def _ridge(donors: Sequence[Tensor], recipient: Tensor) -> LinearMap:
+    """The ridge map whose strength is the best on every fourth photo, fitted on all."""
+    donor = torch.cat(list(donors), dim=2)
+    held = torch.arange(len(donor)) % 4 == 3
+    fit_x, fit_y = _rows(donor[~held]), _rows(recipient[~held])
+    held_x, held_y = _rows(donor[held]), _rows(recipient[held])
+    errors = {}
+    for strength in LAMBDAS:
+        weight, bias = _solved(fit_x, fit_y, strength)
+        errors[strength] = float((held_y - held_x @ weight - bias).square().sum())
+    weight, bias = _solved(_rows(donor), _rows(recipient), min(errors, key=lambda s: errors[s]))
+    return LinearMap(weight.T.float(), bias.float())
+
+
+def _solved(x: Tensor, y: Tensor, strength: float) -> tuple[Tensor, Tensor]:
+    about_x, about_y = x.mean(0), y.mean(0)
+    spread = (x - about_x).T @ (x - about_x) / len(x)
+    shared = (x - about_x).T @ (y - about_y) / len(x)
+    penalty = strength * spread.diagonal().mean() * torch.eye(len(spread), dtype=x.dtype)
+    weight = torch.linalg.solve(spread + penalty, shared)
+    return weight, about_y - about_x @ weight
+
+
+def _rows(samples: Tensor) -> Tensor:
+    return samples.flatten(0, 1).double()
+
+
+@torch.no_grad()
+def _re_estimate(
+    deployment: Deployment, variants: Mapping[tuple[Share, str], Variant], frames: FrameSet
+) -> None:
+    """Cumulative means and variances of the batches, as the tail sees them with the share."""
+    chosen = [variant for variant in variants.values() if variant.re_estimated]
+    norms = [part for v in chosen for part in v.tail.modules() if isinstance(part, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+        norm.train()
+    some = Subset(frames, tuple(range(0, len(frames), len(frames) // RE_ESTIMATE))[:RE_ESTIMATE])
+    for _, representations in _walked(deployment, some):
+        for variant in chosen:
+            variant.answer(representations, _grid(deployment, variant.share.recipient))
+    for norm in norms:
+        norm.eval()
+
+
+@torch.no_grad()
+def _accuracy(
+    deployment: Deployment,
+    variants: Mapping[tuple[Share, str], Variant],
+    truth: ClassTruth,
+    photos: int,
+) -> dict[tuple[Share, str], float]:
+    some = Subset(truth.frames, tuple(range(0, len(truth.frames), 2))[:photos])
+    labels = torch.tensor([truth.labels[i] for i in some.indices])
+    hits: dict[tuple[Share, str], int] = defaultdict(int)
+    for indices, representations in _walked(deployment, some):
+        for key, variant in variants.items():
+            logits = variant.answer(representations, _grid(deployment, variant.share.recipient))
+            hits[key] += int((logits.argmax(1) == labels[indices.start : indices.stop]).sum())
+    return {key: count / len(some) for key, count in hits.items()}
+
+
+def _walked(deployment: Deployment, frames: FrameSet) -> Iterator[tuple[range, Representations]]:
+    with torch.no_grad():
+        for indices, pictures in batches(frames, BATCH):
+            yield (
+                indices,
+                {
+                    Ref(name, stage): value
+                    for name, model in deployment.models.items()
+                    for stage, value in model.walk(model.prepared(pictures))
+                },
+            )
+
+
+def _tail(deployment: Deployment, share: Share) -> nn.Sequential:
+    """A copy of what comes behind the recipient, with the head."""
+    model = deployment.models[share.recipient.model]
+    behind = model.layout.index(share.recipient.stage) + 1
+    return copy.deepcopy(nn.Sequential(*list(model.stages)[behind:], _Last(model.head)))
+
+
+class _Last(nn.Module):
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, tap: Tensor) -> Tensor:
+        logits: Tensor = self.head([tap])
+        return logits
+
+
+class _Map(nn.Module):
+    """A linear map of what is on the recipient's grid already."""
+
+    def __init__(self, linear: LinearMap) -> None:
+        super().__init__()
+        self.linear = linear
+
+    def forward(self, values: Tensor) -> Tensor:
+        mapped = torch.einsum("oc,bc...->bo...", self.linear.weight, values)
+        return mapped + self.linear.bias.view(1, -1, *[1] * (values.dim() - 2))
+
+
+def _grid(deployment: Deployment, ref: Ref) -> Grid:
+    return deployment.facts[ref.model].stage(ref.stage).grid
+
+
+def _before(deployment: Deployment, ref: Ref) -> Ref | None:
+    layout = deployment.facts[ref.model].layout
+    index = layout.index(ref.stage)
+    return Ref(ref.model, layout.stages[index - 1]) if index else None
+
+
+def _report(
+    top1: Mapping[tuple[Share, str], float], shares: Sequence[Share], reporter: Reporter
+) -> None:
+    names = list(dict.fromkeys(name for _, name in top1))
+    rows = [
+        [str(share), *(f"{top1[share, n]:.3f}" if (share, n) in top1 else "" for n in names)]
+        for share in shares
+    ]
+    reporter.table("Top-1 of the recipient", ["share", *names], rows)
+    summary = {}
+    for name in names:
+        gains = [top1[s, name] - top1[s, PLAIN] for s in shares if (s, name) in top1]
+        summary[name] = {
+            "shares": len(gains),
+            "mean_gain": round(float(np.mean(gains)), 4),
+            "worse": sum(gain < 0 for gain in gains),
+        }
+    print(json.dumps(summary))
+
+
+if __name__ == "__main__":
+    main()
