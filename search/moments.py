@@ -37,8 +37,8 @@ Fold = str
 FOLDS: tuple[Fold, Fold] = ("fit", "held")
 SMALLEST_BATCH = 4
 """The unbiased HSIC estimator divides by n - 3."""
-ADD_EVERY = 4
-"""Batches whose sampled rows wait to be added up at once: a matrix product likes many rows."""
+ADD_ROWS = 2048
+"""Sampled rows of a grid that wait to be added up at once: a matrix product likes many."""
 
 
 class BadRepresentation(MergeSearchError):
@@ -196,8 +196,8 @@ class Pass:
                 self._take(ref, representation, spots)
         self._add_grams(grams)
         self._frames += len(indices)
-        for rows in self._rows.values():
-            rows.end_batch()
+        for spot in spots:
+            self._rows[spot.grid].end_batch(spot.count)
 
     @torch.inference_mode()
     def finish(self) -> Moments:
@@ -234,7 +234,7 @@ class _Rows:
 
     columns: Columns
     _waiting: dict[Fold, dict[Ref, list[Tensor]]] = field(default_factory=dict)
-    _batches: int = 0
+    _count: int = 0
 
     def __post_init__(self) -> None:
         self._moments = {fold: SecondMoments(self.columns) for fold in FOLDS}
@@ -245,9 +245,10 @@ class _Rows:
             if len(part):
                 self._waiting.setdefault(fold, {}).setdefault(ref, []).append(part)
 
-    def end_batch(self) -> None:
-        self._batches += 1
-        if self._batches % ADD_EVERY == 0:
+    def end_batch(self, count: int) -> None:
+        """Count the rows that a batch has brought; add up once enough of them wait."""
+        self._count += count
+        if self._count >= ADD_ROWS:
             self._add_up()
 
     def finish(self) -> dict[Fold, SecondMoments]:
@@ -258,6 +259,7 @@ class _Rows:
         for fold, waiting in self._waiting.items():
             self._moments[fold].add({ref: torch.cat(parts) for ref, parts in waiting.items()})
         self._waiting.clear()
+        self._count = 0
 
 
 def _pairs_by_grid(

