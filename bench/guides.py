@@ -55,7 +55,9 @@ SEED = 7
 UNSEEN, DECIDING = 48, 52
 MERGED = {"fidelity"}
 """Guides that run a merged model for every share; all others are lookups."""
-PLANS, FEWEST, MOST = 200, 2, 4
+FLOOR = 0.05
+"""Shares that explain less are not put into random plans, as `run` does not explore them."""
+FEWEST, MOST = 2, 4
 Composition = Callable[[Sequence[float]], float]
 COMPOSITIONS: dict[str, Composition] = {
     "product": prod,
@@ -68,7 +70,9 @@ COMPOSITIONS: dict[str, Composition] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("--models", nargs="+", default=["lite0", "lite1"], metavar="liteN")
-    names = parser.parse_args().models
+    parser.add_argument("--plans", type=int, default=200, help="random plans of several shares")
+    arguments = parser.parse_args()
+    names = arguments.models
     start = time.perf_counter()
     reporter = Reporter()
     config = configured(names)
@@ -84,7 +88,9 @@ def main() -> None:
     _keep(tables, guides, measured, observed)
 
     lookup = next(name for name in tables["deciding"].ranking if name not in MERGED)
-    composed = _several_shares(observed, guides, measured, parts, reporter)
+    worth = [share for share, value in guides.values["r2"].items() if value > FLOOR]
+    plans = random_plans(worth, layouts_of(deployment.facts), arguments.plans)
+    composed = _several_shares(observed, guides, measured, parts, plans, reporter)
     best = tables["reporting"]
     print(
         json.dumps(
@@ -180,13 +186,14 @@ def _several_shares(
     guides: Guides,
     measured: Mapping[Part, Measured],
     parts: Mapping[Part, Mapping[str, Truth]],
+    plans: Sequence[SharePlan],
     reporter: Reporter,
 ) -> dict[str, object]:
     """How well each guide composes along chains of shares; the deciding photos choose how."""
+    if not plans:
+        return {"composition": None, "r": None}
     deployment = observed.deployment
     layouts = layouts_of(deployment.facts)
-    worth = [share for share, value in guides.values["r2"].items() if value > 0.05]
-    plans = random_plans(worth, layouts)
     bench = Bench(deployment.models, deployment.facts, observed.maps_for(plans), 16)
     kept = {}
     for part in PARTS:
@@ -201,7 +208,7 @@ def _several_shares(
         ]
     chains = [_chains(plan, layouts) for plan in plans]
     rows, scored = [], {}
-    for guide in ("fidelity", "calibrated_r2", "r2", "cka"):
+    for guide in ("fidelity", "calibrated", "r2", "cka"):
         values = {share: min(1.0, max(0.0, v)) for share, v in guides.values[guide].items()}
         for name, compose in COMPOSITIONS.items():
             predicted = [
@@ -219,11 +226,11 @@ def _several_shares(
     return {"composition": " ".join(chosen), "r": _rounded(scored[chosen]["reporting"])}
 
 
-def random_plans(shares: Sequence[Share], layouts: Layouts) -> list[SharePlan]:
+def random_plans(shares: Sequence[Share], layouts: Layouts, count: int) -> list[SharePlan]:
     """Different plans of two, three and four shares in turn, all of which are live."""
     draw = random.Random(SEED)
     plans: dict[SharePlan, None] = {}
-    while len(plans) < PLANS:
+    while len(plans) < count:
         size = FEWEST + len(plans) % (MOST - FEWEST + 1)
         try:
             plan = canonical(SharePlan(tuple(draw.sample(shares, size))), layouts)

@@ -1,7 +1,8 @@
-"""R^2 calibrated by a few measured fidelities per recipient stage."""
+"""Lookups calibrated by a few measured fidelities per recipient stage."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
@@ -11,42 +12,66 @@ from search.metric import Metric, Progress, silent
 from search.observed import Observed
 from search.pair_fidelity import fidelity_alone
 from spaces.plan import LINEAR, Ref, Share
-from spaces.shares import shares_of
-
-POWER = 2
-"""Fidelity falls with this power of R^2; measured, docs/guides.md: 1.5 to 2.5 do about as well."""
+from spaces.shares import Pair, shares_of
 
 Key = TypeVar("Key")
 Side = tuple[Ref, int]
 """A recipient, and where in its own model a donor lies: before the best one (-1), after it (1)."""
 
 
-class CalibratedExplained(Metric):
-    """The fidelity that R^2 predicts, on a curve of its own for every recipient stage.
+class _Calibrated(Metric):
+    """The fidelity that a lookup predicts, on a curve of its own for every recipient stage.
 
-    R^2 orders the donors of one recipient stage well, but what a model makes of half a stage's
-    variance differs from stage to stage; and a donor that lies deeper than the recipient keeps
-    what matters at a lower R^2 than one that lies before it. So the fidelity of up to three
-    donors is measured per recipient stage, however many there are: of the one with the highest
-    R^2, and of the best on either side of it. From there the curve falls to 0 with R^2 squared,
-    and rises to 1 where R^2 does (another adapter may explain more than the measured one).
+    A lookup orders the donors of one recipient stage well, but what a model makes of half a
+    stage's variance differs from stage to stage; and a donor that lies deeper than the recipient
+    keeps what matters at a lower number than one that lies before it. So the fidelity of up to
+    three donors is measured per recipient stage, however many there are: of the one with the
+    greatest number, and of the best on either side of it. From there the curve falls straight to
+    0 at 0, and rises to 1 at 1.
     """
-
-    name = "calibrated_r2"
-    label = "R² calibrated per recipient stage"
 
     def similarities(
         self, observed: Observed, shares: Sequence[Share], progress: Progress = silent
     ) -> dict[Share, float]:
-        curves = _Curves(observed, {share.recipient for share in shares})
+        curves = _Curves(observed, {share.recipient for share in shares}, self._lookup)
         known = fidelity_alone(observed, list(dict.fromkeys(curves.anchors.values())))
         values = {}
         for share in shares:
             anchor = curves.anchor_of(share)
-            point = curves.explained[anchor], known[anchor]
-            values[share] = _on_curve(observed.statistics.explained(share), point)
+            point = curves.numbers[anchor], known[anchor]
+            values[share] = _on_curve(self._lookup(observed, share), point)
             progress(1)
         return values
+
+    @abstractmethod
+    def _lookup(self, observed: Observed, share: Share) -> float:
+        """From 0 to 1."""
+
+
+class CalibratedExplained(_Calibrated):
+    """R^2, to the power at which fidelity is nearest to a straight line: see docs/guides.md."""
+
+    name = "calibrated_r2"
+    label = "R² calibrated per recipient stage"
+
+    POWER = 1.5
+
+    def _lookup(self, observed: Observed, share: Share) -> float:
+        return float(max(0.0, observed.statistics.explained(share)) ** self.POWER)
+
+
+class CalibratedProduct(_Calibrated):
+    """R^2 times image CKA: how much of the recipient the donor knows, and of what the images say.
+
+    R^2 counts every direction of every position; image CKA sees which pictures are told apart.
+    """
+
+    name = "calibrated"
+    label = "R² times CKA, calibrated per recipient stage"
+
+    def _lookup(self, observed: Observed, share: Share) -> float:
+        seen = observed.statistics.image_cka(Pair(share.donor, share.recipient))
+        return max(0.0, observed.statistics.explained(share)) * float(np.clip(seen, 0, 1))
 
 
 class _Curves:
@@ -56,12 +81,17 @@ class _Curves:
     which others are asked for.
     """
 
-    def __init__(self, observed: Observed, recipients: set[Ref]) -> None:
+    def __init__(
+        self,
+        observed: Observed,
+        recipients: set[Ref],
+        lookup: Callable[[Observed, Share], float],
+    ) -> None:
         deployment = observed.deployment
         legal = [pair for pair in deployment.pairs.legal if pair.recipient in recipients]
         shares = shares_of(legal, deployment.facts, (LINEAR,))
         self._layouts = {name: fact.layout for name, fact in deployment.facts.items()}
-        self.explained = {share: observed.statistics.explained(share) for share in shares}
+        self.numbers = {share: lookup(observed, share) for share in shares}
         by_model = _grouped(shares, lambda share: (share.recipient, share.donor.model))
         self._peaks = {group: self._best(members).donor for group, members in by_model.items()}
         by_side = _grouped(shares, self._side)
@@ -71,7 +101,7 @@ class _Curves:
         return self.anchors[self._side(share)]
 
     def _best(self, shares: Iterable[Share]) -> Share:
-        return max(shares, key=lambda share: self.explained[share])
+        return max(shares, key=lambda share: self.numbers[share])
 
     def _side(self, share: Share) -> Side:
         index = self._layouts[share.donor.model].index
@@ -79,12 +109,12 @@ class _Curves:
         return share.recipient, int(np.sign(index(share.donor.stage) - index(peak.stage)))
 
 
-def _on_curve(explained: float, point: tuple[float, float]) -> float:
-    """Fidelity at an R^2, on the curve through 0, the measured (R^2, fidelity), and 1 at 1."""
+def _on_curve(number: float, point: tuple[float, float]) -> float:
+    """Fidelity at a number, on the lines through 0 at 0, the measured point, and 1 at 1."""
     reached, fidelity = point
-    if explained <= reached:
-        return fidelity * (max(0.0, explained) / reached) ** POWER if reached > 0 else 0.0
-    return fidelity + (1 - fidelity) * max(0.0, explained - reached) / (1 - reached)
+    if number <= reached:
+        return fidelity * number / reached if reached > 0 else 0.0
+    return fidelity + (1 - fidelity) * (number - reached) / (1 - reached)
 
 
 def _grouped(shares: Sequence[Share], key: Callable[[Share], Key]) -> dict[Key, list[Share]]:

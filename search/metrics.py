@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from search.calibrated import CalibratedExplained
+from search.calibrated import CalibratedExplained, CalibratedProduct
 from search.comparison import KeptBytes, KeptMacs, RepresentationSize
 from search.lookups import Cosine, ExplainedVariance, ImageCka, PositionCka, Procrustes
 from search.metric import Metric
@@ -14,6 +14,7 @@ METRICS: dict[str, Metric] = {
     for metric in (
         PairFidelity(),
         ExplainedVariance(),
+        CalibratedProduct(),
         CalibratedExplained(),
         WeightedExplained(),
         PositionCka(),
