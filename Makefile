@@ -11,6 +11,7 @@ help:
 	@echo "make test        install the dev extras and run all tests"
 	@echo "make test-fast   only the tests that need no real images"
 	@echo "make check       ruff and mypy"
+	@echo "make bench       speed, accuracy and memory of the statistics (reads MERGE_SEARCH_DATA)"
 	@echo "make clean       remove .venv and what runs wrote"
 
 quickstart: $(VENV)/.installed
@@ -29,6 +30,10 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: $(VENV)/.installed-dev
+	@$(PIP) -e ".[bench]"
+	$(BIN)/python bench/similarity.py
 
 clean:
 	rm -rf $(VENV) runs/out runs/cache build dist

@@ -31,6 +31,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads are slow on a busy machine
+
 import numpy as np
 import torch
 from numpy.typing import NDArray

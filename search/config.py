@@ -179,7 +179,7 @@ class StatisticsConfig(_Section):
     """The streaming pass: frames per batch, positions sampled per frame and grid."""
 
     batch: Annotated[int, Field(ge=SMALLEST_BATCH)] = 32
-    positions: Positive = 24
+    positions: Positive = 16
 
 
 class SearchConfig(_Section):

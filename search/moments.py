@@ -37,7 +37,7 @@ Fold = str
 FOLDS: tuple[Fold, Fold] = ("fit", "held")
 SMALLEST_BATCH = 4
 """The unbiased HSIC estimator divides by n - 3."""
-ADD_ROWS = 2048
+ADD_ROWS = 4096
 """Sampled rows of a grid that wait to be added up at once: a matrix product likes many."""
 
 
@@ -79,7 +79,7 @@ class PassSettings:
     """`batch` frames at a time; `positions` sampled per frame and grid; the seed of the sample."""
 
     batch: int = 32
-    positions: int = 24
+    positions: int = 16
     seed: int = 0
 
     def batches(self, frames: FrameSet) -> list[range]:

@@ -22,7 +22,7 @@ from tiny import (
 from torch import nn
 
 from search.frames import RenderedScenes
-from search.grams import u_centred
+from search.grams import gram, u_centred
 from search.moments import (
     FOLDS,
     BadRepresentation,
@@ -364,3 +364,15 @@ def test_pretrained_networks_at_batch_four_give_finite_moments() -> None:
 def test_a_detector_is_measured_beside_a_classifier(mixed: Observed) -> None:
     assert all_finite(mixed.statistics.moments)
     assert {ref.model for ref in mixed.statistics.moments.refs} == {"cls", "det"}
+
+
+@pytest.mark.parametrize("shape", [(8, 40), (8, 3, 5, 7), (6, 16, 90, 90)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_grams_are_exact_where_the_mean_is_far_above_the_deviations(
+    shape: tuple[int, ...], layout: torch.memory_format
+) -> None:
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(1)) + 1000.0
+    x = x.contiguous(memory_format=layout) if x.dim() == 4 else x
+    flat = x.flatten(1).double()
+    exact = u_centred(flat @ flat.T) / flat.shape[1]
+    np.testing.assert_allclose(u_centred(gram(x)), exact, atol=1e-5)
