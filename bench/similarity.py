@@ -7,10 +7,15 @@ of two EfficientNet-Lites, cut at every block. Needs the extras `zoo` and `bench
 and, as its last line, the same numbers as one JSON object:
 
 - pass_over_forward: all statistics of all stages and pairs, over the bare forward passes
-- torch_cka_over_pass: the package's CKA of all blocks, over our pass for all statistics
+- torch_cka_over_pass: the package's CKA of all blocks, on the networks in torch's default memory
+  layout, over our pass for all statistics; torch_cka_channels_last_over_pass: the same, with its
+  networks and inputs in the layout that ours have
 - cka_max_abs_error: our CKA against a textbook one in float64 on the same batches
 - solve_over_pass: every linear map, its strength chosen on held-out frames, over the pass
 - peak_mb_256, peak_mb_1024: peak resident memory of a pass over that many frames
+
+On a machine with other work set OMP_WAIT_POLICY=PASSIVE: threads that spin while they wait for one
+another make every number a measure of the other work.
 """
 
 from __future__ import annotations
@@ -28,10 +33,9 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
-
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads are slow on a busy machine
 
 import numpy as np
 import torch
@@ -52,6 +56,10 @@ from spaces.zoo import ModelSpec, load_model
 FRAMES, BATCH, ROUNDS = 256, 32, 3
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 NETWORKS = ("lite0", "lite1")
+LAYOUTS = {
+    "torch_cka": torch.contiguous_format,
+    "torch_cka_channels_last": torch.channels_last,
+}
 Batch = tuple[range, Tensor]
 Matrix = NDArray[np.float64]
 
@@ -116,13 +124,15 @@ def solved(moments: Moments, setup: Setup) -> None:
     Statistics(moments, setup.facts).linear_maps(setup.pairs.legal)
 
 
-def foreign_cka(setup: Setup, batches: Sequence[Batch]) -> None:
-    """torch_cka's comparison of all blocks of both networks."""
+def foreign_cka(setup: Setup, batches: Sequence[Batch], layout: torch.memory_format) -> None:
+    """torch_cka's comparison of all blocks of both networks, in one memory layout."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from torch_cka import CKA
 
-        one, other = (copy.deepcopy(setup.models[name]) for name in NETWORKS)  # it leaves hooks
+        one, other = (  # copies, because it leaves its hooks in them
+            copy.deepcopy(setup.models[name]).to(memory_format=layout) for name in NETWORKS
+        )
         layers = [
             [f"stages.{setup.facts[name].layout.index(block)}" for block in setup.blocks(name)]
             for name in NETWORKS
@@ -131,15 +141,12 @@ def foreign_cka(setup: Setup, batches: Sequence[Batch]) -> None:
         loader = DataLoader(
             TensorDataset(torch.cat([inputs for _, inputs in batches])),
             batch_size=BATCH,
-            collate_fn=lambda rows: (_channels_last([row[0] for row in rows]),),
+            collate_fn=lambda rows: (
+                torch.stack([row[0] for row in rows]).contiguous(memory_format=layout),
+            ),
         )
         with torch.no_grad(), redirect_stderr(io.StringIO()):
             compared.compare(loader, loader)
-
-
-def _channels_last(rows: list[Tensor]) -> Tensor:
-    """The package gets its inputs in the layout in which these networks run fastest."""
-    return torch.stack(rows).contiguous(memory_format=torch.channels_last)
 
 
 def textbook_error(moments: Moments, setup: Setup, batches: Sequence[Batch]) -> float:
@@ -197,6 +204,7 @@ def peak(frames: int) -> None:
 
 
 def main() -> None:
+    few, many = peak_of(FRAMES), peak_of(4 * FRAMES)  # first: a child begins with our own peak
     setup, subset = Setup.load(), photos(FRAMES)
     batches = [setup.prepared(subset, indices) for indices in spans(FRAMES, BATCH)]
     setup.forward(batches[:1])
@@ -207,10 +215,10 @@ def main() -> None:
         taken["forward"].append(seconds(lambda: setup.forward(batches)))
         taken["pass"].append(seconds(lambda: setup.measured(batches)))
     taken["solve"].append(seconds(lambda: solved(moments, setup)))
-    taken["torch_cka"] = [seconds(lambda: foreign_cka(setup, batches))]
+    for name, layout in LAYOUTS.items():
+        taken[name] = [seconds(partial(foreign_cka, setup, batches, layout))]
     took = {name: median(values) for name, values in taken.items()}
     error = textbook_error(moments, setup, batches)
-    few, many = peak_of(FRAMES), peak_of(4 * FRAMES)
     report = {
         "frames": FRAMES,
         "batch": BATCH,
@@ -220,7 +228,7 @@ def main() -> None:
         "threads": torch.get_num_threads(),
         "seconds": {name: round(value, 2) for name, value in took.items()},
         "pass_over_forward": round(took["pass"] / took["forward"], 3),
-        "torch_cka_over_pass": round(took["torch_cka"] / took["pass"], 3),
+        **{f"{name}_over_pass": round(took[name] / took["pass"], 3) for name in LAYOUTS},
         "cka_max_abs_error": error,
         "solve_over_pass": round(took["solve"] / took["pass"], 3),
         f"peak_mb_{FRAMES}": round(few, 1),

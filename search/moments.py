@@ -37,7 +37,7 @@ Fold = str
 FOLDS: tuple[Fold, Fold] = ("fit", "held")
 SMALLEST_BATCH = 4
 """The unbiased HSIC estimator divides by n - 3."""
-ADD_ROWS = 4096
+ADD_ROWS = 2048
 """Sampled rows of a grid that wait to be added up at once: a matrix product likes many."""
 
 
