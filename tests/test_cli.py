@@ -19,7 +19,10 @@ from search.cli import main
 
 pytest_plugins = ["tiny_fixtures"]
 
-COMMANDS = [[], ["correlate"], ["run"], ["similarity"], ["plan"], ["plan", "show"], ["ui"]]
+COMMANDS = [
+    [], ["correlate"], ["run"], ["similarity"], ["stats"], ["stats", "measure"], ["stats", "merge"],
+    ["plan"], ["plan", "show"], ["ui"],
+]  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +58,9 @@ def test_every_command_helps(command: list[str], flag: str) -> None:
 
 
 def test_every_command_is_among_those_tested() -> None:
-    known = {(name,) for name in main.commands} | {("plan", "show")}
+    known: set[tuple[str, ...]] = {(name,) for name in main.commands}
+    for name, command in main.commands.items():
+        known |= {(name, inner) for inner in getattr(command, "commands", ())}
     assert known == {tuple(command) for command in COMMANDS if command}
 
 
