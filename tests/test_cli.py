@@ -20,8 +20,8 @@ from search.cli import main
 pytest_plugins = ["tiny_fixtures"]
 
 COMMANDS = [
-    [], ["correlate"], ["run"], ["similarity"], ["stats"], ["stats", "measure"], ["stats", "merge"],
-    ["plan"], ["plan", "show"], ["ui"],
+    [], ["correlate"], ["run"], ["similarity"], ["plan"], ["plan", "show"],
+    ["stats"], ["stats", "measure"], ["stats", "merge"], ["ui"],
 ]  # fmt: skip
 
 
