@@ -14,31 +14,30 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import os
 import random
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
-from guides import SEED, configured, split_photos
+from guides import DATA, SEED, configured, split_photos
 from torch import Tensor, nn
 
 from search.console import Reporter
-from search.frames import FrameSet, Subset, batches
+from search.frames import FrameSet, Subset, batches, split
 from search.metrics import METRICS
 from search.observed import Deployment, Observed
 from search.prepare import load_deployment, observe
 from search.similarity import LAMBDAS
 from search.truth import ClassTruth, csv_truth
 from spaces.adapters import LinearMap, resize
+from spaces.facts import layouts_of
+from spaces.liveness import previous
 from spaces.plan import LINEAR, Ref, Share
 from spaces.shares import Pair, shares_of
 from spaces.stages import Grid
 
-DATA = Path(os.environ.get("MERGE_SEARCH_DATA", "../shared/data")) / "imagenet1k_1000"
 MODELS = ("lite0", "lite1")
 WORST, BEST = 0.25, 0.97
 BATCH = 25
@@ -110,7 +109,7 @@ def _variants(observed: Observed, shares: Sequence[Share]) -> dict[tuple[Share, 
                 variants[share, name + suffix] = Variant(
                     share, (share.donor,), _Map(linear), _tail(deployment, share), re_estimated
                 )
-        before = _before(deployment, share.donor)
+        before = previous(share.donor, layouts_of(deployment.facts))
         if before is not None:
             both = [samples[grid][share.donor], samples[grid][before]]
             variants[share, "two donors"] = Variant(
@@ -125,13 +124,10 @@ def _samples(observed: Observed, shares: Sequence[Share]) -> dict[Grid, dict[Ref
     deployment = observed.deployment
     wanted: dict[Grid, set[Ref]] = defaultdict(set)
     for share in shares:
-        before = _before(deployment, share.donor)
+        before = previous(share.donor, layouts_of(deployment.facts))
         refs = {share.recipient, share.donor} | ({before} if before else set())
         wanted[_grid(deployment, share.recipient)] |= refs
-    unseen = set(observed.unseen.indices)
-    seen = Subset(
-        observed.frames, tuple(i for i in range(len(observed.frames)) if i not in unseen)
-    )
+    seen, _ = split(observed.frames, len(observed.unseen))
     found: dict[Grid, dict[Ref, list[Tensor]]] = {
         grid: {ref: [] for ref in refs} for grid, refs in wanted.items()
     }
@@ -257,12 +253,6 @@ class _Map(nn.Module):
 
 def _grid(deployment: Deployment, ref: Ref) -> Grid:
     return deployment.facts[ref.model].stage(ref.stage).grid
-
-
-def _before(deployment: Deployment, ref: Ref) -> Ref | None:
-    layout = deployment.facts[ref.model].layout
-    index = layout.index(ref.stage)
-    return Ref(ref.model, layout.stages[index - 1]) if index else None
 
 
 def _report(

@@ -11,6 +11,7 @@ import numpy as np
 from search.metric import Metric, Progress, silent
 from search.observed import Observed
 from search.pair_fidelity import fidelity_alone
+from spaces.facts import layouts_of
 from spaces.plan import LINEAR, Ref, Share
 from spaces.shares import Pair, shares_of
 
@@ -90,7 +91,7 @@ class _Curves:
         deployment = observed.deployment
         legal = [pair for pair in deployment.pairs.legal if pair.recipient in recipients]
         shares = shares_of(legal, deployment.facts, (LINEAR,))
-        self._layouts = {name: fact.layout for name, fact in deployment.facts.items()}
+        self._layouts = layouts_of(deployment.facts)
         self.numbers = {share: lookup(observed, share) for share in shares}
         by_model = _grouped(shares, lambda share: (share.recipient, share.donor.model))
         self._peaks = {group: self._best(members).donor for group, members in by_model.items()}

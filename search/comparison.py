@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from math import prod
 
-from search.metric import Metric, Progress, silent
+from search.metric import Lookup, Metric, Progress, silent
 from search.observed import Observed
 from spaces.cost import CostModel
 from spaces.plan import Share, SharePlan
@@ -52,20 +52,13 @@ class KeptMacs(_Costed):
         return costs.macs(plan)
 
 
-class RepresentationSize(Metric):
+class RepresentationSize(Lookup):
     """Numbers in the recipient's representation, relative to the largest of its model."""
 
     name = "size"
     label = "size of the representation"
 
-    def similarities(
-        self, observed: Observed, shares: Sequence[Share], progress: Progress = silent
-    ) -> dict[Share, float]:
-        facts = observed.deployment.facts
-        values = {}
-        for share in shares:
-            recipient = facts[share.recipient.model]
-            largest = max(prod(stage.shape) for stage in recipient.stages)
-            values[share] = prod(recipient.stage(share.recipient.stage).shape) / largest
-            progress(1)
-        return values
+    def _similarity(self, observed: Observed, share: Share) -> float:
+        recipient = observed.deployment.facts[share.recipient.model]
+        largest = max(prod(stage.shape) for stage in recipient.stages)
+        return prod(recipient.stage(share.recipient.stage).shape) / largest
