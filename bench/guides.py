@@ -194,7 +194,7 @@ def _several_shares(
         return {"composition": None, "r": None}
     deployment = observed.deployment
     layouts = layouts_of(deployment.facts)
-    bench = Bench(deployment.models, deployment.facts, observed.maps_for(plans), 16)
+    bench = Bench(deployment.running, deployment.facts, observed.maps_for(plans), 16)
     kept = {}
     for part in PARTS:
         total = steps_to_verify(len(plans), parts[part])

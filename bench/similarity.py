@@ -6,7 +6,9 @@ Reads the photos in imagenet1k_1000 of that folder, cycled where they are too fe
 of two EfficientNet-Lites, cut at every block. Needs the extras `zoo` and `bench`. Prints a table
 and, as its last line, the same numbers as one JSON object:
 
-- pass_over_forward: all statistics of all stages and pairs, over the bare forward passes
+- pass_over_forward: all statistics of all stages and pairs, over the bare forward passes of the
+  networks in channels_last, as their library has them, one batch at once
+- pass_over_own_forward: the same over the forward passes as the pass itself takes them
 - torch_cka_over_pass: the package's CKA of all blocks, on the networks in torch's default memory
   layout, over our pass for all statistics; torch_cka_channels_last_over_pass: the same, with its
   networks and inputs in the layout that ours have
@@ -48,6 +50,8 @@ from search.frames import ImageFiles, Sampling, Subset, folder_frames, spans
 from search.moments import Moments, Pass, PassSettings
 from search.similarity import Statistics
 from spaces.facts import ModelFacts, survey_all
+from spaces.fusing import fused
+from spaces.merged import Models
 from spaces.plan import Ref
 from spaces.shares import Pair, Pairs, pairs_of
 from spaces.stages import StagedModel
@@ -68,7 +72,10 @@ Matrix = NDArray[np.float64]
 class Setup:
     """Two networks, and which of their representations may replace which."""
 
-    models: dict[str, StagedModel]
+    models: Models
+    """As their library has them."""
+    twins: Models
+    """As `merge-search` runs them."""
     facts: dict[str, ModelFacts]
     pairs: Pairs
 
@@ -82,7 +89,8 @@ class Setup:
             for name in NETWORKS
         }  # fmt: skip
         facts = survey_all(models)
-        return cls(models, facts, pairs_of(facts))
+        twins = {name: fused(model) for name, model in models.items()}
+        return cls(models, twins, facts, pairs_of(facts))
 
     def blocks(self, name: str) -> list[str]:
         return [stage for stage in self.facts[name].layout.stages if stage.startswith("blocks")]
@@ -91,17 +99,17 @@ class Setup:
         """A batch; both networks read the same input."""
         return indices, self.models[NETWORKS[0]].prepared([frames[i] for i in indices])
 
-    def forward(self, batches: Sequence[Batch]) -> None:
-        with torch.inference_mode():
-            for _, inputs in batches:
-                for model in self.models.values():
-                    model(inputs)
+    @torch.inference_mode()
+    def forward(self, models: Models, batches: Sequence[Batch]) -> None:
+        for _, inputs in batches:
+            for model in models.values():
+                model(inputs)
 
     def measured(self, batches: Iterator[Batch] | Sequence[Batch]) -> Moments:
         settings = PassSettings(batch=BATCH)
-        pass_ = Pass(self.models, self.facts, self.pairs.legal, settings)
+        pass_ = Pass(self.twins, self.facts, self.pairs.legal, settings)
         for indices, inputs in batches:
-            pass_.add(indices, dict.fromkeys(self.models, inputs))
+            pass_.add(indices, dict.fromkeys(self.twins, inputs))
         return pass_.finish()
 
 
@@ -207,12 +215,13 @@ def main() -> None:
     few, many = peak_of(FRAMES), peak_of(4 * FRAMES)  # first: a child begins with our own peak
     setup, subset = Setup.load(), photos(FRAMES)
     batches = [setup.prepared(subset, indices) for indices in spans(FRAMES, BATCH)]
-    setup.forward(batches[:1])
+    setup.forward(setup.models, batches[:1])
     setup.measured(batches[:1])
-    taken: dict[str, list[float]] = {name: [] for name in ("forward", "pass", "solve")}
+    taken: dict[str, list[float]] = {name: [] for name in ("forward", "own", "pass", "solve")}
     moments = setup.measured(batches)
     for _ in range(ROUNDS):
-        taken["forward"].append(seconds(lambda: setup.forward(batches)))
+        taken["forward"].append(seconds(lambda: setup.forward(setup.models, batches)))
+        taken["own"].append(seconds(lambda: setup.forward(setup.twins, batches)))
         taken["pass"].append(seconds(lambda: setup.measured(batches)))
     taken["solve"].append(seconds(lambda: solved(moments, setup)))
     for name, layout in LAYOUTS.items():
@@ -228,6 +237,7 @@ def main() -> None:
         "threads": torch.get_num_threads(),
         "seconds": {name: round(value, 2) for name, value in took.items()},
         "pass_over_forward": round(took["pass"] / took["forward"], 3),
+        "pass_over_own_forward": round(took["pass"] / took["own"], 3),
         **{f"{name}_over_pass": round(took[name] / took["pass"], 3) for name in LAYOUTS},
         "cka_max_abs_error": error,
         "solve_over_pass": round(took["solve"] / took["pass"], 3),

@@ -174,7 +174,7 @@ def worth_measuring(
     Raises:
         NothingToCorrelate: none does on the frames that report.
     """
-    bench = Bench(deployment.models, deployment.facts, {}, batch)
+    bench = Bench(deployment.running, deployment.facts, {}, batch)
     names: set[str] = set()
     for part in PARTS:
         reporter.step(f"Accuracy of the unmerged models on the {part} frames")
@@ -216,7 +216,7 @@ def measure_parts(
     """Accuracy of every share alone on both parts; no frame is in both."""
     deployment = observed.deployment
     maps = observed.maps_for([SharePlan((share,)) for share in shares])
-    bench = Bench(deployment.models, deployment.facts, maps, batch)
+    bench = Bench(deployment.running, deployment.facts, maps, batch)
     measured = {}
     for part in PARTS:
         reporter.step(f"Accuracy of {len(shares)} shares on the {part} frames")

@@ -59,7 +59,7 @@ def _agreed(
     if not unseen:
         progress(len(shares))
         return dict.fromkeys(shares, 0.0)
-    models = observed.deployment.models
+    models = observed.deployment.running
     plans = [SharePlan((share,)) for share in shares]
     together = PlanSet(
         models, observed.deployment.facts, [SharePlan(), *plans], observed.maps_for(plans)

@@ -106,7 +106,7 @@ def take_moments(
     known = deployment
     with reporter.progress("frames", total) as progress:
         return measure(
-            known.models, known.facts, known.pairs.legal, frames, settings, progress, shard
+            known.running, known.facts, known.pairs.legal, frames, settings, progress, shard
         )
 
 

@@ -213,7 +213,7 @@ def verify(
     listed = explored.shortlist(settings.shortlist)
     plans = [valued.plan for valued in listed]
     deployment = observed.deployment
-    bench = Bench(deployment.models, deployment.facts, observed.maps_for(plans), settings.batch)
+    bench = Bench(deployment.running, deployment.facts, observed.maps_for(plans), settings.batch)
     reporter.step(
         f"Fidelity of the {len(plans)} most promising plans on {len(observed.unseen)} frames"
     )

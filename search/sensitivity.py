@@ -36,7 +36,7 @@ class WeightedExplained(Metric):
     def similarities(
         self, observed: Observed, shares: Sequence[Share], progress: Progress = silent
     ) -> dict[Share, float]:
-        models = observed.deployment.models
+        models = observed.deployment.running
         recipients = dict.fromkeys(share.recipient.model for share in shares)
         weights: dict[Ref, Matrix] = {}
         for name in recipients:

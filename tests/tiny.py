@@ -22,7 +22,7 @@ from torch import nn
 from search.config import RunConfig, load_config
 from search.console import Reporter
 from search.frames import RenderedScenes, split
-from search.moments import PassSettings, measure
+from search.moments import Moments, PassSettings, measure
 from search.observed import Deployment, Observed
 from search.run import run
 from search.scenes import SceneSettings
@@ -95,6 +95,15 @@ def observe(
     seen, unseen = split(frames, 12)
     moments = measure(models, facts, pairs.legal, seen, settings or PassSettings(batch=8))
     return Observed(Deployment(models, facts, pairs), Statistics(moments, facts), frames, unseen)
+
+
+def all_finite(moments: Moments) -> bool:
+    """No NaN and no infinity in anything that a pass has left."""
+    tensors = [torch.from_numpy(moments.hsic)]
+    for folds in moments.grids.values():
+        for part in folds.values():
+            tensors += [*part.means.values(), *part.squares.values(), *part.products.values()]
+    return all(bool(tensor.isfinite().all()) for tensor in tensors)
 
 
 def shares_in(observed: Observed, *adapters: AdapterSpec) -> tuple[Share, ...]:
