@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -14,49 +14,55 @@ from spaces.plan import Ref
 
 @dataclass(frozen=True)
 class Regression:
-    """Covariances of one donor with recipients side by side, about known means; in float64."""
+    """Covariances of one donor with recipients side by side, about known means; in float64.
+
+    Of fewer rows than the donor has channels, the covariances are those in a basis of what the
+    rows span: nothing else of the donor takes part in any solution.
+    """
 
     donor_mean: Tensor
     """(donor channels,)"""
     recipient_mean: Tensor
     """(all recipients' channels,)"""
+    variance: float
+    """The donor's mean variance per channel, to which strengths are relative."""
+    basis: Tensor | None
+    """(donor channels, dimensions) orthonormal; None for the channels themselves."""
     xx: Tensor
-    """(donor channels, donor channels)"""
+    """(dimensions, dimensions)"""
     xy: Tensor
-    """(donor channels, all recipients' channels)"""
+    """(dimensions, all recipients' channels)"""
 
     @classmethod
-    def of(
-        cls,
-        donor: Ref,
-        recipients: Sequence[Ref],
-        moments: Pooled,
-        about: tuple[Tensor, Tensor] | None = None,
-    ) -> Regression:
-        """About the given means of donor and recipients, or those of the moments."""
-        x, y = about or (moments.mean(donor), moments.mean(*recipients))
+    def of(cls, donor: Ref, recipients: Sequence[Ref], moments: Pooled) -> Regression:
+        """About the moments' own means."""
+        x, y = moments.mean(donor), moments.mean(*recipients)
         xx, xy = moments.square(donor, x), moments.product(donor, recipients, (x, y))
-        return cls(x, y, xx, xy)
+        variance = max(float(xx.trace()) / len(xx), torch.finfo(torch.float64).tiny)
+        basis = _span(xx, moments.count) if moments.count < len(xx) else None
+        return cls(x, y, variance, basis, _inside(basis, xx), _in_rows(basis, xy))
 
-    def weight(self, strength: float) -> Tensor:
-        """(donor, recipients) solution W of (S_xx + strength * mean variance * I) W = S_xy."""
-        system = self.xx + strength * self._variance * torch.eye(len(self.xx), dtype=torch.float64)
-        return torch.cholesky_solve(self.xy, torch.linalg.cholesky(system))
+    def on(self, donor: Ref, recipients: Sequence[Ref], moments: Pooled) -> Regression:
+        """The same of other moments, about these means and in this basis."""
+        about = (self.donor_mean, self.recipient_mean)
+        xx, xy = moments.square(donor, about[0]), moments.product(donor, recipients, about)
+        return replace(self, xx=_inside(self.basis, xx), xy=_in_rows(self.basis, xy))
 
-    def predicted(self, weight: Tensor, strength: float) -> Tensor:
-        """(recipients,) variances of what `weight(strength)` predicts: those of W^T S_xx W.
-
-        From the equation that W solves, S_xx W is S_xy less the penalty.
-        """
-        seen = self.xy - strength * self._variance * weight
-        return (weight * seen).sum(0)
+    def solution(self, strength: float) -> Solution:
+        """That of (S_xx + strength * variance * I) W = S_xy."""
+        penalty = strength * self.variance
+        system = self.xx + penalty * torch.eye(len(self.xx), dtype=torch.float64)
+        inside = torch.cholesky_solve(self.xy, torch.linalg.cholesky(system))
+        # From the equation that W solves, S_xx W is S_xy less the penalty.
+        predicted = (inside * (self.xy - penalty * inside)).sum(0)
+        return Solution(inside if self.basis is None else self.basis @ inside, predicted)
 
     def gains(self, held: Regression, widths: Sequence[int], strengths: Sequence[float]) -> Tensor:
         """How much of each recipient's held-out sum of squares each strength's map explains.
 
-        `held` is about the same means; `widths` are the recipients' channels. Returns 2 tr(W^T
-        H_xy) - tr(W^T H_xx W) as (strengths, recipients), where W is `weight(strength)`. In the
-        eigenvectors of S_xx the maps of all strengths are one matrix with its rows rescaled.
+        `held` is this regression on other moments; `widths` are the recipients' channels. Returns
+        2 tr(W^T H_xy) - tr(W^T H_xx W) as (strengths, recipients), where W is the solution. In
+        the eigenvectors of S_xx those of all strengths are one matrix with its rows rescaled.
         """
         values, vectors = torch.linalg.eigh(self.xx)
         inverse = torch.stack([self._inverse(values, strength) for strength in strengths])
@@ -74,12 +80,36 @@ class Regression:
             gains.append(2 * linear - quadratic)
         return torch.stack(gains, dim=1)
 
-    @property
-    def _variance(self) -> float:
-        """The donor's mean variance per channel."""
-        return max(float(self.xx.trace()) / len(self.xx), torch.finfo(torch.float64).tiny)
-
     def _inverse(self, values: Tensor, strength: float) -> Tensor:
         """A donor that does not vary explains nothing."""
-        damped = values.clamp(min=0) + strength * self._variance
+        damped = values.clamp(min=0) + strength * self.variance
         return torch.where(values.max() > 0, 1 / damped, torch.zeros_like(values))
+
+
+@dataclass(frozen=True)
+class Solution:
+    """A ridge map."""
+
+    weight: Tensor
+    """(donor channels, all recipients' channels)"""
+    predicted: Tensor
+    """(all recipients' channels,) variances of what it predicts: those of W^T S_xx W."""
+
+
+def _span(square: Tensor, rank: int) -> Tensor:
+    """(channels, rank) orthonormal basis of the range of a covariance of that rank at most.
+
+    Source: Halko, Martinsson and Tropp 2011, algorithm 4.1.
+    """
+    generator = torch.Generator().manual_seed(0)
+    probes = torch.randn((len(square), rank), generator=generator, dtype=square.dtype)
+    basis: Tensor = torch.linalg.qr(square @ probes).Q
+    return basis
+
+
+def _inside(basis: Tensor | None, square: Tensor) -> Tensor:
+    return square if basis is None else basis.T @ square @ basis
+
+
+def _in_rows(basis: Tensor | None, product: Tensor) -> Tensor:
+    return product if basis is None else basis.T @ product

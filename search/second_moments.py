@@ -219,8 +219,8 @@ class Pooled:
 
     def __init__(self, parts: Sequence[SecondMoments]) -> None:
         self.columns = parts[0].columns
-        count = sum(part.count for part in parts)
-        self._parts = [(part, part.count, count) for part in parts]
+        self.count = sum(part.count for part in parts)
+        self._parts = [(part, part.count, self.count) for part in parts]
 
     def mean(self, *refs: Ref) -> Tensor:
         """Of the representations side by side."""

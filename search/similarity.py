@@ -165,7 +165,7 @@ class Statistics:
         if share.adapter.kind == "identity":
             return np.eye(self.moments.at(grid, "fit").columns.channels[share.donor])
         fit = Regression.of(pair.donor, [pair.recipient], self._pooled(grid, "fit"))
-        weight = fit.weight(self.ridge(pair).strength)
+        weight = fit.solution(self.ridge(pair).strength).weight
         if share.adapter.rank:
             up, down = LinearMap(weight.T, fit.recipient_mean).low_rank(share.adapter.rank)
             weight = (up @ down).T
@@ -193,8 +193,7 @@ class Statistics:
         recipients = fit.columns.recipients_of(donor)
         widths = [fit.columns.channels[ref] for ref in recipients]
         fitted = Regression.of(donor, recipients, fit)
-        about = (fitted.donor_mean, fitted.recipient_mean)
-        gains = fitted.gains(Regression.of(donor, recipients, held, about), widths, LAMBDAS)
+        gains = fitted.gains(fitted.on(donor, recipients, held), widths, LAMBDAS)
         means = torch.split(fitted.recipient_mean, widths)
         ridges = {}
         for recipient, mean, gained in zip(recipients, means, gains.T, strict=True):
@@ -233,9 +232,9 @@ def _fitted(
     donor: Ref, recipients: list[Ref], moments: Pooled, strength: float
 ) -> dict[Pair, LinearMap]:
     regression = Regression.of(donor, recipients, moments)
-    weight = regression.weight(strength)
+    solution = regression.solution(strength)
     wanted = torch.cat([moments.variances(ref) for ref in recipients])
-    weight = weight * _stretch(regression.predicted(weight, strength), wanted)
+    weight = solution.weight * _stretch(solution.predicted, wanted)
     bias = regression.recipient_mean - regression.donor_mean @ weight
     widths = [moments.columns.channels[ref] for ref in recipients]
     maps = [
