@@ -37,8 +37,8 @@ Fold = str
 FOLDS: tuple[Fold, Fold] = ("fit", "held")
 SMALLEST_BATCH = 4
 """The unbiased HSIC estimator divides by n - 3."""
-ADD_ROWS = 2048
-"""Sampled rows of a grid that wait to be added up at once: a matrix product likes many."""
+ADD_FRAMES = 128
+"""Frames whose rows wait to be added up at once: a matrix product likes many."""
 
 
 class BadRepresentation(MergeSearchError):
@@ -172,7 +172,7 @@ class Pass:
         self._sampling = Sampling(settings.positions, settings.seed)
         self._device = next(iter(models.values())).device
         self._refs = tuple(channels)
-        self._frames = 0
+        self._frames = self._waiting = 0
         self._hsic = torch.zeros((len(channels), len(channels)), dtype=torch.float64)
         by_grid = _pairs_by_grid(pairs, facts)
         self._rows = {grid: _Rows(Columns.of(by_grid[grid], channels)) for grid in by_grid}
@@ -196,17 +196,19 @@ class Pass:
                 self._take(ref, representation, spots)
         self._add_grams(grams)
         self._frames += len(indices)
-        for spot in spots:
-            self._rows[spot.grid].end_batch(spot.count)
+        self._waiting += len(indices)
+        if self._waiting >= ADD_FRAMES:
+            self._add_up()
 
     @torch.inference_mode()
     def finish(self) -> Moments:
         """The moments of all batches so far, on the CPU."""
+        self._add_up()
         return Moments(
             self._refs,
             self._frames,
             self._hsic.numpy().copy(),
-            {grid: rows.finish() for grid, rows in self._rows.items()},
+            {grid: rows.moments() for grid, rows in self._rows.items()},
         )
 
     def _take(self, ref: Ref, representation: Tensor, spots: Sequence[Spots]) -> None:
@@ -215,6 +217,11 @@ class Pass:
             rows = self._rows[spot.grid]
             if ref in rows.columns.channels:
                 rows.take(ref, pyramid.rows(spot), spot.fitted)
+
+    def _add_up(self) -> None:
+        for rows in self._rows.values():
+            rows.add_up()
+        self._waiting = 0
 
     def _add_grams(self, grams: Mapping[Ref, Tensor]) -> None:
         stacked = torch.stack([grams[ref] for ref in self._refs]).cpu()
@@ -234,7 +241,6 @@ class _Rows:
 
     columns: Columns
     _waiting: dict[Fold, dict[Ref, list[Tensor]]] = field(default_factory=dict)
-    _count: int = 0
 
     def __post_init__(self) -> None:
         self._moments = {fold: SecondMoments(self.columns) for fold in FOLDS}
@@ -245,21 +251,13 @@ class _Rows:
             if len(part):
                 self._waiting.setdefault(fold, {}).setdefault(ref, []).append(part)
 
-    def end_batch(self, count: int) -> None:
-        """Count the rows that a batch has brought; add up once enough of them wait."""
-        self._count += count
-        if self._count >= ADD_ROWS:
-            self._add_up()
-
-    def finish(self) -> dict[Fold, SecondMoments]:
-        self._add_up()
+    def moments(self) -> dict[Fold, SecondMoments]:
         return {fold: moments.cpu() for fold, moments in self._moments.items()}
 
-    def _add_up(self) -> None:
+    def add_up(self) -> None:
         for fold, waiting in self._waiting.items():
             self._moments[fold].add({ref: torch.cat(parts) for ref, parts in waiting.items()})
         self._waiting.clear()
-        self._count = 0
 
 
 def _pairs_by_grid(

@@ -57,13 +57,12 @@ class Spots:
 
     def __init__(self, grid: Grid, batch: Batch, sampling: Sampling, device: torch.device) -> None:
         self.grid = grid
-        self.per_frame = sampling.count(grid)
-        self.fitted = batch.fitted * self.per_frame
-        self.count = len(batch.order) * self.per_frame
+        per_frame = sampling.count(grid)
+        self.fitted = batch.fitted * per_frame
         self._device = device
         frames = np.array(batch.order)
-        self._frames = torch.from_numpy(np.repeat(frames, self.per_frame)).to(device)
-        places = _places(grid, frames + batch.indices.start, self.per_frame, sampling.seed)
+        self._frames = torch.from_numpy(np.repeat(frames, per_frame)).to(device)
+        places = _places(grid, frames + batch.indices.start, per_frame, sampling.seed)
         self._places = torch.from_numpy(places).to(device)
         self._taps: dict[Grid, tuple[Tensor, Tensor]] = {}
 

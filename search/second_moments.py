@@ -15,6 +15,11 @@ from spaces.shares import Pair
 
 SQUARE_BLOCK = 320
 """A wide square is worked out in rows of this height, right of its diagonal only."""
+NARROW = 512
+"""Squares of so few channels are worked out in float64, which costs next to nothing.
+
+They may be nearly singular, and float32's rounding of such a square is seen in R².
+"""
 
 
 @dataclass(frozen=True)
@@ -122,7 +127,7 @@ class SecondMoments:
         """Add rows, (n, channels) of each representation, taken at the same places.
 
         Products are worked out at the rows' own precision, of their deviations from their mean,
-        and added up in float64.
+        and added up in float64; those of narrow representations with themselves in float64.
         """
         count = len(next(iter(rows.values())))
         deviations, means = self._deviations(rows, count)
@@ -131,7 +136,8 @@ class SecondMoments:
             deviations[model][count] = step * weight**0.5
         for ref, span in self.columns.spans.items():
             spread = deviations[ref.model][:, span]
-            _add_square(self._square(ref, spread.device), spread)
+            exact = spread.double() if spread.shape[1] <= NARROW else spread
+            _add_square(self._square(ref, spread.device), exact)
         for one, other, left, right in self.columns.blocks():
             self._product(one, other, deviations[one][:, left].T @ deviations[other][:, right])
         self._move(count, means)
@@ -257,8 +263,11 @@ class Pooled:
         x, y = about or (self.mean(donor), self.mean(*recipients))
         total = torch.zeros((len(x), len(y)), dtype=torch.float64)
         for part, own, count in self._parts:
-            beside = torch.cat([part.product(Pair(donor, ref)) for ref in recipients], dim=1)
-            total.add_(beside, alpha=1 / count)
+            start = 0
+            for ref in recipients:
+                one = part.product(Pair(donor, ref))
+                total[:, start : start + one.shape[1]].add_(one, alpha=1 / count)
+                start += one.shape[1]
             dx, dy = part.mean(donor) - x, torch.cat([part.mean(r) for r in recipients]) - y
             total.addr_(dx, dy, alpha=own / count)
         return total

@@ -238,8 +238,10 @@ def _fitted(
     bias = regression.recipient_mean - regression.donor_mean @ weight
     widths = [moments.columns.channels[ref] for ref in recipients]
     maps = [
-        LinearMap(w.T.float().contiguous(), b.float())
-        for w, b in zip(torch.split(weight, widths, 1), torch.split(bias, widths), strict=True)
+        LinearMap(w.T.contiguous(), b)
+        for w, b in zip(
+            torch.split(weight.float(), widths, 1), torch.split(bias.float(), widths), strict=True
+        )
     ]
     return {Pair(donor, ref): linear for ref, linear in zip(recipients, maps, strict=True)}
 
