@@ -52,8 +52,8 @@ from search.similarity import Statistics
 from spaces.facts import ModelFacts, survey_all
 from spaces.fusing import fused
 from spaces.merged import Models
-from spaces.plan import Ref
-from spaces.shares import Pair, Pairs, pairs_of
+from spaces.plan import LINEAR, Ref
+from spaces.shares import Pair, Pairs, pairs_of, shares_of
 from spaces.stages import StagedModel
 from spaces.zoo import ModelSpec, load_model
 
@@ -129,7 +129,8 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def solved(moments: Moments, setup: Setup) -> None:
-    Statistics(moments, setup.facts).linear_maps(setup.pairs.legal)
+    shares = shares_of(setup.pairs.legal, setup.facts, (LINEAR,))
+    Statistics(moments, setup.facts).linear_maps(shares)
 
 
 def foreign_cka(setup: Setup, batches: Sequence[Batch], layout: torch.memory_format) -> None:

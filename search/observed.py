@@ -13,7 +13,7 @@ from spaces.facts import ModelFacts
 from spaces.fusing import fused
 from spaces.merged import Models
 from spaces.plan import Share, SharePlan
-from spaces.shares import Pair, Pairs
+from spaces.shares import Pairs
 
 
 @dataclass(frozen=True)
@@ -44,5 +44,4 @@ class Observed:
         """The closed-form maps that the plans' linear shares need."""
         shares = {share for plan in plans for share in plan.shares}
         linear = sorted(share for share in shares if share.adapter.kind == "linear")
-        maps = self.statistics.linear_maps(Pair(s.donor, s.recipient) for s in linear)
-        return {share: maps[Pair(share.donor, share.recipient)] for share in linear}
+        return self.statistics.linear_maps(linear)

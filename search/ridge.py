@@ -54,8 +54,8 @@ class Regression:
         system = self.xx + penalty * torch.eye(len(self.xx), dtype=torch.float64)
         inside = torch.cholesky_solve(self.xy, torch.linalg.cholesky(system))
         # From the equation that W solves, S_xx W is S_xy less the penalty.
-        predicted = (inside * (self.xy - penalty * inside)).sum(0)
-        return Solution(inside if self.basis is None else self.basis @ inside, predicted)
+        seen = self.xy - penalty * inside
+        return Solution(inside if self.basis is None else self.basis @ inside, inside, seen)
 
     def gains(self, held: Regression, widths: Sequence[int], strengths: Sequence[float]) -> Tensor:
         """How much of each recipient's held-out sum of squares each strength's map explains.
@@ -88,12 +88,35 @@ class Regression:
 
 @dataclass(frozen=True)
 class Solution:
-    """A ridge map."""
+    """A ridge map W, in the donor's channels and in the regression's basis."""
 
     weight: Tensor
-    """(donor channels, all recipients' channels)"""
-    predicted: Tensor
-    """(all recipients' channels,) variances of what it predicts: those of W^T S_xx W."""
+    """(donor channels, recipients' channels)"""
+    inside: Tensor
+    """(dimensions, recipients' channels)"""
+    seen: Tensor
+    """S_xx W, (dimensions, recipients' channels)"""
+
+    @property
+    def predicted(self) -> Tensor:
+        """(recipients' channels,) variances of what it predicts: those of W^T S_xx W."""
+        return (self.inside * self.seen).sum(0)
+
+    def only(self, channels: slice) -> Solution:
+        """The map to some of the recipients' channels."""
+        parts = (self.weight[:, channels], self.inside[:, channels], self.seen[:, channels])
+        return Solution(*parts)
+
+    def at_rank(self, rank: int) -> Solution:
+        """The map of that rank whose predictions are nearest to this one's.
+
+        Source: reduced-rank regression, Izenman 1975: a projection onto the first principal
+        components of what is predicted.
+        """
+        covariance = self.inside.T @ self.seen
+        components = torch.linalg.eigh((covariance + covariance.T) / 2).eigenvectors[:, -rank:]
+        onto = components @ components.T
+        return Solution(self.weight @ onto, self.inside @ onto, self.seen @ onto)
 
 
 def _span(square: Tensor, rank: int) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, TypeVar
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from search.moments import FOLDS, Fold, Matrix, Moments
 from search.parallel import in_threads
-from search.ridge import Regression
+from search.ridge import Regression, Solution
 from search.second_moments import Pooled
 from spaces.adapters import LinearMap
 from spaces.errors import MergeSearchError
@@ -133,30 +134,29 @@ class Statistics:
         _variance(held, pair.recipient)
         return Residual(error, np.asarray(held.square(pair.recipient).numpy()))
 
-    def linear_map(self, pair: Pair) -> LinearMap:
-        """The map of the pair's shares: ridge at the chosen strength, spread as the recipient is.
+    def linear_map(self, share: Share) -> LinearMap:
+        """The share's map: ridge at the chosen strength, of its rank, spread as the recipient is.
 
         Fitted on all frames of both folds. What a regression predicts varies less than what it
         predicts, and the recipient's layers were trained on the full variance; so each of its
         channels is stretched about its mean to the variance that the recipient's has. It costs
         nothing, and merged models keep far more accuracy with it: docs/adapters.md.
         """
-        return self.linear_maps([pair])[pair]
+        return self.linear_maps([share])[share]
 
-    def linear_maps(self, pairs: Iterable[Pair]) -> dict[Pair, LinearMap]:
-        """`linear_map` of many pairs; those of one donor, grid and strength are solved at once."""
-        wanted = tuple(dict.fromkeys(pairs))
-        self.solve(wanted)
-        together: dict[tuple[Ref, Grid, float], list[Ref]] = defaultdict(list)
-        for pair in wanted:
-            problem = (pair.donor, self._grid(pair), self.ridge(pair).strength)
-            together[problem].append(pair.recipient)
+    def linear_maps(self, shares: Iterable[Share]) -> dict[Share, LinearMap]:
+        """`linear_map` of many; those of one donor, grid and strength are solved at once."""
+        wanted = {share: Pair(share.donor, share.recipient) for share in shares}
+        self.solve(wanted.values())
+        together: dict[tuple[Ref, Grid, float], list[Share]] = defaultdict(list)
+        for share, pair in wanted.items():
+            together[pair.donor, self._grid(pair), self.ridge(pair).strength].append(share)
         fitted = in_threads(
             lambda at: _fitted(at[0], together[at], self._pooled(at[1]), at[2]),
             self._widest_first(together),
         )
-        found = {pair: linear for maps in fitted for pair, linear in maps.items()}
-        return {pair: found[pair] for pair in wanted}
+        found = {share: linear for maps in fitted for share, linear in maps.items()}
+        return {share: found[share] for share in wanted}
 
     def _weight(self, share: Share) -> Matrix:
         """(donor, recipient) weight of the share's adapter, for tests on the held-out fold."""
@@ -165,11 +165,9 @@ class Statistics:
         if share.adapter.kind == "identity":
             return np.eye(self.moments.at(grid, "fit").columns.channels[share.donor])
         fit = Regression.of(pair.donor, [pair.recipient], self._pooled(grid, "fit"))
-        weight = fit.solution(self.ridge(pair).strength).weight
-        if share.adapter.rank:
-            up, down = LinearMap(weight.T, fit.recipient_mean).low_rank(share.adapter.rank)
-            weight = (up @ down).T
-        return np.asarray(weight.numpy())
+        solution = fit.solution(self.ridge(pair).strength)
+        ranked = solution.at_rank(share.adapter.rank) if share.adapter.rank else solution
+        return np.asarray(ranked.weight.numpy())
 
     def _grid(self, pair: Pair) -> Grid:
         return self.facts[pair.recipient.model].stage(pair.recipient.stage).grid
@@ -229,21 +227,26 @@ def _covariances(
 
 
 def _fitted(
-    donor: Ref, recipients: list[Ref], moments: Pooled, strength: float
-) -> dict[Pair, LinearMap]:
-    regression = Regression.of(donor, recipients, moments)
-    solution = regression.solution(strength)
-    wanted = torch.cat([moments.variances(ref) for ref in recipients])
-    weight = solution.weight * _stretch(solution.predicted, wanted)
-    bias = regression.recipient_mean - regression.donor_mean @ weight
+    donor: Ref, shares: list[Share], moments: Pooled, strength: float
+) -> dict[Share, LinearMap]:
+    recipients = list(dict.fromkeys(share.recipient for share in shares))
+    solution = Regression.of(donor, recipients, moments).solution(strength)
     widths = [moments.columns.channels[ref] for ref in recipients]
-    maps = [
-        LinearMap(w.T.contiguous(), b)
-        for w, b in zip(
-            torch.split(weight.float(), widths, 1), torch.split(bias.float(), widths), strict=True
-        )
-    ]
-    return {Pair(donor, ref): linear for ref, linear in zip(recipients, maps, strict=True)}
+    ends = dict(zip(recipients, accumulate(widths), strict=True))
+    maps = {}
+    for share in shares:
+        width = moments.columns.channels[share.recipient]
+        own = solution.only(slice(ends[share.recipient] - width, ends[share.recipient]))
+        ranked = own.at_rank(share.adapter.rank) if share.adapter.rank else own
+        maps[share] = _spread(ranked, donor, share.recipient, moments)
+    return maps
+
+
+def _spread(solution: Solution, donor: Ref, recipient: Ref, moments: Pooled) -> LinearMap:
+    """The map about the means, each channel stretched to the recipient's variance."""
+    weight = solution.weight * _stretch(solution.predicted, moments.variances(recipient))
+    bias = moments.mean(recipient) - moments.mean(donor) @ weight
+    return LinearMap(weight.float().T.contiguous(), bias.float())
 
 
 def _stretch(predicted: Tensor, wanted: Tensor) -> Tensor:

@@ -55,8 +55,8 @@ def assert_finite(models: dict[str, StagedModel]) -> None:
     assert all_finite(moments)
     statistics = Statistics(moments, facts)
     observed = Observed(Deployment(models, facts, pairs), statistics, frames, Subset(frames, ()))
-    for pair, found in statistics.linear_maps(pairs.legal).items():
-        assert found.weight.isfinite().all() and found.bias.isfinite().all(), pair
+    for share, found in statistics.linear_maps(shares_in(observed, LINEAR)).items():
+        assert found.weight.isfinite().all() and found.bias.isfinite().all(), share
     for share in shares_in(observed, IDENTITY, LINEAR, AdapterSpec("linear", 2)):
         pair = Pair(share.donor, share.recipient)
         numbers = [statistics.explained(share), statistics.image_cka(pair),

@@ -258,7 +258,7 @@ def test_an_invertible_map_of_the_donor_changes_no_r2(related: tuple[Matrix, Mat
 def test_the_map_recovers_the_weight_and_bias_that_made_the_data() -> None:
     x = seeded(1, FRAMES, POSITIONS, DONOR) + 2
     weight, bias = seeded(3, RECIPIENT, DONOR), seeded(4, RECIPIENT)
-    found = statistics(x, x @ weight.T + bias).linear_map(PAIR)
+    found = statistics(x, x @ weight.T + bias).linear_map(share(LINEAR))
     assert found.weight.shape == (RECIPIENT, DONOR) and found.weight.dtype == torch.float32
     np.testing.assert_allclose(found.weight.numpy(), weight, atol=2e-3)
     np.testing.assert_allclose(found.bias.numpy(), bias, atol=5e-3)
@@ -274,17 +274,20 @@ def test_the_map_is_the_ridge_of_both_folds_stretched_to_the_recipients_variance
     weight, _ = slow_ridge(x, y, stats.ridge(PAIR).strength)
     stretch = y.std(0) / (x @ weight).std(0)
     assert (stretch > 1.0001).all()  # a regression predicts less variance than there is
-    found = stats.linear_map(PAIR)
+    found = stats.linear_map(share(LINEAR))
     np.testing.assert_allclose(found.weight.numpy().T, weight * stretch, atol=1e-5)
     bias = y.mean(0) - x.mean(0) @ (weight * stretch)
     np.testing.assert_allclose(found.bias.numpy(), bias, atol=1e-5)
 
 
+@pytest.mark.parametrize("rank", [0, 1, 3])
 def test_what_the_map_gives_has_the_recipients_mean_and_variance_per_channel(
-    related: tuple[Matrix, Matrix], noise: tuple[Matrix, Matrix]
+    related: tuple[Matrix, Matrix], noise: tuple[Matrix, Matrix], rank: int
 ) -> None:
     for x, y in (related, noise):
-        found = statistics(x, y).linear_map(PAIR)
+        found = statistics(x, y).linear_map(share(AdapterSpec("linear", rank)))
+        if rank:
+            assert torch.linalg.matrix_rank(found.weight, rtol=1e-5) == rank
         given = rows_of(x) @ found.weight.double().numpy().T + found.bias.double().numpy()
         np.testing.assert_allclose(given.mean(0), rows_of(y).mean(0), atol=1e-4)
         np.testing.assert_allclose(given.std(0), rows_of(y).std(0), rtol=1e-4)
@@ -293,7 +296,7 @@ def test_what_the_map_gives_has_the_recipients_mean_and_variance_per_channel(
 def test_a_channel_that_does_not_vary_is_left_at_its_mean() -> None:
     x, y = seeded(1, FRAMES, POSITIONS, DONOR), seeded(2, FRAMES, POSITIONS, RECIPIENT)
     y[..., 0] = 3.0
-    found = statistics(x, y).linear_map(PAIR)
+    found = statistics(x, y).linear_map(share(LINEAR))
     assert torch.isfinite(found.weight).all() and torch.isfinite(found.bias).all()
     assert float(found.weight[0].abs().max()) < 1e-6
     assert float(found.bias[0]) == pytest.approx(3.0, abs=1e-5)
@@ -322,8 +325,8 @@ def test_a_low_rank_map_explains_what_its_product_does(related: tuple[Matrix, Ma
     held_x, held_y = (folds_of(v)[1] for v in related)
     fit_x, fit_y = (folds_of(v)[0] for v in related)
     ridge, _ = slow_ridge(fit_x, fit_y, stats.ridge(PAIR).strength)
-    left, values, right = np.linalg.svd(ridge, full_matrices=False)
-    weight = left[:, :2] * values[:2] @ right[:2]
+    right = np.linalg.svd((fit_x - fit_x.mean(0)) @ ridge)[2][:2]
+    weight = ridge @ right.T @ right
     predicted = (held_x - fit_x.mean(0)) @ weight + fit_y.mean(0)
     found = stats.explained(share(AdapterSpec("linear", 2)))
     assert found == pytest.approx(slow_explained(held_y, predicted), abs=1e-8)
@@ -376,13 +379,13 @@ def test_copies_of_a_network_explain_each_other_wholly(copies: Observed) -> None
 
 
 def test_many_maps_at_once_are_the_maps_one_by_one(mixed: Observed) -> None:
-    pairs = mixed.deployment.pairs.legal[::5]
+    shares = shares_in(mixed, LINEAR, AdapterSpec("linear", 2))[::5]
     known = mixed.statistics
-    together = Statistics(known.moments, known.facts).linear_maps(pairs)
-    assert tuple(together) == pairs
+    together = Statistics(known.moments, known.facts).linear_maps(shares)
+    assert tuple(together) == shares
     alone = Statistics(known.moments, known.facts)
-    for pair in pairs[::3]:
-        one, other = alone.linear_map(pair), together[pair]
+    for one_share in shares[::3]:
+        one, other = alone.linear_map(one_share), together[one_share]
         scale = float(one.weight.abs().max())
         np.testing.assert_allclose(one.weight, other.weight, atol=1e-5 * scale, rtol=1e-5)
         np.testing.assert_allclose(one.bias, other.bias, atol=1e-4, rtol=1e-4)
