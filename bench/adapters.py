@@ -147,11 +147,9 @@ def _samples(observed: Observed, shares: Sequence[Share]) -> dict[Grid, dict[Ref
         for grid, refs in wanted.items():
             places = torch.randperm(grid[0] * grid[1])[:POSITIONS] if grid else None
             for ref in refs:
-                value = resize(representations[ref], grid).flatten(2)
-                rows = value if places is None else value[:, :, places]
-                found[grid][ref].append(
-                    rows.transpose(1, 2) if rows.dim() == 3 else rows[:, None, :]
-                )
+                value = resize(representations[ref], grid)
+                rows = value[:, :, None] if places is None else value.flatten(2)[:, :, places]
+                found[grid][ref].append(rows.transpose(1, 2))
     return {
         grid: {ref: torch.cat(parts) for ref, parts in refs.items()}
         for grid, refs in found.items()

@@ -52,7 +52,7 @@ from spaces.shares import shares_of
 DATA = Path(os.environ.get("MERGE_SEARCH_DATA", "../shared/data")) / "imagenet1k_1000"
 OUT = Path(__file__).parent.parent / "runs" / "out" / "guides"
 SEED = 7
-UNSEEN, DECIDING = 48, 52
+UNSEEN, DECIDING = 64, 36
 MERGED = {"fidelity"}
 """Guides that run a merged model for every share; all others are lookups."""
 FLOOR = 0.05
@@ -150,7 +150,7 @@ def split_photos(
 
 
 def _show(tables: Mapping[Part, Table], guides: Guides, reporter: Reporter) -> None:
-    """One row per guide: Pearson in every group, Spearman and Kendall over all, seconds."""
+    """One row per guide: r by group, Spearman and Kendall over all, r when deciding, seconds."""
     decided, told = tables["deciding"], tables["reporting"]
     rows = []
     for name in told.ranking:
@@ -160,11 +160,10 @@ def _show(tables: Mapping[Part, Table], guides: Guides, reporter: Reporter) -> N
         cells.append(decided.pearson(name).value)
         told_cells = ["-" if cell is None else f"{cell:.3f}" for cell in cells]
         span = known["all"]["pearson"]
-        interval = "-" if span.low is None else f"{span.low:.3f} to {span.high:.3f}"
+        interval = "-" if span.low is None else f"{span.low:.3f}-{span.high:.3f}"
         rows.append([name, *told_cells[:1], interval, *told_cells[1:],
                      f"{guides.seconds[name]:.1f}"])  # fmt: skip
-    header = ["guide", "r", "95%", "same", "cross", "within", "Spearman", "Kendall",
-              "r deciding", "seconds"]  # fmt: skip
+    header = ["guide", "r", "95%", "same", "cross", "within", "rho", "tau", "decid.", "s"]
     frames = next(iter(told.frames.values()))
     reporter.table(f"Pearson r with accuracy kept, {frames} photos", header, rows)
 

@@ -199,10 +199,16 @@ def _hsic(k: Matrix, l_: Matrix) -> float:
 
 
 def peak_of(frames: int) -> float:
-    """Megabytes resident at most while a process of its own runs the pass."""
+    """Megabytes resident at most while a process of its own runs the pass.
+
+    The median of several processes: the allocator alone makes them differ by 2%.
+    """
     command = [sys.executable, __file__, "--peak", str(frames)]
-    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return float(told.split()[-1])
+    told = [
+        subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        for _ in range(ROUNDS)
+    ]
+    return median(float(text.split()[-1]) for text in told)
 
 
 def peak(frames: int) -> None:

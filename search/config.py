@@ -219,7 +219,7 @@ class VerifyConfig(_Section):
 
     shortlist: Positive = 20
     candidates: Positive = 5
-    fidelity_frames: Positive = 48
+    fidelity_frames: Positive = 64
     batch: Positive = 16
 
 

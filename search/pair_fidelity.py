@@ -10,7 +10,7 @@ from search.observed import Observed
 from spaces.plan import Share, SharePlan
 from spaces.together import Output, PlanSet
 
-FRAMES = 48
+FRAMES = 64
 FIRST = 16
 BATCH = 16
 HOPELESS = 0.05
