@@ -15,6 +15,7 @@ from pathlib import Path
 
 from search import league_report, tracking
 from search.accuracy import Scores
+from search.clock import Clock
 from search.config import RunConfig
 from search.console import Reporter
 from search.correlation import LEVEL, RESAMPLES
@@ -22,8 +23,7 @@ from search.files import make_folder, write_json, write_text
 from search.league import PARTS, League, Part, Table, correlations, cross_stage, same_stage
 from search.metrics import METRICS
 from search.observed import Deployment, Observed
-from search.prepare import load_deployment, observe
-from search.run import Clock, open_truth
+from search.prepare import load_deployment, observe, open_truth
 from search.show import show_league
 from search.similarity import Statistics
 from search.truth import BadTruth, BoxTruth, Truth, part_of

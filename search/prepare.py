@@ -12,12 +12,13 @@ import torch
 from search.config import RunConfig
 from search.console import Reporter
 from search.files import make_folder
-from search.frames import FrameSet, split
+from search.frames import FrameSet, overlap, split
 from search.metrics import METRICS
 from search.moments import WHOLE, Moments, Shard, measure
 from search.moments_file import Saved, load, save
 from search.observed import Deployment, Observed
 from search.similarity import Statistics
+from search.truth import BadTruth, BoxTruth, ClassTruth, Truth, check_classes
 from spaces.errors import MergeSearchError
 from spaces.facts import survey_all
 from spaces.plan import AdapterSpec, Share
@@ -53,6 +54,29 @@ def _load(spec: ModelSpec, seed: int) -> StagedModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed * 1_000_003 + zlib.crc32(spec.name.encode()))
         return load_model(spec)
+
+
+def open_truth(config: RunConfig, deployment: Deployment, frames: FrameSet) -> dict[str, Truth]:
+    """The ground truth of every model that has one, checked against the model's classes.
+
+    Raises:
+        BadTruth: labels and model do not fit, or the labelled frames are among the unlabelled.
+    """
+    truth: dict[str, Truth] = {}
+    for name, section in config.truth.items():
+        model = deployment.models[name]
+        known = section.open(config.base, model.task, name)
+        if isinstance(known, ClassTruth):
+            check_classes(known, model.num_classes, name)
+        elif isinstance(known, BoxTruth):
+            known.category_ids(model.num_classes)
+        if overlap(known.frames, frames):
+            raise BadTruth(
+                f"truth.{name}: {overlap(known.frames, frames)} of its frames are also among "
+                "`frames`: accuracy must be measured on others (see stride and offset)"
+            )
+        truth[name] = known
+    return truth
 
 
 def observe(

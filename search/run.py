@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,14 +10,14 @@ from typing import Any
 
 from search import report, tracking
 from search.accuracy import Scores
+from search.clock import Clock
 from search.config import RunConfig, parse_budget
 from search.console import MEGABYTE, Reporter, megabytes, percent
 from search.encoding import Encoding
 from search.files import make_folder, write_json
-from search.frames import FrameSet, overlap
 from search.observed import Deployment, Observed
 from search.pareto import spread
-from search.prepare import load_deployment, observe, similarities
+from search.prepare import load_deployment, observe, open_truth, similarities
 from search.proxy import Proxy
 from search.result import (
     CandidateRecord,
@@ -39,7 +37,7 @@ from search.study import (
     smallest,
     smallest_thoroughly,
 )
-from search.truth import BadTruth, BoxTruth, ClassTruth, Truth, check_classes
+from search.truth import Truth
 from search.verify import BASELINE, Bench, accuracy, fidelity, quality_kept, steps_to_verify
 from spaces.cost import CostModel
 from spaces.errors import MergeSearchError
@@ -62,21 +60,6 @@ class BudgetTooSmall(MergeSearchError):
             f"{megabytes(least.bytes)} ({least.bytes} bytes, {share} of the unmerged "
             f"{megabytes(unmerged)}), by plan {least.plan.hash}: {least.plan}"
         )
-
-
-class Clock:
-    """Seconds spent in each named part of a run."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def timing(self, part: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[part] = round(time.perf_counter() - start, 2)
 
 
 def run(config: RunConfig, reporter: Reporter) -> Result:
@@ -146,29 +129,6 @@ def run(config: RunConfig, reporter: Reporter) -> Result:
     logged = tracking.record(result, out, tracking.Target.of(config))
     reporter.say(f"  {logged}")
     return result
-
-
-def open_truth(config: RunConfig, deployment: Deployment, frames: FrameSet) -> dict[str, Truth]:
-    """The ground truth of every model that has one, checked against the model's classes.
-
-    Raises:
-        BadTruth: labels and model do not fit, or the labelled frames are among the unlabelled.
-    """
-    truth: dict[str, Truth] = {}
-    for name, section in config.truth.items():
-        model = deployment.models[name]
-        known = section.open(config.base, model.task, name)
-        if isinstance(known, ClassTruth):
-            check_classes(known, model.num_classes, name)
-        elif isinstance(known, BoxTruth):
-            known.category_ids(model.num_classes)
-        if overlap(known.frames, frames):
-            raise BadTruth(
-                f"truth.{name}: {overlap(known.frames, frames)} of its frames are also among "
-                "`frames`: accuracy must be measured on others (see stride and offset)"
-            )
-        truth[name] = known
-    return truth
 
 
 def search(
