@@ -14,11 +14,14 @@ from __future__ import annotations
 
 import argparse
 import copy
+import csv
+import io
 import json
 import random
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -26,6 +29,7 @@ from guides import DATA, SEED, configured, split_photos
 from torch import Tensor, nn
 
 from search.console import Reporter
+from search.files import write_text
 from search.frames import FrameSet, Subset, batches, split
 from search.metrics import METRICS
 from search.observed import Deployment, Observed
@@ -40,6 +44,7 @@ from spaces.shares import shares_of
 from spaces.stages import Grid
 
 MODELS = ("lite0", "lite1")
+OUT = Path(__file__).parent.parent / "runs" / "out" / "adapters.csv"
 WORST, BEST = 0.25, 0.97
 BATCH = 25
 POSITIONS = 24
@@ -117,7 +122,7 @@ def _variants(observed: Observed, shares: Sequence[Share]) -> dict[tuple[Share, 
                 low = statistics.linear_map(replace(share, adapter=AdapterSpec("linear", rank)))
                 up, down = stretched.low_rank(rank)
                 cut = LinearMap(up @ down, stretched.bias)
-                for name, linear in ((f"rank {rank}", low), (f"rank {rank}, cut", cut)):
+                for name, linear in ((f"rank {rank}", low), (f"rank {rank} by SVD", cut)):
                     variants[share, name] = Variant(
                         share, (share.donor,), _Map(linear), _tail(deployment, share)
                     )
@@ -269,11 +274,12 @@ def _report(
     top1: Mapping[tuple[Share, str], float], shares: Sequence[Share], reporter: Reporter
 ) -> None:
     names = list(dict.fromkeys(name for _, name in top1))
-    rows = [
-        [str(share), *(f"{top1[share, n]:.3f}" if (share, n) in top1 else "" for n in names)]
-        for share in shares
-    ]
-    reporter.table("Top-1 of the recipient", ["share", *names], rows)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["share", *names])
+    writer.writerows([share, *(top1.get((share, name)) for name in names)] for share in shares)
+    write_text(OUT, text.getvalue())
+    reporter.say(f"Top-1 of every share and variant: {OUT}")
     summary = {
         name: {
             band: _gained([top1[s, name] - top1[s, PLAIN] for s in shares if (s, name) in top1
@@ -283,10 +289,16 @@ def _report(
         for name in names
     }  # fmt: skip
     reporter.table(
-        "Points of top-1 gained over the plain map, and on how many shares it does worse",
+        "Points of top-1 gained over the plain map (worse on so many shares / of so many)",
         ["variant", *BANDS],
         [
-            [name, *(f"{g['gain']:+.1f}, {g['worse']} of {g['shares']}" for g in bands.values())]
+            [
+                name,
+                *(
+                    f"{g['gain']:+.1f} ({g['worse']:.0f}/{g['shares']:.0f})"
+                    for g in bands.values()
+                ),
+            ]
             for name, bands in summary.items()
         ],
     )
