@@ -156,14 +156,14 @@ def _show(tables: Mapping[Part, Table], guides: Guides, reporter: Reporter) -> N
     for name in told.ranking:
         known = told.guides[name]
         cells = [known[group]["pearson"].value for group in ("all", "same", "cross", "within")]
-        cells += [known["all"][c].value for c in ("spearman", "kendall")]
+        cells.append(known["all"]["spearman"].value)
         cells.append(decided.pearson(name).value)
         told_cells = ["-" if cell is None else f"{cell:.3f}" for cell in cells]
         span = known["all"]["pearson"]
         interval = "-" if span.low is None else f"{span.low:.3f}-{span.high:.3f}"
         rows.append([name, *told_cells[:1], interval, *told_cells[1:],
                      f"{guides.seconds[name]:.1f}"])  # fmt: skip
-    header = ["guide", "r", "95%", "same", "cross", "within", "rho", "tau", "decid.", "s"]
+    header = ["guide", "r", "95%", "same", "cross", "within", "rho", "decid.", "s"]
     frames = next(iter(told.frames.values()))
     reporter.table(f"Pearson r with accuracy kept, {frames} photos", header, rows)
 
