@@ -11,6 +11,10 @@ from torch import Tensor
 from search.second_moments import Pooled
 from spaces.plan import Ref
 
+WIDE, STEADY = 512, 1e-3
+"""Of donors with more channels, none quieter than this part of their mean variance, strengths are
+compared in float32: R² is the same to 1e-6, in half the time."""
+
 
 @dataclass(frozen=True)
 class Regression:
@@ -66,8 +70,11 @@ class Regression:
         """
         values, vectors = torch.linalg.eigh(self.xx)
         inverse = torch.stack([self._inverse(values, strength) for strength in strengths])
-        seen = vectors.T @ held.xx @ vectors
-        turned, tested = vectors.T @ self.xy, vectors.T @ held.xy
+        steady = len(values) > WIDE and float(values.min()) > STEADY * self.variance
+        kind = torch.float32 if steady else torch.float64
+        inverse, vectors = inverse.to(kind), vectors.to(kind)
+        seen = vectors.T @ held.xx.to(kind) @ vectors
+        turned, tested = vectors.T @ self.xy.to(kind), vectors.T @ held.xy.to(kind)
         gains = []
         both = zip(
             torch.split(turned, list(widths), 1),
@@ -78,7 +85,7 @@ class Regression:
             linear = inverse @ (fit * test).sum(1)
             quadratic = ((inverse @ (seen * (fit @ fit.T))) * inverse).sum(1)
             gains.append(2 * linear - quadratic)
-        return torch.stack(gains, dim=1)
+        return torch.stack(gains, dim=1).double()
 
     def _inverse(self, values: Tensor, strength: float) -> Tensor:
         """A donor that does not vary explains nothing."""
