@@ -150,7 +150,7 @@ def split_photos(
 
 
 def _show(tables: Mapping[Part, Table], guides: Guides, reporter: Reporter) -> None:
-    """One row per guide: r by group, Spearman and Kendall over all, r when deciding, seconds."""
+    """One row per guide: r by group, Spearman over all, r when deciding, seconds."""
     decided, told = tables["deciding"], tables["reporting"]
     rows = []
     for name in told.ranking:

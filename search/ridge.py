@@ -109,10 +109,11 @@ class Solution:
         """(recipients' channels,) variances of what it predicts: those of W^T S_xx W."""
         return (self.inside * self.seen).sum(0)
 
-    def only(self, channels: slice) -> Solution:
-        """The map to some of the recipients' channels."""
-        parts = (self.weight[:, channels], self.inside[:, channels], self.seen[:, channels])
-        return Solution(*parts)
+    def split(self, widths: Sequence[int]) -> list[Solution]:
+        """The map to each recipient, by their channels."""
+        matrices = (self.weight, self.inside, self.seen)
+        parts = zip(*(torch.split(matrix, list(widths), 1) for matrix in matrices), strict=True)
+        return [Solution(*part) for part in parts]
 
     def at_rank(self, rank: int) -> Solution:
         """The map of that rank whose predictions are nearest to this one's.

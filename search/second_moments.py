@@ -263,11 +263,9 @@ class Pooled:
         x, y = about or (self.mean(donor), self.mean(*recipients))
         total = torch.zeros((len(x), len(y)), dtype=torch.float64)
         for part, own, count in self._parts:
-            start = 0
-            for ref in recipients:
-                one = part.product(Pair(donor, ref))
-                total[:, start : start + one.shape[1]].add_(one, alpha=1 / count)
-                start += one.shape[1]
+            widths = [self.columns.channels[ref] for ref in recipients]
+            for ref, block in zip(recipients, torch.split(total, widths, 1), strict=True):
+                block.add_(part.product(Pair(donor, ref)), alpha=1 / count)
             dx, dy = part.mean(donor) - x, torch.cat([part.mean(r) for r in recipients]) - y
             total.addr_(dx, dy, alpha=own / count)
         return total

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any, TypeVar
 
 import numpy as np
@@ -232,11 +231,10 @@ def _fitted(
     recipients = list(dict.fromkeys(share.recipient for share in shares))
     solution = Regression.of(donor, recipients, moments).solution(strength)
     widths = [moments.columns.channels[ref] for ref in recipients]
-    ends = dict(zip(recipients, accumulate(widths), strict=True))
+    parts = dict(zip(recipients, solution.split(widths), strict=True))
     maps = {}
     for share in shares:
-        width = moments.columns.channels[share.recipient]
-        own = solution.only(slice(ends[share.recipient] - width, ends[share.recipient]))
+        own = parts[share.recipient]
         ranked = own.at_rank(share.adapter.rank) if share.adapter.rank else own
         maps[share] = _spread(ranked, donor, share.recipient, moments)
     return maps
