@@ -16,6 +16,9 @@ SET = click.option(
     help="Override a key of the config, e.g. --set budget='24 MB' --set search.trials=200. "
     "May be given more than once.",
 )  # fmt: skip
+INTERRUPTED = (
+    "interrupted; whatever was finished is kept: run the same command again to go on from there"
+)
 
 
 class _Group(click.Group):
@@ -27,6 +30,9 @@ class _Group(click.Group):
         except MergeSearchError as error:
             click.echo(f"merge-search: {error}", err=True)
             sys.exit(error.exit_code)
+        except KeyboardInterrupt:
+            click.echo(f"\nmerge-search: {INTERRUPTED}", err=True)
+            sys.exit(130)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -56,7 +62,8 @@ def run(config: Path, overrides: tuple[str, ...]) -> None:
 
     \b
     Exit codes: 0 done; 1 something to put right (the message says what);
-    2 no plan fits the budget (the message names the smallest reachable one).
+    2 no plan fits the budget (the message names the smallest reachable one);
+    3 done, but MLflow did not take it (see merge-search sync); 130 interrupted.
     """
     from search.config import load_config
     from search.console import Reporter
@@ -70,6 +77,44 @@ def run(config: Path, overrides: tuple[str, ...]) -> None:
         reporter.say(f"Look at the chosen plan:  merge-search plan show "
                      f"{_shown(loaded.out_folder)}/plans/{result.chosen}.json")  # fmt: skip
     reporter.say(f"Compare in MLflow:        merge-search ui {config}")
+
+
+@main.command()
+@click.argument("storage")
+@click.argument("study")
+def worker(storage: str, study: str) -> None:
+    """Help a running search: value plans of STUDY, kept in STORAGE, from another process.
+
+    STORAGE is a file or a postgresql:// URL, STUDY a name; `run` prints both. Any number of
+    processes, on any machine that reaches the storage, may join at any time and be killed at any
+    time: no plan is valued twice, none is lost. The study itself says all that is needed, so
+    neither config nor networks nor frames have to be here. Ends when the search has its trials.
+    """
+    from search.console import Reporter
+    from search.study import join
+
+    reporter = Reporter()
+    valued = join(storage, study)
+    reporter.say(f"{valued} plans valued here")
+
+
+@main.command()
+@CONFIG
+@SET
+def exact(config: Path, overrides: tuple[str, ...]) -> None:
+    """The true front of CONFIG by proxy and bytes, by enumeration with pruning.
+
+    A yardstick for the study: if OUT holds a result of the same problem, it says how much of the
+    true front's hypervolume that has found. Writes OUT/exact.json. Refuses a space that is too
+    large to be looked through.
+    """
+    from search.config import load_config
+    from search.console import Reporter
+    from search.yardstick import measure_exactly
+
+    reporter = Reporter()
+    path = measure_exactly(load_config(config, overrides), reporter)
+    reporter.say(f"Wrote {_shown(path)}")
 
 
 @main.command()
@@ -196,6 +241,26 @@ def show(file: Path) -> None:
     from search.show import show_plan
 
     show_plan(file, Reporter())
+
+
+@main.command()
+@click.argument("out", type=click.Path(path_type=Path))
+def sync(out: Path) -> None:
+    """Log to MLflow what it has not taken yet of the runs in OUT.
+
+    When MLflow is away or dies half way, run and correlate keep what they found in OUT/unlogged.
+    This logs it, oldest first, then OUT/result.json and OUT/correlate/league.json. Nothing is
+    logged twice: what is there already stays as it is, and what an interrupted logging has left
+    there is removed first.
+
+    Runs go where they were meant to go; the environment variable MLFLOW_TRACKING_URI goes before.
+    Credentials are never written down, so a server that wants some gets them from there, or from
+    MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD.
+    """
+    from search.outbox import sync as replay
+
+    for said in replay(out):
+        click.echo(said)
 
 
 @main.command()

@@ -23,6 +23,7 @@ from pydantic import (
 from search.frames import FrameSet, RenderedScenes, Sampling, folder_frames
 from search.metrics import METRICS
 from search.moments import SMALLEST_BATCH, PassSettings
+from search.problem import Cost, Limits, SamplerName
 from search.scenes import SceneSettings
 from search.truth import Truth, coco_truth, csv_truth, folder_truth, scenes_truth
 from spaces.errors import BadPlan, MergeSearchError
@@ -32,6 +33,7 @@ from spaces.stages import Task
 from spaces.zoo import Cut, ModelSpec
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+POSTGRESQL = re.compile(r"postgres(ql)?(\+\w+)?://")
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
@@ -183,14 +185,24 @@ class StatisticsConfig(_Section):
 
 
 class SearchConfig(_Section):
-    """The study: how many trials, which sampler, which metric guides, which adapters."""
+    """The study: how many trials, which sampler, what it makes small, which metric guides, which
+    adapters."""
 
     trials: Positive = 600
-    sampler: Literal["nsga2", "tpe", "random"] = "nsga2"
+    sampler: SamplerName = "local"
+    objectives: Annotated[list[Cost], Field(min_length=1)] = ["bytes"]
+    """What is made small, while quality is made great."""
     metric: str = "fidelity"
     adapters: Annotated[list[str], Field(min_length=1)] = ["linear"]
     floor: Annotated[float, Field(allow_inf_nan=False)] = 0.05
     """Shares worth no more than this are not explored."""
+
+    @field_validator("objectives")
+    @classmethod
+    def _each_once(cls, values: list[Cost]) -> list[Cost]:
+        if len(set(values)) < len(values):
+            raise ValueError("name each objective once")
+        return values
 
     @field_validator("metric")
     @classmethod
@@ -236,7 +248,10 @@ class RunConfig(_Section):
     name: str
     models: dict[str, ModelConfig]
     frames: FramesConfig
-    budget: str | Positive
+    budget: str | Positive | None = None
+    """Asks for the best quality within so many bytes."""
+    quality_floor: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Asks for the fewest bytes with which every model keeps this share of its quality."""
     truth: dict[str, TruthConfig] = {}
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
@@ -247,6 +262,8 @@ class RunConfig(_Section):
     mlflow: MlflowConfig = MlflowConfig()
     out: str | None = None
     cache: str = "cache"
+    storage: str | None = None
+    """Where the trials are kept: a file, or postgresql://USER:PASSWORD@HOST/DATABASE."""
     base: Path = Field(exclude=True)
 
     @field_validator("name")
@@ -258,9 +275,26 @@ class RunConfig(_Section):
 
     @field_validator("budget")
     @classmethod
-    def _readable_budget(cls, value: str | int) -> str | int:
-        parse_budget(value, 1)
+    def _readable_budget(cls, value: str | int | None) -> str | int | None:
+        if value is not None:
+            parse_budget(value, 1)
         return value
+
+    @field_validator("storage")
+    @classmethod
+    def _known_storage(cls, value: str | None) -> str | None:
+        if value and "://" in value and not POSTGRESQL.match(value):
+            raise ValueError("must be a file, or postgresql://USER:PASSWORD@HOST/DATABASE")
+        return value
+
+    @model_validator(mode="after")
+    def _one_request(self) -> RunConfig:
+        if (self.budget is None) == (self.quality_floor is None):
+            raise ValueError(
+                "give either budget (the best quality within it) or quality_floor "
+                "(the fewest bytes that keep it)"
+            )
+        return self
 
     @model_validator(mode="after")
     def _models_fit_together(self) -> RunConfig:
@@ -281,6 +315,19 @@ class RunConfig(_Section):
     @property
     def cache_folder(self) -> Path:
         return self.base / self.cache
+
+    @property
+    def store(self) -> str:
+        """Where the trials are kept, as `search.study` takes it."""
+        if self.storage and POSTGRESQL.match(self.storage):
+            return self.storage
+        return str(self.base / self.storage if self.storage else self.out_folder / "study.log")
+
+    def limits(self, unmerged: int) -> Limits:
+        """What makes a plan feasible, for models of so many bytes."""
+        if self.budget is None:
+            return Limits(quality=self.quality_floor or 0.0)
+        return Limits(bytes=parse_budget(self.budget, unmerged))
 
     @property
     def pass_settings(self) -> PassSettings:
@@ -312,6 +359,8 @@ class RunConfig(_Section):
         data = self.model_dump(mode="json", exclude_none=True)
         if self.mlflow.tracking_uri:
             data["mlflow"]["tracking_uri"] = without_credentials(self.mlflow.tracking_uri)
+        if self.storage:
+            data["storage"] = without_credentials(self.storage)
         return data
 
 

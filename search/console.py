@@ -61,7 +61,7 @@ class Reporter:
         self.console.print(table)
 
 
-def megabytes(count: int) -> str:
+def megabytes(count: float) -> str:
     return f"{count / MEGABYTE:.2f} MB"
 
 

@@ -23,6 +23,7 @@ from search.files import make_folder, write_json, write_text
 from search.league import PARTS, League, Part, Table, correlations, cross_stage, same_stage
 from search.metrics import METRICS
 from search.observed import Deployment, Observed
+from search.outbox import PLACES, record_or_keep
 from search.prepare import load_deployment, observe, open_truth
 from search.show import show_league
 from search.similarity import Statistics
@@ -37,7 +38,7 @@ DECIDES = 5
 
 A guide picked for its luck on some frames would look better on those than it is.
 """
-FOLDER = "correlate"
+FOLDER = PLACES[League]
 
 
 class NothingToCorrelate(MergeSearchError):
@@ -84,13 +85,15 @@ def correlate(config: RunConfig, reporter: Reporter) -> League:
 
     Raises:
         NothingToCorrelate: no model has ground truth, or none scores above 0 on it.
+        NotLogged: MLflow did not take the league; it is kept for `sync`.
         MergeSearchError: anything else the user can put right.
     """
     if not config.truth:
         raise NothingToCorrelate(
             "correlate measures accuracy: the config needs `truth:` for at least one model"
         )
-    out = make_folder(config.out_folder) / FOLDER
+    out, target = make_folder(config.out_folder) / FOLDER, tracking.Target.of(config)
+    tracking.remember(target, config.out_folder)
     clock = Clock()
     with clock.timing("models"):
         deployment = load_deployment(config, reporter)
@@ -142,7 +145,7 @@ def correlate(config: RunConfig, reporter: Reporter) -> League:
     league_report.draw(tables, guides.values, measured["reporting"].kept, stages, out)
     show_league(league, reporter)
     reporter.step("Logging to MLflow")
-    logged = tracking.record_league(league, out, tracking.Target.of(config))
+    logged = record_or_keep(league, config.out_folder, target)
     reporter.say(f"  {logged}")
     return league
 

@@ -10,12 +10,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from spaces.errors import BadPlan
 from spaces.liveness import Layouts, canonical
 from spaces.plan import Share, SharePlan
 
 NOTHING = "-"
+REMEMBERED = 20_000
+"""So many parameter combinations are decoded once only."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class Encoding:
     def __init__(self, layouts: Layouts, shares: Sequence[Share]) -> None:
         self.layouts = layouts
         self.slots = tuple(slot for slot in _slots(layouts, shares) if len(slot.choices) > 1)
+        self._plan_of = lru_cache(maxsize=REMEMBERED)(self._plan)
 
     @property
     def size(self) -> int:
@@ -52,7 +56,10 @@ class Encoding:
 
         If the shares close a cycle they are put in one by one, without those that would close it.
         """
-        picked = [slot.choices[parameters[slot.name]] for slot in self.slots]
+        return self._plan_of(*(parameters[slot.name] for slot in self.slots))
+
+    def _plan(self, *chosen: str) -> SharePlan:
+        picked = (slot.choices[key] for slot, key in zip(self.slots, chosen, strict=True))
         shares = [share for share in picked if share is not None]
         try:
             return canonical(SharePlan(tuple(shares)), self.layouts)

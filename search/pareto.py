@@ -1,4 +1,7 @@
-"""Fronts and hypervolume of two objectives: the first is minimised, the second maximised."""
+"""Fronts and hypervolume of two objectives: the first is minimised, the second maximised.
+
+`dominates` and `nondominated` take any number of objectives, all to be minimised.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,28 @@ def front(points: Points) -> list[int]:
             kept.append(index)
             best = points[index][1]
     return kept
+
+
+def dominates(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Whether one is at least as small in all objectives and smaller in one."""
+    return all(a <= b for a, b in zip(one, other, strict=True)) and tuple(one) != tuple(other)
+
+
+def nondominated(points: Sequence[Sequence[float]]) -> list[int]:
+    """Indices of the points that no other dominates, in lexical order; of equal ones the first.
+
+    In lexical order no point dominates one before it, so each is held against those kept.
+    """
+    kept: list[int] = []
+    for index in sorted(range(len(points)), key=lambda i: (tuple(points[i]), i)):
+        values = points[index]
+        if not any(_covers(points[k], values) for k in kept):
+            kept.append(index)
+    return kept
+
+
+def _covers(one: Sequence[float], other: Sequence[float]) -> bool:
+    return all(a <= b for a, b in zip(one, other, strict=True))
 
 
 def hypervolume(points: Points, reference: tuple[float, float]) -> float:

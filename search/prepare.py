@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -17,8 +17,10 @@ from search.metrics import METRICS
 from search.moments import WHOLE, Moments, Shard, measure
 from search.moments_file import Saved, load, save
 from search.observed import Deployment, Observed
+from search.problem import Problem
 from search.similarity import Statistics
 from search.truth import BadTruth, BoxTruth, ClassTruth, Truth, check_classes
+from spaces.cost import CostModel
 from spaces.errors import MergeSearchError
 from spaces.facts import survey_all
 from spaces.plan import AdapterSpec, Share
@@ -99,6 +101,17 @@ def similarities(
     reporter.step(f"Similarity of {len(shares)} legal shares: {metric.label}")
     with reporter.progress("shares", len(shares)) as progress:
         return metric.similarities(observed, shares, progress)
+
+
+def pose(config: RunConfig, deployment: Deployment, similarity: Mapping[Share, float]) -> Problem:
+    """What the config asks of these models: the shares worth a look, limits and objectives."""
+    facts = deployment.facts
+    return Problem(
+        facts=facts,
+        kept={s: value for s, value in similarity.items() if value > config.search.floor},
+        limits=config.limits(CostModel(facts).unmerged_bytes),
+        costs=tuple(config.search.objectives),
+    )
 
 
 def statistics_key(config: RunConfig, deployment: Deployment, frames: FrameSet) -> str:

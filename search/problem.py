@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
+
+from pydantic import TypeAdapter
 
 from search.encoding import Encoding
 from spaces.facts import ModelFacts, layouts_of
 from spaces.liveness import Layouts
-from spaces.plan import Share
+from spaces.plan import AdapterSpec, Ref, Share
 
 Cost = Literal["bytes", "macs", "activation", "latency"]
 """What a search can make small: bytes held, multiply-accumulates per frame, peak bytes of live
 activations per frame, measured milliseconds per frame."""
+
+SamplerName = Literal["local", "nsga2", "tpe", "random"]
+"""How a study picks what to try next; see `search.study_samplers`."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +33,11 @@ class Limits:
     """The merged set may hold at most so many."""
     quality: float = 0.0
     """Every model must keep at least this share of its quality."""
+
+    @property
+    def want_bytes(self) -> bool:
+        """Whether fewest bytes are asked for, and not the best quality."""
+        return self.quality > 0
 
     def allow(self, held: int, worst: float) -> bool:
         """Whether a plan of so many bytes, whose worst model keeps so much, is feasible."""
@@ -50,3 +62,41 @@ class Problem:
     @cached_property
     def encoding(self) -> Encoding:
         return Encoding(self.layouts, sorted(self.kept))
+
+    @property
+    def hash(self) -> str:
+        """Eight hexadecimal digits, the same for problems that mean the same."""
+        text = json.dumps(self.to_dict(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON can hold it: what a process on another machine needs to join in."""
+        return {
+            "facts": _FACTS.dump_python(dict(self.facts), mode="json"),
+            "kept": [
+                [str(s.recipient), str(s.donor), str(s.adapter), round(kept, 9)]
+                for s, kept in sorted(self.kept.items())
+            ],
+            "limits": {
+                "bytes": None if self.limits.bytes == math.inf else self.limits.bytes,
+                "quality": self.limits.quality,
+            },
+            "costs": list(self.costs),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Problem:
+        """The problem that `to_dict` wrote."""
+        limits = data["limits"]
+        return cls(
+            facts=_FACTS.validate_python(data["facts"]),
+            kept={
+                Share(Ref.parse(recipient), Ref.parse(donor), AdapterSpec.parse(adapter)): kept
+                for recipient, donor, adapter, kept in data["kept"]
+            },
+            limits=Limits(limits["bytes"] or math.inf, limits["quality"]),
+            costs=tuple(data["costs"]),
+        )
+
+
+_FACTS = TypeAdapter(dict[str, ModelFacts])

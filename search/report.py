@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -20,7 +21,7 @@ from search.result import Result
 from spaces.plan import Share
 
 MEGABYTE = 1e6
-BLUE, ORANGE, GREY = "#2563eb", "#d97706", "#6b7280"
+BLUE, ORANGE, GREY, RED = "#2563eb", "#d97706", "#6b7280", "#b91c1c"
 FRONT_PICTURE = "front.png"
 HEATMAP_PICTURE = "similarity.png"
 
@@ -42,19 +43,32 @@ def front_figure(result: Result) -> Figure:
         "o-", color=GREY, markersize=3, linewidth=1, label="front, predicted (proxy)",
     )  # fmt: skip
     _draw_verified(axes, result)
-    unmerged, budget = result.unmerged_bytes / MEGABYTE, result.budget_bytes / MEGABYTE
-    axes.plot([unmerged], [1.0], "s", color="black", label="unmerged")
-    axes.axvline(budget, color="#b91c1c", linestyle="--", linewidth=1)
-    axes.annotate(
-        f"budget {budget:.1f} MB", (budget, 0.0), xycoords=("data", "axes fraction"),
-        xytext=(4, 6), textcoords="offset points", color="#b91c1c", fontsize=9,
-    )  # fmt: skip
+    axes.plot([result.unmerged_bytes / MEGABYTE], [1.0], "s", color="black", label="unmerged")
+    _draw_limit(axes, result)
     axes.set_xlabel("bytes held by the merged set (MB)")
     axes.set_ylabel("quality kept (1 = unmerged)")
     axes.set_title(f"{result.name}: quality against bytes", loc="left")
     axes.grid(alpha=0.25)
     axes.legend(frameon=False, fontsize=9)
     return figure
+
+
+def _draw_limit(axes: Axes, result: Result) -> None:
+    """The budget as an upright line, or the quality to keep as a level one."""
+    style: dict[str, Any] = {"color": RED, "linestyle": "--", "linewidth": 1}
+    told: dict[str, Any] = {
+        "xytext": (4, 6), "textcoords": "offset points", "color": RED, "fontsize": 9,
+    }  # fmt: skip
+    if result.budget_bytes is not None:
+        budget = result.budget_bytes / MEGABYTE
+        axes.axvline(budget, **style)
+        where = ("data", "axes fraction")
+        axes.annotate(f"budget {budget:.1f} MB", (budget, 0.0), xycoords=where, **told)
+    if result.quality_floor is not None:
+        floor = result.quality_floor
+        axes.axhline(floor, **style)
+        where = ("axes fraction", "data")
+        axes.annotate(f"every model keeps {floor:.0%}", (0.0, floor), xycoords=where, **told)
 
 
 def heatmap_figure(

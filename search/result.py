@@ -11,7 +11,7 @@ from typing import Any
 from search.accuracy import Scores
 from search.pareto import front
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _PACKAGES = ("merge-search", "torch", "torchvision", "timm", "effdet", "optuna", "mlflow", "numpy")
 
 
@@ -25,6 +25,8 @@ class PlanRecord:
     macs: int
     saved_pct: float
     proxy: float
+    costs: dict[str, float]
+    """What the search made small, by name, in `search.valuation.UNITS`."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,10 @@ class CandidateRecord(PlanRecord):
     fidelity: dict[str, float | None]
     """Per model; None where the original is confident of nothing."""
     accuracy: dict[str, Scores]
+    kept: dict[str, float]
+    """Per model merged / unmerged accuracy, or its fidelity."""
     quality_kept: float | None
-    """Mean over models of merged / unmerged accuracy."""
+    """The mean of `kept`, if any accuracy was measured."""
 
     @property
     def mean_fidelity(self) -> float | None:
@@ -60,7 +64,8 @@ class Result:
     name: str
     seed: int
     metric: str
-    budget_bytes: int
+    budget_bytes: int | None
+    quality_floor: float | None
     unmerged_bytes: int
     unmerged_macs: int
     smallest_bytes: int
@@ -109,17 +114,16 @@ def verified_front(candidates: list[CandidateRecord]) -> list[str]:
     return [measured[i][0].hash for i in front([(c.bytes, kept) for c, kept in measured])]
 
 
-def choose(candidates: list[CandidateRecord]) -> CandidateRecord | None:
-    """The candidate that keeps most quality (fidelity without labels), of equals the smallest."""
-    if not candidates:
-        return None
+def choose(candidates: list[CandidateRecord], floor: float | None) -> CandidateRecord | None:
+    """The candidate that keeps most quality (fidelity without labels), of equals the smallest;
+    or, with a floor, the smallest of which every model keeps it. None if there is none."""
+    if floor is not None:
+        candidates = [c for c in candidates if c.kept and min(c.kept.values()) >= floor]
+        return max(candidates, key=lambda c: (-c.bytes, _quality(c)), default=None)
+    return max(candidates, key=lambda c: (_quality(c), -c.bytes), default=None)
 
-    def merit(candidate: CandidateRecord) -> tuple[float, float, int]:
-        quality, fidelity = candidate.quality_kept, candidate.mean_fidelity
-        return (
-            -1.0 if quality is None else quality,
-            -1.0 if fidelity is None else fidelity,
-            -candidate.bytes,
-        )
 
-    return max(candidates, key=merit)
+def _quality(candidate: CandidateRecord) -> tuple[float, float]:
+    """Measured quality, then fidelity; what is not known counts as below all."""
+    quality, fidelity = candidate.quality_kept, candidate.mean_fidelity
+    return (-1.0 if quality is None else quality, -1.0 if fidelity is None else fidelity)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -11,14 +12,15 @@ from typing import Any
 from search import report, tracking
 from search.accuracy import Scores
 from search.clock import Clock
-from search.config import RunConfig, parse_budget
+from search.config import RunConfig, without_credentials
 from search.console import MEGABYTE, Reporter, megabytes, percent
-from search.encoding import Encoding
 from search.files import make_folder, write_json
+from search.latency import Latency
 from search.observed import Deployment, Observed
+from search.outbox import record_or_keep
 from search.pareto import spread
-from search.prepare import load_deployment, observe, open_truth, similarities
-from search.proxy import Proxy
+from search.prepare import load_deployment, observe, open_truth, pose, similarities
+from search.problem import Limits
 from search.result import (
     CandidateRecord,
     ModelRecord,
@@ -28,23 +30,22 @@ from search.result import (
     mean_known,
     verified_front,
 )
-from search.study import (
-    Explored,
-    StudySettings,
-    Valued,
-    Valuer,
-    explore,
-    smallest,
-    smallest_thoroughly,
-)
+from search.smallest import smallest, smallest_thoroughly
+from search.starts import starting_plans
+from search.study import Explored, StudySettings, explore
 from search.truth import Truth
-from search.verify import BASELINE, Bench, accuracy, fidelity, quality_kept, steps_to_verify
-from spaces.cost import CostModel
+from search.valuation import UNITS, Predicted, Valued, Valuer
+from search.verify import (
+    BASELINE,
+    Bench,
+    accuracy,
+    fidelity,
+    kept_by_model,
+    quality_kept,
+    steps_to_verify,
+)
 from spaces.errors import MergeSearchError
-from spaces.facts import layouts_of
 from spaces.plan import SharePlan
-
-STORE = "study.log"
 
 
 class BudgetTooSmall(MergeSearchError):
@@ -52,7 +53,7 @@ class BudgetTooSmall(MergeSearchError):
 
     exit_code = 2
 
-    def __init__(self, budget: int, unmerged: int, least: Valued) -> None:
+    def __init__(self, budget: float, unmerged: int, least: Predicted) -> None:
         self.least = least
         share = f"{least.bytes / unmerged:.1%}"
         super().__init__(
@@ -67,54 +68,51 @@ def run(config: RunConfig, reporter: Reporter) -> Result:
 
     Raises:
         BudgetTooSmall: no plan fits.
+        NotLogged: MLflow did not take the run; everything else is done and kept.
         MergeSearchError: anything else the user can put right.
     """
     out = make_folder(config.out_folder)
+    tracking.remember(tracking.Target.of(config), out)
     clock = Clock()
     with clock.timing("models"):
         deployment = load_deployment(config, reporter)
         frames = config.frames.open(config.base)
         truth = open_truth(config, deployment, frames)
-    costs = CostModel(deployment.facts)
-    budget = parse_budget(config.budget, costs.unmerged_bytes)
     with clock.timing("statistics"):
         observed = observe(config, deployment, frames, reporter)
     with clock.timing("similarity"):
         similarity = similarities(config, observed, config.search.adapter_specs, reporter)
-        shares = {s: value for s, value in similarity.items() if value > config.search.floor}
-    layouts = layouts_of(deployment.facts)
-    encoding = Encoding(layouts, sorted(shares))
-    valuer = Valuer(costs, Proxy(shares, layouts))
-    least = smallest(encoding, valuer)
-    if least.bytes > budget:
-        least = smallest_thoroughly(encoding, valuer)
-    if least.bytes > budget:
-        write_json(out / "plans" / f"{least.plan.hash}.json", least.plan.to_dict())
-        raise BudgetTooSmall(budget, costs.unmerged_bytes, least)
+    problem = pose(config, deployment, similarity)
+    valuer = Valuer(problem, Latency(observed).milliseconds)
+    least = reachable(valuer, out)
     with clock.timing("search"):
-        explored = search(config, encoding, valuer, budget, least, reporter)
+        explored = search(config, valuer, least.plan, reporter)
     with clock.timing("verification"):
-        baseline, candidates = verify(config, observed, costs, explored, truth, reporter)
-    chosen = choose(candidates)
+        baseline, candidates = verify(config, observed, valuer, explored, truth, reporter)
+    chosen = choose(candidates, config.quality_floor)
+    costs = valuer.costs
     result = Result(
         name=config.name,
         seed=config.seed,
         metric=config.search.metric,
-        budget_bytes=budget,
+        budget_bytes=None if config.budget is None else int(problem.limits.bytes),
+        quality_floor=config.quality_floor,
         unmerged_bytes=costs.unmerged_bytes,
         unmerged_macs=costs.unmerged_macs,
         smallest_bytes=least.bytes,
         frames={"hash": observed.frames.hash, "count": len(observed.frames)},
         models=_model_records(config, deployment),
         study={
+            "problem": problem.hash,
             "sampler": config.search.sampler,
+            "objectives": list(problem.costs),
             "trials": explored.trials,
-            "distinct": explored.distinct,
-            "space": encoding.size,
+            "space": problem.encoding.size,
+            "exhausted": explored.exhausted,
             "hypervolume": list(explored.progress),
         },
         baseline=baseline,
-        front=[PlanRecord(**_facts_of(valued, costs)) for valued in explored.front],
+        front=[PlanRecord(**_facts_of(valued, valuer)) for valued in explored.front],
         candidates=candidates,
         verified_front=verified_front(candidates),
         chosen=chosen.hash if chosen else None,
@@ -126,44 +124,67 @@ def run(config: RunConfig, reporter: Reporter) -> Result:
     report.draw(result, similarity, out)
     summarise(result, reporter)
     reporter.step("Logging to MLflow")
-    logged = tracking.record(result, out, tracking.Target.of(config))
-    reporter.say(f"  {logged}")
+    reporter.say(f"  {record_or_keep(result, out, tracking.Target.of(config))}")
     return result
 
 
-def search(
-    config: RunConfig,
-    encoding: Encoding,
-    valuer: Valuer,
-    budget: int,
-    least: Valued,
-    reporter: Reporter,
-) -> Explored:
-    """Explore the plans within the budget."""
-    reporter.step(
-        f"Exploring {encoding.size:,} combinations with {config.search.sampler}, "
-        f"budget {megabytes(budget)}"
-    )
+def reachable(valuer: Valuer, out: Path) -> Predicted:
+    """The smallest plan known, if it is within the limits.
+
+    Raises:
+        BudgetTooSmall: it is not; the plan is written to OUT/plans.
+    """
+    budget, problem = valuer.problem.limits.bytes, valuer.problem
+    least = smallest(problem, valuer)
+    if least.bytes > budget:
+        least = smallest_thoroughly(problem, valuer)
+    if least.bytes > budget:
+        write_json(out / "plans" / f"{least.plan.hash}.json", least.plan.to_dict())
+        raise BudgetTooSmall(budget, valuer.costs.unmerged_bytes, least)
+    return least
+
+
+def search(config: RunConfig, valuer: Valuer, least: SharePlan, reporter: Reporter) -> Explored:
+    """Explore the plans within the limits; what is known to be good is tried first."""
+    problem = valuer.problem
     settings = StudySettings(
         name=config.name,
-        store=config.out_folder / STORE,
+        store=config.store,
         sampler=config.search.sampler,
         trials=config.search.trials,
         seed=config.seed,
     )
+    reporter.step(
+        f"Exploring {problem.encoding.size:,} combinations with {settings.sampler}, "
+        f"{_request(config, problem.limits)}"
+    )
+    store = without_credentials(config.store)
+    reporter.say(f"  more processes: merge-search worker {store} {settings.study_name(problem)}")
+    earlier = earlier_front(config.out_folder)
+    starts = list(dict.fromkeys((least, *starting_plans(problem, earlier))))
     with reporter.progress("trials", config.search.trials) as progress:
-        explored = explore(encoding, valuer, budget, settings, least.plan, progress)
+        explored = explore(valuer, settings, starts, progress)
+    whole = ", which is all that the space holds" if explored.exhausted else ""
     reporter.say(
-        f"  {explored.trials} trials, {explored.distinct} different plans, "
-        f"{len(explored.front)} on the front"
+        f"  {explored.trials} plans valued{whole}; {len(explored.front)} of them on the front"
     )
     return explored
+
+
+def earlier_front(out: Path) -> list[SharePlan]:
+    """The plans that an earlier run into the same folder found good; none if there was none."""
+    try:
+        data = json.loads((out / "result.json").read_text(encoding="utf-8"))
+        earlier = Result.from_dict(data)
+        return [SharePlan.from_dict(r.plan) for r in (*earlier.candidates, *earlier.front)]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, MergeSearchError):
+        return []  # not ours, or of another version: it helps, but nothing depends on it
 
 
 def verify(
     config: RunConfig,
     observed: Observed,
-    costs: CostModel,
+    valuer: Valuer,
     explored: Explored,
     truth: Mapping[str, Truth],
     reporter: Reporter,
@@ -179,7 +200,7 @@ def verify(
     )
     with reporter.progress("frames", len(observed.unseen)) as progress:
         faithful = fidelity(bench, plans, observed.unseen, progress)
-    best = _most_faithful(faithful, settings.candidates)
+    best = most_faithful(faithful, listed, settings.candidates, config.quality_floor)
     chosen = [plans[k] for k in best]
     baseline: dict[str, Scores] = {}
     scores: list[dict[str, Scores]] = [{} for _ in chosen]
@@ -190,9 +211,10 @@ def verify(
             baseline, *scores = accuracy(bench, [BASELINE, *chosen], truth, progress)
     return baseline, [
         CandidateRecord(
-            **_facts_of(listed[k], costs),
+            **_facts_of(listed[k], valuer),
             fidelity=faithful[k],
             accuracy=score,
+            kept=kept_by_model(score, baseline, faithful[k]),
             quality_kept=quality_kept(score, baseline, faithful[k]),
         )
         for k, score in zip(best, scores, strict=True)
@@ -207,13 +229,15 @@ def save(result: Result, out: Path) -> None:
 
 
 def summarise(result: Result, reporter: Reporter) -> None:
-    """The verified front as a table."""
+    """The verified front as a table, and what it means for the request."""
     scored = list(result.baseline)
+    extra = [name for name in result.study["objectives"] if name != "bytes"]
     header = ["plan", "MB", "saved", "kept", "proxy", "fidelity"]
+    header += [f"{name} {UNITS[name]}" for name in extra]
     header += [_score_name(name, result) for name in scored]
     full = f"{result.unmerged_bytes / MEGABYTE:.2f}"
     rows = [
-        ["unmerged", full, "0.0%", "100.0%", "1.000", "100.0%",
+        ["unmerged", full, "0.0%", "100.0%", "1.000", "100.0%", *("" for _ in extra),
          *(_main(result.baseline[name]) for name in scored)]
     ]  # fmt: skip
     for c in sorted(result.candidates, key=lambda c: c.bytes):
@@ -222,13 +246,37 @@ def summarise(result: Result, reporter: Reporter) -> None:
         rows.append(
             [f"{c.hash} {mark}", f"{c.bytes / MEGABYTE:.2f}", f"{c.saved_pct:.1f}%",
              percent(c.quality_kept), f"{c.proxy:.3f}", percent(c.mean_fidelity),
+             *(f"{c.costs[name]:.2f}" for name in extra),
              *(_main(c.accuracy[name]) for name in scored)]
         )  # fmt: skip
-    title = f"Verified within {megabytes(result.budget_bytes)} (* chosen, + on the verified front)"
+    title = f"Verified {_asked(result)} (* chosen, + on the verified front)"
     reporter.table(title, header, rows)
     reporter.say("")
     for c in sorted(result.candidates, key=lambda c: c.bytes):
         reporter.say(f"{c.hash}:  " + "\n               ".join(_shares(c.plan)))
+    if result.chosen is None:
+        reporter.say(_none_chosen(result))
+
+
+def _asked(result: Result) -> str:
+    if result.budget_bytes is not None:
+        return f"within {megabytes(result.budget_bytes)}"
+    return f"for {percent(result.quality_floor)} of every model's quality"
+
+
+def _request(config: RunConfig, limits: Limits) -> str:
+    if config.budget is None:
+        return f"every model to keep {percent(config.quality_floor)} of its quality"
+    return f"budget {megabytes(limits.bytes)}"
+
+
+def _none_chosen(result: Result) -> str:
+    nearest = max((min(c.kept.values()) for c in result.candidates if c.kept), default=0.0)
+    return (
+        f"None of them keeps {percent(result.quality_floor)} on every model when verified; the "
+        f"nearest keeps {percent(nearest)} on its worst. Verify more (verify.candidates, "
+        "verify.shortlist), or ask for less (quality_floor)."
+    )
 
 
 def _score_name(name: str, result: Result) -> str:
@@ -243,23 +291,40 @@ def _shares(plan: dict[str, object]) -> list[str]:
     return [str(share) for share in SharePlan.from_dict(plan).shares]
 
 
-def _most_faithful(faithful: Sequence[Mapping[str, float | None]], most: int) -> list[int]:
-    """Indices of the plans with the best mean fidelity; with none known, spread evenly."""
+def most_faithful(
+    faithful: Sequence[Mapping[str, float | None]],
+    listed: Sequence[Valued],
+    most: int,
+    floor: float | None,
+) -> list[int]:
+    """Indices of the plans to verify, in their order: those with the best mean fidelity.
+
+    With a floor the smallest whose every model is that faithful, then those that fall short of it
+    by least. With no fidelity known they are spread evenly.
+    """
     means = [mean_known(by_model) for by_model in faithful]
     ranked = [k for k, mean in enumerate(means) if mean is not None]
     if not ranked:
         return spread(len(faithful), most)
-    return sorted(sorted(ranked, key=lambda k: -(means[k] or 0.0))[:most])
+
+    def merit(k: int) -> tuple[float, float]:
+        if floor is None:
+            return (-(means[k] or 0.0), listed[k].bytes)
+        short = max(0.0, floor - min(f for f in faithful[k].values() if f is not None))
+        return (short, listed[k].bytes)
+
+    return sorted(sorted(ranked, key=merit)[:most])
 
 
-def _facts_of(valued: Valued, costs: CostModel) -> dict[str, Any]:
+def _facts_of(valued: Valued, valuer: Valuer) -> dict[str, Any]:
     return {
         "hash": valued.plan.hash,
         "plan": valued.plan.to_dict(),
         "bytes": valued.bytes,
-        "macs": costs.macs(valued.plan),
-        "saved_pct": round(100 * (1 - valued.bytes / costs.unmerged_bytes), 3),
+        "macs": valuer.costs.macs(valued.plan),
+        "saved_pct": round(100 * (1 - valued.bytes / valuer.costs.unmerged_bytes), 3),
         "proxy": valued.proxy,
+        "costs": dict(zip(valuer.problem.costs, valued.costs, strict=True)),
     }
 
 

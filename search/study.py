@@ -1,61 +1,57 @@
-"""The only door to Optuna: plans explored under a budget, by proxy quality and bytes."""
+"""The only door to Optuna, with the `study_*` modules beside it: plans explored by trials.
+
+No trial is spent on a plan that has been valued; any number of processes may work on one study;
+whatever is killed when, what was valued is kept, and starting again goes on from there.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import itertools
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+import contextlib
+import math
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 
 import optuna
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages import BaseStorage
+from optuna.study import StudyDirection
+from optuna.trial import TrialState
 
-from search.encoding import Encoding
-from search.pareto import front, hypervolume
-from search.proxy import Proxy
-from spaces.cost import CostModel
+from search.pareto import front, hypervolume, nondominated
+from search.problem import Limits, Problem, SamplerName
+from search.study_claims import Claims
+from search.study_samplers import Fresh, distributions, sampler_named
+from search.study_store import open_store, speaking_for
+from search.valuation import Valued, Valuer
 from spaces.errors import MergeSearchError
 from spaces.plan import SharePlan
 
-Sampler = Literal["nsga2", "tpe", "random"]
-MEGABYTE = 1e6
 LAYERS = 3
-NOTHING_SHARED = SharePlan()
-LOOKED_THROUGH = 5_000
-"""Spaces of at most so many combinations are enumerated for their smallest plan."""
+PROBLEM, SETTINGS, STARTS = "problem", "settings", "starts"
+WAIT = 0.2
+"""Seconds between looks at what other processes are still valuing."""
+Progress = Callable[[int], None]
 
 
-class DamagedStudy(MergeSearchError):
-    """The file that keeps the trials is not one, or was cut."""
+class NoSuchStudy(MergeSearchError):
+    """The store holds no study of that name."""
 
 
 @dataclass(frozen=True)
 class StudySettings:
-    """How the space is explored."""
+    """How the space is explored, and where its trials are kept."""
 
     name: str
-    store: Path
-    sampler: Sampler
+    store: str
+    """A file's path, or a postgresql:// URL."""
+    sampler: SamplerName
     trials: int
     seed: int
 
-    def name_for(self, encoding: Encoding, proxy: Proxy, budget: int) -> str:
-        """A study goes on only where the same space, worth the same, is explored the same way."""
-        worth = sorted((str(share), round(kept, 6)) for share, kept in proxy.kept.items())
-        what = f"{encoding.fingerprint} {worth} {budget} {self.sampler} {self.seed}"
-        return f"{self.name}-{hashlib.sha256(what.encode()).hexdigest()[:8]}"
-
-
-@dataclass(frozen=True)
-class Valued:
-    """A plan with what it costs and the quality that the proxy predicts."""
-
-    plan: SharePlan
-    bytes: int
-    proxy: float
+    def study_name(self, problem: Problem) -> str:
+        """A study goes on only where the same problem is explored the same way."""
+        return f"{self.name}-{problem.hash}-{self.sampler}-{self.seed}"
 
 
 @dataclass(frozen=True)
@@ -63,17 +59,24 @@ class Explored:
     """What a study found."""
 
     front: tuple[Valued, ...]
-    """Feasible and non-dominated, by rising bytes."""
+    """Feasible and non-dominated in all objectives, by rising bytes."""
     feasible: tuple[Valued, ...]
-    """All different plans within the budget that were valued."""
+    """All plans within the limits that were valued."""
     progress: tuple[float, ...]
-    """Hypervolume of the feasible front after each trial, as a share of the whole rectangle."""
-    trials: int
-    distinct: int
-    """How many different plans were valued."""
+    """After each trial, the share of the rectangle from (0 bytes, quality 1) to (budget, or the
+    unmerged bytes, quality 0) that the feasible plans dominate."""
+    limits: Limits
+    exhausted: bool
+    """All plans of the space have been valued."""
+
+    @property
+    def trials(self) -> int:
+        """How many plans were valued; each took one trial."""
+        return len(self.progress)
 
     def shortlist(self, most: int) -> list[Valued]:
-        """The plans to look at more closely: of the outermost layers, the highest proxies.
+        """The plans to look at more closely: of the outermost layers, the highest proxies; or
+        the fewest bytes, where those are asked for.
 
         The first layer is the front, the next the front of the rest, and so on. What is close
         behind the front may be better than the proxy says; what is cheap but poor does not serve
@@ -81,187 +84,192 @@ class Explored:
         """
         rest, near = list(self.feasible), list[Valued]()
         for _ in range(LAYERS):
-            layer = [rest[i] for i in front([(v.bytes, v.proxy) for v in rest])]
+            layer = [rest[i] for i in nondominated([v.objectives for v in rest])]
             near += layer
             rest = [v for v in rest if v not in layer]
+        if self.limits.want_bytes:
+            return sorted(near, key=lambda v: (v.bytes, -v.proxy))[:most]
         return sorted(near, key=lambda v: (-v.proxy, v.bytes))[:most]
 
 
-class Valuer:
-    """Values plans; each distinct plan once."""
-
-    def __init__(self, costs: CostModel, proxy: Proxy) -> None:
-        self.costs = costs
-        self.proxy = proxy
-        self.known: dict[SharePlan, Valued] = {}
-
-    def value(self, plan: SharePlan) -> Valued:
-        """The value of a canonical plan."""
-        if plan not in self.known:
-            self.known[plan] = Valued(plan, self.costs.bytes(plan), self.proxy.quality(plan))
-        return self.known[plan]
-
-
 def explore(
-    encoding: Encoding,
     valuer: Valuer,
-    budget: int,
     settings: StudySettings,
-    least: SharePlan = NOTHING_SHARED,
-    progress: Callable[[int], None] = lambda trials: None,
+    starts: Sequence[SharePlan] = (),
+    progress: Progress = lambda trials: None,
 ) -> Explored:
-    """Run the study to its number of trials; one that was interrupted goes on where it stood.
+    """Value plans until the study has its number of trials, or the space no other plan.
 
-    Objectives: megabytes down, proxy quality up. The budget is a constraint, normalised.
-    `least` is a plan known to be small: tried first, it makes sure that something is feasible.
+    `starts` are tried first, in their order. A study that was interrupted goes on.
+
+    Raises:
+        StoreFailed: the store cannot be reached, or takes no more; what it has is kept.
+        DamagedStudy: the file that keeps the trials is not one.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = _open(settings, settings.name_for(encoding, valuer.proxy, budget))
-    if not study.trials:
-        for plan in dict.fromkeys((least, *starting_plans(encoding, valuer))):
-            study.enqueue_trial(encoding.encode(plan))
-
-    def objective(trial: optuna.Trial) -> tuple[float, float]:
-        parameters = {
-            slot.name: trial.suggest_categorical(slot.name, tuple(slot.choices))
-            for slot in encoding.slots
-        }
-        valued = valuer.value(encoding.decode(parameters))
-        trial.set_constraint("bytes over budget", valued.bytes / budget - 1.0)
-        trial.set_user_attr("plan", valued.plan.hash)
-        return valued.bytes / MEGABYTE, valued.proxy
-
-    finished = [t for t in study.trials if t.state == optuna.trial.TrialState.COMPLETE]
-    study.optimize(
-        objective,
-        n_trials=max(0, settings.trials - len(finished)),
-        callbacks=[lambda study, trial: progress(1)],
-    )
-    return _explored(study, encoding, valuer, budget)
+    problem = valuer.problem
+    with speaking_for(settings.store):
+        storage = open_store(settings.store)
+        study = _open(storage, settings.study_name(problem), problem)
+        if SETTINGS not in study.user_attrs:
+            study.set_user_attr(PROBLEM, problem.to_dict())
+            study.set_user_attr(STARTS, [plan.to_dict() for plan in starts])
+        study.set_user_attr(SETTINGS, asdict(replace(settings, store="")))
+        exhausted = _Worker(storage, study, valuer, settings, starts).work(progress)
+        return _explored(study, valuer, exhausted)
 
 
-def starting_plans(encoding: Encoding, valuer: Valuer) -> list[SharePlan]:
-    """Plans worth trying first: nothing shared, and each slot's most similar deep share."""
-    plans = [SharePlan()]
-    for slot in encoding.slots:
-        shares = [share for share in slot.choices.values() if share is not None]
-        best = sorted(shares, key=lambda s: -valuer.proxy.kept[s])[:1]
-        layout = encoding.layouts[slot.name.partition(":")[0]]
-        deepest = sorted(
-            shares,
-            key=lambda s: (-layout.index(s.recipient.stage), -valuer.proxy.kept[s]),
-        )[:1]
-        plans += [encoding.decode(encoding.encode(SharePlan((s,)))) for s in (*best, *deepest)]
-    return list(dict.fromkeys(plans))
+def join(store: str, name: str, progress: Progress = lambda trials: None) -> int:
+    """Help a running search from another process; returns how many plans were valued here.
 
-
-def smallest(encoding: Encoding, valuer: Valuer) -> Valued:
-    """The plan of fewest bytes that the space is known to hold.
-
-    A small space is looked through. In a large one: coordinate descent on bytes alone, starting
-    from nothing shared. On equal bytes the better proxy wins.
+    Raises:
+        NoSuchStudy: the store holds none of that name, or none that `explore` opened.
+        NotMeasuredHere: the study makes a measured latency small.
+        StoreFailed, DamagedStudy: as `explore`.
     """
-    found = valuer.value(SharePlan())
-    if encoding.size <= LOOKED_THROUGH:
-        names = [slot.name for slot in encoding.slots]
-        for chosen in itertools.product(*(slot.choices for slot in encoding.slots)):
-            plan = encoding.decode(dict(zip(names, chosen, strict=True)))
-            found = min(found, valuer.value(plan), key=_by_bytes)
-        return found
-    for order in _trunk_orders(encoding):
-        found = min(found, _descend(encoding, valuer, order, SharePlan()), key=_by_bytes)
-    return found
+    with speaking_for(store):
+        storage = open_store(store)
+        known = [study.study_name for study in storage.get_all_studies()]
+        if name not in known:
+            raise NoSuchStudy(
+                f"{name!r} is no study of this store; it holds {', '.join(known) or 'none'}"
+            )
+        study = optuna.load_study(study_name=name, storage=storage)
+        told = study.user_attrs
+        if not {PROBLEM, STARTS, SETTINGS} <= told.keys():
+            raise NoSuchStudy(f"{name!r} was not begun by merge-search, or has only just begun")
+        valuer = Valuer(Problem.from_dict(told[PROBLEM]))
+        settings = StudySettings(**{**told[SETTINGS], "seed": random.randrange(2**32)})
+        starts = [SharePlan.from_dict(plan) for plan in told[STARTS]]
+        worker = _Worker(storage, study, valuer, settings, starts)
+        worker.work(progress)
+        return worker.valued
 
 
-def smallest_thoroughly(encoding: Encoding, valuer: Valuer) -> Valued:
-    """As `smallest`, but a large space is descended from every single share: before a budget is
-    refused, seconds do not matter."""
-    found = smallest(encoding, valuer)
-    if encoding.size <= LOOKED_THROUGH:
-        return found
-    shares = [s for slot in encoding.slots for s in slot.choices.values() if s is not None]
-    for order in _trunk_orders(encoding):
-        for share in shares:
-            start = SharePlan((share,))
-            found = min(found, _descend(encoding, valuer, order, start), key=_by_bytes)
-    return found
+class _Worker:
+    """One process at work on a study."""
+
+    def __init__(
+        self,
+        storage: BaseStorage,
+        study: optuna.Study,
+        valuer: Valuer,
+        settings: StudySettings,
+        starts: Sequence[SharePlan],
+    ) -> None:
+        problem = valuer.problem
+        number = storage.get_study_id_from_name(study.study_name)
+        self.study = study
+        self.valuer = valuer
+        self.encoding = problem.encoding
+        self.claims = Claims(storage, number)
+        self.wanted = settings.trials
+        self.valued = 0
+        inner = sampler_named(settings.sampler, self.encoding, settings.seed)
+        self.sampler = Fresh(inner, self.encoding, self.claims, starts, settings.seed)
+        study.sampler = self.sampler
+
+    def work(self, progress: Progress) -> bool:
+        """Value plans until all that is wanted is there; returns whether the space is exhausted.
+
+        What other processes are still valuing is waited for; if one of them dies, it is done here.
+        """
+        self.claims.refresh()
+        done = 0
+        with self.claims.alive():
+            while True:
+                progress(len(self.claims.valued) - done)
+                done = len(self.claims.valued)
+                if done >= self.wanted:
+                    return False
+                if done and not self.encoding.slots:  # Optuna asks no sampler to choose nothing
+                    return True
+                if len(self.claims) >= self.wanted or not self._one_trial():
+                    if self.sampler.outlook == "exhausted":
+                        return True
+                    self._wait()
+
+    def _one_trial(self) -> bool:
+        """Value one plan; False if another process was faster, or nothing is left to claim."""
+        trial = self.study.ask(distributions(self.encoding))
+        try:
+            plan = self.encoding.decode(trial.params)
+            if self.sampler.outlook == "fresh" and self.claims.take(trial, plan.hash):
+                return self._value(trial, plan)
+            self.study.tell(trial, state=TrialState.FAIL)
+            return False
+        except BaseException:
+            with contextlib.suppress(Exception):
+                self.study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
+            raise
+
+    def _value(self, trial: optuna.Trial, plan: SharePlan) -> bool:
+        """Value the plan that the trial claims; False if we were so slow as to be thought dead."""
+        valued = self.valuer.value(plan)
+        self._constrain(trial, valued)
+        values = (*valued.costs, valued.proxy)
+        with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
+            told = self.study.tell(trial, values, skip_if_finished=True)
+            if told.state == TrialState.COMPLETE:
+                self.claims.valued.add(plan.hash)
+                self.valued += 1
+                return True
+        return False
+
+    def _constrain(self, trial: optuna.Trial, valued: Valued) -> None:
+        """Violations are normalised, since Optuna sums them."""
+        limits = self.valuer.problem.limits
+        if limits.bytes < math.inf:
+            trial.set_constraint("bytes over budget", valued.bytes / limits.bytes - 1.0)
+        if limits.quality:
+            trial.set_constraint("quality below floor", limits.quality - valued.worst)
+
+    def _wait(self) -> None:
+        """Until another process's claim ends, or a little: by chance, so that two that gave way
+        to each other part."""
+        held = set(self.claims.running)
+        while True:
+            time.sleep(random.uniform(0, WAIT))
+            self.claims.fail_the_dead()
+            self.claims.refresh()
+            if self.sampler.outlook == "fresh" or held != set(self.claims.running):
+                return
 
 
-def _trunk_orders(encoding: Encoding) -> list[list[str]]:
-    """Orders of the slots, each with one model's last: that model is left whole for the others."""
-    return [
-        [s.name for s in sorted(encoding.slots, key=lambda s: s.name.partition(":")[0] == trunk)]
-        for trunk in encoding.layouts
-    ]
-
-
-def _descend(encoding: Encoding, valuer: Valuer, order: Sequence[str], start: SharePlan) -> Valued:
-    slots = {slot.name: slot for slot in encoding.slots}
-    parameters = encoding.encode(start)
-    best = valuer.value(encoding.decode(parameters))
-    improved = True
-    while improved:
-        improved = False
-        for name in order:
-            for choice in slots[name].choices:
-                tried = {**parameters, name: choice}
-                valued = valuer.value(encoding.decode(tried))
-                if _by_bytes(valued) < _by_bytes(best):
-                    parameters, best, improved = tried, valued, True
-    return best
-
-
-def _by_bytes(valued: Valued) -> tuple[int, float]:
-    return (valued.bytes, -valued.proxy)
-
-
-def _open(settings: StudySettings, name: str) -> optuna.Study:
-    samplers: Mapping[Sampler, Callable[[], optuna.samplers.BaseSampler]] = {
-        "nsga2": lambda: optuna.samplers.NSGAIISampler(seed=settings.seed),
-        "tpe": lambda: optuna.samplers.TPESampler(seed=settings.seed, multivariate=True),
-        "random": lambda: optuna.samplers.RandomSampler(seed=settings.seed),
-    }
+def _open(storage: BaseStorage, name: str, problem: Problem) -> optuna.Study:
     return optuna.create_study(
         study_name=name,
-        storage=_storage(settings.store),
-        sampler=samplers[settings.sampler](),
-        directions=["minimize", "maximize"],
+        storage=storage,
+        directions=[StudyDirection.MINIMIZE] * len(problem.costs) + [StudyDirection.MAXIMIZE],
         load_if_exists=True,
     )
 
 
-def _storage(path: Path) -> JournalStorage:
-    try:
-        return JournalStorage(JournalFileBackend(str(path)))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DamagedStudy(
-            f"study {path}: cannot be read ({error}); remove it to start the search afresh"
-        ) from error
-
-
-def _explored(study: optuna.Study, encoding: Encoding, valuer: Valuer, budget: int) -> Explored:
-    done = study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))
-    valued = [valuer.value(encoding.decode(trial.params)) for trial in done]
-    feasible = list(dict.fromkeys(v for v in valued if v.bytes <= budget))
-    kept = [feasible[i] for i in front([(v.bytes, v.proxy) for v in feasible])]
+def _explored(study: optuna.Study, valuer: Valuer, exhausted: bool) -> Explored:
+    encoding = valuer.problem.encoding
+    valued = [
+        valuer.valued(encoding.decode(trial.params), tuple(trial.values[:-1]))
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    ]
+    feasible = [v for v in valued if valuer.feasible(v)]
+    best = [feasible[i] for i in nondominated([v.objectives for v in feasible])]
     return Explored(
-        front=tuple(kept),
+        front=tuple(sorted(best, key=lambda v: (v.bytes, -v.proxy))),
         feasible=tuple(feasible),
-        progress=tuple(_progress(valued, budget)),
-        trials=len(done),
-        distinct=len(set(valued)),
+        progress=tuple(_progress(valued, valuer)),
+        limits=valuer.problem.limits,
+        exhausted=exhausted,
     )
 
 
-def _progress(valued: Sequence[Valued], budget: int) -> list[float]:
-    """The dominated share of the rectangle from (0 bytes, quality 1) to (budget, quality 0)."""
-    shares: list[float] = []
-    best: list[Valued] = []
+def _progress(valued: Sequence[Valued], valuer: Valuer) -> Iterator[float]:
+    """See `Explored.progress`."""
+    whole = min(valuer.problem.limits.bytes, valuer.costs.unmerged_bytes)
+    best: list[tuple[float, float]] = []
     area = 0.0
     for one in valued:
-        if one.bytes <= budget and one not in best:
-            points = [(v.bytes / budget, v.proxy) for v in (*best, one)]
-            best = [(*best, one)[i] for i in front(points)]
-            area = hypervolume(points, (1.0, 0.0))
-        shares.append(area)
-    return shares
+        if valuer.feasible(one):
+            points = [*best, (one.bytes / whole, one.proxy)]
+            kept = [points[i] for i in front(points)]
+            area = hypervolume(kept, (1.0, 0.0)) if kept != best else area
+            best = kept
+        yield area

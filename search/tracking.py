@@ -1,50 +1,70 @@
 """The only door to MLflow: what a command has found becomes runs, read from its result.
 
 A search becomes a parent and children, a league of guides one run. The tracker decides nothing
-and holds nothing: all it sends lies in OUT already.
+and holds nothing: all it sends lies in OUT already. The store may be away or die half way, so
+every run carries the identity of its result, and a parent is finished last: one that is finished
+says that nothing of its result is missing.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
+import json
 import logging
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import yaml
+from sqlalchemy.exc import SQLAlchemyError
 
-from search.accuracy import Scores
+from search import logbook
 from search.config import RunConfig, without_credentials
-from search.files import make_folder
-from search.league import GROUPS, League
+from search.files import make_folder, write_json
+from search.league import League
 from search.result import CandidateRecord, Result
 from spaces.errors import MergeSearchError
-from spaces.plan import SharePlan
 
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-from mlflow.entities import Metric
+import mlflow.store.db.utils as databases
+from mlflow.entities import Metric, Param, Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 ENVIRONMENT = "MLFLOW_TRACKING_URI"
 STORE = "mlflow.db"
 ARTIFACTS = "mlartifacts"
+REMEMBERED = "tracking.json"
 DATABASES = ("sqlite:", "postgresql", "mysql", "mssql")
-PARENT_TAG = "mlflow.parentRunId"
+DOCUMENTS: dict[type[Result] | type[League], str] = {Result: "result.json", League: "league.json"}
+RESULT_TAG, PARENT_TAG = "merge_search.result", "mlflow.parentRunId"
 KIND_TAG, MODEL_TRAINING = "mlflow.experimentKind", "custom_model_development"
 """Without it the UI opens an experiment as one of language-model traces."""
-BATCH = 500
+METRICS_AT_ONCE, PARAMETERS_AT_ONCE = 500, 100
+
+PATIENCE = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",
+}
+"""Three tries of 10 s with 5 s between them: a silent server is given up after 35 s."""
+DATABASE_TRIES = 5
+"""With 0.1, 0.3, 0.7 and 1.5 s between them; MLflow's own ten take 100 s."""
+QUIET = {"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
 
 
 class TrackerUnreachable(MergeSearchError):
     """The MLflow store or server did not take the run."""
+
+
+class UnknownTarget(MergeSearchError):
+    """It is not known where the runs of a folder go."""
 
 
 @dataclass(frozen=True)
@@ -57,78 +77,76 @@ class Target:
 
     @classmethod
     def of(cls, config: RunConfig) -> Target:
-        """MLFLOW_TRACKING_URI, else the config's, else sqlite beside the run outputs.
+        """The config's URI, else sqlite beside the run outputs; see `at`."""
+        folder = config.base / "out"
+        uri = config.mlflow.tracking_uri or f"sqlite:///{folder / STORE}"
+        artifacts = (folder / ARTIFACTS).resolve().as_uri()
+        target = cls.at(uri, config.mlflow.experiment, artifacts)
+        if target.artifacts:
+            make_folder(folder)
+        return target
+
+    @classmethod
+    def at(cls, uri: str, experiment: str, artifacts: str) -> Target:
+        """MLFLOW_TRACKING_URI goes before `uri`.
 
         A server places its artifacts itself. A database used directly would have MLflow put them
-        into the folder where the user happens to stand, so they are told to go to the outputs.
+        into the folder where the user happens to stand, so they are told to go to `artifacts`.
         """
-        given = os.environ.get(ENVIRONMENT) or config.mlflow.tracking_uri
-        if given and not given.startswith(DATABASES):
-            return cls(given, config.mlflow.experiment, None)
-        folder = make_folder(config.base / "out")
-        uri = given or f"sqlite:///{folder / STORE}"
-        return cls(uri, config.mlflow.experiment, (folder / ARTIFACTS).resolve().as_uri())
+        uri = os.environ.get(ENVIRONMENT) or uri
+        return cls(uri, experiment, artifacts if uri.startswith(DATABASES) else None)
 
 
-class Outcome(Protocol):
-    """What every result says of where it comes from."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def seed(self) -> int: ...
-    @property
-    def frames(self) -> Mapping[str, Any]: ...
-    @property
-    def config(self) -> Mapping[str, Any]: ...
-    @property
-    def created(self) -> str: ...
-    @property
-    def versions(self) -> Mapping[str, str]: ...
+def remember(target: Target, out: Path) -> None:
+    """Write where runs go to OUT/tracking.json, but for the credentials; `recall` reads it."""
+    held = {
+        "uri": without_credentials(_anchored(target.uri)),
+        "experiment": target.experiment,
+        "artifacts": target.artifacts or (out / ARTIFACTS).resolve().as_uri(),
+    }
+    write_json(out / REMEMBERED, held)
 
 
-def record(result: Result, out: Path, target: Target) -> str:
-    """Log a run; returns a sentence that says where it is.
+def recall(folder: Path) -> Target:
+    """Where runs go by the folder's tracking.json; MLFLOW_TRACKING_URI goes before it.
 
     Raises:
-        TrackerUnreachable: the store did not take it. OUT holds everything all the same.
+        UnknownTarget: the file is missing or damaged.
     """
-    with _speaking_for_mlflow(target, out):
-        client = MlflowClient(tracking_uri=target.uri)
-        experiment = _experiment(client, target)
-        parent = _start(client, experiment, result, "search", result.name)
-        _log_parent(client, parent, result, out)
-        _log_baseline(client, experiment, parent, result)
-        for candidate in result.candidates:
-            _log_candidate(client, experiment, parent, result, candidate)
-        client.set_terminated(parent)
-    children = len(result.candidates) + 1
-    return f"experiment {target.experiment!r}, run {parent}: 1 parent, {children} children"
+    path = folder / REMEMBERED
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+        return Target.at(str(held["uri"]), str(held["experiment"]), str(held["artifacts"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UnknownTarget(
+            f"{path} does not say where runs go ({type(error).__name__}: {error}); "
+            "every run writes it when it starts"
+        ) from error
 
 
-def record_league(league: League, out: Path, target: Target) -> str:
-    """Log a league of guides as one run; returns a sentence that says where it is.
+def identity(document: Path) -> str:
+    """What tells a result from all others: twelve digits of the SHA-256 of its file."""
+    return hashlib.sha256(document.read_bytes()).hexdigest()[:12]
+
+
+def record(outcome: Result | League, folder: Path, target: Target) -> str:
+    """Log a result, unless all of it is there; returns a sentence that says where it is.
+
+    `folder` holds its document and its pictures. What an interrupted logging of the same result
+    has left is removed first.
 
     Raises:
-        TrackerUnreachable: the store did not take it. OUT holds everything all the same.
+        TrackerUnreachable: the store did not take it. The folder holds everything all the same.
     """
-    with _speaking_for_mlflow(target, out):
-        client = MlflowClient(tracking_uri=target.uri)
-        experiment = _experiment(client, target)
-        run = _start(client, experiment, league, "correlate", f"{league.name} guides")
-        parameters = {
-            "models": ", ".join(f"{name}={arch}" for name, arch in league.models.items()),
-            "adapters": ", ".join(league.adapters),
-            "shares": league.shares["all"],
-            "winner": str(league.winner),
-        }
-        _log_outcome(client, run, league, parameters, out)
-        _log_metrics(client, run, _league_metrics(league))
-        client.log_table(run, _league_columns(league), "guides.json")
-        client.log_artifact(run, str(out / "guides.csv"))
-        client.log_artifact(run, str(out / "league.json"))
-        client.set_terminated(run)
-    return f"experiment {target.experiment!r}, run {run}"
+    with _speaking_for_mlflow(target, folder):
+        shelf = _Shelf.of(outcome, folder, target)
+        logged = shelf.finished()
+        shelf.keep_only(logged)
+        if logged is not None:
+            return f"experiment {target.experiment!r}, run {logged}: was there already"
+        if isinstance(outcome, Result):
+            return f"experiment {target.experiment!r}, {_log_search(shelf, outcome, folder)}"
+        return f"experiment {target.experiment!r}, {_log_league(shelf, outcome, folder)}"
 
 
 def serve(target: Target, port: int) -> int:
@@ -150,221 +168,170 @@ def page(target: Target, port: int) -> str:
 
 
 @contextlib.contextmanager
-def _speaking_for_mlflow(target: Target, out: Path) -> Iterator[None]:
+def _speaking_for_mlflow(target: Target, folder: Path) -> Iterator[None]:
     """MLflow's own messages stay out of the terminal; its failures become one sentence."""
     loggers = [logging.getLogger(name) for name in ("mlflow", "alembic")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
-    waits = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
-    for name, value in waits.items():
+    for name, value in {**PATIENCE, **QUIET}.items():
         os.environ.setdefault(name, value)
+    databases.MAX_RETRY_COUNT = DATABASE_TRIES
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             yield
-    except (MlflowException, OSError, ImportError) as error:
+    except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
         reason = without_credentials(" ".join(str(error).split()))[:200]
         raise TrackerUnreachable(
             f"the MLflow store {without_credentials(target.uri)} did not take the run "
-            f"({reason}); everything is kept in {out}"
+            f"({reason}); everything is kept in {folder}"
         ) from error
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
 
 
-def _experiment(client: MlflowClient, target: Target) -> str:
-    known = client.get_experiment_by_name(target.experiment)
-    if known is not None:
-        return str(known.experiment_id)
-    return str(
-        client.create_experiment(
+def _anchored(uri: str) -> str:
+    """A sqlite path that starts where the user stands now is written whole."""
+    scheme, slashes, path = uri.partition(":///")
+    if scheme != "sqlite" or not slashes:
+        return uri
+    return f"sqlite:///{Path(path).absolute()}"
+
+
+@dataclass(frozen=True)
+class _Shelf:
+    """The runs of one result in one experiment. All of them carry its identity."""
+
+    client: MlflowClient
+    experiment: str
+    outcome: Result | League
+    identity: str
+
+    @classmethod
+    def of(cls, outcome: Result | League, folder: Path, target: Target) -> _Shelf:
+        client = MlflowClient(tracking_uri=target.uri)
+        known = client.get_experiment_by_name(target.experiment)
+        experiment = known.experiment_id if known else client.create_experiment(
             target.experiment, artifact_location=target.artifacts, tags={KIND_TAG: MODEL_TRAINING}
+        )  # fmt: skip
+        document = folder / DOCUMENTS[type(outcome)]
+        return cls(client, str(experiment), outcome, identity(document))
+
+    def finished(self) -> str | None:
+        """The run that says that all is there."""
+        for run in self._runs():
+            if run.info.status == "FINISHED" and PARENT_TAG not in run.data.tags:
+                return str(run.info.run_id)
+        return None
+
+    def keep_only(self, parent: str | None) -> None:
+        """Delete every run of this result but this parent and its finished children.
+
+        The others were left by a logging that was interrupted, or made twice: MLflow asks again
+        when an answer is lost, although the server may have done what it was asked for.
+        """
+        for run in self._runs():
+            done, above = run.info.status == "FINISHED", run.data.tags.get(PARENT_TAG)
+            if run.info.run_id != parent and not (done and above and above == parent):
+                self.client.delete_run(run.info.run_id)
+
+    def start(self, kind: str, name: str, tags: Mapping[str, str]) -> str:
+        """A new run, dated like the result whenever it is logged."""
+        known = {"merge_search.kind": kind, RESULT_TAG: self.identity}
+        run = self.client.create_run(
+            self.experiment,
+            run_name=name,
+            start_time=logbook.span(self.outcome)[0],
+            tags={**known, **logbook.tags(self.outcome), **tags},
         )
-    )
+        return str(run.info.run_id)
+
+    def start_parent(self, kind: str, title: str) -> str:
+        return self.start(kind, f"{title} {self.outcome.created}", {})
+
+    def finish(self, run: str) -> None:
+        self.client.set_terminated(run, end_time=logbook.span(self.outcome)[1])
+
+    def finish_parent(self, run: str) -> None:
+        """Say that all is there; what was made twice is gone by then."""
+        self.keep_only(run)
+        self.finish(run)
+
+    def log_parameters(self, run: str, parameters: Mapping[str, Any]) -> None:
+        params = [Param(key, str(value)) for key, value in parameters.items()]
+        for start in range(0, len(params), PARAMETERS_AT_ONCE):
+            self.client.log_batch(run, params=params[start : start + PARAMETERS_AT_ONCE])
+
+    def log_metrics(self, run: str, metrics: Mapping[str, float]) -> None:
+        self._log_points(run, [(name, value, 0) for name, value in metrics.items()])
+
+    def log_steps(self, run: str, name: str, values: Sequence[float]) -> None:
+        self._log_points(run, [(name, value, step) for step, value in enumerate(values)])
+
+    def log_files(self, run: str, folder: Path) -> None:
+        """What every result has: its document, its config and its pictures."""
+        config = yaml.safe_dump(self.outcome.config, sort_keys=False)
+        self.client.log_text(run, config, "config.yaml")
+        for picture in sorted(folder.glob("*.png")):
+            self.client.log_artifact(run, str(picture), "pictures")
+        self.client.log_artifact(run, str(folder / DOCUMENTS[type(self.outcome)]))
+
+    def _log_points(self, run: str, points: Sequence[tuple[str, float, int]]) -> None:
+        moment = logbook.span(self.outcome)[1]
+        metrics = [Metric(name, value, moment, step) for name, value, step in points]
+        for start in range(0, len(metrics), METRICS_AT_ONCE):
+            self.client.log_batch(run, metrics=metrics[start : start + METRICS_AT_ONCE])
+
+    def _runs(self) -> list[Run]:
+        wanted = f"tags.`{RESULT_TAG}` = '{self.identity}'"
+        return list(self.client.search_runs([self.experiment], wanted))
 
 
-def _start(client: MlflowClient, experiment: str, outcome: Outcome, kind: str, title: str) -> str:
-    name, tags = f"{title} {outcome.created}", _tags(outcome, kind)
-    return str(client.create_run(experiment, run_name=name, tags=tags).info.run_id)
-
-
-def _tags(outcome: Outcome, kind: str) -> dict[str, str]:
-    return {
-        "merge_search.kind": kind,
-        "merge_search.search": outcome.name,
-        "merge_search.frames": str(outcome.frames["hash"]),
-    }
-
-
-def _log_outcome(
-    client: MlflowClient, run: str, outcome: Outcome, parameters: dict[str, Any], out: Path
-) -> None:
-    """What is logged of every result: where it comes from, its config and its pictures."""
-    origin = {
-        "seed": outcome.seed,
-        "frames": outcome.frames["count"],
-        "frames_hash": outcome.frames["hash"],
-        **{f"version_{name}": number for name, number in outcome.versions.items()},
-    }
-    _log_parameters(client, run, {**parameters, **origin})
-    client.log_text(run, yaml.safe_dump(outcome.config, sort_keys=False), "config.yaml")
-    for picture in sorted(out.glob("*.png")):
-        client.log_artifact(run, str(picture), "pictures")
-
-
-def _log_parent(client: MlflowClient, run: str, result: Result, out: Path) -> None:
-    parameters = {
-        "budget_mb": f"{result.budget_bytes / 1e6:.2f}",
-        "models": ", ".join(f"{name}={m.arch}" for name, m in result.models.items()),
-        "metric": result.metric,
-        "sampler": result.study["sampler"],
-        "trials": result.study["trials"],
-    }
-    _log_outcome(client, run, result, parameters, out)
+def _log_search(shelf: _Shelf, result: Result, folder: Path) -> str:
+    parent = shelf.start_parent("search", result.name)
+    shelf.log_parameters(parent, logbook.search_parameters(result))
     chosen = next((c for c in result.candidates if c.hash == result.chosen), None)
     if chosen is not None:
-        _log_metrics(client, run, _metrics_of(chosen))
-    _log_progress(client, run, result.study["hypervolume"])
-    client.log_text(run, _stage_table(result), "stages.md")
-    client.log_table(run, _front_columns(result), "front.json")
-    client.log_artifact(run, str(out / "result.json"))
+        shelf.log_metrics(parent, logbook.candidate_metrics(chosen))
+    shelf.log_steps(parent, "hypervolume", result.study["hypervolume"])
+    shelf.client.log_text(parent, logbook.stage_table(result), "stages.md")
+    shelf.client.log_table(parent, logbook.front_columns(result), "front.json")
+    shelf.log_files(parent, folder)
+    _log_unmerged(shelf, parent, result)
+    for candidate in result.candidates:
+        _log_candidate(shelf, parent, candidate, candidate is chosen)
+    shelf.finish_parent(parent)
+    return f"run {parent}: 1 parent, {len(result.candidates) + 1} children"
 
 
-def _log_progress(client: MlflowClient, run: str, hypervolume: list[float]) -> None:
-    now = int(time.time() * 1000)
-    points = [Metric("hypervolume", value, now, step) for step, value in enumerate(hypervolume)]
-    for start in range(0, len(points), BATCH):
-        client.log_batch(run, metrics=points[start : start + BATCH])
+def _log_unmerged(shelf: _Shelf, parent: str, result: Result) -> None:
+    run = shelf.start("baseline", "unmerged", {PARENT_TAG: parent})
+    shelf.log_parameters(run, {"shares": 0, "plan": "nothing shared"})
+    shelf.log_metrics(run, logbook.unmerged_metrics(result))
+    shelf.finish(run)
 
 
-def _log_baseline(client: MlflowClient, experiment: str, parent: str, result: Result) -> None:
-    run = _child(client, experiment, parent, result, "baseline", "unmerged")
-    _log_parameters(client, run, {"shares": 0, "plan": "nothing shared"})
-    metrics = {
-        "bytes_mb": result.unmerged_bytes / 1e6,
-        "macs_m": result.unmerged_macs / 1e6,
-        "saved_pct": 0.0,
-        "proxy": 1.0,
-        "fidelity": 1.0,
-        **_accuracy_metrics(result.baseline),
+def _log_candidate(shelf: _Shelf, parent: str, candidate: CandidateRecord, chosen: bool) -> None:
+    tags = {
+        PARENT_TAG: parent,
+        "merge_search.plan": candidate.hash,
+        "merge_search.chosen": str(chosen).lower(),
     }
-    if result.baseline:
-        metrics["quality_kept"] = 1.0
-    _log_metrics(client, run, metrics)
-    client.set_terminated(run)
-
-
-def _log_candidate(
-    client: MlflowClient, experiment: str, parent: str, result: Result, candidate: CandidateRecord
-) -> None:
     name = f"{candidate.saved_pct:.0f}% saved, plan {candidate.hash[:6]}"
-    run = _child(client, experiment, parent, result, "candidate", name)
-    client.set_tag(run, "merge_search.plan", candidate.hash)
-    client.set_tag(run, "merge_search.chosen", str(candidate.hash == result.chosen).lower())
-    plan = SharePlan.from_dict(candidate.plan)
-    parameters: dict[str, Any] = {"shares": len(plan.shares), "plan": str(plan)[:500]}
-    for index, share in enumerate(plan.shares, start=1):
-        parameters[f"share_{index}"] = str(share)
-    _log_parameters(client, run, parameters)
-    _log_metrics(client, run, _metrics_of(candidate))
-    client.log_dict(run, candidate.plan, "plan.json")
-    client.set_terminated(run)
+    run = shelf.start("candidate", name, tags)
+    shelf.log_parameters(run, logbook.plan_parameters(candidate))
+    shelf.log_metrics(run, logbook.candidate_metrics(candidate))
+    shelf.client.log_dict(run, candidate.plan, "plan.json")
+    shelf.finish(run)
 
 
-def _child(
-    client: MlflowClient, experiment: str, parent: str, result: Result, kind: str, name: str
-) -> str:
-    tags = {**_tags(result, kind), PARENT_TAG: parent}
-    return str(client.create_run(experiment, run_name=name, tags=tags).info.run_id)
-
-
-def _metrics_of(candidate: CandidateRecord) -> dict[str, float]:
-    metrics = {
-        "bytes_mb": candidate.bytes / 1e6,
-        "macs_m": candidate.macs / 1e6,
-        "saved_pct": candidate.saved_pct,
-        "proxy": candidate.proxy,
-        **_accuracy_metrics(candidate.accuracy),
-    }
-    if candidate.quality_kept is not None:
-        metrics["quality_kept"] = candidate.quality_kept
-    if candidate.mean_fidelity is not None:
-        metrics["fidelity"] = candidate.mean_fidelity
-    for name, value in candidate.fidelity.items():
-        if value is not None:
-            metrics[f"fidelity_{name}"] = value
-    return metrics
-
-
-def _accuracy_metrics(accuracy: dict[str, Scores]) -> dict[str, float]:
-    return {
-        f"{score}_{name}": value
-        for name, scores in accuracy.items()
-        for score, value in scores.items()
-        if score in ("top1", "top5", "map", "ap50")
-    }
-
-
-def _log_parameters(client: MlflowClient, run: str, parameters: dict[str, Any]) -> None:
-    for key, value in parameters.items():
-        client.log_param(run, key, value)
-
-
-def _log_metrics(client: MlflowClient, run: str, metrics: dict[str, float]) -> None:
-    now = int(time.time() * 1000)
-    client.log_batch(run, metrics=[Metric(key, value, now, 0) for key, value in metrics.items()])
-
-
-def _front_columns(result: Result) -> dict[str, list[Any]]:
-    return {
-        "plan": [record.hash for record in result.front],
-        "bytes_mb": [record.bytes / 1e6 for record in result.front],
-        "saved_pct": [record.saved_pct for record in result.front],
-        "proxy": [record.proxy for record in result.front],
-        "shares": [str(SharePlan.from_dict(record.plan)) for record in result.front],
-    }
-
-
-def _league_metrics(league: League) -> dict[str, float]:
-    """`r_GUIDE` over all shares, `r_same_GUIDE` and so on; what is not defined is not logged."""
-    metrics = {f"seconds_{name}": taken for name, taken in league.guide_seconds.items()}
-    metrics["seconds_statistics"] = league.seconds["statistics"]
-    for name, groups in league.reporting.guides.items():
-        for group, found in groups.items():
-            prefix = "" if group == "all" else f"{group}_"
-            for coefficient, symbol in (("pearson", "r"), ("spearman", "rho"), ("kendall", "tau")):
-                value = found[coefficient].value
-                if value is not None:
-                    metrics[f"{symbol}_{prefix}{name}"] = value
-    return metrics
-
-
-def _league_columns(league: League) -> dict[str, list[Any]]:
-    """The league table, best guide first; NaN where a correlation is not defined."""
-    ranking, measured = league.deciding.ranking, league.reporting
-    columns: dict[str, list[Any]] = {
-        "guide": ranking,
-        "decided": [league.deciding.pearson(name).value for name in ranking],
-        "seconds": [league.guide_seconds[name] for name in ranking],
-    }
-    for group in GROUPS:
-        found = [measured.pearson(name, group) for name in ranking]
-        columns[f"r_{group}"] = [entry.value for entry in found]
-        columns[f"r_{group}_low"] = [entry.low for entry in found]
-        columns[f"r_{group}_high"] = [entry.high for entry in found]
-    return columns
-
-
-def _stage_table(result: Result) -> str:
-    lines = ["| model | stage | shape | bytes | MACs | tap |", "|---|---|---|---|---|---|"]
-    for name, model in result.models.items():
-        for stage in model.stages:
-            shape = "x".join(str(side) for side in stage["shape"])
-            tap = "tap" if stage["tap"] else ""
-            lines.append(
-                f"| {name} | {stage['name']} | {shape} | {stage['bytes']} | {stage['macs']} "
-                f"| {tap} |"
-            )
-        lines.append(f"| {name} | head | | {model.head_bytes} | {model.head_macs} | |")
-    return "\n".join(lines) + "\n"
+def _log_league(shelf: _Shelf, league: League, folder: Path) -> str:
+    run = shelf.start_parent("correlate", f"{league.name} guides")
+    shelf.log_parameters(run, logbook.league_parameters(league))
+    shelf.log_metrics(run, logbook.league_metrics(league))
+    shelf.client.log_table(run, logbook.league_columns(league), "guides.json")
+    shelf.client.log_artifact(run, str(folder / "guides.csv"))
+    shelf.log_files(run, folder)
+    shelf.finish_parent(run)
+    return f"run {run}"

@@ -116,21 +116,37 @@ def main_score(scores: Scores) -> float:
     return scores["map"] if "map" in scores else scores["top1"]
 
 
+def kept_by_model(
+    scores: Mapping[str, Scores],
+    baseline: Mapping[str, Scores],
+    faithful: Mapping[str, float | None],
+) -> dict[str, float]:
+    """Merged / unmerged main score of each model.
+
+    A model without ground truth, or with an unmerged score of 0, counts with its fidelity, if
+    that is known.
+    """
+    kept: dict[str, float] = {name: f for name, f in faithful.items() if f is not None}
+    for name in _measured(baseline):
+        kept[name] = main_score(scores[name]) / main_score(baseline[name])
+    return kept
+
+
 def quality_kept(
     scores: Mapping[str, Scores],
     baseline: Mapping[str, Scores],
     faithful: Mapping[str, float | None],
 ) -> float | None:
-    """Mean over models of merged / unmerged main score.
+    """Mean over the models of what each keeps.
 
-    A model without ground truth, or with an unmerged score of 0, counts with its fidelity, if
-    that is known. None if no model has a score above 0: then nothing was verified.
+    None if no model has an unmerged score above 0: then nothing was verified.
     """
-    kept: dict[str, float] = {name: f for name, f in faithful.items() if f is not None}
-    measured = [name for name in baseline if main_score(baseline[name]) > 0]
-    for name in measured:
-        kept[name] = main_score(scores[name]) / main_score(baseline[name])
-    return float(np.mean(list(kept.values()))) if measured else None
+    kept = kept_by_model(scores, baseline, faithful)
+    return float(np.mean(list(kept.values()))) if _measured(baseline) else None
+
+
+def _measured(baseline: Mapping[str, Scores]) -> list[str]:
+    return [name for name, scores in baseline.items() if main_score(scores) > 0]
 
 
 def _score(

@@ -1,14 +1,19 @@
-"""What a plan costs: the bytes it holds and the multiply-accumulates it needs per frame."""
+"""What a plan costs: the bytes it holds, and what a frame needs: work and activations."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 
+from spaces.activations import Footprint, Ledger
 from spaces.facts import ModelFacts, layouts_of
 from spaces.folding import fold_of
 from spaces.liveness import Liveness, liveness
+from spaces.merged import Step, running_order
+from spaces.nodes import Node, tap_nodes
 from spaces.plan import Share, SharePlan
 from spaces.readers import HEAD
+from spaces.stages import StageFacts
 
 _FLOAT = 4
 
@@ -21,6 +26,7 @@ class CostModel:
         self.layouts = layouts_of(facts)
         self.unmerged_bytes = self.bytes(SharePlan())
         self.unmerged_macs = self.macs(SharePlan())
+        self.unmerged_activation = self.activation(SharePlan())
 
     def bytes(self, plan: SharePlan) -> int:
         """Parameters and buffers of live stages, heads and adapters, in bytes."""
@@ -30,21 +36,90 @@ class CostModel:
             held.update(self.facts[ref.model].tensors[ref.stage])
         for fact in self.facts.values():
             held.update(fact.tensors[HEAD])
-        return sum(held.values()) + sum(self._adapter_bytes(share, live) for share in live.shares)
+        return sum(held.values()) + sum(self.adapter_bytes(share, live) for share in live.shares)
 
     def macs(self, plan: SharePlan) -> int:
         """Multiply-accumulates per frame of live stages, heads and adapters."""
         live = liveness(plan, self.layouts)
         stages = sum(self.facts[ref.model].stage(ref.stage).macs for ref in live.stages)
         heads = sum(fact.head_macs for fact in self.facts.values())
-        return stages + heads + sum(self._adapter_macs(share, live) for share in live.shares)
+        return stages + heads + sum(self.adapter_macs(share, live) for share in live.shares)
+
+    def activation(self, plan: SharePlan) -> int:
+        """Most bytes of float32 activations that are alive at once while one frame runs."""
+        return max(peak for _, peak in self.activations(plan))
+
+    def activations(self, plan: SharePlan) -> list[tuple[Step, int]]:
+        """The steps of the merged model, and the most bytes that are alive during each.
+
+        They are the inputs that are yet to be read, the representations that wait for a reader,
+        the answers so far, and what the step adds inside. Whoever holds on to the inputs while
+        the merged model runs has their bytes besides.
+        """
+        live = liveness(plan, self.layouts)
+        heads = ((name, tap_nodes(name, plan, self.layouts)) for name in self.layouts)
+        steps = running_order(heads)
+        memory, peaks = Ledger(), list[int]()
+        for step in steps:
+            if not step.reads:
+                memory.give(("input", step.model), self.facts[step.model].input_bytes)
+        for step in steps:
+            given = ("input", step.model)
+            reads = step.reads[0] if step.reads else given
+            makes = step.makes or ("answer", step.model)
+            peaks.append(memory.run(makes, reads, self._footprint(step, live)))
+            for value in step.frees if step.reads else (given,):
+                memory.free(value)
+        return list(zip(steps, peaks, strict=True))
+
+    def _footprint(self, step: Step, live: Liveness) -> Footprint:
+        node = step.makes
+        if node is None:
+            return self.facts[step.model].head_footprint
+        if node.share:
+            return self.adapter_footprint(node.share, live)
+        own = self.facts[step.model].stage(node.ref.stage).footprint
+        share = self._handed_on(node)
+        if share is None or not self._is_folded(share, live):
+            return own
+        donor, recipient = self._channels(share)
+        return Footprint(own.peak * donor // recipient, own.held * donor // recipient)
+
+    def _handed_on(self, node: Node) -> Share | None:
+        """The share whose tensor a stage hands on, as a pool does, with the donor's channels."""
+        while node.share is None and node.source is not None:
+            readers = self.facts[node.ref.model].readers[node.source.ref.stage]
+            if node.ref.stage not in readers or not readers[node.ref.stage].passes:
+                return None
+            node = node.source
+        return node.share
+
+    def _is_folded(self, share: Share, live: Liveness) -> bool:
+        return share.adapter.kind == "linear" and not fold_of(share, live, self.facts).refusal
+
+    def adapter_footprint(self, share: Share, live: Liveness) -> Footprint:
+        """The activations of a live share: the resized donor, then the result of each map."""
+        donor, recipient = self._ends(share)
+        height, width = recipient.grid or (1, 1)
+        channels = [] if donor.grid in (None, recipient.grid) else [donor.channels]
+        if share.adapter.kind == "linear" and not self._is_folded(share, live):
+            channels += [share.adapter.rank] if share.adapter.rank else []
+            channels += [recipient.channels]
+        made = [0, *(_FLOAT * height * width * count for count in channels)]
+        return Footprint(max((a + b for a, b in pairwise(made)), default=0), made[-1])
 
     def _channels(self, share: Share) -> tuple[int, int]:
-        donor = self.facts[share.donor.model].stage(share.donor.stage)
-        recipient = self.facts[share.recipient.model].stage(share.recipient.stage)
+        donor, recipient = self._ends(share)
         return donor.channels, recipient.channels
 
-    def _adapter_bytes(self, share: Share, live: Liveness) -> int:
+    def _ends(self, share: Share) -> tuple[StageFacts, StageFacts]:
+        return (
+            self.facts[share.donor.model].stage(share.donor.stage),
+            self.facts[share.recipient.model].stage(share.recipient.stage),
+        )
+
+    def adapter_bytes(self, share: Share, live: Liveness) -> int:
+        """What a live share adds to the bytes held; folded into a smaller layer, it may be < 0."""
         if share.adapter.kind == "identity":
             return 0
         donor, recipient = self._channels(share)
@@ -55,18 +130,18 @@ class CostModel:
             )
         return _FLOAT * (_map_size(donor, recipient, share.adapter.rank) + recipient)
 
-    def _adapter_macs(self, share: Share, live: Liveness) -> int:
+    def adapter_macs(self, share: Share, live: Liveness) -> int:
+        """What a live share adds to the multiply-accumulates per frame; < 0 as for bytes."""
         if share.adapter.kind == "identity":
             return 0
-        donor, recipient = self._channels(share)
+        donor, recipient = self._ends(share)
         fold = fold_of(share, live, self.facts)
         if not fold.refusal:
-            return sum((donor - recipient) * reader.macs_per_channel for reader in fold.readers)
-        height, width = self.facts[share.recipient.model].stage(share.recipient.stage).grid or (
-            1,
-            1,
-        )
-        return height * width * _map_size(donor, recipient, share.adapter.rank)
+            more = donor.channels - recipient.channels
+            return sum(more * reader.macs_per_channel for reader in fold.readers)
+        height, width = recipient.grid or (1, 1)
+        size = _map_size(donor.channels, recipient.channels, share.adapter.rank)
+        return height * width * size
 
 
 def _map_size(donor: int, recipient: int, rank: int) -> int:

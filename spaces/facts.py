@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from spaces.activations import Footprint
 from spaces.inputs import FieldOfView
 from spaces.readers import HEAD, Readers, find_readers
 from spaces.stages import (
@@ -14,7 +15,8 @@ from spaces.stages import (
     StagedModel,
     StageFacts,
     Task,
-    head_macs,
+    bytes_of,
+    head_costs,
     stage_table,
 )
 
@@ -32,6 +34,9 @@ class ModelFacts:
     head_macs: int
     readers: Mapping[str, Mapping[str, Readers]]
     """Representation -> owner that reads it -> how."""
+    input_bytes: int
+    """Of one prepared frame."""
+    head_footprint: Footprint
 
     def stage(self, name: str) -> StageFacts:
         return self.stages[self.layout.index(name)]
@@ -42,15 +47,18 @@ class ModelFacts:
 
 
 def survey(model: StagedModel) -> ModelFacts:
-    """Run the model once on a random input and write down what it is made of."""
+    """Run the model on a random input and write down what it is made of."""
+    macs, footprint = head_costs(model)
     return ModelFacts(
         layout=model.layout,
         task=model.task,
         field_of_view=model.input.field_of_view,
         stages=stage_table(model),
         tensors=_tensors(model),
-        head_macs=head_macs(model),
+        head_macs=macs,
         readers=_readers(model),
+        input_bytes=bytes_of([model.example(batch=1)]),
+        head_footprint=footprint,
     )
 
 

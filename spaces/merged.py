@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -13,13 +14,48 @@ from spaces.errors import BadPlan
 from spaces.facts import ModelFacts, layouts_of
 from spaces.folding import fold_of
 from spaces.liveness import canonical, liveness
-from spaces.nodes import in_order, tap_nodes
+from spaces.nodes import Node, in_order, tap_nodes
 from spaces.plan import Ref, Share, SharePlan
 from spaces.readers import HEAD, folded
 from spaces.stages import StagedModel
 
 Maps = Mapping[Share, LinearMap]
 Models = Mapping[str, StagedModel]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One call: a stage or an adapter that makes a node's value, or a head that answers."""
+
+    makes: Node | None
+    """None for a head."""
+    reads: tuple[Node, ...]
+    """Empty for a first stage, which reads its model's input."""
+    model: str
+    """Whose stage, adapter (then the recipient's) or head it is."""
+    frees: tuple[Node, ...]
+    """What no later step reads."""
+
+
+def running_order(heads: Iterable[tuple[str, tuple[Node, ...]]]) -> list[Step]:
+    """The steps to the answers of heads, each given with its model and the nodes that it reads.
+
+    Every node is made once. A head runs as soon as its taps are there: then they need not wait.
+    """
+    calls: list[tuple[Node | None, tuple[Node, ...], str]] = []
+    made: set[Node] = set()
+    for model, taps in heads:
+        for node in in_order(taps):
+            if node not in made:
+                source = () if node.source is None else (node.source,)
+                calls.append((node, source, node.ref.model))
+        made.update(in_order(taps))
+        calls.append((None, taps, model))
+    last = {node: place for place, (_, reads, _) in enumerate(calls) for node in reads}
+    return [
+        Step(makes, reads, model, tuple(n for n in dict.fromkeys(reads) if last[n] == place))
+        for place, (makes, reads, model) in enumerate(calls)
+    ]
 
 
 class MergedModel(nn.Module):
@@ -53,8 +89,9 @@ class MergedModel(nn.Module):
                     owners[key] = copy.deepcopy(owners[key])
                     copied.add(key)
                 owners[key] = _with_folded(owners[key], reader.path, linear)
-        self._taps = {name: tap_nodes(name, self.plan, layouts) for name in models}
-        self._order = in_order(tuple(node for taps in self._taps.values() for node in taps))
+        self._steps = running_order(
+            (name, tap_nodes(name, self.plan, layouts)) for name in layouts
+        )
         self.stages = nn.ModuleDict(
             {_key(*owner): module for owner, module in owners.items() if owner[1] != HEAD}
         )
@@ -69,20 +106,32 @@ class MergedModel(nn.Module):
     @property
     def inputs_read(self) -> frozenset[str]:
         """The models whose own input is still read; the others' frames need not be prepared."""
-        return frozenset(node.ref.model for node in self._order if node.source is None)
+        return frozenset(step.model for step in self._steps if not step.reads)
 
     def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Every model's answer, from each read model's prepared (batch, 3, h, w) input."""
-        values: dict[Ref, Tensor] = {}
-        for node in self._order:
-            key = _key(node.ref.model, node.ref.stage)
-            module = self.adapters[key] if node.share else self.stages[key]
-            source = inputs[node.ref.model] if node.source is None else values[node.source.ref]
-            values[node.ref] = module(source)
-        return {
-            name: self.heads[_key(name, HEAD)]([values[tap.ref] for tap in taps])
-            for name, taps in self._taps.items()
-        }
+        """Every model's answer, from each read model's prepared (batch, 3, h, w) input.
+
+        A representation is let go after its last reader. An input is asked for once, when its
+        first stage runs, so a mapping may hand over its only reference.
+        """
+        values: dict[Node, Tensor] = {}
+        answers: dict[str, Tensor] = {}
+        for step in self._steps:
+            if step.makes is None:
+                head = self.heads[_key(step.model, HEAD)]
+                answers[step.model] = head([values[node] for node in step.reads])
+            else:
+                # No name may stay bound to what is read: it would outlive its last reader.
+                values[step.makes] = self._module(step.makes)(
+                    values[step.reads[0]] if step.reads else inputs[step.model]
+                )
+            for node in step.frees:
+                del values[node]
+        return answers
+
+    def _module(self, node: Node) -> nn.Module:
+        key = _key(node.ref.model, node.ref.stage)
+        return self.adapters[key] if node.share else self.stages[key]
 
 
 def _owners(models: Models, live: frozenset[Ref]) -> dict[tuple[str, str], nn.Module]:

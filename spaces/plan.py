@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 from spaces.errors import BadPlan
@@ -100,7 +101,7 @@ class SharePlan:
                 raise BadPlan(f"{recipient} is given more than one donor")
         object.__setattr__(self, "shares", ordered)
 
-    @property
+    @cached_property
     def hash(self) -> str:
         """Twelve hexadecimal digits that name this plan in files, logs and MLflow."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:12]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from spaces.activations import Footprint, run_measured
 from spaces.errors import UncuttableModel
 from spaces.inputs import Frame, InputSpec, prepare_batch
 
@@ -144,6 +145,9 @@ class StageFacts:
     bytes: int
     macs: int
     tap: bool
+    footprint: Footprint
+    """Bytes of float32 activations that a frame adds inside the stage, as the network is built; a
+    fused twin, which has no BatchNorms, may need less."""
 
     @property
     def channels(self) -> int:
@@ -167,12 +171,13 @@ def bytes_of(tensors: Sequence[Tensor]) -> int:
 
 @torch.no_grad()
 def stage_table(model: StagedModel) -> tuple[StageFacts, ...]:
-    """The stage table: shape, bytes and multiply-accumulates per frame of every stage."""
+    """The stage table: shape, bytes, and what a frame costs in every stage."""
     facts = []
     representation = model.example(batch=1)
     for name, stage in zip(model.layout.stages, model.stages, strict=True):
         with FlopCounterMode(display=False) as counter:
-            representation = stage(representation)
+            stage(representation)
+        representation, footprint = run_measured(stage, representation)
         facts.append(
             StageFacts(
                 name=name,
@@ -180,15 +185,18 @@ def stage_table(model: StagedModel) -> tuple[StageFacts, ...]:
                 bytes=bytes_of(tensors_of(stage)),
                 macs=counter.get_total_flops() // 2,
                 tap=name in model.layout.taps,
+                footprint=footprint,
             )
         )
     return tuple(facts)
 
 
 @torch.no_grad()
-def head_macs(model: StagedModel) -> int:
-    """Multiply-accumulates per frame of the head."""
+def head_costs(model: StagedModel) -> tuple[int, Footprint]:
+    """Multiply-accumulates and activations per frame of the head."""
     representations = dict(model.walk(model.example(batch=1)))
+    taps = [representations[name] for name in model.layout.taps]
     with FlopCounterMode(display=False) as counter:
-        model.head([representations[name] for name in model.layout.taps])
-    return int(counter.get_total_flops() // 2)
+        model.head(taps)
+    _, footprint = run_measured(model.head, taps)
+    return int(counter.get_total_flops() // 2), footprint

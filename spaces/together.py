@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 from spaces.adapters import Adapter, build_adapter
 from spaces.facts import ModelFacts, layouts_of
 from spaces.liveness import canonical
-from spaces.merged import Maps, Models
+from spaces.merged import Maps, Models, running_order
 from spaces.nodes import Node, in_order, tap_nodes
 from spaces.plan import Share, SharePlan
 from spaces.stages import StagedModel
@@ -77,43 +76,21 @@ class PlanSet:
         self, inputs: Mapping[str, Tensor], read: Callable[[StagedModel, list[Tensor]], Tensor]
     ) -> Iterator[tuple[Output, Tensor]]:
         """Representations go once all that read them have done so."""
-        pending = self._reads()
         values: dict[Node, Tensor] = {}
-        for output in self.distinct:
-            name, taps = output
-            for node in in_order(taps):
-                self._compute(node, inputs, values, pending)
-            answer = read(self.models[name], [values[tap] for tap in taps])
-            for tap in taps:
-                _release(tap, values, pending)
-            yield output, answer
+        for step in running_order(self.distinct):
+            if step.makes is None:
+                answer = read(self.models[step.model], [values[tap] for tap in step.reads])
+            else:
+                values[step.makes] = self._compute(
+                    step.makes, values[step.reads[0]] if step.reads else inputs[step.model]
+                )
+            for node in step.frees:
+                del values[node]
+            if step.makes is None:
+                yield (step.model, step.reads), answer
 
-    def _reads(self) -> Counter[Node]:
-        """How often each node's value is read: by other nodes, and by heads."""
-        nodes = in_order(tuple(node for _, taps in self.distinct for node in taps))
-        reads = Counter(node.source for node in nodes if node.source is not None)
-        reads.update(tap for _, taps in self.distinct for tap in taps)
-        return reads
-
-    def _compute(
-        self,
-        node: Node,
-        inputs: Mapping[str, Tensor],
-        values: dict[Node, Tensor],
-        pending: Counter[Node],
-    ) -> None:
-        if node in values or not pending[node]:
-            return
-        read = inputs[node.ref.model] if node.source is None else values[node.source]
+    def _compute(self, node: Node, read: Tensor) -> Tensor:
         if node.share:
-            values[node] = self._adapters[node.share](read)
-        else:
-            values[node] = self.models[node.ref.model].step(node.ref.stage, read)
-        if node.source is not None:
-            _release(node.source, values, pending)
-
-
-def _release(node: Node, values: dict[Node, Tensor], pending: Counter[Node]) -> None:
-    pending[node] -= 1
-    if not pending[node]:
-        del values[node]
+            adapted: Tensor = self._adapters[node.share](read)
+            return adapted
+        return self.models[node.ref.model].step(node.ref.stage, read)

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from spaces.errors import BadPlan
 from spaces.facts import layouts_of
 from spaces.liveness import canonical, liveness
-from spaces.merged import MergedModel
+from spaces.merged import MergedModel, running_order
+from spaces.nodes import Node, tap_nodes
 from spaces.plan import IDENTITY, LINEAR, AdapterSpec, Ref, Share, SharePlan
 
 CLASSIFIER, DETECTOR = "timm/tf_efficientnet_lite0", "effdet/tf_efficientdet_lite0"
@@ -109,6 +110,47 @@ def test_every_live_part_runs_exactly_once_and_nothing_else_is_held(street: Depl
         counted = calls_of(module, street.inputs())
         assert set(counted.values()) == {1}, str(plan)
         assert len(counted) == len(live.stages) + len(live.shares) + len(street.models)
+
+
+def test_every_value_is_made_before_it_is_read_and_freed_after_its_last_reader(
+    street: Deployment,
+) -> None:
+    layouts = layouts_of(street.facts)
+    for plan in street.random_plans(50):
+        made: set[Node] = set()
+        there: set[Node] = set()
+        for step in running_order((name, tap_nodes(name, plan, layouts)) for name in layouts):
+            assert there.issuperset(step.reads), "nothing is read before it is made, or once gone"
+            if step.makes:
+                assert step.makes not in made, "nothing is made twice"
+                made.add(step.makes)
+                there.add(step.makes)
+            assert set(step.frees) <= set(step.reads), "its last reader frees a value"
+            there.difference_update(step.frees)
+        assert not there, "nothing is left"
+
+
+def test_a_head_answers_before_other_models_begin(street: Deployment) -> None:
+    layouts = layouts_of(street.facts)
+    order = running_order((name, tap_nodes(name, SharePlan(), layouts)) for name in layouts)
+    heads = [place for place, step in enumerate(order) if step.makes is None]
+    ends = [sum(len(layouts[n].stages) + 1 for n in list(layouts)[: k + 1]) for k in range(4)]
+    assert [order[place].model for place in heads] == list(layouts)
+    assert heads == [end - 1 for end in ends]
+
+
+def test_an_input_is_asked_for_once(street: Deployment) -> None:
+    asked: list[str] = []
+
+    class Asked(dict[str, Tensor]):
+        def __getitem__(self, name: str) -> Tensor:
+            asked.append(name)
+            return super().__getitem__(name)
+
+    module = merged(street, share("det:blocks.4", "b0:blocks.4"))
+    with torch.no_grad():
+        module(Asked(street.inputs()))
+    assert sorted(asked) == sorted(module.inputs_read) and len(asked) == 3
 
 
 def test_no_dead_stage_runs_even_of_the_original_modules(street: Deployment) -> None:

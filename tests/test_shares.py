@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from conftest import Deployment, Zoo
 
+from spaces.activations import Footprint
 from spaces.facts import ModelFacts
 from spaces.inputs import InputSpec
 from spaces.plan import IDENTITY, LINEAR, AdapterSpec, Ref
@@ -18,7 +19,8 @@ CROP = InputSpec(64, 64, (0, 0, 0), (1, 1, 1), "crop").field_of_view
 def facts_of(model: str, *shapes: tuple[int, ...], wide: bool = False) -> ModelFacts:
     """Stages named 1, 2, ... of these shapes; only names and shapes matter here."""
     names = tuple(str(i + 1) for i in range(len(shapes)))
-    stages = [StageFacts(n, s, 0, 0, False) for n, s in zip(names, shapes, strict=True)]
+    none = Footprint(0, 0)
+    stages = [StageFacts(n, s, 0, 0, False, none) for n, s in zip(names, shapes, strict=True)]
     return ModelFacts(
         layout=Layout(model, names, names[-1:]),
         task="classification",
@@ -27,6 +29,8 @@ def facts_of(model: str, *shapes: tuple[int, ...], wide: bool = False) -> ModelF
         tensors={},
         head_macs=0,
         readers={},
+        input_bytes=0,
+        head_footprint=none,
     )
 
 

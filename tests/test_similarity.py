@@ -15,6 +15,7 @@ from search.moments import FOLDS, HELD_EVERY, Moments, PassSettings, measure
 from search.observed import Observed
 from search.second_moments import Columns, SecondMoments
 from search.similarity import LAMBDAS, DegenerateRepresentation, Statistics
+from spaces.activations import Footprint
 from spaces.facts import ModelFacts, survey_all
 from spaces.inputs import FieldOfView
 from spaces.plan import IDENTITY, LINEAR, AdapterSpec, Ref, Share
@@ -26,6 +27,7 @@ pytest_plugins = ["tiny_fixtures"]
 X, Y = Ref("x", "s"), Ref("y", "s")
 PAIR, BACK = Pair(X, Y), Pair(Y, X)
 POSITIONS = 6
+NONE = Footprint(0, 0)
 
 
 def seeded(seed: int, *shape: int) -> Matrix:
@@ -37,7 +39,7 @@ def facts_of(channels: Mapping[str, int]) -> dict[str, ModelFacts]:
     return {
         name: ModelFacts(
             Layout(name, ("s",), ("s",)), "classification", FieldOfView("squash", 1.0, 1.0),
-            (StageFacts("s", (width, *grid), 4, 4, True),), {"s": {}}, 0, {"s": {}},
+            (StageFacts("s", (width, *grid), 4, 4, True, NONE),), {"s": {}}, 0, {"s": {}}, 0, NONE,
         )
         for name, width in channels.items()
     }  # fmt: skip

@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
 import time
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +11,7 @@ import pytest
 from labelled import Compared
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
+from servers import Server, free_port
 from tiny import Ran, Weights, config_data, merged, run_config, write_config
 
 from search import tracking
@@ -26,7 +21,7 @@ from search.result import Result
 from search.tracking import PARENT_TAG, Target, TrackerUnreachable, record
 from spaces.plan import SharePlan
 
-pytest_plugins = ["tiny_fixtures"]
+pytest_plugins = ["tiny_fixtures", "server_fixtures"]
 
 
 @pytest.fixture(autouse=True)
@@ -137,49 +132,6 @@ def test_the_environment_goes_before_the_config(
     assert len(Logged(uri).children) == len(tiny_run.result.candidates) + 1
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[str]:
-    """A real MLflow server on loopback, stopped with all its children."""
-    port = free_port()
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port",
-               str(port), "--workers", "1", "--backend-store-uri", f"sqlite:///{tmp_path}/s.db",
-               "--artifacts-destination", str(tmp_path / "artifacts")]  # fmt: skip
-    quiet = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with (tmp_path / "server.log").open("wb") as log:
-        process = subprocess.Popen(
-            command, stdout=log, stderr=log, env=quiet, start_new_session=True, cwd=tmp_path
-        )
-    try:
-        wait_for(f"http://127.0.0.1:{port}/health", process, tmp_path / "server.log")
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        os.killpg(process.pid, 15)
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, 9)
-            process.wait(20)
-
-
-def wait_for(url: str, process: subprocess.Popen[bytes], log: Path, seconds: int = 120) -> None:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end and process.poll() is None:
-        try:
-            with urllib.request.urlopen(url, timeout=2) as answer:
-                if answer.status == 200:
-                    return
-        except OSError:
-            time.sleep(0.3)
-    raise AssertionError(f"the server did not start: {log.read_text()[-2000:]}")
-
-
 def test_a_database_used_directly_does_not_scatter_artifacts_where_the_user_stands(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -191,9 +143,15 @@ def test_a_database_used_directly_does_not_scatter_artifacts_where_the_user_stan
         assert bool(target.artifacts and str(config.base) in target.artifacts) == placed
 
 
-def test_a_real_server_takes_a_run(tiny_run: Ran, server: str, tmp_path: Path) -> None:
-    said = record(tiny_run.result, tiny_run.out, Target(server, "merge-search", None))
-    logged = Logged(server)
+def test_a_server_needs_no_folder_here(tiny_run: Ran, tmp_path: Path) -> None:
+    data = merged(tiny_run.config.as_written(), {"mlflow.tracking_uri": "http://127.0.0.1:5000"})
+    assert Target.of(load_config(write_config(tmp_path, data))).artifacts is None
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+
+
+def test_a_real_server_takes_a_run(tiny_run: Ran, server: Server, tmp_path: Path) -> None:
+    said = record(tiny_run.result, tiny_run.out, Target(server.uri, "merge-search", None))
+    logged = Logged(server.uri)
     assert logged.parent.info.run_id in said
     assert len(logged.children) == len(tiny_run.result.candidates) + 1
     held = json.loads(logged.read(logged.parent, "result.json", tmp_path))
@@ -242,6 +200,14 @@ def test_the_result_is_kept_when_the_server_is_not_there(tmp_path: Path, weights
 def test_a_store_that_is_none_is_told_in_a_sentence(tiny_run: Ran, uri: str) -> None:
     with pytest.raises(TrackerUnreachable, match="did not take the run"):
         record(tiny_run.result, tiny_run.out, Target(uri, "x", None))
+
+
+def test_a_damaged_store_is_noticed_within_seconds(tiny_run: Ran, tmp_path: Path) -> None:
+    (tmp_path / "x.db").write_bytes(b"damaged" * 1000)
+    began = time.monotonic()
+    with pytest.raises(TrackerUnreachable, match="not a database"):
+        record(tiny_run.result, tiny_run.out, Target(f"sqlite:///{tmp_path}/x.db", "x", None))
+    assert time.monotonic() - began < 20
 
 
 @pytest.fixture(scope="module")

@@ -24,9 +24,12 @@ from search.console import Reporter
 from search.frames import RenderedScenes, split
 from search.moments import Moments, PassSettings, measure
 from search.observed import Deployment, Observed
+from search.problem import Limits, Problem
 from search.run import run
 from search.scenes import SceneSettings
 from search.similarity import Statistics
+from spaces.activations import Footprint
+from spaces.cost import CostModel
 from spaces.facts import ModelFacts, survey_all
 from spaces.inputs import FieldOfView
 from spaces.plan import LINEAR, AdapterSpec, Share
@@ -210,7 +213,7 @@ def made_up_facts(
     stages: Mapping[str, int], taps: Mapping[str, tuple[int, ...]], seed: int = 0
 ) -> dict[str, ModelFacts]:
     """Surveyed models that never were: stage k of each is `s{k}`, later ones hold more bytes."""
-    rng = np.random.default_rng(seed)
+    rng, inside = np.random.default_rng(seed), np.random.default_rng([seed, 1])
     facts = {}
     for name, count in stages.items():
         names = tuple(f"s{k}" for k in range(count))
@@ -220,12 +223,18 @@ def made_up_facts(
             task="classification",
             field_of_view=FieldOfView("squash", 1.0, 1.0),
             stages=tuple(
-                StageFacts(n, (8, 4, 4), sizes[n], sizes[n] // 4, n == names[-1]) for n in names
+                StageFacts(
+                    n, (8, 4, 4), sizes[n], sizes[n] // 4, n == names[-1],
+                    Footprint(512 * int(inside.integers(1, 9)), 512),
+                )
+                for n in names
             ),
             tensors={n: {f"{name}/{n}": sizes[n]} for n in names} | {HEAD: {f"{name}/h": 500}},
             head_macs=100,
             readers={n: {} for n in names},
-        )
+            input_bytes=3072,
+            head_footprint=Footprint(40, 40),
+        )  # fmt: skip
     return facts
 
 
@@ -237,3 +246,19 @@ def made_up_similarity(shares: Sequence[Share], seed: int) -> dict[Share, float]
         apart = abs(int(share.donor.stage[1:]) - int(share.recipient.stage[1:]))
         values[share] = float(rng.uniform(0.55, 0.98) * 0.8**apart)
     return values
+
+
+class World:
+    """A made-up deployment with made-up similarities."""
+
+    def __init__(
+        self, stages: dict[str, int], taps: dict[str, tuple[int, ...]] | None = None, seed: int = 0
+    ) -> None:
+        self.facts = made_up_facts(stages, taps or {}, seed)
+        shares = shares_of(pairs_of(self.facts).legal, self.facts, (LINEAR,))
+        self.kept = made_up_similarity(shares, seed)
+        self.unmerged_bytes = CostModel(self.facts).unmerged_bytes
+
+    def within(self, share: float) -> Problem:
+        """Its problem with a budget of that share of the unmerged bytes."""
+        return Problem(self.facts, self.kept, Limits(bytes=int(self.unmerged_bytes * share)))

@@ -1,0 +1,179 @@
+"""Results on their way to MLflow: kept in OUT/unlogged until the store has all of them.
+
+What is kept is a whole copy, so later runs into the same OUT may overwrite what lies there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from search import logbook, tracking
+from search.files import CannotWrite, write_bytes
+from search.league import League
+from search.result import Result
+from search.tracking import DOCUMENTS, REMEMBERED, Target, TrackerUnreachable, identity
+from spaces.errors import MergeSearchError
+
+UNLOGGED = "unlogged"
+PLACES: dict[type[Result] | type[League], str] = {Result: ".", League: "correlate"}
+"""The folder below OUT where each document lies."""
+BESIDE = ("guides.csv", "*.png")
+"""What is logged with a document from its folder."""
+
+
+class NotLogged(TrackerUnreachable):
+    """The work is done and all of it is kept; only MLflow does not have it yet."""
+
+    exit_code = 3
+
+
+class NothingToLog(MergeSearchError):
+    """No run has finished in this folder."""
+
+
+class Damaged(MergeSearchError):
+    """A result that cannot be read back."""
+
+
+def record_or_keep(outcome: Result | League, out: Path, target: Target) -> str:
+    """Log what was just written to OUT; returns a sentence that says where it is in MLflow.
+
+    It is kept before it is logged, not after: a process that is killed meanwhile loses nothing
+    either.
+
+    Raises:
+        NotLogged: the store did not take it; it waits for `sync`.
+        CannotWrite: it cannot be kept.
+    """
+    tracking.remember(target, out)
+    kept = keep(out / PLACES[type(outcome)] / DOCUMENTS[type(outcome)], out)
+    try:
+        said = tracking.record(outcome, kept, target)
+    except TrackerUnreachable as error:
+        command = f"merge-search sync {shlex.quote(str(out))}"
+        raise NotLogged(f"{error}. Replay it later with: {command}") from error
+    _drop(kept)
+    return said
+
+
+def keep(document: Path, out: Path) -> Path:
+    """Copy a result, its pictures and where it goes to OUT/unlogged/IDENTITY; returns that folder.
+
+    Raises:
+        CannotWrite: the folder cannot be made or written to, or the disk is full.
+    """
+    kept = out / UNLOGGED / identity(document)
+    if kept.is_dir():
+        return kept
+    part = kept.with_name(f".{kept.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    pictures = [path for pattern in BESIDE for path in document.parent.glob(pattern)]
+    try:
+        for source in (document, out / REMEMBERED, *pictures):
+            write_bytes(part / source.name, source.read_bytes())
+        os.replace(part, kept)
+    except OSError as error:
+        raise CannotWrite(f"cannot keep {document} in {kept}: {error}") from error
+    return kept
+
+
+def sync(out: Path) -> Iterator[str]:
+    """Log all that is kept, oldest first, and what lies in OUT, if it is not there yet.
+
+    Yields a sentence for each as soon as it is there. What is damaged is passed over.
+
+    Raises:
+        NothingToLog: there is no result in OUT and nothing is kept.
+        TrackerUnreachable: the store did not take one; it and all after it stay kept.
+        Damaged: in the end, naming all files that could not be read.
+    """
+    documents = [out / PLACES[kind] / name for kind, name in DOCUMENTS.items()]
+    lying = [document for document in documents if document.is_file()]
+    if not lying and not _kept(out):
+        raise NothingToLog(f"{out}: nothing to log: no {DOCUMENTS[Result]} and no {UNLOGGED}/")
+    damaged: list[str] = []
+    waiting: list[tuple[Result | League, Path, Target]] = []
+    for document in lying:
+        with _noting(damaged):
+            read(document)
+            tracking.recall(out)
+            keep(document, out)
+    for kept in _kept(out):
+        with _noting(damaged):
+            waiting.append((_read_kept(kept), kept, tracking.recall(kept)))
+    for outcome, kept, target in sorted(waiting, key=lambda entry: entry[0].created):
+        said = _replay(outcome, kept, target)
+        _drop(kept)
+        yield f"{outcome.name} of {outcome.created}: {said}"
+    if damaged:
+        raise Damaged("; ".join(damaged))
+
+
+def read(document: Path) -> Result | League:
+    """The result in a result.json, or the league in a league.json.
+
+    Raises:
+        Damaged: it is not what its name says.
+    """
+    kind = next(kind for kind, name in DOCUMENTS.items() if name == document.name)
+    try:
+        outcome = kind.from_dict(json.loads(document.read_text(encoding="utf-8")))
+        logbook.span(outcome)
+        return outcome
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Damaged(
+            f"{document} is not a whole {document.stem} ({type(error).__name__}: {error})"
+        ) from error
+
+
+def _replay(outcome: Result | League, kept: Path, target: Target) -> str:
+    try:
+        return tracking.record(outcome, kept, target)
+    except TrackerUnreachable as error:
+        if os.environ.get(tracking.ENVIRONMENT) or target.uri.startswith("sqlite"):
+            raise
+        raise TrackerUnreachable(
+            f"{error}. {REMEMBERED} holds no credentials: if the store wants any, give them in "
+            f"{tracking.ENVIRONMENT}, or in MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        ) from error
+
+
+def _kept(out: Path) -> list[Path]:
+    """The kept folders. Those with a dot are half written, or on their way out."""
+    return sorted(path for path in (out / UNLOGGED).glob("[!.]*") if path.is_dir())
+
+
+def _read_kept(kept: Path) -> Result | League:
+    for name in DOCUMENTS.values():
+        document = kept / name
+        if document.is_file():
+            if identity(document) != kept.name:
+                raise Damaged(f"{document} is not what was kept there")
+            return read(document)
+    raise Damaged(f"{kept} holds no result")
+
+
+def _drop(kept: Path) -> None:
+    """Out of sight in one step, then away: killed in between, it leaves no half to be read."""
+    gone = kept.with_name(f".{kept.name}.logged")
+    with contextlib.suppress(OSError):  # what stays is found to be there already next time
+        for left in kept.parent.glob(".*.logged"):
+            shutil.rmtree(left)
+        kept.rename(gone)
+        shutil.rmtree(gone)
+        kept.parent.rmdir()
+
+
+@contextlib.contextmanager
+def _noting(damaged: list[str]) -> Iterator[None]:
+    """What is damaged does not stop the others."""
+    try:
+        yield
+    except (Damaged, tracking.UnknownTarget) as error:
+        damaged.append(str(error))
