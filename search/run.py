@@ -120,8 +120,8 @@ def run(config: RunConfig, reporter: Reporter) -> Result:
         seconds=clock.seconds,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    save(result, out)
     report.draw(result, similarity, out)
+    save(result, out)
     summarise(result, reporter)
     reporter.step("Logging to MLflow")
     reporter.say(f"  {record_or_keep(result, out, tracking.Target.of(config))}")

@@ -17,6 +17,7 @@ from optuna.storages.journal import JournalFileBackend
 
 from search.config import POSTGRESQL, without_credentials
 from spaces.errors import MergeSearchError
+
 ENDED = "datetime_complete"
 """Only the journal's line that ends a trial says when."""
 

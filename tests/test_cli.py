@@ -20,8 +20,8 @@ from search.cli import main
 pytest_plugins = ["tiny_fixtures"]
 
 COMMANDS = [
-    [], ["correlate"], ["run"], ["similarity"], ["plan"], ["plan", "show"],
-    ["stats"], ["stats", "measure"], ["stats", "merge"], ["ui"],
+    [], ["correlate"], ["exact"], ["run"], ["similarity"], ["plan"], ["plan", "show"],
+    ["stats"], ["stats", "measure"], ["stats", "merge"], ["sync"], ["ui"], ["worker"],
 ]  # fmt: skip
 
 
@@ -116,13 +116,14 @@ def test_a_bad_override_is_one_line_too(tmp_path: Path, data: dict[str, Any]) ->
     assert "--set budget: write it as" in one_line(call("run", path, "--set", "budget"), 1)
 
 
-def test_an_unreachable_tracker_is_exit_code_1_and_keeps_the_result(
+def test_an_unreachable_tracker_is_exit_code_3_and_keeps_the_result(
     tmp_path: Path, data: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:s3cret-word@127.0.0.1:9")
     answer = call("run", write_config(tmp_path, data))
-    assert "everything is kept in" in one_line(answer, 1)
+    told = one_line(answer, 3)
+    assert "everything is kept in" in told and "merge-search sync " in told
     assert "s3cret-word" not in answer.output
     assert (tmp_path / "out" / "tiny" / "result.json").is_file()
 

@@ -10,6 +10,7 @@ import torch
 from tiny import Weights, config_data, merged, write_config
 
 from search.config import BadConfig, RunConfig, load_config, parse_budget
+from search.problem import Limits
 from search.moments import PassSettings
 from search.truth import BoxTruth, ClassTruth
 from spaces.errors import MergeSearchError
@@ -120,7 +121,32 @@ def test_unknown_keys_are_refused_at_every_level(
     assert f"{key}: unknown key" in refusal(tmp_path, merged(good, {key: 1}))
 
 
-@pytest.mark.parametrize("key", ["name", "models", "frames", "budget", "models.a.arch"])
+def test_a_budget_or_a_floor_is_asked_for_and_not_both(
+    tmp_path: Path, good: dict[str, Any]
+) -> None:
+    floor = merged(good, {"budget": None, "quality_floor": 0.97})
+    config = load_config(write_config(tmp_path, floor))
+    assert (config.budget, config.limits(1000)) == (None, Limits(quality=0.97))
+    assert load_config(write_config(tmp_path, good)).limits(1000) == Limits(bytes=900)
+    for bad in (merged(good, {"budget": None}), merged(floor, {"budget": "65%"})):
+        assert "give either budget" in refusal(tmp_path, bad)
+
+
+def test_trials_are_kept_beside_the_results_or_where_storage_says(
+    tmp_path: Path, good: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load_config(write_config(tmp_path, good))
+    assert config.store == str(config.out_folder / "study.log")
+    config = load_config(write_config(tmp_path, merged(good, {"storage": "trials.log"})))
+    assert config.store == str(tmp_path / "trials.log")
+    monkeypatch.setenv("SECRET", "s3cret-word")
+    url = "postgresql://me:${SECRET}@host:5432/trials"
+    config = load_config(write_config(tmp_path, merged(good, {"storage": url})))
+    assert config.store == "postgresql://me:s3cret-word@host:5432/trials"
+    assert config.as_written()["storage"] == "postgresql://host:5432/trials"
+
+
+@pytest.mark.parametrize("key", ["name", "models", "frames", "models.a.arch"])
 def test_missing_keys_are_named(tmp_path: Path, good: dict[str, Any], key: str) -> None:
     data = merged(good, {})
     *parents, last = key.split(".")
@@ -133,6 +159,12 @@ def test_missing_keys_are_named(tmp_path: Path, good: dict[str, Any], key: str) 
 
 REFUSED: list[tuple[str, Any, tuple[str, ...]]] = [
     # key, value, what the sentence says beside the key
+    ("quality_floor", 0, ("greater than 0",)),
+    ("quality_floor", 97, ("less than or equal to 1",)),
+    ("storage", "redis://host", ("redis://host", "postgresql://")),
+    ("search.objectives", [], ()),
+    ("search.objectives", ["watts"], ("latency",)),
+    ("search.objectives", ["bytes", "bytes"], ("once",)),
     ("budget", "65 parrots", ("'65 parrots'", "65%", "24 MB", "23 MiB")),
     ("budget", "0%", ("'0%'", "above 0")),
     ("budget", "0", ("'0'", "above 0")),
@@ -144,7 +176,6 @@ REFUSED: list[tuple[str, Any, tuple[str, ...]]] = [
     ("budget", "9" * 400, ("999", "bytes")),
     ("budget", 0.65, ("0.65",)),
     ("budget", True, ("True",)),
-    ("budget", None, ()),
     ("budget", [1], ()),
     ("name", "a b", ("'a b'", "letters, digits")),
     ("name", "../up", ("'../up'", "letters, digits")),

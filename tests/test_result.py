@@ -17,7 +17,11 @@ pytest_plugins = ["tiny_fixtures"]
 
 def candidate(name: str, size: int, kept: float | None, fidelity: float | None) -> CandidateRecord:
     plan: dict[str, Any] = SharePlan().to_dict()
-    return CandidateRecord(name, plan, size, 1, 10.0, 0.5, {"a": fidelity}, {}, kept)
+    by_model = {} if kept is None else {"a": kept}
+    costs = {"bytes": size / 1e6}
+    return CandidateRecord(
+        name, plan, size, 1, 10.0, 0.5, costs, {"a": fidelity}, {}, by_model, kept
+    )
 
 
 def test_a_result_comes_back_equal_from_its_file(tiny_run: Ran) -> None:
@@ -49,11 +53,28 @@ def test_a_result_holds_the_config_it_ran(tiny_run: Ran) -> None:
 def test_the_choice_is_by_quality_then_fidelity_then_bytes(
     one: CandidateRecord, other: CandidateRecord
 ) -> None:
-    assert choose([one, other]) is one and choose([other, one]) is one
+    assert choose([one, other], None) is one and choose([other, one], None) is one
+
+
+def test_with_a_floor_the_smallest_that_keeps_it_is_chosen() -> None:
+    good = candidate("good", 9, 0.99, 1.0)
+    small, poor = candidate("small", 5, 0.97, 1.0), candidate("poor", 1, 0.96, 1.0)
+    assert choose([good, small, poor], 0.97) is small
+    assert choose([good, small, poor], 0.98) is good
+    assert choose([good, small, poor], 0.995) is None
+
+
+def test_a_floor_is_kept_by_every_model_and_fidelity_counts_where_there_are_no_labels() -> None:
+    one = candidate("x", 1, 0.99, 1.0)
+    lopsided = replace(one, kept={"a": 1.2, "b": 0.9}, quality_kept=1.05)
+    assert choose([lopsided], 0.95) is None and choose([lopsided], 0.9) is lopsided
+    unlabelled = replace(one, kept={"a": 0.98}, quality_kept=None)
+    assert choose([unlabelled], 0.97) is unlabelled
+    assert choose([replace(one, kept={})], 0.1) is None  # nothing is known of it
 
 
 def test_of_nothing_nothing_is_chosen() -> None:
-    assert choose([]) is None
+    assert choose([], None) is None and choose([], 0.5) is None
 
 
 def test_mean_fidelity_is_over_the_models_where_it_is_known() -> None:

@@ -116,8 +116,7 @@ def test_every_trial_is_another_plan_in_a_space_too_large_to_exhaust(
 def test_the_same_seed_finds_the_same(tmp_path: Path, sampler: SamplerName) -> None:
     problem = World({"a": 5, "det": 5}, {"det": (2, 4)}).within(0.7)
     one, same, other = (
-        explored(problem, tmp_path / str(k), 60, seed, sampler)
-        for k, seed in enumerate((1, 1, 2))
+        explored(problem, tmp_path / str(k), 60, seed, sampler) for k, seed in enumerate((1, 1, 2))
     )
     assert one == same
     assert one.progress != other.progress
@@ -402,9 +401,7 @@ def test_of_two_that_claim_one_plan_at_most_one_has_it(tmp_path: Path) -> None:
     assert not mine.take(third, "plan") and "plan" in mine.valued
 
 
-def test_the_claims_of_a_dead_process_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_claims_of_a_dead_process_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("search.study_claims.GRACE", 0.05)
     study, storage, (mine, theirs) = two_claims(tmp_path)
     trial = study.ask()
@@ -428,7 +425,7 @@ def test_the_claims_of_a_dead_process_end(
 def test_a_process_of_this_machine_is_known_to_be_dead_at_once(tmp_path: Path) -> None:
     study, _, (mine, theirs) = two_claims(tmp_path)
     here = Claims(mine.storage, mine.study).me
-    *place, number, started = here.split("/")
+    *place, _, started = here.split("/")
     mine.me = here
     child = os.fork()
     if not child:
