@@ -154,7 +154,8 @@ def correlate(config: Path, overrides: tuple[str, ...]) -> None:
     Merges every legal single share of CONFIG, measures each on its ground truth, in one pass, and
     correlates every metric with what was measured. Every fifth labelled frame decides which
     metric wins; the numbers told are of the others. Writes OUT/correlate/guides.csv (one row per
-    share), OUT/correlate/league.json and pictures; and logs one run to MLflow.
+    share), OUT/correlate/league.json and pictures; and logs one run to MLflow. The exit codes are
+    those of run.
     """
     from search.config import load_config
     from search.console import Reporter

