@@ -35,23 +35,21 @@ import yaml
 
 from search.config import SearchConfig, load_config
 from search.console import Reporter
-from search.encoding import Encoding
 from search.exact import count_plans, exact_front
 from search.pareto import hypervolume
 from search.prepare import load_deployment, observe, pose, similarities
 from search.problem import Limits, Problem, SamplerName
 from search.report import save_figure
-from search.starts import starting_plans
+from search.smallest import smallest
+from search.starts import by_bytes, greedy, starting_plans
 from search.study import StudySettings, explore
 from search.study_samplers import sampler_named
 from search.study_store import open_store
 from search.valuation import Valued, Valuer
 from spaces.activations import Footprint
 from spaces.cost import CostModel
-from spaces.errors import BadPlan
 from spaces.facts import ModelFacts
 from spaces.inputs import FieldOfView
-from spaces.liveness import canonical
 from spaces.plan import LINEAR, Share, SharePlan
 from spaces.readers import HEAD
 from spaces.shares import pairs_of, shares_of
@@ -238,8 +236,8 @@ def _measure(
                 studied(space.problem, sampler, trials, seed, progress) for seed in range(seeds)
             ]
     valuer = Valuer(space.problem)
-    for name, rank in greedy_ranks(valuer).items():
-        plans = greedy(space.problem, rank)
+    for name, order in orders(space.problem).items():
+        plans = restarted(space.problem, order)
         found[f"greedy by {name}"] = [_valued(plans, valuer, trials)]
     return found
 
@@ -253,7 +251,8 @@ def studied(
 ) -> list[Valued]:
     """What a study values, in its order; random alone starts without heuristic plans."""
     valuer = Valuer(problem)
-    starts = [SharePlan()] if sampler == "random" else starting_plans(problem)
+    known = [smallest(problem, valuer).plan]
+    starts = [SharePlan()] if sampler == "random" else starting_plans(problem, known)
     with tempfile.TemporaryDirectory() as folder:
         store = str(Path(folder) / "study.log")
         settings = StudySettings("bench", store, sampler, trials, seed)
@@ -267,30 +266,18 @@ def studied(
     return [valuer.value(problem.encoding.decode(trial.params)) for trial in done]
 
 
-def greedy_ranks(valuer: Valuer) -> Mapping[str, Callable[[Share], float]]:
-    """What each greedy takes first: the lowest rank."""
-    kept = valuer.problem.kept
-    return {
-        "similarity": lambda share: -kept[share],
-        "bytes": lambda share: float(valuer.predict(SharePlan((share,))).bytes),
-    }
+def orders(problem: Problem) -> dict[str, list[Share]]:
+    """What each greedy takes first."""
+    kept = problem.kept
+    by_similarity = sorted(kept, key=lambda share: (-kept[share], share))
+    return {"similarity": by_similarity, "bytes": by_bytes(problem)}
 
 
-def greedy(problem: Problem, rank: Callable[[Share], float]) -> Plans:
-    """Share after share by rank, each that is legal beside those taken; the k-th time around
-    beginning with the k-th. Every step is a plan."""
-    shares = sorted(problem.kept, key=lambda share: (rank(share), share))
+def restarted(problem: Problem, order: Sequence[Share]) -> Plans:
+    """Greedy again and again, the k-th time beginning with the k-th share."""
     yield SharePlan()
-    for first in range(len(shares)):
-        plan = SharePlan()
-        for share in (shares[first], *shares[:first], *shares[first + 1 :]):
-            try:
-                grown = canonical(SharePlan((*plan.shares, share)), problem.layouts)
-            except BadPlan:
-                continue
-            if grown != plan and set(plan.shares) < set(grown.shares):
-                plan = grown
-                yield plan
+    for first in range(len(order)):
+        yield from greedy(problem, (order[first], *order[:first], *order[first + 1 :]))
 
 
 def _valued(plans: Plans, valuer: Valuer, trials: int) -> list[Valued]:
@@ -394,21 +381,21 @@ def trials_rate(problem: Problem, sampler: SamplerName) -> float:
             start = time.perf_counter()
             explore(valuer, settings, starts)
             ours = time.perf_counter() - start
-            ratios.append(_bare(problem.encoding, sampler, seed, Path(folder) / "bare") / ours)
+            ratios.append(_bare(problem, sampler, seed, Path(folder) / "bare") / ours)
     return statistics.median(ratios)
 
 
-def _bare(encoding: Encoding, sampler: SamplerName, seed: int, store: Path) -> float:
+def _bare(problem: Problem, sampler: SamplerName, seed: int, store: Path) -> float:
     """Seconds for RATED empty trials."""
     start = time.perf_counter()
     study = optuna.create_study(
         storage=open_store(str(store)),
-        sampler=sampler_named(sampler, encoding, seed),
+        sampler=sampler_named(sampler, problem, seed),
         directions=["minimize", "maximize"],
     )
 
     def nothing(trial: optuna.Trial) -> tuple[float, float]:
-        for slot in encoding.slots:
+        for slot in problem.encoding.slots:
             trial.suggest_categorical(slot.name, tuple(slot.choices))
         return 0.0, 0.0
 

@@ -160,8 +160,7 @@ def search(config: RunConfig, valuer: Valuer, least: SharePlan, reporter: Report
     )
     store = without_credentials(config.store)
     reporter.say(f"  more processes: merge-search worker {store} {settings.study_name(problem)}")
-    earlier = earlier_front(config.out_folder)
-    starts = list(dict.fromkeys((least, *starting_plans(problem, earlier))))
+    starts = starting_plans(problem, (least, *earlier_front(config.out_folder)))
     with reporter.progress("trials", config.search.trials) as progress:
         explored = explore(valuer, settings, starts, progress)
     whole = ", which is all that the space holds" if explored.exhausted else ""

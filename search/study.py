@@ -22,7 +22,7 @@ from search.pareto import front, hypervolume, nondominated
 from search.problem import Limits, Problem, SamplerName
 from search.study_claims import Claims
 from search.study_samplers import Fresh, distributions, sampler_named
-from search.study_store import open_store, speaking_for
+from search.study_store import open_known_store, open_store, speaking_for
 from search.valuation import Valued, Valuer
 from spaces.errors import MergeSearchError
 from spaces.plan import SharePlan
@@ -127,22 +127,39 @@ def join(store: str, name: str, progress: Progress = lambda trials: None) -> int
         StoreFailed, DamagedStudy: as `explore`.
     """
     with speaking_for(store):
-        storage = open_store(store)
-        known = [study.study_name for study in storage.get_all_studies()]
-        if name not in known:
-            raise NoSuchStudy(
-                f"{name!r} is no study of this store; it holds {', '.join(known) or 'none'}"
-            )
-        study = optuna.load_study(study_name=name, storage=storage)
-        told = study.user_attrs
-        if not {PROBLEM, STARTS, SETTINGS} <= told.keys():
-            raise NoSuchStudy(f"{name!r} was not begun by merge-search, or has only just begun")
-        valuer = Valuer(Problem.from_dict(told[PROBLEM]))
-        settings = StudySettings(**{**told[SETTINGS], "seed": random.randrange(2**32)})
-        starts = [SharePlan.from_dict(plan) for plan in told[STARTS]]
+        storage = open_known_store(store)
+        study = _begun(storage, name)
+        valuer, settings, starts = _told(study)
+        valuer.value(SharePlan())  # refuses, before any trial, what cannot be valued here
         worker = _Worker(storage, study, valuer, settings, starts)
         worker.work(progress)
         return worker.valued
+
+
+def _begun(storage: BaseStorage, name: str) -> optuna.Study:
+    known = [study.study_name for study in storage.get_all_studies()]
+    if name not in known:
+        raise NoSuchStudy(
+            f"{name!r} is no study of this store; it holds {', '.join(known) or 'none'}"
+        )
+    return optuna.load_study(study_name=name, storage=storage)
+
+
+def _told(study: optuna.Study) -> tuple[Valuer, StudySettings, list[SharePlan]]:
+    """What `explore` has told all who join."""
+    told = study.user_attrs
+    if not {PROBLEM, STARTS, SETTINGS} <= told.keys():
+        raise NoSuchStudy(
+            f"{study.study_name!r} was not begun by merge-search, or has only just begun"
+        )
+    try:
+        settings = StudySettings(**{**told[SETTINGS], "seed": random.randrange(2**32)})
+        starts = [SharePlan.from_dict(plan) for plan in told[STARTS]]
+        return Valuer(Problem.from_dict(told[PROBLEM])), settings, starts
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise NoSuchStudy(
+            f"{study.study_name!r} was begun by another version of merge-search ({error!r})"
+        ) from error
 
 
 class _Worker:
@@ -164,7 +181,7 @@ class _Worker:
         self.claims = Claims(storage, number)
         self.wanted = settings.trials
         self.valued = 0
-        inner = sampler_named(settings.sampler, self.encoding, settings.seed)
+        inner = sampler_named(settings.sampler, problem, settings.seed)
         self.sampler = Fresh(inner, self.encoding, self.claims, starts, settings.seed)
         study.sampler = self.sampler
 
@@ -193,7 +210,8 @@ class _Worker:
         trial = self.study.ask(distributions(self.encoding))
         try:
             plan = self.encoding.decode(trial.params)
-            if self.sampler.outlook == "fresh" and self.claims.take(trial, plan.hash):
+            mine = self.sampler.outlook == "fresh" and self.claims.take(trial, plan.hash)
+            if mine and len(self.claims) <= self.wanted:  # two may begin the last one at once
                 return self._value(trial, plan)
             self.study.tell(trial, state=TrialState.FAIL)
             return False
@@ -205,9 +223,9 @@ class _Worker:
     def _value(self, trial: optuna.Trial, plan: SharePlan) -> bool:
         """Value the plan that the trial claims; False if we were so slow as to be thought dead."""
         valued = self.valuer.value(plan)
-        self._constrain(trial, valued)
         values = (*valued.costs, valued.proxy)
         with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
+            self._constrain(trial, valued)
             told = self.study.tell(trial, values, skip_if_finished=True)
             if told.state == TrialState.COMPLETE:
                 self.claims.valued.add(plan.hash)

@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.encoding import Encoding, Slot
 from search.pareto import dominates
-from search.problem import SamplerName
+from search.problem import Problem, SamplerName
 from search.study_claims import Claims
 from spaces.liveness import Layouts
 from spaces.plan import Ref, Share, SharePlan
@@ -24,9 +24,9 @@ PROPOSALS = 40
 """So many times the sampler may propose what is known before any other plan is taken."""
 
 
-def sampler_named(name: SamplerName, encoding: Encoding, seed: int) -> BaseSampler:
+def sampler_named(name: SamplerName, problem: Problem, seed: int) -> BaseSampler:
     if name == "local":
-        return LocalSampler(encoding, seed)
+        return LocalSampler(problem, seed)
     if name == "nsga2":
         return NSGAIISampler(seed=seed)
     if name == "tpe":
@@ -41,32 +41,39 @@ def distributions(encoding: Encoding) -> dict[str, BaseDistribution]:
 class LocalSampler(BaseSampler):
     """Local search around the front: a member of it, changed a little.
 
-    Most changes move one share by a stage, at the donor or the recipient or both; others put any
-    share of a slot, or mix two members. Similar stages have similar representations, so what
-    lies beside a good plan is often good. All objectives are made small.
+    Most changes move one share by a stage, at the donor or the recipient or both, since similar
+    stages have similar representations: what lies beside a good plan is often good. Others draw
+    a share of a slot, half of them the best of a few by what it keeps alone; or mix two members.
     """
 
     STEP, MIX, ONE_MORE = 0.65, 0.2, 0.1
     """Chances: to move a share rather than draw one, to mix two members, to change a slot more."""
+    GUIDED, FEW = 0.5, 3
+    """The chance that a draw is the best of so many."""
 
-    def __init__(self, encoding: Encoding, seed: int) -> None:
+    def __init__(self, problem: Problem, seed: int) -> None:
+        encoding = problem.encoding
         self.slots = {slot.name: slot for slot in encoding.slots}
+        self.choices = {slot.name: tuple(slot.choices) for slot in encoding.slots}
         self.beside = {slot.name: _beside(slot, encoding.layouts) for slot in encoding.slots}
+        self.kept = problem.kept
         self.rng = random.Random(seed)
         self.front = Front()
 
     def reseed_rng(self) -> None:
         self.rng.seed()
 
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        self.front.learn(study)
+
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        return {name: CategoricalDistribution(tuple(s.choices)) for name, s in self.slots.items()}
+        return {name: CategoricalDistribution(keys) for name, keys in self.choices.items()}
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        self.front.learn(study)
         members = self.front.members
         if not members or not self.slots:
             return {name: self._any(name) for name in self.slots}
@@ -90,7 +97,14 @@ class LocalSampler(BaseSampler):
         return self._any(param_name)
 
     def _any(self, name: str) -> str:
-        return self.rng.choice(tuple(self.slots[name].choices))
+        if self.rng.random() >= self.GUIDED:
+            return self.rng.choice(self.choices[name])
+        drawn = [self.rng.choice(self.choices[name]) for _ in range(self.FEW)]
+        return max(drawn, key=lambda key: self._kept(name, key))
+
+    def _kept(self, name: str, key: str) -> float:
+        share = self.slots[name].choices[key]
+        return 0.0 if share is None else self.kept[share]
 
     def _some_slots(self) -> list[str]:
         count = 1
@@ -186,7 +200,6 @@ class Fresh(BaseSampler):
         self.outlook: Outlook = "fresh"
         self._rng = random.Random(seed)
         self._walk = self._all()
-        self._met_claimed = False
 
     def reseed_rng(self) -> None:
         self.inner.reseed_rng()
@@ -214,7 +227,9 @@ class Fresh(BaseSampler):
     def _proposals(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> Iterator[dict[str, Any]]:
-        for _ in range(PROPOSALS):
+        for tried in range(PROPOSALS):
+            if tried == 1:  # as the inner one has marked it; a database is not asked each time
+                trial = study.get_trials(deepcopy=False)[trial.number]
             drawn = self.inner.sample_relative(study, trial, search_space)
             yield {
                 name: drawn[name]
@@ -222,7 +237,6 @@ class Fresh(BaseSampler):
                 else self.inner.sample_independent(study, trial, name, distribution)
                 for name, distribution in search_space.items()
             }
-            trial = study.get_trials(deepcopy=False)[trial.number]  # as the inner one marked it
         for _ in range(PROPOSALS):
             yield {s.name: self._rng.choice(tuple(s.choices)) for s in self.encoding.slots}
 
@@ -230,14 +244,20 @@ class Fresh(BaseSampler):
         return self.encoding.decode(parameters).hash not in self.claims
 
     def _walked(self) -> dict[str, Any]:
-        """The next new plan of the whole space; what others claim may yet become free."""
-        for parameters in self._walk:
-            plan = self.encoding.decode(parameters).hash
-            if plan not in self.claims:
-                return parameters
-            self._met_claimed |= plan in self.claims.running
-        self.outlook = "claimed" if self._met_claimed else "exhausted"
-        self._walk, self._met_claimed = self._all(), False
+        """The next new plan of the whole space.
+
+        What was claimed, by others or in vain by us, when the walk came past may be free again:
+        only a walk that begins and ends now says that there is nothing left.
+        """
+        claimed = False
+        for walk in (self._walk, self._all()):
+            self._walk, claimed = walk, False
+            for parameters in walk:
+                plan = self.encoding.decode(parameters).hash
+                if plan not in self.claims:
+                    return parameters
+                claimed |= plan in self.claims.running
+        self.outlook = "claimed" if claimed else "exhausted"
         return dict(self.encoding.encode(SharePlan()))
 
     def _all(self) -> Iterator[dict[str, Any]]:

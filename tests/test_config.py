@@ -10,8 +10,8 @@ import torch
 from tiny import Weights, config_data, merged, write_config
 
 from search.config import BadConfig, RunConfig, load_config, parse_budget
-from search.problem import Limits
 from search.moments import PassSettings
+from search.problem import Limits
 from search.truth import BoxTruth, ClassTruth
 from spaces.errors import MergeSearchError
 from spaces.plan import AdapterSpec

@@ -21,7 +21,7 @@ from tiny import World
 from search.pareto import front, hypervolume, nondominated
 from search.problem import Cost, Limits, Problem, SamplerName
 from search.smallest import smallest, smallest_thoroughly
-from search.starts import starting_plans
+from search.starts import by_bytes, greedy, starting_plans
 from search.study import Explored, StudySettings, explore
 from search.study_claims import Claims
 from search.study_samplers import LocalSampler
@@ -43,8 +43,8 @@ def explored(
     folder.mkdir(exist_ok=True)
     settings = StudySettings("made-up", str(folder / "study.log"), sampler, trials, seed)
     valuer = Valuer(problem)
-    starts = (smallest(problem, valuer).plan, *starting_plans(problem))
-    return explore(valuer, settings, list(dict.fromkeys(starts)))
+    starts = starting_plans(problem, [smallest(problem, valuer).plan])
+    return explore(valuer, settings, starts)
 
 
 def stored(folder: Path) -> list[optuna.Study]:
@@ -149,9 +149,9 @@ def test_the_local_sampler_beats_chance_and_nsga2_at_equal_trials(tmp_path: Path
 
 
 def test_beside_a_share_lie_those_a_stage_away_from_the_same_donor_model() -> None:
-    encoding = MIDDLE.within(1.0).encoding
-    beside = LocalSampler(encoding, 0).beside
-    for slot in encoding.slots:
+    problem = MIDDLE.within(1.0)
+    beside = LocalSampler(problem, 0).beside
+    for slot in problem.encoding.slots:
         assert beside[slot.name]["-"] == []
         for key, share in slot.choices.items():
             if share is None:
@@ -302,11 +302,11 @@ def test_an_empty_space_holds_one_plan(tmp_path: Path) -> None:
     assert smallest(problem, Valuer(problem)).plan == SharePlan()
 
 
-def test_the_starting_plans_are_nothing_what_is_known_and_the_best_of_each_stage() -> None:
+def test_the_starting_plans_are_what_is_known_nothing_and_the_best_of_each_stage() -> None:
     problem = MIDDLE.within(0.7)
     known = SharePlan((max(problem.kept, key=lambda s: (s.recipient.stage, -problem.kept[s])),))
     plans = starting_plans(problem, [known])
-    assert plans[:2] == [SharePlan(), known] and len(plans) == len(set(plans))
+    assert plans[:2] == [known, SharePlan()] and len(plans) == len(set(plans))
     for recipient in {share.recipient for share in problem.kept}:
         choices = [share for share in problem.kept if share.recipient == recipient]
         assert SharePlan((max(choices, key=lambda s: problem.kept[s]),)) in plans
@@ -317,8 +317,24 @@ def test_the_starting_plans_are_nothing_what_is_known_and_the_best_of_each_stage
 
 def test_what_the_space_does_not_hold_is_left_out_of_the_starting_plans() -> None:
     elsewhere = Share(Ref("gone", "s1"), Ref("a", "s1"))
-    assert starting_plans(SMALL.within(1.0), [SharePlan((elsewhere,))])[0] == SharePlan()
+    assert starting_plans(SMALL.within(1.0), [SharePlan((elsewhere,))]) == starting_plans(
+        SMALL.within(1.0)
+    )
     assert len(starting_plans(Problem(SMALL.facts, {}), [SharePlan((elsewhere,))])) == 1
+
+
+def test_greedy_takes_share_after_share_and_each_step_is_a_plan_of_the_space() -> None:
+    problem = MIDDLE.within(0.7)
+    order = by_bytes(problem)
+    model = CostModel(problem.facts)
+    alone = [model.bytes(SharePlan((share,))) for share in order]
+    assert alone == sorted(alone) and set(order) == set(problem.kept)
+    steps = list(greedy(problem, order))
+    assert steps[0] == SharePlan((order[0],)) and len(steps) > 2
+    for one, other in pairwise(steps):
+        assert set(one.shares) < set(other.shares)
+    for plan in steps:
+        assert problem.encoding.decode(problem.encoding.encode(plan)) == plan
 
 
 def test_the_starting_plans_are_the_first_trials_in_their_order(tmp_path: Path) -> None:
