@@ -188,7 +188,7 @@ class SearchConfig(_Section):
     """The study: how many trials, which sampler, what it makes small, which metric guides, which
     adapters."""
 
-    trials: Positive = 600
+    trials: Positive = 1000
     sampler: SamplerName = "local"
     objectives: Annotated[list[Cost], Field(min_length=1)] = ["bytes"]
     """What is made small, while quality is made great."""
@@ -392,8 +392,9 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 
 def without_credentials(text: str) -> str:
-    """The text with `user:password@` taken out of every URI in it."""
-    return re.sub(r"(\w://)[^\s/]*@", r"\1", text)
+    """The text with `user:password@`, and `password=` in a query, taken out of every URI in it."""
+    bare = re.sub(r"(\w://)[^\s/]*@", r"\1", text)
+    return re.sub(r"(?i)(?<=[?&])(password|passwd|pwd|token)=[^&\s]*&?", "", bare)
 
 
 def parse_budget(text: str | int, unmerged: int) -> int:

@@ -14,6 +14,9 @@ from search.league import GROUPS, League
 from search.result import CandidateRecord, Result
 from spaces.plan import SharePlan
 
+MEASURED = {"activation": "activation_mb", "latency": "latency_ms"}
+"""Objectives that are logged beside bytes and MACs, by the metric's name."""
+
 
 class Outcome(Protocol):
     """What every result says of where it comes from."""
@@ -63,6 +66,7 @@ def search_parameters(result: Result) -> dict[str, Any]:
         "models": ", ".join(f"{name}={m.arch}" for name, m in result.models.items()),
         "metric": result.metric,
         "sampler": result.study["sampler"],
+        "objectives": ", ".join(result.study["objectives"]),
         "trials": result.study["trials"],
         **origin(result),
     }
@@ -83,6 +87,7 @@ def unmerged_metrics(result: Result) -> dict[str, float]:
         "proxy": 1.0,
         "fidelity": 1.0,
         **_accuracy_metrics(result.baseline),
+        **{f"kept_{name}": 1.0 for name in result.models},
     }
     return metrics | ({"quality_kept": 1.0} if result.baseline else {})
 
@@ -94,6 +99,10 @@ def candidate_metrics(candidate: CandidateRecord) -> dict[str, float]:
         "saved_pct": candidate.saved_pct,
         "proxy": candidate.proxy,
         **_accuracy_metrics(candidate.accuracy),
+    }
+    metrics |= {f"kept_{name}": kept for name, kept in candidate.kept.items()}
+    metrics |= {
+        title: candidate.costs[cost] for cost, title in MEASURED.items() if cost in candidate.costs
     }
     if candidate.quality_kept is not None:
         metrics["quality_kept"] = candidate.quality_kept

@@ -158,8 +158,9 @@ def search(config: RunConfig, valuer: Valuer, least: SharePlan, reporter: Report
         f"Exploring {problem.encoding.size:,} combinations with {settings.sampler}, "
         f"{_request(config, problem.limits)}"
     )
-    store = without_credentials(config.store)
-    reporter.say(f"  more processes: merge-search worker {store} {settings.study_name(problem)}")
+    if "latency" not in problem.costs:  # which cannot be joined
+        where = f"{without_credentials(config.store)} {settings.study_name(problem)}"
+        reporter.say(f"  more processes: merge-search worker {where}")
     starts = starting_plans(problem, (least, *earlier_front(config.out_folder)))
     with reporter.progress("trials", config.search.trials) as progress:
         explored = explore(valuer, settings, starts, progress)

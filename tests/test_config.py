@@ -9,7 +9,13 @@ import pytest
 import torch
 from tiny import Weights, config_data, merged, write_config
 
-from search.config import BadConfig, RunConfig, load_config, parse_budget
+from search.config import (
+    BadConfig,
+    RunConfig,
+    load_config,
+    parse_budget,
+    without_credentials,
+)
 from search.moments import PassSettings
 from search.problem import Limits
 from search.truth import BoxTruth, ClassTruth
@@ -144,6 +150,9 @@ def test_trials_are_kept_beside_the_results_or_where_storage_says(
     config = load_config(write_config(tmp_path, merged(good, {"storage": url})))
     assert config.store == "postgresql://me:s3cret-word@host:5432/trials"
     assert config.as_written()["storage"] == "postgresql://host:5432/trials"
+    assert without_credentials(f"{url}?sslmode=require&password=s3cret-word&a=b c") == (
+        "postgresql://host:5432/trials?sslmode=require&a=b c"
+    )
 
 
 @pytest.mark.parametrize("key", ["name", "models", "frames", "models.a.arch"])
