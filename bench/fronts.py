@@ -114,9 +114,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--trials", type=int, default=TRIALS)
+    parser.add_argument("--also", type=Path, nargs="*", default=[], metavar="CONFIG",
+                        help="the spaces of these configs, too")  # fmt: skip
     options = parser.parse_args()
     start, reporter = time.perf_counter(), Reporter()
-    spaces = [_space(*named, reporter) for named in _problems(reporter)]
+    spaces = [_space(*named, reporter) for named in _problems(options.also, reporter)]
     default = SearchConfig().sampler
     measured: dict[str, dict[str, list[list[Valued]]]] = {}
     for space in spaces:
@@ -158,7 +160,7 @@ def main() -> None:
 # The spaces.
 
 
-def _problems(reporter: Reporter) -> Iterator[tuple[str, Problem]]:
+def _problems(also: Sequence[Path], reporter: Reporter) -> Iterator[tuple[str, Problem]]:
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
         frames = {"folder": str(DATA.resolve()), "stride": 2}
         yaml.safe_dump({**yaml.safe_load(LITE), "frames": frames}, file)
@@ -166,6 +168,8 @@ def _problems(reporter: Reporter) -> Iterator[tuple[str, Problem]]:
         yield "lite0+lite1", _real(Path(file.name), reporter)
     yield "classifier+detector", _real(ROOT / "runs" / "quickstart.yaml", reporter)
     yield "six made-up models", synthetic(6, 8, seed=0)
+    for path in also:
+        yield path.stem, _real(path, reporter)
 
 
 def _real(path: Path, reporter: Reporter) -> Problem:

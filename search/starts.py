@@ -10,13 +10,14 @@ from spaces.plan import Ref, Share, SharePlan
 
 
 def starting_plans(problem: Problem, known: Iterable[SharePlan] = ()) -> list[SharePlan]:
-    """What is known to be good (the smallest plan, an earlier front); nothing shared; share after
-    share by the bytes they save; the best share of each recipient stage; the deepest same-stage
-    share of each pair of models. Each once, canonical, and only as far as the space holds it.
+    """What is known to be good (the smallest plan, an earlier front); nothing shared; one model's
+    prefix for all, the deepest first; share after share by the bytes they save; the best share
+    of each recipient stage. Each once, canonical, and only as far as the space holds it.
     """
     encoding = problem.encoding
-    singles = (SharePlan((share,)) for share in (*_best(problem), *_deepest(problem)))
-    wanted = (*known, SharePlan(), *greedy(problem, by_bytes(problem)), *singles)
+    chain = greedy(problem, by_bytes(problem))
+    singles = (SharePlan((share,)) for share in _best(problem))
+    wanted = (*known, SharePlan(), *_trunks(problem), *chain, *singles)
     return list(dict.fromkeys(encoding.decode(encoding.encode(plan)) for plan in wanted))
 
 
@@ -46,19 +47,14 @@ def _best(problem: Problem) -> Iterator[Share]:
     return iter(best.values())
 
 
-def _deepest(problem: Problem) -> Iterator[Share]:
-    """For each donor and recipient model the deepest share between stages of one name: the
-    recipient's whole prefix up to it is the donor's. Of its adapters the one that keeps most."""
-    deepest: dict[tuple[str, str], Share] = {}
-
-    def rank(share: Share) -> tuple[int, float]:
-        layout = problem.layouts[share.recipient.model]
-        return layout.index(share.recipient.stage), problem.kept[share]
-
-    for share in sorted(problem.kept):
-        pair = (share.donor.model, share.recipient.model)
-        if share.donor.stage == share.recipient.stage and (
-            pair not in deepest or rank(share) > rank(deepest[pair])
-        ):
-            deepest[pair] = share
-    return iter(deepest.values())
+def _trunks(problem: Problem) -> Iterator[SharePlan]:
+    """For each model and stage, the deepest first: all others take that stage's representation
+    from it at their stage of the same name, and so its whole prefix. Such a trunk is far from
+    another: no step from one to the other is an improvement."""
+    same: dict[Ref, dict[str, Share]] = {}
+    for share in sorted(problem.kept, key=lambda s: (problem.kept[s], s)):
+        if share.donor.stage == share.recipient.stage:
+            same.setdefault(share.donor, {})[share.recipient.model] = share
+    for name, layout in problem.layouts.items():
+        for stage in reversed(layout.stages):
+            yield SharePlan(tuple(same.get(Ref(name, stage), {}).values()))

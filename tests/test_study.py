@@ -310,9 +310,19 @@ def test_the_starting_plans_are_what_is_known_nothing_and_the_best_of_each_stage
     for recipient in {share.recipient for share in problem.kept}:
         choices = [share for share in problem.kept if share.recipient == recipient]
         assert SharePlan((max(choices, key=lambda s: problem.kept[s]),)) in plans
-    for one, other in (("a", "det"), ("det", "a")):
-        deepest = Share(Ref(other, "s3"), Ref(one, "s3"), LINEAR)
-        assert SharePlan((deepest,)) in plans
+
+
+def test_every_model_is_tried_as_the_trunk_of_all_others_at_every_depth() -> None:
+    problem = World({"a": 3, "b": 3, "c": 3}).within(0.7)
+    plans = starting_plans(problem)
+    for trunk in "abc":
+        others = sorted({"a", "b", "c"} - {trunk})
+        prefixes = [
+            SharePlan(tuple(Share(Ref(o, s), Ref(trunk, s), LINEAR) for o in others))
+            for s in ("s2", "s1", "s0")
+        ]
+        places = [plans.index(prefix) for prefix in prefixes]
+        assert places == sorted(places)
 
 
 def test_what_the_space_does_not_hold_is_left_out_of_the_starting_plans() -> None:
