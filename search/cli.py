@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +24,35 @@ INTERRUPTED = (
 )
 
 
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, with which services are stopped: as gentle as Ctrl-C."""
+
+
 class _Group(click.Group):
     """What the user can put right is told in one paragraph, without a traceback."""
 
     def invoke(self, context: click.Context) -> Any:
         try:
-            return super().invoke(context)
+            with _terminable():
+                return super().invoke(context)
         except MergeSearchError as error:
             click.echo(f"merge-search: {error}", err=True)
             sys.exit(error.exit_code)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stopped:
             click.echo(f"\nmerge-search: {INTERRUPTED}", err=True)
-            sys.exit(130)
+            sys.exit(128 + (signal.SIGTERM if isinstance(stopped, _Terminated) else signal.SIGINT))
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    def terminate(number: int, frame: object) -> None:
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})

@@ -27,7 +27,11 @@ CLAIM = "claim"
 BEAT = 5.0
 """Seconds between a process's signs of life."""
 GRACE = 30.0
-"""A process on another machine that gives none for so many seconds is taken for dead."""
+"""A process that gives none for so many seconds is taken for dead: it may run elsewhere."""
+
+
+STARTED = 19
+"""Fields between the name of a process and its start in /proc/PID/stat."""
 
 
 class Claims:
@@ -36,13 +40,15 @@ class Claims:
     def __init__(self, storage: BaseStorage, study: int) -> None:
         self.storage = storage
         self.study = study
-        self.me = f"{_place()}/{os.getpid()}/{psutil.Process().create_time():.2f}"
+        self.me = f"{_place()}/{os.getpid()}/{_started(os.getpid())}"
         self.valued: set[str] = set()
         """Hashes of the plans of complete trials."""
         self.running: dict[str, set[int]] = {}
         """Hash of a plan -> numbers of the running trials that claim it."""
         self._settled = 0
         """All trials before this one are finished and counted."""
+        self._taken: set[int] = set()
+        """Numbers of the trials that are ours."""
         self._heard: dict[str, tuple[Any, float]] = {}
         """Process -> its last sign of life, and when we saw it first."""
 
@@ -71,6 +77,7 @@ class Claims:
 
     def take(self, trial: optuna.Trial, plan: str) -> bool:
         """Claim the plan for a running trial of ours; False if another trial has it."""
+        self._taken.add(trial.number)
         trial.set_user_attr(CLAIM, [plan, self.me])
         self.refresh()
         return plan not in self.valued and self.running[plan] == {trial.number}
@@ -79,7 +86,9 @@ class Claims:
         """Fail the running trials of processes that live no more: their plans are free again."""
         beats = self.storage.get_study_user_attrs(self.study)
         for trial in self.storage.get_all_trials(self.study, deepcopy=False):
-            if trial.state == TrialState.RUNNING and self._is_dead(_claim(trial)[1], beats):
+            ours = trial.number in self._taken
+            running = trial.state == TrialState.RUNNING
+            if running and not ours and self._is_dead(_claim(trial)[1], beats):
                 number = self.storage.get_trial_id_from_study_id_trial_number(
                     self.study, trial.number
                 )
@@ -87,11 +96,15 @@ class Claims:
                     self.storage.set_trial_state_values(number, TrialState.FAIL)
 
     def _is_dead(self, process: str, beats: Mapping[str, Any]) -> bool:
-        """At once if it ran where we do; else when its beat stood still for the grace period."""
-        if process in (self.me, ""):
+        """At once if it ran where we do; else when its beat stood still for the grace period.
+
+        That holds here too: a process that was stopped lives, and may never go on. What is ours
+        by name alone was left by an earlier search of this very process.
+        """
+        if not process:
             return False
-        if process.startswith(f"{_place()}/"):
-            return not _lives(process)
+        if process == self.me or (process.startswith(f"{_place()}/") and not _lives(process)):
+            return True
         beat, now = beats.get(process), time.monotonic()
         last, since = self._heard.setdefault(process, (beat, now))
         if beat != last:
@@ -136,7 +149,22 @@ def _place() -> str:
 def _lives(process: str) -> bool:
     """Whether the process of that identity, of this place, still runs."""
     *_, number, started = process.split("/")
+    return _started(int(number)) == started
+
+
+def _started(number: int) -> str:
+    """When a process began, as its kernel counts; "gone" if it runs no more.
+
+    One that nobody waits for stays a zombie: it has a number and a start, but it has ended. Times
+    of day will not do: they change for processes that run already when the clock is put right.
+    """
     try:
-        return f"{psutil.Process(int(number)).create_time():.2f}" == started
-    except psutil.Error:
-        return False
+        process = psutil.Process(number)
+        if process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
+            return "gone"
+        kernel = Path(f"/proc/{number}/stat")
+        if not kernel.is_file():
+            return f"{process.create_time():.2f}"
+        return kernel.read_text().rpartition(")")[2].split()[STARTED]
+    except (psutil.Error, OSError):
+        return "gone"

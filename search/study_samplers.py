@@ -20,8 +20,8 @@ from spaces.liveness import Layouts
 from spaces.plan import Ref, Share, SharePlan
 
 Outlook = Literal["fresh", "claimed", "exhausted"]
-PROPOSALS = 40
-"""So many times the sampler may propose what is known before any other plan is taken."""
+PROPOSALS, CHANGES = 10, 40
+"""So often the sampler is asked for a new plan, and then what it proposed last is changed."""
 
 
 def sampler_named(name: SamplerName, problem: Problem, seed: int) -> BaseSampler:
@@ -180,9 +180,10 @@ def _apart(one: Share, other: Share, layouts: Layouts) -> int:
 class Fresh(BaseSampler):
     """A sampler that proposes no plan that is valued or being valued already.
 
-    First come the starting plans. Then the inner sampler is asked until it says something new;
-    one that does not (a converged population in a finite space) is overruled: by chance, and in
-    the end by walking through the whole space. `outlook` says when that has ended.
+    First come the starting plans. Then the inner sampler is asked a few times. If all that is
+    known (a converged population in a finite space), its last proposal is changed slot by slot
+    until it is new; and if that does not help, the whole space is walked through. `outlook` says
+    when that has ended.
     """
 
     def __init__(
@@ -227,18 +228,22 @@ class Fresh(BaseSampler):
     def _proposals(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> Iterator[dict[str, Any]]:
+        proposed: dict[str, Any] = {}
         for tried in range(PROPOSALS):
             if tried == 1:  # as the inner one has marked it; a database is not asked each time
                 trial = study.get_trials(deepcopy=False)[trial.number]
             drawn = self.inner.sample_relative(study, trial, search_space)
-            yield {
+            proposed = {
                 name: drawn[name]
                 if name in drawn
                 else self.inner.sample_independent(study, trial, name, distribution)
                 for name, distribution in search_space.items()
             }
-        for _ in range(PROPOSALS):
-            yield {s.name: self._rng.choice(tuple(s.choices)) for s in self.encoding.slots}
+            yield proposed
+        for _ in range(CHANGES):
+            slot = self._rng.choice(self.encoding.slots)
+            proposed = {**proposed, slot.name: self._rng.choice(tuple(slot.choices))}
+            yield proposed
 
     def _is_new(self, parameters: Mapping[str, str]) -> bool:
         return self.encoding.decode(parameters).hash not in self.claims

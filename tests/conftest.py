@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tempfile
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import settings
+from postgres import Postgres
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -236,3 +238,27 @@ def street(zoo: Zoo) -> Deployment:
 def twins(zoo: Zoo) -> Callable[[str], Deployment]:
     """Two copies of one network: same weights, other names, no tensor in common."""
     return lambda arch: zoo.deployment({"left": arch, "right": arch})
+
+
+@pytest.fixture(scope="session")
+def only_postgres() -> Iterator[Postgres]:
+    # not in pytest's folder: the server is nobody, who may not enter it
+    with tempfile.TemporaryDirectory(prefix="postgres-") as folder:
+        server = Postgres(Path(folder))
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
+@pytest.fixture
+def postgres(only_postgres: Postgres) -> Postgres:
+    """The server of the whole session, running."""
+    only_postgres.start()
+    return only_postgres
+
+
+@pytest.fixture
+def database(postgres: Postgres) -> str:
+    """The URL of a database of one's own."""
+    return postgres.new_database()
