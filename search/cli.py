@@ -83,7 +83,7 @@ def run(config: Path, overrides: tuple[str, ...]) -> None:
     \b
     Exit codes: 0 done; 1 something to put right (the message says what);
     2 no plan fits the budget (the message names the smallest reachable one);
-    3 done, but MLflow did not take it (see merge-search sync); 130 interrupted.
+    3 done, but MLflow did not take it (see merge-search sync); 130 or 143 interrupted.
     """
     from search.config import load_config
     from search.console import Reporter

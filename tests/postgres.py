@@ -37,7 +37,8 @@ class Postgres:
                 shutil.chown(path, _nobody().pw_uid)
         subprocess.run(
             [self._programs / "initdb", "--pgdata", self._data, "--username", USER,
-             "--auth=scram-sha-256", "--pwfile", secret, "--encoding=UTF8", "--no-sync"],
+             "--auth=scram-sha-256", "--pwfile", secret, "--encoding=UTF8", "--no-sync",
+             "--wal-segsize=1"],
             check=True, capture_output=True, cwd=folder, **_as_nobody(),
         )  # fmt: skip
 

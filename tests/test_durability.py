@@ -398,27 +398,37 @@ def test_many_may_open_a_new_database_at_once(database: str, start: Start) -> No
 def test_a_process_that_ended_or_stands_still_holds_no_plan(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also one that nobody has waited for, and although the clock was put right meanwhile."""
-    monkeypatch.setattr("search.study_claims.GRACE", 0.05)
+    """Also one that nobody has waited for; and putting the clock right ends no process."""
     storage = open_store(str(tmp_path / "trials.log"))
     study = optuna.create_study(storage=storage, directions=["minimize"])
-    mine, *theirs = (Claims(storage, study._study_id) for _ in range(4))
+    mine = Claims(storage, study._study_id)
     children = [subprocess.Popen(["sleep", "60"]) for _ in range(3)]
-    for claims, child in zip(theirs, children, strict=True):
-        monkeypatch.setattr(os, "getpid", lambda pid=child.pid: pid)
-        claims.me = Claims(storage, study._study_id).me
-        assert claims.take(study.ask(), f"plan of {child.pid}")
-    monkeypatch.undo()
+    ended, stopped, alive = (_claiming(study, child.pid) for child in children)
+    children[0].kill()
+    children[1].send_signal(signal.SIGSTOP)
+    wait_until(lambda: psutil.Process(children[0].pid).status() == psutil.STATUS_ZOMBIE)
+    monkeypatch.setattr("search.study_claims.GRACE", 0.05)
     monkeypatch.setattr("psutil._pslinux.boot_time", lambda: 1.0, raising=False)
-    ended, stopped, alive = children
-    ended.kill()
-    wait_until(lambda: psutil.Process(ended.pid).status() == psutil.STATUS_ZOMBIE)
     mine.fail_the_dead()
     mine.refresh()
-    assert set(mine.running) == {f"plan of {stopped.pid}", f"plan of {alive.pid}"}
+    assert ended.me not in mine and stopped.me in mine and alive.me in mine
+    storage.set_study_user_attr(study._study_id, alive.me, 1)
+    time.sleep(0.1)
+    mine.fail_the_dead()
+    mine.refresh()
+    assert stopped.me not in mine and alive.me in mine
     for child in children:
         child.kill()
         child.wait()
+
+
+def _claiming(study: optuna.Study, pid: int) -> Claims:
+    """Those of another process, which claims the plan that is called like itself."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "getpid", lambda: pid)
+        claims = Claims(study._storage, study._study_id)
+    assert claims.take(study.ask(), claims.me)
+    return claims
 
 
 def test_what_was_claimed_when_the_walk_came_past_is_not_forgotten(tmp_path: Path) -> None:
