@@ -392,8 +392,11 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 
 def without_credentials(text: str) -> str:
-    """The text with `user:password@`, and `password=` in a query, taken out of every URI in it."""
-    bare = re.sub(r"(\w://)[^\s/]*@", r"\1", text)
+    """The text with `user:password@`, and `password=` in a query, taken out of every URI in it.
+
+    Up to the last @: a password may hold what should have been written as %40 or %2F.
+    """
+    bare = re.sub(r"(\w://)(?!/)\S*@", r"\1", text)
     return re.sub(r"(?i)(?<=[?&])(password|passwd|pwd|token)=[^&\s]*&?", "", bare)
 
 

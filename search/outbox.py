@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from search import logbook, tracking
-from search.files import CannotWrite, write_bytes
+from search.files import CannotWrite, json_bytes, write_bytes
 from search.league import League
 from search.result import Result
 from search.tracking import DOCUMENTS, REMEMBERED, Target, TrackerUnreachable, identity
@@ -52,7 +52,8 @@ def record_or_keep(outcome: Result | League, out: Path, target: Target) -> str:
         CannotWrite: it cannot be kept.
     """
     tracking.remember(target, out)
-    kept = keep(out / PLACES[type(outcome)] / DOCUMENTS[type(outcome)], out)
+    document = out / PLACES[type(outcome)] / DOCUMENTS[type(outcome)]
+    kept = keep(json_bytes(outcome.to_dict()), document, out)
     try:
         said = tracking.record(outcome, kept, target)
     except TrackerUnreachable as error:
@@ -62,20 +63,23 @@ def record_or_keep(outcome: Result | League, out: Path, target: Target) -> str:
     return said
 
 
-def keep(document: Path, out: Path) -> Path:
-    """Copy a result, its pictures and where it goes to OUT/unlogged/IDENTITY; returns that folder.
+def keep(content: bytes, document: Path, out: Path) -> Path:
+    """Keep a result, its pictures and where it goes in OUT/unlogged/IDENTITY; returns that folder.
+
+    `content` is what was written to `document`, where another run's may lie by now.
 
     Raises:
         CannotWrite: the folder cannot be made or written to, or the disk is full.
     """
-    kept = out / UNLOGGED / identity(document)
+    kept = out / UNLOGGED / identity(content)
     if kept.is_dir():
         return kept
     part = kept.with_name(f".{kept.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     pictures = [path for pattern in BESIDE for path in document.parent.glob(pattern)]
     try:
-        for source in (document, out / REMEMBERED, *pictures):
+        write_bytes(part / document.name, content)
+        for source in (out / REMEMBERED, *pictures):
             write_bytes(part / source.name, source.read_bytes())
         os.replace(part, kept)
     except OSError as error:
@@ -103,7 +107,7 @@ def sync(out: Path) -> Iterator[str]:
         with _noting(damaged):
             read(document)
             tracking.recall(out)
-            keep(document, out)
+            keep(document.read_bytes(), document, out)
     for kept in _kept(out):
         with _noting(damaged):
             waiting.append((_read_kept(kept), kept, tracking.recall(kept)))
@@ -153,7 +157,7 @@ def _read_kept(kept: Path) -> Result | League:
     for name in DOCUMENTS.values():
         document = kept / name
         if document.is_file():
-            if identity(document) != kept.name:
+            if identity(document.read_bytes()) != kept.name:
                 raise Damaged(f"{document} is not what was kept there")
             return read(document)
     raise Damaged(f"{kept} holds no result")

@@ -22,11 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from search import logbook
 from search.config import RunConfig, without_credentials
-from search.files import make_folder, write_json
+from search.files import CannotWrite, locked, make_folder, replacing, write_json
 from search.league import League
 from search.result import CandidateRecord, Result
 from spaces.errors import MergeSearchError
@@ -124,9 +125,9 @@ def recall(folder: Path) -> Target:
         ) from error
 
 
-def identity(document: Path) -> str:
-    """What tells a result from all others: twelve digits of the SHA-256 of its file."""
-    return hashlib.sha256(document.read_bytes()).hexdigest()[:12]
+def identity(content: bytes) -> str:
+    """What tells a result from all others: twelve digits of the SHA-256 of its file's content."""
+    return hashlib.sha256(content).hexdigest()[:12]
 
 
 def record(outcome: Result | League, folder: Path, target: Target) -> str:
@@ -139,6 +140,7 @@ def record(outcome: Result | League, folder: Path, target: Target) -> str:
         TrackerUnreachable: the store did not take it. The folder holds everything all the same.
     """
     with _speaking_for_mlflow(target, folder):
+        _make_file(target)
         shelf = _Shelf.of(outcome, folder, target)
         logged = shelf.finished()
         shelf.keep_only(logged)
@@ -180,7 +182,7 @@ def _speaking_for_mlflow(target: Target, folder: Path) -> Iterator[None]:
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             yield
-    except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
+    except (MlflowException, SQLAlchemyError, CannotWrite, OSError, ImportError) as error:
         reason = without_credentials(" ".join(str(error).split()))[:200]
         raise TrackerUnreachable(
             f"the MLflow store {without_credentials(target.uri)} did not take the run "
@@ -189,6 +191,23 @@ def _speaking_for_mlflow(target: Target, folder: Path) -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+def _make_file(target: Target) -> None:
+    """A sqlite store that is not there yet is made beside its place, by one process at a time.
+
+    MLflow makes its tables in a hundred steps. Killed in between, or done by two at once, they
+    would be no store that it opens again.
+    """
+    if not target.uri.startswith("sqlite:"):
+        return
+    path = Path(make_url(target.uri).database or "")
+    if path.exists() or path.name == ":memory:":
+        return
+    with locked(path):
+        if not path.exists():
+            with replacing(path) as part:
+                MlflowClient(tracking_uri=f"sqlite:///{part}").search_experiments(max_results=1)
 
 
 def _anchored(uri: str) -> str:
@@ -216,7 +235,7 @@ class _Shelf:
             target.experiment, artifact_location=target.artifacts, tags={KIND_TAG: MODEL_TRAINING}
         )  # fmt: skip
         document = folder / DOCUMENTS[type(outcome)]
-        return cls(client, str(experiment), outcome, identity(document))
+        return cls(client, str(experiment), outcome, identity(document.read_bytes()))
 
     def finished(self) -> str | None:
         """The run that says that all is there."""

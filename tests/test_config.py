@@ -153,6 +153,10 @@ def test_trials_are_kept_beside_the_results_or_where_storage_says(
     assert without_credentials(f"{url}?sslmode=require&password=s3cret-word&a=b c") == (
         "postgresql://host:5432/trials?sslmode=require&a=b c"
     )
+    assert without_credentials("postgresql://me:s3cret@/word@host/db: no") == (
+        "postgresql://host/db: no"
+    )
+    assert without_credentials("sqlite:////home/me@work/x.db") == "sqlite:////home/me@work/x.db"
 
 
 @pytest.mark.parametrize("key", ["name", "models", "frames", "models.a.arch"])

@@ -197,7 +197,7 @@ def test_a_server_that_is_killed_in_the_middle_has_all_of_it_once_in_the_end(
     with as_soon_as(created(server, target, count), server.kill), pytest.raises(NotLogged):
         record_or_keep(tiny_run.result, out, target)
     (waiting,) = kept(out)
-    assert waiting.name == identity(out / "result.json")
+    assert waiting.name == identity((out / "result.json").read_bytes())
     server.start()
     remains = Held.of(target)
     assert len(remains.runs) >= count
@@ -270,7 +270,7 @@ def test_what_is_damaged_is_named_and_stops_nothing_else(
         result = rerun(tiny_run.result, seed, out)
         with pytest.raises(NotLogged):
             record_or_keep(result, out, nobody())
-        results[identity(out / "result.json")] = result
+        results[identity((out / "result.json").read_bytes())] = result
     cut, changed, whole = kept(out)
     (cut / "result.json").write_text('{"schema":')
     (changed / "result.json").write_text((whole / "result.json").read_text())
