@@ -382,13 +382,21 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise BadConfig(f"config {path}: must be a mapping of keys such as name, models, frames")
     for override in overrides:
         _override(data, override)
-    data = _expand(data, path, ())
+    return config_of(_expand(data, path, ()), path.parent.resolve(), path)
+
+
+def config_of(data: Mapping[str, Any], base: Path, source: Path) -> RunConfig:
+    """Check a config that was read from `source`; its paths start from `base`.
+
+    Raises:
+        BadConfig: any key or value is not accepted.
+    """
     if "base" in data:
-        raise BadConfig(f"config {path}: base: unknown key")
+        raise BadConfig(f"config {source}: base: unknown key")
     try:
-        return RunConfig.model_validate({**data, "base": path.parent.resolve()})
+        return RunConfig.model_validate({**data, "base": base})
     except ValidationError as error:
-        raise BadConfig(_report(path, error)) from error
+        raise BadConfig(_report(source, error)) from error
 
 
 def without_credentials(text: str) -> str:

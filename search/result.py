@@ -11,7 +11,7 @@ from typing import Any
 from search.accuracy import Scores
 from search.pareto import front
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _PACKAGES = ("merge-search", "torch", "torchvision", "timm", "effdet", "optuna", "mlflow", "numpy")
 
 
@@ -79,6 +79,8 @@ class Result:
     """Hashes of the candidates that no other beats in both bytes and quality kept."""
     chosen: str | None
     config: dict[str, Any]
+    base: str
+    """The folder of the config, from which its paths start, relative to OUT."""
     seconds: dict[str, float]
     created: str
     versions: dict[str, str] = field(default_factory=lambda: versions())

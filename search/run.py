@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -117,6 +118,7 @@ def run(config: RunConfig, reporter: Reporter) -> Result:
         verified_front=verified_front(candidates),
         chosen=chosen.hash if chosen else None,
         config=config.as_written(),
+        base=os.path.relpath(config.base, out),
         seconds=clock.seconds,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
