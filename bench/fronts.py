@@ -32,6 +32,7 @@ import matplotlib
 import numpy as np
 import optuna
 import yaml
+from rich.console import Console
 
 from search.config import SearchConfig, load_config
 from search.console import Reporter
@@ -117,7 +118,7 @@ def main() -> None:
     parser.add_argument("--also", type=Path, nargs="*", default=[], metavar="CONFIG",
                         help="the spaces of these configs, too")  # fmt: skip
     options = parser.parse_args()
-    start, reporter = time.perf_counter(), Reporter()
+    start, reporter = time.perf_counter(), Reporter(Console(width=110, highlight=False))
     spaces = [_space(*named, reporter) for named in _problems(options.also, reporter)]
     default = SearchConfig().sampler
     measured: dict[str, dict[str, list[list[Valued]]]] = {}
@@ -135,9 +136,7 @@ def main() -> None:
         "hypervolume_ratio": {name: round(final[name][default], 5) for name in final},
         "strict": {name: round(strict[name][default], 5) for name in strict},
         "beats": {
-            baseline: {
-                name: round(final[name][default] / final[name][baseline], 4) for name in final
-            }
+            baseline: {name: _times(final[name], default, baseline) for name in final}
             for baseline in baselines
         },
         "duplicates": sum(
@@ -155,6 +154,11 @@ def main() -> None:
         "seconds": round(time.perf_counter() - start, 1),
     }
     print(json.dumps(answer))
+
+
+def _times(final: Mapping[str, float], default: str, baseline: str) -> float | None:
+    """How many times the baseline's ratio the default's is; None where that found nothing."""
+    return round(final[default] / final[baseline], 4) if final[baseline] else None
 
 
 # The spaces.

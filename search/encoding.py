@@ -36,6 +36,14 @@ class Encoding:
         self.layouts = layouts
         self.slots = tuple(slot for slot in _slots(layouts, shares) if len(slot.choices) > 1)
         self._plan_of = lru_cache(maxsize=REMEMBERED)(self._plan)
+        self._chosen_by: dict[Share, tuple[str, str]] = {
+            share: (slot.name, key)
+            for slot in self.slots
+            for key, share in slot.choices.items()
+            if share is not None
+        }
+        """Share -> its slot's name and its key there, in the order of the slots' choices."""
+        self._order = {share: place for place, share in enumerate(self._chosen_by)}
 
     @property
     def size(self) -> int:
@@ -79,11 +87,9 @@ class Encoding:
 
     def encode(self, plan: SharePlan) -> dict[str, str]:
         """Parameters that decode to the plan; shares that the space does not hold are left out."""
-        parameters = {}
-        for slot in self.slots:
-            chosen = [key for key, share in slot.choices.items() if share in plan.shares]
-            parameters[slot.name] = chosen[-1] if chosen else NOTHING
-        return parameters
+        held = [share for share in plan.shares if share in self._order]
+        chosen = [self._chosen_by[share] for share in sorted(held, key=self._order.__getitem__)]
+        return {slot.name: NOTHING for slot in self.slots} | dict(chosen)
 
 
 def _slots(layouts: Layouts, shares: Sequence[Share]) -> list[Slot]:
