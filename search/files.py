@@ -7,6 +7,7 @@ import fcntl
 import glob
 import json
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -43,6 +44,45 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def replacing_folder(path: Path, marker: str) -> Iterator[Path]:
+    """A folder to fill, which then takes the place of the one at `path`.
+
+    A folder that is there already must be empty, or one of ours: it holds a file named `marker`.
+
+    Raises:
+        CannotWrite: it is somebody else's, or nothing can be written there.
+    """
+    if path.exists() and not (path / marker).is_file() and (path.is_file() or any(path.iterdir())):
+        raise CannotWrite(
+            f"{path} holds other things: name a folder that is new or empty, or that holds a "
+            f"{marker} to be replaced"
+        )
+    part, old = (path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("part", "old"))
+    try:
+        part.mkdir(parents=True)
+        yield part
+        for written in part.iterdir():
+            with written.open("rb") as file:
+                os.fsync(file.fileno())
+            written.chmod(0o666 & ~_umask())  # some writers keep theirs to themselves
+        if path.exists():
+            os.replace(path, old)
+        os.replace(part, path)
+    except OSError as error:
+        raise CannotWrite(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        for left in (part, old):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _umask() -> int:
+    """What the user's new files may not be; it can only be read by setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def _sweep(path: Path) -> None:

@@ -86,11 +86,11 @@ class Latency:
         """
         known = self._observed.deployment
         plan = canonical(plan, layouts_of(known.facts))
-        merged = MergedModel(known.running, known.facts, plan, self._fitted(plan))
+        merged = MergedModel(known.served, known.facts, plan, self._fitted(plan))
         inputs = [
             {name: prepared[name] for name in merged.inputs_read} for prepared in self._inputs
         ]
-        device = next(iter(known.running.values())).device
+        device = next(iter(known.served.values())).device
         with torch.inference_mode():
             return Stopwatch(self._settings, device).milliseconds(
                 lambda run: merged(inputs[run % len(inputs)])
@@ -105,7 +105,7 @@ class Latency:
     @cached_property
     def _inputs(self) -> list[dict[str, Tensor]]:
         """Every model's input of each of the frames, a batch of one."""
-        models, frames = self._observed.deployment.running, self._observed.frames
+        models, frames = self._observed.deployment.served, self._observed.frames
         return [
             {name: model.prepared([frames[index]]) for name, model in models.items()}
             for index in range(min(self._settings.frames, len(frames)))

@@ -13,6 +13,7 @@ from spaces.facts import ModelFacts
 from spaces.fusing import fused
 from spaces.merged import Models
 from spaces.plan import Share, SharePlan
+from spaces.precision import Dtype, rounded, rounded_map
 from spaces.shares import Pairs
 
 
@@ -29,6 +30,19 @@ class Deployment:
         """The models' fused twins: they answer as the models do, and sooner."""
         return {name: fused(model) for name, model in self.models.items()}
 
+    @property
+    def dtype(self) -> Dtype:
+        """In which merged models keep their weights."""
+        return next(iter(self.facts.values())).dtype
+
+    @cached_property
+    def served(self) -> Models:
+        """The twins of the models as they are deployed, with the weights that their dtype can
+        hold: what is verified."""
+        if self.dtype == "float32":
+            return self.running
+        return {name: fused(rounded(m, self.dtype)) for name, m in self.models.items()}
+
 
 @dataclass(frozen=True)
 class Observed:
@@ -44,4 +58,5 @@ class Observed:
         """The closed-form maps that the plans' linear shares need."""
         shares = {share for plan in plans for share in plan.shares}
         linear = sorted(share for share in shares if share.adapter.kind == "linear")
-        return self.statistics.linear_maps(linear)
+        fitted = self.statistics.linear_maps(linear)
+        return {s: rounded_map(fit, self.deployment.dtype) for s, fit in fitted.items()}

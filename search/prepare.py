@@ -19,7 +19,7 @@ from search.moments_file import Saved, load, save
 from search.observed import Deployment, Observed
 from search.problem import Problem
 from search.similarity import Statistics
-from search.truth import BadTruth, BoxTruth, ClassTruth, Truth, check_classes
+from search.truth import BadTruth, BoxTruth, Truth, check_classes
 from spaces.cost import CostModel
 from spaces.errors import MergeSearchError
 from spaces.facts import survey_all
@@ -41,7 +41,7 @@ def load_deployment(config: RunConfig, reporter: Reporter) -> Deployment:
     device = config.torch_device
     reporter.step(f"Loading the models ({device})")
     models = {name: _load(spec, config.seed) for name, spec in config.model_specs().items()}
-    facts = survey_all(models)
+    facts = survey_all(models, config.dtype)
     models = {name: model.to(device) for name, model in models.items()}
     reporter.stage_table(facts)
     pairs = pairs_of(facts)
@@ -58,8 +58,12 @@ def _load(spec: ModelSpec, seed: int) -> StagedModel:
         return load_model(spec)
 
 
-def open_truth(config: RunConfig, deployment: Deployment, frames: FrameSet) -> dict[str, Truth]:
+def open_truth(
+    config: RunConfig, deployment: Deployment, frames: FrameSet, reporter: Reporter
+) -> dict[str, Truth]:
     """The ground truth of every model that has one, checked against the model's classes.
+
+    What of it is not measured is told.
 
     Raises:
         BadTruth: labels and model do not fit, or the labelled frames are among the unlabelled.
@@ -68,10 +72,9 @@ def open_truth(config: RunConfig, deployment: Deployment, frames: FrameSet) -> d
     for name, section in config.truth.items():
         model = deployment.models[name]
         known = section.open(config.base, model.task, name)
-        if isinstance(known, ClassTruth):
-            check_classes(known, model.num_classes, name)
-        elif isinstance(known, BoxTruth):
-            known.category_ids(model.num_classes)
+        check_classes(known, model.num_classes, name)
+        if isinstance(known, BoxTruth) and (part := known.part_measured(model.num_classes)):
+            reporter.say(f"  {name}: {part}")
         if overlap(known.frames, frames):
             raise BadTruth(
                 f"truth.{name}: {overlap(known.frames, frames)} of its frames are also among "

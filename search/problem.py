@@ -10,10 +10,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-from pydantic import TypeAdapter
-
 from search.encoding import Encoding
-from spaces.facts import ModelFacts, layouts_of
+from spaces.facts import ModelFacts, facts_from_json, facts_to_json, layouts_of
 from spaces.liveness import Layouts
 from spaces.plan import AdapterSpec, Ref, Share
 
@@ -72,7 +70,7 @@ class Problem:
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it: what a process on another machine needs to join in."""
         return {
-            "facts": _FACTS.dump_python(dict(self.facts), mode="json"),
+            "facts": facts_to_json(self.facts),
             "kept": [
                 [str(s.recipient), str(s.donor), str(s.adapter), round(kept, 9)]
                 for s, kept in sorted(self.kept.items())
@@ -89,7 +87,7 @@ class Problem:
         """The problem that `to_dict` wrote."""
         limits = data["limits"]
         return cls(
-            facts=_FACTS.validate_python(data["facts"]),
+            facts=facts_from_json(data["facts"]),
             kept={
                 Share(Ref.parse(recipient), Ref.parse(donor), AdapterSpec.parse(adapter)): kept
                 for recipient, donor, adapter, kept in data["kept"]
@@ -97,6 +95,3 @@ class Problem:
             limits=Limits(limits["bytes"] or math.inf, limits["quality"]),
             costs=tuple(data["costs"]),
         )
-
-
-_FACTS = TypeAdapter(dict[str, ModelFacts])

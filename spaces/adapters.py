@@ -46,7 +46,7 @@ class Adapter(nn.Module):
 
 
 class LinearAdapter(Adapter):
-    """A chain of 1x1 maps, the last of them with the bias."""
+    """A chain of 1x1 maps, the last of them with the bias; they may be kept in half precision."""
 
     def __init__(self, grid: Grid, weights: list[Tensor], bias: Tensor) -> None:
         super().__init__(grid)
@@ -57,10 +57,10 @@ class LinearAdapter(Adapter):
 
     def forward(self, representation: Tensor) -> Tensor:
         mapped = super().forward(representation)
-        *inner, last = self.weights
+        *inner, last = (weight.to(mapped.dtype) for weight in self.weights)
         for weight in inner:
             mapped = _map(mapped, weight, None)
-        return _map(mapped, last, self.bias)
+        return _map(mapped, last, self.bias.to(mapped.dtype))
 
 
 def build_adapter(share: Share, linear: LinearMap | None, grid: Grid) -> Adapter:

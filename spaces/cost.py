@@ -12,6 +12,7 @@ from spaces.liveness import Liveness, liveness
 from spaces.merged import Step, running_order
 from spaces.nodes import Node, tap_nodes
 from spaces.plan import Share, SharePlan
+from spaces.precision import element_bytes
 from spaces.readers import HEAD
 from spaces.stages import StageFacts
 
@@ -125,10 +126,10 @@ class CostModel:
         donor, recipient = self._channels(share)
         fold = fold_of(share, live, self.facts)
         if not fold.refusal:
-            return sum(
-                reader.folded_bytes(donor) - reader.own_bytes(recipient) for reader in fold.readers
-            )
-        return _FLOAT * (_map_size(donor, recipient, share.adapter.rank) + recipient)
+            more = sum(r.folded_size(donor) - r.own_size(recipient) for r in fold.readers)
+        else:
+            more = _map_size(donor, recipient, share.adapter.rank) + recipient
+        return more * element_bytes(self.facts[share.recipient.model].dtype)
 
     def adapter_macs(self, share: Share, live: Liveness) -> int:
         """What a live share adds to the multiply-accumulates per frame; < 0 as for bytes."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 
 from spaces.activations import Footprint
 from spaces.inputs import FieldOfView
+from spaces.precision import Dtype, element_bytes, weights_of
 from spaces.readers import HEAD, Readers, find_readers
 from spaces.stages import (
     Layout,
@@ -20,6 +23,9 @@ from spaces.stages import (
     stage_table,
 )
 
+Tensors = Mapping[str, Mapping[str, int]]
+"""Owner (a stage or HEAD) -> name of each unique tensor -> bytes."""
+
 
 @dataclass(frozen=True)
 class ModelFacts:
@@ -29,14 +35,15 @@ class ModelFacts:
     task: Task
     field_of_view: FieldOfView
     stages: tuple[StageFacts, ...]
-    tensors: Mapping[str, Mapping[str, int]]
-    """Owner (a stage or HEAD) -> name of each unique tensor -> bytes."""
+    tensors: Tensors
     head_macs: int
     readers: Mapping[str, Mapping[str, Readers]]
     """Representation -> owner that reads it -> how."""
     input_bytes: int
     """Of one prepared frame."""
     head_footprint: Footprint
+    dtype: Dtype = "float32"
+    """In which the weights are kept."""
 
     def stage(self, name: str) -> StageFacts:
         return self.stages[self.layout.index(name)]
@@ -46,32 +53,62 @@ class ModelFacts:
         return sum(self.tensors[HEAD].values())
 
 
-def survey(model: StagedModel) -> ModelFacts:
-    """Run the model on a random input and write down what it is made of."""
+def survey(model: StagedModel, dtype: Dtype = "float32") -> ModelFacts:
+    """Run the model on a random input and write down what it is made of, kept in a dtype."""
     macs, footprint = head_costs(model)
+    tensors = _tensors(model, dtype)
     return ModelFacts(
         layout=model.layout,
         task=model.task,
         field_of_view=model.input.field_of_view,
-        stages=stage_table(model),
-        tensors=_tensors(model),
+        stages=_stages(model, tensors),
+        tensors=tensors,
         head_macs=macs,
         readers=_readers(model),
         input_bytes=bytes_of([model.example(batch=1)]),
         head_footprint=footprint,
+        dtype=dtype,
     )
 
 
-def survey_all(models: Mapping[str, StagedModel]) -> dict[str, ModelFacts]:
-    return {name: survey(model) for name, model in models.items()}
+def survey_all(
+    models: Mapping[str, StagedModel], dtype: Dtype = "float32"
+) -> dict[str, ModelFacts]:
+    return {name: survey(model, dtype) for name, model in models.items()}
+
+
+def facts_to_json(facts: Mapping[str, ModelFacts]) -> Any:
+    return _JSON.dump_python(dict(facts), mode="json")
+
+
+def facts_from_json(data: Any) -> dict[str, ModelFacts]:
+    """What `facts_to_json` wrote.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    return _JSON.validate_python(data)
+
+
+_JSON = TypeAdapter(dict[str, ModelFacts])
 
 
 def layouts_of(facts: Mapping[str, ModelFacts]) -> dict[str, Layout]:
     return {name: fact.layout for name, fact in facts.items()}
 
 
-def _tensors(model: StagedModel) -> dict[str, dict[str, int]]:
+def _stages(
+    model: StagedModel, tensors: Mapping[str, Mapping[str, int]]
+) -> tuple[StageFacts, ...]:
+    """The stage table, with the bytes of the weights as they are kept."""
+    return tuple(
+        replace(stage, bytes=sum(tensors[stage.name].values())) for stage in stage_table(model)
+    )
+
+
+def _tensors(model: StagedModel, dtype: Dtype) -> dict[str, dict[str, int]]:
     """A tensor that two owners hold has one name, so that it is counted once."""
+    weights, size = weights_of(model), element_bytes(dtype)
     names: dict[int, str] = {}
     owners = dict(zip(model.layout.stages, model.stages, strict=True)) | {HEAD: model.head}
     listed: dict[str, dict[str, int]] = {}
@@ -79,7 +116,8 @@ def _tensors(model: StagedModel) -> dict[str, dict[str, int]]:
         listed[owner] = {}
         for path, tensor in [*module.named_parameters(), *module.named_buffers()]:
             name = names.setdefault(id(tensor), f"{model.name}/{owner}/{path}")
-            listed[owner][name] = tensor.numel() * tensor.element_size()
+            each = size if id(tensor) in weights else tensor.element_size()
+            listed[owner][name] = tensor.numel() * each
     return listed
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from spaces.stages import StagedModel
 
 Maps = Mapping[Share, LinearMap]
 Models = Mapping[str, StagedModel]
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -114,12 +116,18 @@ class MergedModel(nn.Module):
         A representation is let go after its last reader. An input is asked for once, when its
         first stage runs, so a mapping may hand over its only reference.
         """
+        return self.answers(inputs, lambda head, taps: head(taps))
+
+    def answers(
+        self, inputs: Mapping[str, Tensor], read: Callable[[nn.Module, list[Tensor]], Answer]
+    ) -> dict[str, Answer]:
+        """As `forward`, but of each head what `read` makes of it and its taps."""
         values: dict[Node, Tensor] = {}
-        answers: dict[str, Tensor] = {}
+        answers: dict[str, Answer] = {}
         for step in self._steps:
             if step.makes is None:
                 head = self.heads[_key(step.model, HEAD)]
-                answers[step.model] = head([values[node] for node in step.reads])
+                answers[step.model] = read(head, [values[node] for node in step.reads])
             else:
                 # No name may stay bound to what is read: it would outlive its last reader.
                 values[step.makes] = self._module(step.makes)(

@@ -45,13 +45,13 @@ class Reader:
     macs_per_channel: int
     """Multiply-accumulates per frame and input channel."""
 
-    def folded_bytes(self, donor_channels: int) -> int:
-        """Bytes of weight and bias once a map from `donor_channels` is folded in (float32)."""
-        return 4 * self.out_channels * (donor_channels * self.kernel + 1)
+    def folded_size(self, donor_channels: int) -> int:
+        """Numbers in weight and bias once a map from `donor_channels` is folded in."""
+        return self.out_channels * (donor_channels * self.kernel + 1)
 
-    def own_bytes(self, channels: int) -> int:
-        """Bytes of the layer's own weight and bias."""
-        return 4 * self.out_channels * (channels * self.kernel + int(self.has_bias))
+    def own_size(self, channels: int) -> int:
+        """Numbers in the layer's own weight and bias."""
+        return self.out_channels * (channels * self.kernel + int(self.has_bias))
 
 
 @dataclass(frozen=True)

@@ -34,9 +34,11 @@ class Layout:
 
 @runtime_checkable
 class DetectionHead(Protocol):
-    """A detector's head: it can also say how probable each class is at each anchor."""
+    """A detector's head: it can also say what it sees at each anchor."""
 
     def probabilities(self, taps: list[Tensor]) -> Tensor: ...
+
+    def dense(self, taps: list[Tensor]) -> tuple[Tensor, Tensor]: ...
 
 
 class StagedModel(nn.Module):

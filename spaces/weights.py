@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import warnings
 from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 
 import torch
@@ -63,6 +64,22 @@ def package_weights_file(package: str) -> Path:
     if len(files) != 1:
         raise BadWeights(f"weights package {package!r} holds {len(files)} weights files, not one")
     return files[0]
+
+
+def package_licence(package: str) -> str:
+    """What an installed weights package says of its licence."""
+    try:
+        told = metadata(package)
+    except PackageNotFoundError:
+        return "not known"
+    classified = [
+        line.rpartition(" :: ")[2]
+        for line in told.get_all("Classifier") or []
+        if line.startswith("License ::")
+    ]
+    written = [told[key] for key in ("License-Expression", "License") if key in told]
+    named = next(filter(None, written), "") or ", ".join(classified)
+    return named.splitlines()[0] if named else "not known"
 
 
 def load_exactly(net: nn.Module, state: Mapping[str, Tensor], source: str) -> None:

