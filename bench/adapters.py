@@ -31,11 +31,12 @@ from torch import Tensor, nn
 from search.console import Reporter
 from search.files import write_text
 from search.frames import FrameSet, Subset, batches, split
+from search.labels import csv_truth
 from search.metrics import METRICS
 from search.observed import Deployment, Observed
 from search.prepare import load_deployment, observe
 from search.similarity import LAMBDAS
-from search.truth import ClassTruth, csv_truth
+from search.truth import ClassTruth
 from spaces.adapters import LinearMap, resize
 from spaces.facts import layouts_of
 from spaces.liveness import previous
@@ -215,7 +216,7 @@ def _accuracy(
     photos: int,
 ) -> dict[tuple[Share, str], float]:
     some = Subset(truth.frames, tuple(range(0, len(truth.frames), 2))[:photos])
-    labels = torch.tensor([truth.labels[i] for i in some.indices])
+    labels = torch.tensor([only for i in some.indices for only in truth.labels[i]])
     hits: dict[tuple[Share, str], int] = defaultdict(int)
     for indices, representations in _walked(deployment, some):
         for key, variant in variants.items():

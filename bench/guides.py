@@ -37,12 +37,14 @@ from search.correlate import (
 )
 from search.files import write_text
 from search.frames import Subset
+from search.labels import csv_truth
 from search.league import PARTS, Part, Table
 from search.observed import Observed
 from search.prepare import load_deployment, observe
 from search.proxy import upstream
-from search.truth import Truth, csv_truth, part_of
-from search.verify import Bench, accuracy, main_score, steps_to_verify
+from search.tally import main_score
+from search.truth import Truth, part_of
+from search.verify import Bench, accuracy, steps_to_verify
 from spaces.errors import BadPlan
 from spaces.facts import layouts_of
 from spaces.liveness import Layouts, canonical

@@ -3,13 +3,19 @@
 MERGE_SEARCH_DATA=/path/to/data python bench/search.py
 """
 
+import importlib
 import runpy
 import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 
+# This file's own name hides the package's from what it runs, and from every bench beside it.
+before = list(sys.path)
+sys.path[:] = [entry for entry in before if Path(entry).resolve() != HERE]
 if __name__ == "__main__":
-    # This file's own name would hide the package's from what it runs.
-    sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != HERE]
     runpy.run_path(str(HERE / "fronts.py"), run_name="__main__")
+else:
+    del sys.modules[__name__]
+    importlib.import_module(__name__)
+    sys.path[:] = before

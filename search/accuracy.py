@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
+from search.average_precision import match
+from search.tally import BoxTally, ClassTally
 from search.truth import BoxTruth
 from spaces.inputs import InputSpec, boxes_to_frame
 
@@ -20,7 +18,6 @@ Ranked = NDArray[np.int64]
 """(frames, 5) classes, the one with the greatest logit first; fewer if there are fewer classes."""
 Detections = NDArray[np.float32]
 """(frames, n, 6) as a detector's head gives them."""
-Scores = dict[str, float]
 
 CONFIDENT = 0.3
 """Detections of the original model with this score are what a merged one should reproduce."""
@@ -39,25 +36,26 @@ def ranked(logits: NDArray[np.float32]) -> Ranked:
     return np.argsort(-logits, axis=1, kind="stable")[:, :5].copy()
 
 
-def top_k(answers: Ranked, labels: Sequence[int]) -> Scores:
-    """Share of frames whose label is the first, or among the first five, of the classes."""
-    hits = answers == np.asarray(labels)[:, None]
-    return {"top1": float(hits[:, 0].mean()), "top5": float(hits.any(1).mean())}
+def top_k(answers: Ranked, labels: Sequence[Collection[int]]) -> ClassTally:
+    """Frames of which the first class, or one of the first five, is right."""
+    hits = np.array(
+        [[c in right for c in row] for row, right in zip(answers, labels, strict=True)]
+    )
+    return ClassTally(hits[:, 0], np.asarray(hits.any(1)))
 
 
 def coco_map(
     detections: Detections, geometry: Geometry, truth: BoxTruth, num_classes: int
-) -> Scores:
-    """COCO's mAP over IoU 0.50 to 0.95, AP at 0.50, and AP per category, by pycocotools."""
-    ids = truth.category_ids(num_classes)
-    found = _as_results(detections, geometry, ids)
-    images = _image_entries(geometry.frame_sizes)
+) -> BoxTally:
+    """COCO's matches of the detections to the boxes."""
+    found = _as_results(detections, geometry, truth.category_ids(num_classes))
     annotations = [
         {**annotation, "image_id": k + 1}
         for k, listed in enumerate(truth.annotations)
         for annotation in listed
     ]
-    return _evaluate(images, annotations, list(truth.categories), found)
+    images = _image_entries(geometry.frame_sizes)
+    return BoxTally(match(images, annotations, truth.categories, found))
 
 
 def agreement(answers: Ranked, original: Ranked) -> float:
@@ -74,23 +72,16 @@ def detection_agreement(
     """
     ids = list(range(1, num_classes + 1))
     categories = [{"id": i, "name": str(i)} for i in ids]
-    annotations = [
-        {
-            "image_id": result["image_id"],
-            "bbox": result["bbox"],
-            "category_id": result["category_id"],
-            "area": result["bbox"][2] * result["bbox"][3],
-            "iscrowd": 0,
-        }
+    confident = [
+        {**result, "iscrowd": 0}
         for result in _as_results(original, geometry, ids)
         if result["score"] >= CONFIDENT
     ]
-    if not annotations:
+    if not confident:
         return None
+    found = _as_results(detections, geometry, ids)
     images = _image_entries(geometry.frame_sizes)
-    return _evaluate(images, annotations, categories, _as_results(detections, geometry, ids))[
-        "map"
-    ]
+    return BoxTally(match(images, confident, categories, found)).scores["map"]
 
 
 def _image_entries(sizes: Sequence[tuple[int, int]]) -> list[dict[str, int]]:
@@ -98,50 +89,24 @@ def _image_entries(sizes: Sequence[tuple[int, int]]) -> list[dict[str, int]]:
 
 
 def _as_results(
-    detections: Detections, geometry: Geometry, ids: Sequence[int]
+    detections: Detections, geometry: Geometry, ids: Sequence[int | None]
 ) -> list[dict[str, Any]]:
+    """What pycocotools takes; `ids` are the classes' categories, and what has none is dropped."""
     results = []
     for k, (rows, size) in enumerate(zip(detections, geometry.frame_sizes, strict=True)):
         rows = rows[rows[:, 4] > 0]
         boxes = boxes_to_frame(rows[:, :4], size, geometry.spec)
         for (x1, y1, x2, y2), (score, label) in zip(boxes, rows[:, 4:], strict=True):
+            category = ids[int(label) - 1]
+            if category is None:
+                continue
             results.append(
                 {
                     "image_id": k + 1,
-                    "category_id": ids[int(label) - 1],
+                    "category_id": category,
                     "bbox": [float(x1), float(y1), float(x2 - x1), float(y2 - y1)],
+                    "area": float(x2 - x1) * float(y2 - y1),
                     "score": float(score),
                 }
             )
     return results
-
-
-def _evaluate(
-    images: list[dict[str, int]],
-    annotations: list[dict[str, Any]],
-    categories: list[Mapping[str, Any]] | list[dict[str, Any]],
-    results: list[dict[str, Any]],
-) -> Scores:
-    names = {int(category["id"]): str(category["name"]) for category in categories}
-    if not results:
-        return {"map": 0.0, "ap50": 0.0, **{f"ap_{name}": 0.0 for name in names.values()}}
-    truth = COCO()
-    truth.dataset = {
-        "images": images,
-        "annotations": [{"id": k + 1, **entry} for k, entry in enumerate(annotations)],
-        "categories": categories,
-    }
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports on stdout
-        truth.createIndex()
-        evaluation = COCOeval(truth, truth.loadRes(results), "bbox")
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    # precision: IoU thresholds x recall x category x area x detections; -1 where undefined
-    precision = evaluation.eval["precision"][:, :, :, 0, -1]
-    scores = {"map": float(evaluation.stats[0]), "ap50": float(evaluation.stats[1])}
-    for index, category in enumerate(evaluation.params.catIds):
-        values = precision[:, :, index]
-        if (values > -1).any():
-            scores[f"ap_{names[category]}"] = float(values[values > -1].mean())
-    return scores

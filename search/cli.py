@@ -100,6 +100,73 @@ def run(config: Path, overrides: tuple[str, ...]) -> None:
 
 
 @main.command()
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option(
+    "--labels",
+    multiple=True,
+    metavar="MODEL=PATH",
+    help="Ground truth of a model: a .csv file, a folder of class folders, or a .json file. "
+    "May be given more than once.",
+)
+@click.option(
+    "--images",
+    multiple=True,
+    metavar="MODEL=FOLDER",
+    help="Where the images of a .json file lie; by default beside it.",
+)
+@click.option(
+    "--classes",
+    multiple=True,
+    metavar="MODEL=CATEGORIES",
+    help="Which category of a COCO file each of a detector's classes is, as `classes` in a "
+    "config: [person, car] or {1: person, 3: car}. By default as the run had it.",
+)
+@click.option(
+    "--frames",
+    type=click.Path(path_type=Path),
+    default=None,
+    metavar="FOLDER",
+    help="Unlabelled frames for fidelity; by default the labelled ones.",
+)
+@click.option(
+    "--plan",
+    "plans",
+    multiple=True,
+    metavar="HASH",
+    help="A plan of the front, by the beginning of its hash, instead of the candidates that the "
+    "run has verified. May be given more than once.",
+)
+def verify(
+    out: Path,
+    labels: tuple[str, ...],
+    images: tuple[str, ...],
+    classes: tuple[str, ...],
+    frames: Path | None,
+    plans: tuple[str, ...],
+) -> None:
+    """Verify plans of the finished run in OUT again, on data that its search has not seen.
+
+    With --labels, accuracy and fidelity on those frames; labelled frames that the search has seen
+    are refused. With --frames alone, fidelity: then nothing is said about accuracy. With neither,
+    on the frames and labels that the run itself has kept for it.
+
+    Prints the candidates as run does, writes OUT/verify/verified.json, and logs one run to MLflow.
+    The exit codes are those of run.
+
+    \b
+    merge-search verify OUT --labels classifier=val.csv --labels detector=instances.json
+    """
+    from search.console import Reporter
+    from search.fresh_data import FreshData
+    from search.verify_again import verify_again
+
+    reporter = Reporter()
+    data = FreshData.parse(labels, images, classes, frames)
+    verify_again(out, plans, data, reporter)
+    reporter.say(f"Wrote {_shown(out)}/verify/verified.json")
+
+
+@main.command()
 @click.argument("storage")
 @click.argument("study")
 def worker(storage: str, study: str) -> None:
@@ -246,6 +313,51 @@ def merge(config: Path, files: tuple[Path, ...], overrides: tuple[str, ...]) -> 
     reporter.say(f"Wrote {_shown(path)}; run, similarity and the others take it from there.")
 
 
+@main.command()
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--plan", default=None, metavar="HASH",
+              help="Which plan, by how its hash begins; by default the chosen one.")  # fmt: skip
+@click.option("--to", "folder", required=True, type=click.Path(path_type=Path), metavar="DIR",
+              help="The folder to write: new, empty, or a bundle to be replaced.")  # fmt: skip
+@click.option("--format", "formats", multiple=True, type=click.Choice(["onnx", "program"]),
+              help="Also as model.onnx, or as a torch.export program, model.pt2. May be given "
+              "more than once.")  # fmt: skip
+def export(out: Path, plan: str | None, folder: Path, formats: tuple[str, ...]) -> None:
+    """Write a plan that the run in OUT has found as a bundle: a merged model to be deployed.
+
+    DIR gets every tensor once (weights.safetensors), the plan, what is needed to build the
+    networks (bundle.json), a card (CARD.md) and an example of use. spaces.load_bundle(DIR) gives
+    one module that takes camera frames and returns every model's answer; nothing of the search is
+    needed for that. All of it is checked on real frames before DIR is there.
+    """
+    from search.console import Reporter
+    from search.export import FORMATS
+    from search.export import export as export_plan
+
+    reporter = Reporter()
+    wanted = [known for known in FORMATS if known in formats]
+    export_plan(out, plan, folder, wanted, reporter)
+    reporter.say(f"Wrote {_shown(folder)}: see its CARD.md and example.py")
+
+
+@main.command("bench-bundle")
+@click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
+def bench_bundle(folder: Path) -> None:
+    """Measure the bundle in DIR: memory and time per frame, beside the unmerged models.
+
+    Both are loaded in fresh processes, several times in turn: the bytes of the tensors, how far
+    the resident set grows, and the milliseconds from a frame's pixels to all answers. The unmerged
+    models are loaded from their own weights, if those are still where they were. The last line is
+    one JSON object.
+    """
+    import json
+
+    from search.console import Reporter
+    from search.footprint import bench_bundle as measure_bundle
+
+    click.echo(json.dumps(measure_bundle(folder, Reporter())))
+
+
 @main.group()
 def plan() -> None:
     """Look at plans."""
@@ -269,10 +381,10 @@ def show(file: Path) -> None:
 def sync(out: Path) -> None:
     """Log to MLflow what it has not taken yet of the runs in OUT.
 
-    When MLflow is away or dies half way, run and correlate keep what they found in OUT/unlogged.
-    This logs it, oldest first, then OUT/result.json and OUT/correlate/league.json. Nothing is
-    logged twice: what is there already stays as it is, and what an interrupted logging has left
-    there is removed first.
+    When MLflow is away or dies half way, run, verify and correlate keep what they found in
+    OUT/unlogged. This logs it, oldest first, then OUT/result.json, OUT/verify/verified.json and
+    OUT/correlate/league.json. Nothing is logged twice: what is there already stays as it is, and
+    what an interrupted logging has left there is removed first.
 
     Runs go where they were meant to go; the environment variable MLFLOW_TRACKING_URI goes before.
     Credentials are never written down, so a server that wants some gets them from there, or from

@@ -20,15 +20,18 @@ from pydantic import (
     model_validator,
 )
 
+from search.coco import Category, coco_truth
 from search.frames import FrameSet, RenderedScenes, Sampling, folder_frames
+from search.labels import csv_truth, folder_truth, real_truth
 from search.metrics import METRICS
 from search.moments import SMALLEST_BATCH, PassSettings
 from search.problem import Cost, Limits, SamplerName
 from search.scenes import SceneSettings
-from search.truth import Truth, coco_truth, csv_truth, folder_truth, scenes_truth
+from search.truth import Truth, scenes_truth
 from spaces.errors import BadPlan, MergeSearchError
 from spaces.inputs import Fit
 from spaces.plan import AdapterSpec
+from spaces.precision import Dtype
 from spaces.stages import Task
 from spaces.zoo import Cut, ModelSpec
 
@@ -143,20 +146,42 @@ class FramesConfig(_Sampled):
 
 
 class TruthConfig(_Sampled):
-    """Ground truth for one model: rendered scenes, a CSV file, class folders, or COCO boxes."""
+    """Ground truth for one model: rendered scenes, a CSV file, class folders, ReaL, or COCO."""
 
     scenes: ScenesConfig | None = None
     csv: str | None = None
     image_folder: str | None = None
+    real: str | None = None
     coco: str | None = None
     images: str | None = None
-    """With `coco`: the folder of the images; by default the folder of the file."""
+    """With `real` or `coco`: the folder of the images; by default the folder of the file."""
+    classes: list[Category] | dict[int, Category] | None = None
+    """With `coco`: the category of every class of the detector, class 1 first; or by class."""
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _categories(cls, value: Any) -> Any:
+        if isinstance(value, dict):  # JSON knows no numbers as keys
+            value = {int(k) if str(k).isdecimal() else k: name for k, name in value.items()}
+        listed = value if isinstance(value, list) else None
+        named = value if isinstance(value, dict) else dict(enumerate(listed or (), 1))
+        if not named or not all(
+            type(index) is int and index >= 1 and type(name) in (str, int)
+            for index, name in named.items()
+        ):
+            raise ValueError(
+                "give the category of every class in a list, class 1 first, or map {class: "
+                "category}; a category is a name or an id"
+            )
+        return value
 
     @model_validator(mode="after")
     def _one_source(self) -> TruthConfig:
-        _exactly_one(self, ("scenes", "csv", "image_folder", "coco"))
-        if self.images is not None and self.coco is None:
-            raise ValueError("images goes with coco only")
+        _exactly_one(self, ("scenes", "csv", "image_folder", "real", "coco"))
+        if self.images is not None and self.coco is None and self.real is None:
+            raise ValueError("images goes with coco or real only")
+        if self.classes is not None and self.coco is None:
+            raise ValueError("classes goes with coco only")
         if self.scenes is not None:
             self.scene_count()
         return self
@@ -167,14 +192,15 @@ class TruthConfig(_Sampled):
         kind: Task = "detection" if self.coco else "classification"
         if kind != task:
             raise BadConfig(f"truth.{model}: {model} does {task}, but this is truth for {kind}")
-        if self.coco:
-            file = base / self.coco
-            return coco_truth(
-                file, base / self.images if self.images else file.parent, self.sampling
-            )
         if self.csv:
             return csv_truth(base / self.csv, self.sampling)
-        return folder_truth(base / str(self.image_folder), self.sampling)
+        if self.image_folder:
+            return folder_truth(base / self.image_folder, self.sampling)
+        file = base / str(self.coco or self.real)
+        images = base / self.images if self.images else file.parent
+        if self.coco:
+            return coco_truth(file, images, self.sampling, self.classes)
+        return real_truth(file, images, self.sampling)
 
 
 class StatisticsConfig(_Section):
@@ -256,6 +282,8 @@ class RunConfig(_Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     """Where the networks run: `auto` is cuda where there is one."""
+    dtype: Dtype = "float32"
+    """In which the merged models keep their weights; they compute in float32."""
     statistics: StatisticsConfig = StatisticsConfig()
     search: SearchConfig = SearchConfig()
     verify: VerifyConfig = VerifyConfig()

@@ -69,6 +69,12 @@ def percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.1f}%"
 
 
+def percents(interval: Sequence[float]) -> str:
+    """Of [low, high]."""
+    low, high = interval
+    return f"{100 * low:.1f}…{100 * high:.1f}%"
+
+
 def _table(title: str, *header: str) -> Table:
     table = Table(
         title=title, title_justify="left", title_style="bold", header_style="", box=SIMPLE_HEAD,

@@ -14,11 +14,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from search import league_report, tracking
-from search.accuracy import Scores
+from search.bootstrap import LEVEL
 from search.clock import Clock
 from search.config import RunConfig
 from search.console import Reporter
-from search.correlation import LEVEL, RESAMPLES
+from search.correlation import RESAMPLES
 from search.files import make_folder, write_json, write_text
 from search.league import PARTS, League, Part, Table, correlations, cross_stage, same_stage
 from search.metrics import METRICS
@@ -27,8 +27,9 @@ from search.outbox import PLACES, record_or_keep
 from search.prepare import load_deployment, observe, open_truth
 from search.show import show_league
 from search.similarity import Statistics
+from search.tally import Scores, main_score
 from search.truth import BadTruth, BoxTruth, Truth, part_of
-from search.verify import BASELINE, Bench, Progress, accuracy, main_score, steps_to_verify
+from search.verify import BASELINE, Bench, Progress, accuracy, steps_to_verify
 from spaces.errors import MergeSearchError
 from spaces.plan import Share, SharePlan
 from spaces.shares import shares_of
@@ -98,7 +99,7 @@ def correlate(config: RunConfig, reporter: Reporter) -> League:
     with clock.timing("models"):
         deployment = load_deployment(config, reporter)
         frames = config.frames.open(config.base)
-        truth = split_truth(open_truth(config, deployment, frames))
+        truth = split_truth(open_truth(config, deployment, frames, reporter))
     with clock.timing("unmerged"):
         recipients = worth_measuring(deployment, truth, config.verify.batch, reporter)
     legal = shares_of(deployment.pairs.legal, deployment.facts, config.search.adapter_specs)

@@ -13,14 +13,12 @@ from math import isfinite
 import numpy as np
 from numpy.typing import NDArray
 
-Vector = NDArray[np.float64]
-Counts = NDArray[np.float64]
-"""(resamples, points): how often each point was drawn; each row sums to the number of draws."""
+from search.bootstrap import Counts, Vector, interval
+
 Coefficient = Callable[[Vector, Vector, Counts], Vector]
 """(points,) and (points,) -> one value per resample, NaN where either row does not vary in it."""
 
 RESAMPLES = 2000
-LEVEL = 0.95
 SMALLEST = 3
 """Any two points lie on a line: fewer than this many say nothing."""
 ROUNDING = 1e-12
@@ -120,11 +118,8 @@ def _split(values: Vector) -> tuple[float, Vector]:
 
 
 def _with_interval(value: float, resampled: Vector, count: int) -> Correlation:
-    """The percentile interval, widened to hold the value where the bootstrap is biased."""
-    defined = resampled[np.isfinite(resampled)]
-    tail = 100 * (1 - LEVEL) / 2
-    low, high = np.percentile(defined, [tail, 100 - tail]) if len(defined) else (value, value)
-    return Correlation(value, min(float(low), value), max(float(high), value), count)
+    low, high = interval(value, resampled)
+    return Correlation(value, low, high, count)
 
 
 def _varies(values: Vector) -> bool:

@@ -109,6 +109,30 @@ class Subset:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+@dataclass(frozen=True)
+class Joined:
+    """The frames of several sets, one after another."""
+
+    parts: tuple[FrameSet, ...]
+
+    def __len__(self) -> int:
+        return sum(len(part) for part in self.parts)
+
+    def __getitem__(self, index: int) -> Frame:
+        for part in self.parts:
+            if index < len(part):
+                return part[index]
+            index -= len(part)
+        raise IndexError("beyond the last frame")
+
+    @cached_property
+    def hash(self) -> str:
+        if len(self.parts) == 1:
+            return self.parts[0].hash
+        text = " ".join(part.hash for part in self.parts)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 def split(frames: FrameSet, unseen: int) -> tuple[Subset, Subset]:
     """The frames in two: `unseen` of them, evenly spread, and all others first.
 

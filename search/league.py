@@ -8,16 +8,16 @@ from typing import Any, Literal
 
 import numpy as np
 
-from search.accuracy import Scores
+from search.bootstrap import Vector
 from search.correlation import (
     COEFFICIENTS,
     SMALLEST,
     Correlation,
-    Vector,
     correlation,
     mean_correlation,
 )
 from search.result import versions
+from search.tally import Scores
 from spaces.plan import Ref, Share
 
 SCHEMA_VERSION = 1

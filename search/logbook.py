@@ -5,15 +5,18 @@ Nothing here reads a clock, so telling it again tells the same.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
-from search.accuracy import Scores
+from search.intervals import Intervals
 from search.league import GROUPS, League
 from search.result import CandidateRecord, Result
+from search.tally import Scores, main_name
+from search.verification import Verification
 from spaces.plan import SharePlan
 
+SCORES = ("top1", "top5", "map", "ap50")
 MEASURED = {"activation": "activation_mb", "latency": "latency_ms"}
 """Objectives that are logged beside bytes and MACs, by the metric's name."""
 
@@ -75,7 +78,13 @@ def search_parameters(result: Result) -> dict[str, Any]:
 def plan_parameters(candidate: CandidateRecord) -> dict[str, Any]:
     plan = SharePlan.from_dict(candidate.plan)
     shares = {f"share_{k}": str(share) for k, share in enumerate(plan.shares, start=1)}
-    return {"shares": len(plan.shares), "plan": str(plan)[:500], **shares}
+    verdicts = {f"verdict_{name}": verdict for name, verdict in candidate.verdicts.items()}
+    return {"shares": len(plan.shares), "plan": str(plan)[:500], **shares, **verdicts}
+
+
+def rung_metrics(result: Result) -> dict[str, float]:
+    """How well each rung of the ladder foretold the next; what is not defined is not logged."""
+    return {f"rank_{name}": rho for name, rho in result.rungs.items() if rho is not None}
 
 
 def unmerged_metrics(result: Result) -> dict[str, float]:
@@ -86,10 +95,12 @@ def unmerged_metrics(result: Result) -> dict[str, float]:
         "saved_pct": 0.0,
         "proxy": 1.0,
         "fidelity": 1.0,
-        **_accuracy_metrics(result.baseline),
+        **_accuracy_metrics(result.baseline, result.baseline_intervals),
         **{f"kept_{name}": 1.0 for name in result.models},
     }
-    return metrics | ({"quality_kept": 1.0} if result.baseline else {})
+    for name in result.baseline:
+        metrics |= _bounded(f"change_{name}", 0.0, (0.0, 0.0))
+    return metrics | (_bounded("quality_kept", 1.0, (1.0, 1.0)) if result.baseline else {})
 
 
 def candidate_metrics(candidate: CandidateRecord) -> dict[str, float]:
@@ -98,14 +109,17 @@ def candidate_metrics(candidate: CandidateRecord) -> dict[str, float]:
         "macs_m": candidate.macs / 1e6,
         "saved_pct": candidate.saved_pct,
         "proxy": candidate.proxy,
-        **_accuracy_metrics(candidate.accuracy),
+        **_accuracy_metrics(candidate.accuracy, candidate.intervals),
     }
     metrics |= {f"kept_{name}": kept for name, kept in candidate.kept.items()}
     metrics |= {
         title: candidate.costs[cost] for cost, title in MEASURED.items() if cost in candidate.costs
     }
-    if candidate.quality_kept is not None:
-        metrics["quality_kept"] = candidate.quality_kept
+    for name, found in candidate.differences.items():
+        change, *interval = found[main_name(found)]
+        metrics |= _bounded(f"change_{name}", change, interval)
+    if candidate.quality_kept is not None and candidate.quality_interval is not None:
+        metrics |= _bounded("quality_kept", candidate.quality_kept, candidate.quality_interval)
     if candidate.mean_fidelity is not None:
         metrics["fidelity"] = candidate.mean_fidelity
     for name, value in candidate.fidelity.items():
@@ -136,6 +150,35 @@ def stage_table(result: Result) -> str:
             )
         lines.append(f"| {name} | head | | {model.head_bytes} | {model.head_macs} | |")
     return "\n".join(lines) + "\n"
+
+
+def verification_parameters(verification: Verification) -> dict[str, Any]:
+    """What the plans were verified on; of which result, by its identity."""
+    labelled = {f"labelled_{name}": f["count"] for name, f in verification.truth.items()}
+    return {
+        "result": verification.result,
+        "against": verification.against,
+        "plans": len(verification.candidates),
+        **labelled,
+        **{f"labelled_{name}_hash": f["hash"] for name, f in verification.truth.items()},
+        **origin(verification),
+    }
+
+
+def verification_columns(verification: Verification) -> dict[str, list[Any]]:
+    """One row per plan; a main score for each model with labels."""
+    found = verification.candidates
+    columns: dict[str, list[Any]] = {
+        "plan": [c.hash for c in found],
+        "bytes_mb": [c.bytes / 1e6 for c in found],
+        "saved_pct": [c.saved_pct for c in found],
+        "quality_kept": [c.quality_kept for c in found],
+        "fidelity": [c.mean_fidelity for c in found],
+    }
+    for name, scores in verification.baseline.items():
+        main = main_name(scores)
+        columns[f"{main}_{name}"] = [c.accuracy[name][main] for c in found]
+    return columns | {"shares": [str(SharePlan.from_dict(c.plan)) for c in found]}
 
 
 def league_parameters(league: League) -> dict[str, Any]:
@@ -188,10 +231,15 @@ def _limits(result: Result) -> dict[str, str]:
     return limits
 
 
-def _accuracy_metrics(accuracy: dict[str, Scores]) -> dict[str, float]:
-    return {
-        f"{score}_{name}": value
-        for name, scores in accuracy.items()
-        for score, value in scores.items()
-        if score in ("top1", "top5", "map", "ap50")
-    }
+def _accuracy_metrics(accuracy: Mapping[str, Scores], intervals: Intervals) -> dict[str, float]:
+    metrics: dict[str, float] = {}
+    for name, scores in accuracy.items():
+        for score in SCORES:
+            if score in scores:
+                metrics |= _bounded(f"{score}_{name}", scores[score], intervals[name][score])
+    return metrics
+
+
+def _bounded(name: str, value: float, interval: Sequence[float]) -> dict[str, float]:
+    low, high = interval
+    return {name: value, f"{name}_low": low, f"{name}_high": high}

@@ -17,11 +17,19 @@ from search import logbook, tracking
 from search.files import CannotWrite, json_bytes, write_bytes
 from search.league import League
 from search.result import Result
-from search.tracking import DOCUMENTS, REMEMBERED, Target, TrackerUnreachable, identity
+from search.tracking import (
+    DOCUMENTS,
+    REMEMBERED,
+    Document,
+    Target,
+    TrackerUnreachable,
+    identity,
+)
+from search.verification import Verification
 from spaces.errors import MergeSearchError
 
 UNLOGGED = "unlogged"
-PLACES: dict[type[Result] | type[League], str] = {Result: ".", League: "correlate"}
+PLACES = {Result: ".", League: "correlate", Verification: "verify"}
 """The folder below OUT where each document lies."""
 BESIDE = ("guides.csv", "*.png")
 """What is logged with a document from its folder."""
@@ -41,7 +49,7 @@ class Damaged(MergeSearchError):
     """A result that cannot be read back."""
 
 
-def record_or_keep(outcome: Result | League, out: Path, target: Target) -> str:
+def record_or_keep(outcome: Document, out: Path, target: Target) -> str:
     """Log what was just written to OUT; returns a sentence that says where it is in MLflow.
 
     It is kept before it is logged, not after: a process that is killed meanwhile loses nothing
@@ -102,7 +110,7 @@ def sync(out: Path) -> Iterator[str]:
     if not lying and not _kept(out):
         raise NothingToLog(f"{out}: nothing to log: no {DOCUMENTS[Result]} and no {UNLOGGED}/")
     damaged: list[str] = []
-    waiting: list[tuple[Result | League, Path, Target]] = []
+    waiting: list[tuple[Document, Path, Target]] = []
     for document in lying:
         with _noting(damaged):
             read(document)
@@ -119,8 +127,8 @@ def sync(out: Path) -> Iterator[str]:
         raise Damaged("; ".join(damaged))
 
 
-def read(document: Path) -> Result | League:
-    """The result in a result.json, or the league in a league.json.
+def read(document: Path) -> Document:
+    """What is in a result.json, league.json or verified.json.
 
     Raises:
         Damaged: it is not what its name says.
@@ -136,7 +144,7 @@ def read(document: Path) -> Result | League:
         ) from error
 
 
-def _replay(outcome: Result | League, kept: Path, target: Target) -> str:
+def _replay(outcome: Document, kept: Path, target: Target) -> str:
     try:
         return tracking.record(outcome, kept, target)
     except TrackerUnreachable as error:
@@ -153,7 +161,7 @@ def _kept(out: Path) -> list[Path]:
     return sorted(path for path in (out / UNLOGGED).glob("[!.]*") if path.is_dir())
 
 
-def _read_kept(kept: Path) -> Result | League:
+def _read_kept(kept: Path) -> Document:
     for name in DOCUMENTS.values():
         document = kept / name
         if document.is_file():

@@ -8,11 +8,14 @@ from pathlib import Path
 
 from search.config import RunConfig, config_of
 from search.console import Reporter
+from search.frames import BadFrames, FrameSet
 from search.observed import Observed
 from search.outbox import Damaged, read
 from search.prepare import load_deployment, observe
 from search.result import CandidateRecord, PlanRecord, Result
 from spaces.errors import MergeSearchError
+
+DOCUMENT = "result.json"
 
 
 class NoSuchRun(MergeSearchError):
@@ -31,6 +34,10 @@ class Finished:
     result: Result
     config: RunConfig
 
+    @property
+    def document(self) -> Path:
+        return self.out / DOCUMENT
+
     @classmethod
     def at(cls, out: Path) -> Finished:
         """The run whose OUT that is.
@@ -40,7 +47,7 @@ class Finished:
             Damaged: there is one, but of another version, or not whole.
             BadConfig: it holds a config that this version does not accept.
         """
-        document = out / "result.json"
+        document = out / DOCUMENT
         if not document.is_file():
             raise NoSuchRun(
                 f"{out}: no result.json; give the folder that `merge-search run` wrote to"
@@ -54,8 +61,22 @@ class Finished:
     def observe(self, reporter: Reporter) -> Observed:
         """Its models and frames again; the statistics from the cache, if they are there."""
         deployment = load_deployment(self.config, reporter)
+        return observe(self.config, deployment, self.frames(), reporter)
+
+    def frames(self) -> FrameSet:
+        """The unlabelled frames that it was searched on.
+
+        Raises:
+            BadFrames: they are not there, or not those any more: other maps would be fitted.
+        """
         frames = self.config.frames.open(self.config.base)
-        return observe(self.config, deployment, frames, reporter)
+        if frames.hash != self.result.frames["hash"]:
+            raise BadFrames(
+                f"{self.document}: the frames of the search have changed since: {len(frames)} "
+                f"with hash {frames.hash}, it was {self.result.frames['count']} with "
+                f"{self.result.frames['hash']}; put them back, or run the search again"
+            )
+        return frames
 
     def plan(self, start: str | None) -> PlanRecord:
         """The one plan whose hash begins so; without one, the chosen plan.

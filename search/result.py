@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Literal
 
-from search.accuracy import Scores
+from search.intervals import Intervals
 from search.pareto import front
+from search.tally import Scores, main_name
 
 SCHEMA_VERSION = 3
+Verdict = Literal["better", "worse", "no difference"]
+Rungs = dict[str, float | None]
+"""Rank correlations between the rungs of the ladder; None where they are not defined."""
 _PACKAGES = ("merge-search", "torch", "torchvision", "timm", "effdet", "optuna", "mlflow", "numpy")
 
 
@@ -40,10 +44,21 @@ class CandidateRecord(PlanRecord):
     """Per model merged / unmerged accuracy, or its fidelity."""
     quality_kept: float | None
     """The mean of `kept`, if any accuracy was measured."""
+    intervals: Intervals
+    """[low, high] of each number in `accuracy`, over the frames."""
+    differences: Intervals
+    """[merged - unmerged, low, high] of each, on the same frames."""
+    quality_interval: list[float] | None
+    """[low, high] of `quality_kept`."""
 
     @property
     def mean_fidelity(self) -> float | None:
         return mean_known(self.fidelity)
+
+    @property
+    def verdicts(self) -> dict[str, Verdict]:
+        """Per model with ground truth, whether its main score differs from the unmerged one's."""
+        return {name: verdict(d[main_name(d)]) for name, d in self.differences.items()}
 
 
 @dataclass(frozen=True)
@@ -73,11 +88,14 @@ class Result:
     models: dict[str, ModelRecord]
     study: dict[str, Any]
     baseline: dict[str, Scores]
+    baseline_intervals: Intervals
+    """[low, high] of each number in `baseline`, over the frames."""
     front: list[PlanRecord]
     candidates: list[CandidateRecord]
     verified_front: list[str]
     """Hashes of the candidates that no other beats in both bytes and quality kept."""
     chosen: str | None
+    rungs: Rungs
     config: dict[str, Any]
     base: str
     """The folder of the config, from which its paths start, relative to OUT."""
@@ -108,6 +126,12 @@ def mean_known(fidelity: Mapping[str, float | None]) -> float | None:
     """Mean over the models whose fidelity is known; None if none is."""
     known = [value for value in fidelity.values() if value is not None]
     return sum(known) / len(known) if known else None
+
+
+def verdict(difference: Sequence[float]) -> Verdict:
+    """Of [difference, low, high]: only an interval without 0 in it says that there is one."""
+    _, low, high = difference
+    return "better" if low > 0 else "worse" if high < 0 else "no difference"
 
 
 def verified_front(candidates: list[CandidateRecord]) -> list[str]:

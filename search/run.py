@@ -8,13 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from search import report, tracking
-from search.accuracy import Scores
+from search.candidates import Verified, tell, verify_plans
 from search.clock import Clock
 from search.config import RunConfig, without_credentials
-from search.console import MEGABYTE, Reporter, megabytes, percent
+from search.console import Reporter, megabytes, percent
 from search.files import make_folder, write_json
 from search.latency import Latency
 from search.observed import Deployment, Observed
@@ -23,28 +22,21 @@ from search.pareto import spread
 from search.prepare import load_deployment, observe, open_truth, pose, similarities
 from search.problem import Limits
 from search.result import (
-    CandidateRecord,
     ModelRecord,
     PlanRecord,
     Result,
+    Rungs,
     choose,
     mean_known,
     verified_front,
 )
+from search.rungs import in_words, rungs, shortlist_rung
 from search.smallest import smallest, smallest_thoroughly
 from search.starts import starting_plans
 from search.study import Explored, StudySettings, explore
 from search.truth import Truth
-from search.valuation import UNITS, Predicted, Valued, Valuer
-from search.verify import (
-    BASELINE,
-    Bench,
-    accuracy,
-    fidelity,
-    kept_by_model,
-    quality_kept,
-    steps_to_verify,
-)
+from search.valuation import Predicted, Valued, Valuer
+from search.verify import Bench, fidelity
 from spaces.errors import MergeSearchError
 from spaces.plan import SharePlan
 
@@ -78,7 +70,7 @@ def run(config: RunConfig, reporter: Reporter) -> Result:
     with clock.timing("models"):
         deployment = load_deployment(config, reporter)
         frames = config.frames.open(config.base)
-        truth = open_truth(config, deployment, frames)
+        truth = open_truth(config, deployment, frames, reporter)
     with clock.timing("statistics"):
         observed = observe(config, deployment, frames, reporter)
     with clock.timing("similarity"):
@@ -89,8 +81,8 @@ def run(config: RunConfig, reporter: Reporter) -> Result:
     with clock.timing("search"):
         explored = search(config, valuer, least.plan, reporter)
     with clock.timing("verification"):
-        baseline, candidates = verify(config, observed, valuer, explored, truth, reporter)
-    chosen = choose(candidates, config.quality_floor)
+        verified, ranks = verify(config, observed, valuer, explored, truth, reporter)
+    chosen = choose(verified.candidates, config.quality_floor)
     costs = valuer.costs
     result = Result(
         name=config.name,
@@ -112,11 +104,13 @@ def run(config: RunConfig, reporter: Reporter) -> Result:
             "exhausted": explored.exhausted,
             "hypervolume": list(explored.progress),
         },
-        baseline=baseline,
-        front=[PlanRecord(**_facts_of(valued, valuer)) for valued in explored.front],
-        candidates=candidates,
-        verified_front=verified_front(candidates),
+        baseline=verified.baseline,
+        baseline_intervals=verified.intervals,
+        front=[_plan_record(valued, valuer) for valued in explored.front],
+        candidates=verified.candidates,
+        verified_front=verified_front(verified.candidates),
         chosen=chosen.hash if chosen else None,
+        rungs=ranks,
         config=config.as_written(),
         base=os.path.relpath(config.base, out),
         seconds=clock.seconds,
@@ -190,37 +184,26 @@ def verify(
     explored: Explored,
     truth: Mapping[str, Truth],
     reporter: Reporter,
-) -> tuple[dict[str, Scores], list[CandidateRecord]]:
-    """Climb the ladder: part of the front to fidelity, the best of those to ground truth."""
+) -> tuple[Verified, Rungs]:
+    """Climb the ladder: part of the front to fidelity, the best of those to ground truth.
+
+    Also, how well each rung foretold the next.
+    """
     settings = config.verify
     listed = explored.shortlist(settings.shortlist)
     plans = [valued.plan for valued in listed]
     deployment = observed.deployment
-    bench = Bench(deployment.running, deployment.facts, observed.maps_for(plans), settings.batch)
+    bench = Bench(deployment.served, deployment.facts, observed.maps_for(plans), settings.batch)
     reporter.step(
         f"Fidelity of the {len(plans)} most promising plans on {len(observed.unseen)} frames"
     )
     with reporter.progress("frames", len(observed.unseen)) as progress:
         faithful = fidelity(bench, plans, observed.unseen, progress)
     best = most_faithful(faithful, listed, settings.candidates, config.quality_floor)
-    chosen = [plans[k] for k in best]
-    baseline: dict[str, Scores] = {}
-    scores: list[dict[str, Scores]] = [{} for _ in chosen]
-    if truth:
-        total = steps_to_verify(1 + len(chosen), truth)
-        reporter.step(f"Ground truth of {len(chosen)} candidates and the unmerged models")
-        with reporter.progress("steps", total) as progress:
-            baseline, *scores = accuracy(bench, [BASELINE, *chosen], truth, progress)
-    return baseline, [
-        CandidateRecord(
-            **_facts_of(listed[k], valuer),
-            fidelity=faithful[k],
-            accuracy=score,
-            kept=kept_by_model(score, baseline, faithful[k]),
-            quality_kept=quality_kept(score, baseline, faithful[k]),
-        )
-        for k, score in zip(best, scores, strict=True)
-    ]
+    records = [_plan_record(listed[k], valuer) for k in best]
+    verified = verify_plans(bench, records, [faithful[k] for k in best], truth, reporter)
+    shortlisted = shortlist_rung([valued.proxy for valued in listed], faithful)
+    return verified, rungs(verified.candidates) | shortlisted
 
 
 def save(result: Result, out: Path) -> None:
@@ -231,31 +214,10 @@ def save(result: Result, out: Path) -> None:
 
 
 def summarise(result: Result, reporter: Reporter) -> None:
-    """The verified front as a table, and what it means for the request."""
-    scored = list(result.baseline)
-    extra = [name for name in result.study["objectives"] if name != "bytes"]
-    header = ["plan", "MB", "saved", "kept", "proxy", "fidelity"]
-    header += [f"{name} {UNITS[name]}" for name in extra]
-    header += [_score_name(name, result) for name in scored]
-    full = f"{result.unmerged_bytes / MEGABYTE:.2f}"
-    rows = [
-        ["unmerged", full, "0.0%", "100.0%", "1.000", "100.0%", *("" for _ in extra),
-         *(_main(result.baseline[name]) for name in scored)]
-    ]  # fmt: skip
-    for c in sorted(result.candidates, key=lambda c: c.bytes):
-        mark = "*" if c.hash == result.chosen else ""
-        mark += "+" if c.hash in result.verified_front else ""
-        rows.append(
-            [f"{c.hash} {mark}", f"{c.bytes / MEGABYTE:.2f}", f"{c.saved_pct:.1f}%",
-             percent(c.quality_kept), f"{c.proxy:.3f}", percent(c.mean_fidelity),
-             *(f"{c.costs[name]:.2f}" for name in extra),
-             *(_main(c.accuracy[name]) for name in scored)]
-        )  # fmt: skip
-    title = f"Verified {_asked(result)} (* chosen, + on the verified front)"
-    reporter.table(title, header, rows)
-    reporter.say("")
-    for c in sorted(result.candidates, key=lambda c: c.bytes):
-        reporter.say(f"{c.hash}:  " + "\n               ".join(_shares(c.plan)))
+    """The candidates as a table, and what they mean for the request."""
+    verified = Verified(result.baseline, result.baseline_intervals, result.candidates)
+    tell(verified, result.unmerged_bytes, result.chosen, f"Verified {_asked(result)}", reporter)
+    reporter.say(in_words(result.rungs))
     if result.chosen is None:
         reporter.say(_none_chosen(result))
 
@@ -279,18 +241,6 @@ def _none_chosen(result: Result) -> str:
         f"nearest keeps {percent(nearest)} on its worst. Verify more (verify.candidates, "
         "verify.shortlist), or ask for less (quality_floor)."
     )
-
-
-def _score_name(name: str, result: Result) -> str:
-    return f"{name} {'mAP' if 'map' in result.baseline[name] else 'top-1'}"
-
-
-def _main(scores: Scores) -> str:
-    return f"{scores['map']:.3f}" if "map" in scores else percent(scores["top1"])
-
-
-def _shares(plan: dict[str, object]) -> list[str]:
-    return [str(share) for share in SharePlan.from_dict(plan).shares]
 
 
 def most_faithful(
@@ -318,16 +268,16 @@ def most_faithful(
     return sorted(sorted(ranked, key=merit)[:most])
 
 
-def _facts_of(valued: Valued, valuer: Valuer) -> dict[str, Any]:
-    return {
-        "hash": valued.plan.hash,
-        "plan": valued.plan.to_dict(),
-        "bytes": valued.bytes,
-        "macs": valuer.costs.macs(valued.plan),
-        "saved_pct": round(100 * (1 - valued.bytes / valuer.costs.unmerged_bytes), 3),
-        "proxy": valued.proxy,
-        "costs": dict(zip(valuer.problem.costs, valued.costs, strict=True)),
-    }
+def _plan_record(valued: Valued, valuer: Valuer) -> PlanRecord:
+    return PlanRecord(
+        hash=valued.plan.hash,
+        plan=valued.plan.to_dict(),
+        bytes=valued.bytes,
+        macs=valuer.costs.macs(valued.plan),
+        saved_pct=round(100 * (1 - valued.bytes / valuer.costs.unmerged_bytes), 3),
+        proxy=valued.proxy,
+        costs=dict(zip(valuer.problem.costs, valued.costs, strict=True)),
+    )
 
 
 def _model_records(config: RunConfig, deployment: Deployment) -> dict[str, ModelRecord]:

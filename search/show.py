@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from search.config import RunConfig
-from search.console import Reporter, megabytes, percent
+from search.console import Reporter, megabytes, percent, percents
 from search.correlation import COEFFICIENTS, Correlation
 from search.files import make_folder, write_text
 from search.league import GROUPS, League
@@ -42,8 +42,11 @@ def show_plan(file: Path, reporter: Reporter) -> None:
     if isinstance(record, CandidateRecord):
         for name, scores in record.accuracy.items():
             told = ", ".join(f"{score} {value:.3f}" for score, value in scores.items())
-            reporter.say(f"verified {name}: {told}")
-        reporter.say(f"quality kept: {percent(record.quality_kept)}")
+            verdict = record.verdicts[name]
+            reporter.say(f"verified {name}: {told}; against unmerged {verdict}")
+        known = record.quality_interval
+        sure = "" if known is None else f" (95% interval {percents(known)})"
+        reporter.say(f"quality kept: {percent(record.quality_kept)}{sure}")
 
 
 def read_plan(file: Path) -> SharePlan:

@@ -1,9 +1,9 @@
 """The only door to MLflow: what a command has found becomes runs, read from its result.
 
-A search becomes a parent and children, a league of guides one run. The tracker decides nothing
-and holds nothing: all it sends lies in OUT already. The store may be away or die half way, so
-every run carries the identity of its result, and a parent is finished last: one that is finished
-says that nothing of its result is missing.
+A search becomes a parent and children, a league of guides or a verification one run. The tracker
+decides nothing and holds nothing: all it sends lies in OUT already. The store may be away or die
+half way, so every run carries the identity of its result, and a parent is finished last: one that
+is finished says that nothing of its result is missing.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from search.config import RunConfig, without_credentials
 from search.files import CannotWrite, locked, make_folder, replacing, write_json
 from search.league import League
 from search.result import CandidateRecord, Result
+from search.verification import Verification
 from spaces.errors import MergeSearchError
 
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
@@ -43,7 +44,13 @@ STORE = "mlflow.db"
 ARTIFACTS = "mlartifacts"
 REMEMBERED = "tracking.json"
 DATABASES = ("sqlite:", "postgresql", "mysql", "mssql")
-DOCUMENTS: dict[type[Result] | type[League], str] = {Result: "result.json", League: "league.json"}
+Document = Result | League | Verification
+"""What a command has found, as it lies in a file."""
+DOCUMENTS: dict[type[Result] | type[League] | type[Verification], str] = {
+    Result: "result.json",
+    League: "league.json",
+    Verification: "verified.json",
+}
 RESULT_TAG, PARENT_TAG = "merge_search.result", "mlflow.parentRunId"
 KIND_TAG, MODEL_TRAINING = "mlflow.experimentKind", "custom_model_development"
 """Without it the UI opens an experiment as one of language-model traces."""
@@ -130,7 +137,7 @@ def identity(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:12]
 
 
-def record(outcome: Result | League, folder: Path, target: Target) -> str:
+def record(outcome: Document, folder: Path, target: Target) -> str:
     """Log a result, unless all of it is there; returns a sentence that says where it is.
 
     `folder` holds its document and its pictures. What an interrupted logging of the same result
@@ -148,7 +155,9 @@ def record(outcome: Result | League, folder: Path, target: Target) -> str:
             return f"experiment {target.experiment!r}, run {logged}: was there already"
         if isinstance(outcome, Result):
             return f"experiment {target.experiment!r}, {_log_search(shelf, outcome, folder)}"
-        return f"experiment {target.experiment!r}, {_log_league(shelf, outcome, folder)}"
+        if isinstance(outcome, League):
+            return f"experiment {target.experiment!r}, {_log_league(shelf, outcome, folder)}"
+        return f"experiment {target.experiment!r}, {_log_verification(shelf, outcome, folder)}"
 
 
 def serve(target: Target, port: int) -> int:
@@ -224,11 +233,11 @@ class _Shelf:
 
     client: MlflowClient
     experiment: str
-    outcome: Result | League
+    outcome: Document
     identity: str
 
     @classmethod
-    def of(cls, outcome: Result | League, folder: Path, target: Target) -> _Shelf:
+    def of(cls, outcome: Document, folder: Path, target: Target) -> _Shelf:
         client = MlflowClient(tracking_uri=target.uri)
         known = client.get_experiment_by_name(target.experiment)
         experiment = known.experiment_id if known else client.create_experiment(
@@ -313,6 +322,7 @@ def _log_search(shelf: _Shelf, result: Result, folder: Path) -> str:
     chosen = next((c for c in result.candidates if c.hash == result.chosen), None)
     if chosen is not None:
         shelf.log_metrics(parent, logbook.candidate_metrics(chosen))
+    shelf.log_metrics(parent, logbook.rung_metrics(result))
     shelf.log_steps(parent, "hypervolume", result.study["hypervolume"])
     shelf.client.log_text(parent, logbook.stage_table(result), "stages.md")
     shelf.client.log_table(parent, logbook.front_columns(result), "front.json")
@@ -351,6 +361,17 @@ def _log_league(shelf: _Shelf, league: League, folder: Path) -> str:
     shelf.log_metrics(run, logbook.league_metrics(league))
     shelf.client.log_table(run, logbook.league_columns(league), "guides.json")
     shelf.client.log_artifact(run, str(folder / "guides.csv"))
+    shelf.log_files(run, folder)
+    shelf.finish_parent(run)
+    return f"run {run}"
+
+
+def _log_verification(shelf: _Shelf, verification: Verification, folder: Path) -> str:
+    run = shelf.start_parent("verify", f"{verification.name} verified")
+    shelf.log_parameters(run, logbook.verification_parameters(verification))
+    if verification.foremost is not None:
+        shelf.log_metrics(run, logbook.candidate_metrics(verification.foremost))
+    shelf.client.log_table(run, logbook.verification_columns(verification), "candidates.json")
     shelf.log_files(run, folder)
     shelf.finish_parent(run)
     return f"run {run}"

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from search.accuracy import (
     Geometry,
-    Scores,
     agreement,
     coco_map,
     detection_agreement,
@@ -21,6 +20,7 @@ from search.accuracy import (
     top_k,
 )
 from search.frames import FrameSet, batches
+from search.tally import Scores, Tally, main_score, scores_of
 from search.truth import BoxTruth, ClassTruth, Truth
 from spaces.facts import ModelFacts
 from spaces.merged import Maps, Models
@@ -87,14 +87,24 @@ def accuracy(
     bench: Bench, plans: Sequence[SharePlan], truth: Mapping[str, Truth], progress: Progress
 ) -> list[dict[str, Scores]]:
     """For each plan, and each model with ground truth, its scores."""
+    return [scores_of(found) for found in tallies(bench, plans, truth, progress)]
+
+
+def tallies(
+    bench: Bench, plans: Sequence[SharePlan], truth: Mapping[str, Truth], progress: Progress
+) -> list[dict[str, Tally]]:
+    """For each plan, and each model with ground truth, what it gets right on each frame.
+
+    Where plans answer the same, they have one tally.
+    """
     together = PlanSet(bench.models, bench.facts, plans, bench.maps)
     times = Counter(output for outputs in together.outputs for output in outputs.values())
-    known: dict[Output, Scores] = {}
+    known: dict[Output, Tally] = {}
     for names in _same_frames(truth):
         wanted = together.only(names)
         collected = _collect(wanted, bench, truth[names[0]].frames, progress)
         for output, answers in collected.answers.items():
-            known[output] = _score(output[0], answers, collected, bench, truth[output[0]])
+            known[output] = _tally(output[0], answers, collected, bench, truth[output[0]])
             progress(times[output])
     return [
         {name: known[output] for name, output in outputs.items() if name in truth}
@@ -109,11 +119,6 @@ def steps_to_verify(plans: int, truth: Mapping[str, Truth]) -> int:
     """
     frames = sum(len(truth[names[0]].frames) for names in _same_frames(truth))
     return frames + plans * len(truth)
-
-
-def main_score(scores: Scores) -> float:
-    """The one number of a model's scores that quality is judged by."""
-    return scores["map"] if "map" in scores else scores["top1"]
 
 
 def kept_by_model(
@@ -149,9 +154,9 @@ def _measured(baseline: Mapping[str, Scores]) -> list[str]:
     return [name for name, scores in baseline.items() if main_score(scores) > 0]
 
 
-def _score(
+def _tally(
     name: str, answers: Answers, collected: _Collected, bench: Bench, truth: Truth
-) -> Scores:
+) -> Tally:
     if isinstance(truth, ClassTruth):
         return top_k(answers, truth.labels)
     assert isinstance(truth, BoxTruth)

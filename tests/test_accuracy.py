@@ -44,17 +44,23 @@ def test_top_1_and_top_5_by_hand() -> None:
         ],
         dtype=np.float32,
     )
-    assert top_k(ranked(logits), [0, 4, 5, 6]) == {"top1": 0.5, "top5": 0.75}
+    assert top_k(ranked(logits), [{0}, {4}, {5}, {6}]).scores == {"top1": 0.5, "top5": 0.75}
+
+
+def test_of_several_right_classes_any_is_a_hit() -> None:
+    logits = np.tile(np.array([9, 8, 7, 6, 5, 4, 3], dtype=np.float32), (4, 1))
+    right = [{0, 6}, {6, 0}, {5, 4}, {5, 6}]  # first, first, among five, beyond
+    assert top_k(ranked(logits), right).scores == {"top1": 0.5, "top5": 0.75}
 
 
 def test_of_equal_logits_the_first_class_is_the_answer() -> None:
     equal = np.zeros((2, 7), dtype=np.float32)
-    assert top_k(ranked(equal), [0, 1]) == {"top1": 0.5, "top5": 1.0}
+    assert top_k(ranked(equal), [{0}, {1}]).scores == {"top1": 0.5, "top5": 1.0}
 
 
 def test_fewer_than_five_classes_are_all_among_the_first_five() -> None:
     two = np.array([[0.0, 1.0]], dtype=np.float32)
-    assert top_k(ranked(two), [0]) == {"top1": 0.0, "top5": 1.0}
+    assert top_k(ranked(two), [{0}]).scores == {"top1": 0.0, "top5": 1.0}
 
 
 def test_agreement_is_the_share_of_equal_answers() -> None:
@@ -93,16 +99,16 @@ def rows(truth: BoxTruth, spec: InputSpec, seed: int | None = None) -> NDArray[n
 
 def test_perfect_boxes_score_one_and_none_score_zero(truth: BoxTruth) -> None:
     for spec in (SPEC, LETTERBOX):
-        perfect = coco_map(rows(truth, spec), Geometry([(72, 96)] * COUNT, spec), truth, 6)
+        perfect = coco_map(rows(truth, spec), Geometry([(72, 96)] * COUNT, spec), truth, 6).scores
         assert perfect["map"] == pytest.approx(1, abs=1e-6)
         assert perfect["ap50"] == pytest.approx(1, abs=1e-6)
         assert all(value == pytest.approx(1, abs=1e-6) for value in perfect.values())
-    nothing = coco_map(np.zeros((COUNT, 20, 6), dtype=np.float32), GEOMETRY, truth, 6)
+    nothing = coco_map(np.zeros((COUNT, 20, 6), dtype=np.float32), GEOMETRY, truth, 6).scores
     assert nothing["map"] == nothing["ap50"] == 0
 
 
 def test_the_letterbox_is_not_the_squash(truth: BoxTruth) -> None:
-    wrong = coco_map(rows(truth, SPEC), Geometry([(72, 96)] * COUNT, LETTERBOX), truth, 6)
+    wrong = coco_map(rows(truth, SPEC), Geometry([(72, 96)] * COUNT, LETTERBOX), truth, 6).scores
     assert wrong["map"] < 0.8
 
 
@@ -139,7 +145,7 @@ def test_the_map_is_what_pycocotools_says_of_the_same_files(
     truth: BoxTruth, tmp_path: Path, seed: int
 ) -> None:
     answer = rows(truth, SPEC, seed)
-    scores = coco_map(answer, GEOMETRY, truth, 6)
+    scores = coco_map(answer, GEOMETRY, truth, 6).scores
     evaluated = direct(truth, answer, tmp_path)
     assert 0.02 < scores["map"] < 0.98
     assert scores["map"] == pytest.approx(evaluated.stats[0], abs=1e-6)
@@ -159,11 +165,13 @@ def test_category_ids_with_gaps_are_mapped_to_the_classes() -> None:
     geometry = Geometry([(128, 128)], SPEC)
     for label, wanted in ((2, 1.0), (1, 0.0)):
         answer = np.array([[[8, 8, 48, 38, 0.9, label]]], dtype=np.float32)
-        scores = coco_map(answer, geometry, truth, 2)
+        scores = coco_map(answer, geometry, truth, 2).scores
         assert scores["map"] == pytest.approx(wanted, abs=1e-6)
     for classes, label in ((17, 17), (90, 17)):
         answer = np.array([[[8, 8, 48, 38, 0.9, label]]], dtype=np.float32)
-        assert coco_map(answer, geometry, truth, classes)["map"] == pytest.approx(1, abs=1e-6)
+        assert coco_map(answer, geometry, truth, classes).scores["map"] == pytest.approx(
+            1, abs=1e-6
+        )
 
 
 def test_a_crowd_is_neither_a_hit_nor_a_miss() -> None:
@@ -172,7 +180,7 @@ def test_a_crowd_is_neither_a_hit_nor_a_miss() -> None:
     crowd = {"bbox": [60.0, 60.0, 60.0, 60.0], "category_id": 1, "area": 3600.0, "iscrowd": 1}
     truth = BoxTruth(frames, ((one, crowd),), ({"id": 1, "name": "x"},))
     answer = np.array([[[8, 8, 48, 38, 0.5, 1], [62, 62, 90, 90, 0.9, 1]]], dtype=np.float32)
-    scores = coco_map(answer, Geometry([(128, 128)], SPEC), truth, 1)
+    scores = coco_map(answer, Geometry([(128, 128)], SPEC), truth, 1).scores
     assert scores["map"] == pytest.approx(1, abs=1e-6)
 
 

@@ -20,8 +20,9 @@ from search.cli import main
 pytest_plugins = ["tiny_fixtures"]
 
 COMMANDS = [
-    [], ["correlate"], ["exact"], ["run"], ["similarity"], ["plan"], ["plan", "show"],
-    ["stats"], ["stats", "measure"], ["stats", "merge"], ["sync"], ["ui"], ["worker"],
+    [], ["bench-bundle"], ["correlate"], ["exact"], ["export"], ["run"], ["similarity"],
+    ["plan"], ["plan", "show"], ["stats"], ["stats", "measure"], ["stats", "merge"], ["sync"],
+    ["ui"], ["verify"], ["worker"],
 ]  # fmt: skip
 
 

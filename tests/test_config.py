@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tiny import Weights, config_data, merged, write_config
+from tiny import Weights, config_data, merged, save_image, write_config
 
 from search.config import (
     BadConfig,
     RunConfig,
+    config_of,
     load_config,
     parse_budget,
     without_credentials,
@@ -111,6 +113,17 @@ def test_what_is_written_back_loads_again_equal(tmp_path: Path, good: dict[str, 
     config = load_config(write_config(tmp_path, good))
     again = load_config(write_config(tmp_path, config.as_written(), "again.yaml"))
     assert again == config
+
+
+@pytest.mark.parametrize("classes", [["car", 3], {1: "car", 12: 3}])
+def test_the_categories_of_classes_are_written_back(
+    tmp_path: Path, good: dict[str, Any], classes: Any
+) -> None:
+    data = merged(good, {"truth.a": {"coco": "c.json", "classes": classes}})
+    config = load_config(write_config(tmp_path, data))
+    assert config.truth["a"].classes == classes
+    as_json = json.loads(json.dumps(config.as_written()))  # as result.json holds it
+    assert config_of(as_json, config.base, tmp_path / "result.json") == config
 
 
 UNKNOWN = [
@@ -220,9 +233,17 @@ REFUSED: list[tuple[str, Any, tuple[str, ...]]] = [
     ("frames.scenes.camera_height", 99.0, ("camera_height", "2.4", "8.0", "99.0")),
     ("frames.scenes.seed", "one", ("'one'", "integer")),
     ("truth", {"c": {"csv": "x.csv"}}, ("'c'", "['a', 'b']")),
-    ("truth.a", {}, ("exactly one of scenes, csv, image_folder, coco",)),
+    ("truth.a", {}, ("exactly one of scenes, csv, image_folder, real, coco",)),
     ("truth.a", {"csv": "x", "coco": "y"}, ("exactly one of", "csv", "coco")),
-    ("truth.a", {"csv": "x", "images": "y"}, ("images goes with coco only",)),
+    ("truth.a", {"csv": "x", "images": "y"}, ("images goes with coco or real only",)),
+    ("truth.a", {"csv": "x", "classes": ["y"]}, ("classes goes with coco only",)),
+    ("truth.a", {"real": "x", "classes": ["y"]}, ("classes goes with coco only",)),
+    *(
+        ("truth.a", {"coco": "x", "classes": wrong},
+         ("truth.a.classes: ", "in a list, class 1 first, or map {class: category}"))
+        for wrong in ([], {}, "car", 3, [1.5], [None], [["car"]], [True], {0: "car"}, {-1: "car"},
+                      {"car": 1}, {1.5: "car"}, {1: None}, {True: "car"})
+    ),
     ("statistics.batch", 3, ("3", "greater than or equal to 4")),
     ("statistics.positions", 0, ("0", "greater than or equal to 1")),
     ("search.trials", 0, ("0", "greater than or equal to 1")),
@@ -402,6 +423,7 @@ def test_frames_and_truth_are_opened_as_written(tmp_path: Path, good: dict[str, 
     [
         ({"csv": "l.csv"}, "detection"),
         ({"image_folder": "f"}, "detection"),
+        ({"real": "r.json"}, "detection"),
         ({"coco": "c.json"}, "classification"),
     ],
 )
@@ -413,7 +435,10 @@ def test_truth_of_the_wrong_task_is_refused(
         config.truth["a"].open(config.base, task, "a")
 
 
-@pytest.mark.parametrize("section", [{"csv": "l.csv"}, {"image_folder": "f"}, {"coco": "c.json"}])
+@pytest.mark.parametrize(
+    "section",
+    [{"csv": "l.csv"}, {"image_folder": "f"}, {"real": "r.json"}, {"coco": "c.json"}],
+)
 def test_files_that_are_not_there_are_named(
     tmp_path: Path, good: dict[str, Any], section: dict[str, Any]
 ) -> None:
@@ -424,3 +449,18 @@ def test_files_that_are_not_there_are_named(
     (name,) = section.values()
     with pytest.raises(MergeSearchError, match=f"{tmp_path / name}"):
         config.truth["a"].open(config.base, task, "a")
+
+
+def test_images_lie_beside_the_file_or_where_the_config_says(
+    tmp_path: Path, good: dict[str, Any]
+) -> None:
+    save_image(tmp_path / "val" / "ILSVRC2012_val_00000002.png", seed=0)
+    (tmp_path / "val" / "real.json").write_text("[[], [5, 1]]")
+    (tmp_path / "real.json").write_text("[[], [5, 1]]")
+    for section in (
+        {"real": "val/real.json"},
+        {"real": "real.json", "images": "val"},
+    ):
+        config = opened(tmp_path, merged(good, {"truth.a": section}))
+        truth = config.truth["a"].open(config.base, "classification", "a")
+        assert isinstance(truth, ClassTruth) and truth.labels == (frozenset((1, 5)),)

@@ -158,7 +158,7 @@ def test_accuracies_are_those_of_each_plan_alone_on_its_part(
         bench = Bench(deployment.models, deployment.facts, observed.maps_for([plan]), 5)
         hits = []
         for k in range(PICTURES):
-            alone = ClassTruth(Subset(truth.frames, (k,)), (known.labels[name][k],))
+            alone = ClassTruth.single(Subset(truth.frames, (k,)), [known.labels[name][k]])
             (scores,) = accuracy(bench, [plan], {name: alone}, lambda done: None)
             hits.append(scores[name]["top1"])
         assert float(row["accuracy_deciding"]) == statistics.fmean(hits[::DECIDES])
@@ -211,7 +211,9 @@ def test_labels_of_reporting_frames_never_reach_the_part_that_decides(
     frames = RenderedScenes(STREET, count)
     labels = tuple(chance.randrange(9) for _ in range(count))
     turned = tuple(label if k % DECIDES == 0 else 8 - label for k, label in enumerate(labels))
-    one, other = (split_truth({"a": ClassTruth(frames, known)}) for known in (labels, turned))
+    one, other = (
+        split_truth({"a": ClassTruth.single(frames, known)}) for known in (labels, turned)
+    )
     assert one["deciding"] == other["deciding"]
     decides, reports = one["deciding"]["a"], one["reporting"]["a"]
     assert isinstance(decides, ClassTruth) and isinstance(reports, ClassTruth)

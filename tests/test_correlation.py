@@ -12,12 +12,12 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from search.bootstrap import Vector
 from search.correlation import (
     COEFFICIENTS,
     SMALLEST,
     Coefficient,
     Correlation,
-    Vector,
     correlation,
     correlation_alone,
     kendall,

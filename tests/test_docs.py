@@ -38,7 +38,7 @@ def test_the_help_of_every_command_stands_in_the_docs(command: tuple[str, ...]) 
 
 def test_every_command_that_the_readme_shows_exists() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    shown = set(re.findall(r"(?m)(?:`|^ {4})merge-search ((?:plan )?[a-z]+)", readme))
+    shown = set(re.findall(r"(?m)(?:`|^ {4})merge-search ((?:plan )?[a-z-]+)", readme))
     known = {" ".join(command) for command in commands()}
     assert shown and shown <= known
 

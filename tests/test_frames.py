@@ -17,6 +17,7 @@ from search.frames import (
     BadFrames,
     FrameSet,
     ImageFiles,
+    Joined,
     RenderedScenes,
     Sampling,
     Subset,
@@ -190,6 +191,18 @@ def test_a_split_hands_on_the_frames_themselves(tmp_path: Path) -> None:
     for part in split(frames, 2):
         for k, index in enumerate(part.indices):
             assert (part[k] == frames[index]).all()
+
+
+def test_joined_sets_are_their_frames_one_after_another(tmp_path: Path) -> None:
+    one, other = photos(tmp_path, 3), RenderedScenes(STREET, 2)
+    both = Joined((one, other))
+    assert len(both) == 5
+    for k in range(5):
+        assert (both[k] == (one[k] if k < 3 else other[k - 3])).all()
+    with pytest.raises(IndexError):
+        both[5]
+    assert Joined((one,)).hash == one.hash
+    assert len({both.hash, Joined((other, one)).hash, one.hash, other.hash}) == 4
 
 
 def test_a_split_that_leaves_nothing_is_refused() -> None:

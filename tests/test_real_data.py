@@ -11,13 +11,15 @@ import torch
 from safetensors.torch import save_file
 from tiny import listening, pypi_weights, random_network, run_config, write_config
 
+from search.coco import coco_truth
 from search.config import load_config
 from search.frames import Sampling, Subset, folder_frames
+from search.labels import csv_truth
 from search.moments import PassSettings, measure
 from search.observed import Deployment, Observed
 from search.prepare import load_deployment
 from search.similarity import Statistics
-from search.truth import ClassTruth, coco_truth, csv_truth
+from search.truth import ClassTruth
 from search.verify import BASELINE, Bench, accuracy, quality_kept
 from spaces.facts import survey_all
 from spaces.plan import Ref, Share, SharePlan

@@ -13,6 +13,7 @@ from tiny import Ran
 from search.config import BadConfig
 from search.console import Reporter
 from search.files import write_json
+from search.frames import BadFrames
 from search.outbox import Damaged
 from search.reopen import Finished, NoSuchPlan, NoSuchRun
 
@@ -43,6 +44,15 @@ def test_a_plan_is_named_by_the_beginning_of_its_hash(tiny_run: Ran) -> None:
     if len(again.plans) > 1:
         with pytest.raises(NoSuchPlan, match="plans with a hash that begins with ''"):
             replace(again, result=replace(again.result, chosen="")).plan("")
+
+
+def test_frames_that_have_changed_are_refused(tiny_run: Ran) -> None:
+    again = Finished.at(tiny_run.out)
+    assert len(again.frames()) == 28
+    frames = again.config.frames.model_copy(update={"count": 27})
+    changed = replace(again, config=again.config.model_copy(update={"frames": frames}))
+    with pytest.raises(BadFrames, match=r"have changed since: 27 with hash .* it was 28 with"):
+        changed.observe(Reporter())
 
 
 def test_what_is_no_finished_run_is_named(tiny_run: Ran, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ def candidate(name: str, size: int, kept: float | None, fidelity: float | None) 
     by_model = {} if kept is None else {"a": kept}
     costs = {"bytes": size / 1e6}
     return CandidateRecord(
-        name, plan, size, 1, 10.0, 0.5, costs, {"a": fidelity}, {}, by_model, kept
+        name, plan, size, 1, 10.0, 0.5, costs, {"a": fidelity}, {}, by_model, kept, {}, {}, None
     )
 
 

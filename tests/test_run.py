@@ -25,6 +25,7 @@ from search.files import CannotWrite
 from search.prepare import NothingToShare
 from search.result import Result
 from search.run import BudgetTooSmall, run
+from search.rungs import in_words, rungs
 from search.truth import BadTruth
 from search.verify import Bench, accuracy
 from search.yardstick import measure_exactly
@@ -104,6 +105,45 @@ def test_the_stage_tables_and_the_verified_plans_are_told(tiny_run: Ran) -> None
         assert word in tiny_run.said
 
 
+def test_every_accuracy_lies_in_its_interval_and_every_change_has_one(tiny_run: Ran) -> None:
+    result = tiny_run.result
+    measured = [(result.baseline, result.baseline_intervals)]
+    measured += [(c.accuracy, c.intervals) for c in result.candidates]
+    for scores, intervals in measured:
+        assert set(scores) == set(intervals) == {"a"}
+        assert set(scores["a"]) == set(intervals["a"]) == {"top1", "top5"}
+        for score, (low, high) in intervals["a"].items():
+            assert 0 <= low <= scores["a"][score] <= high <= 1
+    for c in result.candidates:
+        change, low, high = c.differences["a"]["top1"]
+        assert change == c.accuracy["a"]["top1"] - result.baseline["a"]["top1"]
+        assert low <= change <= high
+        assert c.quality_interval[0] <= c.quality_kept <= c.quality_interval[1]
+        assert (c.verdicts["a"] == "worse") == (high < 0)
+        assert f"against unmerged: a {c.verdicts['a']}" in tiny_run.said
+    assert any(low < high for low, high in result.baseline_intervals["a"].values())
+    assert "95% intervals over the labelled frames" in tiny_run.said
+
+
+def test_the_rungs_of_the_ladder_say_how_well_they_foretold_each_other(tiny_run: Ran) -> None:
+    found = tiny_run.result.rungs
+    assert found == rungs(tiny_run.result.candidates) | {
+        "shortlist_proxy_fidelity": found["shortlist_proxy_fidelity"]
+    }
+    assert any(rho is not None and -1 <= rho <= 1 for rho in found.values())
+    assert in_words(found) in tiny_run.said
+
+
+def test_without_labels_nothing_is_said_of_accuracy(tmp_path: Path, data: dict[str, Any]) -> None:
+    ran = run_config(write_config(tmp_path, merged(data, {"truth": {}})))
+    assert ran.result.baseline == ran.result.baseline_intervals == {}
+    for c in ran.result.candidates:
+        assert c.accuracy == c.intervals == c.differences == c.verdicts == {}
+        assert c.quality_kept is c.quality_interval is None
+    assert "intervals" not in ran.said and "unmerged:" not in ran.said
+    assert "proxy and truth -" in ran.said
+
+
 def test_the_same_seed_finds_the_same_in_another_folder(
     tmp_path: Path, data: dict[str, Any], weights: Weights
 ) -> None:
@@ -147,6 +187,8 @@ def test_a_classifier_and_a_detector_are_merged(
     assert "map" in result.baseline["det"] and "top1" in result.baseline["cls"]
     for record in result.candidates:
         assert set(record.accuracy) == set(record.fidelity) == {"cls", "det"}
+        for model, scores in record.accuracy.items():
+            assert set(scores) == set(record.intervals[model]) == set(record.differences[model])
         layouts = {
             name: Layout(name, tuple(s["name"] for s in m.stages),
                          tuple(s["name"] for s in m.stages if s["tap"]))
@@ -201,7 +243,7 @@ def test_a_floor_that_nothing_keeps_when_verified_chooses_nothing_and_says_so(
     tmp_path: Path, data: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "search.run.kept_by_model", lambda *scores: {"a": 0.25, "b": 0.5}
+        "search.candidates.kept_by_model", lambda *scores: {"a": 0.25, "b": 0.5}
     )  # a truth that is worse than all that was predicted
     path = write_config(tmp_path, merged(data, {"budget": None, "quality_floor": 0.9}))
     ran = run_config(path)

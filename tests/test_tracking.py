@@ -71,6 +71,11 @@ def test_every_candidate_and_the_baseline_are_children_of_one_parent(
 
 def test_children_have_the_same_metrics_so_that_they_compare(logged: Logged) -> None:
     shared = {"bytes_mb", "macs_m", "saved_pct", "proxy", "fidelity", "quality_kept", "top1_a"}
+    shared |= {
+        f"{name}_{end}"
+        for name in ("quality_kept", "top1_a", "top5_a", "change_a")
+        for end in ("low", "high")
+    }
     for run in logged.children:
         assert shared <= set(run.data.metrics)
 
@@ -84,6 +89,10 @@ def test_candidates_carry_their_numbers_and_their_plan(
         assert run.data.metrics["bytes_mb"] == candidate.bytes / 1e6
         assert run.data.metrics["top1_a"] == candidate.accuracy["a"]["top1"]
         assert run.data.metrics["quality_kept"] == candidate.quality_kept
+        low, high = candidate.intervals["a"]["top1"]
+        assert (run.data.metrics["top1_a_low"], run.data.metrics["top1_a_high"]) == (low, high)
+        assert run.data.metrics["change_a"] == candidate.differences["a"]["top1"][0]
+        assert run.data.params["verdict_a"] == candidate.verdicts["a"]
         chosen = run.data.tags["merge_search.chosen"]
         assert chosen == str(candidate.hash == tiny_run.result.chosen).lower()
         plan = SharePlan.from_json(logged.read(run, "plan.json", tmp_path).decode())
@@ -94,6 +103,13 @@ def test_the_hypervolume_is_logged_step_by_step(tiny_run: Ran, logged: Logged) -
     history = logged.client.get_metric_history(logged.parent.info.run_id, "hypervolume")
     by_step = {point.step: point.value for point in history}
     assert by_step == dict(enumerate(tiny_run.result.study["hypervolume"]))
+
+
+def test_the_rungs_are_logged_where_they_are_defined(tiny_run: Ran, logged: Logged) -> None:
+    metrics = logged.parent.data.metrics
+    held = {name: value for name, value in metrics.items() if name.startswith("rank_")}
+    rungs = tiny_run.result.rungs
+    assert held == {f"rank_{name}": rho for name, rho in rungs.items() if rho is not None} != {}
 
 
 def test_the_parent_holds_the_result_the_pictures_and_the_config(

@@ -12,13 +12,13 @@ from tiny import STREET, shares_in
 from search.accuracy import Geometry, coco_map, detection_agreement, ranked, top_k
 from search.frames import FrameSet
 from search.observed import Observed
+from search.tally import main_score
 from search.truth import BoxTruth, ClassTruth, Truth, scenes_truth
 from search.verify import (
     BASELINE,
     Bench,
     accuracy,
     fidelity,
-    main_score,
     quality_kept,
     steps_to_verify,
 )
@@ -72,7 +72,9 @@ def test_many_classifiers_at_once_score_as_each_merged_model_alone(pair: Observe
     together = accuracy(bench(pair, plans), plans, truth, silent)
     for plan, scores in zip(plans, together, strict=True):
         alone = answers(pair, plan, LABELS.frames)
-        assert scores == {name: top_k(ranked(alone[name]), LABELS.labels) for name in ("a", "b")}
+        assert scores == {
+            name: top_k(ranked(alone[name]), LABELS.labels).scores for name in ("a", "b")
+        }
 
 
 def test_many_classifiers_at_once_agree_as_each_merged_model_alone(pair: Observed) -> None:
@@ -94,7 +96,7 @@ def test_detectors_at_once_score_as_each_merged_model_alone(mixed: Observed) -> 
     model = mixed.deployment.models["det"]
     geometry = Geometry([(72, 96)] * COUNT, model.input)
     for plan, scores in zip(plans, together, strict=True):
-        alone = coco_map(answers(mixed, plan, BOXES.frames)["det"], geometry, BOXES, 6)
+        alone = coco_map(answers(mixed, plan, BOXES.frames)["det"], geometry, BOXES, 6).scores
         assert set(scores) == {"det"}
         assert scores["det"] == pytest.approx(alone, abs=2e-3)
 

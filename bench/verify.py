@@ -1,0 +1,286 @@
+"""Ten candidates of one front verified together, against one by one: time, numbers, memory.
+
+    MERGE_SEARCH_DATA=/path/to/data python bench/verify.py
+
+Two spaces: lite0 and lite1 with their ImageNet weights, on photos of imagenet1k_1000 that the
+statistics have not seen; and the quickstart's classifier and detector on its rendered scenes. The
+candidates are chosen as `run` does: of twenty plans spread over the front (the true one, by
+`search.exact`) those with the best fidelity; and as there the unmerged models are verified with
+them. Both ways go through `search.verify.accuracy` in one process and take turns; a ratio is of
+the rounds' medians. The last line is one JSON object:
+
+- speedup_10: ten candidates and the unmerged models one by one, over all of them together, of
+  lite0 and lite1
+- max_abs_difference: the greatest of any score between the two ways, in both spaces
+- max_abs_logit_difference: the same of the answers' logits; and merged_logit_difference: of those
+  to the answers of each candidate's merged module, over their greatest absolute value
+- outputs: distinct answers, of how many; macs: multiply-accumulates one by one, over together
+- quickstart: the same numbers of the quickstart
+- peak_mb: resident memory at most while a process of its own verifies the ten together, by batch,
+  for the frames and for twice as many; models: before the first frame
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+import yaml
+from fronts import DATA, LITE, ROOT
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from search.config import RunConfig, load_config
+from search.console import Reporter
+from search.exact import exact_front
+from search.frames import Sampling, Subset
+from search.labels import csv_truth
+from search.observed import Deployment
+from search.pareto import spread
+from search.prepare import load_deployment, observe, open_truth, pose, similarities
+from search.result import mean_known
+from search.tally import Scores
+from search.truth import ClassTruth, Truth
+from search.verify import BASELINE, Bench, accuracy, fidelity
+from spaces.adapters import LinearMap
+from spaces.merged import Maps, MergedModel
+from spaces.nodes import in_order
+from spaces.plan import SharePlan
+from spaces.together import PlanSet
+
+SHORTLIST, CANDIDATES, FRAMES, ROUNDS = 20, 10, 200, 3
+BATCH, BATCHES = 16, (8, 32)
+"""In which the ways are timed, and of which the memory is measured."""
+ANSWERED = 32
+"""Frames on which logits are compared."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """The unmerged models and candidates of one space, and what they are verified with and on."""
+
+    deployment: Deployment
+    bench: Bench
+    plans: Sequence[SharePlan]
+    truth: Mapping[str, Truth]
+
+    def together(self) -> list[dict[str, Scores]]:
+        return accuracy(self.bench, self.plans, self.truth, _silent)
+
+    def one_by_one(self) -> list[dict[str, Scores]]:
+        return [accuracy(self.bench, [p], self.truth, _silent)[0] for p in self.plans]
+
+    def planned(self, plans: Sequence[SharePlan]) -> PlanSet:
+        return PlanSet(self.bench.models, self.bench.facts, plans, self.bench.maps)
+
+    def macs(self, plans: Sequence[SharePlan]) -> int:
+        """Of a frame through all that the plans' answers need, but for the linear maps."""
+        distinct, facts = self.planned(plans).distinct, self.bench.facts
+        nodes = in_order(tuple(node for _, taps in distinct for node in taps))
+        stages = [facts[n.ref.model].stage(n.ref.stage).macs for n in nodes if not n.share]
+        return sum(stages) + sum(facts[name].head_macs for name, _ in distinct)
+
+
+def main() -> None:
+    reporter = Reporter()
+    case = lite(reporter)
+    peaks = memory(case, reporter)
+    report: dict[str, Any] = {
+        **measured(case, reporter, "lite0 and lite1"),
+        **logits(case),
+        "quickstart": measured(quickstart(reporter), reporter, "the quickstart"),
+        "peak_mb": peaks,
+        "frames": FRAMES,
+        "batch": BATCH,
+        "threads": torch.get_num_threads(),
+    }
+    report["max_abs_difference"] = max(
+        report["max_abs_difference"], report["quickstart"]["max_abs_difference"]
+    )
+    rows = [[name, str(value)] for name, value in report.items()]
+    reporter.table("Ten candidates together, against one by one", ["what", "value"], rows)
+    print(json.dumps(report))
+
+
+# The spaces.
+
+
+def lite(reporter: Reporter) -> Case:
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        frames = {"folder": str(DATA.resolve()), "stride": 2}
+        yaml.safe_dump({**yaml.safe_load(LITE), "frames": frames}, file)
+        file.flush()
+        config = _configured(Path(file.name))
+    truth = photos(FRAMES)
+    return _case(config, dict.fromkeys(config.models, truth), reporter)
+
+
+def photos(count: int) -> ClassTruth:
+    """Photos that the statistics have not seen; from the first again where they are too few."""
+    known = csv_truth(DATA / "labels.csv", Sampling(stride=2, offset=1))
+    turns = tuple(k % len(known.frames) for k in range(count))
+    return ClassTruth(Subset(known.frames, turns), tuple(known.labels[k] for k in turns))
+
+
+def quickstart(reporter: Reporter) -> Case:
+    return _case(_configured(ROOT / "runs" / "quickstart.yaml"), None, reporter)
+
+
+def _configured(path: Path) -> RunConfig:
+    return load_config(path, [f"cache={ROOT / 'runs' / 'cache'}"])
+
+
+def _case(config: RunConfig, truth: Mapping[str, Truth] | None, reporter: Reporter) -> Case:
+    """The problem that `merge-search run` would pose, and the candidates it would choose."""
+    deployment = load_deployment(config, reporter)
+    frames = config.frames.open(config.base)
+    observed = observe(config, deployment, frames, reporter)
+    similarity = similarities(config, observed, config.search.adapter_specs, reporter)
+    front = exact_front(pose(config, deployment, similarity)).front
+    listed = [front[k].plan for k in spread(len(front), SHORTLIST)]
+    bench = Bench(deployment.running, deployment.facts, observed.maps_for(listed), BATCH)
+    means = [mean_known(f) or 0.0 for f in fidelity(bench, listed, observed.unseen, _silent)]
+    best = sorted(range(len(listed)), key=lambda k: -means[k])[:CANDIDATES]
+    known = open_truth(config, deployment, frames, reporter) if truth is None else truth
+    return Case(deployment, bench, [BASELINE, *(listed[k] for k in sorted(best))], known)
+
+
+# Time and numbers.
+
+
+def measured(case: Case, reporter: Reporter, name: str) -> dict[str, Any]:
+    reporter.step(f"{len(case.plans) - 1} candidates of {name}, {ROUNDS} rounds")
+    together, alone = case.together(), case.one_by_one()
+    taken: dict[str, list[float]] = {"together": [], "one by one": []}
+    for _ in range(ROUNDS):
+        taken["together"].append(_seconds(case.together))
+        taken["one by one"].append(_seconds(case.one_by_one))
+    took = {way: median(values) for way, values in taken.items()}
+    return {
+        "speedup_10": round(took["one by one"] / took["together"], 2),
+        "max_abs_difference": _difference(together, alone),
+        "candidates": len(case.plans) - 1,
+        "outputs": f"{len(case.planned(case.plans).distinct)} of "
+        f"{len(case.plans) * len(case.bench.models)}",
+        "macs": round(sum(case.macs([p]) for p in case.plans) / case.macs(case.plans), 2),
+        "seconds": {way: round(value, 2) for way, value in took.items()},
+    }
+
+
+def _difference(
+    some: Sequence[Mapping[str, Scores]], others: Sequence[Mapping[str, Scores]]
+) -> float:
+    return max(
+        abs(value - other[name][score])
+        for one, other in zip(some, others, strict=True)
+        for name, scores in one.items()
+        for score, value in scores.items()
+    )
+
+
+@torch.no_grad()
+def logits(case: Case) -> dict[str, float]:
+    """How far the classifiers' answers are apart, on one batch."""
+    frames = next(iter(case.truth.values())).frames
+    pictures = [frames[k] for k in range(ANSWERED)]
+    inputs = {name: m.prepared(pictures) for name, m in case.bench.models.items()}
+    every = case.planned(case.plans)
+    known = dict(every.answers(inputs))
+    apart, relative = 0.0, 0.0
+    for plan, outputs in zip(case.plans, every.outputs, strict=True):
+        one = case.planned([plan])
+        module = MergedModel(case.deployment.models, case.bench.facts, plan, case.bench.maps)
+        merged = module(inputs)
+        for output, answer in one.answers(inputs):
+            apart = max(apart, _apart(answer, known[outputs[output[0]]]))
+            relative = max(relative, _apart(answer, merged[output[0]]) / float(answer.abs().max()))
+    return {"max_abs_logit_difference": apart, "merged_logit_difference": relative}
+
+
+def _apart(one: Tensor, other: Tensor) -> float:
+    return float((one - other).abs().max())
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    gc.collect()
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def _silent(done: int) -> None: ...
+
+
+# Memory.
+
+
+def memory(case: Case, reporter: Reporter) -> dict[str, dict[str, float]]:
+    """Peaks of processes that hold the models, the plans and their maps, and nothing else."""
+    reporter.step(f"Memory in batches of {' and '.join(map(str, BATCHES))}")
+    with tempfile.TemporaryDirectory() as folder:
+        _write(case.plans, case.bench.maps, Path(folder))
+        found = {}
+        for batch in BATCHES:
+            few, many = (_peak_of(folder, batch, count) for count in (FRAMES, 2 * FRAMES))
+            found[str(batch)] = {"models": few[0], str(FRAMES): few[1], str(2 * FRAMES): many[1]}
+        return found
+
+
+def _peak_of(folder: str, batch: int, frames: int) -> tuple[float, float]:
+    command = [sys.executable, __file__, "--peak", folder, str(batch), str(frames)]
+    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    return float(told[-2]), float(told[-1])
+
+
+def peak(folder: Path, batch: int, frames: int) -> None:
+    """Verify the candidates once; prints megabytes resident at most before, and in the end."""
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        yaml.safe_dump({**yaml.safe_load(LITE), "frames": {"folder": str(DATA)}}, file)
+        file.flush()
+        deployment = load_deployment(_configured(Path(file.name)), Reporter())
+    plans, maps = _read(folder)
+    bench = Bench(deployment.running, deployment.facts, maps, batch)
+    truth = photos(frames)
+    before = _resident()
+    accuracy(bench, plans, dict.fromkeys(bench.models, truth), _silent)
+    print(before, _resident())
+
+
+def _resident() -> float:
+    """Of this process alone: getrusage's number begins with the peak of its parent."""
+    status = Path("/proc/self/status").read_text()
+    (kilobytes,) = re.findall(r"(?m)^VmHWM:\s*(\d+) kB$", status)
+    return round(int(kilobytes) / 1024, 1)
+
+
+def _write(plans: Sequence[SharePlan], maps: Maps, folder: Path) -> None:
+    (folder / "plans.json").write_text(json.dumps([plan.to_dict() for plan in plans]))
+    tensors: dict[str, Tensor] = {}
+    for share, linear in maps.items():
+        tensors |= {f"{share} weight": linear.weight, f"{share} bias": linear.bias}
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "maps")
+
+
+def _read(folder: Path) -> tuple[list[SharePlan], Maps]:
+    plans = [SharePlan.from_dict(p) for p in json.loads((folder / "plans.json").read_text())]
+    tensors = load_file(folder / "maps")
+    shares = {share for plan in plans for share in plan.shares}
+    return plans, {s: LinearMap(tensors[f"{s} weight"], tensors[f"{s} bias"]) for s in shares}
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--peak"]:
+        peak(Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
+    else:
+        main()
