@@ -181,7 +181,7 @@ def page(target: Target, port: int) -> str:
 @contextlib.contextmanager
 def _speaking_for_mlflow(target: Target, folder: Path) -> Iterator[None]:
     """MLflow's own messages stay out of the terminal; its failures become one sentence."""
-    loggers = [logging.getLogger(name) for name in ("mlflow", "alembic")]
+    loggers = [logging.getLogger(name) for name in ("mlflow", "alembic", "urllib3")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)

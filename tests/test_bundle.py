@@ -45,13 +45,13 @@ def specs(weights: Weights) -> dict[str, ModelSpec]:
 def some_plans(observed: Observed) -> list[SharePlan]:
     """Nothing shared; single shares of every adapter; some of two."""
     shares = shares_in(observed, LINEAR, IDENTITY, AdapterSpec("linear", 3))
-    singles = [SharePlan((share,)) for share in shares[:: max(1, len(shares) // 9)]]
+    singles = [SharePlan((share,)) for share in shares[:: max(1, len(shares) // 4)]]
     both = [
         SharePlan((one, other))
         for one, other in zip(shares[3::29], shares[11::31], strict=False)
         if one.recipient != other.recipient and one.recipient.model == other.recipient.model
     ]
-    return [SharePlan(), *singles, *both[:2]]
+    return [SharePlan(), *singles, *both[:1]]
 
 
 def packed(
