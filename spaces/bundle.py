@@ -83,8 +83,12 @@ class Bundle(nn.Module):
 
     @torch.inference_mode()
     def forward(self, frames: Frame | Sequence[Frame]) -> dict[str, Answer]:
-        """Every model's answer for one uint8 (H, W, 3) frame, or for several of any sizes."""
-        several = [frames] if isinstance(frames, np.ndarray) else list(frames)
+        """Every model's answer for one uint8 (H, W, 3) frame, or for several of any sizes.
+
+        Raises:
+            BadInput: a frame is something else, or there is none.
+        """
+        several = _checked([frames] if isinstance(frames, np.ndarray) else list(frames))
         answers = self.merged(self.prepared(several))
         return {name: self._usual(name, answer, several) for name, answer in answers.items()}
 
@@ -104,6 +108,20 @@ class Bundle(nn.Module):
             _detections(rows.cpu(), size, self.inputs[name])
             for rows, size in zip(answer, sizes, strict=True)
         ]
+
+
+def _checked(frames: list[Frame]) -> list[Frame]:
+    for number, frame in enumerate(frames):
+        shape: tuple[int, ...] = getattr(frame, "shape", ())
+        kind = getattr(frame, "dtype", type(frame).__name__)
+        if len(shape) != 3 or shape[2] != 3 or 0 in shape or kind != np.uint8:
+            raise BadInput(
+                f"frame {number}: {kind} of shape {tuple(shape)}; a frame is a uint8 array "
+                "(height, width, 3), red first"
+            )
+    if not frames:
+        raise BadInput("no frame was given")
+    return frames
 
 
 def _detections(rows: Tensor, size: tuple[int, int], spec: InputSpec) -> Detections:

@@ -17,7 +17,7 @@ from search.frames import RenderedScenes
 from search.observed import Observed
 from spaces.bundle import BadBundle, Bundle, Contents, load_bundle, write_bundle
 from spaces.cost import CostModel
-from spaces.errors import BadWeights
+from spaces.errors import BadInput, BadWeights
 from spaces.facts import survey_all
 from spaces.inputs import boxes_to_frame, prepare_batch
 from spaces.liveness import canonical
@@ -165,6 +165,21 @@ def test_frames_of_any_sizes_and_one_alone(
         assert torch.allclose(logits, alone[k]["cls"][0], atol=1e-5)
         boxes = alone[k]["det"][0].boxes
         assert len(boxes) and (boxes <= torch.tensor(frame.shape[1::-1] * 2)).all()
+
+
+def test_what_is_no_frame_is_refused(good: Path) -> None:
+    bundle = load_bundle(good)
+    frame = np.zeros((40, 50, 3), np.uint8)
+    for wrong, said in (
+        (frame[0], r"frame 0: uint8 of shape \(50, 3\)"),
+        (frame[..., :1], r"frame 0: uint8 of shape \(40, 50, 1\)"),
+        ([frame, frame.astype(np.float32)], "frame 1: float32"),
+        ([frame[:0]], r"of shape \(0, 50, 3\)"),
+        ([[1, 2]], r"frame 0: list of shape \(\)"),
+        ([], "no frame was given"),
+    ):
+        with pytest.raises(BadInput, match=said):
+            bundle(wrong)
 
 
 def test_a_plan_is_written_as_it_means(
