@@ -65,6 +65,8 @@ def _call(told: Path, arguments: tuple[str, ...], prepare: Callable[[], Any]) ->
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.environ.pop("MLFLOW_TRACKING_URI", None)
+    # Ignored, and so inherited, where a shell has put the tests into its background.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     prepare()
     main(list(arguments))
 
