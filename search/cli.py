@@ -75,8 +75,9 @@ def run(config: Path, overrides: tuple[str, ...]) -> None:
 
     Loads the models and cuts them into stages; measures the similarity of every pair of stages on
     the unlabelled frames, in one pass; explores the plans with Optuna; measures fidelity of the
-    front and ground-truth accuracy of its best; writes OUT/result.json, OUT/plans/*.json and
-    pictures; and logs one parent run and one run per verified candidate to MLflow.
+    front and ground-truth accuracy of its best; writes OUT/result.json, OUT/plans/*.json, pictures
+    and OUT/bundle, the chosen plan to deploy; and logs one parent run and one run per verified
+    candidate to MLflow, with the bundle as a model.
 
     An interrupted run goes on where it stood when it is started again.
 
@@ -92,7 +93,7 @@ def run(config: Path, overrides: tuple[str, ...]) -> None:
     loaded = load_config(config, overrides)
     reporter = Reporter()
     result = run_search(loaded, reporter)
-    reporter.say(f"Wrote {_shown(loaded.out_folder)}/result.json, plans/ and pictures.")
+    reporter.say(f"Wrote {_shown(loaded.out_folder)}/result.json, plans/, pictures and bundle/.")
     if result.chosen:
         reporter.say(f"Look at the chosen plan:  merge-search plan show "
                      f"{_shown(loaded.out_folder)}/plans/{result.chosen}.json")  # fmt: skip

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal
@@ -57,7 +59,7 @@ class Source:
     result: Result
     observed: Observed
 
-    @property
+    @cached_property
     def frames(self) -> list[Frame]:
         """Real frames to check with, which the maps have not seen if there are such."""
         frames = self.observed.unseen if len(self.observed.unseen) else self.observed.frames
@@ -109,6 +111,12 @@ def write(
                 example = files("search").joinpath("examples", name).read_text(encoding="utf-8")
                 (part / name).write_text(example, encoding="utf-8")
     return checks
+
+
+def remove_bundle(folder: Path) -> None:
+    """Of an earlier run that chose a plan; what is no bundle stays."""
+    if (folder / BUNDLE).is_file():
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _bytes_are_as_promised(held: int, record: PlanRecord) -> str:

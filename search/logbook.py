@@ -66,7 +66,7 @@ def origin(outcome: Outcome) -> dict[str, Any]:
 def search_parameters(result: Result) -> dict[str, Any]:
     return {
         **_limits(result),
-        "models": ", ".join(f"{name}={m.arch}" for name, m in result.models.items()),
+        "models": _architectures(result),
         "metric": result.metric,
         "sampler": result.study["sampler"],
         "objectives": ", ".join(result.study["objectives"]),
@@ -80,6 +80,17 @@ def plan_parameters(candidate: CandidateRecord) -> dict[str, Any]:
     shares = {f"share_{k}": str(share) for k, share in enumerate(plan.shares, start=1)}
     verdicts = {f"verdict_{name}": verdict for name, verdict in candidate.verdicts.items()}
     return {"shares": len(plan.shares), "plan": str(plan)[:500], **shares, **verdicts}
+
+
+def model_parameters(result: Result, candidate: CandidateRecord) -> dict[str, Any]:
+    """What a merged model is, where models are compared."""
+    return {
+        "models": _architectures(result),
+        "bytes": candidate.bytes,
+        "dtype": result.config["dtype"],
+        **_limits(result),
+        **plan_parameters(candidate),
+    }
 
 
 def rung_metrics(result: Result) -> dict[str, float]:
@@ -219,6 +230,10 @@ def league_columns(league: League) -> dict[str, list[Any]]:
         columns[f"r_{group}_low"] = [entry.low for entry in found]
         columns[f"r_{group}_high"] = [entry.high for entry in found]
     return columns
+
+
+def _architectures(result: Result) -> str:
+    return ", ".join(f"{name}={model.arch}" for name, model in result.models.items())
 
 
 def _limits(result: Result) -> dict[str, str]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from search import logbook, tracking
 from search.files import CannotWrite, json_bytes, write_bytes
 from search.league import League
-from search.result import Result
+from search.result import BUNDLE_FOLDER, Result
 from search.tracking import (
     DOCUMENTS,
     REMEMBERED,
@@ -72,7 +72,7 @@ def record_or_keep(outcome: Document, out: Path, target: Target) -> str:
 
 
 def keep(content: bytes, document: Path, out: Path) -> Path:
-    """Keep a result, its pictures and where it goes in OUT/unlogged/IDENTITY; returns that folder.
+    """Keep a result, its pictures, its bundle and where it goes; returns OUT/unlogged/IDENTITY.
 
     `content` is what was written to `document`, where another run's may lie by now.
 
@@ -85,10 +85,14 @@ def keep(content: bytes, document: Path, out: Path) -> Path:
     part = kept.with_name(f".{kept.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     pictures = [path for pattern in BESIDE for path in document.parent.glob(pattern)]
+    bundle = document.parent / BUNDLE_FOLDER
     try:
         write_bytes(part / document.name, content)
         for source in (out / REMEMBERED, *pictures):
             write_bytes(part / source.name, source.read_bytes())
+        if bundle.is_dir():
+            # Bundles are replaced, never written into: what is linked stays as it is.
+            shutil.copytree(bundle, part / BUNDLE_FOLDER, copy_function=_link)
         os.replace(part, kept)
     except OSError as error:
         raise CannotWrite(f"cannot keep {document} in {kept}: {error}") from error
@@ -159,6 +163,14 @@ def _replay(outcome: Document, kept: Path, target: Target) -> str:
 def _kept(out: Path) -> list[Path]:
     """The kept folders. Those with a dot are half written, or on their way out."""
     return sorted(path for path in (out / UNLOGGED).glob("[!.]*") if path.is_dir())
+
+
+def _link(source: str, copy: str) -> None:
+    """A second name for the file, which costs nothing; where there are no links, a copy."""
+    try:
+        os.link(source, copy)
+    except OSError:
+        shutil.copy2(source, copy)
 
 
 def _read_kept(kept: Path) -> Document:

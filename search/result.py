@@ -12,7 +12,9 @@ from search.intervals import Intervals
 from search.pareto import front
 from search.tally import Scores, main_name
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
+BUNDLE_FOLDER = "bundle"
+"""Below OUT: the chosen plan as a bundle."""
 Verdict = Literal["better", "worse", "no difference"]
 Rungs = dict[str, float | None]
 """Rank correlations between the rungs of the ladder; None where they are not defined."""
@@ -101,6 +103,9 @@ class Result:
     """The folder of the config, from which its paths start, relative to OUT."""
     seconds: dict[str, float]
     created: str
+    bundle: str | None = None
+    """What `spaces.bundle.bundle_id` says of OUT/bundle, the chosen plan's; None if there is
+    none."""
     versions: dict[str, str] = field(default_factory=lambda: versions())
     schema: int = SCHEMA_VERSION
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from search.candidates import Verified, tell, verify_plans
 from search.clock import Clock
 from search.config import RunConfig, without_credentials
 from search.console import Reporter, megabytes, percent
+from search.export import Source, remove_bundle, write
 from search.files import make_folder, write_json
 from search.latency import Latency
 from search.observed import Deployment, Observed
@@ -22,6 +23,7 @@ from search.pareto import spread
 from search.prepare import load_deployment, observe, open_truth, pose, similarities
 from search.problem import Limits
 from search.result import (
+    BUNDLE_FOLDER,
     ModelRecord,
     PlanRecord,
     Result,
@@ -37,6 +39,7 @@ from search.study import Explored, StudySettings, explore
 from search.truth import Truth
 from search.valuation import Predicted, Valued, Valuer
 from search.verify import Bench, fidelity
+from spaces.bundle import bundle_id
 from spaces.errors import MergeSearchError
 from spaces.plan import SharePlan
 
@@ -118,6 +121,7 @@ def run(config: RunConfig, reporter: Reporter) -> Result:
     )
     report.draw(result, similarity, out)
     save(result, out)
+    result = bundled(Source(config, result, observed), out, reporter)
     summarise(result, reporter)
     reporter.step("Logging to MLflow")
     reporter.say(f"  {record_or_keep(result, out, tracking.Target.of(config))}")
@@ -211,6 +215,21 @@ def save(result: Result, out: Path) -> None:
     for record in result.front:
         write_json(out / "plans" / f"{record.hash}.json", record.plan)
     write_json(out / "result.json", result.to_dict())
+
+
+def bundled(source: Source, out: Path, reporter: Reporter) -> Result:
+    """OUT/bundle, the chosen plan to deploy; returns the result that tells of it, saved."""
+    result, folder = source.result, out / BUNDLE_FOLDER
+    chosen = next((c for c in result.candidates if c.hash == result.chosen), None)
+    if chosen is None:
+        remove_bundle(folder)
+        return result
+    reporter.step(f"Bundle of the chosen plan {chosen.hash}")
+    for check in write(source, chosen, folder, ()):
+        reporter.say(f"  {check}")
+    result = replace(result, bundle=bundle_id(folder))
+    save(result, out)
+    return result
 
 
 def summarise(result: Result, reporter: Reporter) -> None:

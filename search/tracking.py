@@ -29,8 +29,10 @@ from search import logbook
 from search.config import RunConfig, without_credentials
 from search.files import CannotWrite, locked, make_folder, replacing, write_json
 from search.league import League
-from search.result import CandidateRecord, Result
+from search.result import BUNDLE_FOLDER, CandidateRecord, Result
+from search.tracking_models import Models
 from search.verification import Verification
+from spaces.bundle import bundle_id
 from spaces.errors import MergeSearchError
 
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
@@ -236,6 +238,10 @@ class _Shelf:
     outcome: Document
     identity: str
 
+    @property
+    def models(self) -> Models:
+        return Models(self.client, self.experiment, {RESULT_TAG: self.identity})
+
     @classmethod
     def of(cls, outcome: Document, folder: Path, target: Target) -> _Shelf:
         client = MlflowClient(tracking_uri=target.uri)
@@ -254,15 +260,20 @@ class _Shelf:
         return None
 
     def keep_only(self, parent: str | None) -> None:
-        """Delete every run of this result but this parent and its finished children.
+        """Delete every run of this result but this parent and its finished children, and the
+        models of the runs that are deleted.
 
         The others were left by a logging that was interrupted, or made twice: MLflow asks again
         when an answer is lost, although the server may have done what it was asked for.
         """
+        kept = set()
         for run in self._runs():
             done, above = run.info.status == "FINISHED", run.data.tags.get(PARENT_TAG)
-            if run.info.run_id != parent and not (done and above and above == parent):
+            if run.info.run_id == parent or (done and above and above == parent):
+                kept.add(run.info.run_id)
+            else:
                 self.client.delete_run(run.info.run_id)
+        self.models.keep_only(kept)
 
     def start(self, kind: str, name: str, tags: Mapping[str, str]) -> str:
         """A new run, dated like the result whenever it is logged."""
@@ -291,8 +302,11 @@ class _Shelf:
         for start in range(0, len(params), PARAMETERS_AT_ONCE):
             self.client.log_batch(run, params=params[start : start + PARAMETERS_AT_ONCE])
 
-    def log_metrics(self, run: str, metrics: Mapping[str, float]) -> None:
-        self._log_points(run, [(name, value, 0) for name, value in metrics.items()])
+    def log_metrics(
+        self, run: str, metrics: Mapping[str, float], model: str | None = None
+    ) -> None:
+        """`model` is the id of a model that they are of, too."""
+        self._log_points(run, [(name, value, 0) for name, value in metrics.items()], model)
 
     def log_steps(self, run: str, name: str, values: Sequence[float]) -> None:
         self._log_points(run, [(name, value, step) for step, value in enumerate(values)])
@@ -305,9 +319,11 @@ class _Shelf:
             self.client.log_artifact(run, str(picture), "pictures")
         self.client.log_artifact(run, str(folder / DOCUMENTS[type(self.outcome)]))
 
-    def _log_points(self, run: str, points: Sequence[tuple[str, float, int]]) -> None:
+    def _log_points(
+        self, run: str, points: Sequence[tuple[str, float, int]], model: str | None = None
+    ) -> None:
         moment = logbook.span(self.outcome)[1]
-        metrics = [Metric(name, value, moment, step) for name, value, step in points]
+        metrics = [Metric(name, value, moment, step, model) for name, value, step in points]
         for start in range(0, len(metrics), METRICS_AT_ONCE):
             self.client.log_batch(run, metrics=metrics[start : start + METRICS_AT_ONCE])
 
@@ -329,7 +345,7 @@ def _log_search(shelf: _Shelf, result: Result, folder: Path) -> str:
     shelf.log_files(parent, folder)
     _log_unmerged(shelf, parent, result)
     for candidate in result.candidates:
-        _log_candidate(shelf, parent, candidate, candidate is chosen)
+        _log_candidate(shelf, parent, result, candidate, folder)
     shelf.finish_parent(parent)
     return f"run {parent}: 1 parent, {len(result.candidates) + 1} children"
 
@@ -341,7 +357,11 @@ def _log_unmerged(shelf: _Shelf, parent: str, result: Result) -> None:
     shelf.finish(run)
 
 
-def _log_candidate(shelf: _Shelf, parent: str, candidate: CandidateRecord, chosen: bool) -> None:
+def _log_candidate(
+    shelf: _Shelf, parent: str, result: Result, candidate: CandidateRecord, folder: Path
+) -> None:
+    """A run for a candidate; for the chosen one also its bundle as a model, with its metrics."""
+    chosen, model = candidate.hash == result.chosen, None
     tags = {
         PARENT_TAG: parent,
         "merge_search.plan": candidate.hash,
@@ -350,9 +370,18 @@ def _log_candidate(shelf: _Shelf, parent: str, candidate: CandidateRecord, chose
     name = f"{candidate.saved_pct:.0f}% saved, plan {candidate.hash[:6]}"
     run = shelf.start("candidate", name, tags)
     shelf.log_parameters(run, logbook.plan_parameters(candidate))
-    shelf.log_metrics(run, logbook.candidate_metrics(candidate))
+    if chosen and _holds_its_bundle(folder, result):
+        parameters = logbook.model_parameters(result, candidate)
+        model = shelf.models.log(folder / BUNDLE_FOLDER, result.name, run, parameters)
+    shelf.log_metrics(run, logbook.candidate_metrics(candidate), model)
     shelf.client.log_dict(run, candidate.plan, "plan.json")
     shelf.finish(run)
+
+
+def _holds_its_bundle(folder: Path, result: Result) -> bool:
+    """A later run into the same folder may have left another one there."""
+    bundle = folder / BUNDLE_FOLDER
+    return result.bundle is not None and bundle.is_dir() and bundle_id(bundle) == result.bundle
 
 
 def _log_league(shelf: _Shelf, league: League, folder: Path) -> str:

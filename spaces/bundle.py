@@ -10,6 +10,7 @@ without numbers, cut and merged as they were, and then given the tensors.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -29,7 +30,7 @@ from spaces.inputs import Frame, InputSpec, boxes_to_frame, prepare_batch
 from spaces.merged import MergedModel
 from spaces.plan import Share, SharePlan
 from spaces.precision import Dtype, as_kept, weights_of, widen
-from spaces.stages import Task
+from spaces.stages import Task, bytes_of
 from spaces.zoo import ModelSpec, skeleton
 
 BUNDLE, PLAN, WEIGHTS = "bundle.json", "plan.json", "weights.safetensors"
@@ -152,7 +153,7 @@ def write_bundle(folder: Path, contents: Contents, merged: MergedModel) -> int:
         "facts": facts_to_json(contents.facts),
     }
     (folder / BUNDLE).write_text(json.dumps(data, indent=1) + "\n")
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    return bytes_of([*tensors.values()])
 
 
 def load_bundle(folder: Path | str) -> Bundle:
@@ -201,6 +202,22 @@ def read_contents(folder: Path) -> Contents:
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, BadPlan, BadInput) as error:
         raise BadBundle(f"{folder}: is not a whole bundle ({error})") from error
+
+
+def bundle_id(folder: Path) -> str:
+    """What tells a bundle from all others: twelve digits of the SHA-256 of its three files.
+
+    Raises:
+        BadBundle: one is missing.
+    """
+    digest = hashlib.sha256()
+    try:
+        for name in (BUNDLE, PLAN, WEIGHTS):
+            with (folder / name).open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    except OSError as error:
+        raise BadBundle(f"{folder}: is not a whole bundle ({error})") from error
+    return digest.hexdigest()[:12]
 
 
 def _spec(fields: dict[str, Any]) -> ModelSpec:

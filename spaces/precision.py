@@ -25,6 +25,7 @@ TORCH: dict[Dtype, torch.dtype] = {
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
 }
+_LAYERS = (nn.Conv2d, nn.Linear)
 
 
 def element_bytes(dtype: Dtype) -> int:
@@ -38,7 +39,7 @@ def weights_of(module: nn.Module) -> dict[int, str]:
         id(tensor): f"{path}.{name}".lstrip(".")
         for path, part in module.named_modules()
         for name, tensor in part.named_parameters(recurse=isinstance(part, LinearAdapter))
-        if isinstance(part, (nn.Conv2d, nn.Linear, LinearAdapter))
+        if isinstance(part, (*_LAYERS, LinearAdapter))
     }
 
 
@@ -86,8 +87,7 @@ class _Widened(nn.Module):
 
 def widen(module: nn.Module) -> None:
     """Let the layers within a module whose weights are halves compute in float32."""
-    layers = [part for part in module.modules() if isinstance(part, (nn.Conv2d, nn.Linear))]
-    for layer in layers:
+    for layer in [part for part in module.modules() if isinstance(part, _LAYERS)]:
         for name, tensor in [*layer.named_parameters(recurse=False)]:
             if tensor.dtype in (torch.float16, torch.bfloat16):
                 parametrize.register_parametrization(layer, name, _Widened(), unsafe=True)

@@ -206,17 +206,15 @@ class DetectorHead(nn.Module):
 
     def probabilities(self, taps: list[Tensor]) -> Tensor:
         """(batch, anchors x classes)"""
-        classes = [
-            maps.permute(0, 2, 3, 1).flatten(1) for maps in self.class_net(self.fpn(list(taps)))
-        ]
-        return torch.cat(classes, dim=1).sigmoid()
+        levels = self.class_net(self.fpn(list(taps)))
+        return _rows(levels, self.config.num_classes).flatten(1).sigmoid()
 
     def dense(self, taps: list[Tensor]) -> tuple[Tensor, Tensor]:
         """(batch, anchors, 4) boxes as x1, y1, x2, y2 in input pixels, and (batch, anchors,
         classes) scores: all that there is before non-maximum suppression."""
         classes, codes = (
-            torch.cat([_rows(level, width) for level in maps], dim=1)
-            for maps, width in zip(self.raw(taps), (self.config.num_classes, 4), strict=True)
+            _rows(levels, width)
+            for levels, width in zip(self.raw(taps), (self.config.num_classes, 4), strict=True)
         )
         top, left, bottom, right = self.anchors.boxes.unbind(1)
         height, width = bottom - top, right - left
@@ -246,9 +244,10 @@ class DetectorHead(nn.Module):
         return detections
 
 
-def _rows(level: Tensor, width: int) -> Tensor:
-    """(batch, anchors x width, h, w) of a pyramid level as (batch, anchors, width)."""
-    return level.permute(0, 2, 3, 1).reshape(level.shape[0], -1, width)
+def _rows(levels: list[Tensor], width: int) -> Tensor:
+    """(batch, anchors x width, h, w) of each pyramid level as (batch, all anchors, width)."""
+    rows = [level.permute(0, 2, 3, 1).reshape(level.shape[0], -1, width) for level in levels]
+    return torch.cat(rows, dim=1)
 
 
 def _load_weights(net: nn.Module, spec: ModelSpec) -> None:

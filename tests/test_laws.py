@@ -13,7 +13,7 @@ DOORS = {
     "timm": {"spaces/zoo.py"},
     "effdet": {"spaces/zoo.py"},
     "optuna": {f"search/study{part}.py" for part in ("", "_claims", "_samplers", "_store")},
-    "mlflow": {"search/tracking.py"},
+    "mlflow": {"search/tracking.py", "search/tracking_models.py", "search/examples/served.py"},
 }
 FORBIDDEN_IN_SPACES = {"search", "optuna", "mlflow"}
 UNPICKLING = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}

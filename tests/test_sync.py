@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from labelled import Compared
-from mlflow.entities import Run
+from mlflow.entities import LoggedModel, Run
 from mlflow.tracking import MlflowClient
 from servers import Server, as_soon_as, free_port
 from tiny import Ran
@@ -46,6 +46,7 @@ def out(tiny_run: Ran, tmp_path: Path) -> Path:
     copied.mkdir()
     for path in (tiny_run.out / "result.json", *tiny_run.out.glob("*.png")):
         shutil.copy(path, copied)
+    shutil.copytree(tiny_run.out / "bundle", copied / "bundle")
     return copied
 
 
@@ -87,6 +88,11 @@ class Held:
         return cls(client, list(client.search_runs([known.experiment_id])))
 
     @property
+    def models(self) -> list[LoggedModel]:
+        places = {run.info.experiment_id for run in self.runs}
+        return list(self.client.search_logged_models([*places]))
+
+    @property
     def parents(self) -> list[Run]:
         return [run for run in self.runs if PARENT_TAG not in run.data.tags]
 
@@ -125,6 +131,8 @@ def assert_all_is_there_once(target: Target, results: list[Result]) -> None:
     """Finished parents, one for each result, and nothing beside them and their own children."""
     held = Held.of(target)
     by_seed = {parent.data.params["seed"]: parent for parent in held.parents}
+    assert len(held.models) == sum(result.bundle is not None for result in results)
+    assert {str(model.status) for model in held.models} <= {"READY"}
     assert len(held.parents) == len(results) == len(by_seed)
     assert len(held.runs) == sum(len(result.candidates) + 2 for result in results)
     for result in results:

@@ -1,0 +1,439 @@
+"""merge-search against what a user would do instead: one table of bytes, accuracy and latency.
+
+    MERGE_SEARCH_DATA=/path/to/data python bench/alternatives.py
+
+Two pairs: lite0 and lite1 with their ImageNet weights, on photos of imagenet1k_1000; and the
+quickstart's classifier and detector on its rendered scenes. Each alternative becomes one ONNX
+graph and is measured by onnxruntime alone, so that bytes (of the graph's weights), accuracy and
+milliseconds mean the same for all:
+
+- identity sharing, as the seed paper has it: no adapter, guided by CKA
+- merge-search at several budgets, in float32 and with weights in half precision; of the plans
+  within the budget the one with the best fidelity, so no label chooses
+- each network with its weights in half precision
+- each network in int8, by onnxruntime: dynamically, and statically on `CALIBRATION` of the
+  unlabelled frames; and the same of a merged model
+- the family's next smaller network in both places, where there is one
+
+Accuracy is measured on labelled frames that nothing else has seen. `kept` is the mean over the
+models of their main score over the unmerged one's, with its 95% interval. Latency is that of one
+frame's tensors through the graph on one core, without preparing the frame and without non-maximum
+suppression, which are the same for all; the alternatives take turns. The last line is one JSON
+object: for each pair and alternative `bytes`, `kept`, `low`, `high`, `ms`, and each model's score.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+import yaml
+from fronts import DATA, LITE, ROOT
+from numpy.typing import NDArray
+from onnxruntime import quantization
+from onnxruntime.quantization.shape_inference import quant_pre_process
+from torchvision.ops import batched_nms
+
+from search.accuracy import Geometry, coco_map, ranked, top_k
+from search.config import RunConfig, load_config
+from search.console import Reporter, megabytes, percent, percents
+from search.export import ONNX, export
+from search.frames import FrameSet, batches
+from search.intervals import Resampling
+from search.observed import Deployment
+from search.prepare import load_deployment, open_truth
+from search.run import run
+from search.tally import Tally, main_score, scores_of
+from search.truth import ClassTruth, Truth
+from search.verify import BASELINE, Bench, kept_by_model, tallies
+from spaces.bundle import Contents, load_bundle, write_bundle
+from spaces.graph import Graph, program_of, write_onnx
+from spaces.inputs import Frame, prepare_batch
+from spaces.merged import MergedModel
+from spaces.precision import Dtype
+
+QUICKSTART = ROOT / "runs" / "quickstart.yaml"
+BATCH = 8
+CALIBRATION = 64
+ROUNDS, TIMED = 5, 20
+"""How often the alternatives take turns, and frames in each turn."""
+CONVOLUTIONS = ["Conv", "Gemm", "MatMul"]
+POINTS, FOUND, OVERLAP = 5000, 100, 0.5
+"""effdet's: anchors that go to non-maximum suppression, detections per frame, and their IoU."""
+NOTHING, FRAMES, TRAINED = "nothing", "unlabelled frames", "a trained network"
+UNMERGED = "unmerged, float32"
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """One way to have both models' answers, as a graph."""
+
+    name: str
+    needs: str
+    graph: Path
+
+
+@dataclass(frozen=True)
+class Merging:
+    """merge-search, asked for something."""
+
+    name: str
+    changes: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two models, and how they are to fit into less."""
+
+    name: str
+    config: Path
+    merged: Sequence[Merging]
+    smaller: Mapping[str, str] = field(default_factory=dict)
+    """Which model of the pair takes the place of which, where that is a smaller network."""
+
+
+def identity_at(budget: str) -> Merging:
+    name = f"identity sharing, CKA, {budget}"
+    return Merging(
+        name, {"budget": budget, "search.adapters": ["identity"], "search.metric": "cka"}
+    )
+
+
+def merged_at(budget: str) -> Merging:
+    return Merging(f"merge-search, {budget}", {"budget": budget})
+
+
+def half_merged_at(budget: str) -> Merging:
+    """The budget is of the unmerged models in half precision."""
+    name = f"merge-search, half, {budget} of half"
+    return Merging(name, {"budget": budget, "dtype": "float16"})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
+    parser.add_argument("--pair", choices=["lite0+lite1", "quickstart"], action="append")
+    wanted = parser.parse_args().pair
+    reporter = Reporter()
+    report = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for pair in pairs(Path(folder)):
+            if not wanted or pair.name in wanted:
+                report[pair.name] = compare(pair, Path(folder) / pair.name, reporter)
+    print(json.dumps(report))
+
+
+def pairs(folder: Path) -> Iterator[Pair]:
+    photos = folder / "lite.yaml"
+    truth = {"csv": str((DATA / "labels.csv").resolve()), "stride": 2, "offset": 1}
+    lite = yaml.safe_load(LITE) | {
+        "frames": {"folder": str(DATA.resolve()), "stride": 2},
+        "truth": {"lite0": truth, "lite1": truth},
+    }
+    photos.write_text(yaml.safe_dump(lite))
+    yield Pair(
+        "lite0+lite1",
+        photos,
+        [identity_at("75%"), merged_at("92.5%"), merged_at("75%"), merged_at("67%"),
+         half_merged_at("92.5%"), half_merged_at("75%"), half_merged_at("67%")],
+        smaller={"lite1": "lite0"},
+    )  # fmt: skip
+    yield Pair(
+        "quickstart",
+        QUICKSTART,
+        [identity_at("65%"), merged_at("65%"), merged_at("50%"),
+         half_merged_at("65%"), half_merged_at("50%")],
+    )  # fmt: skip
+
+
+def compare(pair: Pair, folder: Path, reporter: Reporter) -> dict[str, dict[str, Any]]:
+    """Build and measure every alternative of the pair, and tell of them in a table."""
+    folder.mkdir()
+    config = configured(pair, folder, {})
+    deployment = load_deployment(config, reporter)
+    frames = config.frames.open(config.base)
+    truth = open_truth(config, deployment, frames, reporter)
+    every = [*graphs(pair, folder, config, deployment, frames, reporter)]
+    reporter.step(f"{pair.name}: {len(every)} alternatives on labelled frames")
+    found = {a.name: right(a.graph, deployment, truth) for a in every}
+    reporter.say(f"  {against_torch(found[UNMERGED], deployment, truth)}")
+    times = latencies(every, deployment, next(iter(truth.values())).frames[0])
+    resampling, unmerged = Resampling(truth), found[UNMERGED]
+    rows: dict[str, dict[str, Any]] = {}
+    for a in every:
+        kept = kept_by_model(scores_of(found[a.name]), scores_of(unmerged), {})
+        low, high = resampling.quality(kept, found[a.name], unmerged) or (0.0, 0.0)
+        scores = {name: round(main_score(t.scores), 4) for name, t in found[a.name].items()}
+        rows[a.name] = {
+            "bytes": weight_bytes(a.graph),
+            "kept": round(statistics.mean(kept.values()), 4),
+            "low": round(low, 4),
+            "high": round(high, 4),
+            **scores,
+            "ms": round(times[a.name], 2),
+            "needs": a.needs,
+        }
+    tell(pair, rows, reporter)
+    return rows
+
+
+def configured(pair: Pair, folder: Path, changes: Mapping[str, Any]) -> RunConfig:
+    known = {
+        "cache": str(ROOT / "runs" / "cache"),
+        "out": str(folder / "out"),
+        "mlflow.tracking_uri": f"sqlite:///{folder / 'mlflow.db'}",
+    }
+    overrides = [f"{key}={json.dumps(value)}" for key, value in {**known, **changes}.items()]
+    return load_config(pair.config, overrides)
+
+
+# The alternatives, as graphs.
+
+
+def graphs(
+    pair: Pair,
+    folder: Path,
+    config: RunConfig,
+    deployment: Deployment,
+    frames: FrameSet,
+    reporter: Reporter,
+) -> Iterator[Alternative]:
+    unmerged = unshared(config, deployment, "float32", folder / "unmerged")
+    calibration = [frames[k] for k in range(0, len(frames), max(1, len(frames) // CALIBRATION))]
+    yield Alternative(UNMERGED, NOTHING, unmerged)
+    for old, new in pair.smaller.items():
+        swapped = replaced(config, old, new)
+        graph = unshared(
+            swapped, load_deployment(swapped, reporter), "float32", folder / "smaller"
+        )
+        yield Alternative(f"{new} in place of {old}", TRAINED, graph)
+    half = unshared(config, deployment, "float16", folder / "half")
+    yield Alternative("each in half precision", NOTHING, half)
+    yield Alternative("each in int8, dynamic", NOTHING, dynamic_int8(unmerged))
+    quantised = static_int8(unmerged, deployment, calibration)
+    yield Alternative("each in int8, static", FRAMES, quantised)
+    for number, merging in enumerate(pair.merged):
+        graph = merged_graph(pair, folder / f"merged{number}", merging, reporter)
+        yield Alternative(merging.name, FRAMES, graph)
+        if merging.name.startswith("merge-search") and "dtype" not in merging.changes:
+            quantised = static_int8(graph, deployment, calibration)
+            yield Alternative(f"{merging.name}, then int8", FRAMES, quantised)
+
+
+def replaced(config: RunConfig, old: str, new: str) -> RunConfig:
+    """The config with one model's network in the place of another's, too."""
+    return config.model_copy(update={"models": {**config.models, old: config.models[new]}})
+
+
+def unshared(config: RunConfig, deployment: Deployment, dtype: Dtype, folder: Path) -> Path:
+    folder.mkdir()
+    contents = Contents(
+        specs=config.model_specs(),
+        inputs={name: model.input for name, model in deployment.models.items()},
+        facts={name: replace(fact, dtype=dtype) for name, fact in deployment.facts.items()},
+        plan=BASELINE,
+        dtype=dtype,
+    )
+    write_bundle(folder, contents, MergedModel(deployment.models, contents.facts, BASELINE, {}))
+    graph = Graph(load_bundle(folder))
+    blank = {
+        name: torch.zeros(2, 3, spec.height, spec.width) for name, spec in contents.inputs.items()
+    }
+    program = program_of(graph, list(graph.named(blank).values()))
+    write_onnx(graph, program, folder / ONNX)
+    return folder / ONNX
+
+
+def merged_graph(pair: Pair, folder: Path, merging: Merging, reporter: Reporter) -> Path:
+    """A run without labels, and its chosen plan exported."""
+    folder.mkdir()
+    reporter.step(f"{pair.name}: {merging.name}")
+    config = configured(pair, folder, {**merging.changes, "truth": {}})
+    run(config, reporter)
+    export(config.out_folder, None, folder / "bundle", ["onnx"], reporter)
+    return folder / "bundle" / ONNX
+
+
+def dynamic_int8(graph: Path) -> Path:
+    written = graph.with_name("dynamic.onnx")
+    quantization.quantize_dynamic(
+        _readied(graph), written, op_types_to_quantize=CONVOLUTIONS, per_channel=True
+    )
+    return written
+
+
+def static_int8(graph: Path, deployment: Deployment, frames: Sequence[Frame]) -> Path:
+    written = graph.with_name("static.onnx")
+    quantization.quantize_static(
+        _readied(graph),
+        written,
+        _Calibration(graph, deployment, frames),
+        quant_format=quantization.QuantFormat.QDQ,
+        op_types_to_quantize=CONVOLUTIONS,
+        per_channel=True,
+        activation_type=quantization.QuantType.QUInt8,
+        weight_type=quantization.QuantType.QInt8,
+    )
+    return written
+
+
+def _readied(graph: Path) -> Path:
+    """With its shapes inferred and its normalisations folded, as the quantiser wants it."""
+    readied = graph.with_name("readied.onnx")
+    if not readied.exists():
+        quant_pre_process(graph, readied, skip_symbolic_shape=True)
+        model = onnx.load(readied)
+        del model.graph.value_info[:]  # the quantiser transposes weights, and infers shapes anew
+        onnx.save(model, readied)
+    return readied
+
+
+class _Calibration(quantization.CalibrationDataReader):  # type: ignore[misc]
+    """Unlabelled frames, one at a time."""
+
+    def __init__(self, graph: Path, deployment: Deployment, frames: Sequence[Frame]) -> None:
+        names = _input_names(_session(graph))
+        self._feeds = (inputs_of([frame], names, deployment) for frame in frames)
+
+    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+        return next(self._feeds, None)
+
+
+# What they get right.
+
+
+def right(graph: Path, deployment: Deployment, truth: Mapping[str, Truth]) -> dict[str, Tally]:
+    """By model with ground truth; all have the same labelled frames."""
+    frames = next(iter(truth.values())).frames
+    assert all(known.frames.hash == frames.hash for known in truth.values())
+    session = _session(graph)
+    names, outputs = _input_names(session), [value.name for value in session.get_outputs()]
+    parts: dict[str, list[NDArray[Any]]] = {name: [] for name in truth}
+    sizes = []
+    for _, pictures in batches(frames, BATCH):
+        feed = inputs_of(pictures, names, deployment)
+        answers = dict(zip(outputs, session.run(None, feed), strict=True))
+        for name, part in parts.items():
+            part.append(_answer(name, answers))
+        sizes += [(picture.shape[0], picture.shape[1]) for picture in pictures]
+    found: dict[str, Tally] = {}
+    for name, known in truth.items():
+        whole = np.concatenate(parts[name])
+        if isinstance(known, ClassTruth):
+            found[name] = top_k(ranked(whole), known.labels)
+        else:
+            model = deployment.models[name]
+            found[name] = coco_map(whole, Geometry(sizes, model.input), known, model.num_classes)
+    return found
+
+
+def against_torch(
+    found: Mapping[str, Tally], deployment: Deployment, truth: Mapping[str, Truth]
+) -> str:
+    """What says that the graphs are measured as `run` measures."""
+    bench = Bench(deployment.running, deployment.facts, {}, BATCH)
+    (wanted,) = tallies(bench, [BASELINE], truth, lambda done: None)
+    apart = max(abs(main_score(found[n].scores) - main_score(t.scores)) for n, t in wanted.items())
+    return f"scores of the unmerged graph and of the torch networks differ by at most {apart:.2g}"
+
+
+def inputs_of(
+    frames: list[Frame], names: Sequence[str], deployment: Deployment
+) -> dict[str, NDArray[np.float32]]:
+    models = deployment.models
+    return {
+        name: prepare_batch(frames, models[name.removesuffix("_input")].input).numpy()
+        for name in names
+    }
+
+
+def _answer(name: str, answers: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Logits, or detections as a detector's head gives them."""
+    if f"{name}_logits" in answers:
+        return answers[f"{name}_logits"]
+    boxes, scores = (torch.from_numpy(answers[f"{name}_{part}"]) for part in ("boxes", "scores"))
+    return np.stack([_suppressed(*both) for both in zip(boxes, scores, strict=True)])
+
+
+def _suppressed(boxes: torch.Tensor, scores: torch.Tensor) -> NDArray[np.float32]:
+    """(FOUND, 6) of (anchors, 4) boxes and (anchors, classes) scores."""
+    surest, at = scores.flatten().topk(min(POINTS, scores.numel()))
+    anchors, kinds = at // scores.shape[1], at % scores.shape[1]
+    left = batched_nms(boxes[anchors], surest, kinds, OVERLAP)[:FOUND]
+    rows = torch.cat([boxes[anchors[left]], surest[left, None], kinds[left, None] + 1.0], dim=1)
+    padded = torch.zeros(FOUND, 6)
+    padded[: len(rows)] = rows
+    return padded.numpy()
+
+
+# What they take.
+
+
+def weight_bytes(graph: Path) -> int:
+    """Of every number that the graph holds."""
+    held = onnx.load(graph).graph
+    tensors = [*held.initializer]
+    tensors += [a.t for node in held.node for a in node.attribute if a.HasField("t")]
+    return sum(onnx.numpy_helper.to_array(tensor).nbytes for tensor in tensors)
+
+
+def latencies(
+    every: Sequence[Alternative], deployment: Deployment, frame: Frame
+) -> dict[str, float]:
+    """Median milliseconds of each, in rounds that take turns."""
+    runs: dict[str, Callable[[], object]] = {}
+    for a in every:
+        session = _session(a.graph, threads=1)
+        feed = inputs_of([frame], _input_names(session), deployment)
+        runs[a.name] = partial(session.run, None, feed)
+    taken: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(ROUNDS):
+        for name, work in runs.items():
+            work()
+            taken[name] += [_milliseconds(work) for _ in range(TIMED)]
+    return {name: statistics.median(values) for name, values in taken.items()}
+
+
+def _milliseconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return 1000 * (time.perf_counter() - start)
+
+
+def _session(graph: Path, threads: int = 0) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
+def _input_names(session: Any) -> list[str]:
+    return [value.name for value in session.get_inputs()]
+
+
+def tell(pair: Pair, rows: Mapping[str, Mapping[str, Any]], reporter: Reporter) -> None:
+    whole = rows[UNMERGED]
+    models = [n for n in whole if n not in ("bytes", "kept", "low", "high", "ms", "needs")]
+    header = ["alternative", "MB", "of unmerged", "kept", "95%", *models, "ms", "needs"]
+    table = [
+        [name, megabytes(row["bytes"]).removesuffix(" MB"), percent(row["bytes"] / whole["bytes"]),
+         percent(row["kept"]), percents([row["low"], row["high"]]),
+         *(f"{row[model]:.3f}" for model in models), f"{row['ms']:.1f}", row["needs"]]
+        for name, row in sorted(rows.items(), key=lambda entry: -entry[1]["bytes"])
+    ]  # fmt: skip
+    reporter.table(f"{pair.name}: by bytes", header, table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,33 @@
+"""The merged models as MLflow loads and serves them.
+
+One or several frames of one size, a uint8 array (frames, height, width, 3), become every model's
+answer: of a classifier an array (frames, classes) of logits; of a detector for each frame `boxes`
+(corners in its pixels), `scores` and `classes` (from 1), the surest first.
+
+Needs the packages of requirements.txt; `spaces`, which merges, comes along as code.
+"""
+
+import mlflow
+import numpy as np
+
+import spaces
+
+
+class Merged(mlflow.pyfunc.PythonModel):
+    """A bundle behind MLflow's interface."""
+
+    def load_context(self, context):
+        self.bundle = spaces.load_bundle(context.artifacts["bundle"])
+
+    def predict(self, context, model_input: np.ndarray, params=None):
+        frames = [np.ascontiguousarray(frame) for frame in model_input]
+        answers = self.bundle(frames)
+        return {
+            name: answer.numpy()
+            if self.bundle.tasks[name] == "classification"
+            else [{part: t.numpy() for part, t in found._asdict().items()} for found in answer]
+            for name, answer in answers.items()
+        }
+
+
+mlflow.models.set_model(Merged())
