@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import click
 
-from spaces.errors import MergeSearchError
+from search import shell
 
 CONFIG = click.argument("config", type=click.Path(path_type=Path))
 SET = click.option(
@@ -19,43 +15,12 @@ SET = click.option(
     help="Override a key of the config, e.g. --set budget='24 MB' --set search.trials=200. "
     "May be given more than once.",
 )  # fmt: skip
-INTERRUPTED = (
-    "interrupted; whatever was finished is kept: run the same command again to go on from there"
-)
+STATISTICS = "the statistics are kept once they are whole"
+UNSURE = "the champion may be another already: look in MLflow before you run it again"
+IN_PART = f"{STATISTICS}, nothing else; run the same command again to start from there"
 
 
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM, with which services are stopped: as gentle as Ctrl-C."""
-
-
-class _Group(click.Group):
-    """What the user can put right is told in one paragraph, without a traceback."""
-
-    def invoke(self, context: click.Context) -> Any:
-        try:
-            with _terminable():
-                return super().invoke(context)
-        except MergeSearchError as error:
-            click.echo(f"merge-search: {error}", err=True)
-            sys.exit(error.exit_code)
-        except KeyboardInterrupt as stopped:
-            click.echo(f"\nmerge-search: {INTERRUPTED}", err=True)
-            sys.exit(128 + (signal.SIGTERM if isinstance(stopped, _Terminated) else signal.SIGINT))
-
-
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    def terminate(number: int, frame: object) -> None:
-        raise _Terminated
-
-    before = signal.signal(signal.SIGTERM, terminate)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=shell.Program, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="merge-search")
 def main() -> None:
     """Find which stages of several deep networks can share one copy, under a memory budget.
@@ -67,7 +32,9 @@ def main() -> None:
     """
 
 
-@main.command()
+@main.command(
+    answers=True, kept=f"every plan valued so far is kept, and {STATISTICS}: {shell.GO_ON}"
+)
 @CONFIG
 @SET
 def run(config: Path, overrides: tuple[str, ...]) -> None:
@@ -84,15 +51,17 @@ def run(config: Path, overrides: tuple[str, ...]) -> None:
     \b
     Exit codes: 0 done; 1 something to put right (the message says what);
     2 no plan fits the budget (the message names the smallest reachable one);
-    3 done, but MLflow did not take it (see merge-search sync); 130 or 143 interrupted.
+    3 done, but MLflow did not take it (see merge-search sync); 70 a fault that nobody
+    foresaw (see --debug); 130 or 143 interrupted.
     """
-    from search.config import load_config
-    from search.console import Reporter
-    from search.run import run as run_search
+    reporter = shell.reporter()
+    with reporter.working("starting"):
+        from search.config import load_config
+        from search.run import run as run_search
 
-    loaded = load_config(config, overrides)
-    reporter = Reporter()
-    result = run_search(loaded, reporter)
+        loaded = load_config(config, overrides)
+    with shell.leaving(loaded.out_folder / "result.json"):
+        result = run_search(loaded, reporter)
     reporter.say(f"Wrote {_shown(loaded.out_folder)}/result.json, plans/, pictures and bundle/.")
     if result.chosen:
         reporter.say(f"Look at the chosen plan:  merge-search plan show "
@@ -100,7 +69,7 @@ def run(config: Path, overrides: tuple[str, ...]) -> None:
     reporter.say(f"Compare in MLflow:        merge-search ui {config}")
 
 
-@main.command()
+@main.command(answers=True, kept=IN_PART)
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(
     "--labels",
@@ -157,17 +126,20 @@ def verify(
     \b
     merge-search verify OUT --labels classifier=val.csv --labels detector=instances.json
     """
-    from search.console import Reporter
-    from search.fresh_data import FreshData
-    from search.verify_again import verify_again
+    reporter = shell.reporter()
+    with reporter.working("starting"):
+        from search.fresh_data import FreshData
+        from search.verify_again import verify_again
 
-    reporter = Reporter()
-    data = FreshData.parse(labels, images, classes, frames)
-    verify_again(out, plans, data, reporter)
+        data = FreshData.parse(labels, images, classes, frames)
+    with shell.leaving(out / "verify" / "verified.json"):
+        verify_again(out, plans, data, reporter)
     reporter.say(f"Wrote {_shown(out)}/verify/verified.json")
 
 
-@main.command()
+@main.command(
+    kept="every plan valued here is kept, and the one under way is left to others; to join again"
+)
 @click.argument("storage")
 @click.argument("study")
 def worker(storage: str, study: str) -> None:
@@ -178,15 +150,16 @@ def worker(storage: str, study: str) -> None:
     time: no plan is valued twice, none is lost. The study itself says all that is needed, so
     neither config nor networks nor frames have to be here. Ends when the search has its trials.
     """
-    from search.console import Reporter
-    from search.study import join
+    reporter = shell.reporter()
+    with reporter.working("starting"):
+        from search.study import join
 
-    reporter = Reporter()
-    valued = join(storage, study)
+    reporter.step(f"Exploring with {study}")
+    valued = join(storage, study, lambda trials: reporter.progress("trials", trials))
     reporter.say(f"{valued} plans valued here")
 
 
-@main.command()
+@main.command(answers=True, kept=IN_PART)
 @CONFIG
 @SET
 def exact(config: Path, overrides: tuple[str, ...]) -> None:
@@ -196,16 +169,18 @@ def exact(config: Path, overrides: tuple[str, ...]) -> None:
     true front's hypervolume that has found. Writes OUT/exact.json. Refuses a space that is too
     large to be looked through.
     """
-    from search.config import load_config
-    from search.console import Reporter
-    from search.yardstick import measure_exactly
+    reporter = shell.reporter()
+    with reporter.working("starting"):
+        from search.config import load_config
+        from search.yardstick import FILE, measure_exactly
 
-    reporter = Reporter()
-    path = measure_exactly(load_config(config, overrides), reporter)
+        loaded = load_config(config, overrides)
+    with shell.leaving(loaded.out_folder / FILE):
+        path = measure_exactly(loaded, reporter)
     reporter.say(f"Wrote {_shown(path)}")
 
 
-@main.command()
+@main.command(kept=IN_PART)
 @CONFIG
 @SET
 @click.option("--metric", default=None, help="Metric to use instead of the config's.")
@@ -215,17 +190,17 @@ def similarity(config: Path, overrides: tuple[str, ...], metric: str | None) -> 
     Needs no labels. One table per donor and recipient model: donor stages down, recipient stages
     across. Writes OUT/similarity_METRIC.csv and OUT/similarity_METRIC.png.
     """
-    from search.config import load_config
-    from search.console import Reporter
-    from search.prepare import load_deployment, observe, similarities
-    from search.show import show_similarity
+    reporter = shell.reporter()
+    with reporter.working("starting"):
+        from search.config import load_config
+        from search.prepare import load_deployment, observe, open_frames, similarities
+        from search.show import show_similarity
 
-    if metric:
-        overrides = (*overrides, f"search.metric={metric}")
-    loaded = load_config(config, overrides)
-    reporter = Reporter()
+        if metric:
+            overrides = (*overrides, f"search.metric={metric}")
+        loaded = load_config(config, overrides)
     deployment = load_deployment(loaded, reporter)
-    observed = observe(loaded, deployment, loaded.frames.open(loaded.base), reporter)
+    observed = observe(loaded, deployment, open_frames(loaded, reporter), reporter)
     values = similarities(loaded, observed, loaded.search.adapter_specs, reporter)
     written = show_similarity(values, deployment, loaded, reporter)
     rejected = len(deployment.pairs.rejected)
@@ -233,7 +208,7 @@ def similarity(config: Path, overrides: tuple[str, ...], metric: str | None) -> 
     reporter.say("Wrote " + " and ".join(_shown(path) for path in written))
 
 
-@main.command()
+@main.command(answers=True, kept=IN_PART)
 @CONFIG
 @SET
 def correlate(config: Path, overrides: tuple[str, ...]) -> None:
@@ -245,19 +220,20 @@ def correlate(config: Path, overrides: tuple[str, ...]) -> None:
     share), OUT/correlate/league.json and pictures; and logs one run to MLflow. The exit codes are
     those of run.
     """
-    from search.config import load_config
-    from search.console import Reporter
-    from search.correlate import FOLDER
-    from search.correlate import correlate as compare_guides
+    reporter = shell.reporter()
+    with reporter.working("starting"):
+        from search.config import load_config
+        from search.correlate import FOLDER
+        from search.correlate import correlate as compare_guides
 
-    loaded = load_config(config, overrides)
-    reporter = Reporter()
-    compare_guides(loaded, reporter)
-    out = _shown(loaded.out_folder / FOLDER)
-    reporter.say(f"Wrote {out}/league.json, guides.csv and pictures.")
+        loaded = load_config(config, overrides)
+    out = loaded.out_folder / FOLDER
+    with shell.leaving(out / "league.json"):
+        compare_guides(loaded, reporter)
+    reporter.say(f"Wrote {_shown(out)}/league.json, guides.csv and pictures.")
 
 
-class _Measuring(click.Group):
+class _Measuring(shell.Group):
     """`stats CONFIG` is `stats measure CONFIG`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -285,18 +261,19 @@ def measure(config: Path, overrides: tuple[str, ...], shard: str) -> None:
 
     Writes OUT/stats/K-of-N.safetensors. The word `measure` may be left out.
     """
-    from search.config import load_config
-    from search.console import Reporter
-    from search.moments import Shard
-    from search.shards import measure_shard
+    reporter = shell.reporter()
+    with reporter.working("starting"):
+        from search.config import load_config
+        from search.moments import Shard
+        from search.shards import measure_shard
 
-    reporter = Reporter()
-    part = Shard.parse(shard)
-    path = measure_shard(load_config(config, overrides), part, reporter)
+        part = Shard.parse(shard)
+        loaded = load_config(config, overrides)
+    path = measure_shard(loaded, part, reporter)
     reporter.say(f"Wrote {_shown(path)}")
 
 
-@stats.command()
+@stats.command(kept="the parts stay as they are; run the same command again to start anew")
 @CONFIG
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path))
 @SET
@@ -305,16 +282,17 @@ def merge(config: Path, files: tuple[Path, ...], overrides: tuple[str, ...]) -> 
 
     All parts must be there, each once, and of these very models, frames and settings.
     """
-    from search.config import load_config
-    from search.console import Reporter
-    from search.shards import merge_shards
+    reporter = shell.reporter()
+    with reporter.working("starting"):
+        from search.config import load_config
+        from search.shards import merge_shards
 
-    reporter = Reporter()
-    path = merge_shards(load_config(config, overrides), files, reporter)
+        loaded = load_config(config, overrides)
+    path = merge_shards(loaded, files, reporter)
     reporter.say(f"Wrote {_shown(path)}; run, similarity and the others take it from there.")
 
 
-@main.command()
+@main.command(kept=f"DIR is as it was; {IN_PART}")
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--plan", default=None, metavar="HASH",
               help="Which plan, by how its hash begins; by default the chosen one.")  # fmt: skip
@@ -331,17 +309,17 @@ def export(out: Path, plan: str | None, folder: Path, formats: tuple[str, ...]) 
     one module that takes camera frames and returns every model's answer; nothing of the search is
     needed for that. All of it is checked on real frames before DIR is there.
     """
-    from search.console import Reporter
-    from search.export import FORMATS
-    from search.export import export as export_plan
+    reporter = shell.reporter()
+    with reporter.working("starting"):
+        from search.export import FORMATS
+        from search.export import export as export_plan
 
-    reporter = Reporter()
     wanted = [known for known in FORMATS if known in formats]
     export_plan(out, plan, folder, wanted, reporter)
     reporter.say(f"Wrote {_shown(folder)}: see its CARD.md and example.py")
 
 
-@main.command("bench-bundle")
+@main.command("bench-bundle", answers=True)
 @click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
 def bench_bundle(folder: Path) -> None:
     """Measure the bundle in DIR: memory and time per frame, beside the unmerged models.
@@ -353,10 +331,11 @@ def bench_bundle(folder: Path) -> None:
     """
     import json
 
-    from search.console import Reporter
-    from search.footprint import bench_bundle as measure_bundle
+    reporter = shell.reporter()
+    with reporter.working("starting"):
+        from search.footprint import bench_bundle as measure_bundle
 
-    click.echo(json.dumps(measure_bundle(folder, Reporter())))
+    shell.conclude(json.dumps(measure_bundle(folder, reporter)))
 
 
 @main.group()
@@ -371,13 +350,14 @@ def show(file: Path) -> None:
 
     With a result.json in the folder above, also what the plan costs and how it was verified.
     """
-    from search.console import Reporter
-    from search.show import show_plan
+    reporter = shell.reporter()
+    with reporter.working("starting"):
+        from search.show import show_plan
 
-    show_plan(file, Reporter())
+    show_plan(file, reporter)
 
 
-@main.command()
+@main.command(kept=f"what is not logged yet stays kept: {shell.GO_ON}")
 @click.argument("out", type=click.Path(path_type=Path))
 def sync(out: Path) -> None:
     """Log to MLflow what it has not taken yet of the runs in OUT.
@@ -391,26 +371,82 @@ def sync(out: Path) -> None:
     Credentials are never written down, so a server that wants some gets them from there, or from
     MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD.
     """
-    from search.outbox import sync as replay
+    reporter = shell.reporter()
+    with reporter.working("starting"):
+        from search.outbox import sync as replay
 
-    for said in replay(out):
-        click.echo(said)
+    logged = replay(out)
+    while True:
+        with reporter.working("MLflow"):
+            said = next(logged, None)
+        if said is None:
+            return
+        reporter.say(said)
 
 
-@main.command()
+@main.command(kept=UNSURE)
+@CONFIG
+@SET
+def promote(config: Path, overrides: tuple[str, ...]) -> None:
+    """Put the plan that the last run of CONFIG proposed in service, if the config's rule lets it.
+
+    Every run registers the bundle of its chosen plan in MLflow as a version of the model CONFIG's
+    `name`, with the alias `challenger`. This gives it the alias `champion` if it is within the
+    budget, was verified on the labels that the champion was verified on, and is not worse than the
+    champion outside its interval (`promotion` in the config). The reason is recorded as a tag of
+    the version, whichever way it goes.
+
+    \b
+    Exit codes: 0 promoted; 4 the rule does not let it; 1 something to put right.
+    """
+    reporter = shell.reporter()
+    with reporter.working("starting"):
+        from search.config import load_config
+        from search.promotion import promote as promote_challenger
+
+        loaded = load_config(config, overrides)
+    promote_challenger(loaded, reporter)
+
+
+@main.command(kept=UNSURE)
+@CONFIG
+@SET
+@click.option("--why", default="by hand", metavar="TEXT", help="The reason, which is recorded.")
+def rollback(config: Path, overrides: tuple[str, ...], why: str) -> None:
+    """Put the champion before this one back in service.
+
+    May be given again, to go back further.
+    """
+    reporter = shell.reporter()
+    with reporter.working("starting"):
+        from search.config import load_config
+        from search.promotion import rollback as roll_back
+
+        loaded = load_config(config, overrides)
+    roll_back(loaded, why, reporter)
+
+
+@main.command(kept="what was logged is kept; to look at it again")
 @CONFIG
 @SET
 @click.option("--port", default=5000, show_default=True, help="Port on this machine.")
 def ui(config: Path, overrides: tuple[str, ...], port: int) -> None:
     """Start the MLflow UI on the store that runs of CONFIG are logged to.
 
-    Select the children of a search and press Compare. Stop it with Ctrl-C.
+    Prints the address of the experiment, and of the page that compares the candidates of the last
+    search of CONFIG. Stop it with Ctrl-C.
     """
-    from search import tracking
-    from search.config import load_config
+    reporter = shell.reporter()
+    with reporter.working("starting"):
+        from search import tracking
+        from search.config import load_config
+        from search.target import Target
 
-    target = tracking.Target.of(load_config(config, overrides))
-    click.echo(f"MLflow UI: {tracking.page(target, port)}")
+        loaded = load_config(config, overrides)
+        target = Target.of(loaded)
+        pages = tracking.pages(target, loaded.name, port)
+    for shown, address in pages.items():
+        reporter.say(f"{shown}: {address}")
     sys.exit(tracking.serve(target, port))
 
 

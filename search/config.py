@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 import yaml
@@ -268,6 +268,17 @@ class MlflowConfig(_Section):
     tracking_uri: str | None = None
 
 
+class PromotionConfig(_Section):
+    """When a challenger may take the champion's place; see `search.promotion`."""
+
+    by: Literal["truth", "fidelity"] = "truth"
+    """What it is measured by."""
+    measured_on: Literal["same", "any"] = "same"
+    """Whether both must have been measured on the same labels, or frames."""
+    slack: Share01 = 0.0
+    """Quality that it may lose beyond its own interval."""
+
+
 class RunConfig(_Section):
     """A whole run, validated. `base` is the folder that relative paths start from."""
 
@@ -288,6 +299,7 @@ class RunConfig(_Section):
     search: SearchConfig = SearchConfig()
     verify: VerifyConfig = VerifyConfig()
     mlflow: MlflowConfig = MlflowConfig()
+    promotion: PromotionConfig = PromotionConfig()
     out: str | None = None
     cache: str = "cache"
     storage: str | None = None

@@ -13,21 +13,23 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from search import league_report, tracking
+from search import league_report
 from search.bootstrap import LEVEL
 from search.clock import Clock
 from search.config import RunConfig
 from search.console import Reporter
 from search.correlation import RESAMPLES
 from search.files import make_folder, write_json, write_text
+from search.frames import described
 from search.league import PARTS, League, Part, Table, correlations, cross_stage, same_stage
 from search.metrics import METRICS
 from search.observed import Deployment, Observed
 from search.outbox import PLACES, record_or_keep
-from search.prepare import load_deployment, observe, open_truth
+from search.prepare import load_deployment, observe, open_frames, open_truth
 from search.show import show_league
 from search.similarity import Statistics
 from search.tally import Scores, main_score
+from search.target import Target, remember
 from search.truth import BadTruth, BoxTruth, Truth, part_of
 from search.verify import BASELINE, Bench, Progress, accuracy, steps_to_verify
 from spaces.errors import MergeSearchError
@@ -93,12 +95,12 @@ def correlate(config: RunConfig, reporter: Reporter) -> League:
         raise NothingToCorrelate(
             "correlate measures accuracy: the config needs `truth:` for at least one model"
         )
-    out, target = make_folder(config.out_folder) / FOLDER, tracking.Target.of(config)
-    tracking.remember(target, config.out_folder)
+    out, target = make_folder(config.out_folder) / FOLDER, Target.of(config)
+    remember(target, config.out_folder)
     clock = Clock()
     with clock.timing("models"):
         deployment = load_deployment(config, reporter)
-        frames = config.frames.open(config.base)
+        frames = open_frames(config, reporter)
         truth = split_truth(open_truth(config, deployment, frames, reporter))
     with clock.timing("unmerged"):
         recipients = worth_measuring(deployment, truth, config.verify.batch, reporter)
@@ -117,14 +119,15 @@ def correlate(config: RunConfig, reporter: Reporter) -> League:
         measured = measure_parts(observed, shares, truth, config.verify.batch, reporter)
     with clock.timing("correlations"):
         reporter.step(f"Correlations of {len(guides.values)} guides with accuracy")
-        tables = {
-            part: compare(guides, measured[part], truth[part], config.seed) for part in PARTS
-        }
+        with reporter.working("intervals"):
+            tables = {
+                part: compare(guides, measured[part], truth[part], config.seed) for part in PARTS
+            }
     league = League(
         name=config.name,
         seed=config.seed,
         adapters=config.search.adapters,
-        frames={"hash": observed.frames.hash, "count": len(observed.frames)},
+        frames=described(observed.frames),
         models={name: model.arch for name, model in config.models.items()},
         shares={
             "all": len(shares),
@@ -143,10 +146,12 @@ def correlate(config: RunConfig, reporter: Reporter) -> League:
     )
     save(league, guides, measured, out)
     stages = {name: fact.layout.stages for name, fact in deployment.facts.items()}
-    league_report.draw(tables, guides.values, measured["reporting"].kept, stages, out)
+    with reporter.working("pictures"):
+        league_report.draw(tables, guides.values, measured["reporting"].kept, stages, out)
     show_league(league, reporter)
     reporter.step("Logging to MLflow")
-    logged = record_or_keep(league, config.out_folder, target)
+    with reporter.working("MLflow"):
+        logged = record_or_keep(league, config.out_folder, target)
     reporter.say(f"  {logged}")
     return league
 
@@ -219,7 +224,8 @@ def measure_parts(
 ) -> dict[Part, Measured]:
     """Accuracy of every share alone on both parts; no frame is in both."""
     deployment = observed.deployment
-    maps = observed.maps_for([SharePlan((share,)) for share in shares])
+    with reporter.working("linear maps"):
+        maps = observed.maps_for([SharePlan((share,)) for share in shares])
     bench = Bench(deployment.running, deployment.facts, maps, batch)
     measured = {}
     for part in PARTS:

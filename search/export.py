@@ -80,7 +80,9 @@ def export(
     record = finished.plan(plan)
     source = Source(finished.config, finished.result, finished.observe(reporter))
     reporter.step(f"Bundle of plan {record.hash}")
-    for check in write(source, record, folder, formats):
+    with reporter.working("bundle"):
+        checks = write(source, record, folder, formats)
+    for check in checks:
         reporter.say(f"  {check}")
 
 

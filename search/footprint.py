@@ -74,7 +74,8 @@ def bench_bundle(folder: Path, reporter: Reporter) -> dict[str, Any]:
     contents = read_contents(folder)
     with tempfile.TemporaryDirectory() as unmerged:
         folders = {"merged": folder}
-        missing = _write_unmerged(contents, Path(unmerged))
+        with reporter.working("unmerged models"):
+            missing = _write_unmerged(contents, Path(unmerged))
         if not missing:
             folders |= {"unmerged": Path(unmerged), "libraries": folder}
         found = _in_turns(folders, reporter)
@@ -87,7 +88,7 @@ def bench_bundle(folder: Path, reporter: Reporter) -> dict[str, Any]:
     }
     _tell(found, answer, reporter)
     if missing:
-        reporter.say(f"The unmerged models were not measured: {missing}")
+        reporter.warn(f"The unmerged models were not measured: {missing}")
     return answer
 
 

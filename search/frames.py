@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -131,6 +131,11 @@ class Joined:
             return self.parts[0].hash
         text = " ".join(part.hash for part in self.parts)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def described(frames: FrameSet) -> dict[str, Any]:
+    """What results say of a frame set: `hash` and `count`."""
+    return {"hash": frames.hash, "count": len(frames)}
 
 
 def split(frames: FrameSet, unseen: int) -> tuple[Subset, Subset]:

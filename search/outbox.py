@@ -14,24 +14,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from search import logbook, tracking
+from search.documents import DOCUMENTS, Document, identity
 from search.files import CannotWrite, json_bytes, write_bytes
 from search.league import League
 from search.result import BUNDLE_FOLDER, Result
-from search.tracking import (
-    DOCUMENTS,
-    REMEMBERED,
-    Document,
-    Target,
-    TrackerUnreachable,
-    identity,
-)
+from search.system_metrics import SYSTEM
+from search.target import ENVIRONMENT, REMEMBERED, Target, UnknownTarget, recall, remember
+from search.tracking import TrackerUnreachable
+from search.tracking_shelf import BESIDE_RESULT
 from search.verification import Verification
 from spaces.errors import MergeSearchError
 
 UNLOGGED = "unlogged"
 PLACES = {Result: ".", League: "correlate", Verification: "verify"}
 """The folder below OUT where each document lies."""
-BESIDE = ("guides.csv", "*.png")
+BESIDE = ("guides.csv", "*.png", "*.svg", SYSTEM, *BESIDE_RESULT)
 """What is logged with a document from its folder."""
 
 
@@ -59,7 +56,7 @@ def record_or_keep(outcome: Document, out: Path, target: Target) -> str:
         NotLogged: the store did not take it; it waits for `sync`.
         CannotWrite: it cannot be kept.
     """
-    tracking.remember(target, out)
+    remember(target, out)
     document = out / PLACES[type(outcome)] / DOCUMENTS[type(outcome)]
     kept = keep(json_bytes(outcome.to_dict()), document, out)
     try:
@@ -118,11 +115,11 @@ def sync(out: Path) -> Iterator[str]:
     for document in lying:
         with _noting(damaged):
             read(document)
-            tracking.recall(out)
+            recall(out)
             keep(document.read_bytes(), document, out)
     for kept in _kept(out):
         with _noting(damaged):
-            waiting.append((_read_kept(kept), kept, tracking.recall(kept)))
+            waiting.append((_read_kept(kept), kept, recall(kept)))
     for outcome, kept, target in sorted(waiting, key=lambda entry: entry[0].created):
         said = _replay(outcome, kept, target)
         _drop(kept)
@@ -152,11 +149,11 @@ def _replay(outcome: Document, kept: Path, target: Target) -> str:
     try:
         return tracking.record(outcome, kept, target)
     except TrackerUnreachable as error:
-        if os.environ.get(tracking.ENVIRONMENT) or target.uri.startswith("sqlite"):
+        if os.environ.get(ENVIRONMENT) or target.uri.startswith("sqlite"):
             raise
         raise TrackerUnreachable(
             f"{error}. {REMEMBERED} holds no credentials: if the store wants any, give them in "
-            f"{tracking.ENVIRONMENT}, or in MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+            f"{ENVIRONMENT}, or in MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
         ) from error
 
 
@@ -199,5 +196,5 @@ def _noting(damaged: list[str]) -> Iterator[None]:
     """What is damaged does not stop the others."""
     try:
         yield
-    except (Damaged, tracking.UnknownTarget) as error:
+    except (Damaged, UnknownTarget) as error:
         damaged.append(str(error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from search.frames import Sampling, Subset, batches
@@ -39,14 +40,37 @@ def fidelity_alone(
     """
     values = dict.fromkeys(shares, 0.0)
     hopeful = [share for share in shares if observed.statistics.explained(share) > HOPELESS]
-    progress(len(shares) - len(hopeful))
     few = Sampling(FRAMES).indices(len(observed.unseen))
     glance = few[:: len(few) // FIRST or 1]
-    first = _agreed(observed, hopeful, glance, silent)
+    pace = _Pace(progress, len(shares), len(few))
+    pace.left(hopeful, 0)
+    first = _agreed(observed, hopeful, glance, lambda seen: pace.left(hopeful, seen))
     better = [share for share in hopeful if first[share] > HOPELESS * len(glance)]
-    progress(len(hopeful) - len(better))
-    rest = _agreed(observed, better, [i for i in few if i not in glance], progress)
+    rest = _agreed(
+        observed,
+        better,
+        [i for i in few if i not in glance],
+        lambda seen: pace.left(better, len(glance) + seen),
+    )
+    pace.left([], len(few))
     return values | {share: (first[share] + rest[share]) / len(few) for share in better}
+
+
+class _Pace:
+    """Shares that run side by side are told of as if they were done one by one, so that the time
+    left can be foretold from the first frames on."""
+
+    def __init__(self, progress: Progress, shares: int, frames: int) -> None:
+        self._progress = progress
+        self._shares = shares
+        self._frames = max(1, frames)
+        self._told = 0
+
+    def left(self, running: Sequence[Share], seen: int) -> None:
+        """All but the running shares are done; of those, so many frames."""
+        done = self._shares - math.ceil(len(running) * (1 - seen / self._frames))
+        self._progress(done - self._told)
+        self._told = done
 
 
 def _agreed(
@@ -54,10 +78,11 @@ def _agreed(
 ) -> dict[Share, float]:
     """Agreement of each share's recipient with itself unmerged, summed over unseen frames.
 
+    `progress` hears how many frames all of them have seen so far.
+
     Source: `spaces.stages.StagedModel.agreement`.
     """
     if not unseen:
-        progress(len(shares))
         return dict.fromkeys(shares, 0.0)
     models = observed.deployment.running
     plans = [SharePlan((share,)) for share in shares]
@@ -75,7 +100,7 @@ def _agreed(
             if output == baseline[name]:
                 originals[name] = answer
             sums[output] += float(models[name].agreement(answer, originals[name]).sum())
-            progress(int(output != baseline[name] and indices.stop == len(frames)))
+        progress(indices.stop)
     recipients = [share.recipient.model for share in shares]
     found = [sums[outputs[name]] for outputs, name in zip(merged, recipients, strict=True)]
     return dict(zip(shares, found, strict=True))

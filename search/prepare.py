@@ -40,9 +40,15 @@ def load_deployment(config: RunConfig, reporter: Reporter) -> Deployment:
     """Load, cut and survey the models, and move them to their device; print the stage tables."""
     device = config.torch_device
     reporter.step(f"Loading the models ({device})")
-    models = {name: _load(spec, config.seed) for name, spec in config.model_specs().items()}
-    facts = survey_all(models, config.dtype)
-    models = {name: model.to(device) for name, model in models.items()}
+    specs = config.model_specs()
+    models: dict[str, StagedModel] = {}
+    with reporter.progress("models", len(specs)) as progress:
+        for name, spec in specs.items():
+            models[name] = _load(spec, config.seed)
+            progress(1)
+    with reporter.working("stages"):
+        facts = survey_all(models, config.dtype)
+        models = {name: model.to(device) for name, model in models.items()}
     reporter.stage_table(facts)
     pairs = pairs_of(facts)
     if not pairs.legal:
@@ -58,6 +64,12 @@ def _load(spec: ModelSpec, seed: int) -> StagedModel:
         return load_model(spec)
 
 
+def open_frames(config: RunConfig, reporter: Reporter) -> FrameSet:
+    """The unlabelled frames of the config; what they are is hashed, which takes its time."""
+    with reporter.working("frames"):
+        return config.frames.open(config.base)
+
+
 def open_truth(
     config: RunConfig, deployment: Deployment, frames: FrameSet, reporter: Reporter
 ) -> dict[str, Truth]:
@@ -71,7 +83,8 @@ def open_truth(
     truth: dict[str, Truth] = {}
     for name, section in config.truth.items():
         model = deployment.models[name]
-        known = section.open(config.base, model.task, name)
+        with reporter.working(f"labelled frames of {name}"):
+            known = section.open(config.base, model.task, name)
         check_classes(known, model.num_classes, name)
         if isinstance(known, BoxTruth) and (part := known.part_measured(model.num_classes)):
             reporter.say(f"  {name}: {part}")
@@ -157,9 +170,11 @@ def _cached_moments(
     path = cached_statistics(config, key)
     if path.is_file():
         reporter.say("  cached from an earlier run on the same models and frames")
-        return load(path).moments
+        with reporter.working("reading them"):
+            return load(path).moments
     moments = take_moments(config, deployment, frames, reporter)
-    save(path, Saved(moments, key, WHOLE))
+    with reporter.working("keeping them"):
+        save(path, Saved(moments, key, WHOLE))
     return moments
 
 

@@ -61,7 +61,9 @@ class Finished:
     def observe(self, reporter: Reporter) -> Observed:
         """Its models and frames again; the statistics from the cache, if they are there."""
         deployment = load_deployment(self.config, reporter)
-        return observe(self.config, deployment, self.frames(), reporter)
+        with reporter.working("frames"):
+            frames = self.frames()
+        return observe(self.config, deployment, frames, reporter)
 
     def frames(self) -> FrameSet:
         """The unlabelled frames that it was searched on.

@@ -24,6 +24,7 @@ MEGABYTE = 1e6
 BLUE, ORANGE, GREY, RED = "#2563eb", "#d97706", "#6b7280", "#b91c1c"
 FRONT_PICTURE = "front.png"
 HEATMAP_PICTURE = "similarity.png"
+SAME_STAGE_PICTURE = "same_stage.png"
 
 
 def draw(result: Result, similarity: Mapping[Share, float], out: Path) -> None:
@@ -31,6 +32,7 @@ def draw(result: Result, similarity: Mapping[Share, float], out: Path) -> None:
     save_figure(front_figure(result), out / FRONT_PICTURE)
     stages = {name: [s["name"] for s in m.stages] for name, m in result.models.items()}
     save_figure(heatmap_figure(similarity, stages, result.metric), out / HEATMAP_PICTURE)
+    save_figure(same_stage_figure(similarity, stages, result.metric), out / SAME_STAGE_PICTURE)
 
 
 def front_figure(result: Result) -> Figure:
@@ -95,6 +97,25 @@ def heatmap_figure(
     if image is not None:
         figure.colorbar(image, ax=grid, shrink=0.7, label=METRICS[metric].label)
     figure.suptitle("Similarity of representations (blank: not a legal share)", x=0.02, ha="left")
+    return figure
+
+
+def same_stage_figure(
+    similarity: Mapping[Share, float], stages: Mapping[str, list[str]], metric: str
+) -> Figure:
+    """Shares between stages of one name: ordered pairs of models down, stages across."""
+    pairs = [(d, r) for r in stages for d in stages if d != r]
+    names = list(dict.fromkeys(name for listed in stages.values() for name in listed))
+    values = np.array(
+        [matrix(similarity, d, names, r, names).diagonal() for d, r in pairs], dtype=float
+    )
+    size = (2.2 + 0.75 * len(names), 1.6 + 0.45 * len(pairs))
+    figure, axes = plt.subplots(figsize=size, layout="constrained")
+    axes.imshow(np.clip(values, 0, 1), vmin=0, vmax=1, cmap="viridis", aspect="auto")
+    label_cells(axes, values)
+    axes.set_xticks(range(len(names)), names, rotation=60, ha="right")
+    axes.set_yticks(range(len(pairs)), [f"{d} to {r}" for d, r in pairs])
+    axes.set_title(f"Same stage: {METRICS[metric].label}", loc="left", fontsize=10)
     return figure
 
 

@@ -13,6 +13,7 @@ from search.pareto import front
 from search.tally import Scores, main_name
 
 SCHEMA_VERSION = 4
+UNMERGED = "unmerged"
 BUNDLE_FOLDER = "bundle"
 """Below OUT: the chosen plan as a bundle."""
 Verdict = Literal["better", "worse", "no difference"]
@@ -103,6 +104,10 @@ class Result:
     """The folder of the config, from which its paths start, relative to OUT."""
     seconds: dict[str, float]
     created: str
+    truth: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Per model with ground truth, `hash` and `count` of its labelled frames."""
+    latency_ms: dict[str, float] = field(default_factory=dict)
+    """Per frame on the machine that searched: by hash of each candidate, and `unmerged`."""
     bundle: str | None = None
     """What `spaces.bundle.bundle_id` says of OUT/bundle, the chosen plan's; None if there is
     none."""

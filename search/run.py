@@ -9,21 +9,34 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from search import report, tracking
+from search import report
 from search.candidates import Verified, tell, verify_plans
 from search.clock import Clock
 from search.config import RunConfig, without_credentials
 from search.console import Reporter, megabytes, percent
+from search.explorer import save_explorer
 from search.export import Source, remove_bundle, write
 from search.files import make_folder, write_json
+from search.frames import described
+from search.html_report import write_report
 from search.latency import Latency
+from search.next_steps import Places
 from search.observed import Deployment, Observed
 from search.outbox import record_or_keep
 from search.pareto import spread
-from search.prepare import load_deployment, observe, open_truth, pose, similarities
+from search.prepare import (
+    load_deployment,
+    observe,
+    open_frames,
+    open_truth,
+    pose,
+    similarities,
+)
 from search.problem import Limits
 from search.result import (
     BUNDLE_FOLDER,
+    UNMERGED,
+    CandidateRecord,
     ModelRecord,
     PlanRecord,
     Result,
@@ -36,7 +49,11 @@ from search.rungs import in_words, rungs, shortlist_rung
 from search.smallest import smallest, smallest_thoroughly
 from search.starts import starting_plans
 from search.study import Explored, StudySettings, explore
-from search.truth import Truth
+from search.system_metrics import watched
+from search.target import Target, remember
+from search.trials import save_trials
+from search.tried import Shortlisted, Tried
+from search.truth import Truth, truth_described
 from search.valuation import Predicted, Valued, Valuer
 from search.verify import Bench, fidelity
 from spaces.bundle import bundle_id
@@ -68,23 +85,39 @@ def run(config: RunConfig, reporter: Reporter) -> Result:
         MergeSearchError: anything else the user can put right.
     """
     out = make_folder(config.out_folder)
-    tracking.remember(tracking.Target.of(config), out)
+    remember(Target.of(config), out)
+    with watched(out):
+        result = found(config, out, reporter)
+    reporter.step("Logging to MLflow")
+    with reporter.working("MLflow"):
+        logged = record_or_keep(result, out, Target.of(config))
+    reporter.say(f"  {logged}")
+    return result
+
+
+def found(config: RunConfig, out: Path, reporter: Reporter) -> Result:
+    """The search itself: from models and frames to what lies in OUT."""
     clock = Clock()
     with clock.timing("models"):
         deployment = load_deployment(config, reporter)
-        frames = config.frames.open(config.base)
+        frames = open_frames(config, reporter)
         truth = open_truth(config, deployment, frames, reporter)
     with clock.timing("statistics"):
         observed = observe(config, deployment, frames, reporter)
     with clock.timing("similarity"):
         similarity = similarities(config, observed, config.search.adapter_specs, reporter)
     problem = pose(config, deployment, similarity)
-    valuer = Valuer(problem, Latency(observed).milliseconds)
-    least = reachable(valuer, out)
+    latency = Latency(observed)
+    valuer = Valuer(problem, latency.milliseconds)
+    with reporter.working("smallest plan"):
+        least = reachable(valuer, out)
     with clock.timing("search"):
         explored = search(config, valuer, least.plan, reporter)
     with clock.timing("verification"):
-        verified, ranks = verify(config, observed, valuer, explored, truth, reporter)
+        climbed = verify(config, observed, valuer, explored, truth, reporter)
+        verified, ranks, shortlist = climbed
+    with reporter.working("latency"):
+        milliseconds = latencies(verified.candidates, latency)
     chosen = choose(verified.candidates, config.quality_floor)
     costs = valuer.costs
     result = Result(
@@ -96,7 +129,7 @@ def run(config: RunConfig, reporter: Reporter) -> Result:
         unmerged_bytes=costs.unmerged_bytes,
         unmerged_macs=costs.unmerged_macs,
         smallest_bytes=least.bytes,
-        frames={"hash": observed.frames.hash, "count": len(observed.frames)},
+        frames=described(observed.frames),
         models=_model_records(config, deployment),
         study={
             "problem": problem.hash,
@@ -116,15 +149,21 @@ def run(config: RunConfig, reporter: Reporter) -> Result:
         rungs=ranks,
         config=config.as_written(),
         base=os.path.relpath(config.base, out),
+        truth={name: truth_described(known) for name, known in truth.items()},
+        latency_ms=milliseconds,
         seconds=clock.seconds,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    report.draw(result, similarity, out)
+    with reporter.working("pictures"):
+        report.draw(result, similarity, out)
+        save_trials(explored, valuer, out)
+        save_explorer(result, explored, out)
     save(result, out)
     result = bundled(Source(config, result, observed), out, reporter)
+    pairs = deployment.pairs
+    tried = Tried(similarity, pairs.rejected, len(pairs.legal), len(explored.feasible), shortlist)
+    write_report(result, tried, Places.of(config), out)
     summarise(result, reporter)
-    reporter.step("Logging to MLflow")
-    reporter.say(f"  {record_or_keep(result, out, tracking.Target.of(config))}")
     return result
 
 
@@ -161,7 +200,8 @@ def search(config: RunConfig, valuer: Valuer, least: SharePlan, reporter: Report
     if "latency" not in problem.costs:  # which cannot be joined
         where = f"{without_credentials(config.store)} {settings.study_name(problem)}"
         reporter.say(f"  more processes: merge-search worker {where}")
-    starts = starting_plans(problem, (least, *earlier_front(config.out_folder)))
+    with reporter.working("plans to try first"):
+        starts = starting_plans(problem, (least, *earlier_front(config.out_folder)))
     with reporter.progress("trials", config.search.trials) as progress:
         explored = explore(valuer, settings, starts, progress)
     whole = ", which is all that the space holds" if explored.exhausted else ""
@@ -188,16 +228,18 @@ def verify(
     explored: Explored,
     truth: Mapping[str, Truth],
     reporter: Reporter,
-) -> tuple[Verified, Rungs]:
+) -> tuple[Verified, Rungs, tuple[Shortlisted, ...]]:
     """Climb the ladder: part of the front to fidelity, the best of those to ground truth.
 
-    Also, how well each rung foretold the next.
+    Also, how well each rung foretold the next, and what fidelity was measured of.
     """
     settings = config.verify
     listed = explored.shortlist(settings.shortlist)
     plans = [valued.plan for valued in listed]
     deployment = observed.deployment
-    bench = Bench(deployment.served, deployment.facts, observed.maps_for(plans), settings.batch)
+    with reporter.working("linear maps"):
+        maps = observed.maps_for(plans)
+    bench = Bench(deployment.served, deployment.facts, maps, settings.batch)
     reporter.step(
         f"Fidelity of the {len(plans)} most promising plans on {len(observed.unseen)} frames"
     )
@@ -207,7 +249,20 @@ def verify(
     records = [_plan_record(listed[k], valuer) for k in best]
     verified = verify_plans(bench, records, [faithful[k] for k in best], truth, reporter)
     shortlisted = shortlist_rung([valued.proxy for valued in listed], faithful)
-    return verified, rungs(verified.candidates) | shortlisted
+    looked_at = tuple(
+        Shortlisted(v.plan.hash, v.bytes, v.proxy, mean_known(f))
+        for v, f in zip(listed, faithful, strict=True)
+    )
+    return verified, rungs(verified.candidates) | shortlisted, looked_at
+
+
+def latencies(candidates: Sequence[CandidateRecord], latency: Latency) -> dict[str, float]:
+    """Milliseconds per frame of the unmerged models and of each candidate."""
+    plans = {c.hash: SharePlan.from_dict(c.plan) for c in candidates}
+    return {
+        name: round(latency.milliseconds(plan), 3)
+        for name, plan in {UNMERGED: SharePlan(), **plans}.items()
+    }
 
 
 def save(result: Result, out: Path) -> None:
@@ -225,7 +280,9 @@ def bundled(source: Source, out: Path, reporter: Reporter) -> Result:
         remove_bundle(folder)
         return result
     reporter.step(f"Bundle of the chosen plan {chosen.hash}")
-    for check in write(source, chosen, folder, ()):
+    with reporter.working("bundle"):
+        checks = write(source, chosen, folder, ())
+    for check in checks:
         reporter.say(f"  {check}")
     result = replace(result, bundle=bundle_id(folder))
     save(result, out)
@@ -238,7 +295,7 @@ def summarise(result: Result, reporter: Reporter) -> None:
     tell(verified, result.unmerged_bytes, result.chosen, f"Verified {_asked(result)}", reporter)
     reporter.say(in_words(result.rungs))
     if result.chosen is None:
-        reporter.say(_none_chosen(result))
+        reporter.warn(_none_chosen(result))
 
 
 def _asked(result: Result) -> str:

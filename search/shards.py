@@ -10,7 +10,13 @@ from search.console import Reporter
 from search.frames import split
 from search.moments import WHOLE, Shard
 from search.moments_file import BadStatistics, Saved, load, save
-from search.prepare import cached_statistics, load_deployment, statistics_key, take_moments
+from search.prepare import (
+    cached_statistics,
+    load_deployment,
+    open_frames,
+    statistics_key,
+    take_moments,
+)
 
 FOLDER = "stats"
 
@@ -18,7 +24,7 @@ FOLDER = "stats"
 def measure_shard(config: RunConfig, shard: Shard, reporter: Reporter) -> Path:
     """Take one shard of the statistics that a run of the config needs, into OUT/stats."""
     deployment = load_deployment(config, reporter)
-    seen, _ = split(config.frames.open(config.base), config.verify.fidelity_frames)
+    seen, _ = split(open_frames(config, reporter), config.verify.fidelity_frames)
     key = statistics_key(config, deployment, seen)
     reporter.step(f"Statistics of every stage, shard {shard}")
     moments = take_moments(config, deployment, seen, reporter, shard)
@@ -37,11 +43,12 @@ def merge_shards(config: RunConfig, files: Sequence[Path], reporter: Reporter) -
     if not found:
         raise BadStatistics(f"there are no shards in {config.out_folder / FOLDER}")
     deployment = load_deployment(config, reporter)
-    seen, _ = split(config.frames.open(config.base), config.verify.fidelity_frames)
+    seen, _ = split(open_frames(config, reporter), config.verify.fidelity_frames)
     key = statistics_key(config, deployment, seen)
     reporter.step(f"Summing {len(found)} shards")
     path = cached_statistics(config, key)
-    save(path, Saved(_sum(found, key).moments, key, WHOLE))
+    with reporter.working("shards"):
+        save(path, Saved(_sum(found, key).moments, key, WHOLE))
     return path
 
 

@@ -89,8 +89,9 @@ def show_similarity(
                 )
     out = make_folder(config.out_folder)
     table, picture = out / f"similarity_{metric}.csv", out / f"similarity_{metric}.png"
-    write_text(table, _csv(values, metric))
-    save_heatmap(values, stages, metric, picture)
+    with reporter.working("heatmap"):
+        write_text(table, _csv(values, metric))
+        save_heatmap(values, stages, metric, picture)
     return table, picture
 
 
@@ -118,7 +119,7 @@ def show_league(league: League, reporter: Reporter) -> None:
         for name, reason in table.left_out.items():
             reporter.say(f"{name} is left out on the {part} frames: {reason}")
     if league.winner is None:
-        reporter.say("no winner: no guide has a correlation on the frames that decide")
+        reporter.warn("no winner: no guide has a correlation on the frames that decide")
         return
     reporter.say(
         f"* wins: the greatest |r| over all shares on other labelled frames "

@@ -11,6 +11,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 
 import optuna
@@ -32,6 +33,12 @@ PROBLEM, SETTINGS, STARTS = "problem", "settings", "starts"
 WAIT = 0.2
 """Seconds between looks at what other processes are still valuing."""
 Progress = Callable[[int], None]
+Showing = Callable[[int], AbstractContextManager[Progress]]
+
+
+def hidden(trials: int) -> AbstractContextManager[Progress]:
+    """Nobody watches."""
+    return contextlib.nullcontext(lambda done: None)
 
 
 class NoSuchStudy(MergeSearchError):
@@ -60,8 +67,10 @@ class Explored:
 
     front: tuple[Valued, ...]
     """Feasible and non-dominated in all objectives, by rising bytes."""
+    valued: tuple[Valued, ...]
+    """All plans that were valued, one per trial, in their order."""
     feasible: tuple[Valued, ...]
-    """All plans within the limits that were valued."""
+    """Those within the limits."""
     progress: tuple[float, ...]
     """After each trial, the share of the rectangle from (0 bytes, quality 1) to (budget, or the
     unmerged bytes, quality 0) that the feasible plans dominate."""
@@ -72,7 +81,7 @@ class Explored:
     @property
     def trials(self) -> int:
         """How many plans were valued; each took one trial."""
-        return len(self.progress)
+        return len(self.valued)
 
     def shortlist(self, most: int) -> list[Valued]:
         """The plans to look at more closely: of the outermost layers, the highest proxies; or
@@ -118,8 +127,10 @@ def explore(
         return _explored(study, valuer, exhausted)
 
 
-def join(store: str, name: str, progress: Progress = lambda trials: None) -> int:
+def join(store: str, name: str, showing: Showing = hidden) -> int:
     """Help a running search from another process; returns how many plans were valued here.
+
+    `showing` is given the number of trials that the search wants, of all processes together.
 
     Raises:
         NoSuchStudy: the store holds none of that name, or none that `explore` opened.
@@ -132,7 +143,8 @@ def join(store: str, name: str, progress: Progress = lambda trials: None) -> int
         valuer, settings, starts = _told(study)
         valuer.value(SharePlan())  # refuses, before any trial, what cannot be valued here
         worker = _Worker(storage, study, valuer, settings, starts)
-        worker.work(progress)
+        with showing(settings.trials) as progress:
+            worker.work(progress)
         return worker.valued
 
 
@@ -272,6 +284,7 @@ def _explored(study: optuna.Study, valuer: Valuer, exhausted: bool) -> Explored:
     best = [feasible[i] for i in nondominated([v.objectives for v in feasible])]
     return Explored(
         front=tuple(sorted(best, key=lambda v: (v.bytes, -v.proxy))),
+        valued=tuple(valued),
         feasible=tuple(feasible),
         progress=tuple(_progress(valued, valuer)),
         limits=valuer.problem.limits,

@@ -38,8 +38,8 @@ class Models:
     experiment: str
     tags: Mapping[str, str]
 
-    def log(self, bundle: Path, name: str, run: str, parameters: Mapping[str, Any]) -> str:
-        """The bundle in a folder as a model that `run` has made; returns the model's id."""
+    def log(self, bundle: Path, name: str, run: str, parameters: Mapping[str, Any]) -> LoggedModel:
+        """The bundle in a folder as a model that `run` has made."""
         model = self.client.create_logged_model(
             self.experiment,
             name=name,
@@ -53,14 +53,23 @@ class Models:
             _write(bundle, folder, model)
             self.client.log_model_artifacts(model.model_id, str(folder))
         self.client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
-        self.client.log_outputs(run, [LoggedModelOutput(model.model_id, step=0)])
-        return str(model.model_id)
+        self.attach(str(model.model_id), run)
+        return model
 
-    def keep_only(self, runs: Collection[str]) -> None:
-        """Delete every model of this result that is not whole, or that none of these runs made."""
+    def attach(self, model: str, run: str) -> None:
+        """Show the model on a run's page."""
+        self.client.log_outputs(run, [LoggedModelOutput(model, step=0)])
+
+    def keep_only(self, runs: Collection[str]) -> set[str]:
+        """Delete every model of this result that is not whole, or that none of these runs made;
+        returns the ids of the others."""
+        kept = set()
         for model in self._models():
-            if model.source_run_id not in runs or model.status != LoggedModelStatus.READY:
+            if model.source_run_id in runs and model.status == LoggedModelStatus.READY:
+                kept.add(str(model.model_id))
+            else:
                 self.client.delete_logged_model(model.model_id)
+        return kept
 
     def _models(self) -> list[LoggedModel]:
         wanted = " and ".join(f"tags.`{key}` = '{value}'" for key, value in self.tags.items())

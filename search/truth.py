@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,6 +15,7 @@ from search.frames import (
     RenderedScenes,
     Sampling,
     Subset,
+    described,
     scene,
 )
 from search.scenes import CLASSES, SceneSettings
@@ -101,6 +104,18 @@ class BoxTruth:
 
 
 Truth = ClassTruth | BoxTruth
+
+
+def truth_described(truth: Truth) -> dict[str, Any]:
+    """What results say of ground truth: `hash` and `count` of its frames, and `labels`, a hash of
+    what is right on them, in terms of the categories that are measured."""
+    right: Any = (
+        [sorted(labels) for labels in truth.labels]
+        if isinstance(truth, ClassTruth)
+        else [truth.annotations, truth.categories, truth.classes]
+    )
+    digest = hashlib.sha256(json.dumps(right, sort_keys=True, default=dict).encode())
+    return {**described(truth.frames), "labels": digest.hexdigest()[:16]}
 
 
 def scenes_truth(settings: SceneSettings, count: int, task: Task) -> Truth:

@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from search import tracking
 from search.candidates import Verified, tell, verify_plans
 from search.clock import Clock
 from search.console import Reporter
+from search.documents import DOCUMENTS, identity
 from search.files import write_json
-from search.frames import FrameSet
+from search.frames import FrameSet, described
 from search.fresh_data import FreshData
 from search.outbox import PLACES, record_or_keep
 from search.prepare import load_deployment, observe, open_truth
 from search.reopen import Finished, NoSuchPlan
 from search.result import PlanRecord, verified_front
-from search.truth import Truth
+from search.target import Target
+from search.truth import Truth, truth_described
 from search.verification import Verification
 from search.verify import Bench, fidelity
 from spaces.plan import SharePlan
@@ -42,22 +42,24 @@ def verify_again(
     clock = Clock()
     with clock.timing("models"):
         deployment = load_deployment(config, reporter)
-        frames = finished.frames()
+        with reporter.working("frames"):
+            frames = finished.frames()
         truth = open_truth(config, deployment, frames, reporter)
         given = data.unlabelled(frames, truth)
     with clock.timing("statistics"):
         observed = observe(config, deployment, frames, reporter)
         unlabelled = observed.unseen if given is None else given
-        maps = observed.maps_for([SharePlan.from_dict(record.plan) for record in plans])
+        with reporter.working("linear maps"):
+            maps = observed.maps_for([SharePlan.from_dict(record.plan) for record in plans])
     with clock.timing("verification"):
         bench = Bench(deployment.served, deployment.facts, maps, config.verify.batch)
         verified = measure(bench, plans, unlabelled, truth, reporter)
     verification = Verification(
         name=config.name,
         seed=config.seed,
-        result=tracking.identity(finished.document.read_bytes()),
-        frames=_facts(unlabelled),
-        truth={name: _facts(known.frames) for name, known in truth.items()},
+        result=identity(finished.document.read_bytes()),
+        frames=described(unlabelled),
+        truth={name: truth_described(known) for name, known in truth.items()},
         unmerged_bytes=finished.result.unmerged_bytes,
         baseline=verified.baseline,
         baseline_intervals=verified.intervals,
@@ -68,14 +70,14 @@ def verify_again(
         seconds=clock.seconds,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    write_json(
-        out / PLACES[Verification] / tracking.DOCUMENTS[Verification], verification.to_dict()
-    )
+    write_json(out / PLACES[Verification] / DOCUMENTS[Verification], verification.to_dict())
     title = "Verified" if truth else "Fidelity"
     tell(verified, verification.unmerged_bytes, verification.chosen, title, reporter)
     reporter.say(verification.against)
     reporter.step("Logging to MLflow")
-    reporter.say(f"  {record_or_keep(verification, out, tracking.Target.of(config))}")
+    with reporter.working("MLflow"):
+        logged = record_or_keep(verification, out, Target.of(config))
+    reporter.say(f"  {logged}")
     return verification
 
 
@@ -100,7 +102,3 @@ def _plans(finished: Finished, starts: Sequence[str]) -> list[PlanRecord]:
     if not finished.result.candidates:
         raise NoSuchPlan(f"{finished.out}: the run has verified no plan; name one with --plan")
     return list(finished.result.candidates)
-
-
-def _facts(frames: FrameSet) -> dict[str, Any]:
-    return {"hash": frames.hash, "count": len(frames)}

@@ -11,7 +11,7 @@ from search.console import MEGABYTE, Reporter, percent
 from search.exact import Exact, exact_front
 from search.files import make_folder, write_json
 from search.pareto import hypervolume
-from search.prepare import load_deployment, observe, pose, similarities
+from search.prepare import load_deployment, observe, open_frames, pose, similarities
 from search.problem import Problem
 from search.result import Result
 from search.valuation import Predicted
@@ -29,11 +29,12 @@ def measure_exactly(config: RunConfig, reporter: Reporter) -> Path:
     """
     out = make_folder(config.out_folder)
     deployment = load_deployment(config, reporter)
-    observed = observe(config, deployment, config.frames.open(config.base), reporter)
+    observed = observe(config, deployment, open_frames(config, reporter), reporter)
     similarity = similarities(config, observed, config.search.adapter_specs, reporter)
     problem = pose(config, deployment, similarity)
     reporter.step(f"The true front of {problem.encoding.size:,} combinations")
-    exact = exact_front(problem)
+    with reporter.working("bounding"):
+        exact = exact_front(problem)
     reporter.say(f"  {len(exact.front)} plans; {exact.looked_at:,} half decided ones looked at")
     unmerged = CostModel(problem.facts).unmerged_bytes
     tell(exact, unmerged, reporter)

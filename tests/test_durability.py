@@ -42,6 +42,7 @@ from servers import free_port
 from tiny import Weights, World, config_data, merged, write_config
 
 from search.cli import main
+from search.documents import identity
 from search.pareto import nondominated
 from search.problem import Problem
 from search.result import Result
@@ -49,7 +50,7 @@ from search.study import Explored, StudySettings, explore, join
 from search.study_claims import Claims
 from search.study_samplers import Fresh, Outlook, sampler_named
 from search.study_store import DamagedStudy, StoreFailed, open_store
-from search.tracking import PARENT_TAG, RESULT_TAG, identity
+from search.tracking_shelf import PARENT_TAG, RESULT_TAG
 from search.valuation import Valuer
 
 pytest_plugins = ["tiny_fixtures"]

@@ -24,7 +24,8 @@ from search.files import write_json
 from search.frames import RenderedScenes
 from search.outbox import keep
 from search.scenes import SceneSettings
-from search.tracking import Target, record
+from search.target import Target
+from search.tracking import record
 from spaces.bundle import load_bundle
 
 pytest_plugins = ["tiny_fixtures", "server_fixtures"]

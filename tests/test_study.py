@@ -393,7 +393,7 @@ def test_the_shortlist_takes_the_best_proxies_of_the_layers_next_to_the_front() 
     front_, behind = [valued(1, 0.2), valued(2, 0.9)], [valued(3, 0.85), valued(2, 0.1)]
     third, fourth = [valued(4, 0.8)], [valued(5, 0.7)]
     feasible = (*fourth, *third, *behind, *front_)
-    found = Explored(tuple(front_), feasible, (0.0,) * 6, Limits(bytes=9), False)
+    found = Explored(tuple(front_), feasible, feasible, (0.0,) * 6, Limits(bytes=9), False)
     assert [v.proxy for v in found.shortlist(4)] == [0.9, 0.85, 0.8, 0.2]
     assert fourth[0] not in found.shortlist(99)
     frugal = replace(found, limits=Limits(quality=0.1))

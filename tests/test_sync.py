@@ -24,10 +24,13 @@ from servers import Server, as_soon_as, free_port
 from tiny import Ran
 
 from search.cli import main
+from search.documents import identity
 from search.files import write_json
 from search.outbox import NotLogged, record_or_keep, sync
 from search.result import Result
-from search.tracking import PARENT_TAG, RESULT_TAG, Target, identity, recall, record, remember
+from search.target import Target, recall, remember
+from search.tracking import record
+from search.tracking_shelf import PARENT_TAG, RESULT_TAG
 
 pytest_plugins = ["tiny_fixtures", "server_fixtures"]
 SECRET = "s3cret-word"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import time
 from pathlib import Path
@@ -14,11 +15,12 @@ from mlflow.tracking import MlflowClient
 from servers import Server, free_port
 from tiny import Ran, Weights, config_data, merged, run_config, write_config
 
-from search import tracking
 from search.config import load_config
 from search.league import GROUPS, League
 from search.result import Result
-from search.tracking import PARENT_TAG, Target, TrackerUnreachable, record
+from search.target import ENVIRONMENT, Target
+from search.tracking import TrackerUnreachable, record
+from search.tracking_shelf import PARENT_TAG
 from spaces.plan import SharePlan
 
 pytest_plugins = ["tiny_fixtures", "server_fixtures"]
@@ -70,14 +72,10 @@ def test_every_candidate_and_the_baseline_are_children_of_one_parent(
 
 
 def test_children_have_the_same_metrics_so_that_they_compare(logged: Logged) -> None:
-    shared = {"bytes_mb", "macs_m", "saved_pct", "proxy", "fidelity", "quality_kept", "top1_a"}
-    shared |= {
-        f"{name}_{end}"
-        for name in ("quality_kept", "top1_a", "top5_a", "change_a")
-        for end in ("low", "high")
-    }
+    shared = {"bytes_mb", "macs_m", "saved_pct", "proxy", "fidelity", "quality_kept", "top1_a",
+              "top5_a", "latency_ms", "kept_a", "kept_b", "fidelity_a", "fidelity_b"}  # fmt: skip
     for run in logged.children:
-        assert shared <= set(run.data.metrics)
+        assert set(run.data.metrics) == shared
 
 
 def test_candidates_carry_their_numbers_and_their_plan(
@@ -90,9 +88,10 @@ def test_candidates_carry_their_numbers_and_their_plan(
         assert run.data.metrics["top1_a"] == candidate.accuracy["a"]["top1"]
         assert run.data.metrics["quality_kept"] == candidate.quality_kept
         low, high = candidate.intervals["a"]["top1"]
-        assert (run.data.metrics["top1_a_low"], run.data.metrics["top1_a_high"]) == (low, high)
-        assert run.data.metrics["change_a"] == candidate.differences["a"]["top1"][0]
-        assert run.data.params["verdict_a"] == candidate.verdicts["a"]
+        assert run.data.params["range95_top1_a"] == f"{low:.3f} to {high:.3f}"
+        change, low, high = candidate.differences["a"]["top1"]
+        told = f"{candidate.verdicts['a']}: {change:+.3f} ({low:.3f} to {high:.3f})"
+        assert run.data.params["verdict_a"] == told
         chosen = run.data.tags["merge_search.chosen"]
         assert chosen == str(candidate.hash == tiny_run.result.chosen).lower()
         plan = SharePlan.from_json(logged.read(run, "plan.json", tmp_path).decode())
@@ -116,8 +115,10 @@ def test_the_parent_holds_the_result_the_pictures_and_the_config(
     tiny_run: Ran, logged: Logged, tmp_path: Path
 ) -> None:
     assert {"result.json", "config.yaml", "stages.md"} <= logged.files(logged.parent)
-    assert logged.files(logged.parent, "pictures") == {
-        "pictures/front.png", "pictures/similarity.png",
+    assert {"report.html", "explore.html", "trials.csv"} <= logged.files(logged.parent)
+    assert logged.files(logged.parent, "pictures") >= {
+        "pictures/front.png", "pictures/similarity.png", "pictures/same_stage.png",
+        "pictures/plan.svg",
     }  # fmt: skip
     held = json.loads(logged.read(logged.parent, "result.json", tmp_path))
     assert Result.from_dict(held) == tiny_run.result
@@ -154,7 +155,7 @@ def test_a_database_used_directly_does_not_scatter_artifacts_where_the_user_stan
     config = load_config(Path(__file__).parent.parent / "runs" / "quickstart.yaml")
     for uri, placed in (("sqlite:///elsewhere.db", True), ("http://127.0.0.1:5000", False)):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-        target = tracking.Target.of(config)
+        target = Target.of(config)
         assert target.uri == uri
         assert bool(target.artifacts and str(config.base) in target.artifacts) == placed
 
@@ -291,4 +292,91 @@ def test_a_league_keeps_its_files_its_pictures_and_its_table(
 
 
 def test_mlflow_stays_behind_its_door(tiny_run: Ran) -> None:
-    assert "INFO" not in tiny_run.said and tracking.ENVIRONMENT == "MLFLOW_TRACKING_URI"
+    assert "INFO" not in tiny_run.said and ENVIRONMENT == "MLFLOW_TRACKING_URI"
+
+
+def test_every_child_says_the_same_things_of_its_plan(tiny_run: Ran, logged: Logged) -> None:
+    keys = {"shares", "donor", "recipient", "stages", "adapter", "budget_mb", "plan"}
+    by_plan = {run.data.tags["merge_search.plan"]: run for run in logged.children}
+    assert len(by_plan) == len(logged.children)
+    for run in logged.children:
+        assert keys <= set(run.data.params)
+        assert run.data.tags["merge_search.frames"] == tiny_run.result.frames["hash"]
+    for candidate in tiny_run.result.candidates:
+        told = by_plan[candidate.hash].data.params
+        plan = SharePlan.from_dict(candidate.plan)
+        assert told["shares"] == str(len(plan.shares))
+        for share in plan.shares:
+            assert share.donor.model in told["donor"] and str(share.adapter) in told["adapter"]
+            assert f"{share.donor.stage} -> {share.recipient.stage}" in told["stages"]
+
+
+def test_runs_can_be_told_apart_by_their_names(tiny_run: Ran, logged: Logged) -> None:
+    names = [str(run.info.run_name) for run in logged.children]
+    assert len(set(names)) == len(names)
+    for candidate in tiny_run.result.candidates:
+        (name,) = [n for n in names if n.endswith(candidate.hash[:6])]
+        assert name.startswith(f"{candidate.bytes / 1e6:.1f} MB, ")
+    assert f"{tiny_run.result.unmerged_bytes / 1e6:.1f} MB, unmerged" in names
+
+
+def test_every_child_has_its_measured_latency(tiny_run: Ran, logged: Logged) -> None:
+    result = tiny_run.result
+    assert set(result.latency_ms) == {"unmerged", *(c.hash for c in result.candidates)}
+    assert all(value > 0 for value in result.latency_ms.values())
+    for run in logged.children:
+        plan = run.data.tags["merge_search.plan"]
+        wanted = result.latency_ms.get(plan, result.latency_ms["unmerged"])
+        assert run.data.metrics["latency_ms"] == wanted
+
+
+def test_the_parent_names_its_frames_and_its_labels(tiny_run: Ran, logged: Logged) -> None:
+    result = tiny_run.result
+    assert logged.parent.inputs is not None
+    held = {entry.dataset.name: entry for entry in logged.parent.inputs.dataset_inputs}
+    assert set(held) == {"tiny frames", "tiny labels of a"}
+    frames, labels = held["tiny frames"].dataset, held["tiny labels of a"].dataset
+    assert frames.digest == result.frames["hash"]
+    assert json.loads(frames.source) == result.config["frames"]
+    assert json.loads(str(frames.profile)) == {"frames": result.frames["count"]}
+    assert labels.digest == result.truth["a"]["hash"]
+    contexts = {tag.value for entry in held.values() for tag in entry.tags}
+    assert contexts == {"search", "truth of a"}
+
+
+def test_what_the_machine_was_doing_is_logged_at_its_time(tiny_run: Ran, logged: Logged) -> None:
+    seen = json.loads((tiny_run.out / "system.json").read_text())
+    name = "system/process_memory_megabytes"
+    history = logged.client.get_metric_history(logged.parent.info.run_id, name)
+    assert [(p.timestamp, p.value) for p in history] == [(s["time"], s[name]) for s in seen] != []
+    assert all(s[name] > 100 for s in seen)
+
+
+def test_the_note_on_the_parent_tells_of_every_candidate(tiny_run: Ran, logged: Logged) -> None:
+    note = logged.parent.data.tags["mlflow.note.content"]
+    for candidate in tiny_run.result.candidates:
+        assert candidate.hash in note and f"{candidate.bytes / 1e6:.2f}" in note
+    assert f"**{tiny_run.result.chosen}**" in note
+
+
+def test_the_trials_are_a_table_of_every_plan_in_its_order(tiny_run: Ran) -> None:
+    rows = list(csv.DictReader((tiny_run.out / "trials.csv").read_text().splitlines()))
+    study = tiny_run.result.study
+    assert len(rows) == study["trials"] == len({row["plan"] for row in rows})
+    assert [float(row["hypervolume"]) for row in rows] == pytest.approx(
+        study["hypervolume"], abs=1e-6
+    )
+    by_plan = {row["plan"]: row for row in rows}
+    for record_ in tiny_run.result.front:
+        row = by_plan[record_.hash]
+        assert row["feasible"] == "yes"
+        assert float(row["bytes_mb"]) == pytest.approx(record_.bytes / 1e6)
+        assert float(row["proxy"]) == pytest.approx(record_.proxy, abs=1e-6)
+
+
+def test_the_explorer_needs_no_network(tiny_run: Ran) -> None:
+    page = (tiny_run.out / "explore.html").read_text()
+    assert "<script src=" not in page and "cdn.plot.ly" not in page.partition("</h2>")[0]
+    assert page.count('class="plotly-graph-div"') == 3
+    for candidate in tiny_run.result.candidates:
+        assert candidate.hash in page

@@ -1,0 +1,167 @@
+"""`merge-search promote` and `rollback`: which merged model is in service, by the config's rule.
+
+The champion is the plan in service, the challenger the one that the last search proposed. Both are
+versions of one registered model; what is known of each was written down when it was registered.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from search import tracking
+from search.config import PromotionConfig, RunConfig
+from search.console import Reporter, megabytes, percent, percents
+from search.problem import Limits
+from search.standing import Standing
+from search.target import Target
+from spaces.errors import MergeSearchError
+
+
+class NotPromoted(MergeSearchError):
+    """The rule does not let the challenger take the champion's place."""
+
+    exit_code = 4
+
+
+class NobodyThere(MergeSearchError):
+    """There is no challenger to promote, or no champion to go back from."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Whether the challenger is promoted, and why."""
+
+    promoted: bool
+    reason: str
+
+
+def judge(
+    rule: PromotionConfig, limits: Limits, challenger: Standing, champion: Standing | None
+) -> Judgement:
+    """By the rule, whether the challenger may take the champion's place.
+
+    It has to keep within the limits and to be measured as the rule wants it; if there is a
+    champion, on the same frames, and not to be worse than it outside its own interval.
+    """
+    asked = _unfit(rule, limits, challenger)
+    if asked:
+        return Judgement(False, asked)
+    told = f"{megabytes(challenger.bytes)} are within the limits"
+    if champion is None:
+        return Judgement(True, f"there was no champion; {told}; {_quality(rule, challenger)}")
+    if challenger.bundle == champion.bundle:
+        return Judgement(False, "it is the champion already")
+    apart = _not_comparable(rule, challenger, champion)
+    if apart:
+        return Judgement(False, apart)
+    against = f"{_quality(rule, challenger)}; the champion's {percent(_measured(rule, champion))}"
+    if _best_case(rule, challenger) + rule.slack < (_measured(rule, champion) or 0.0):
+        return Judgement(False, f"it is worse outside its interval: {against}")
+    return Judgement(True, f"it is not worse outside its interval: {against}; {told}")
+
+
+def promote(config: RunConfig, reporter: Reporter) -> None:
+    """Make the challenger of the config's name the champion, if the rule lets it.
+
+    Raises:
+        NobodyThere: there is no challenger.
+        NotPromoted: the rule does not; the reason is told and recorded.
+        TrackerUnreachable: MLflow cannot be asked.
+    """
+    with tracking.registry(Target.of(config), config.name) as registry:
+        challenger, champion = registry.challenger(), registry.champion()
+        if challenger is None:
+            raise NobodyThere(
+                f"{config.name} has no challenger in MLflow; `merge-search run` proposes one"
+            )
+        proposed = Standing.from_dict(challenger.standing)
+        serving = None if champion is None else Standing.from_dict(champion.standing)
+        limits = config.limits(proposed.unmerged_bytes)
+        judgement = judge(config.promotion, limits, proposed, serving)
+        if not judgement.promoted:
+            registry.refuse(challenger, judgement.reason)
+            raise NotPromoted(
+                f"version {challenger.version} of {config.name} (plan {proposed.plan}) is not "
+                f"promoted: {judgement.reason}"
+            )
+        registry.promote(challenger, champion, judgement.reason)
+    reporter.say(
+        f"Version {challenger.version} of {config.name} (plan {proposed.plan}) is the champion: "
+        f"{judgement.reason}"
+    )
+
+
+def rollback(config: RunConfig, why: str, reporter: Reporter) -> None:
+    """Put the champion before this one back in service.
+
+    Raises:
+        NobodyThere: there is no champion, or it replaced none.
+        TrackerUnreachable: MLflow cannot be asked.
+    """
+    with tracking.registry(Target.of(config), config.name) as registry:
+        champion = registry.champion()
+        if champion is None:
+            raise NobodyThere(f"{config.name} has no champion in MLflow")
+        before = registry.before(champion)
+        if before is None:
+            raise NobodyThere(
+                f"version {champion.version} of {config.name} replaced no champion: there is "
+                "nothing to go back to"
+            )
+        registry.go_back(champion, before, why)
+    reporter.say(
+        f"Version {before.version} of {config.name} (plan {before.standing['plan']}) is the "
+        f"champion again, instead of version {champion.version}"
+    )
+
+
+def _unfit(rule: PromotionConfig, limits: Limits, challenger: Standing) -> str:
+    """Why it cannot be champion whoever is; empty if it can."""
+    if challenger.bytes > limits.bytes:
+        return (
+            f"its {megabytes(challenger.bytes)} are over the budget of {megabytes(limits.bytes)}"
+        )
+    if _measured(rule, challenger) is None:
+        what = "verified on ground truth" if rule.by == "truth" else "measured for fidelity"
+        return f"it was not {what}, which promotion.by: {rule.by} asks for"
+    if challenger.worst is not None and challenger.worst < limits.quality:
+        return (
+            f"one of its models keeps {percent(challenger.worst)}, below the floor of "
+            f"{percent(limits.quality)}"
+        )
+    return ""
+
+
+def _not_comparable(rule: PromotionConfig, challenger: Standing, champion: Standing) -> str:
+    """Why the two cannot be compared; empty if they can."""
+    if _measured(rule, champion) is None:
+        return f"the champion was not measured as promotion.by: {rule.by} asks for"
+    what, same = (
+        ("labels", challenger.labels == champion.labels)
+        if rule.by == "truth"
+        else ("frames", challenger.frames == champion.frames)
+    )
+    if same or rule.measured_on == "any":
+        return ""
+    return (
+        f"the champion was measured on other {what}: run the search again on those {what}, or "
+        "set promotion.measured_on: any to compare across them"
+    )
+
+
+def _measured(rule: PromotionConfig, standing: Standing) -> float | None:
+    return standing.quality if rule.by == "truth" else standing.fidelity
+
+
+def _best_case(rule: PromotionConfig, standing: Standing) -> float:
+    """The upper end of its interval; fidelity has none."""
+    if rule.by == "truth" and standing.interval is not None:
+        return standing.interval[1]
+    return _measured(rule, standing) or 0.0
+
+
+def _quality(rule: PromotionConfig, standing: Standing) -> str:
+    measured, sure = percent(_measured(rule, standing)), standing.interval
+    if rule.by == "fidelity":
+        return f"fidelity {measured}"
+    return f"it keeps {measured}" + (f" ({percents(sure)})" if sure else "")

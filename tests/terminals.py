@@ -1,0 +1,91 @@
+"""Commands in pseudo-terminals of their own, as a person has them before their eyes."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import select
+import signal
+import struct
+import termios
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+CONTROL_C = b"\x03"
+SEQUENCE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:3[0-8]|9[0-7])(?:;\d+)*m")
+HIDDEN, SHOWN = "\x1b[?25l", "\x1b[?25h"
+SETTINGS = ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
+
+
+class Terminal:
+    """One window. `said` is all that was written to it, control sequences and all."""
+
+    def __init__(self, columns: int = 100) -> None:
+        self._leader, self._follower = pty.openpty()
+        size = struct.pack("HHHH", 40, columns, 0, 0)
+        fcntl.ioctl(self._follower, termios.TIOCSWINSZ, size)
+        self.name = os.ttyname(self._follower)
+        self._heard = b""
+        self._closing = threading.Event()
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
+
+    @property
+    def said(self) -> str:
+        return self._heard.decode(errors="replace")
+
+    @property
+    def text(self) -> str:
+        """Without the sequences, every redrawn line on a line of its own."""
+        return SEQUENCE.sub("", self.said).replace("\r\n", "\n").replace("\r", "\n")
+
+    def type(self, keys: bytes) -> None:
+        os.write(self._leader, keys)
+
+    def wait_for(self, reached: Callable[[], object], seconds: float = 120) -> None:
+        end = time.monotonic() + seconds
+        while not reached():
+            assert time.monotonic() < end, self.text
+            time.sleep(0.01)
+
+    def close(self) -> None:
+        """Hear the rest, of what has ended."""
+        self._closing.set()
+        self._listener.join(10)
+        os.close(self._follower)
+        os.close(self._leader)
+
+    def _listen(self) -> None:
+        while True:
+            ready, _, _ = select.select([self._leader], [], [], 0.05)
+            if ready:
+                self._heard += os.read(self._leader, 65536)
+            elif self._closing.is_set():
+                return
+
+
+def sit_at(terminal: str, settings: Mapping[str, str]) -> None:
+    """Make the terminal of that name this process's own, on all three streams."""
+    os.setsid()
+    stream = os.open(terminal, os.O_RDWR)  # the first one that a session opens controls it
+    for number in (0, 1, 2):
+        os.dup2(stream, number)
+    plainly({"TERM": "xterm-256color", **settings})
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def plainly(settings: Mapping[str, str]) -> None:
+    """Without what the tests' own environment says of colours and sizes."""
+    for name in SETTINGS:
+        os.environ.pop(name, None)
+    os.environ.update(settings)
+
+
+def errors_to(file: str) -> None:
+    """Standard error goes there."""
+    plainly({})
+    os.dup2(os.open(file, os.O_CREAT | os.O_WRONLY | os.O_APPEND), 2)
