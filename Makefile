@@ -4,12 +4,17 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help quickstart test test-fast check bench clean
+# As many tests at a time as there are cores, and each with one thread: networks this small do not
+# gain from a second.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+.PHONY: help quickstart test test-fast test-ui check bench clean
 
 help:
 	@echo "make quickstart  install into .venv and merge a classifier and a detector (no GPU, no account)"
 	@echo "make test        install the dev extras and run all tests"
-	@echo "make test-fast   only the tests that need no real images"
+	@echo "make test-fast   only the tests that need no real images and kill no processes"
+	@echo "make test-ui     the quickstart's pages in a real browser (needs Debian's chromium)"
 	@echo "make check       ruff and mypy"
 	@echo "make bench       speed, accuracy and memory of the statistics (reads MERGE_SEARCH_DATA)"
 	@echo "make clean       remove .venv and what runs wrote"
@@ -21,10 +26,13 @@ quickstart: $(VENV)/.installed
 	@echo "and open the address that it prints."
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	$(PYTEST) -m "not ui" -n auto --dist loadfile
 
 test-fast: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m "not data"
+	$(PYTEST) -m "not ui and not data and not durability" -n auto --dist loadfile
+
+test-ui: $(VENV)/.installed-dev
+	$(PYTEST) -m ui
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

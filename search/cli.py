@@ -42,9 +42,9 @@ def run(config: Path, overrides: tuple[str, ...]) -> None:
 
     Loads the models and cuts them into stages; measures the similarity of every pair of stages on
     the unlabelled frames, in one pass; explores the plans with Optuna; measures fidelity of the
-    front and ground-truth accuracy of its best; writes OUT/result.json, OUT/plans/*.json, pictures
-    and OUT/bundle, the chosen plan to deploy; and logs one parent run and one run per verified
-    candidate to MLflow, with the bundle as a model.
+    front and ground-truth accuracy of its best; writes OUT/report.html and OUT/result.json, plans
+    and pictures, and OUT/bundle, the chosen plan to deploy; logs one parent run and one run per
+    verified candidate to MLflow, and registers the bundle there as the challenger.
 
     An interrupted run goes on where it stood when it is started again.
 
@@ -62,7 +62,7 @@ def run(config: Path, overrides: tuple[str, ...]) -> None:
         loaded = load_config(config, overrides)
     with shell.leaving(loaded.out_folder / "result.json"):
         result = run_search(loaded, reporter)
-    reporter.say(f"Wrote {_shown(loaded.out_folder)}/result.json, plans/, pictures and bundle/.")
+    reporter.say(f"Wrote {_shown(loaded.out_folder)}/report.html, and the rest of it beside.")
     if result.chosen:
         reporter.say(f"Look at the chosen plan:  merge-search plan show "
                      f"{_shown(loaded.out_folder)}/plans/{result.chosen}.json")  # fmt: skip

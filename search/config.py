@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from search.coco import Category, coco_truth
+from search.credentials import without_credentials
 from search.frames import FrameSet, RenderedScenes, Sampling, folder_frames
 from search.labels import csv_truth, folder_truth, real_truth
 from search.metrics import METRICS
@@ -437,15 +438,6 @@ def config_of(data: Mapping[str, Any], base: Path, source: Path) -> RunConfig:
         return RunConfig.model_validate({**data, "base": base})
     except ValidationError as error:
         raise BadConfig(_report(source, error)) from error
-
-
-def without_credentials(text: str) -> str:
-    """The text with `user:password@`, and `password=` in a query, taken out of every URI in it.
-
-    Up to the last @: a password may hold what should have been written as %40 or %2F.
-    """
-    bare = re.sub(r"(\w://)(?!/)\S*@", r"\1", text)
-    return re.sub(r"(?i)(?<=[?&])(password|passwd|pwd|token)=[^&\s]*&?", "", bare)
 
 
 def parse_budget(text: str | int, unmerged: int) -> int:

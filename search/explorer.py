@@ -98,7 +98,7 @@ def _draw_limits(figure: go.Figure, result: Result) -> None:
 def parallel_figure(result: Result) -> go.Figure:
     """One line per candidate, one axis per number that all of them have; colour is quality."""
     columns = candidate_columns(result.candidates)
-    colour = columns.get("quality kept", columns.get("fidelity", columns["proxy"]))
+    colour = columns.get("quality kept", columns.get("fidelity", columns.get("proxy", [])))
     figure = go.Figure(
         go.Parcoords(
             line={"color": colour, "colorscale": "Viridis", "showscale": True},
@@ -119,7 +119,7 @@ def progress_figure(explored: Explored) -> go.Figure:
 def candidate_columns(candidates: Sequence[CandidateRecord]) -> dict[str, list[float]]:
     """Each number that all candidates have, by what it is called."""
     rows = [_numbers(candidate) for candidate in candidates]
-    shared = [name for name in rows[0] if all(name in row for row in rows)]
+    shared = [name for name in rows[0] if all(name in row for row in rows)] if rows else []
     return {name: [row[name] for row in rows] for name in shared}
 
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from search import report
 from search.candidates import Verified, tell, verify_plans
 from search.clock import Clock
-from search.config import RunConfig, without_credentials
+from search.config import RunConfig
 from search.console import Reporter, megabytes, percent
+from search.credentials import without_credentials
 from search.explorer import save_explorer
 from search.export import Source, remove_bundle, write
 from search.files import make_folder, write_json
@@ -58,7 +59,7 @@ from search.valuation import Predicted, Valued, Valuer
 from search.verify import Bench, fidelity
 from spaces.bundle import bundle_id
 from spaces.errors import MergeSearchError
-from spaces.plan import SharePlan
+from spaces.plan import Share, SharePlan
 
 
 class BudgetTooSmall(MergeSearchError):
@@ -95,6 +96,28 @@ def run(config: RunConfig, reporter: Reporter) -> Result:
     return result
 
 
+@dataclass(frozen=True)
+class Searched:
+    """What the search is made of, and what it found."""
+
+    observed: Observed
+    similarity: Mapping[Share, float]
+    valuer: Valuer
+    least: Predicted
+    explored: Explored
+
+
+@dataclass(frozen=True)
+class Climbed:
+    """What the ladder has measured."""
+
+    verified: Verified
+    rungs: Rungs
+    shortlist: tuple[Shortlisted, ...]
+    """Plans of which fidelity was measured."""
+    latency_ms: dict[str, float]
+
+
 def found(config: RunConfig, out: Path, reporter: Reporter) -> Result:
     """The search itself: from models and frames to what lies in OUT."""
     clock = Clock()
@@ -106,31 +129,48 @@ def found(config: RunConfig, out: Path, reporter: Reporter) -> Result:
         observed = observe(config, deployment, frames, reporter)
     with clock.timing("similarity"):
         similarity = similarities(config, observed, config.search.adapter_specs, reporter)
-    problem = pose(config, deployment, similarity)
     latency = Latency(observed)
-    valuer = Valuer(problem, latency.milliseconds)
+    valuer = Valuer(pose(config, deployment, similarity), latency.milliseconds)
     with reporter.working("smallest plan"):
         least = reachable(valuer, out)
     with clock.timing("search"):
         explored = search(config, valuer, least.plan, reporter)
+    searched = Searched(observed, similarity, valuer, least, explored)
     with clock.timing("verification"):
-        climbed = verify(config, observed, valuer, explored, truth, reporter)
-        verified, ranks, shortlist = climbed
-    with reporter.working("latency"):
-        milliseconds = latencies(verified.candidates, latency)
-    chosen = choose(verified.candidates, config.quality_floor)
-    costs = valuer.costs
-    result = Result(
+        climbed = climb(config, searched, truth, latency, reporter)
+    result = told(config, searched, climbed, truth, clock, out)
+    with reporter.working("pictures"):
+        draw(result, searched, out)
+    save(result, out)
+    result = bundled(Source(config, result, observed), out, reporter)
+    write_report(result, tried(searched, climbed), Places.of(config), out)
+    summarise(result, reporter)
+    return result
+
+
+def told(
+    config: RunConfig,
+    searched: Searched,
+    climbed: Climbed,
+    truth: Mapping[str, Truth],
+    clock: Clock,
+    out: Path,
+) -> Result:
+    """Everything of the run as plain data."""
+    observed, valuer, explored = searched.observed, searched.valuer, searched.explored
+    problem, candidates = valuer.problem, climbed.verified.candidates
+    chosen = choose(candidates, config.quality_floor)
+    return Result(
         name=config.name,
         seed=config.seed,
         metric=config.search.metric,
         budget_bytes=None if config.budget is None else int(problem.limits.bytes),
         quality_floor=config.quality_floor,
-        unmerged_bytes=costs.unmerged_bytes,
-        unmerged_macs=costs.unmerged_macs,
-        smallest_bytes=least.bytes,
+        unmerged_bytes=valuer.costs.unmerged_bytes,
+        unmerged_macs=valuer.costs.unmerged_macs,
+        smallest_bytes=searched.least.bytes,
         frames=described(observed.frames),
-        models=_model_records(config, deployment),
+        models=_model_records(config, observed.deployment),
         study={
             "problem": problem.hash,
             "sampler": config.search.sampler,
@@ -140,31 +180,36 @@ def found(config: RunConfig, out: Path, reporter: Reporter) -> Result:
             "exhausted": explored.exhausted,
             "hypervolume": list(explored.progress),
         },
-        baseline=verified.baseline,
-        baseline_intervals=verified.intervals,
+        baseline=climbed.verified.baseline,
+        baseline_intervals=climbed.verified.intervals,
         front=[_plan_record(valued, valuer) for valued in explored.front],
-        candidates=verified.candidates,
-        verified_front=verified_front(verified.candidates),
+        candidates=candidates,
+        verified_front=verified_front(candidates),
         chosen=chosen.hash if chosen else None,
-        rungs=ranks,
+        rungs=climbed.rungs,
         config=config.as_written(),
         base=os.path.relpath(config.base, out),
         truth={name: truth_described(known) for name, known in truth.items()},
-        latency_ms=milliseconds,
+        latency_ms=climbed.latency_ms,
         seconds=clock.seconds,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    with reporter.working("pictures"):
-        report.draw(result, similarity, out)
-        save_trials(explored, valuer, out)
-        save_explorer(result, explored, out)
-    save(result, out)
-    result = bundled(Source(config, result, observed), out, reporter)
-    pairs = deployment.pairs
-    tried = Tried(similarity, pairs.rejected, len(pairs.legal), len(explored.feasible), shortlist)
-    write_report(result, tried, Places.of(config), out)
-    summarise(result, reporter)
-    return result
+
+
+def draw(result: Result, searched: Searched, out: Path) -> None:
+    """Pictures, the page to explore, and the trials as a table."""
+    report.draw(result, searched.similarity, out)
+    save_trials(searched.explored, searched.valuer, out)
+    save_explorer(result, searched.explored, out)
+
+
+def tried(searched: Searched, climbed: Climbed) -> Tried:
+    """What the report says of plans and shares that were left."""
+    pairs = searched.observed.deployment.pairs
+    feasible = len(searched.explored.feasible)
+    return Tried(
+        searched.similarity, pairs.rejected, len(pairs.legal), feasible, climbed.shortlist
+    )
 
 
 def reachable(valuer: Valuer, out: Path) -> Predicted:
@@ -221,39 +266,38 @@ def earlier_front(out: Path) -> list[SharePlan]:
         return []  # not ours, or of another version: it helps, but nothing depends on it
 
 
-def verify(
+def climb(
     config: RunConfig,
-    observed: Observed,
-    valuer: Valuer,
-    explored: Explored,
+    searched: Searched,
     truth: Mapping[str, Truth],
+    latency: Latency,
     reporter: Reporter,
-) -> tuple[Verified, Rungs, tuple[Shortlisted, ...]]:
+) -> Climbed:
     """Climb the ladder: part of the front to fidelity, the best of those to ground truth.
 
-    Also, how well each rung foretold the next, and what fidelity was measured of.
+    Also, how well each rung foretold the next, and how long the best take.
     """
-    settings = config.verify
-    listed = explored.shortlist(settings.shortlist)
-    plans = [valued.plan for valued in listed]
-    deployment = observed.deployment
+    settings, valuer = config.verify, searched.valuer
+    listed = searched.explored.shortlist(settings.shortlist)
+    plans, unseen = [valued.plan for valued in listed], searched.observed.unseen
+    deployment = searched.observed.deployment
     with reporter.working("linear maps"):
-        maps = observed.maps_for(plans)
+        maps = searched.observed.maps_for(plans)
     bench = Bench(deployment.served, deployment.facts, maps, settings.batch)
-    reporter.step(
-        f"Fidelity of the {len(plans)} most promising plans on {len(observed.unseen)} frames"
-    )
-    with reporter.progress("frames", len(observed.unseen)) as progress:
-        faithful = fidelity(bench, plans, observed.unseen, progress)
+    reporter.step(f"Fidelity of the {len(plans)} most promising plans on {len(unseen)} frames")
+    with reporter.progress("frames", len(unseen)) as progress:
+        faithful = fidelity(bench, plans, unseen, progress)
     best = most_faithful(faithful, listed, settings.candidates, config.quality_floor)
     records = [_plan_record(listed[k], valuer) for k in best]
     verified = verify_plans(bench, records, [faithful[k] for k in best], truth, reporter)
-    shortlisted = shortlist_rung([valued.proxy for valued in listed], faithful)
-    looked_at = tuple(
+    shortlist = tuple(
         Shortlisted(v.plan.hash, v.bytes, v.proxy, mean_known(f))
         for v, f in zip(listed, faithful, strict=True)
     )
-    return verified, rungs(verified.candidates) | shortlisted, looked_at
+    foretold = shortlist_rung([valued.proxy for valued in listed], faithful)
+    with reporter.working("latency"):
+        milliseconds = latencies(verified.candidates, latency)
+    return Climbed(verified, rungs(verified.candidates) | foretold, shortlist, milliseconds)
 
 
 def latencies(candidates: Sequence[CandidateRecord], latency: Latency) -> dict[str, float]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from search.credentials import without_credentials
 from spaces.errors import MergeSearchError
 
 if TYPE_CHECKING:  # imported where it is wanted: help is there at once
@@ -215,7 +216,7 @@ def _stopped(context: click.Context) -> str:
 def _unexpected(context: click.Context, error: BaseException) -> str:
     told = context.meta.get(_REPORTER)
     step = told.at if told is not None and told.at else "Starting"
-    said = " ".join(str(error).split())[:500]
+    said = without_credentials(" ".join(str(error).split())[:500])
     what = type(error).__name__ + (f" ({said})" if said else "")
     memory = isinstance(error, MemoryError) or "out of memory" in said or "allocate" in said
     smaller = "a smaller statistics.batch and verify.batch need less memory; " if memory else ""
@@ -226,8 +227,8 @@ def _unexpected(context: click.Context, error: BaseException) -> str:
 
 
 def _typed(context: click.Context) -> str:
-    """The command line, as the shell would have to get it again."""
+    """The command line, as the shell would have to get it again; but for passwords."""
     started = sys.argv[0]
     if Path(started).name != PROGRAM or shutil.which(PROGRAM) == started:
         started = PROGRAM
-    return shlex.join([started, *context.meta[_TYPED]])
+    return without_credentials(shlex.join([started, *context.meta[_TYPED]]))

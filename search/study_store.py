@@ -16,7 +16,8 @@ import sqlalchemy
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage, get_storage
 from optuna.storages.journal import JournalFileBackend
 
-from search.config import POSTGRESQL, without_credentials
+from search.config import POSTGRESQL
+from search.credentials import without_credentials
 from spaces.errors import MergeSearchError
 
 ENDED = "datetime_complete"

@@ -7,7 +7,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from search.config import RunConfig, without_credentials
+from search.config import RunConfig
+from search.credentials import without_credentials
 from search.files import make_folder, write_json
 from spaces.errors import MergeSearchError
 

@@ -21,7 +21,7 @@ from urllib.parse import quote
 from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from search.config import without_credentials
+from search.credentials import without_credentials
 from search.documents import Document
 from search.files import CannotWrite, locked, replacing
 from search.result import Result
@@ -63,8 +63,7 @@ def record(outcome: Document, folder: Path, target: Target) -> str:
     Raises:
         TrackerUnreachable: the store did not take it. The folder holds everything all the same.
     """
-    with _speaking_for_mlflow(target, folder):
-        _make_file(target)
+    with _speaking_for_mlflow(target, folder), _alone(target):
         shelf = Shelf.of(outcome, folder, target)
         logged = shelf.finished()
         shelf.keep_only(logged)
@@ -116,7 +115,7 @@ def registry(target: Target, name: str) -> Iterator[Registry]:
     Raises:
         TrackerUnreachable: the store cannot be asked.
     """
-    with _speaking_for_mlflow(target, Path()):
+    with _speaking_for_mlflow(target, Path()), _alone(target):
         yield Registry(MlflowClient(tracking_uri=target.uri), name)
 
 
@@ -144,18 +143,25 @@ def _speaking_for_mlflow(target: Target, folder: Path) -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _make_file(target: Target) -> None:
-    """A sqlite store that is not there yet is made beside its place, by one process at a time.
+@contextlib.contextmanager
+def _alone(target: Target) -> Iterator[None]:
+    """One process at a time writes to a sqlite store, and makes it if it is not there yet.
 
-    MLflow makes its tables in a hundred steps. Killed in between, or done by two at once, they
-    would be no store that it opens again.
+    MLflow looks whether an experiment or an alias is there and then makes it: two at once would
+    both. Servers and databases with clients of their own sort that out themselves.
     """
-    if not target.uri.startswith("sqlite:"):
-        return
-    path = Path(make_url(target.uri).database or "")
-    if path.exists() or path.name == ":memory:":
+    path = Path(make_url(target.uri).database or "") if target.uri.startswith("sqlite:") else None
+    if path is None or path.name == ":memory:":
+        yield
         return
     with locked(path):
         if not path.exists():
-            with replacing(path) as part:
-                MlflowClient(tracking_uri=f"sqlite:///{part}").search_experiments(max_results=1)
+            _make_file(path)
+        yield
+
+
+def _make_file(path: Path) -> None:
+    """MLflow makes its tables in a hundred steps: beside their place, since what is killed in
+    between is no store that it opens again."""
+    with replacing(path) as part:
+        MlflowClient(tracking_uri=f"sqlite:///{part}").search_experiments(max_results=1)

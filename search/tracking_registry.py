@@ -117,7 +117,9 @@ class Registry:
         if champion is not None:
             self._tag(challenger, REPLACED, champion.version)
         self._set(CHAMPION, challenger.version)
-        self.client.delete_registered_model_alias(self.name, CHALLENGER)
+        proposed = self.challenger()  # by now another run may have proposed another
+        if proposed is not None and proposed.version == challenger.version:
+            self.client.delete_registered_model_alias(self.name, CHALLENGER)
 
     def refuse(self, challenger: Entry, reason: str) -> None:
         self._tag(challenger, REFUSED, reason)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,8 @@ from search.tracking_models import Models
 from search.tracking_registry import Registry
 
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run
+from mlflow.entities import Dataset, DatasetInput, Experiment, InputTag, Metric, Param, Run
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 RESULT_TAG, PARENT_TAG = "merge_search.result", "mlflow.parentRunId"
@@ -53,12 +55,9 @@ class Shelf:
     @classmethod
     def of(cls, outcome: Document, folder: Path, target: Target) -> Shelf:
         client = MlflowClient(tracking_uri=target.uri)
-        known = client.get_experiment_by_name(target.experiment)
-        experiment = known.experiment_id if known else client.create_experiment(
-            target.experiment, artifact_location=target.artifacts, tags={KIND_TAG: MODEL_TRAINING}
-        )  # fmt: skip
+        known = client.get_experiment_by_name(target.experiment) or _made(client, target)
         document = folder / DOCUMENTS[type(outcome)]
-        return cls(client, str(experiment), outcome, identity(document.read_bytes()))
+        return cls(client, str(known.experiment_id), outcome, identity(document.read_bytes()))
 
     def finished(self) -> str | None:
         """The run that says that all is there."""
@@ -172,6 +171,18 @@ class Shelf:
     def _runs(self) -> list[Run]:
         wanted = f"tags.`{RESULT_TAG}` = '{self.identity}'"
         return list(self.client.search_runs([self.experiment], wanted))
+
+
+def _made(client: MlflowClient, target: Target) -> Experiment:
+    """A new experiment; or that which another process has made just now."""
+    with contextlib.suppress(MlflowException):
+        client.create_experiment(
+            target.experiment, artifact_location=target.artifacts, tags={KIND_TAG: MODEL_TRAINING}
+        )
+    found = client.get_experiment_by_name(target.experiment)
+    if found is None:
+        raise MlflowException(f"experiment {target.experiment!r} cannot be made")
+    return found
 
 
 def last_candidates(client: MlflowClient, experiment: str, name: str) -> list[str]:

@@ -21,8 +21,8 @@ pytest_plugins = ["tiny_fixtures"]
 
 COMMANDS = [
     [], ["bench-bundle"], ["correlate"], ["exact"], ["export"], ["run"], ["similarity"],
-    ["plan"], ["plan", "show"], ["stats"], ["stats", "measure"], ["stats", "merge"], ["sync"],
-    ["ui"], ["verify"], ["worker"],
+    ["plan"], ["plan", "show"], ["promote"], ["rollback"], ["stats"], ["stats", "measure"],
+    ["stats", "merge"], ["sync"], ["ui"], ["verify"], ["worker"],
 ]  # fmt: skip
 
 

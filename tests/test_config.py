@@ -10,14 +10,8 @@ import pytest
 import torch
 from tiny import Weights, config_data, merged, save_image, write_config
 
-from search.config import (
-    BadConfig,
-    RunConfig,
-    config_of,
-    load_config,
-    parse_budget,
-    without_credentials,
-)
+from search.config import BadConfig, RunConfig, config_of, load_config, parse_budget
+from search.credentials import without_credentials
 from search.moments import PassSettings
 from search.problem import Limits
 from search.truth import BoxTruth, ClassTruth

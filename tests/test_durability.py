@@ -13,7 +13,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -53,28 +53,13 @@ from search.study_store import DamagedStudy, StoreFailed, open_store
 from search.tracking_shelf import PARENT_TAG, RESULT_TAG
 from search.valuation import Valuer
 
-pytest_plugins = ["tiny_fixtures"]
+pytest_plugins = ["tiny_fixtures", "command_fixtures"]
 
 TRIALS = 600
 SPACE = World({"a": 4, "b": 4})
 LARGER = World({"a": 5, "b": 5})
 ENDLESS = World({"a": 12, "b": 12})
 WHOLE_DISK = 1 << 24
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    """Starts commands; what still runs after the test is killed."""
-    started: list[Command] = []
-
-    def launch(*arguments: str | Path, prepare: Callable[[], Any] = as_it_is) -> Command:
-        told = tmp_path / f"told-{len(started)}"
-        started.append(Command(told, tuple(map(str, arguments)), prepare))
-        return started[-1]
-
-    yield launch
-    for command in started:
-        command.kill()
 
 
 @pytest.fixture(scope="session")
@@ -263,6 +248,12 @@ def begun(problem: Problem, store: str, trials: int) -> str:
     return settings.study_name(problem)
 
 
+def valued_by(worker: Command) -> int:
+    """How many plans a worker says that it has valued."""
+    (count,) = re.findall(r"(\d+) plans valued here", worker.said)
+    return int(count)
+
+
 def alone(problem: Problem, folder: Path) -> Explored:
     """What one process finds that looks at everything."""
     settings = StudySettings("made-up", str(folder / "alone.log"), "local", 10_000, 0)
@@ -298,7 +289,7 @@ def test_of_four_workers_one_is_killed_during_a_trial_and_every_plan_is_valued_o
     plans = plans_of(complete(storage), study)
     assert sorted(plans) == sorted(p.hash for p in every_plan(problem))
     assert plan in plans and not claimed(storage, study)
-    counts = [int(worker.said.split()[0]) for worker in others]
+    counts = [valued_by(worker) for worker in others]
     assert sum(count > 0 for count in counts) > 1 and sum(counts) < len(plans)
     found = explore(Valuer(problem), StudySettings("made-up", store, "local", 10_000, 0))
     assert {v.objectives for v in found.front} == {
@@ -319,7 +310,7 @@ def test_workers_together_stop_at_exactly_what_is_wanted(store: str, start: Star
     assert [worker.exit_code() for worker in workers] == [0] * 4, [w.said for w in workers]
     plans = plans_of(complete(open_store(store)), study)
     assert len(plans) == len(set(plans)) == 40
-    assert sum(int(worker.said.split()[0]) for worker in workers) == 39
+    assert sum(valued_by(worker) for worker in workers) == 39
 
 
 def test_many_may_open_a_new_database_at_once(database: str, start: Start) -> None:

@@ -30,22 +30,26 @@ CONFIG = ROOT / "runs" / "quickstart.yaml"
 MERGE_SEARCH = [sys.executable, "-W", "ignore", "-c", "from search.cli import main; main()"]
 PATIENCE = 60_000
 """Milliseconds: the machine may have other work."""
-CELLS = """async (grid) => {
-  const found = {};
+CELLS = """async (names) => {
+  const grids = [...names.parentElement.parentElement.querySelectorAll("[role=grid]")];
+  const values = grids.at(-1);
   const rest = () => new Promise((done) => setTimeout(done, 120));
-  for (let top = 0; top <= grid.scrollHeight; top += 100) {
-    for (let left = 0; left <= grid.scrollWidth; left += 200) {
-      grid.scrollTo(left, top);
+  const found = {};
+  for (let top = 0; top <= values.scrollHeight; top += 150) {
+    for (let left = 0; left <= values.scrollWidth; left += 300) {
+      values.scrollTo(left, top);
       await rest();
-      for (const cell of grid.firstElementChild.children) {
-        const at = [parseInt(cell.style.top), parseInt(cell.style.left)];
-        found[at.join(" ")] = cell.innerText.trim();
-      }
+      grids.forEach((grid, number) => {
+        for (const cell of grid.firstElementChild.children) {
+          const at = [cell.style.top, number, cell.style.left].map((side) => parseInt(side));
+          found[at.join(" ")] = cell.innerText.trim();
+        }
+      });
     }
   }
   return found;
 }"""
-"""MLflow draws only the part of a table that is in sight."""
+"""Names stand in a grid of their own, and MLflow draws only the part that is in sight."""
 
 
 @dataclass(frozen=True)
@@ -122,10 +126,10 @@ def metrics_table(page: Page) -> dict[str, list[float]]:
     """Every metric's name, and what the page shows of it, run by run."""
     grid: Locator = page.locator(".ReactVirtualized__Grid[role=grid]").filter(has_text="bytes_mb")
     grid.scroll_into_view_if_needed()
-    rows: dict[int, dict[int, str]] = {}
+    rows: dict[int, dict[tuple[int, int], str]] = {}
     for at, text in grid.evaluate(CELLS).items():
-        top, left = map(int, at.split())
-        rows.setdefault(top, {})[left] = text
+        top, number, left = map(int, at.split())
+        rows.setdefault(top, {})[number, left] = text
     table = [[text for _, text in sorted(row.items())] for _, row in sorted(rows.items())]
     return {name: [float(value) for value in values] for name, *values in table}
 
@@ -166,20 +170,21 @@ def test_children_that_are_selected_and_compared_show_all_their_metrics(
     page.get_by_role("button", name="Compare").click()
     page.get_by_text(f"Comparing {len(shown.result.candidates) + 1} Runs").first.wait_for()
     close_assistant(page)
-    table = metrics_table(page)
+    page.get_by_text("quality_kept").first.wait_for()
     page.screenshot(path=SCREENSHOTS / "mlflow-compared.png", full_page=True)
-    assert_shows(table, wanted(shown.result))
+    assert_shows(metrics_table(page), wanted(shown.result))
 
 
 def test_the_address_that_ui_prints_is_that_comparison(shown: Shown, page: Page) -> None:
     page.goto(shown.candidates)
+    page.get_by_text("quality_kept").first.wait_for()
+    close_assistant(page)
+    page.screenshot(path=SCREENSHOTS / "mlflow-candidates.png", full_page=True)
     assert_shows(metrics_table(page), wanted(shown.result))
     text = page.inner_text("body")
     assert f"Comparing {len(shown.result.candidates) + 1} Runs" in text
     for fact in ("detector", "linear", "blocks.5 -> blocks.5"):
         assert fact in text
-    close_assistant(page)
-    page.screenshot(path=SCREENSHOTS / "mlflow-candidates.png", full_page=True)
 
 
 def test_the_parents_page_tells_of_the_search_and_shows_its_pictures(
@@ -198,6 +203,7 @@ def test_the_parents_page_tells_of_the_search_and_shows_its_pictures(
     page.get_by_text("similarity.png").first.wait_for()
     page.wait_for_timeout(2000)
     page.screenshot(path=SCREENSHOTS / "mlflow-pictures.png")
+    page.goto("about:blank")  # else only the part behind the # changes, and MLflow stays
     page.goto(f"{overview}/artifacts/report.html")
     page.frame_locator("iframe").locator("h1").first.wait_for()
     page.screenshot(path=SCREENSHOTS / "mlflow-report.png")

@@ -4,22 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from browsers import SCREENSHOTS, browser
+from playwright.sync_api import Browser, Page
 from tiny import CLASSIFIER, Ran, Weights, config_data, merged, run_config, write_config
 
 pytest_plugins = ["tiny_fixtures"]
 pytestmark = pytest.mark.ui
 
-CHROMIUM = Path("/usr/bin/chromium")
-ARGUMENTS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-]  # fmt: skip
-SCREENSHOTS = Path(__file__).resolve().parent.parent / "build" / "ui"
 LEGIBLE = 4.5
 """Contrast that WCAG 2 AA asks of text of any size."""
 Scheme = Literal["light", "dark"]
@@ -70,13 +64,9 @@ CONTRASTS = """() => {
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if not CHROMIUM.exists():
-        pytest.skip(f"no browser at {CHROMIUM}: apt-get install chromium")
-    with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS)
-        yield found
-        found.close()
+def chromium() -> Iterator[Browser]:
+    with browser() as started:
+        yield started
 
 
 @pytest.fixture(scope="module")
@@ -94,10 +84,12 @@ def three_run(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Ran
 
 @contextmanager
 def opened(
-    browser: Browser, ran: Ran, width: int = 1280, height: int = 900, scheme: Scheme = "light"
+    chromium: Browser, ran: Ran, width: int = 1280, height: int = 900, scheme: Scheme = "light"
 ) -> Iterator[Page]:
     """The report, of which nothing may complain and which may ask for nothing but itself."""
-    context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+    context = chromium.new_context(
+        viewport={"width": width, "height": height}, color_scheme=scheme
+    )
     page = context.new_page()
     said, asked = list[str](), list[str]()
     page.on("console", lambda message: said.append(message.text))
@@ -133,10 +125,10 @@ def head(page: Page, name: str) -> Any:
 
 
 def test_pictures_are_there_and_nothing_is_asked_of_anybody(
-    browser: Browser, tiny_run: Ran, three_run: Ran
+    chromium: Browser, tiny_run: Ran, three_run: Ran
 ) -> None:
     for ran, width in ((tiny_run, 1280), (three_run, 1280), (three_run, 360)):
-        with opened(browser, ran, width) as page:
+        with opened(chromium, ran, width) as page:
             open_all(page)
             boxes = page.eval_on_selector_all(
                 "svg",
@@ -148,17 +140,17 @@ def test_pictures_are_there_and_nothing_is_asked_of_anybody(
 
 
 def test_the_first_screen_has_the_sentence_the_numbers_the_front_and_the_plan(
-    browser: Browser, tiny_run: Ran
+    chromium: Browser, tiny_run: Ran
 ) -> None:
-    with opened(browser, tiny_run) as page:
+    with opened(chromium, tiny_run) as page:
         for part in ("h1", ".numbers", ".first figure:first-child svg", ".first .wide svg"):
             box = page.locator(part).bounding_box()
             assert box is not None and box["y"] + box["height"] <= 900, part
 
 
-def test_columns_sort_by_mouse_and_by_keyboard(browser: Browser, tiny_run: Ran) -> None:
+def test_columns_sort_by_mouse_and_by_keyboard(chromium: Browser, tiny_run: Ran) -> None:
     records = tiny_run.result.candidates
-    with opened(browser, tiny_run) as page:
+    with opened(chromium, tiny_run) as page:
         sizes = sorted(c.bytes for c in records)
         assert head(page, "MB").get_attribute("aria-sort") == "ascending"
         assert [int(value) for value in column(page, 1)] == sizes
@@ -180,20 +172,20 @@ def test_columns_sort_by_mouse_and_by_keyboard(browser: Browser, tiny_run: Ran) 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_phone_shows_it_without_moving_sideways(
-    browser: Browser, tiny_run: Ran, three_run: Ran, scheme: Scheme
+    chromium: Browser, tiny_run: Ran, three_run: Ran, scheme: Scheme
 ) -> None:
     for ran in (tiny_run, three_run):
-        with opened(browser, ran, 360, 740, scheme) as page:
+        with opened(chromium, ran, 360, 740, scheme) as page:
             open_all(page)
             assert page.evaluate("document.documentElement.scrollWidth") == 360
             assert page.locator(".first .narrow svg").is_visible()
             assert not page.locator(".first .wide svg").is_visible()
 
 
-def test_the_dark_is_dark(browser: Browser, tiny_run: Ran) -> None:
-    with opened(browser, tiny_run) as page:
+def test_the_dark_is_dark(chromium: Browser, tiny_run: Ran) -> None:
+    with opened(chromium, tiny_run) as page:
         light = background(page)
-    with opened(browser, tiny_run, scheme="dark") as page:
+    with opened(chromium, tiny_run, scheme="dark") as page:
         dark = background(page)
         stage = page.locator(".first .wide .pd-live rect").first
         fill = stage.evaluate("(rect) => getComputedStyle(rect).fill")
@@ -204,8 +196,10 @@ def test_the_dark_is_dark(browser: Browser, tiny_run: Ran) -> None:
 
 @pytest.mark.parametrize("width", [1280, 360])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_all_text_is_legible(browser: Browser, three_run: Ran, scheme: Scheme, width: int) -> None:
-    with opened(browser, three_run, width, 900, scheme) as page:
+def test_all_text_is_legible(
+    chromium: Browser, three_run: Ran, scheme: Scheme, width: int
+) -> None:
+    with opened(chromium, three_run, width, 900, scheme) as page:
         open_all(page)
         found = page.evaluate(CONTRASTS)
         assert len(found) > 200
@@ -214,7 +208,7 @@ def test_all_text_is_legible(browser: Browser, three_run: Ran, scheme: Scheme, w
         assert len({entry["ground"] for entry in found}) > 8  # stages and heat maps are among it
 
 
-def test_names_of_stages_stay_within_their_stages(browser: Browser, three_run: Ran) -> None:
+def test_names_of_stages_stay_within_their_stages(chromium: Browser, three_run: Ran) -> None:
     outside = """all => all.filter((part) => part.checkVisibility()).flatMap((part) => {
       const outline = part.querySelector("rect").getBoundingClientRect();
       return [...part.querySelectorAll("text")].filter((text) => {
@@ -223,7 +217,7 @@ def test_names_of_stages_stay_within_their_stages(browser: Browser, three_run: R
           || box.top < outline.top - 0.5 || box.bottom > outline.bottom + 0.5;
       }).map((text) => text.textContent); })"""
     for width in (1280, 360):
-        with opened(browser, three_run, width) as page:
+        with opened(chromium, three_run, width) as page:
             assert page.eval_on_selector_all(".first .pd-stage", outside) == []
 
 
@@ -232,10 +226,10 @@ def test_names_of_stages_stay_within_their_stages(browser: Browser, three_run: R
     [("light", 1280, 900, "light"), ("dark", 1280, 900, "dark"), ("phone", 360, 740, "light")],
 )
 def test_screenshots_are_kept_to_look_at(
-    browser: Browser, three_run: Ran, name: str, width: int, height: int, scheme: Scheme
+    chromium: Browser, three_run: Ran, name: str, width: int, height: int, scheme: Scheme
 ) -> None:
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-    with opened(browser, three_run, width, height, scheme) as page:
+    with opened(chromium, three_run, width, height, scheme) as page:
         for part, whole in (("", False), ("-whole", True)):
             picture = SCREENSHOTS / f"report-{name}{part}.png"
             page.screenshot(path=picture, full_page=whole)

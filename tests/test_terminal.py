@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner, Result
-from commands import FORKED, Command, Start, as_it_is, wait_until
+from commands import FORKED, Start, wait_until
 from labelled import Labelled, write_labels
 from rich.console import Console
 from terminals import COLOUR, CONTROL_C, HIDDEN, SHOWN, Terminal, errors_to, plainly, sit_at
@@ -30,7 +30,7 @@ from search import prepare, shell
 from search.cli import main
 from search.console import Reporter
 
-pytest_plugins = ["tiny_fixtures"]
+pytest_plugins = ["tiny_fixtures", "command_fixtures"]
 
 FAILED = "CPU allocator: you tried to allocate\n  1 TB"
 
@@ -49,21 +49,6 @@ def data(weights: Weights) -> dict[str, Any]:
 @pytest.fixture
 def config(tmp_path: Path, data: dict[str, Any]) -> Path:
     return write_config(tmp_path, data)
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    """Starts commands whose output is a file; what still runs after the test is killed."""
-    started: list[Command] = []
-
-    def launch(*arguments: str | Path, prepare: Callable[[], Any] = as_it_is) -> Command:
-        told = tmp_path / f"told-{len(started)}"
-        started.append(Command(told, tuple(map(str, arguments)), prepare))
-        return started[-1]
-
-    yield launch
-    for command in started:
-        command.kill()
 
 
 @pytest.fixture

@@ -108,7 +108,7 @@ def test_on_its_own_data_it_says_what_the_run_said(tiny_run: Ran, out: Path) -> 
 def test_against_the_networks_own_answers_accuracy_is_fidelity(out: Path, answers: Path) -> None:
     data = FreshData({"a": answers / "a.csv", "b": answers / "b.csv"})
     found, spoken = verified(out, data)
-    assert found.frames == found.truth["a"] == found.truth["b"]
+    assert all({**found.frames, "labels": t["labels"]} == t for t in found.truth.values())
     assert found.frames["count"] == OTHERS
     for name in ("a", "b"):
         assert found.baseline[name]["top1"] == 1
