@@ -15,6 +15,8 @@ from spaces.plan import SharePlan
 
 LONGEST = 500
 """Characters of a parameter."""
+MOST_NOTED = 10
+"""Candidates in the note, of which MLflow takes 8,000 characters."""
 SCORES = ("top1", "top5", "map", "ap50")
 MEASURED = {"activation": "activation_mb", "latency": "latency_ms"}
 """Objectives that are logged beside bytes and MACs, by the metric's name."""
@@ -111,14 +113,15 @@ def note(result: Result) -> str:
 
 
 def note_columns(result: Result) -> dict[str, list[str]]:
-    found = result.candidates
+    """Of the first candidates: a note that is too long would be refused with all the rest."""
+    found = result.candidates[:MOST_NOTED]
     return {
         "plan": [f"**{c.hash}**" if c.hash == result.chosen else c.hash for c in found],
         "MB": [f"{c.bytes / MEGABYTE:.2f}" for c in found],
         "saved": [f"{c.saved_pct:.1f}%" for c in found],
         "quality kept": [percent(c.quality_kept) for c in found],
         "fidelity": [percent(c.mean_fidelity) for c in found],
-        "shares": [str(SharePlan.from_dict(c.plan)) for c in found],
+        "shares": [str(SharePlan.from_dict(c.plan))[:LONGEST] for c in found],
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from mlflow.tracking import MlflowClient
 from servers import Server, free_port
 from tiny import Ran, Weights, config_data, merged, run_config, write_config
 
+from search import logbook_search
 from search.config import load_config
 from search.league import GROUPS, League
 from search.result import Result
@@ -380,3 +382,9 @@ def test_the_explorer_needs_no_network(tiny_run: Ran) -> None:
     assert page.count('class="plotly-graph-div"') == 3
     for candidate in tiny_run.result.candidates:
         assert candidate.hash in page
+
+
+def test_a_note_on_many_candidates_is_still_taken(tiny_run: Ran) -> None:
+    result = tiny_run.result
+    many = replace(result, candidates=result.candidates * 200)
+    assert len(logbook_search.note(many)) < 8000
