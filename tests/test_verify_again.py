@@ -159,7 +159,9 @@ def test_what_it_found_lies_in_a_file_and_in_mlflow(out: Path, photos: Path) -> 
     client = MlflowClient(tracking_uri=Target.of(Finished.at(out).config).uri)
     known = client.get_experiment_by_name("merge-search")
     assert known is not None
-    (run,) = client.search_runs([known.experiment_id], "tags.`merge_search.kind` = 'verify'")
+    mine = f"tags.`merge_search.result` = '{identity(file.read_bytes())}'"
+    (run,) = client.search_runs([known.experiment_id], mine)
+    assert run.data.tags["merge_search.kind"] == "verify"
     assert run.info.status == "FINISHED" and PARENT_TAG not in run.data.tags
     assert run.data.params["result"] == found.result
     assert "nothing is said about accuracy" in run.data.params["against"]
