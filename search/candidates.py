@@ -10,7 +10,8 @@ from search.console import MEGABYTE, Reporter, percent, percents
 from search.intervals import Intervals, Resampling
 from search.problem import Cost
 from search.result import CandidateRecord, PlanRecord, verified_front
-from search.tally import Scores, Tallies, Tally, main_name, scores_of
+from search.scores import interval_text, score_name, score_text
+from search.tally import Scores, Tallies, Tally, scores_of
 from search.truth import Truth
 from search.valuation import UNITS
 from search.verify import (
@@ -116,14 +117,14 @@ def _as_planned(record: PlanRecord) -> dict[str, Any]:
 
 def _numbers(verified: Verified, unmerged_bytes: int, chosen: str | None) -> Cells:
     baseline, candidates = verified.baseline, verified.candidates
-    extra = _beside_bytes(candidates)
+    extra = beside_bytes(candidates)
     header = ["plan", "MB", "saved", "kept", "proxy", "fidelity"]
     header += [f"{name} {UNITS[name]}" for name in extra]
-    header += [_score_name(name, scores) for name, scores in baseline.items()]
+    header += [f"{name} {score_name(scores)}" for name, scores in baseline.items()]
     full = f"{unmerged_bytes / MEGABYTE:.2f}"
     rows = [
         ["unmerged", full, "0.0%", "100.0%", "1.000", "100.0%", *("" for _ in extra),
-         *(_main(scores) for scores in baseline.values())]
+         *(score_text(scores) for scores in baseline.values())]
     ]  # fmt: skip
     front = verified_front(candidates)
     for c in candidates:
@@ -132,38 +133,25 @@ def _numbers(verified: Verified, unmerged_bytes: int, chosen: str | None) -> Cel
             [f"{c.hash} {mark}", f"{c.bytes / MEGABYTE:.2f}", f"{c.saved_pct:.1f}%",
              percent(c.quality_kept), f"{c.proxy:.3f}", percent(c.mean_fidelity),
              *(f"{c.costs[name]:.2f}" for name in extra),
-             *(_main(c.accuracy[name]) for name in baseline)]
+             *(score_text(c.accuracy[name]) for name in baseline)]
         )  # fmt: skip
     return header, rows
 
 
 def _intervals(verified: Verified) -> Cells:
     baseline = verified.baseline
-    header = ["plan", "kept", *(_score_name(name, scores) for name, scores in baseline.items())]
-    rows = [["unmerged", "", *_main_intervals(verified.intervals)]]
+    header = [
+        "plan",
+        "kept",
+        *(f"{name} {score_name(scores)}" for name, scores in baseline.items()),
+    ]
+    rows = [["unmerged", "", *map(interval_text, verified.intervals.values())]]
     for c in verified.candidates:
         kept = "" if c.quality_interval is None else percents(c.quality_interval)
-        rows.append([c.hash, kept, *_main_intervals(c.intervals)])
+        rows.append([c.hash, kept, *map(interval_text, c.intervals.values())])
     return header, rows
 
 
-def _beside_bytes(candidates: Sequence[CandidateRecord]) -> list[Cost]:
+def beside_bytes(candidates: Sequence[CandidateRecord]) -> list[Cost]:
     """What else the search made small."""
     return [n for n in UNITS if n != "bytes" and any(n in c.costs for c in candidates)]
-
-
-def _score_name(name: str, scores: Scores) -> str:
-    return f"{name} {'mAP' if main_name(scores) == 'map' else 'top-1'}"
-
-
-def _main(scores: Scores) -> str:
-    return f"{scores['map']:.3f}" if "map" in scores else percent(scores["top1"])
-
-
-def _main_intervals(intervals: Intervals) -> list[str]:
-    return [
-        f"{found['map'][0]:.3f}…{found['map'][1]:.3f}"
-        if "map" in found
-        else percents(found["top1"])
-        for found in intervals.values()
-    ]

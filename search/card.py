@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from search.console import MEGABYTE, percent
 from search.result import CandidateRecord, PlanRecord, Result
+from search.scores import score_name
+from search.tally import main_score
 from spaces.plan import SharePlan
 from spaces.zoo import ModelSpec, licence_of
 
@@ -91,11 +93,10 @@ def _score(name: str, result: Result, record: CandidateRecord) -> tuple[str, str
     """What was measured on ground truth, unmerged and merged."""
     if name not in result.baseline:
         return "no labels", "-", "-"
-    main = "map" if "map" in result.baseline[name] else "top1"
     return (
-        {"map": "mAP", "top1": "top-1"}[main],
-        percent(result.baseline[name][main]),
-        percent(record.accuracy[name][main]),
+        score_name(result.baseline[name]),
+        percent(main_score(result.baseline[name])),
+        percent(main_score(record.accuracy[name])),
     )
 
 

@@ -13,14 +13,16 @@ import plotly.graph_objects as go
 from plotly.io import to_html
 
 from search.files import write_text
+from search.report import BLUE, GREY, ORANGE, RED
 from search.result import CandidateRecord, Result
+from search.scores import score_name
 from search.study import Explored
-from search.tally import main_name
+from search.tally import main_score
 from search.valuation import MEGA, UNITS
 from spaces.plan import SharePlan
 
 EXPLORER = "explore.html"
-BLUE, ORANGE, GREY, PALE, RED = "#2563eb", "#d97706", "#6b7280", "#cbd5e1", "#b91c1c"
+PALE = "#cbd5e1"
 MOST_DOTS = 5000
 """Plans that are drawn as dots; of more every n-th, beside the front."""
 PAGE = """<!doctype html>
@@ -132,7 +134,7 @@ def _numbers(candidate: CandidateRecord) -> dict[str, float]:
         "proxy": candidate.proxy,
         "fidelity": candidate.mean_fidelity,
         "quality kept": candidate.quality_kept,
-        **{f"{name} {_title(scores)}": scores[main_name(scores)]
+        **{f"{name} {score_name(scores)}": main_score(scores)
            for name, scores in candidate.accuracy.items()},
     }  # fmt: skip
     return {name: value for name, value in known.items() if value is not None}
@@ -188,10 +190,6 @@ def _dots(
 
 def _told(plan: SharePlan) -> str:
     return "<br>".join([plan.hash, *(str(share) for share in plan.shares)])
-
-
-def _title(scores: Mapping[str, float]) -> str:
-    return {"map": "mAP", "top1": "top-1"}[main_name(scores)]
 
 
 def _laid_out(figure: go.Figure, across: str, up: str) -> go.Figure:

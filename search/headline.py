@@ -7,9 +7,7 @@ from dataclasses import dataclass
 
 from search.console import MEGABYTE, megabytes, percent, percents
 from search.result import CandidateRecord, Result
-from search.tally import Scores, main_name
-
-SCORE_NAMES = {"map": "mAP", "top1": "top-1"}
+from search.scores import score_name, score_text
 
 
 @dataclass(frozen=True)
@@ -21,13 +19,9 @@ class Number:
     notes: tuple[str, ...]
 
 
-def chosen_of(result: Result) -> CandidateRecord | None:
-    return next((c for c in result.candidates if c.hash == result.chosen), None)
-
-
 def sentence(result: Result) -> str:
     """What was asked, and what was found."""
-    chosen, models = chosen_of(result), listed(list(result.models))
+    chosen, models = result.chosen_candidate, listed(list(result.models))
     if chosen is None:
         return f"No verified plan lets {models} {_asked(result)}{_nearest(result)}."
     asked = (
@@ -42,7 +36,7 @@ def sentence(result: Result) -> str:
 
 def numbers(result: Result) -> list[Number]:
     """Bytes, quality, and what it means for each model; of the unmerged set if none was chosen."""
-    chosen = chosen_of(result)
+    chosen = result.chosen_candidate
     if chosen is None:
         return [
             Number("held unmerged", megabytes(result.unmerged_bytes), (_limit(result),)),
@@ -55,15 +49,6 @@ def numbers(result: Result) -> list[Number]:
         _quality(result, chosen),
         _models(result, chosen),
     ]
-
-
-def main_score(scores: Scores) -> str:
-    """The score that quality is judged by, as it is written."""
-    return f"{scores['map']:.3f}" if "map" in scores else percent(scores["top1"])
-
-
-def score_name(scores: Scores) -> str:
-    return SCORE_NAMES[main_name(scores)]
 
 
 def listed(names: Sequence[str]) -> str:
@@ -93,16 +78,14 @@ def _kept(chosen: CandidateRecord) -> str:
 
 
 def _nearest(result: Result) -> str:
-    worst = _worst(result)
+    worst = result.nearest_worst
     return "" if worst is None else f": the nearest keeps {percent(worst)} on its worst"
 
 
 def _nearest_number(result: Result) -> Number:
-    return Number("kept on its worst model", percent(_worst(result)), ("by the nearest plan",))
-
-
-def _worst(result: Result) -> float | None:
-    return max((min(c.kept.values()) for c in result.candidates if c.kept), default=None)
+    return Number(
+        "kept on its worst model", percent(result.nearest_worst), ("by the nearest plan",)
+    )
 
 
 def _quality(result: Result, chosen: CandidateRecord) -> Number:
@@ -126,8 +109,8 @@ def _models(result: Result, chosen: CandidateRecord) -> Number:
         return Number("shares" if shares != 1 else "share", str(shares), tuple(known))
     worse = sum(verdict == "worse" for verdict in chosen.verdicts.values())
     notes = [
-        f"{name}: {score_name(scores)} {main_score(chosen.accuracy[name])}, unmerged "
-        f"{main_score(scores)}: {chosen.verdicts[name]}"
+        f"{name}: {score_name(scores)} {score_text(chosen.accuracy[name])}, unmerged "
+        f"{score_text(scores)}: {chosen.verdicts[name]}"
         for name, scores in result.baseline.items()
     ]
     notes += [

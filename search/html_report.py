@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -20,7 +20,7 @@ from markupsafe import Markup
 from search.charts import front_chart, rung_chart
 from search.console import megabytes, percent
 from search.files import write_text
-from search.headline import chosen_of, numbers, sentence
+from search.headline import numbers, sentence
 from search.metrics import METRICS
 from search.next_steps import Places, next_steps
 from search.plan_colours import style
@@ -73,7 +73,9 @@ def write_report(result: Result, tried: Tried, places: Places, out: Path) -> Non
     Raises:
         CannotWrite: the folder does not take them.
     """
-    write_text(out / PLAN_PICTURE, standing_alone(result, chosen_of(result), tried.similarity))
+    write_text(
+        out / PLAN_PICTURE, standing_alone(result, result.chosen_candidate, tried.similarity)
+    )
     write_text(out / REPORT, page(result, tried, places))
 
 
@@ -95,7 +97,7 @@ def page(result: Result, tried: Tried, places: Places) -> str:
         sentence=sentence(result),
         numbers=numbers(result),
         front=_markup(front_chart(result)),
-        plan=_plan_figure(result, chosen_of(result), tried.similarity),
+        plan=_plan_figure(result, result.chosen_candidate, tried.similarity),
         others=_others(result, tried.similarity),
         table=candidate_table(result),
         heat_maps=heat_maps(result, tried.similarity),
@@ -166,7 +168,7 @@ def _rungs(result: Result, tried: Tried) -> list[RungFigure]:
 
 
 def _rung(
-    across: str, up: str, pairs: list[tuple[float | None, float | None]] | Any, rho: float | None
+    across: str, up: str, pairs: Sequence[tuple[float | None, float | None]], rho: float | None
 ) -> RungFigure:
     known = [(x, y) for x, y in pairs if x is not None and y is not None]
     key = f"{across}-{up}".replace(" ", "-")

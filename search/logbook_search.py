@@ -24,7 +24,7 @@ MEASURED = {"activation": "activation_mb", "latency": "latency_ms"}
 
 def search_parameters(result: Result) -> dict[str, Any]:
     """What was asked of it, and the plan that was chosen: so searches stand beside each other."""
-    chosen = _chosen(result)
+    chosen = result.chosen_candidate
     return {
         **({} if chosen is None else candidate_parameters(result, chosen)),
         **_limits(result),
@@ -172,7 +172,7 @@ def rung_metrics(result: Result) -> dict[str, float]:
 def unmerged_metrics(result: Result) -> dict[str, float]:
     """The metrics of a candidate that shares nothing, so that it compares with the others."""
     metrics = {
-        "bytes_mb": result.unmerged_bytes / 1e6,
+        "bytes_mb": result.unmerged_bytes / MEGABYTE,
         "macs_m": result.unmerged_macs / 1e6,
         "saved_pct": 0.0,
         "proxy": 1.0,
@@ -187,7 +187,7 @@ def unmerged_metrics(result: Result) -> dict[str, float]:
 
 def search_metrics(result: Result) -> dict[str, float]:
     """Of the search as a whole, with those of the candidate that was chosen."""
-    chosen = _chosen(result)
+    chosen = result.chosen_candidate
     found = {} if chosen is None else measured_metrics(result, chosen)
     return {**found, **rung_metrics(result)}
 
@@ -200,7 +200,7 @@ def measured_metrics(result: Result, candidate: CandidateRecord) -> dict[str, fl
 def candidate_metrics(candidate: CandidateRecord) -> dict[str, float]:
     """What is measured, a number each; how sure it is stands in the parameters."""
     known: dict[str, float | None] = {
-        "bytes_mb": candidate.bytes / 1e6,
+        "bytes_mb": candidate.bytes / MEGABYTE,
         "macs_m": candidate.macs / 1e6,
         "saved_pct": candidate.saved_pct,
         "proxy": candidate.proxy,
@@ -217,7 +217,7 @@ def candidate_metrics(candidate: CandidateRecord) -> dict[str, float]:
 def front_columns(result: Result) -> dict[str, list[Any]]:
     return {
         "plan": [record.hash for record in result.front],
-        "bytes_mb": [record.bytes / 1e6 for record in result.front],
+        "bytes_mb": [record.bytes / MEGABYTE for record in result.front],
         "saved_pct": [record.saved_pct for record in result.front],
         "proxy": [record.proxy for record in result.front],
         "shares": [str(SharePlan.from_dict(record.plan)) for record in result.front],
@@ -242,10 +242,6 @@ def _architectures(result: Result) -> str:
     return ", ".join(f"{name}={model.arch}" for name, model in result.models.items())
 
 
-def _chosen(result: Result) -> CandidateRecord | None:
-    return next((c for c in result.candidates if c.hash == result.chosen), None)
-
-
 def _latency(result: Result, plan: str) -> dict[str, float]:
     known = result.latency_ms.get(plan)
     return {} if known is None else {"latency_ms": known}
@@ -259,7 +255,7 @@ def _limits(result: Result) -> dict[str, str]:
     """What the search had to keep to; what it had not is not named."""
     limits = {}
     if result.budget_bytes is not None:
-        limits["budget_mb"] = f"{result.budget_bytes / 1e6:.2f}"
+        limits["budget_mb"] = f"{result.budget_bytes / MEGABYTE:.2f}"
     if result.quality_floor is not None:
         limits["quality_floor"] = str(result.quality_floor)
     return limits

@@ -8,7 +8,7 @@ from xml.etree import ElementTree as ET
 from search.console import megabytes
 from search.plan_colours import fill_of, line_of, paint
 from search.plan_layout import FONT, LABEL, MARGIN, Arrow, Box, Row, Sheet, lay_out
-from search.plan_legend import LINE, draw_legend, legend_of
+from search.plan_legend import DASHES, LINE, draw_legend, legend_of
 from search.result import PlanRecord, Result
 from search.svg import Words, add, number, picture, text_width, to_text
 from spaces.plan import Share, SharePlan
@@ -16,7 +16,6 @@ from spaces.plan import Share, SharePlan
 PLAN_PICTURE = "plan.svg"
 WIDE, NARROW = 720.0, 340.0
 """Widths for a screen and for a phone, at which the letters are as large as they are meant."""
-DASHES = "4 3"
 
 
 def draw_plan(

@@ -15,6 +15,8 @@ from search.svg import add, number, text_width
 LINE = 20.0
 """Height of a line of entries."""
 MARK = 20.0
+DASHES = "4 3"
+"""Of what is released."""
 LONGEST = 64.0
 """Width of the scale at most."""
 Sign = Literal["live", "released", "share", "scale"]
@@ -75,7 +77,7 @@ def _live(group: ET.Element, entry: Entry) -> None:
 
 
 def _released(group: ET.Element, entry: Entry) -> None:
-    paint(_box(group, entry), fill="paper", stroke="released").set("stroke-dasharray", "4 3")
+    paint(_box(group, entry), fill="paper", stroke="released").set("stroke-dasharray", DASHES)
 
 
 def _share(group: ET.Element, entry: Entry) -> None:

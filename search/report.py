@@ -15,12 +15,12 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from search.console import MEGABYTE
 from search.files import write_bytes
 from search.metrics import METRICS
 from search.result import Result
 from spaces.plan import Share
 
-MEGABYTE = 1e6
 BLUE, ORANGE, GREY, RED = "#2563eb", "#d97706", "#6b7280", "#b91c1c"
 FRONT_PICTURE = "front.png"
 HEATMAP_PICTURE = "similarity.png"

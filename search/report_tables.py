@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from search.candidates import beside_bytes
 from search.console import MEGABYTE, percent, percents
-from search.headline import main_score, score_name
-from search.intervals import Intervals
 from search.problem import Cost
 from search.report import matrix
 from search.result import CandidateRecord, Result
-from search.tally import Scores, main_name
+from search.scores import interval_text, score_name, score_text
+from search.tally import main_score
 from search.valuation import UNITS
 from spaces.plan import Share, SharePlan
 
@@ -70,7 +70,7 @@ class HeatMap:
 
 def candidate_table(result: Result) -> Table:
     """The verified plans by rising bytes, below the unmerged models."""
-    extra = [n for n in UNITS if n != "bytes" and any(n in c.costs for c in result.candidates)]
+    extra = beside_bytes(result.candidates)
     header = ["Plan", "MB", "Saved", "Quality kept", "Fidelity", "Proxy"]
     header += [f"{name.capitalize()}, {UNITS[name]}" for name in extra]
     header += [f"{name} {score_name(scores)}" for name, scores in result.baseline.items()]
@@ -79,7 +79,7 @@ def candidate_table(result: Result) -> Table:
         (
             Cell(f"{result.unmerged_bytes / MEGABYTE:.2f}"), Cell("0.0%"), Cell("100.0%"),
             Cell("100.0%"), Cell("1.000"), *(Cell("") for _ in extra),
-            *(Cell(main_score(scores), "", _sure(name, scores, result.baseline_intervals))
+            *(Cell(score_text(scores), "", interval_text(result.baseline_intervals[name]))
               for name, scores in result.baseline.items()),
         ),
         pinned=True,
@@ -91,7 +91,7 @@ def candidate_table(result: Result) -> Table:
 def heat_maps(result: Result, similarity: Mapping[Share, float]) -> list[HeatMap]:
     """One per ordered pair of models; of several adapters for a pair of stages the best."""
     stages = {name: [s["name"] for s in m.stages] for name, m in result.models.items()}
-    chosen = next((c for c in result.candidates if c.hash == result.chosen), None)
+    chosen = result.chosen_candidate
     shares = SharePlan.from_dict(chosen.plan).shares if chosen else ()
     shared = {(str(share.donor), str(share.recipient)) for share in shares}
     return [
@@ -133,16 +133,9 @@ def _known(share: float | None, note: str = "") -> Cell:
 
 def _score(candidate: CandidateRecord, name: str) -> Cell:
     scores = candidate.accuracy[name]
-    sure = _sure(name, scores, candidate.intervals)
+    sure = interval_text(candidate.intervals[name])
     note = f"{sure}, {candidate.verdicts[name]}"
-    return Cell(main_score(scores), str(scores[main_name(scores)]), note)
-
-
-def _sure(name: str, scores: Scores, intervals: Intervals) -> str:
-    """The interval of a model's main score."""
-    main = main_name(scores)
-    low, high = intervals[name][main]
-    return f"{low:.3f}…{high:.3f}" if main == "map" else percents([low, high])
+    return Cell(score_text(scores), str(main_score(scores)), note)
 
 
 def _heat_rows(

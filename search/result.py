@@ -114,6 +114,15 @@ class Result:
     versions: dict[str, str] = field(default_factory=lambda: versions())
     schema: int = SCHEMA_VERSION
 
+    @property
+    def chosen_candidate(self) -> CandidateRecord | None:
+        return next((c for c in self.candidates if c.hash == self.chosen), None)
+
+    @property
+    def nearest_worst(self) -> float | None:
+        """What the candidate that comes nearest to a floor keeps on its worst model."""
+        return max((min(c.kept.values()) for c in self.candidates if c.kept), default=None)
+
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 

@@ -313,13 +313,17 @@ def save(result: Result, out: Path) -> None:
     """OUT/plans/*.json and OUT/result.json, each wholly or not at all; result.json last."""
     for record in result.front:
         write_json(out / "plans" / f"{record.hash}.json", record.plan)
+    _save_result(result, out)
+
+
+def _save_result(result: Result, out: Path) -> None:
     write_json(out / "result.json", result.to_dict())
 
 
 def bundled(source: Source, out: Path, reporter: Reporter) -> Result:
     """OUT/bundle, the chosen plan to deploy; returns the result that tells of it, saved."""
     result, folder = source.result, out / BUNDLE_FOLDER
-    chosen = next((c for c in result.candidates if c.hash == result.chosen), None)
+    chosen = result.chosen_candidate
     if chosen is None:
         remove_bundle(folder)
         return result
@@ -329,7 +333,7 @@ def bundled(source: Source, out: Path, reporter: Reporter) -> Result:
     for check in checks:
         reporter.say(f"  {check}")
     result = replace(result, bundle=bundle_id(folder))
-    save(result, out)
+    _save_result(result, out)
     return result
 
 
@@ -355,10 +359,10 @@ def _request(config: RunConfig, limits: Limits) -> str:
 
 
 def _none_chosen(result: Result) -> str:
-    nearest = max((min(c.kept.values()) for c in result.candidates if c.kept), default=0.0)
+    nearest = percent(result.nearest_worst or 0.0)
     return (
         f"None of them keeps {percent(result.quality_floor)} on every model when verified; the "
-        f"nearest keeps {percent(nearest)} on its worst. Verify more (verify.candidates, "
+        f"nearest keeps {nearest} on its worst. Verify more (verify.candidates, "
         "verify.shortlist), or ask for less (quality_floor)."
     )
 

@@ -98,7 +98,7 @@ def _why_unverified(plan: Shortlisted, result: Result) -> str:
 
 def not_chosen(result: Result) -> list[Left]:
     """The candidates that were not chosen, by rising bytes, and why not."""
-    chosen = next((c for c in result.candidates if c.hash == result.chosen), None)
+    chosen = result.chosen_candidate
     return [
         Left(c.hash, _why_not(c, chosen, result.quality_floor))
         for c in sorted(result.candidates, key=lambda c: c.bytes)
