@@ -46,7 +46,7 @@ class Server:
                 cwd=self._folder,
             )  # fmt: skip
         try:
-            self._wait(self._process)
+            wait_for(self.uri, self._process, self._folder / "server.log")
         except AssertionError:
             self.kill()
             raise
@@ -68,17 +68,18 @@ class Server:
             self._process.wait(20)
             self._process = None
 
-    def _wait(self, process: subprocess.Popen[bytes], seconds: int = 120) -> None:
-        end = time.monotonic() + seconds
-        while time.monotonic() < end and process.poll() is None:
-            try:
-                with urllib.request.urlopen(f"{self.uri}/health", timeout=2) as answer:
-                    if answer.status == 200:
-                        return
-            except OSError:
-                time.sleep(0.1)
-        log = (self._folder / "server.log").read_text()
-        raise AssertionError(f"the server did not start: {log[-2000:]}")
+
+def wait_for(uri: str, process: subprocess.Popen[bytes], log: Path, seconds: int = 120) -> None:
+    """Wait until the server at that address, which writes to that log, answers."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and process.poll() is None:
+        try:
+            with urllib.request.urlopen(f"{uri}/health", timeout=2) as answer:
+                if answer.status == 200:
+                    return
+        except OSError:
+            time.sleep(0.1)
+    raise AssertionError(f"the server did not start: {log.read_text()[-2000:]}")
 
 
 @contextmanager

@@ -8,21 +8,20 @@ import re
 import signal
 import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from browsers import SCREENSHOTS, browser
+from browsers import SCREENSHOTS
 from mlflow.tracking import MlflowClient
 from playwright.sync_api import Browser, Locator, Page
-from servers import free_port
+from servers import free_port, wait_for
 
 from search.logbook_search import measured_metrics, run_name, unmerged_metrics
 from search.result import Result
 
+pytest_plugins = ["browser_fixtures"]
 pytestmark = pytest.mark.ui
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -80,30 +79,13 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
             stdout=file, stderr=file, env=known, cwd=folder, start_new_session=True,
         )  # fmt: skip
     try:
-        _wait_for(f"http://127.0.0.1:{port}/health", server, log)
+        wait_for(f"http://127.0.0.1:{port}", server, log)
         told = dict(re.findall(r"(?m)^(MLflow UI|Candidates): (\S+)$", log.read_text()))
         result = Result.from_dict(json.loads((folder / "out" / "result.json").read_text()))
         yield Shown(result, store, told["MLflow UI"], told["Candidates"])
     finally:
         os.killpg(server.pid, signal.SIGTERM)
         server.wait(30)
-
-
-def _wait_for(address: str, server: subprocess.Popen[bytes], log: Path) -> None:
-    end = time.monotonic() + 120
-    while time.monotonic() < end and server.poll() is None:
-        try:
-            with urllib.request.urlopen(address, timeout=2):
-                return
-        except OSError:
-            time.sleep(0.2)
-    raise AssertionError(f"the server did not start: {log.read_text()[-2000:]}")
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    with browser() as started:
-        yield started
 
 
 @pytest.fixture

@@ -88,13 +88,6 @@ def out(tiny_run: Ran, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_run.out, tmp_path / "out"))
 
 
-@pytest.fixture
-def local(tmp_path: Path, tiny_run: Ran) -> Target:
-    """A sqlite store of one's own that knows of the tiny run already."""
-    store = shutil.copy(tiny_run.config.base / "out" / "mlflow.db", tmp_path / "mlflow.db")
-    return Target(f"sqlite:///{store}", "local", (tmp_path / "artifacts").as_uri())
-
-
 def later(result: Result, seed: int, quality: float, out: Path) -> Result:
     """What another run would leave: its chosen plan kept so much on the same labels."""
     chosen = [

@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 import pytest
-from browsers import SCREENSHOTS, browser
+from browsers import SCREENSHOTS
 from playwright.sync_api import Browser, Page
 from tiny import CLASSIFIER, Ran, Weights, config_data, merged, run_config, write_config
 
-pytest_plugins = ["tiny_fixtures"]
+pytest_plugins = ["tiny_fixtures", "browser_fixtures"]
 pytestmark = pytest.mark.ui
 
 LEGIBLE = 4.5
@@ -61,12 +61,6 @@ CONTRASTS = """() => {
   }
   return found;
 }"""
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    with browser() as started:
-        yield started
 
 
 @pytest.fixture(scope="module")

@@ -55,13 +55,6 @@ def out(tiny_run: Ran, tmp_path: Path) -> Path:
     return copied
 
 
-@pytest.fixture
-def local(tiny_run: Ran, tmp_path: Path) -> Target:
-    """A sqlite store of one's own; a copy, as MLflow takes seconds to make a new one."""
-    store = shutil.copy(tiny_run.config.base / "out" / "mlflow.db", tmp_path / "mlflow.db")
-    return Target(f"sqlite:///{store}", "local", (tmp_path / "artifacts").as_uri())
-
-
 def nobody(credentials: str = "") -> Target:
     return Target(f"http://{credentials}127.0.0.1:{free_port()}", "nobody", None)
 

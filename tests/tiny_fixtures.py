@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from functools import cache
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from tiny import (
 )
 
 from search.observed import Observed
+from search.target import Target
 
 
 @pytest.fixture(scope="session")
@@ -77,3 +79,10 @@ def tiny_league(known: Labelled) -> Compared:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         return compare(known, known.labels)
+
+
+@pytest.fixture
+def local(tiny_run: Ran, tmp_path: Path) -> Target:
+    """A sqlite store of one's own; a copy, as MLflow takes seconds to make a new one."""
+    store = shutil.copy(tiny_run.config.base / "out" / "mlflow.db", tmp_path / "mlflow.db")
+    return Target(f"sqlite:///{store}", "local", (tmp_path / "artifacts").as_uri())
