@@ -208,10 +208,10 @@ class SearchConfig(Section):
 
     trials: Positive = 1000
     sampler: SamplerName = "local"
-    objectives: list[Cost] = Field(["bytes"], min_length=1)
+    objectives: list[Cost] = Field(default=["bytes"], min_length=1)
     """What is made small, while quality is made great."""
     metric: str = "fidelity"
-    adapters: list[str] = Field(["linear"], min_length=1)
+    adapters: list[str] = Field(default=["linear"], min_length=1)
     floor: Annotated[float, Field(allow_inf_nan=False)] = 0.05
     """Shares worth no more than this are not explored."""
 
@@ -281,7 +281,7 @@ class RunConfig(Section):
     """Asks for the best quality within so many bytes."""
     quality_floor: Annotated[float, Field(gt=0, le=1)] | None = None
     """Asks for the fewest bytes with which every model keeps this share of its quality."""
-    truth: dict[str, TruthConfig] = Field({})
+    truth: dict[str, TruthConfig] = Field(default={})
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     """Where the networks run: `auto` is cuda where there is one."""
