@@ -70,18 +70,30 @@ def detection_agreement(
 
     None if the original is confident of nothing on these frames: then nothing can be said.
     """
-    ids = list(range(1, num_classes + 1))
-    categories = [{"id": i, "name": str(i)} for i in ids]
-    confident = [
+    sure = confident(original, geometry, num_classes)
+    if not sure:
+        return None
+    found = _as_results(detections, geometry, _classes(num_classes))
+    images = _image_entries(geometry.frame_sizes)
+    return BoxTally(match(images, sure, class_categories(num_classes), found)).scores["map"]
+
+
+def confident(original: Detections, geometry: Geometry, num_classes: int) -> list[dict[str, Any]]:
+    """What a detector is sure of, as COCO's annotations; `image_id` counts the frames from 1."""
+    return [
         {**result, "iscrowd": 0}
-        for result in _as_results(original, geometry, ids)
+        for result in _as_results(original, geometry, _classes(num_classes))
         if result["score"] >= CONFIDENT
     ]
-    if not confident:
-        return None
-    found = _as_results(detections, geometry, ids)
-    images = _image_entries(geometry.frame_sizes)
-    return BoxTally(match(images, confident, categories, found)).scores["map"]
+
+
+def class_categories(num_classes: int) -> tuple[dict[str, Any], ...]:
+    """A detector's classes as COCO's categories, for want of names."""
+    return tuple({"id": i, "name": str(i)} for i in _classes(num_classes))
+
+
+def _classes(num_classes: int) -> list[int]:
+    return list(range(1, num_classes + 1))
 
 
 def _image_entries(sizes: Sequence[tuple[int, int]]) -> list[dict[str, int]]:

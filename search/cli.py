@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from search import shell
+
+if TYPE_CHECKING:  # imported where they are wanted: help is there at once
+    from search.console import Reporter
+    from search.post import Post
+    from search.schedule import Due
 
 CONFIG = click.argument("config", type=click.Path(path_type=Path))
 SET = click.option(
@@ -17,6 +24,8 @@ SET = click.option(
 )  # fmt: skip
 STATISTICS = "the statistics are kept once they are whole"
 UNSURE = "the champion may be another already: look in MLflow before you run it again"
+CUT_SHORT = f"the plan in service stays, and what was seen and valued is kept: {shell.GO_ON}"
+ISO = "%Y-%m-%dT%H:%M:%S%z"
 IN_PART = f"{STATISTICS}, nothing else; run the same command again to start from there"
 
 
@@ -382,6 +391,85 @@ def sync(out: Path) -> None:
         if said is None:
             return
         reporter.say(said)
+
+
+@main.command(answers=True, kept=CUT_SHORT)
+@CONFIG
+@SET
+@click.option("--once", is_flag=True, help="Do one round now, and end.")
+@click.option("--due", hidden=True, type=click.DateTime([ISO]), help="When that round was due.")
+@click.option("--missed", hidden=True, type=int, default=0, help="How many before were missed.")
+def watch(
+    config: Path, overrides: tuple[str, ...], once: bool, due: datetime | None, missed: int
+) -> None:
+    """Look at new frames of the cameras of CONFIG on a schedule, and search again if need be.
+
+    Each round asks every camera for new frames, and keeps those that are distinct. Once a camera
+    has a window of them, they are compared with the frames of the last search, without labels: are
+    the representations drawn from the same, and does the plan in service still agree with its
+    models? If not, the search is done again, starting from what is known; its plan is measured
+    beside the one in service on the same frames and labels, and takes its place if the config's
+    rule lets it (`watch` and `promotion` in the config). OUT/service/current is the bundle in
+    service; `merge-search history CONFIG` tells what happened.
+
+    Without --once it goes on until it is stopped; a round that was missed is made up for. With
+    --once, for cron and its kin, it does one round.
+
+    \b
+    Exit codes of --once: 0 nothing to do; 10 searched again, the plan in service stays;
+    11 promoted; 1 something to put right; 5 another process watches this CONFIG.
+    """
+    reporter = shell.reporter()
+    with reporter.working("starting"):
+        from search.config import load_config
+        from search.post import Post
+        from search.schedule import Due, SystemClock
+        from search.watch import RoundProcess, only_one
+        from search.watch import watch as keep_watch
+
+        post = Post(load_config(config, overrides))
+        schedule = post.asked.due_times()
+    if due is not None:  # started by a watcher, which holds the lock
+        _round(post, Due(due.astimezone(UTC), missed), reporter)
+    with only_one(post.folder):
+        if once:
+            _round(post, Due(datetime.now(UTC), 0), reporter)
+        typed = [str(config), *(text for pair in overrides for text in ("--set", pair))]
+        keep_watch(
+            schedule, post.history, SystemClock(), RoundProcess([*typed, *shell.flags()]), reporter
+        )
+
+
+def _round(post: Post, due: Due, reporter: Reporter) -> NoReturn:
+    from search.round import do_round
+    from search.rounds import EXIT_CODES
+
+    ended = do_round(post.config, due, reporter)
+    shell.answer(post.history.file(ended.number).read_bytes())
+    sys.exit(EXIT_CODES[ended.decision])
+
+
+@main.command(answers=True)
+@CONFIG
+@SET
+@click.option("--last", default=20, show_default=True, type=click.IntRange(1),
+              help="How many rounds.")  # fmt: skip
+def history(config: Path, overrides: tuple[str, ...], last: int) -> None:
+    """The rounds of `merge-search watch CONFIG`: when, drift, decisions, and who was in service.
+
+    With --json all that is known of them, as a list.
+    """
+    reporter = shell.reporter()
+    with reporter.working("starting"):
+        from search.config import load_config
+        from search.files import json_bytes
+        from search.history import show_history
+        from search.post import Post
+
+        post = Post(load_config(config, overrides))
+    rounds = post.history.latest(last)
+    show_history(rounds, post, reporter)
+    shell.answer(json_bytes([known.to_dict() for known in rounds]))
 
 
 @main.command(kept=UNSURE)

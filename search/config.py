@@ -20,14 +20,23 @@ from pydantic import (
 
 from search.coco import Category, coco_truth
 from search.credentials import without_credentials
-from search.frames import FrameSet, RenderedScenes, Sampling, folder_frames
+from search.frames import (
+    BadFrames,
+    FrameSet,
+    Joined,
+    RenderedScenes,
+    Sampling,
+    folder_frames,
+    repeated,
+)
 from search.labels import csv_truth, folder_truth, real_truth
 from search.metrics import METRICS
 from search.moments import SMALLEST_BATCH, PassSettings
 from search.problem import Cost, Limits, SamplerName
-from search.scenes import SceneSettings
+from search.scenes_config import ScenesConfig
 from search.sections import Positive, Section, Share01, exactly_one
 from search.truth import Truth, scenes_truth
+from search.watch_config import WatchConfig
 from spaces.errors import BadPlan, MergeSearchError
 from spaces.inputs import Fit
 from spaces.plan import AdapterSpec
@@ -83,25 +92,6 @@ class ModelConfig(Section):
         return str(base / self.weights)
 
 
-class ScenesConfig(Section):
-    """Rendered street-camera frames; see `search.scenes.SceneSettings`."""
-
-    seed: Annotated[int, Field(ge=0)] = 0
-    night: Share01 = 0.0
-    rain: Share01 = 0.0
-    camera_height: float = 3.2
-    camera_pitch: float = 9.0
-    camera_yaw: float = 0.0
-
-    @model_validator(mode="after")
-    def _renderable(self) -> ScenesConfig:
-        self.settings()  # the renderer knows its own limits; its ValueError names them
-        return self
-
-    def settings(self) -> SceneSettings:
-        return SceneSettings(**self.model_dump())
-
-
 class _Sampled(Section):
     count: Positive | None = None
     stride: Positive = 1
@@ -117,14 +107,14 @@ class _Sampled(Section):
         return self.count
 
 
-class FramesConfig(_Sampled):
-    """The unlabelled frames: a folder of images, or rendered scenes."""
+class PartConfig(_Sampled):
+    """One set of unlabelled frames: a folder of images, or rendered scenes."""
 
     folder: str | None = None
     scenes: ScenesConfig | None = None
 
     @model_validator(mode="after")
-    def _one_source(self) -> FramesConfig:
+    def _one_source(self) -> PartConfig:
         exactly_one(self, ("folder", "scenes"))
         if self.scenes is not None:
             self.scene_count()
@@ -135,6 +125,33 @@ class FramesConfig(_Sampled):
             return RenderedScenes(self.scenes.settings(), self.scene_count())
         assert self.folder is not None
         return folder_frames(base / self.folder, self.sampling)
+
+
+class FramesConfig(PartConfig):
+    """The unlabelled frames: one set, or several that came one after another."""
+
+    parts: Annotated[list[PartConfig], Field(min_length=1)] | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> FramesConfig:
+        exactly_one(self, ("folder", "scenes", "parts"))
+        if self.scenes is not None:
+            self.scene_count()
+        if self.parts is not None and self.sampling != Sampling():
+            raise ValueError("count, stride and offset go with each of the parts")
+        return self
+
+    def open(self, base: Path) -> FrameSet:
+        """
+        Raises:
+            BadFrames: a folder holds no images, or frames are in more than one part.
+        """
+        if self.parts is None:
+            return super().open(base)
+        joined = Joined(tuple(part.open(base) for part in self.parts))
+        if again := repeated(joined):
+            raise BadFrames(f"frames.parts: {again} frames are in more than one part, or twice")
+        return joined
 
 
 class TruthConfig(_Sampled):
@@ -263,8 +280,8 @@ class MlflowConfig(Section):
 class PromotionConfig(Section):
     """When a challenger may take the champion's place; see `search.promotion`."""
 
-    by: Literal["truth", "fidelity"] = "truth"
-    """What it is measured by."""
+    by: Literal["truth", "fidelity", "either"] = "truth"
+    """What it is measured by; `either`: by truth where both were, else by fidelity."""
     measured_on: Literal["same", "any"] = "same"
     """Whether both must have been measured on the same labels, or frames."""
     slack: Share01 = 0.0
@@ -292,6 +309,8 @@ class RunConfig(Section):
     verify: VerifyConfig = VerifyConfig()
     mlflow: MlflowConfig = MlflowConfig()
     promotion: PromotionConfig = PromotionConfig()
+    watch: WatchConfig | None = Field(default=None, exclude=True)
+    """What `merge-search watch` does. No result depends on it, so none holds it."""
     out: str | None = None
     cache: str = "cache"
     storage: str | None = None
@@ -496,4 +515,4 @@ def _sentence(detail: Mapping[str, Any]) -> str:
     message = str(detail["msg"]).removeprefix("Value error, ")
     given = detail["input"]
     shown = f" (given: {given!r})" if isinstance(given, (str, int, float, bool)) else ""
-    return f"{key}: {message[0].lower()}{message[1:]}{shown}"
+    return without_credentials(f"{key}: {message[0].lower()}{message[1:]}{shown}")

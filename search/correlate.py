@@ -201,7 +201,10 @@ def worth_measuring(
 
 
 def value_shares(observed: Observed, shares: Sequence[Share], reporter: Reporter) -> Guides:
-    """Every metric of the registry for the shares, each timed from nothing but the moments."""
+    """Every metric of the registry for the shares, each timed from nothing but the moments.
+
+    What is noted of parts of the frames is not read: it would be timed, not the metric.
+    """
     values, seconds = {}, {}
     for name, metric in METRICS.items():
         reporter.step(f"{metric.label} of {len(shares)} shares")
@@ -209,7 +212,7 @@ def value_shares(observed: Observed, shares: Sequence[Share], reporter: Reporter
         with reporter.progress("shares", len(shares)) as progress:
             start = time.perf_counter()
             values[name] = metric.similarities(
-                replace(observed, statistics=untouched), shares, progress
+                replace(observed, statistics=untouched, parts=()), shares, progress
             )
             seconds[name] = round(time.perf_counter() - start, 3)
     return Guides(values, seconds)

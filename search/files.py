@@ -24,6 +24,12 @@ class CannotWrite(MergeSearchError):
     """The output folder does not take files."""
 
 
+class Busy(MergeSearchError):
+    """Another process does what only one may do at a time."""
+
+    exit_code = 5
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary file to write to, which then replaces the one at `path`.
@@ -110,6 +116,39 @@ def locked(path: Path) -> Iterator[None]:
     with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+@contextlib.contextmanager
+def alone(path: Path, what: str) -> Iterator[None]:
+    """As `locked`, but who comes second is refused; `what` is what only one may do.
+
+    Raises:
+        Busy: another process does it.
+        CannotWrite: the folder cannot be made or written to.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "a+", encoding="utf-8")
+    except OSError as error:
+        raise CannotWrite(f"cannot write {path}: {error.strerror or error}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise Busy(f"another process (number {file.read() or '?'}) {what}") from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def link_or_copy(source: str, copy: str) -> None:
+    """A second name for the file, which costs nothing; where there are no links, a copy."""
+    try:
+        os.link(source, copy)
+    except OSError:
+        shutil.copy2(source, copy)
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -17,6 +17,8 @@ from spaces.errors import MergeSearchError
 from spaces.inputs import Frame
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm"}
+LATER_UNSEEN = 4
+"""One of so many frames at most is kept from the statistics, of every part but the first."""
 
 
 class BadFrames(MergeSearchError):
@@ -138,12 +140,39 @@ def described(frames: FrameSet) -> dict[str, Any]:
     return {"hash": frames.hash, "count": len(frames)}
 
 
-def split(frames: FrameSet, unseen: int) -> tuple[Subset, Subset]:
-    """The frames in two: `unseen` of them, evenly spread, and all others first.
+def parts_of(frames: FrameSet) -> tuple[FrameSet, ...]:
+    """The sets that joined frames are of; any other is one part."""
+    return frames.parts if isinstance(frames, Joined) else (frames,)
+
+
+def split_parts(frames: FrameSet, unseen: int) -> list[tuple[Subset, Subset]]:
+    """Each part in two, by itself: what becomes of one does not change when others come after.
+
+    The first gives `unseen` frames, as it would alone; every other as many, but no more than a
+    quarter of its own.
 
     Raises:
-        BadFrames: nothing would be left for the first part.
+        BadFrames: a part would have nothing left to be seen.
     """
+    first, *later = parts_of(frames)
+    few = [max(1, min(unseen, len(part) // LATER_UNSEEN)) for part in later]
+    return [_split(first, unseen), *(_split(p, n) for p, n in zip(later, few, strict=True))]
+
+
+def split(frames: FrameSet, unseen: int) -> tuple[Subset, Subset]:
+    """The frames in two: all others, and `unseen` of them, evenly spread; joined ones by
+    `split_parts`.
+
+    Raises:
+        BadFrames: nothing would be left to be seen.
+    """
+    if isinstance(frames, Joined):
+        seen, kept = zip(*split_parts(frames, unseen), strict=True)
+        return _within(frames, seen), _within(frames, kept)
+    return _split(frames, unseen)
+
+
+def _split(frames: FrameSet, unseen: int) -> tuple[Subset, Subset]:
     if len(frames) <= unseen:
         raise BadFrames(
             f"{len(frames)} frames, of which verify.fidelity_frames keeps {unseen} for fidelity: "
@@ -152,6 +181,16 @@ def split(frames: FrameSet, unseen: int) -> tuple[Subset, Subset]:
     kept = set(Sampling(unseen).indices(len(frames)))
     seen = tuple(i for i in range(len(frames)) if i not in kept)
     return Subset(frames, seen), Subset(frames, tuple(sorted(kept)))
+
+
+def _within(joined: Joined, subsets: Sequence[Subset]) -> Subset:
+    """The same frames of each part, by their places in the whole."""
+    indices: list[int] = []
+    start = 0
+    for part, subset in zip(joined.parts, subsets, strict=True):
+        indices += (start + k for k in subset.indices)
+        start += len(part)
+    return Subset(joined, tuple(indices))
 
 
 @lru_cache(maxsize=512)
@@ -183,12 +222,28 @@ def folder_frames(folder: Path, sampling: Sampling) -> ImageFiles:
 
 def overlap(one: FrameSet, other: FrameSet) -> int:
     """How many frames are in both sets, told by their files, or by the renderer's settings."""
-    if isinstance(one, ImageFiles) and isinstance(other, ImageFiles):
-        paths = {path.resolve() for path in other.paths}
-        return sum(path.resolve() in paths for path in one.paths)
-    if isinstance(one, RenderedScenes) and isinstance(other, RenderedScenes):
-        return min(len(one), len(other)) if one.settings == other.settings else 0
-    return 0
+    known = set(_names(other))
+    return sum(name in known for name in _names(one))
+
+
+def repeated(frames: FrameSet) -> int:
+    """How many frames of the set are in it already, told as by `overlap`."""
+    names = _names(frames)
+    return len(names) - len(set(names))
+
+
+def _names(frames: FrameSet) -> list[Hashable]:
+    """What tells each frame from others."""
+    if isinstance(frames, Subset):
+        names = _names(frames.frames)
+        return [names[index] for index in frames.indices]
+    if isinstance(frames, Joined):
+        return [name for part in frames.parts for name in _names(part)]
+    if isinstance(frames, ImageFiles):
+        return [path.resolve() for path in frames.paths]
+    if isinstance(frames, RenderedScenes):
+        return [(frames.settings, index) for index in range(len(frames))]
+    return [(id(frames), index) for index in range(len(frames))]
 
 
 def read_image(path: Path) -> Frame:
@@ -200,7 +255,13 @@ def read_image(path: Path) -> Frame:
     try:
         with Image.open(path) as image:
             return np.asarray(image.convert("RGB"), dtype=np.uint8)
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+    except (
+        OSError,
+        UnidentifiedImageError,
+        Image.DecompressionBombError,
+        SyntaxError,
+        ValueError,
+    ) as error:
         raise BadFrames(
             f"image {path}: cannot be read ({error}); remove it or put a whole image in its place"
         ) from error

@@ -82,20 +82,34 @@ class PassSettings:
     positions: int = 16
     seed: int = 0
 
-    def batches(self, frames: FrameSet) -> list[range]:
-        """The frames of each batch; a remainder too small for the estimator is left out.
-
-        Raises:
-            BadFrames: a batch is too small, or there are fewer frames than two batches.
-        """
+    def __post_init__(self) -> None:
         if self.batch < SMALLEST_BATCH:
             raise BadFrames(
                 f"batch {self.batch}: the statistics need batches of {SMALLEST_BATCH} or more"
             )
-        if len(frames) < 2 * self.batch:
+
+    def demand(self, frames: int) -> None:
+        """What statistics of so few frames say is chance.
+
+        Raises:
+            BadFrames: there are fewer frames than two batches, all parts of them together.
+        """
+        if frames < 2 * self.batch:
             raise BadFrames(
-                f"{len(frames)} frames are fewer than two batches of {self.batch}: give more "
+                f"{frames} frames are fewer than two batches of {self.batch}: give more "
                 "frames, or set statistics.batch lower"
+            )
+
+    def batches(self, frames: FrameSet) -> list[range]:
+        """The frames of each batch; a remainder too small for the estimator is left out.
+
+        Raises:
+            BadFrames: there are too few for the smallest batch.
+        """
+        if len(frames) < SMALLEST_BATCH:
+            raise BadFrames(
+                f"{len(frames)} frames of a part are left for the statistics, which need "
+                f"{SMALLEST_BATCH} or more: give more frames, or leave the part out"
             )
         return [b for b in spans(len(frames), self.batch) if len(b) >= SMALLEST_BATCH]
 
@@ -133,8 +147,10 @@ def measure(
 ) -> Moments:
     """Run every model once over the frames and return the moments of all pairs.
 
+    The sampled positions, and the fold that a frame is in, hang on its place among them.
+
     Raises:
-        BadFrames: there are fewer frames than two batches, or fewer batches than shards.
+        BadFrames: there are too few frames for a batch, or fewer batches than shards.
         BadRepresentation: a stage gives NaN or infinite values.
     """
     batches = shard.of(settings.batches(frames))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from search.frames import FrameSet, Subset
 from search.similarity import Statistics
@@ -15,6 +17,7 @@ from spaces.merged import Models
 from spaces.plan import Share, SharePlan
 from spaces.precision import Dtype, rounded, rounded_map
 from spaces.shares import Pairs
+from spaces.stages import StagedModel
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,23 @@ class Deployment:
             return self.running
         return {name: fused(rounded(m, self.dtype)) for name, m in self.models.items()}
 
+    @cached_property
+    def fingerprints(self) -> dict[str, str]:
+        """A hash of each model's stages, input and weights."""
+        return {name: _fingerprint(model) for name, model in self.models.items()}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of the sets that the frames came in, as it was seen when it was the newest."""
+
+    unseen: Subset
+    """Those of its frames that no statistics have seen."""
+    statistics: Callable[[], Statistics]
+    """Of it and of the parts before it; they are read, and solved, only if they are asked for."""
+    notes: Path
+    """A folder for what is measured on it; another one for other models, frames or settings."""
+
 
 @dataclass(frozen=True)
 class Observed:
@@ -53,6 +73,8 @@ class Observed:
     frames: FrameSet
     unseen: Subset
     """Frames that the statistics have not seen."""
+    parts: tuple[Part, ...] = ()
+    """What the frames came in, the newest last; none where nothing is to be remembered."""
 
     def maps_for(self, plans: Sequence[SharePlan]) -> dict[Share, LinearMap]:
         """The closed-form maps that the plans' linear shares need."""
@@ -60,3 +82,11 @@ class Observed:
         linear = sorted(share for share in shares if share.adapter.kind == "linear")
         fitted = self.statistics.linear_maps(linear)
         return {s: rounded_map(fit, self.deployment.dtype) for s, fit in fitted.items()}
+
+
+def _fingerprint(model: StagedModel) -> str:
+    digest = hashlib.sha256(repr((model.layout, model.input, model.num_classes)).encode())
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from search import logbook, tracking
 from search.documents import DOCUMENTS, Document, identity
-from search.files import CannotWrite, json_bytes, write_bytes
+from search.files import CannotWrite, json_bytes, link_or_copy, write_bytes
 from search.league import League
 from search.result import BUNDLE_FOLDER, Result
 from search.system_metrics import SYSTEM
@@ -89,7 +89,7 @@ def keep(content: bytes, document: Path, out: Path) -> Path:
             write_bytes(part / source.name, source.read_bytes())
         if bundle.is_dir():
             # Bundles are replaced, never written into: what is linked stays as it is.
-            shutil.copytree(bundle, part / BUNDLE_FOLDER, copy_function=_link)
+            shutil.copytree(bundle, part / BUNDLE_FOLDER, copy_function=link_or_copy)
         os.replace(part, kept)
     except OSError as error:
         raise CannotWrite(f"cannot keep {document} in {kept}: {error}") from error
@@ -160,14 +160,6 @@ def _replay(outcome: Document, kept: Path, target: Target) -> str:
 def _kept(out: Path) -> list[Path]:
     """The kept folders. Those with a dot are half written, or on their way out."""
     return sorted(path for path in (out / UNLOGGED).glob("[!.]*") if path.is_dir())
-
-
-def _link(source: str, copy: str) -> None:
-    """A second name for the file, which costs nothing; where there are no links, a copy."""
-    try:
-        os.link(source, copy)
-    except OSError:
-        shutil.copy2(source, copy)
 
 
 def _read_kept(kept: Path) -> Document:

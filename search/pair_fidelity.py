@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
+from search.agreement import Agreement, means
 from search.frames import Sampling, Subset, batches
 from search.metric import Metric, Progress, silent
-from search.observed import Observed
+from search.observed import Observed, Part
 from spaces.plan import Share, SharePlan
 from spaces.together import Output, PlanSet
 
@@ -16,10 +20,17 @@ FIRST = 16
 BATCH = 16
 HOPELESS = 0.05
 """A share that explains no more than this, or agrees no more on the first frames, is worth 0."""
+NOTES_VERSION = 1
+"""Part of the names of noted agreements: bump it when something else is measured."""
 
 
 class PairFidelity(Metric):
-    """How much of the recipient's answer a share keeps when it is the only one in place."""
+    """How much of the recipient's answer a share keeps when it is the only one in place.
+
+    Frames that came in parts are measured part by part: each with the maps fitted on it and on
+    those before it, as when it was the newest. So its agreements stay what they are when another
+    part comes, and are noted: only what is new is measured. The notes change no number.
+    """
 
     name = "fidelity"
     label = "fidelity of the share alone"
@@ -27,18 +38,35 @@ class PairFidelity(Metric):
     def similarities(
         self, observed: Observed, shares: Sequence[Share], progress: Progress = silent
     ) -> dict[Share, float]:
-        return fidelity_alone(observed, shares, progress)
+        if not observed.parts:
+            return fidelity_alone(observed, shares, progress)
+        notes = [_noted(part, shares) for part in observed.parts]
+        fresh = [not path.is_file() for path in notes]
+        if not any(fresh):
+            progress(len(shares))
+        heard = _in_turns(progress, sum(fresh))
+        for part, path in zip(observed.parts, notes, strict=True):
+            if not path.is_file():
+                agreement_alone(_as_it_was(part, observed), shares, heard).save(path)
+        return means([Agreement.load(path, shares) for path in notes], shares)
 
 
 def fidelity_alone(
     observed: Observed, shares: Sequence[Share], progress: Progress = silent
 ) -> dict[Share, float]:
-    """Each share tried alone: mean agreement of its recipient's answers with the original's.
+    """Each share tried alone: mean agreement of its recipient's answers with the original's."""
+    return means([agreement_alone(observed, shares, progress)], shares)
 
-    On up to `FRAMES` unlabelled frames that the maps have not seen, all shares in one pass that
-    computes each distinct representation once. Hopeless shares do not run to the end.
+
+def agreement_alone(
+    observed: Observed, shares: Sequence[Share], progress: Progress = silent
+) -> Agreement:
+    """Each share tried alone on up to `FRAMES` unlabelled frames that the maps have not seen.
+
+    All shares in one pass that computes each distinct representation once. Hopeless shares do
+    not run to the end.
     """
-    values = dict.fromkeys(shares, 0.0)
+    sums = dict.fromkeys(shares, 0.0)
     hopeful = [share for share in shares if observed.statistics.explained(share) > HOPELESS]
     few = Sampling(FRAMES).indices(len(observed.unseen))
     glance = few[:: len(few) // FIRST or 1]
@@ -53,7 +81,32 @@ def fidelity_alone(
         lambda seen: pace.left(better, len(glance) + seen),
     )
     pace.left([], len(few))
-    return values | {share: (first[share] + rest[share]) / len(few) for share in better}
+    return Agreement(len(few), sums | {share: first[share] + rest[share] for share in better})
+
+
+def _as_it_was(part: Part, observed: Observed) -> Observed:
+    """What was observed when the part was the newest, but of its frames alone."""
+    statistics, frames = part.statistics(), part.unseen.frames
+    return replace(observed, statistics=statistics, frames=frames, unseen=part.unseen, parts=())
+
+
+def _noted(part: Part, shares: Sequence[Share]) -> Path:
+    """Where the part's agreements of just these shares are, or will be."""
+    text = " ".join([str(NOTES_VERSION), *map(str, shares)])
+    return part.notes / f"agreement-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+
+
+def _in_turns(progress: Progress, turns: int) -> Progress:
+    """Hears of the same shares in every turn, and tells of each once."""
+    heard = told = 0
+
+    def hear(done: int) -> None:
+        nonlocal heard, told
+        heard += done
+        progress(heard // turns - told)
+        told = heard // turns
+
+    return hear
 
 
 class _Pace:

@@ -5,20 +5,20 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from search.config import RunConfig
 from search.console import Reporter
-from search.files import make_folder
-from search.frames import FrameSet, overlap, split
+from search.frames import FrameSet, Subset, overlap, split, split_parts
 from search.metrics import METRICS
-from search.moments import WHOLE, Moments, Shard, measure
-from search.moments_file import Saved, load, save
-from search.observed import Deployment, Observed
+from search.moments_file import load
+from search.observed import Deployment, Observed, Part
 from search.problem import Problem
 from search.similarity import Statistics
+from search.statistics_cache import cached_moments, cached_statistics, statistics_key, summed
 from search.truth import BadTruth, BoxTruth, Truth, check_classes
 from spaces.cost import CostModel
 from spaces.errors import MergeSearchError
@@ -27,9 +27,6 @@ from spaces.plan import AdapterSpec, Share
 from spaces.shares import pairs_of, shares_of
 from spaces.stages import StagedModel
 from spaces.zoo import ModelSpec, load_model
-
-STATISTICS_VERSION = 3
-"""Part of the cache key: bump it when the pass computes something else."""
 
 
 class NothingToShare(MergeSearchError):
@@ -100,11 +97,51 @@ def open_truth(
 def observe(
     config: RunConfig, deployment: Deployment, frames: FrameSet, reporter: Reporter
 ) -> Observed:
-    """One pass over the frames, or what an earlier one of the same has left in the cache."""
-    seen, unseen = split(frames, config.verify.fidelity_frames)
+    """One pass over the frames, or what an earlier one of the same has left in the cache.
+
+    Of frames in parts each has its own pass, and only those that are new take theirs.
+
+    Raises:
+        BadFrames: there are too few frames, or a part has too few.
+    """
+    kept = config.verify.fidelity_frames
+    seen, unseen = split(frames, kept)
+    config.pass_settings.demand(len(seen))
     reporter.step(f"Statistics of every stage over {len(seen)} frames, one pass")
-    moments = _cached_moments(config, deployment, seen, reporter)
-    return Observed(deployment, Statistics(moments, deployment.facts), frames, unseen)
+    halves = split_parts(frames, kept)
+    measured = (cached_moments(config, deployment, part, reporter) for part, _ in halves)
+    statistics = Statistics(summed(measured), deployment.facts)
+    parts = _parts(config, deployment, halves, statistics)
+    return Observed(deployment, statistics, frames, unseen, parts)
+
+
+def _parts(
+    config: RunConfig,
+    deployment: Deployment,
+    halves: Sequence[tuple[Subset, Subset]],
+    statistics: Statistics,
+) -> tuple[Part, ...]:
+    """Each part as it was when it was the newest; `statistics` are those of all together."""
+    keys = [statistics_key(config, deployment, seen) for seen, _ in halves]
+    files = [cached_statistics(config, key) for key in keys]
+    parts = []
+    for count, (_, unseen) in enumerate(halves, 1):
+        known = (
+            (lambda: statistics)
+            if count == len(halves)
+            else partial(_read, files[:count], deployment)
+        )
+        notes = config.cache_folder / "notes" / _hashed(*keys[:count], unseen.hash, config.dtype)
+        parts.append(Part(unseen, known, notes))
+    return tuple(parts)
+
+
+def _read(files: Sequence[Path], deployment: Deployment) -> Statistics:
+    return Statistics(summed(load(file).moments for file in files), deployment.facts)
+
+
+def _hashed(*texts: str) -> str:
+    return hashlib.sha256(" ".join(texts).encode()).hexdigest()[:16]
 
 
 def similarities(
@@ -128,60 +165,3 @@ def pose(config: RunConfig, deployment: Deployment, similarity: Mapping[Share, f
         limits=config.limits(CostModel(facts).unmerged_bytes),
         costs=tuple(config.search.objectives),
     )
-
-
-def statistics_key(config: RunConfig, deployment: Deployment, frames: FrameSet) -> str:
-    """A hash of all that the statistics depend on: models, pairs, frames and settings."""
-    seen = {
-        "models": {name: fingerprint(model) for name, model in deployment.models.items()},
-        "pairs": [str(pair) for pair in deployment.pairs.legal],
-        "frames": frames.hash,
-        "settings": repr(config.pass_settings),
-    }
-    return hashlib.sha256(f"{STATISTICS_VERSION} {seen}".encode()).hexdigest()[:16]
-
-
-def cached_statistics(config: RunConfig, key: str) -> Path:
-    """Where the statistics of that key are kept."""
-    return make_folder(config.cache_folder, "cache") / "statistics" / f"{key}.safetensors"
-
-
-def take_moments(
-    config: RunConfig,
-    deployment: Deployment,
-    frames: FrameSet,
-    reporter: Reporter,
-    shard: Shard = WHOLE,
-) -> Moments:
-    """The pass itself, over one shard of the frames."""
-    settings = config.pass_settings
-    total = sum(len(batch) for batch in shard.of(settings.batches(frames)))
-    known = deployment
-    with reporter.progress("frames", total) as progress:
-        return measure(
-            known.running, known.facts, known.pairs.legal, frames, settings, progress, shard
-        )
-
-
-def _cached_moments(
-    config: RunConfig, deployment: Deployment, frames: FrameSet, reporter: Reporter
-) -> Moments:
-    key = statistics_key(config, deployment, frames)
-    path = cached_statistics(config, key)
-    if path.is_file():
-        reporter.say("  cached from an earlier run on the same models and frames")
-        with reporter.working("reading them"):
-            return load(path).moments
-    moments = take_moments(config, deployment, frames, reporter)
-    with reporter.working("keeping them"):
-        save(path, Saved(moments, key, WHOLE))
-    return moments
-
-
-def fingerprint(model: StagedModel) -> str:
-    """A hash of a model's stages, input and weights."""
-    digest = hashlib.sha256(repr((model.layout, model.input, model.num_classes)).encode())
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]

@@ -7,6 +7,7 @@ versions of one registered model; what is known of each was written down when it
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from search import tracking
 from search.config import PromotionConfig, RunConfig
@@ -15,6 +16,8 @@ from search.problem import Limits
 from search.standing import Standing
 from search.target import Target
 from spaces.errors import MergeSearchError
+
+Measure = Literal["truth", "fidelity"]
 
 
 class NotPromoted(MergeSearchError):
@@ -33,6 +36,8 @@ class Judgement:
 
     promoted: bool
     reason: str
+    by: Measure
+    """What it was measured by."""
 
 
 def judge(
@@ -43,21 +48,27 @@ def judge(
     It has to keep within the limits and to be measured as the rule wants it; if there is a
     champion, on the same frames, and not to be worse than it outside its own interval.
     """
-    asked = _unfit(rule, limits, challenger)
+    by = _measure(rule, challenger, champion)
+    asked = _unfit(by, limits, challenger)
     if asked:
-        return Judgement(False, asked)
+        return Judgement(False, asked, by)
     told = f"{megabytes(challenger.bytes)} are within the limits"
     if champion is None:
-        return Judgement(True, f"there was no champion; {told}; {_quality(rule, challenger)}")
+        return Judgement(True, f"there was no champion; {told}; {_quality(by, challenger)}", by)
     if challenger.bundle == champion.bundle:
-        return Judgement(False, "it is the champion already")
-    apart = _not_comparable(rule, challenger, champion)
+        return Judgement(False, "it is the champion already", by)
+    apart = _not_comparable(rule, by, challenger, champion)
     if apart:
-        return Judgement(False, apart)
-    against = f"{_quality(rule, challenger)}; the champion's {percent(_measured(rule, champion))}"
-    if _best_case(rule, challenger) + rule.slack < (_measured(rule, champion) or 0.0):
-        return Judgement(False, f"it is worse outside its interval: {against}")
-    return Judgement(True, f"it is not worse outside its interval: {against}; {told}")
+        return Judgement(False, apart, by)
+    against = f"{_quality(by, challenger)}; the champion's {percent(measured(by, champion))}"
+    if _best_case(by, challenger) + rule.slack < (measured(by, champion) or 0.0):
+        return Judgement(False, f"it is worse outside its interval: {against}", by)
+    return Judgement(True, f"it is not worse outside its interval: {against}; {told}", by)
+
+
+def measured(by: Measure, standing: Standing) -> float | None:
+    """The quality that is compared; None if it is not known."""
+    return standing.quality if by == "truth" else standing.fidelity
 
 
 def promote(config: RunConfig, reporter: Reporter) -> None:
@@ -115,15 +126,22 @@ def rollback(config: RunConfig, why: str, reporter: Reporter) -> None:
     )
 
 
-def _unfit(rule: PromotionConfig, limits: Limits, challenger: Standing) -> str:
+def _measure(rule: PromotionConfig, challenger: Standing, champion: Standing | None) -> Measure:
+    if rule.by != "either":
+        return rule.by
+    sides = [challenger] if champion is None else [challenger, champion]
+    return "truth" if all(side.quality is not None for side in sides) else "fidelity"
+
+
+def _unfit(by: Measure, limits: Limits, challenger: Standing) -> str:
     """Why it cannot be champion whoever is; empty if it can."""
     if challenger.bytes > limits.bytes:
         return (
             f"its {megabytes(challenger.bytes)} are over the budget of {megabytes(limits.bytes)}"
         )
-    if _measured(rule, challenger) is None:
-        what = "verified on ground truth" if rule.by == "truth" else "measured for fidelity"
-        return f"it was not {what}, which promotion.by: {rule.by} asks for"
+    if measured(by, challenger) is None:
+        what = "verified on ground truth" if by == "truth" else "measured for fidelity"
+        return f"it was not {what}, which promotion.by asks for"
     if challenger.worst is not None and challenger.worst < limits.quality:
         return (
             f"one of its models keeps {percent(challenger.worst)}, below the floor of "
@@ -132,13 +150,15 @@ def _unfit(rule: PromotionConfig, limits: Limits, challenger: Standing) -> str:
     return ""
 
 
-def _not_comparable(rule: PromotionConfig, challenger: Standing, champion: Standing) -> str:
+def _not_comparable(
+    rule: PromotionConfig, by: Measure, challenger: Standing, champion: Standing
+) -> str:
     """Why the two cannot be compared; empty if they can."""
-    if _measured(rule, champion) is None:
-        return f"the champion was not measured as promotion.by: {rule.by} asks for"
+    if measured(by, champion) is None:
+        return f"the champion was not measured by {by}, as promotion.by asks for"
     what, same = (
         ("labels", challenger.labels == champion.labels)
-        if rule.by == "truth"
+        if by == "truth"
         else ("frames", challenger.frames == champion.frames)
     )
     if same or rule.measured_on == "any":
@@ -149,19 +169,17 @@ def _not_comparable(rule: PromotionConfig, challenger: Standing, champion: Stand
     )
 
 
-def _measured(rule: PromotionConfig, standing: Standing) -> float | None:
-    return standing.quality if rule.by == "truth" else standing.fidelity
+def _best_case(by: Measure, standing: Standing) -> float:
+    """The upper end of its interval, if that is known."""
+    sure = _interval(by, standing)
+    return (measured(by, standing) or 0.0) if sure is None else sure[1]
 
 
-def _best_case(rule: PromotionConfig, standing: Standing) -> float:
-    """The upper end of its interval; fidelity has none."""
-    if rule.by == "truth" and standing.interval is not None:
-        return standing.interval[1]
-    return _measured(rule, standing) or 0.0
+def _quality(by: Measure, standing: Standing) -> str:
+    known, sure = percent(measured(by, standing)), _interval(by, standing)
+    what = "it keeps" if by == "truth" else "fidelity"
+    return f"{what} {known}" + (f" ({percents(sure)})" if sure else "")
 
 
-def _quality(rule: PromotionConfig, standing: Standing) -> str:
-    measured, sure = percent(_measured(rule, standing)), standing.interval
-    if rule.by == "fidelity":
-        return f"fidelity {measured}"
-    return f"it keeps {measured}" + (f" ({percents(sure)})" if sure else "")
+def _interval(by: Measure, standing: Standing) -> tuple[float, float] | None:
+    return standing.interval if by == "truth" else standing.fidelity_interval

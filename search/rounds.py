@@ -21,6 +21,11 @@ Decision = Literal["waiting", "unchanged", "searched", "promoted", "failed"]
 """Too few new frames to tell; the plan in service still holds; searched again, and the plan in
 service stays; and the challenger took its place; something was wrong, which the reason tells."""
 
+EXIT_CODES: dict[Decision, int] = {
+    "waiting": 0, "unchanged": 0, "searched": 10, "promoted": 11, "failed": 1,
+}  # fmt: skip
+"""Of `merge-search watch --once`."""
+
 FOLDER = "rounds"
 ROUND_VERSION = 1
 
@@ -43,6 +48,8 @@ class CameraRound:
     """Of the frames of the last search and of these coming from the same camera, corrected for
     all comparisons of the round."""
     drifted: bool | None = None
+    window: int = 0
+    """Number of the last window that was compared, in this round or before."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +60,8 @@ class Verdict:
     """Identity of the search's result.json."""
     challenger: str
     """Hash of the plan that the search chose."""
+    bundle: str
+    """Identity of its bundle."""
     by: Literal["truth", "fidelity"]
     """What both were measured by."""
     challenger_quality: float | None
@@ -83,6 +92,9 @@ class Round:
     """None if nothing was searched, or nothing found."""
     missed: int = 0
     """Rounds that were due before and never began."""
+    expected: float | None = None
+    """Mean fidelity that the plan in service had in the last search: what the next rounds hold
+    theirs against."""
 
     @property
     def p_value(self) -> float | None:
@@ -123,9 +135,12 @@ class History:
         """
         return [_read(path) for path in self._files()]
 
+    def latest(self, most: int) -> list[Round]:
+        """The last so many, in their order."""
+        return [_read(path) for path in self._files()[-most:]]
+
     def last(self) -> Round | None:
-        files = self._files()
-        return _read(files[-1]) if files else None
+        return next(iter(self.latest(1)), None)
 
     def since(self, number: int) -> list[Round]:
         """The rounds from that number on."""
@@ -133,7 +148,11 @@ class History:
 
     def keep(self, ended: Round) -> None:
         """Write the round, wholly or not at all."""
-        write_json(self.folder / FOLDER / f"{ended.number:08d}.json", ended.to_dict())
+        write_json(self.file(ended.number), ended.to_dict())
+
+    def file(self, number: int) -> Path:
+        """Where the round of that number is, or would be."""
+        return self.folder / FOLDER / f"{number:08d}.json"
 
     def _files(self) -> list[Path]:
         return sorted((self.folder / FOLDER).glob("[0-9]*.json"))

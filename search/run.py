@@ -77,8 +77,11 @@ class BudgetTooSmall(MergeSearchError):
         )
 
 
-def run(config: RunConfig, reporter: Reporter) -> Result:
+def run(config: RunConfig, reporter: Reporter, champion: SharePlan | None = None) -> Result:
     """Run the search that the config describes, write its files, and log it.
+
+    What an earlier run into the same folder has found good is tried first. A `champion`, the
+    plan in service, comes before all, and is among the candidates if it is feasible still.
 
     Raises:
         BudgetTooSmall: no plan fits.
@@ -88,7 +91,7 @@ def run(config: RunConfig, reporter: Reporter) -> Result:
     out = make_folder(config.out_folder)
     remember(Target.of(config), out)
     with watched(out):
-        result = found(config, out, reporter)
+        result = found(config, out, reporter, champion)
     reporter.step("Logging to MLflow")
     with reporter.working("MLflow"):
         logged = record_or_keep(result, out, Target.of(config))
@@ -105,6 +108,8 @@ class Searched:
     valuer: Valuer
     least: Predicted
     explored: Explored
+    champion: Valued | None
+    """The plan in service, as it is worth now; None if it cannot be searched."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +123,9 @@ class Climbed:
     latency_ms: dict[str, float]
 
 
-def found(config: RunConfig, out: Path, reporter: Reporter) -> Result:
+def found(
+    config: RunConfig, out: Path, reporter: Reporter, champion: SharePlan | None = None
+) -> Result:
     """The search itself: from models and frames to what lies in OUT."""
     clock = Clock()
     with clock.timing("models"):
@@ -133,9 +140,12 @@ def found(config: RunConfig, out: Path, reporter: Reporter) -> Result:
     valuer = Valuer(pose(config, deployment, similarity), latency.milliseconds)
     with reporter.working("smallest plan"):
         least = reachable(valuer, out)
+    earlier = earlier_front(config.out_folder)
     with clock.timing("search"):
-        explored = search(config, valuer, least.plan, reporter)
-    searched = Searched(observed, similarity, valuer, least, explored)
+        known = [*([champion] if champion else []), *earlier, least.plan]
+        explored = search(config, valuer, known, reporter)
+    kept = in_service(champion, valuer, reporter)
+    searched = Searched(observed, similarity, valuer, least, explored, kept)
     with clock.timing("verification"):
         climbed = climb(config, searched, truth, latency, reporter)
     result = told(config, searched, climbed, truth, clock, out)
@@ -228,7 +238,9 @@ def reachable(valuer: Valuer, out: Path) -> Predicted:
     return least
 
 
-def search(config: RunConfig, valuer: Valuer, least: SharePlan, reporter: Reporter) -> Explored:
+def search(
+    config: RunConfig, valuer: Valuer, known: Sequence[SharePlan], reporter: Reporter
+) -> Explored:
     """Explore the plans within the limits; what is known to be good is tried first."""
     problem = valuer.problem
     settings = StudySettings(
@@ -246,7 +258,7 @@ def search(config: RunConfig, valuer: Valuer, least: SharePlan, reporter: Report
         where = f"{without_credentials(config.store)} {settings.study_name(problem)}"
         reporter.say(f"  more processes: merge-search worker {where}")
     with reporter.working("plans to try first"):
-        starts = starting_plans(problem, (least, *earlier_front(config.out_folder)))
+        starts = starting_plans(problem, known)
     with reporter.progress("trials", config.search.trials) as progress:
         explored = explore(valuer, settings, starts, progress)
     whole = ", which is all that the space holds" if explored.exhausted else ""
@@ -257,13 +269,32 @@ def search(config: RunConfig, valuer: Valuer, least: SharePlan, reporter: Report
 
 
 def earlier_front(out: Path) -> list[SharePlan]:
-    """The plans that an earlier run into the same folder found good; none if there was none."""
+    """The plans that an earlier run into the same folder found good, the one that it chose
+    first; none if there was none."""
     try:
         data = json.loads((out / "result.json").read_text(encoding="utf-8"))
         earlier = Result.from_dict(data)
-        return [SharePlan.from_dict(r.plan) for r in (*earlier.candidates, *earlier.front)]
+        chosen = [earlier.chosen_candidate] if earlier.chosen_candidate else []
+        records = (*chosen, *earlier.candidates, *earlier.front)
+        return [SharePlan.from_dict(record.plan) for record in records]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, MergeSearchError):
         return []  # not ours, or of another version: it helps, but nothing depends on it
+
+
+def in_service(champion: SharePlan | None, valuer: Valuer, reporter: Reporter) -> Valued | None:
+    """The plan in service with its value, if the search could have found it."""
+    if champion is None:
+        return None
+    encoding = valuer.problem.encoding
+    if encoding.decode(encoding.encode(champion)) == champion:
+        valued = valuer.value(champion)
+        if valuer.feasible(valued):
+            return valued
+        reason = "it is predicted to miss what is asked for"
+    else:
+        reason = "shares of it are not worth a look any more"
+    reporter.warn(f"The plan in service, {champion.hash}, is not verified: {reason}.")
+    return None
 
 
 def climb(
@@ -278,7 +309,7 @@ def climb(
     Also, how well each rung foretold the next, and how long the best take.
     """
     settings, valuer = config.verify, searched.valuer
-    listed = searched.explored.shortlist(settings.shortlist)
+    listed = promising(searched, settings.shortlist)
     plans, unseen = [valued.plan for valued in listed], searched.observed.unseen
     deployment = searched.observed.deployment
     with reporter.working("linear maps"):
@@ -288,6 +319,8 @@ def climb(
     with reporter.progress("frames", len(unseen)) as progress:
         faithful = fidelity(bench, plans, unseen, progress)
     best = most_faithful(faithful, listed, settings.candidates, config.quality_floor)
+    if searched.champion:
+        best = [0, *(k for k in best if k)]
     records = [_plan_record(listed[k], valuer) for k in best]
     verified = verify_plans(bench, records, [faithful[k] for k in best], truth, reporter)
     shortlist = tuple(
@@ -298,6 +331,14 @@ def climb(
     with reporter.working("latency"):
         milliseconds = latencies(verified.candidates, latency)
     return Climbed(verified, rungs(verified.candidates) | foretold, shortlist, milliseconds)
+
+
+def promising(searched: Searched, most: int) -> list[Valued]:
+    """The plans to look at more closely: the one in service, and the most promising."""
+    listed, champion = searched.explored.shortlist(most), searched.champion
+    if champion is None:
+        return listed
+    return [champion, *(valued for valued in listed if valued.plan != champion.plan)]
 
 
 def latencies(candidates: Sequence[CandidateRecord], latency: Latency) -> dict[str, float]:

@@ -7,24 +7,24 @@ from pathlib import Path
 
 from search.config import RunConfig
 from search.console import Reporter
-from search.frames import split
+from search.frames import BadFrames, Subset, parts_of, split
 from search.moments import WHOLE, Shard
 from search.moments_file import BadStatistics, Saved, load, save
-from search.prepare import (
-    cached_statistics,
-    load_deployment,
-    open_frames,
-    statistics_key,
-    take_moments,
-)
+from search.prepare import load_deployment, open_frames
+from search.statistics_cache import cached_statistics, statistics_key, take_moments
 
 FOLDER = "stats"
 
 
 def measure_shard(config: RunConfig, shard: Shard, reporter: Reporter) -> Path:
-    """Take one shard of the statistics that a run of the config needs, into OUT/stats."""
+    """Take one shard of the statistics that a run of the config needs, into OUT/stats.
+
+    Raises:
+        BadFrames: there are too few, or they are in parts.
+    """
     deployment = load_deployment(config, reporter)
-    seen, _ = split(open_frames(config, reporter), config.verify.fidelity_frames)
+    seen = _seen(config, reporter)
+    config.pass_settings.demand(len(seen))
     key = statistics_key(config, deployment, seen)
     reporter.step(f"Statistics of every stage, shard {shard}")
     moments = take_moments(config, deployment, seen, reporter, shard)
@@ -38,18 +38,29 @@ def merge_shards(config: RunConfig, files: Sequence[Path], reporter: Reporter) -
 
     Raises:
         BadStatistics: a shard is missing, is there twice, or belongs to something else.
+        BadFrames: the frames are in parts.
     """
     found = files or sorted((config.out_folder / FOLDER).glob("*.safetensors"))
     if not found:
         raise BadStatistics(f"there are no shards in {config.out_folder / FOLDER}")
     deployment = load_deployment(config, reporter)
-    seen, _ = split(open_frames(config, reporter), config.verify.fidelity_frames)
-    key = statistics_key(config, deployment, seen)
+    key = statistics_key(config, deployment, _seen(config, reporter))
     reporter.step(f"Summing {len(found)} shards")
     path = cached_statistics(config, key)
     with reporter.working("shards"):
         save(path, Saved(_sum(found, key).moments, key, WHOLE))
     return path
+
+
+def _seen(config: RunConfig, reporter: Reporter) -> Subset:
+    """The frames that the statistics see."""
+    frames = open_frames(config, reporter)
+    if len(parts_of(frames)) > 1:
+        raise BadFrames(
+            "frames.parts: their statistics are kept part by part, and a part that was measured "
+            "is not measured again, so `stats` takes no shards of them; `run` measures what is new"
+        )
+    return split(frames, config.verify.fidelity_frames)[0]
 
 
 def _sum(files: Sequence[Path], key: str) -> Saved:

@@ -140,6 +140,12 @@ def reporter() -> Reporter:
     return told
 
 
+def flags() -> list[str]:
+    """The options for all commands that were given, for a process that does part of this one."""
+    meta = click.get_current_context().meta
+    return [flag for flag, key in (("--quiet", _QUIET), ("--debug", _DEBUG)) if key in meta]
+
+
 @contextlib.contextmanager
 def leaving(document: Path) -> Iterator[None]:
     """The block writes the document: with --json it is printed, also where only MLflow is away."""

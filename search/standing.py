@@ -28,6 +28,8 @@ class Standing:
     frames: str
     """What tells the unlabelled frames from others."""
     created: str
+    fidelity_interval: tuple[float, float] | None = None
+    """Of `fidelity`, where it was measured on the served bundle itself."""
 
     @classmethod
     def of(cls, result: Result, candidate: CandidateRecord) -> Standing:
@@ -48,8 +50,9 @@ class Standing:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Standing:
-        sure = data["interval"]
-        return cls(**{**data, "interval": None if sure is None else (sure[0], sure[1])})
+        pairs = {name: data.get(name) for name in ("interval", "fidelity_interval")}
+        sure = {name: None if pair is None else (pair[0], pair[1]) for name, pair in pairs.items()}
+        return cls(**{**data, **sure})
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -115,8 +115,19 @@ def registry(target: Target, name: str) -> Iterator[Registry]:
     Raises:
         TrackerUnreachable: the store cannot be asked.
     """
-    with _speaking_for_mlflow(target, Path()), _alone(target):
-        yield Registry(MlflowClient(tracking_uri=target.uri), name)
+    with store(target, Path()) as client:
+        yield Registry(client, name)
+
+
+@contextlib.contextmanager
+def store(target: Target, folder: Path) -> Iterator[MlflowClient]:
+    """The store, for one process at a time; `folder` holds what it is given.
+
+    Raises:
+        TrackerUnreachable: it cannot be asked, or did not take it.
+    """
+    with _speaking_for_mlflow(target, folder), _alone(target):
+        yield MlflowClient(tracking_uri=target.uri)
 
 
 @contextlib.contextmanager

@@ -10,9 +10,13 @@ import json
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from spaces.bundle import BUNDLE, BadBundle
+
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+from mlflow.artifacts import download_artifacts
 from mlflow.entities import LoggedModel
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
@@ -111,6 +115,27 @@ class Registry:
         """The champion that it replaced."""
         known = {str(v.version): v for v in self._versions()}
         return Entry.of(known[champion.replaced]) if champion.replaced in known else None
+
+    def of_bundle(self, bundle: str) -> Entry | None:
+        """The version of the bundle of that identity, the latest if there are several."""
+        mine = [v for v in self._versions() if json.loads(v.tags[STANDING])["bundle"] == bundle]
+        return Entry.of(max(mine, key=lambda v: int(v.version))) if mine else None
+
+    def fetch(self, entry: Entry, folder: Path) -> Path:
+        """Download what was logged of a version; returns the folder of its bundle.
+
+        Raises:
+            BadBundle: there is none.
+        """
+        version = self.client.get_model_version(self.name, entry.version)
+        fetched = download_artifacts(
+            artifact_uri=version.source,
+            dst_path=str(folder),
+            tracking_uri=self.client.tracking_uri,
+        )
+        for found in Path(fetched).rglob(BUNDLE):
+            return found.parent
+        raise BadBundle(f"version {entry.version} of {self.name} in MLflow holds no {BUNDLE}")
 
     def promote(self, challenger: Entry, champion: Entry | None, reason: str) -> None:
         self._tag(challenger, PROMOTED, reason)

@@ -20,7 +20,7 @@ from search.tracking_models import Models
 from search.tracking_registry import Registry
 
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-from mlflow.entities import Dataset, DatasetInput, Experiment, InputTag, Metric, Param, Run
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
@@ -55,9 +55,9 @@ class Shelf:
     @classmethod
     def of(cls, outcome: Document, folder: Path, target: Target) -> Shelf:
         client = MlflowClient(tracking_uri=target.uri)
-        known = client.get_experiment_by_name(target.experiment) or _made(client, target)
         document = folder / DOCUMENTS[type(outcome)]
-        return cls(client, str(known.experiment_id), outcome, identity(document.read_bytes()))
+        known = experiment_of(client, target)
+        return cls(client, known, outcome, identity(document.read_bytes()))
 
     def finished(self) -> str | None:
         """The run that says that all is there."""
@@ -173,16 +173,19 @@ class Shelf:
         return list(self.client.search_runs([self.experiment], wanted))
 
 
-def _made(client: MlflowClient, target: Target) -> Experiment:
-    """A new experiment; or that which another process has made just now."""
-    with contextlib.suppress(MlflowException):
-        client.create_experiment(
-            target.experiment, artifact_location=target.artifacts, tags={KIND_TAG: MODEL_TRAINING}
-        )
+def experiment_of(client: MlflowClient, target: Target) -> str:
+    """The id of the target's experiment, which is made if it is not there."""
+    if client.get_experiment_by_name(target.experiment) is None:
+        with contextlib.suppress(MlflowException):  # another process has made it just now
+            client.create_experiment(
+                target.experiment,
+                artifact_location=target.artifacts,
+                tags={KIND_TAG: MODEL_TRAINING},
+            )
     found = client.get_experiment_by_name(target.experiment)
     if found is None:
         raise MlflowException(f"experiment {target.experiment!r} cannot be made")
-    return found
+    return str(found.experiment_id)
 
 
 def last_candidates(client: MlflowClient, experiment: str, name: str) -> list[str]:

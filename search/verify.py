@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from search.frames import FrameSet, batches
 from search.tally import Scores, Tally, main_score, scores_of
 from search.truth import BoxTruth, ClassTruth, Truth
 from spaces.facts import ModelFacts
+from spaces.inputs import Frame
 from spaces.merged import Maps, Models
 from spaces.plan import SharePlan
 from spaces.stages import StagedModel
@@ -31,6 +32,8 @@ from spaces.together import Output, PlanSet
 Progress = Callable[[int], None]
 Answers = NDArray[Any]
 """`Ranked` for a classifier, `Detections` for a detector."""
+Answering = Callable[[list[Frame]], Iterable[tuple[Output, Tensor]]]
+"""From a batch of frames to answers, each with what tells it from the others."""
 BASELINE = SharePlan()
 
 
@@ -45,7 +48,7 @@ class Bench:
 
 
 @dataclass(frozen=True)
-class _Collected:
+class Collected:
     """Every distinct answer over all frames, and the frames' sizes."""
 
     answers: Mapping[Output, Answers]
@@ -61,7 +64,7 @@ def fidelity(
     detections, None where it has none.
     """
     together = PlanSet(bench.models, bench.facts, [BASELINE, *plans], bench.maps)
-    collected = _collect(together, bench, frames, progress)
+    collected = collect(answering(together, bench.models), bench, frames, progress)
     baseline, *merged = together.outputs
     known: dict[Output, float | None] = {}
     for outputs in merged:
@@ -100,11 +103,12 @@ def tallies(
     together = PlanSet(bench.models, bench.facts, plans, bench.maps)
     times = Counter(output for outputs in together.outputs for output in outputs.values())
     known: dict[Output, Tally] = {}
-    for names in _same_frames(truth):
+    for names in same_frames(truth):
         wanted = together.only(names)
-        collected = _collect(wanted, bench, truth[names[0]].frames, progress)
-        for output, answers in collected.answers.items():
-            known[output] = _tally(output[0], answers, collected, bench, truth[output[0]])
+        answers = answering(wanted, bench.models)
+        collected = collect(answers, bench, truth[names[0]].frames, progress)
+        for output, found in collected.answers.items():
+            known[output] = tally(output[0], found, collected, bench, truth[output[0]])
             progress(times[output])
     return [
         {name: known[output] for name, output in outputs.items() if name in truth}
@@ -117,7 +121,7 @@ def steps_to_verify(plans: int, truth: Mapping[str, Truth]) -> int:
 
     Scoring hundreds of detectors takes minutes, too.
     """
-    frames = sum(len(truth[names[0]].frames) for names in _same_frames(truth))
+    frames = sum(len(truth[names[0]].frames) for names in same_frames(truth))
     return frames + plans * len(truth)
 
 
@@ -154,9 +158,8 @@ def _measured(baseline: Mapping[str, Scores]) -> list[str]:
     return [name for name, scores in baseline.items() if main_score(scores) > 0]
 
 
-def _tally(
-    name: str, answers: Answers, collected: _Collected, bench: Bench, truth: Truth
-) -> Tally:
+def tally(name: str, answers: Answers, collected: Collected, bench: Bench, truth: Truth) -> Tally:
+    """What a model's answers got right."""
     if isinstance(truth, ClassTruth):
         return top_k(answers, truth.labels)
     assert isinstance(truth, BoxTruth)
@@ -165,7 +168,7 @@ def _tally(
     return coco_map(answers, geometry, truth, model.num_classes)
 
 
-def _same_frames(truth: Mapping[str, Truth]) -> list[list[str]]:
+def same_frames(truth: Mapping[str, Truth]) -> list[list[str]]:
     """Models grouped by the frames that their truth is for, so that each is read once."""
     groups: dict[str, list[str]] = {}
     for name, known in truth.items():
@@ -173,16 +176,26 @@ def _same_frames(truth: Mapping[str, Truth]) -> list[list[str]]:
     return list(groups.values())
 
 
-def _collect(together: PlanSet, bench: Bench, frames: FrameSet, progress: Progress) -> _Collected:
-    parts: dict[Output, list[Answers]] = {output: [] for output in together.distinct}
+def answering(together: PlanSet, models: Models) -> Answering:
+    """Every distinct answer of the plans."""
+
+    def answers(pictures: list[Frame]) -> Iterable[tuple[Output, Tensor]]:
+        inputs = {name: models[name].prepared(pictures) for name in together.inputs_read}
+        return together.answers(inputs)
+
+    return answers
+
+
+def collect(answers: Answering, bench: Bench, frames: FrameSet, progress: Progress) -> Collected:
+    """What is scored of all answers for all frames."""
+    parts: defaultdict[Output, list[Answers]] = defaultdict(list)
     sizes: list[tuple[int, int]] = []
     for _, pictures in batches(frames, bench.batch):
-        inputs = {name: bench.models[name].prepared(pictures) for name in together.inputs_read}
-        for output, answer in together.answers(inputs):
+        for output, answer in answers(pictures):
             parts[output].append(_kept(answer, bench.models[output[0]]))
         sizes += [(picture.shape[0], picture.shape[1]) for picture in pictures]
         progress(len(pictures))
-    return _Collected({output: np.concatenate(p) for output, p in parts.items()}, sizes)
+    return Collected({output: np.concatenate(p) for output, p in parts.items()}, sizes)
 
 
 def _kept(answer: Tensor, model: StagedModel) -> Answers:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from tiny import CLASSIFIER, STREET, Weights, load_tiny, save_image
+from tiny import STREET, save_image
 
 from search.frames import (
     BadFrames,
@@ -25,14 +25,12 @@ from search.frames import (
     folder_frames,
     overlap,
     read_image,
+    repeated,
     split,
+    split_parts,
 )
-from search.moments import PassSettings, measure
+from search.moments import PassSettings
 from search.scenes import render
-from spaces.facts import survey_all
-from spaces.shares import pairs_of
-
-pytest_plugins = ["tiny_fixtures"]
 
 
 def photos(folder: Path, count: int = 6) -> ImageFiles:
@@ -205,6 +203,37 @@ def test_joined_sets_are_their_frames_one_after_another(tmp_path: Path) -> None:
     assert len({both.hash, Joined((other, one)).hash, one.hash, other.hash}) == 4
 
 
+def scenes_of(counts: list[int]) -> Joined:
+    """Sets of so many scenes, each of a seed of its own."""
+    seeded = (replace(STREET, seed=20 + k) for k in range(len(counts)))
+    return Joined(tuple(RenderedScenes(s, n) for s, n in zip(seeded, counts, strict=True)))
+
+
+@given(st.lists(st.integers(2, 40), min_size=1, max_size=5), st.data())
+def test_each_part_is_split_for_itself(counts: list[int], data: st.DataObject) -> None:
+    unseen = data.draw(st.integers(1, counts[0] - 1))
+    frames = scenes_of(counts)
+    halves = split_parts(frames, unseen)
+    assert halves[0] == split(frames.parts[0], unseen)
+    assert halves[:-1] == (split_parts(scenes_of(counts[:-1]), unseen) if counts[1:] else [])
+    for (seen, kept), part in zip(halves, frames.parts, strict=True):
+        assert sorted((*seen.indices, *kept.indices)) == list(range(len(part)))
+    for (_, kept), count in zip(halves[1:], counts[1:], strict=True):
+        assert len(kept) == max(1, min(unseen, count // 4))
+
+
+def test_what_parts_keep_and_show_is_that_of_the_whole() -> None:
+    frames = scenes_of([9, 8, 5])
+    seen, kept = split(frames, 3)
+    halves = split_parts(frames, 3)
+    assert kept.indices == (0, 3, 6, 9, 13, 17)
+    assert sorted((*seen.indices, *kept.indices)) == list(range(22))
+    for whole, parts in ((seen, [s for s, _ in halves]), (kept, [k for _, k in halves])):
+        pictures = [part[k] for part in parts for k in range(len(part))]
+        assert all((whole[k] == picture).all() for k, picture in enumerate(pictures))
+    assert split(Joined(frames.parts[:1]), 3)[0].hash == split(frames.parts[0], 3)[0].hash
+
+
 def test_a_split_that_leaves_nothing_is_refused() -> None:
     with pytest.raises(BadFrames, match=r"verify\.fidelity_frames keeps 5"):
         split(RenderedScenes(STREET, 5), 5)
@@ -227,14 +256,20 @@ def test_frames_that_two_sets_have_in_common_are_counted(tmp_path: Path) -> None
     assert overlap(RenderedScenes(STREET, 5), RenderedScenes(STREET, 9)) == 5
     assert overlap(RenderedScenes(STREET, 5), RenderedScenes(replace(STREET, seed=6), 9)) == 0
     assert overlap(frames, RenderedScenes(STREET, 9)) == 0
+    other = RenderedScenes(replace(STREET, seed=6), 9)
+    joined = Joined((ImageFiles(frames.paths[2:]), other))
+    assert overlap(frames, joined) == overlap(joined, frames) == 4
+    assert overlap(Subset(frames, (0, 1, 5)), joined) == 1
+    assert overlap(Subset(joined, (0, 4, 5)), RenderedScenes(other.settings, 1)) == 1
+
+
+def test_frames_that_a_set_has_twice_are_counted(tmp_path: Path) -> None:
+    frames = photos(tmp_path, 3)
+    assert repeated(frames) == 0
+    assert repeated(Joined((frames, RenderedScenes(STREET, 2), ImageFiles(frames.paths[1:])))) == 2
 
 
 @pytest.mark.parametrize(("count", "batch", "told"), [(15, 8, "two batches of 8"), (9, 3, "4")])
-def test_fewer_frames_than_two_batches_are_refused(
-    weights: Weights, count: int, batch: int, told: str
-) -> None:
-    models = load_tiny(weights, {"a": (CLASSIFIER, 1), "b": (CLASSIFIER, 2)})
-    facts = survey_all(models)
-    frames = RenderedScenes(STREET, count)
+def test_fewer_frames_than_two_batches_are_refused(count: int, batch: int, told: str) -> None:
     with pytest.raises(BadFrames, match=told):
-        measure(models, facts, pairs_of(facts).legal, frames, PassSettings(batch=batch))
+        PassSettings(batch=batch).demand(count)

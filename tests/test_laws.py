@@ -10,13 +10,17 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 DOORS = {
+    "apscheduler": {"search/schedule.py"},
     "plotly": {"search/explorer.py"},
     "timm": {"spaces/zoo.py"},
     "effdet": {"spaces/zoo.py"},
     "optuna": {f"search/study{part}.py" for part in ("", "_claims", "_samplers", "_store")},
     "mlflow": {
         "search/examples/served.py",
-        *(f"search/tracking{p}.py" for p in ("", "_models", "_registry", "_runs", "_shelf")),
+        *(
+            f"search/tracking{p}.py"
+            for p in ("", "_models", "_registry", "_runs", "_shelf", "_watch")
+        ),
     },
 }
 FORBIDDEN_IN_SPACES = {"search", "optuna", "mlflow"}

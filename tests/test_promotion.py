@@ -56,12 +56,22 @@ LIMITS = Limits(bytes=1000)
         ({}, {"labels": {"a": "f1 l2"}}, False, "measured on other labels"),
         ({"measured_on": "any"}, {"labels": {"a": "f1 l2"}}, True, "not worse"),
         ({}, {"bundle": "b1"}, False, "the champion already"),
-        # by fidelity nothing else counts, and it has no interval
+        # by fidelity nothing else counts; it has an interval where the bundle itself was measured
         ({"by": "fidelity"}, {"quality": None, "interval": None}, True, "fidelity 94.0%"),
         ({"by": "fidelity"}, {"fidelity": 0.939}, False, "worse"),
+        (
+            {"by": "fidelity"},
+            {"fidelity": 0.92, "fidelity_interval": (0.90, 0.95)},
+            True,
+            "fidelity 92.0% (90.0…95.0%)",
+        ),
         ({"by": "fidelity"}, {"fidelity": None}, False, "not measured for fidelity"),
         ({"by": "fidelity"}, {"frames": "u2"}, False, "measured on other frames"),
         ({"by": "fidelity"}, {"labels": {}}, True, "not worse"),
+        # by truth where both have it, else by fidelity
+        ({"by": "either"}, {}, True, "keeps 95.0%"),
+        ({"by": "either"}, {"quality": None, "interval": None}, True, "fidelity 94.0%"),
+        ({"by": "either"}, {"quality": None, "fidelity": None}, False, "not measured"),
     ],
 )
 def test_the_rule(

@@ -1,0 +1,229 @@
+"""How often an unchanged camera alarms, and how soon a changed one is noticed.
+
+    MERGE_SEARCH_DATA=/path/to/data python bench/drift.py
+
+The quickstart's networks look at its rendered street camera, whose frames are independent of each
+other. Each of 4 references of 240 frames serves 1600 new frames of the same camera, as windows of
+32 and as windows of 64. Then the camera changes: 640 frames of after, as 20 windows of 32 and as
+10 of 64, each compared with a reference of its own of before. Real cameras are clips of half a
+minute, so windows come seconds after the reference; they are skipped where there is no data.
+Descriptions are kept in the temporary folder for the next time; remove them after a change of
+what is described. The last line is one JSON object, all of it by the frames of a window:
+
+- unchanged: alarms, of so many windows, their share with its exact 95% interval (Clopper and
+  Pearson); the alarms of each reference; and two_sample: of each if SciPy's two-sample test were
+  taken as it is
+- noticed: by change, the share of windows that are noticed
+- clips: by camera, alarms on its own later windows, those if its frames were taken to be
+  independent, and windows of the other camera that are noticed; each of how many
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import torch
+from safetensors.numpy import load_file, save_file
+from scipy.stats import binomtest, ks_2samp
+
+from search.config import load_config
+from search.console import Reporter
+from search.drift import RATE, VIEWS, Description, Reference, Sample, compare, describe, models_key
+from search.files import replacing
+from search.frames import FrameSet, RenderedScenes, Sampling, Subset, folder_frames, spans
+from search.observed import Deployment
+from search.prepare import load_deployment
+from search.scenes import SceneSettings
+
+ROOT = Path(__file__).parent.parent
+CLIPS = Path(os.environ.get("MERGE_SEARCH_DATA", "../shared/data")) / "cameras"
+CACHE = Path(tempfile.gettempdir()) / "merge-search-drift"
+REFERENCES, REFERENCE = 4, 240
+UNCHANGED, CHANGED = 1600, 640
+"""New frames of each reference's camera, and of every change."""
+WINDOWS = (32, 64)
+BATCH, PIECE, PROCESSES = 16, 320, 2
+
+STREET = SceneSettings(seed=0, night=0.3, rain=0.25)
+"""The quickstart's camera."""
+CHANGES = {
+    "night": replace(STREET, seed=200, night=1.0),
+    "angle": replace(STREET, seed=201, camera_pitch=16.0, camera_yaw=15.0),
+    "camera": replace(STREET, seed=202, camera_height=5.5, camera_pitch=14.0, camera_yaw=-20.0),
+    "rain": replace(STREET, seed=203, rain=1.0),
+    "more nights": replace(STREET, seed=204, night=0.5),
+}
+NAMES = ("pets2009_s2l1_view1", "street_traffic_ckuhn")
+
+
+def main() -> None:
+    reporter, start = Reporter(), time.perf_counter()
+    eyes = Eyes.of_quickstart(reporter)
+    unchanged = [
+        eyes.see(RenderedScenes(replace(STREET, seed=100 + k), REFERENCE + UNCHANGED))
+        for k in range(REFERENCES)
+    ]
+    before = joined(unchanged)
+    report: dict[str, Any] = {
+        "stated_rate": RATE,
+        "unchanged": {size: false_alarms(unchanged, size) for size in WINDOWS},
+        "noticed": {
+            change: noticed(before, eyes.see(RenderedScenes(settings, CHANGED)))
+            for change, settings in CHANGES.items()
+        },
+        "clips": clips(eyes),
+        "reference": REFERENCE,
+        "seconds": round(time.perf_counter() - start),
+    }
+    reporter.table("Drift", ["what", "value"], [[k, str(v)] for k, v in report.items()])
+    print(json.dumps(report))
+
+
+# What is measured.
+
+
+def false_alarms(cameras: Sequence[Description], size: int) -> dict[str, Any]:
+    """Of windows of cameras that have not changed, each against the reference of its own."""
+    alarms, plain, count = [], [], 0
+    for camera in cameras:
+        reference = Reference.of(part(camera, 0, REFERENCE))
+        own = windows(camera, REFERENCE, size)
+        alarms.append(sum(compare(reference, window).noticed for window in own))
+        plain.append(sum(two_sample(reference, window) <= RATE for window in own))
+        count += len(own)
+    interval = binomtest(sum(alarms), count).proportion_ci(0.95, method="exact")
+    return {
+        "alarms": sum(alarms),
+        "windows": count,
+        "rate": sum(alarms) / count,
+        "interval": [round(float(interval.low), 4), round(float(interval.high), 4)],
+        "by_reference": alarms,
+        "two_sample": plain,
+    }
+
+
+def two_sample(reference: Reference, window: Description) -> float:
+    """The p-value with nothing granted to the reference, and all frames independent."""
+    p_values = [
+        ks_2samp(known, new).pvalue
+        for view, sample in reference.samples.items()
+        for known, new in zip(
+            sample.scores.T, sample.projection.scores(window.rows[view]).T, strict=True
+        )
+    ]
+    return float(min(p_values) * len(p_values))
+
+
+def noticed(before: Description, after: Description) -> dict[int, float]:
+    """Share of the windows after the change that are noticed, each by another reference."""
+    return {
+        size: sum(
+            compare(Reference.of(known), window).noticed
+            for known, window in zip(windows(before, 0, REFERENCE), new, strict=False)
+        )
+        / len(new)
+        for size, new in {size: windows(after, 0, size) for size in WINDOWS}.items()
+    }
+
+
+def clips(eyes: Eyes) -> dict[str, Any]:
+    """Two real cameras: each against its own first half, and against the other."""
+    folders = {name: CLIPS / name / "frames" for name in NAMES}
+    if not all(folder.is_dir() for folder in folders.values()):
+        return {}
+    first, second = (eyes.see(folder_frames(f, Sampling())) for f in folders.values())
+    return dict(zip(NAMES, (clip(first, second), clip(second, first)), strict=True))
+
+
+def clip(camera: Description, other: Description) -> dict[int, dict[str, str]]:
+    half = len(camera) // 2
+    reference = Reference.of(part(camera, 0, half))
+
+    def alarms(judge: Reference, among: Sequence[Description]) -> str:
+        return f"{sum(compare(judge, window).noticed for window in among)} of {len(among)}"
+
+    return {
+        size: {
+            "own": alarms(reference, windows(camera, half, size)),
+            "own_if_independent": alarms(independent(reference), windows(camera, half, size)),
+            "other": alarms(reference, windows(other, 0, size)),
+        }
+        for size in WINDOWS
+    }
+
+
+def independent(reference: Reference) -> Reference:
+    """The same, with the autocorrelation of its frames forgotten."""
+
+    def forgotten(sample: Sample) -> Sample:
+        return replace(sample, times=np.ones_like(sample.times))
+
+    return replace(reference, samples={v: forgotten(s) for v, s in reference.samples.items()})
+
+
+# What the networks see.
+
+
+def part(known: Description, start: int, stop: int) -> Description:
+    return replace(known, rows={view: rows[start:stop] for view, rows in known.rows.items()})
+
+
+def joined(parts: Sequence[Description]) -> Description:
+    """Of the frames of one part after another."""
+    rows = {view: np.concatenate([part.rows[view] for part in parts]) for view in VIEWS}
+    return Description(parts[0].models, rows)
+
+
+def windows(known: Description, start: int, size: int) -> list[Description]:
+    """Consecutive windows of so many frames, from frame `start` on."""
+    firsts = range(start, len(known) - size + 1, size)
+    return [part(known, first, first + size) for first in firsts]
+
+
+@dataclass(frozen=True)
+class Eyes:
+    """The quickstart's networks, in several processes; what they have seen is kept."""
+
+    deployment: Deployment
+    reporter: Reporter
+
+    @classmethod
+    def of_quickstart(cls, reporter: Reporter) -> Eyes:
+        config = load_config(ROOT / "runs" / "quickstart.yaml")
+        deployment = load_deployment(config, reporter)
+        assert deployment.running  # made once, here, and sent to all processes
+        return cls(deployment, reporter)
+
+    def see(self, frames: FrameSet) -> Description:
+        pieces = [Subset(frames, tuple(piece)) for piece in spans(len(frames), PIECE)]
+        work = [joblib.delayed(kept)(self.deployment, piece) for piece in pieces]
+        found: list[Description] = []
+        with self.reporter.progress("frames", len(frames)) as progress:
+            for known in joblib.Parallel(PROCESSES, return_as="generator")(work):
+                found.append(known)
+                progress(len(known))
+        return joined(found)
+
+
+def kept(deployment: Deployment, frames: Subset) -> Description:
+    """A description, from the file that an earlier run has left or made now."""
+    path = CACHE / f"{frames.hash}.safetensors"
+    if not path.is_file():
+        torch.set_num_threads(1)
+        rows = describe(deployment, frames, BATCH).rows
+        with replacing(path) as temporary:
+            save_file(dict(rows), temporary)
+    return Description(models_key(deployment), load_file(path))
+
+
+if __name__ == "__main__":
+    main()

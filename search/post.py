@@ -1,0 +1,133 @@
+"""Where a watch keeps what it has seen and done: the folder OUT/watch.
+
+OUT/watch/rounds/          the history
+OUT/watch/cameras/NAME/    frames and windows of each camera
+OUT/watch/references/      what the frames of the last search look like, for each part of them
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from search.config import BadConfig, RunConfig
+from search.files import alone
+from search.footage import Footage
+from search.frames import ImageFiles, Sampling, folder_frames
+from search.rounds import History, Round
+from search.service import SERVICE, Service
+from search.watch_config import WatchConfig
+
+WATCH = "watch"
+"""Below OUT."""
+REFERENCES, CAMERAS, LOCK = "references", "cameras", "round.lock"
+
+
+@dataclass(frozen=True)
+class Window:
+    """A window of a camera's frames that is on disk."""
+
+    camera: str
+    number: int
+    folder: Path
+
+    @cached_property
+    def frames(self) -> ImageFiles:
+        return folder_frames(self.folder, Sampling())
+
+    @property
+    def name(self) -> str:
+        return f"{self.camera}-{self.number:08d}"
+
+
+@dataclass(frozen=True)
+class Post:
+    """The watch of one config."""
+
+    config: RunConfig
+
+    @property
+    def asked(self) -> WatchConfig:
+        """
+        Raises:
+            BadConfig: the config says nothing of it.
+        """
+        if self.config.watch is None:
+            raise BadConfig(
+                f"{self.config.name}: no section `watch` in the config: it names the cameras and "
+                "says when to look at them (docs/watch.md)"
+            )
+        return self.config.watch
+
+    @property
+    def folder(self) -> Path:
+        return self.config.out_folder / WATCH
+
+    @property
+    def history(self) -> History:
+        return History(self.folder)
+
+    @property
+    def service(self) -> Service:
+        return Service(self.config.out_folder / SERVICE)
+
+    @cached_property
+    def footage(self) -> Mapping[str, Footage]:
+        return {name: Footage(self.folder / CAMERAS / name) for name in self.asked.cameras}
+
+    @contextmanager
+    def round_of_ones_own(self) -> Iterator[None]:
+        """One round of a config at a time.
+
+        Raises:
+            Busy: there is one.
+        """
+        with alone(self.folder / LOCK, f"does a round of {self.folder}"):
+            yield
+
+    def windows(self, camera: str) -> list[Window]:
+        """All of a camera's, in their order."""
+        kept = self.footage[camera]
+        return [Window(camera, number, kept.window(number)) for number in kept.windows()]
+
+    def known(self, last: Round | None) -> list[Window]:
+        """The windows that the last search looked back on; what came after the last round that
+        ended was seen by none."""
+        return [
+            window
+            for camera in self.asked.cameras
+            for window in self.windows(camera)
+            if window.number <= judged(last, camera) and self.reference(window.name).is_file()
+        ]
+
+    def unjudged(self, last: Round | None) -> list[Window]:
+        """The windows that no round has compared yet."""
+        return [
+            window
+            for camera in self.asked.cameras
+            for window in self.windows(camera)
+            if window.number > judged(last, camera)
+        ]
+
+    def reference(self, part: str) -> Path:
+        """Where it is kept what a part of the last search's frames looks like."""
+        return self.folder / REFERENCES / f"{part}.safetensors"
+
+    def keep_only(self, windows: list[Window]) -> None:
+        """Remove all other windows, and what they look like."""
+        for camera, kept in self.footage.items():
+            kept.prune([window.number for window in windows if window.camera == camera])
+        names = {window.name for window in windows}
+        for path in (self.folder / REFERENCES).glob("*-*.safetensors"):
+            if re.search(r"-\d{8}$", path.stem) and path.stem not in names:
+                path.unlink(missing_ok=True)
+
+
+def judged(last: Round | None, camera: str) -> int:
+    """Number of the last window of a camera that was compared."""
+    known = None if last is None else last.cameras.get(camera)
+    return 0 if known is None else known.window

@@ -1,0 +1,119 @@
+"""Searching again: on the frames of the last search and new windows of them, and what comes of it.
+
+The plan in service is tried first and measured beside the challenger (`search.verdict`). The
+config's rule decides, and nothing else.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from search.config import FramesConfig, PartConfig, RunConfig
+from search.console import Reporter
+from search.documents import DOCUMENTS, identity
+from search.outbox import NotLogged
+from search.post import Post, Window
+from search.promotion import judge, measured
+from search.reopen import Finished
+from search.result import BUNDLE_FOLDER, CandidateRecord, Result
+from search.rounds import Verdict
+from search.run import Known, run
+from search.service import Champion
+from search.sight import Sight
+from search.verdict import Stand, standings
+from search.wording import difference
+from spaces.bundle import BUNDLE, bundle_id
+from spaces.errors import MergeSearchError
+from spaces.plan import SharePlan
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a search has come to."""
+
+    verdict: Verdict | None
+    """None if it chose no plan."""
+    fidelity: float | None
+    """Mean, on the new frames, of the plan that is in service now."""
+
+
+def search_again(
+    post: Post, number: int, windows: Sequence[Window], seen: Sight, reporter: Reporter
+) -> Outcome:
+    """Search on these windows, those of the sight among them, and let the rule choose who serves.
+
+    `number` is that of the round.
+
+    Raises:
+        BudgetTooSmall: no plan fits.
+        MergeSearchError: anything else the user can put right; the plan in service stays.
+    """
+    champion = post.service.champion()
+    if champion is not None and champion.round == number:  # a crash came after its promotion
+        return Outcome(champion.verdict, champion.standing.fidelity)
+    known = None if champion is None else post.service.plan(champion)
+    config = searching(post.config, windows)
+    result = found(config, Known(known, seen.deployment), reporter)
+    challenger = result.chosen_candidate
+    if challenger is None:
+        return Outcome(None, None)
+    stand = Stand(config, seen.deployment, result, [w in seen.windows for w in windows])
+    proposed, serving = standings(stand, challenger, champion, post.service, reporter)
+    judgement = judge(config.promotion, config.limits(result.unmerged_bytes), proposed, serving)
+    verdict = Verdict(
+        result=identity((config.out_folder / DOCUMENTS[Result]).read_bytes()),
+        challenger=challenger.hash,
+        bundle=proposed.bundle,
+        by=judgement.by,
+        challenger_quality=measured(judgement.by, proposed),
+        champion_quality=None if serving is None else measured(judgement.by, serving),
+        difference=_difference(challenger, known),
+        promoted=judgement.promoted,
+        reason=judgement.reason,
+    )
+    if not judgement.promoted:
+        return Outcome(verdict, None if serving is None else serving.fidelity)
+    before = None if champion is None else champion.bundle
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    taken = Champion(proposed, now, judgement.reason, before, number, verdict)
+    post.service.take(config.out_folder / BUNDLE_FOLDER, taken)
+    return Outcome(verdict, proposed.fidelity)
+
+
+def searching(config: RunConfig, windows: Sequence[Window]) -> RunConfig:
+    """The config that searches its own frames, then those of the windows."""
+    own = config.frames.parts or [PartConfig(**config.frames.model_dump(exclude={"parts"}))]
+    new = [PartConfig(folder=os.path.relpath(w.folder, config.base)) for w in windows]
+    return config.model_copy(update={"frames": FramesConfig(parts=[*own, *new])})
+
+
+def found(config: RunConfig, known: Known, reporter: Reporter) -> Result:
+    """What the search of that config finds; or has found, if a crash came after its end."""
+    try:
+        finished = Finished.at(config.out_folder)
+        if finished.result.config == config.as_written() and _whole(finished):
+            finished.frames()
+            reporter.say("  searched already, before an interruption")
+            return finished.result
+    except MergeSearchError:
+        pass  # no such run, or of other frames: it is searched
+    try:
+        return run(config, reporter, known)
+    except NotLogged as error:
+        reporter.warn(str(error))
+        return Finished.at(config.out_folder).result
+
+
+def _whole(finished: Finished) -> bool:
+    """Whether its bundle is there: it is written last."""
+    bundle = finished.out / BUNDLE_FOLDER
+    if finished.result.bundle is None:
+        return finished.result.chosen is None
+    return (bundle / BUNDLE).is_file() and bundle_id(bundle) == finished.result.bundle
+
+
+def _difference(challenger: CandidateRecord, known: SharePlan | None) -> list[str]:
+    return difference(SharePlan.from_dict(challenger.plan), known or SharePlan())

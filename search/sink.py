@@ -1,0 +1,48 @@
+"""What a watch tells MLflow, and hears from it: never so that a round depends on it."""
+
+from __future__ import annotations
+
+from search import tracking
+from search.console import Reporter
+from search.outbox import UNLOGGED, Damaged, sync
+from search.post import Post
+from search.reconcile import reconcile
+from search.rounds import BadRound, Round
+from search.target import Target
+from search.tracking import TrackerUnreachable
+from search.tracking_watch import record_rounds
+
+
+def hear_from_mlflow(post: Post, reporter: Reporter) -> None:
+    """Take over the champion that a person has chosen there, if MLflow can be reached."""
+    try:
+        with reporter.working("MLflow"):
+            reconcile(post.config, post.service, reporter)
+    except TrackerUnreachable as error:
+        reporter.warn(str(error))
+
+
+def tell_mlflow(post: Post, ended: Round, reporter: Reporter) -> None:
+    """Log what it has missed, the champion and the rounds; what it does not take is told later."""
+    out = post.config.out_folder
+    try:
+        with reporter.working("MLflow"):
+            if (out / UNLOGGED).is_dir():
+                for said in sync(out):
+                    reporter.say(f"  {said}")
+            reconcile(post.config, post.service, reporter)
+            _note_refusal(post, ended)
+            said = record_rounds(Target.of(post.config), post.history, post.config.name)
+        reporter.say(f"  {said}")
+    except (TrackerUnreachable, Damaged, BadRound) as error:
+        reporter.warn(str(error))
+
+
+def _note_refusal(post: Post, ended: Round) -> None:
+    """Why the challenger was not promoted, as a tag of its version."""
+    if ended.verdict is None or ended.verdict.promoted:
+        return
+    with tracking.registry(Target.of(post.config), post.config.name) as registry:
+        challenger = registry.of_bundle(ended.verdict.bundle)
+        if challenger is not None:
+            registry.refuse(challenger, ended.verdict.reason)

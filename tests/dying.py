@@ -1,0 +1,46 @@
+"""Processes that die at a chosen step: right before the kernel makes a file the one of record."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mlflow.tracking import MlflowClient
+
+NEVER = 10**9
+
+
+def dying_at(step: int, steps: Path) -> Callable[[], None]:
+    """Prepares a process to be killed before its `step`-th step, counted from 0.
+
+    Steps are renames of files and folders, and what is set in MLflow's registry; what each was is
+    written to the file `steps`, a line each.
+    """
+    return partial(_prepare, step, steps)
+
+
+def _prepare(step: int, steps: Path) -> None:
+    log = os.open(steps, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
+    done = 0
+
+    def counting(call: Callable[..., Any], name: Callable[..., str]) -> Callable[..., Any]:
+        def counted(*given: Any, **named: Any) -> Any:
+            nonlocal done
+            if done == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+            os.write(log, f"{name(*given)}\n".encode())
+            done += 1
+            return call(*given, **named)
+
+        return counted
+
+    os.replace = counting(os.replace, lambda source, target: str(target))  # type: ignore[assignment]
+    os.rename = counting(os.rename, lambda source, target: str(target))  # type: ignore[assignment]
+    for method in ("set_registered_model_alias", "delete_registered_model_alias",
+                   "create_model_version", "set_model_version_tag"):  # fmt: skip
+        call = getattr(MlflowClient, method)
+        setattr(MlflowClient, method, counting(call, lambda *_, method=method: f"mlflow:{method}"))
