@@ -8,13 +8,14 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c co
 # gain from a second.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: help quickstart test test-fast test-ui check bench clean
+.PHONY: help quickstart test test-fast test-ui soak check bench clean
 
 help:
 	@echo "make quickstart  install into .venv and merge a classifier and a detector (no GPU, no account)"
 	@echo "make test        install the dev extras and run all tests"
 	@echo "make test-fast   only the tests that need no real images and kill no processes"
 	@echo "make test-ui     the quickstart's pages in a real browser (needs Debian's chromium)"
+	@echo "make soak        two hundred rounds of the watch, with all that may go wrong (ten minutes)"
 	@echo "make check       ruff and mypy"
 	@echo "make bench       speed, accuracy and memory of the statistics (reads MERGE_SEARCH_DATA)"
 	@echo "make clean       remove .venv and what runs wrote"
@@ -33,6 +34,9 @@ test-fast: $(VENV)/.installed-dev
 
 test-ui: $(VENV)/.installed-dev
 	$(PYTEST) -m ui
+
+soak: $(VENV)/.installed-dev
+	MERGE_SEARCH_SOAK_ROUNDS=200 $(PYTEST) tests/test_watch_soak.py --durations=1
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -37,11 +37,13 @@ from scipy.stats import binomtest, ks_2samp
 
 from search.config import load_config
 from search.console import Reporter
-from search.drift import RATE, VIEWS, Description, Reference, Sample, compare, describe, models_key
+from search.description import VIEWS, Description, describe, models_key
+from search.drift import RATE, compare
 from search.files import replacing
 from search.frames import FrameSet, RenderedScenes, Sampling, Subset, folder_frames, spans
 from search.observed import Deployment
 from search.prepare import load_deployment
+from search.reference import Reference, Sample
 from search.scenes import SceneSettings
 
 ROOT = Path(__file__).parent.parent

@@ -9,8 +9,8 @@ from __future__ import annotations
 import glob
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -32,12 +32,14 @@ class Seen:
     """A new frame, uint8 (H, W, 3) RGB; when it is from; and the cursor after it.
 
     `when` is ISO 8601 in UTC, to milliseconds: for a frame out of a file when that file was last
-    written, for others when they were seen.
+    written, for others when they were seen. `problems` are what was wrong on the way from the
+    begin of the look to this frame, for who looks no further.
     """
 
     frame: Frame
     when: str
     cursor: Cursor
+    problems: tuple[str, ...] = ()
 
 
 class CameraFault(MergeSearchError):
@@ -95,8 +97,8 @@ class FolderCamera:
                     passed = {"folder": stamp.data}
                 continue
             passed, last = {"folder": stamp.data}, stamp
-            yield Seen(frame, stamp.when, passed)
-        _tell(problems, passed)
+            yield Seen(frame, stamp.when, passed, tuple(problems))
+        tell(problems, passed)
 
     def _stamps(self) -> Iterator[_Stamp]:
         if not self.folder.is_dir():
@@ -133,14 +135,14 @@ class VideoCamera:
             try:
                 for seen in self._frames(stamp, reached):
                     passed, reached = seen.cursor, seen.cursor["video"]["seconds"]
-                    yield seen
+                    yield replace(seen, problems=tuple(problems))
             except BadVideo as error:
                 if stamp.unfinished:
                     break
                 if Path(stamp.file).exists():
                     problems.append(str(error))
                     passed = {"video": stamp.data | {"seconds": reached, "end": True}}
-        _tell(problems, passed)
+        tell(problems, passed)
 
     def _frames(self, stamp: _Stamp, after: float) -> Iterator[Seen]:
         """The frames of one file; the cursor of the last says that there are no more.
@@ -267,7 +269,7 @@ def _behind(stamp: _Stamp, last: dict[str, Any]) -> bool:
     return stamp < _Stamp(last["mtime"], last["file"])
 
 
-def _tell(problems: list[str], passed: Cursor) -> None:
+def tell(problems: Sequence[str], passed: Cursor) -> None:
     """Raise what was wrong with files, if anything was."""
     if problems:
         more = f" (and {len(problems) - 1} more such)" if len(problems) > 1 else ""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from threading import Event
 
-from search.cameras import Camera, CameraFault, StreamCamera
+from search.cameras import Camera, CameraFault, StreamCamera, tell
 from search.footage import Footage
 
 
@@ -56,6 +56,7 @@ def _ask(camera: Camera, footage: Footage, most: int, now: datetime, stop: Event
             footage.well()
             footage.keep(seen)
             if footage.waiting >= most or time.monotonic() > end or stop.is_set():
+                tell(seen.problems, seen.cursor)
                 break
         else:
             footage.well()

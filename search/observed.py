@@ -54,12 +54,12 @@ class Deployment:
 
 @dataclass(frozen=True)
 class Part:
-    """One of the sets that the frames came in, as it was seen when it was the newest."""
+    """One of the sets that the frames came in: nothing of it depends on any but the first."""
 
     unseen: Subset
     """Those of its frames that no statistics have seen."""
     statistics: Callable[[], Statistics]
-    """Of it and of the parts before it; they are read, and solved, only if they are asked for."""
+    """Of it and of the first part; they are read, and solved, only if they are asked for."""
     notes: Path
     """A folder for what is measured on it; another one for other models, frames or settings."""
 
@@ -74,7 +74,7 @@ class Observed:
     unseen: Subset
     """Frames that the statistics have not seen."""
     parts: tuple[Part, ...] = ()
-    """What the frames came in, the newest last; none where nothing is to be remembered."""
+    """The sets that the frames came in; none where nothing is to be remembered."""
 
     def maps_for(self, plans: Sequence[SharePlan]) -> dict[Share, LinearMap]:
         """The closed-form maps that the plans' linear shares need."""

@@ -27,9 +27,9 @@ NOTES_VERSION = 1
 class PairFidelity(Metric):
     """How much of the recipient's answer a share keeps when it is the only one in place.
 
-    Frames that came in parts are measured part by part: each with the maps fitted on it and on
-    those before it, as when it was the newest. So its agreements stay what they are when another
-    part comes, and are noted: only what is new is measured. The notes change no number.
+    Frames that came in parts are measured part by part, each with the maps fitted on the first
+    part and on itself. So its agreements stay what they are when others come or go, and are
+    noted: only what is new is measured. The notes change no number.
     """
 
     name = "fidelity"
@@ -47,7 +47,7 @@ class PairFidelity(Metric):
         heard = _in_turns(progress, sum(fresh))
         for part, path in zip(observed.parts, notes, strict=True):
             if not path.is_file():
-                agreement_alone(_as_it_was(part, observed), shares, heard).save(path)
+                agreement_alone(_alone(part, observed), shares, heard).save(path)
         return means([Agreement.load(path, shares) for path in notes], shares)
 
 
@@ -84,8 +84,8 @@ def agreement_alone(
     return Agreement(len(few), sums | {share: first[share] + rest[share] for share in better})
 
 
-def _as_it_was(part: Part, observed: Observed) -> Observed:
-    """What was observed when the part was the newest, but of its frames alone."""
+def _alone(part: Part, observed: Observed) -> Observed:
+    """The part as if its frames, beside those of the first, were all there are."""
     statistics, frames = part.statistics(), part.unseen.frames
     return replace(observed, statistics=statistics, frames=frames, unseen=part.unseen, parts=())
 

@@ -35,6 +35,17 @@ class NothingToShare(MergeSearchError):
 
 def load_deployment(config: RunConfig, reporter: Reporter) -> Deployment:
     """Load, cut and survey the models, and move them to their device; print the stage tables."""
+    deployment = surveyed(config, reporter)
+    reporter.stage_table(deployment.facts)
+    return deployment
+
+
+def surveyed(config: RunConfig, reporter: Reporter) -> Deployment:
+    """The same without the tables.
+
+    Raises:
+        NothingToShare: no representation may replace another.
+    """
     device = config.torch_device
     reporter.step(f"Loading the models ({device})")
     specs = config.model_specs()
@@ -46,7 +57,6 @@ def load_deployment(config: RunConfig, reporter: Reporter) -> Deployment:
     with reporter.working("stages"):
         facts = survey_all(models, config.dtype)
         models = {name: model.to(device) for name, model in models.items()}
-    reporter.stage_table(facts)
     pairs = pairs_of(facts)
     if not pairs.legal:
         pair, reason = next(iter(pairs.rejected.items()))
@@ -121,17 +131,18 @@ def _parts(
     halves: Sequence[tuple[Subset, Subset]],
     statistics: Statistics,
 ) -> tuple[Part, ...]:
-    """Each part as it was when it was the newest; `statistics` are those of all together."""
+    """What is known of each part, whichever come and go; `statistics` are those of all of them."""
     keys = [statistics_key(config, deployment, seen) for seen, _ in halves]
-    files = [cached_statistics(config, key) for key in keys]
     parts = []
-    for count, (_, unseen) in enumerate(halves, 1):
+    for number, (_, unseen) in enumerate(halves):
+        fitted_on = list(dict.fromkeys((keys[0], keys[number])))
+        files = [cached_statistics(config, key) for key in fitted_on]
         known = (
-            (lambda: statistics)
-            if count == len(halves)
-            else partial(_read, files[:count], deployment)
+            partial(_read, files, deployment)
+            if len(fitted_on) < len(halves)
+            else (lambda: statistics)
         )
-        notes = config.cache_folder / "notes" / _hashed(*keys[:count], unseen.hash, config.dtype)
+        notes = config.cache_folder / "notes" / _hashed(*fitted_on, unseen.hash, config.dtype)
         parts.append(Part(unseen, known, notes))
     return tuple(parts)
 

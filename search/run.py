@@ -77,11 +77,23 @@ class BudgetTooSmall(MergeSearchError):
         )
 
 
-def run(config: RunConfig, reporter: Reporter, champion: SharePlan | None = None) -> Result:
+@dataclass(frozen=True)
+class Known:
+    """What is there before a search begins."""
+
+    champion: SharePlan | None = None
+    """The plan in service: it is tried first, and is among the candidates if it is feasible."""
+    deployment: Deployment | None = None
+    """The config's models, where they are loaded already."""
+
+
+NOTHING = Known()
+
+
+def run(config: RunConfig, reporter: Reporter, known: Known = NOTHING) -> Result:
     """Run the search that the config describes, write its files, and log it.
 
-    What an earlier run into the same folder has found good is tried first. A `champion`, the
-    plan in service, comes before all, and is among the candidates if it is feasible still.
+    What an earlier run into the same folder has found good is tried first.
 
     Raises:
         BudgetTooSmall: no plan fits.
@@ -91,7 +103,7 @@ def run(config: RunConfig, reporter: Reporter, champion: SharePlan | None = None
     out = make_folder(config.out_folder)
     remember(Target.of(config), out)
     with watched(out):
-        result = found(config, out, reporter, champion)
+        result = found(config, out, reporter, known)
     reporter.step("Logging to MLflow")
     with reporter.working("MLflow"):
         logged = record_or_keep(result, out, Target.of(config))
@@ -123,13 +135,11 @@ class Climbed:
     latency_ms: dict[str, float]
 
 
-def found(
-    config: RunConfig, out: Path, reporter: Reporter, champion: SharePlan | None = None
-) -> Result:
+def found(config: RunConfig, out: Path, reporter: Reporter, known: Known = NOTHING) -> Result:
     """The search itself: from models and frames to what lies in OUT."""
     clock = Clock()
     with clock.timing("models"):
-        deployment = load_deployment(config, reporter)
+        deployment = known.deployment or load_deployment(config, reporter)
         frames = open_frames(config, reporter)
         truth = open_truth(config, deployment, frames, reporter)
     with clock.timing("statistics"):
@@ -142,9 +152,9 @@ def found(
         least = reachable(valuer, out)
     earlier = earlier_front(config.out_folder)
     with clock.timing("search"):
-        known = [*([champion] if champion else []), *earlier, least.plan]
-        explored = search(config, valuer, known, reporter)
-    kept = in_service(champion, valuer, reporter)
+        served = [known.champion] if known.champion else []
+        explored = search(config, valuer, [*served, *earlier, least.plan], reporter)
+    kept = in_service(known.champion, valuer, reporter)
     searched = Searched(observed, similarity, valuer, least, explored, kept)
     with clock.timing("verification"):
         climbed = climb(config, searched, truth, latency, reporter)
@@ -292,7 +302,7 @@ def in_service(champion: SharePlan | None, valuer: Valuer, reporter: Reporter) -
             return valued
         reason = "it is predicted to miss what is asked for"
     else:
-        reason = "shares of it are not worth a look any more"
+        reason = "shares of it are not among those that are explored"
     reporter.warn(f"The plan in service, {champion.hash}, is not verified: {reason}.")
     return None
 

@@ -6,21 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from search.console import Reporter
-from search.drift import (
-    BadReference,
-    Description,
-    Drift,
-    Reference,
-    compare,
-    describe,
-    load,
-    models_key,
-    save,
-)
+from search.description import Description, describe, models_key
+from search.drift import Drift, compare
 from search.frames import FrameSet, Joined, Sampling, Subset
 from search.observed import Deployment
 from search.post import Post, Window
-from search.prepare import load_deployment, open_frames
+from search.prepare import open_frames, surveyed
+from search.reference import BadReference, Reference
+from search.reference_file import load, save
 from search.serving import Faithful, faithful
 from search.verify import Bench
 from spaces.bundle import load_bundle
@@ -55,7 +48,7 @@ def sight(post: Post, known: Sequence[Window], new: Sequence[Window], reporter: 
 
     `known` are the windows that the last search looked back on.
     """
-    deployment = load_deployment(post.config, reporter)
+    deployment = surveyed(post.config, reporter)
     base = _base(post, deployment, reporter)
     seen = {
         camera: _described(

@@ -19,7 +19,7 @@ def hear_from_mlflow(post: Post, reporter: Reporter) -> None:
         with reporter.working("MLflow"):
             reconcile(post.config, post.service, reporter)
     except TrackerUnreachable as error:
-        reporter.warn(str(error))
+        reporter.warn(f"{error}; the round goes on without it")
 
 
 def tell_mlflow(post: Post, ended: Round, reporter: Reporter) -> None:
@@ -35,7 +35,7 @@ def tell_mlflow(post: Post, ended: Round, reporter: Reporter) -> None:
             said = record_rounds(Target.of(post.config), post.history, post.config.name)
         reporter.say(f"  {said}")
     except (TrackerUnreachable, Damaged, BadRound) as error:
-        reporter.warn(str(error))
+        reporter.warn(f"{error}; the next round tells it again")
 
 
 def _note_refusal(post: Post, ended: Round) -> None:

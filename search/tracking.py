@@ -90,7 +90,7 @@ def pages(target: Target, name: str, port: int) -> dict[str, str]:
     """Addresses in the UI, by what they show: the experiment's runs, and, if there is a search of
     that name, the comparison of the last one's candidates."""
     address = f"http://127.0.0.1:{port}/"
-    with _speaking_for_mlflow(target, Path()):
+    with _speaking_for_mlflow(target, None):
         client = MlflowClient(tracking_uri=target.uri)
         known = client.get_experiment_by_name(target.experiment)
         if known is None:
@@ -115,13 +115,13 @@ def registry(target: Target, name: str) -> Iterator[Registry]:
     Raises:
         TrackerUnreachable: the store cannot be asked.
     """
-    with store(target, Path()) as client:
+    with store(target, None) as client:
         yield Registry(client, name)
 
 
 @contextlib.contextmanager
-def store(target: Target, folder: Path) -> Iterator[MlflowClient]:
-    """The store, for one process at a time; `folder` holds what it is given.
+def store(target: Target, folder: Path | None) -> Iterator[MlflowClient]:
+    """The store, for one process at a time; `folder` holds what it is given, if it is given any.
 
     Raises:
         TrackerUnreachable: it cannot be asked, or did not take it.
@@ -131,7 +131,7 @@ def store(target: Target, folder: Path) -> Iterator[MlflowClient]:
 
 
 @contextlib.contextmanager
-def _speaking_for_mlflow(target: Target, folder: Path) -> Iterator[None]:
+def _speaking_for_mlflow(target: Target, folder: Path | None) -> Iterator[None]:
     """MLflow's own messages stay out of the terminal; its failures become one sentence."""
     loggers = [logging.getLogger(name) for name in ("mlflow", "alembic", "urllib3")]
     levels = [logger.level for logger in loggers]
@@ -145,9 +145,11 @@ def _speaking_for_mlflow(target: Target, folder: Path) -> Iterator[None]:
             yield
     except (MlflowException, SQLAlchemyError, CannotWrite, OSError, ImportError) as error:
         reason = without_credentials(" ".join(str(error).split()))[:200]
+        what, kept = ("cannot be asked", "") if folder is None else (
+            "did not take the run", f"; everything is kept in {folder}"
+        )  # fmt: skip
         raise TrackerUnreachable(
-            f"the MLflow store {without_credentials(target.uri)} did not take the run "
-            f"({reason}); everything is kept in {folder}"
+            f"the MLflow store {without_credentials(target.uri)} {what} ({reason}){kept}"
         ) from error
     finally:
         for logger, level in zip(loggers, levels, strict=True):

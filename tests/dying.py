@@ -38,8 +38,8 @@ def _prepare(step: int, steps: Path) -> None:
 
         return counted
 
-    os.replace = counting(os.replace, lambda source, target: str(target))  # type: ignore[assignment]
-    os.rename = counting(os.rename, lambda source, target: str(target))  # type: ignore[assignment]
+    os.replace = counting(os.replace, lambda source, target: str(target))
+    os.rename = counting(os.rename, lambda source, target: str(target))
     for method in ("set_registered_model_alias", "delete_registered_model_alias",
                    "create_model_version", "set_model_version_tag"):  # fmt: skip
         call = getattr(MlflowClient, method)

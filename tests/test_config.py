@@ -12,6 +12,7 @@ from tiny import Weights, config_data, merged, save_image, write_config
 
 from search.config import BadConfig, RunConfig, config_of, load_config, parse_budget
 from search.credentials import without_credentials
+from search.frames import Joined
 from search.moments import PassSettings
 from search.problem import Limits
 from search.truth import BoxTruth, ClassTruth
@@ -107,6 +108,17 @@ def test_what_is_written_back_loads_again_equal(tmp_path: Path, good: dict[str, 
     config = load_config(write_config(tmp_path, good))
     again = load_config(write_config(tmp_path, config.as_written(), "again.yaml"))
     assert again == config
+
+
+def test_frames_may_come_in_parts(tmp_path: Path, good: dict[str, Any]) -> None:
+    for k in range(4):
+        save_image(tmp_path / "window" / f"{k}.png", seed=k)
+    parts = [{"scenes": {"seed": 1}, "count": 5}, {"folder": "window", "stride": 2}]
+    config = load_config(write_config(tmp_path, merged(good, {"frames": {"parts": parts}})))
+    frames = config.frames.open(config.base)
+    assert isinstance(frames, Joined) and [len(part) for part in frames.parts] == [5, 2]
+    again = load_config(write_config(tmp_path, config.as_written(), "again.yaml"))
+    assert again == config and again.frames.open(again.base).hash == frames.hash
 
 
 @pytest.mark.parametrize("classes", [["car", 3], {1: "car", 12: 3}])
@@ -221,7 +233,15 @@ REFUSED: list[tuple[str, Any, tuple[str, ...]]] = [
     ("frames.count", 0, ("0", "greater than or equal to 1")),
     ("frames.stride", 0, ("0", "greater than or equal to 1")),
     ("frames.offset", -1, ("-1", "greater than or equal to 0")),
-    ("frames.folder", "photos", ("exactly one of folder, scenes",)),
+    ("frames.folder", "photos", ("exactly one of folder, scenes, parts",)),
+    ("frames", {"parts": []}, ("at least 1",)),
+    ("frames", {"parts": [{}]}, ("frames.parts.0: ", "exactly one of folder, scenes")),
+    ("frames", {"parts": [{"folder": "x", "colour": 1}]}, ("frames.parts.0.colour: unknown",)),
+    ("frames", {"parts": [{"parts": [{"folder": "x"}]}]}, ("parts.0.parts: unknown key",)),
+    ("frames", {"parts": [{"scenes": {}}]}, ("frames.parts.0: scenes need a count",)),
+    ("frames", {"parts": [{"folder": "x"}], "folder": "y"}, ("exactly one of",)),
+    ("frames", {"parts": [{"folder": "x"}], "count": 5}, ("go with each of the parts",)),
+    ("frames", {"parts": [{"folder": "x"}], "offset": 1}, ("go with each of the parts",)),
     ("frames.scenes.night", 1.5, ("1.5", "less than or equal to 1")),
     ("frames.scenes.night", float("nan"), ("nan",)),
     ("frames.scenes.camera_height", 99.0, ("camera_height", "2.4", "8.0", "99.0")),

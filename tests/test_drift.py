@@ -13,27 +13,14 @@ from safetensors.numpy import load_file, save_file
 from scipy.stats import kstwo
 from tiny import STREET, Matrix
 
-from search.drift import (
-    COMPONENTS,
-    CONFIDENCE,
-    RATE,
-    VIEWS,
-    BadReference,
-    Description,
-    Projection,
-    Reference,
-    autocorrelation_times,
-    compare,
-    describe,
-    for_axes,
-    load,
-    models_key,
-    save,
-)
+from search.description import VIEWS, Description, describe, models_key
+from search.drift import CONFIDENCE, RATE, BadReference, compare
 from search.files import CannotWrite
 from search.frames import BadFrames, RenderedScenes
 from search.moments import BadRepresentation
 from search.observed import Deployment, Observed
+from search.reference import COMPONENTS, Projection, Reference, autocorrelation_times, for_axes
+from search.reference_file import load, save
 from spaces.fusing import fused
 
 pytest_plugins = ["tiny_fixtures"]

@@ -11,7 +11,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 DOORS = {
     "apscheduler": {"search/schedule.py"},
+    "av": {"search/video.py"},
     "plotly": {"search/explorer.py"},
+    "scipy": {"search/drift.py"},
     "timm": {"spaces/zoo.py"},
     "effdet": {"spaces/zoo.py"},
     "optuna": {f"search/study{part}.py" for part in ("", "_claims", "_samplers", "_store")},

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from tiny import Weights
-from watched import DAY, NIGHT, Watched, watched_data
+from commands import Start, wait_until
+from servers import Server
+from tiny import Weights, merged
+from watched import DAY, NIGHT, WINDOW, Watched, watched_data
 
 from search.target import Target
 from search.tracking import registry
+from search.watch import only_one
+from spaces.bundle import bundle_id
 
 pytest_plugins = ["tiny_fixtures", "server_fixtures", "command_fixtures"]
 
@@ -69,3 +77,167 @@ def test_from_the_first_plan_to_one_for_the_night(watched: Watched) -> None:
     assert code == 0 and "gate has changed" in said and "In service since" in said
     listed = json.loads(watched.printed("history", "--json", "--last", "2"))
     assert [known["number"] for known in listed] == [6, 7]
+
+
+# The rule, and what a person does.
+
+
+def test_a_rule_that_asks_for_labels_promotes_nothing_without_them(
+    weights: Weights, tmp_path: Path
+) -> None:
+    data = merged(watched_data(weights), {"promotion.by": "truth"})
+    watched = Watched.at(tmp_path / "watched", data)
+    watched.deliver(DAY)
+    code, said = watched.once()
+    assert code == 10 and "not verified on ground truth" in said
+    assert watched.in_service() is None and alias(watched) is None
+    watched.deliver(DAY)
+    code, said = watched.once()
+    assert code == 0, said  # a person's turn: it is not searched again and again
+    proposed = alias(watched, "challenger")
+
+    # What a person promotes in MLflow is taken over, and what a person takes back, too.
+    code, said = watched.call("promote", "--set", "promotion.by=fidelity")
+    assert code == 0, said
+    code, said = watched.once()
+    assert code == 0 and "was made champion in MLflow" in said
+    assert watched.in_service() == proposed
+    watched.deliver(NIGHT)
+    code, said = watched.once("--set", "promotion.by=fidelity", "--set", "promotion.slack=1.0")
+    assert code == 11, said
+    assert watched.rounds[-1].champion == watched.in_service() == alias(watched)
+    assert watched.call("rollback", "--why", "too dark")[0] == 0
+    watched.once()
+    assert watched.in_service() == proposed == watched.rounds[-1].champion
+
+
+def test_with_labels_both_plans_are_measured_on_them(weights: Weights, tmp_path: Path) -> None:
+    data = watched_data(weights)
+    data["truth"] = {"a": {"scenes": {"seed": 2}, "count": 12}}
+    watched = Watched.at(tmp_path / "watched", data)
+    watched.deliver(DAY)
+    assert watched.once()[0] == 11
+    watched.deliver(NIGHT)
+    code, said = watched.once()
+    verdict = watched.rounds[-1].verdict
+    assert code in (10, 11) and verdict is not None
+    assert verdict.by == "truth" and "quality kept on ground truth" in said
+    assert verdict.champion_quality is not None and verdict.challenger_quality is not None
+
+
+# What goes wrong.
+
+
+def test_a_dead_camera_and_damaged_pictures_do_not_stop_the_others(
+    weights: Weights, tmp_path: Path
+) -> None:
+    cameras = {"gate": {"folder": "gate"}, "yard": {"folder": "nowhere"}}
+    data = merged(watched_data(weights), {"watch.cameras": cameras})
+    watched = Watched.at(tmp_path / "watched", data)
+    watched.deliver(DAY, WINDOW + 1)
+    first = min(watched.gate.iterdir())
+    first.write_bytes(first.read_bytes()[:99])
+    os.utime(first, (1e9, 1e9))
+    code, said = watched.once()
+    assert code == 11, said
+    known = watched.rounds[-1].cameras
+    assert known["gate"].judged == WINDOW and first.name in str(known["gate"].fault)
+    assert known["yard"].judged == 0 and "nowhere" in str(known["yard"].fault)
+    watched.once()
+    assert "rests after a fault" in str(watched.rounds[-1].cameras["yard"].fault)
+
+
+def test_a_round_that_fails_says_why_and_is_made_up_for(
+    watched: Watched, weights: Weights
+) -> None:
+    watched.deliver(DAY)
+    code, said = watched.once("--set", "models.a.weights=gone.safetensors")
+    assert code == 1 and "gone.safetensors" in said
+    assert watched.rounds[-1].decision == "failed" and watched.in_service() is None
+    code, said = watched.once()  # the same frames, since no round has judged them
+    assert code == 11, said
+    assert [known.decision for known in watched.rounds] == ["failed", "promoted"]
+
+
+def test_mlflow_is_told_when_it_is_back(weights: Weights, tmp_path: Path, server: Server) -> None:
+    data = merged(watched_data(weights), {"mlflow": {"tracking_uri": server.uri}})
+    watched = Watched.at(tmp_path / "watched", data)
+    watched.deliver(DAY)
+    server.stop()
+    code, said = watched.once()
+    assert code == 11 and "the next round tells it again" in said, said
+    first = watched.in_service()
+    server.start()
+    assert watched.once()[0] == 0
+    assert alias(watched) == first and watched.in_service() == first
+    with registry(Target.of(watched.post.config), "watched") as known:
+        entry = known.champion()
+        assert entry is not None
+        fetched = known.fetch(entry, tmp_path / "fetched")
+    assert bundle_id(fetched) == entry.standing["bundle"]
+
+    # A machine that has lost its folder gets the plan in service from there.
+    shutil.rmtree(watched.post.service.folder)
+    shutil.rmtree(watched.post.config.out_folder / "bundle")
+    assert watched.once()[0] == 0 and watched.in_service() == first
+
+
+def test_only_one_watches_a_config(watched: Watched, start: Start) -> None:
+    with only_one(watched.post.folder):
+        code, said = watched.once()
+        assert code == 5 and f"(number {os.getpid()}) watches" in said
+        assert watched.call("watch")[0] == 5
+    with watched.post.round_of_ones_own():
+        code, said = watched.once("--due", "2026-01-01T00:00:00+0000")
+        assert code == 5 and "does a round" in said
+    # The lock of a process that was killed is nobody's.
+    watched.deliver(DAY)
+    victim = start("watch", watched.config, "--once")
+    wait_until(lambda: (watched.post.folder / "round.lock").exists())
+    assert victim.kill()
+    assert watched.once()[0] == 11
+
+
+def test_what_cannot_be_watched_is_told_in_a_sentence(weights: Weights, tmp_path: Path) -> None:
+    data = watched_data(weights)
+    del data["watch"]
+    code, said = Watched.at(tmp_path / "none", data).once()
+    assert code == 1 and "no section `watch`" in said and len(said.splitlines()) == 1
+    for change, told in (
+        ({"watch.interval": "often"}, "interval 'often'"),
+        ({"watch.schedule": "* * * * *"}, "exactly one of schedule, interval"),
+        ({"watch.cameras": {}}, "watch.cameras"),
+        ({"watch.window": 8}, "watch.window"),
+        ({"watch.cameras.gate": {"stream": "ftp://me:secret@there"}}, "must begin with rtsp://"),
+    ):
+        folder = tmp_path / told.replace("/", "_")
+        code, said = Watched.at(folder, merged(watched_data(weights), change)).once()
+        assert code == 1 and told in said and "secret" not in said, said
+
+
+def test_a_damaged_record_is_never_taken_for_none(watched: Watched) -> None:
+    watched.deliver(DAY)
+    assert watched.once()[0] == 11
+    record = watched.post.service.record
+    record.write_text(record.read_text()[:50])
+    watched.deliver(NIGHT)
+    code, said = watched.once()
+    assert code == 1 and str(record) in said and len(said.splitlines()) == 1
+    assert record.read_text() == record.read_text()[:50]
+
+
+def test_the_watcher_starts_rounds_until_it_is_stopped(watched: Watched, tmp_path: Path) -> None:
+    watched.deliver(DAY)
+    command = [sys.executable, "-m", "search", "watch", str(watched.config), "--quiet",
+               "--set", "watch.interval=1 s"]  # fmt: skip
+    with (tmp_path / "said").open("wb") as said:
+        process = subprocess.Popen(command, stdout=said, stderr=said)
+        try:
+            wait_until(lambda: len(watched.rounds) >= 2, 180)
+        finally:
+            process.terminate()
+            code = process.wait(60)
+    told = (tmp_path / "said").read_text()
+    assert code == 143, told
+    assert [known.decision for known in watched.rounds][:2] == ["promoted", "waiting"], told
+    assert watched.rounds[1].missed > 0  # the first took longer than a second
