@@ -38,7 +38,7 @@ def do_round(config: RunConfig, due: Due, reporter: Reporter) -> Round:
     post = Post(config)
     with post.round_of_ones_own():
         post.service.mend()
-        round_ = Underway(post, due, post.history.last())
+        round_ = Underway.begin(post, due)
         hear_from_mlflow(post, reporter)
         try:
             ended = round_.go(reporter)
@@ -60,9 +60,20 @@ class Underway:
     post: Post
     due: Due
     last: Round | None
-    began: str = field(default_factory=lambda: _now())
-    cameras: dict[str, CameraRound] = field(default_factory=dict)
+    began: str
+    cameras: dict[str, CameraRound]
     fidelity: Mapping[str, float | None] = field(default_factory=dict)
+
+    @classmethod
+    def begin(cls, post: Post, due: Due) -> Underway:
+        """
+        Raises:
+            BadRound: the last round cannot be read.
+        """
+        last = post.history.last()
+        # Whatever happens, it stays known which windows were compared.
+        cameras = {name: CameraRound(0, window=judged(last, name)) for name in post.asked.cameras}
+        return cls(post, due, last, _now(), cameras)
 
     @property
     def number(self) -> int:
@@ -95,10 +106,10 @@ class Underway:
             collected = collect(cameras, footage, asked.window, datetime.now(UTC))
         for name in asked.cameras:
             known = collected.get(name)
-            self.cameras[name] = CameraRound(
+            self.cameras[name] = replace(
+                self.cameras[name],
                 frames=0 if known is None else known.frames,
                 fault="not asked: it rests after a fault" if known is None else known.fault,
-                window=judged(self.last, name),
             )
             if footage[name].waiting >= asked.window:
                 footage[name].close()

@@ -11,6 +11,7 @@ from search.rounds import BadRound, Round
 from search.target import Target
 from search.tracking import TrackerUnreachable
 from search.tracking_watch import record_rounds
+from spaces.bundle import BadBundle
 
 
 def hear_from_mlflow(post: Post, reporter: Reporter) -> None:
@@ -18,7 +19,7 @@ def hear_from_mlflow(post: Post, reporter: Reporter) -> None:
     try:
         with reporter.working("MLflow"):
             reconcile(post.config, post.service, reporter)
-    except TrackerUnreachable as error:
+    except (TrackerUnreachable, BadBundle) as error:
         reporter.warn(f"{error}; the round goes on without it")
 
 
@@ -34,7 +35,7 @@ def tell_mlflow(post: Post, ended: Round, reporter: Reporter) -> None:
             _note_refusal(post, ended)
             said = record_rounds(Target.of(post.config), post.history, post.config.name)
         reporter.say(f"  {said}")
-    except (TrackerUnreachable, Damaged, BadRound) as error:
+    except (TrackerUnreachable, BadBundle, Damaged, BadRound) as error:
         reporter.warn(f"{error}; the next round tells it again")
 
 

@@ -14,12 +14,19 @@ from scipy.stats import kstwo
 from tiny import STREET, Matrix
 
 from search.description import VIEWS, Description, describe, models_key
-from search.drift import CONFIDENCE, RATE, BadReference, compare
+from search.drift import CONFIDENCE, RATE, compare
 from search.files import CannotWrite
 from search.frames import BadFrames, RenderedScenes
 from search.moments import BadRepresentation
 from search.observed import Deployment, Observed
-from search.reference import COMPONENTS, Projection, Reference, autocorrelation_times, for_axes
+from search.reference import (
+    COMPONENTS,
+    BadReference,
+    Projection,
+    Reference,
+    autocorrelation_times,
+    for_axes,
+)
 from search.reference_file import load, save
 from spaces.fusing import fused
 
