@@ -143,7 +143,8 @@ def reporter() -> Reporter:
 def flags() -> list[str]:
     """The options for all commands that were given, for a process that does part of this one."""
     meta = click.get_current_context().meta
-    return [flag for flag, key in (("--quiet", _QUIET), ("--debug", _DEBUG)) if key in meta]
+    given = {"--quiet": _QUIET, "--debug": _DEBUG, "--json": _ANSWER}
+    return [flag for flag, key in given.items() if key in meta]
 
 
 @contextlib.contextmanager

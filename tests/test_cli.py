@@ -22,7 +22,7 @@ pytest_plugins = ["tiny_fixtures"]
 COMMANDS = [
     [], ["bench-bundle"], ["correlate"], ["exact"], ["export"], ["run"], ["similarity"],
     ["plan"], ["plan", "show"], ["promote"], ["rollback"], ["stats"], ["stats", "measure"],
-    ["stats", "merge"], ["sync"], ["ui"], ["verify"], ["worker"],
+    ["stats", "merge"], ["sync"], ["ui"], ["verify"], ["watch"], ["worker"], ["history"],
 ]  # fmt: skip
 
 
