@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Protocol
@@ -15,6 +15,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.interval import IntervalTrigger
+
+from search.crontab import expanded_fields, lines
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -67,9 +69,9 @@ class Schedule:
             ValueError: the text is no such line or never comes, or the zone is not known; in one
                 sentence.
         """
-        given, fields, zone = text.split(), _expanded(text), _zone(timezone)
+        given, fields, zone = text.split(), expanded_fields(text), _zone(timezone)
         kind = _RealTime if given[1].startswith("*") else _WallClock
-        found = cls(text, tuple(kind(line, zone) for line in _lines(given, fields)))
+        found = cls(text, tuple(kind(line, zone) for line in lines(given, fields)))
         if all(times.after(EPOCH) is None for times in found.times):
             raise ValueError(f"schedule {text!r} never comes: no month that it names has that day")
         return found
@@ -208,88 +210,6 @@ def _next(trigger: CronTrigger | IntervalTrigger, moment: datetime) -> datetime 
     start = moment.astimezone(UTC).replace(microsecond=0) + SECOND
     found: datetime | None = trigger.get_next_fire_time(None, start)
     return found
-
-
-@dataclass(frozen=True)
-class _Field:
-    """One of the five of a crontab line."""
-
-    title: str
-    low: int
-    high: int
-    names: Mapping[str, int]
-
-    def expanded(self, text: str) -> str:
-        """All its values in a list, or `*`."""
-        values = sorted({value for part in text.split(",") for value in self._part(part)})
-        if len(values) > self.high - self.low:
-            return "*"
-        return ",".join(str(value) for value in values)
-
-    def _part(self, part: str) -> range:
-        found = re.fullmatch(r"(\*|\w+)(?:-(\w+))?(?:/(\d{1,3}))?", part, re.ASCII)
-        first, last, step = found.groups() if found else ("", None, None)
-        if first == "*" and last is None:
-            low, high = self.low, self.high
-        else:
-            low = self._number(first)
-            high = self._last(last) if last else (self.high if step else low)
-        if not self.low <= low <= high <= self.high or (step and int(step) == 0):
-            raise ValueError(
-                f"{part!r} is no {self.title}: give {self.low}-{self.high}"
-                + (f", {', '.join(self.names)}" if self.names else "")
-                + ", *, a range as in 2-4, a step as in */2, or a list of these"
-            )
-        return range(low, high + 1, int(step or 1))
-
-    def _last(self, text: str) -> int:
-        """The end of a range: fri-sun ends with the Sunday that is 7."""
-        number = self._number(text)
-        return self.high if not text.isdecimal() and number == 0 else number
-
-    def _number(self, text: str) -> int:
-        """-1 if it is none."""
-        known = self.names.get(text.lower(), -1)
-        return int(text) if text.isdecimal() and len(text) < 4 else known
-
-
-def _named(names: str, first: int) -> dict[str, int]:
-    return {name: number for number, name in enumerate(names.split(), first)}
-
-
-FIELDS = (
-    _Field("minute", 0, 59, {}),
-    _Field("hour", 0, 23, {}),
-    _Field("day of the month", 1, 31, {}),
-    _Field("month", 1, 12, _named("jan feb mar apr may jun jul aug sep oct nov dec", 1)),
-    _Field("day of the week", 0, 7, _named("sun mon tue wed thu fri sat", 0)),
-)
-WEEKDAYS = (*FIELDS[-1].names, "sun")
-
-
-def _expanded(text: str) -> list[str]:
-    """The fields as lists of values: APScheduler numbers weekdays from Monday, and drops what it
-    cannot read behind a name, as in mon-fri/2."""
-    given = text.split()
-    if len(given) != len(FIELDS):
-        raise ValueError(
-            f"schedule {text!r} has {len(given)} fields: give the five of a crontab line (minute, "
-            "hour, day of the month, month, day of the week), such as '*/30 * * * *'"
-        )
-    try:
-        *found, days = (field.expanded(part) for field, part in zip(FIELDS, given, strict=True))
-    except ValueError as error:
-        raise ValueError(f"schedule {text!r}: {error}") from error
-    return [*found, re.sub(r"\d", lambda day: WEEKDAYS[int(day[0])], days)]
-
-
-def _lines(given: list[str], fields: list[str]) -> list[str]:
-    """The lines for APScheduler, which wants both days to match; cron wants that only where one
-    of them begins with `*`."""
-    minute, hour, day, month, weekday = fields
-    if given[2].startswith("*") or given[4].startswith("*"):
-        return [f"{minute} {hour} {day} {month} {weekday}"]
-    return [f"{minute} {hour} {day} {month} *", f"{minute} {hour} * {month} {weekday}"]
 
 
 class Clock(Protocol):
