@@ -24,7 +24,7 @@ from search.watch_config import WatchConfig
 
 WATCH = "watch"
 """Below OUT."""
-REFERENCES, CAMERAS, LOCK = "references", "cameras", "round.lock"
+REFERENCES, CAMERAS, LOCK, TRIALS = "references", "cameras", "round.lock", "trials-"
 
 
 @dataclass(frozen=True)
@@ -117,8 +117,15 @@ class Post:
         """Where it is kept what a part of the last search's frames looks like."""
         return self.folder / REFERENCES / f"{part}.safetensors"
 
-    def keep_only(self, windows: list[Window]) -> None:
-        """Remove all other windows, and what they look like."""
+    def trials(self, number: int) -> Path:
+        """Where the trials of that round's search are."""
+        return self.folder / f"{TRIALS}{number:08d}.log"
+
+    def keep_only(self, windows: list[Window], number: int) -> None:
+        """Remove all other windows, what they look like, and the trials of all but one round."""
+        for path in self.folder.glob(f"{TRIALS}*"):
+            if not path.name.startswith(self.trials(number).name):
+                path.unlink(missing_ok=True)
         for camera, kept in self.footage.items():
             kept.prune([window.number for window in windows if window.camera == camera])
         names = {window.name for window in windows}

@@ -12,7 +12,7 @@ import torch
 
 from search.config import RunConfig
 from search.console import Reporter
-from search.frames import FrameSet, Subset, overlap, split, split_parts
+from search.frames import FrameSet, Joined, Subset, overlap, split, split_parts
 from search.metrics import METRICS
 from search.moments_file import load
 from search.observed import Deployment, Observed, Part
@@ -123,6 +123,15 @@ def observe(
     statistics = Statistics(summed(measured), deployment.facts)
     parts = _parts(config, deployment, halves, statistics)
     return Observed(deployment, statistics, frames, unseen, parts)
+
+
+def forget(config: RunConfig, deployment: Deployment, part: FrameSet) -> None:
+    """Remove the statistics of frames that came after the config's own from the cache: they take
+    as many bytes as those of all frames together."""
+    joined = Joined((config.frames.open(config.base), part))
+    *_, (seen, _) = split_parts(joined, config.verify.fidelity_frames)
+    key = statistics_key(config, deployment, seen)
+    cached_statistics(config, key).unlink(missing_ok=True)
 
 
 def _parts(

@@ -10,6 +10,8 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 from search.config import FramesConfig, PartConfig, RunConfig
 from search.console import Reporter
@@ -55,7 +57,7 @@ def search_again(
     if champion is not None and champion.round == number:  # a crash came after its promotion
         return Outcome(champion.verdict, champion.standing.fidelity)
     known = None if champion is None else post.service.plan(champion)
-    config = searching(post.config, windows)
+    config = searching(post, number, windows)
     result = found(config, Known(known, seen.deployment), reporter)
     challenger = result.chosen_candidate
     if challenger is None:
@@ -83,11 +85,22 @@ def search_again(
     return Outcome(verdict, proposed.fidelity)
 
 
-def searching(config: RunConfig, windows: Sequence[Window]) -> RunConfig:
-    """The config that searches its own frames, then those of the windows."""
+def searching(post: Post, number: int, windows: Sequence[Window]) -> RunConfig:
+    """The config that searches its own frames, then those of the windows.
+
+    Its trials get a file of their own: what earlier searches tried serves no other.
+    """
+    config = post.config
     own = config.frames.parts or [PartConfig(**config.frames.model_dump(exclude={"parts"}))]
-    new = [PartConfig(folder=os.path.relpath(w.folder, config.base)) for w in windows]
-    return config.model_copy(update={"frames": FramesConfig(parts=[*own, *new])})
+    new = [PartConfig(folder=_below(config, window.folder)) for window in windows]
+    changes: dict[str, Any] = {"frames": FramesConfig(parts=[*own, *new])}
+    if config.storage is None:
+        changes["storage"] = _below(config, post.trials(number))
+    return config.model_copy(update=changes)
+
+
+def _below(config: RunConfig, path: Path) -> str:
+    return os.path.relpath(path, config.base)
 
 
 def found(config: RunConfig, known: Known, reporter: Reporter) -> Result:

@@ -45,7 +45,7 @@ def do_round(config: RunConfig, due: Due, reporter: Reporter) -> Round:
         except MergeSearchError as error:
             ended = round_.ended("failed", str(error))
         post.history.keep(ended)
-        post.keep_only([*post.known(ended), *post.unjudged(ended)])
+        post.keep_only([*post.known(ended), *post.unjudged(ended)], ended.number)
         reporter.step(f"Round {ended.number}: {ended.decision}: {ended.reason}")
         for sentence in sentences(ended):
             reporter.say(f"  {sentence}")

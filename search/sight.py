@@ -11,7 +11,7 @@ from search.drift import Drift, compare
 from search.frames import FrameSet, Joined, Sampling, Subset
 from search.observed import Deployment
 from search.post import Post, Window
-from search.prepare import open_frames, surveyed
+from search.prepare import forget, open_frames, surveyed
 from search.reference import BadReference, Reference
 from search.reference_file import load, save
 from search.serving import Faithful, faithful
@@ -80,6 +80,7 @@ def remember(post: Post, parts: Sequence[Window], sight: Sight) -> None:
     for window in post.known(post.history.last()):
         if window not in parts:
             post.reference(window.name).unlink(missing_ok=True)
+            forget(post.config, sight.deployment, window.frames)
 
 
 def _base(post: Post, deployment: Deployment, reporter: Reporter) -> Reference:

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -241,3 +242,37 @@ def test_the_watcher_starts_rounds_until_it_is_stopped(watched: Watched, tmp_pat
     assert code == 143, told
     assert [known.decision for known in watched.rounds][:2] == ["promoted", "waiting"], told
     assert watched.rounds[1].missed > 0  # the first took longer than a second
+
+
+def test_what_is_not_looked_back_on_any_more_takes_no_room(
+    weights: Weights, tmp_path: Path
+) -> None:
+    changes = {"watch.remember": 1, "promotion.slack": 1.0}
+    watched = Watched.at(tmp_path / "watched", merged(watched_data(weights), changes))
+    held = []
+    for settings in (
+        DAY,
+        NIGHT,
+        replace(DAY, seed=24, rain=1.0, camera_pitch=35.0, camera_height=8.0),
+    ):
+        watched.deliver(settings)
+        code, said = watched.once()
+        assert code == 11, said
+        held.append(files(watched))
+    # the config's own frames, and the last window
+    assert held[1]["statistics"] == held[2]["statistics"] == 2
+    assert held[1]["windows"] == held[2]["windows"] == 1
+    assert [known["trials"] for known in held] == [1, 1, 1]
+    assert [known["references"] for known in held] == [2, 2, 2]
+    assert [known["bundles"] for known in held] == [1, 2, 2]
+
+
+def files(watched: Watched) -> dict[str, int]:
+    out, post = watched.post.config.out_folder, watched.post
+    return {
+        "statistics": len([*post.config.cache_folder.glob("statistics/*.safetensors")]),
+        "windows": len(post.windows("gate")),
+        "trials": len([*post.folder.glob("trials-*.log")]),
+        "references": len([*post.folder.glob("references/*")]),
+        "bundles": len([*out.glob("service/bundles/*")]),
+    }
