@@ -372,7 +372,8 @@ class RunConfig(Section):
         """Where the trials are kept, as `search.study` takes it."""
         if self.storage and POSTGRESQL.match(self.storage):
             return self.storage
-        return str(self.base / self.storage if self.storage else self.out_folder / "study.log")
+        file = self.base / self.storage if self.storage else self.out_folder / "study.log"
+        return os.path.normpath(file)
 
     def limits(self, unmerged: int) -> Limits:
         """What makes a plan feasible, for models of so many bytes."""

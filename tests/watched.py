@@ -17,6 +17,7 @@ from tiny import Weights, config_data, merged, write_config
 from search.cli import main
 from search.config import load_config
 from search.post import Post
+from search.round import do_round  # noqa: F401  (imported by the command only when it runs)
 from search.rounds import Round
 from search.scenes import SceneSettings, render
 from spaces.bundle import bundle_id
