@@ -20,7 +20,7 @@ from spaces.bundle import load_bundle
 
 pytest_plugins = ["tiny_fixtures", "command_fixtures"]
 
-EVERY = int(os.environ.get("MERGE_SEARCH_EVERY_STEP", "9"))
+EVERY = int(os.environ.get("MERGE_SEARCH_EVERY_STEP", "40"))
 """Of the steps that are no record of the watch's own, one in so many is tried; 1 takes long."""
 OURS = ("/service/", "/watch/rounds/", "/watch/references/", "mlflow:set_registered")
 
