@@ -14,7 +14,7 @@ import resource
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from statistics import median
@@ -32,7 +32,6 @@ from watched import DAY, NIGHT, WINDOW, Watched, picture, watched_data
 from search.cli import main
 from search.files import write_json
 from search.rounds import Round
-from search.scenes import SceneSettings
 from search.schedule import Due, Schedule
 from search.watch import watch
 
@@ -46,7 +45,9 @@ SETTLED = 10
 FLAT = 1.05
 POOL = 2 * WINDOW
 """Different pictures of each kind: a camera may see the like of what it has seen."""
-KINDS = (DAY, NIGHT, SceneSettings(seed=23, width=192, height=144, camera_pitch=25.0))
+MAST = replace(DAY, seed=24, rain=1.0, camera_pitch=35.0, camera_height=8.0)
+KINDS = (DAY, NIGHT, MAST, replace(MAST, seed=25, rain=0.0, night=1.0))
+"""What the camera sees, one after another; every seventh round it is as by day."""
 STEPS = 60
 """Steps within which a round is killed; one that has fewer ends well."""
 OUTAGE = range(15, 18)
