@@ -7,10 +7,12 @@ from pathlib import Path
 
 import click
 import pytest
+import yaml
 from click.testing import CliRunner
 
 from search.cli import main
 from search.config import load_config
+from search.watch_config import WatchConfig
 
 ROOT = Path(__file__).parent.parent
 
@@ -63,6 +65,20 @@ def test_the_config_in_the_docs_is_accepted(tmp_path: Path) -> None:
     assert config.verify == plain.verify
     assert config.statistics == plain.statistics
     assert config.mlflow == plain.mlflow
+    assert config.watch is not None
+    kept = {"interval": config.watch.interval, "cameras": config.watch.cameras}
+    assert config.watch == WatchConfig(**kept)
+
+
+def test_the_watch_in_the_docs_is_accepted(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "watch.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)
+    file = tmp_path / "street-watch.yaml"
+    shipped = yaml.safe_load((ROOT / "runs" / "street-watch.yaml").read_text(encoding="utf-8"))
+    file.write_text(yaml.safe_dump(shipped | yaml.safe_load(block)), encoding="utf-8")
+    config = load_config(file)
+    assert config.watch is not None and config.promotion.by == "either"
+    assert set(config.watch.cameras) == {"gate", "yard", "street", "model"}
 
 
 def test_every_link_within_the_docs_leads_somewhere() -> None:
