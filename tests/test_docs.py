@@ -66,8 +66,8 @@ def test_the_config_in_the_docs_is_accepted(tmp_path: Path) -> None:
     assert config.statistics == plain.statistics
     assert config.mlflow == plain.mlflow
     assert config.watch is not None
-    kept = {"interval": config.watch.interval, "cameras": config.watch.cameras}
-    assert config.watch == WatchConfig(**kept)
+    known = config.watch
+    assert known == WatchConfig(interval=known.interval, cameras=known.cameras)
 
 
 def test_the_watch_in_the_docs_is_accepted(tmp_path: Path) -> None:
