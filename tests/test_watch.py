@@ -16,10 +16,14 @@ from servers import Server
 from tiny import Weights, merged
 from watched import DAY, NIGHT, WINDOW, Watched, watched_data
 
+from search.frames import read_image
 from search.target import Target
 from search.tracking import registry
 from search.watch import only_one
 from spaces.bundle import bundle_id
+
+DEFAULT = Path(__file__).resolve().parents[2] / "shared" / "data"
+DATA = Path(os.environ.get("MERGE_SEARCH_DATA") or DEFAULT) / "cameras"
 
 pytest_plugins = ["tiny_fixtures", "server_fixtures", "command_fixtures"]
 
@@ -276,3 +280,27 @@ def files(watched: Watched) -> dict[str, int]:
         "references": len([*post.folder.glob("references/*")]),
         "bundles": len([*out.glob("service/bundles/*")]),
     }
+
+
+@pytest.mark.data
+def test_three_real_cameras(weights: Weights, tmp_path: Path) -> None:
+    if not DATA.is_dir():
+        pytest.skip("no cameras in the folder that MERGE_SEARCH_DATA names")
+    cameras = {
+        "square": {"folder": str(DATA / "pets2009_s2l1_view1" / "frames")},
+        "street": {"folder": str(DATA / "street_traffic_ckuhn")},
+        "parking": {"video": str(DATA / "car-detection.mp4"), "every": 0.1},
+    }
+    data = merged(watched_data(weights), {"watch.cameras": cameras})
+    watched = Watched.at(tmp_path / "watched", data)
+    code, said = watched.once()
+    assert code == 11, said
+    known = watched.rounds[-1].cameras
+    assert {name: camera.judged for name, camera in known.items()} == dict.fromkeys(
+        cameras, WINDOW
+    )
+    assert all(camera.drifted for camera in known.values())  # none looks like the rendered street
+    watched.once()
+    assert watched.rounds[-1].decision in ("unchanged", "promoted", "searched")
+    pictures = sorted((watched.post.folder / "cameras" / "parking").rglob("*.jpg"))
+    assert read_image(pictures[0]).shape == (432, 768, 3)
