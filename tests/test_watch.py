@@ -55,6 +55,7 @@ def test_from_the_first_plan_to_one_for_the_night(watched: Watched) -> None:
     assert code == 11 and "no plan is in service yet" in said, said
     first = watched.in_service()
     assert first is not None and alias(watched) == first
+    assert watched.current() == watched.bundle_in_service()
 
     watched.deliver(DAY, 5)
     assert watched.once()[0] == 0 and "gate has 5 of 32" in watched.rounds[-1].reason

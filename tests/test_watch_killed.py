@@ -91,6 +91,7 @@ def test_whatever_is_killed_when_there_is_one_champion_and_one_promotion(
 def _promoted_once(scene: Scene, where: str) -> None:
     watched = scene.watched
     assert watched.in_service() == scene.after, where
+    assert watched.current() == watched.bundle_in_service(), where
     rounds = watched.rounds
     assert [known.number for known in rounds] == list(range(1, len(rounds) + 1)), where
     assert [known.decision for known in rounds].count("promoted") == 2, where

@@ -3,18 +3,19 @@
 The watcher starts rounds and nothing else, as `merge-search watch` does; each round is a process,
 the real command on a real MLflow server. What goes wrong is chosen by a seed: rounds are killed
 at random steps, the disk is full, the server is down, pictures are damaged. `make soak` does two
-hundred rounds, `make test` forty.
+hundred rounds, `make test` twenty-five.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import resource
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from statistics import median
@@ -25,6 +26,7 @@ import pytest
 from commands import FORKED, as_it_is, small_files
 from dying import dying_at
 from mlflow.tracking import MlflowClient
+from PIL import Image, ImageOps
 from servers import Server
 from tiny import Weights, listening, merged
 from watched import DAY, NIGHT, WINDOW, Watched, picture, watched_data
@@ -39,15 +41,19 @@ pytest_plugins = ["tiny_fixtures", "server_fixtures"]
 
 BUILD = Path(__file__).parent.parent / "build"
 """Git-ignored."""
-ROUNDS = int(os.environ.get("MERGE_SEARCH_SOAK_ROUNDS", "40"))
+ROUNDS = int(os.environ.get("MERGE_SEARCH_SOAK_ROUNDS", "25"))
 SETTLED = 10
 """Rounds after which memory has to stay where it is."""
 FLAT = 1.05
 POOL = 2 * WINDOW
 """Different pictures of each kind: a camera may see the like of what it has seen."""
-MAST = replace(DAY, seed=24, rain=1.0, camera_pitch=35.0, camera_height=8.0)
-KINDS = (DAY, NIGHT, MAST, replace(MAST, seed=25, rain=0.0, night=1.0))
-"""What the camera sees, one after another; every seventh round it is as by day."""
+KINDS: tuple[Callable[[int], Image.Image], ...] = (
+    lambda index: picture(DAY, index),
+    lambda index: picture(NIGHT, index),
+    lambda index: ImageOps.invert(picture(DAY, index)),
+    lambda index: ImageOps.posterize(picture(DAY, index), 1),
+)
+"""What the camera sees, one after another: by day, by night, and when its electronics fail."""
 STEPS = 60
 """Steps within which a round is killed; one that has fewer ends well."""
 OUTAGE = range(15, 18)
@@ -101,7 +107,7 @@ class World:
         process.join()
         assert process.exitcode is not None
         self.codes.append(process.exitcode)
-        self.champions.append(self.watched.in_service())
+        self.champions.append(self.watched.bundle_in_service())
         self.watcher.append(psutil.Process().memory_info().rss)
         if used.exists() and process.exitcode in (0, 10, 11):
             decision = self.watched.post.history.latest(1)[0].decision
@@ -116,12 +122,12 @@ class World:
 
     def _pictures(self) -> None:
         """From none to more than a window of them; a tenth are damaged."""
-        number = len(self.codes)
-        kind = KINDS[number * len(KINDS) // ROUNDS] if number % 7 else DAY
-        for _ in range(self.chance.choice((0, 0, 0, 10, 20, 40))):
+        kind = KINDS[len(self.codes) * len(KINDS) // ROUNDS]
+        count = 20 if self._disk_full else self.chance.choice((0, 0, 10, 20, 40))
+        for _ in range(count):
             name = self.watched.delivered
             path = self.watched.gate / f"{name:06d}.png"
-            picture(kind, self.chance.randrange(POOL)).save(path)
+            kind(self.chance.randrange(POOL)).save(path)
             if self.chance.random() < 0.1:
                 path.write_bytes(path.read_bytes()[:500])
             taken = time.time() - 86400 + name * 0.01
@@ -130,10 +136,15 @@ class World:
 
     def _fault(self) -> Callable[[], Any]:
         """What befalls this round: mostly nothing."""
-        fate = self.chance.random()
-        if fate < 0.15:
+        if self._disk_full:
+            return small_files(2000)
+        if len(self.codes) % 6 == 3:
             return dying_at(self.chance.randrange(STEPS), self.folder / "steps")
-        return small_files(2000) if fate < 0.2 else as_it_is
+        return as_it_is
+
+    @property
+    def _disk_full(self) -> bool:
+        return len(self.codes) % 10 == 7
 
 
 def _round(told: Path, config: Path, due: Due, prepare: Callable[[], Any], used: Path) -> None:
@@ -173,9 +184,8 @@ def world(weights: Weights, tmp_path: Path, server: Server) -> World:
         "verify.candidates": 2, "verify.shortlist": 3,
     }  # fmt: skip
     watched = Watched.at(tmp_path / "soaked", merged(watched_data(weights), changes))
-    for kind in KINDS:
-        for index in range(POOL):
-            picture(kind, index)
+    for index in range(POOL):
+        picture(DAY, index), picture(NIGHT, index)
     return World(watched, server, tmp_path)
 
 
@@ -196,7 +206,7 @@ def test_many_rounds_with_all_that_may_go_wrong(world: World) -> None:
     assert any(camera.fault for known in rounds for camera in known.cameras.values())
 
     # No champion is lost, and none is promoted twice.
-    champions = [*world.champions, watched.in_service()]
+    champions = [*world.champions, watched.bundle_in_service()]
     first = next(k for k, champion in enumerate(champions) if champion is not None)
     assert None not in champions[first:]
     promoted = [known for known in rounds if known.decision == "promoted"]
@@ -208,7 +218,7 @@ def test_many_rounds_with_all_that_may_go_wrong(world: World) -> None:
     versions = client.search_model_versions("name = 'watched'")
     tagged = [v for v in versions if "merge_search.promoted" in v.tags]
     champion = client.get_model_version_by_alias("watched", "champion")
-    assert champion.tags["merge_search.plan"] == champions[-1]
+    assert json.loads(champion.tags["merge_search.standing"])["bundle"] == champions[-1]
     assert len(tagged) <= len(promoted)
     known = client.get_experiment_by_name(watched.post.config.mlflow.experiment)
     assert known is not None

@@ -92,11 +92,20 @@ class Watched:
         return self.call("watch", "--once", *options)
 
     def in_service(self) -> str | None:
-        """The plan of the champion of record, whose bundle is there whole."""
+        """The plan of the champion of record."""
+        champion = self.post.service.champion()
+        self.bundle_in_service()
+        return None if champion is None else champion.standing.plan
+
+    def bundle_in_service(self) -> str | None:
+        """The champion's bundle, which is there whole."""
         service = self.post.service
         champion = service.champion()
         if champion is None:
             return None
         assert bundle_id(service.bundle(champion.bundle)) == champion.bundle
-        assert (service.folder / "current").resolve() == service.bundle(champion.bundle).resolve()
-        return champion.standing.plan
+        return champion.bundle
+
+    def current(self) -> str:
+        """The bundle that a box would load."""
+        return bundle_id(self.post.service.folder / "current")
