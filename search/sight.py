@@ -59,8 +59,10 @@ def sight(post: Post, known: Sequence[Window], new: Sequence[Window], reporter: 
     drifts = {}
     for camera, description in seen.items():
         own = [window for window in known if window.camera == camera]
-        references = [base, *(load(post.reference(window.name)) for window in own)]
-        drifts[camera] = _nearest(references, description, len(seen), post)
+        windows = [
+            _reference(post, deployment, window.name, window.frames, reporter) for window in own
+        ]
+        drifts[camera] = _nearest([base, *windows], description, len(seen), post)
     return Sight(deployment, new, seen, drifts, _agreed(post, deployment, new, reporter))
 
 
@@ -84,17 +86,25 @@ def remember(post: Post, parts: Sequence[Window], sight: Sight) -> None:
 
 
 def _base(post: Post, deployment: Deployment, reporter: Reporter) -> Reference:
-    """What the config's own frames look like; kept from one round to the next."""
+    """What the config's own frames look like."""
     frames = open_frames(post.config, reporter)
-    path = post.reference(f"{BASE}-{frames.hash}")
+    few = Subset(frames, tuple(Sampling(MOST).indices(len(frames))))
+    return _reference(post, deployment, f"{BASE}-{frames.hash}", few, reporter)
+
+
+def _reference(
+    post: Post, deployment: Deployment, part: str, frames: FrameSet, reporter: Reporter
+) -> Reference:
+    """What a part looks like, kept from one round to the next; described anew in the first round,
+    if the end of it was cut short, and where the models are others now."""
+    path = post.reference(part)
     try:
         known = load(path)
         if known.models == models_key(deployment):
             return known
     except BadReference:
-        pass  # the first round, or its end was cut short: described anew
-    few = Subset(frames, tuple(Sampling(MOST).indices(len(frames))))
-    reference = Reference.of(_described(post, deployment, few, "the config's frames", reporter))
+        pass
+    reference = Reference.of(_described(post, deployment, frames, part, reporter))
     save(path, reference)
     return reference
 

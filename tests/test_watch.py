@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from commands import Start, wait_until
 from servers import Server
-from tiny import Weights, merged
+from tiny import CLASSIFIER, Weights, merged
 from watched import DAY, NIGHT, WINDOW, Watched, watched_data
 
 from search.frames import read_image
@@ -219,6 +219,15 @@ def test_what_cannot_be_watched_is_told_in_a_sentence(weights: Weights, tmp_path
         folder = tmp_path / told.replace("/", "_")
         code, said = Watched.at(folder, merged(watched_data(weights), change)).once()
         assert code == 1 and told in said and "secret" not in said, said
+
+
+def test_with_other_weights_all_is_looked_at_anew(watched: Watched, weights: Weights) -> None:
+    watched.deliver(DAY)
+    assert watched.once()[0] == 11
+    watched.deliver(DAY)
+    code, said = watched.once("--set", f"models.a.weights={weights(CLASSIFIER, 5)}")
+    assert code in (10, 11) and "agrees with its models on" in said, said
+    assert "gate has changed" not in said
 
 
 def test_a_damaged_record_is_never_taken_for_none(watched: Watched) -> None:
