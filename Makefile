@@ -8,6 +8,8 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c co
 # gain from a second.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
+SPREAD := -n auto --dist loadfile --no-loadscope-reorder
+
 .PHONY: help quickstart test test-fast test-ui soak check bench clean
 
 help:
@@ -27,10 +29,10 @@ quickstart: $(VENV)/.installed
 	@echo "and open the address that it prints."
 
 test: $(VENV)/.installed-dev
-	$(PYTEST) -m "not ui" -n auto --dist loadfile
+	$(PYTEST) -m "not ui" $(SPREAD)
 
 test-fast: $(VENV)/.installed-dev
-	$(PYTEST) -m "not ui and not data and not durability" -n auto --dist loadfile
+	$(PYTEST) -m "not ui and not data and not durability" $(SPREAD)
 
 test-ui: $(VENV)/.installed-dev
 	$(PYTEST) -m ui

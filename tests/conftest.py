@@ -33,6 +33,14 @@ from spaces.zoo import ModelSpec, load_model
 settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("repeatable")
 
+LONGEST = ("test_watch_", "test_watch.py", "test_durability", "test_run")
+"""Files that take minutes come first, so that all cores are busy to the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.path.name.startswith(LONGEST))
+
+
 LOW_RANK = AdapterSpec("linear", 3)
 SVD_LIMIT = 200_000
 """Entries of the largest map that the tests take apart: beyond it an SVD takes seconds."""

@@ -146,7 +146,7 @@ def _anywhere(command: Command, journal: Path, chance: random.Random) -> None:
 def _between_trials(command: Command, journal: Path, chance: random.Random) -> None:
     before = size(journal)
     wait_until(lambda: size(journal) > before or not command.runs)
-    time.sleep(chance.uniform(0, 0.2))
+    time.sleep(chance.uniform(0, 0.1))
 
 
 def _after_the_search(command: Command, journal: Path, chance: random.Random) -> None:

@@ -26,7 +26,7 @@ from rich.console import Console
 from terminals import COLOUR, CONTROL_C, HIDDEN, SHOWN, Terminal, errors_to, plainly, sit_at
 from tiny import Ran, Weights, config_data, merged, run_config, write_config
 
-from search import prepare, shell
+from search import shell, statistics_cache
 from search.cli import main
 from search.console import Reporter
 
@@ -260,7 +260,7 @@ def test_a_fault_of_ours_is_one_paragraph(
     def fails(*arguments: object) -> None:
         raise fault
 
-    monkeypatch.setattr(prepare, "measure", fails)
+    monkeypatch.setattr(statistics_cache, "measure", fails)
     plain, debugged = call("run", config), call("--debug", "run", config)
     (line,) = plain.stderr.splitlines()
     assert line.startswith(f"merge-search: unexpected {told}, in the step 'Statistics of every")
