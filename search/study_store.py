@@ -171,10 +171,20 @@ def speaking_for(where: str) -> Iterator[None]:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise _damaged(shown, error) from error
     except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        if (stop := _stop_within(error)) is not None:
+            raise stop from None
         raise StoreFailed(
             f"storage {shown}: the database failed ({_reason(error)}); what it has taken is "
             "kept: when it is back, run the same command again to go on"
         ) from error
+
+
+def _stop_within(error: BaseException) -> KeyboardInterrupt | None:
+    """What told us to stop, where the database failed only as it was let go of."""
+    within = error.__context__
+    while within is not None and not isinstance(within, KeyboardInterrupt):
+        within = within.__context__
+    return within
 
 
 def _reason(error: BaseException) -> str:

@@ -166,7 +166,8 @@ def test_a_round_that_fails_says_why_and_is_made_up_for(
 
 
 def test_mlflow_is_told_when_it_is_back(weights: Weights, tmp_path: Path, server: Server) -> None:
-    data = merged(watched_data(weights), {"mlflow": {"tracking_uri": server.uri}})
+    mlflow = {"tracking_uri": server.uri, "experiment": "watched"}
+    data = merged(watched_data(weights), {"mlflow": mlflow})
     watched = Watched.at(tmp_path / "watched", data)
     watched.deliver(DAY)
     server.stop()

@@ -180,7 +180,8 @@ def tell(world: World, rounds: list[Round]) -> dict[str, Any]:
 def world(weights: Weights, tmp_path: Path, server: Server) -> World:
     # Whatever is found is promoted, and the space is small.
     changes = {
-        "mlflow.tracking_uri": server.uri, "promotion.slack": 1.0, "search.trials": 12,
+        "name": "soaked", "mlflow.tracking_uri": server.uri, "mlflow.experiment": "soaked",
+        "promotion.slack": 1.0, "search.trials": 12,
         "verify.candidates": 2, "verify.shortlist": 3,
     }  # fmt: skip
     watched = Watched.at(tmp_path / "soaked", merged(watched_data(weights), changes))
@@ -215,9 +216,9 @@ def test_many_rounds_with_all_that_may_go_wrong(world: World) -> None:
 
     # MLflow has it all.
     client = MlflowClient(tracking_uri=world.server.uri)
-    versions = client.search_model_versions("name = 'watched'")
+    versions = client.search_model_versions("name = 'soaked'")
     tagged = [v for v in versions if "merge_search.promoted" in v.tags]
-    champion = client.get_model_version_by_alias("watched", "champion")
+    champion = client.get_model_version_by_alias("soaked", "champion")
     assert json.loads(champion.tags["merge_search.standing"])["bundle"] == champions[-1]
     assert len(tagged) <= len(promoted)
     known = client.get_experiment_by_name(watched.post.config.mlflow.experiment)
