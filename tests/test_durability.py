@@ -39,6 +39,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 from postgres import PASSWORD, Postgres
 from servers import free_port
+from sqlalchemy.exc import SQLAlchemyError
 from tiny import Weights, World, config_data, merged, write_config
 
 from search.cli import main
@@ -49,7 +50,7 @@ from search.result import Result
 from search.study import Explored, StudySettings, explore, join
 from search.study_claims import Claims
 from search.study_samplers import Fresh, Outlook, sampler_named
-from search.study_store import DamagedStudy, StoreFailed, open_store
+from search.study_store import DamagedStudy, StoreFailed, open_store, speaking_for
 from search.tracking_shelf import PARENT_TAG, RESULT_TAG
 from search.valuation import Valuer
 
@@ -420,6 +421,14 @@ def test_a_failure_that_is_not_the_databases_shows_no_password_either(database: 
     with pytest.raises(StoreFailed) as caught:
         explore(Valuer(SPACE.within(0.8)), settings, (), gone)
     assert PASSWORD not in str(caught.value)
+
+
+def test_a_stop_while_the_database_answers_is_a_stop() -> None:
+    with pytest.raises(KeyboardInterrupt), speaking_for("postgresql://there"):
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise SQLAlchemyError("connection in transaction status ACTIVE")
 
 
 def test_a_run_on_a_database_leaves_its_password_nowhere(
