@@ -10,12 +10,11 @@ import io
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 from search import league_report
 from search.bootstrap import LEVEL
-from search.clock import Clock
+from search.clock import Clock, this_moment
 from search.config import RunConfig
 from search.console import Reporter
 from search.correlation import RESAMPLES
@@ -142,7 +141,7 @@ def correlate(config: RunConfig, reporter: Reporter) -> League:
         settings={"decides": DECIDES, "resamples": RESAMPLES, "level": LEVEL},
         config=config.as_written(),
         seconds=clock.seconds,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        created=this_moment(),
     )
     save(league, guides, measured, out)
     stages = {name: fact.layout.stages for name, fact in deployment.facts.items()}

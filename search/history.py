@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 
+from search.clock import to_the_minute
 from search.console import Reporter, megabytes, percent
 from search.post import Post
 from search.result import mean_known
@@ -32,7 +32,7 @@ def show_history(rounds: Sequence[Round], post: Post, reporter: Reporter) -> Non
         return
     standing = champion.standing
     reporter.say(
-        f"In service since {champion.since[:16].replace('T', ' ')} UTC: plan {standing.plan}, "
+        f"In service since {to_the_minute(champion.since)} UTC: plan {standing.plan}, "
         f"{megabytes(standing.bytes)}, in {post.service.folder / CURRENT}"
     )
 
@@ -59,12 +59,11 @@ def _of_verdict(verdict: Verdict) -> list[str]:
 
 def _row(known: Round) -> list[str]:
     faithful = mean_known(known.fidelity)
-    due = datetime.fromisoformat(known.due)
     p = known.p_value
     return [
         str(known.number),
-        f"{due:%Y-%m-%d %H:%M}",
-        str(sum(camera.frames for camera in known.cameras.values())),
+        to_the_minute(known.due),
+        str(known.new_frames),
         "-" if p is None else f"{p:.2g}",
         percent(faithful),
         known.decision,

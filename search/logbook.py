@@ -7,8 +7,9 @@ the same.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any, Protocol
+
+from search.clock import milliseconds
 
 
 class Outcome(Protocol):
@@ -32,7 +33,7 @@ class Outcome(Protocol):
 
 def span(outcome: Outcome) -> tuple[int, int]:
     """When the work began and when it was done, in milliseconds since 1970."""
-    done = int(datetime.fromisoformat(outcome.created).timestamp() * 1000)
+    done = milliseconds(outcome.created)
     return done - int(sum(outcome.seconds.values()) * 1000), done
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
+from search.clock import to_the_minute
 from search.console import percent
 from search.result import mean_known
 from search.rounds import Decision, Round
@@ -22,17 +22,12 @@ NOTED = 30
 LONGEST_REASON = 100
 
 
-def milliseconds(moment: str) -> int:
-    """ISO 8601 in milliseconds since 1970."""
-    return int(datetime.fromisoformat(moment).timestamp() * 1000)
-
-
 def round_metrics(ended: Round) -> dict[str, float]:
     """One point of every curve; what is not known in this round is not logged."""
     verdict = ended.verdict
     known: dict[str, float | None] = {
         "decision": DECISIONS[ended.decision],
-        "new_frames": _new_frames(ended),
+        "new_frames": ended.new_frames,
         "p_value": ended.p_value,
         **{f"p_value/{name}": camera.p_value for name, camera in ended.cameras.items()},
         "fidelity": mean_known(ended.fidelity),
@@ -57,12 +52,13 @@ def note(name: str, rounds: Sequence[Round]) -> str:
     """The last rounds in Markdown, newest first."""
     last, shown = rounds[-1], list(reversed(rounds[-NOTED:]))
     head = (
-        f"**{name}**: round {last.number} ended at {_minute(last.ended)} UTC: {last.decision}. "
+        f"**{name}**: round {last.number} ended at {to_the_minute(last.ended)} UTC: "
+        f"{last.decision}. "
         f"In service: {last.champion or 'no plan yet'}."
     )
     columns = {
         "round": [str(known.number) for known in shown],
-        "ended (UTC)": [_minute(known.ended) for known in shown],
+        "ended (UTC)": [to_the_minute(known.ended) for known in shown],
         "decision": [known.decision for known in shown],
         "drift p": ["-" if known.p_value is None else f"{known.p_value:.2g}" for known in shown],
         "fidelity": [percent(mean_known(known.fidelity)) for known in shown],
@@ -84,7 +80,7 @@ def round_table(rounds: Sequence[Round]) -> dict[str, list[Any]]:
             "ended": known.ended,
             "decision": known.decision,
             "reason": known.reason,
-            "new_frames": _new_frames(known),
+            "new_frames": known.new_frames,
             "p_value": known.p_value,
             "fidelity": mean_known(known.fidelity),
             "champion": known.champion,
@@ -94,14 +90,6 @@ def round_table(rounds: Sequence[Round]) -> dict[str, list[Any]]:
         for known in rounds
     ]
     return {"columns": list(rows[0]), "data": [list(row.values()) for row in rows]}
-
-
-def _new_frames(ended: Round) -> int:
-    return sum(camera.frames for camera in ended.cameras.values())
-
-
-def _minute(moment: str) -> str:
-    return f"{datetime.fromisoformat(moment):%Y-%m-%d %H:%M}"
 
 
 def _cell(reason: str) -> str:

@@ -8,10 +8,10 @@ taken over from there.
 from __future__ import annotations
 
 import tempfile
-from datetime import UTC, datetime
 from pathlib import Path
 
 from search import tracking
+from search.clock import this_moment
 from search.config import RunConfig
 from search.console import Reporter
 from search.result import BUNDLE_FOLDER
@@ -55,7 +55,7 @@ def _take_over(
 ) -> None:
     champion = Champion(
         standing=Standing.from_dict(theirs.standing),
-        since=datetime.now(UTC).isoformat(timespec="seconds"),
+        since=this_moment(),
         reason=f"version {theirs.version} was made champion in MLflow",
         before=None if ours is None else ours.bundle,
         told=True,

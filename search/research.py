@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from search.clock import this_moment
 from search.config import FramesConfig, PartConfig, RunConfig
 from search.console import Reporter
 from search.documents import DOCUMENTS, identity
@@ -79,7 +79,7 @@ def search_again(
     if not judgement.promoted:
         return Outcome(verdict, None if serving is None else serving.fidelity)
     before = None if champion is None else champion.bundle
-    now = datetime.now(UTC).isoformat(timespec="seconds")
+    now = this_moment()
     taken = Champion(proposed, now, judgement.reason, before, number, verdict)
     post.service.take(config.out_folder / BUNDLE_FOLDER, taken)
     return Outcome(verdict, proposed.fidelity)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
+from search.clock import this_moment
 from search.collect import collect
 from search.config import RunConfig
 from search.console import Reporter, percent, percents
@@ -73,7 +74,7 @@ class Underway:
         last = post.history.last()
         # Whatever happens, it stays known which windows were compared.
         cameras = {name: CameraRound(0, window=judged(last, name)) for name in post.asked.cameras}
-        return cls(post, due, last, _now(), cameras)
+        return cls(post, due, last, this_moment(), cameras)
 
     @property
     def number(self) -> int:
@@ -138,7 +139,7 @@ class Underway:
             number=self.number,
             due=self.due.at.isoformat(timespec="seconds"),
             began=self.began,
-            ended=_now(),
+            ended=this_moment(),
             cameras=self.cameras,
             decision=decision,
             reason=reason,
@@ -225,7 +226,3 @@ def _as_it_was(seen: Sight) -> str:
     if seen.faithful is not None and seen.faithful.mean is not None:
         told.append(f"the plan in service agrees with its models on {percent(seen.faithful.mean)}")
     return "; ".join(told)
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -102,6 +102,11 @@ class Round:
         known = [c.p_value for c in self.cameras.values() if c.p_value is not None]
         return min(known, default=None)
 
+    @property
+    def new_frames(self) -> int:
+        """Of all cameras."""
+        return sum(camera.frames for camera in self.cameras.values())
+
     def to_dict(self) -> dict[str, Any]:
         return {"version": ROUND_VERSION, **asdict(self)}
 

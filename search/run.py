@@ -6,12 +6,11 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 from search import report
 from search.candidates import Verified, tell, verify_plans
-from search.clock import Clock
+from search.clock import Clock, this_moment
 from search.config import RunConfig
 from search.console import Reporter, megabytes, percent
 from search.credentials import without_credentials
@@ -212,7 +211,7 @@ def told(
         truth={name: truth_described(known) for name, known in truth.items()},
         latency_ms=climbed.latency_ms,
         seconds=clock.seconds,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        created=this_moment(),
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from search import logbook
+from search.clock import to_the_minute
 from search.documents import DOCUMENTS, Document, identity
 from search.logbook_search import DatasetFacts
 from search.target import Target
@@ -95,7 +96,7 @@ class Shelf:
 
     def start_parent(self, kind: str, title: str) -> str:
         """`title`, and when it was: to the minute, in UTC."""
-        return self.start(kind, f"{title} {self.outcome.created[:16].replace('T', ' ')}", {})
+        return self.start(kind, f"{title} {to_the_minute(self.outcome.created)}", {})
 
     def finish(self, run: str) -> None:
         self.client.set_terminated(run, end_time=logbook.span(self.outcome)[1])

@@ -11,8 +11,9 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from search.clock import milliseconds
 from search.documents import identity
-from search.logbook_watch import milliseconds, round_metrics, round_table, round_tags
+from search.logbook_watch import round_metrics, round_table, round_tags
 from search.rounds import FOLDER, History, Round
 from search.target import Target
 from search.tracking import store

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
 from search.candidates import Verified, tell, verify_plans
-from search.clock import Clock
+from search.clock import Clock, this_moment
 from search.console import Reporter
 from search.documents import DOCUMENTS, identity
 from search.files import write_json
@@ -68,7 +67,7 @@ def verify_again(
         chosen=next((r.hash for r in plans if r.hash == finished.result.chosen), None),
         config=config.as_written(),
         seconds=clock.seconds,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        created=this_moment(),
     )
     write_json(out / PLACES[Verification] / DOCUMENTS[Verification], verification.to_dict())
     title = "Verified" if truth else "Fidelity"
