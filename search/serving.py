@@ -45,21 +45,36 @@ class Faithful:
         return mean_known(self.by_model)
 
 
-def faithful(bundle: Bundle, bench: Bench, frames: FrameSet, progress: Progress) -> Faithful:
-    """The bundle's answers against those of the bench's models, as `search.verify.fidelity`."""
-    unmerged = PlanSet(bench.models, bench.facts, [BASELINE], {})
-    originals = _by_model(collect(answering(unmerged, bench.models), bench, frames, progress))
-    merged = collect(served(bundle), bench, frames, progress)
-    right: dict[str, Truth] = {}
-    for name, answers in originals.items():
-        if (known := _as_truth(name, answers, merged, bench, frames)) is not None:
-            right[name] = known
-    own, found = (
-        {name: tally(name, answers[name], merged, bench, right[name]) for name in right}
-        for answers in (originals, _by_model(merged))
-    )
-    by_model = {n: main_score(found[n].scores) if n in right else None for n in bench.models}
-    return Faithful(by_model, _interval(found, own, right))
+@dataclass(frozen=True)
+class Originals:
+    """What the models of a bench answer on some frames; taken for right, against bundles."""
+
+    bench: Bench
+    frames: FrameSet
+    right: Mapping[str, Truth]
+    """Of the models that are confident of anything."""
+    own: Tallies
+    """Of the models themselves."""
+
+    @classmethod
+    def on(cls, bench: Bench, frames: FrameSet, progress: Progress) -> Originals:
+        unmerged = PlanSet(bench.models, bench.facts, [BASELINE], {})
+        collected = collect(answering(unmerged, bench.models), bench, frames, progress)
+        right: dict[str, Truth] = {}
+        for name, answers in _by_model(collected).items():
+            if (known := _as_truth(name, answers, collected, bench, frames)) is not None:
+                right[name] = known
+        return cls(bench, frames, right, _tallies(collected, bench, right))
+
+    def against(self, bundle: Bundle, progress: Progress) -> Faithful:
+        """How well a bundle's answers agree with them, as `search.verify.fidelity` has it."""
+        merged = collect(served(bundle), self.bench, self.frames, progress)
+        found = _tallies(merged, self.bench, self.right)
+        by_model = {
+            name: main_score(found[name].scores) if name in found else None
+            for name in self.bench.models
+        }
+        return Faithful(by_model, _interval(found, self.own, self.right))
 
 
 def tallied(bundle: Bundle, bench: Bench, truth: Mapping[str, Truth]) -> dict[str, Tally]:
@@ -67,9 +82,7 @@ def tallied(bundle: Bundle, bench: Bench, truth: Mapping[str, Truth]) -> dict[st
     found: dict[str, Tally] = {}
     for names in same_frames(truth):
         collected = collect(served(bundle), bench, truth[names[0]].frames, lambda done: None)
-        answers = _by_model(collected)
-        for name in names:
-            found[name] = tally(name, answers[name], collected, bench, truth[name])
+        found |= _tallies(collected, bench, {name: truth[name] for name in names})
     return found
 
 
@@ -98,6 +111,12 @@ def _as_truth(
         tuple(box for box in sure if box["image_id"] == k + 1) for k in range(len(frames))
     )
     return BoxTruth(frames, boxes, class_categories(model.num_classes))
+
+
+def _tallies(collected: Collected, bench: Bench, right: Mapping[str, Truth]) -> dict[str, Tally]:
+    """Where each model has one answer."""
+    answers = _by_model(collected)
+    return {name: tally(name, answers[name], collected, bench, right[name]) for name in right}
 
 
 def _interval(

@@ -14,7 +14,7 @@ from search.post import Post, Window
 from search.prepare import forget, open_frames, surveyed
 from search.reference import BadReference, Reference
 from search.reference_file import load, save
-from search.serving import Faithful, faithful
+from search.serving import Faithful, Originals
 from search.verify import Bench
 from spaces.bundle import load_bundle
 
@@ -139,7 +139,7 @@ def _agreed(
     bundle = load_bundle(post.service.bundle(champion.bundle)).to(post.config.torch_device)
     reporter.step(f"The plan in service and its models on {len(frames)} new frames")
     with reporter.progress("frames", 2 * len(frames)) as progress:
-        return faithful(bundle, bench, frames, progress)
+        return Originals.on(bench, frames, progress).against(bundle, progress)
 
 
 def _cut(known: Description, start: int, stop: int) -> Description:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 from search.config import RunConfig
 from search.console import Reporter
@@ -13,7 +14,7 @@ from search.observed import Deployment
 from search.prepare import open_truth
 from search.result import BUNDLE_FOLDER, CandidateRecord, Result
 from search.service import Champion, Service
-from search.serving import Faithful, faithful, tallied
+from search.serving import Faithful, Originals, tallied
 from search.standing import Standing
 from search.tally import scores_of
 from search.truth import Truth
@@ -49,6 +50,10 @@ class Stand:
         later = parts[len(parts) - len(self.new) :]
         return Joined(tuple(u for (_, u), new in zip(later, self.new, strict=True) if new))
 
+    def loaded(self, folder: Path) -> Bundle:
+        """The bundle in a folder, where the models are."""
+        return load_bundle(folder).to(self.config.torch_device)
+
 
 def standings(
     stand: Stand,
@@ -62,16 +67,19 @@ def standings(
     Fidelity is measured anew of both. Truth is the search's own for the challenger; for the
     champion it is measured on the same labels.
     """
-    reporter.step(f"Challenger and plan in service on {len(stand.fresh)} new frames")
+    count = len(stand.fresh)
+    reporter.step(f"Challenger and plan in service on {count} new frames")
+    with reporter.progress("frames", count) as progress:
+        originals = Originals.on(stand.bench, stand.fresh, progress)
     proposed = Standing.of(stand.result, challenger)
-    bundle = load_bundle(stand.config.out_folder / BUNDLE_FOLDER)
-    proposed = _on(stand, proposed, _agreed(stand, bundle, reporter))
+    bundle = stand.loaded(stand.config.out_folder / BUNDLE_FOLDER)
+    proposed = _on(stand, proposed, _agreed(originals, bundle, reporter))
     if champion is None:
         return proposed, None
     if champion.bundle == proposed.bundle:
         return proposed, proposed
-    bundle = load_bundle(service.bundle(champion.bundle))
-    agreed = _agreed(stand, bundle, reporter)
+    bundle = stand.loaded(service.bundle(champion.bundle))
+    agreed = _agreed(originals, bundle, reporter)
     serving = _on(stand, champion.standing, agreed)
     truth = open_truth(stand.config, stand.deployment, stand.frames, reporter)
     if not truth:
@@ -94,10 +102,9 @@ def _on(stand: Stand, standing: Standing, agreed: Faithful) -> Standing:
     )
 
 
-def _agreed(stand: Stand, bundle: Bundle, reporter: Reporter) -> Faithful:
-    bundle = bundle.to(stand.config.torch_device)
-    with reporter.progress("frames", 2 * len(stand.fresh)) as progress:
-        return faithful(bundle, stand.bench, stand.fresh, progress)
+def _agreed(originals: Originals, bundle: Bundle, reporter: Reporter) -> Faithful:
+    with reporter.progress("frames", len(originals.frames)) as progress:
+        return originals.against(bundle, progress)
 
 
 def _kept(
