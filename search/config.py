@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import yaml
@@ -110,12 +110,13 @@ class _Sampled(Section):
 class PartConfig(_Sampled):
     """One set of unlabelled frames: a folder of images, or rendered scenes."""
 
+    SOURCES: ClassVar[tuple[str, ...]] = ("folder", "scenes")
     folder: str | None = None
     scenes: ScenesConfig | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> PartConfig:
-        exactly_one(self, ("folder", "scenes"))
+        exactly_one(self, self.SOURCES)
         if self.scenes is not None:
             self.scene_count()
         return self
@@ -130,13 +131,11 @@ class PartConfig(_Sampled):
 class FramesConfig(PartConfig):
     """The unlabelled frames: one set, or several that came one after another."""
 
+    SOURCES: ClassVar[tuple[str, ...]] = (*PartConfig.SOURCES, "parts")
     parts: Annotated[list[PartConfig], Field(min_length=1)] | None = None
 
     @model_validator(mode="after")
-    def _one_source(self) -> FramesConfig:
-        exactly_one(self, ("folder", "scenes", "parts"))
-        if self.scenes is not None:
-            self.scene_count()
+    def _sampled_by_part(self) -> FramesConfig:
         if self.parts is not None and self.sampling != Sampling():
             raise ValueError("count, stride and offset go with each of the parts")
         return self

@@ -20,6 +20,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 from search.frames import BadFrames, FrameSet, batches
 from search.moments import BadRepresentation
 from search.observed import Deployment
+from spaces.merged import inputs_of
 from spaces.stages import StagedModel
 
 Matrix = NDArray[np.float64]
@@ -62,9 +63,8 @@ def describe(
         raise BadFrames("no frames to describe: give at least one")
     running, rows = deployment.running, {view: list[Tensor]() for view in VIEWS}
     for indices, pictures in batches(frames, batch):
-        specs = {model.input: model for model in running.values()}
-        inputs = {spec: model.prepared(pictures) for spec, model in specs.items()}
-        found = [_views(model, inputs[model.input]) for model in running.values()]
+        inputs = inputs_of(running, pictures)
+        found = [_views(model, inputs[name]) for name, model in running.items()]
         for view, parts in rows.items():
             parts.append(torch.cat([views[view] for views in found], 1).cpu())
         progress(len(indices))

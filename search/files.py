@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from spaces.errors import MergeSearchError
 
@@ -108,12 +108,7 @@ def locked(path: Path) -> Iterator[None]:
     Raises:
         CannotWrite: the folder cannot be made or written to.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path.with_name(f".{path.name}.lock"), "ab")
-    except OSError as error:
-        raise CannotWrite(f"cannot write {path}: {error.strerror or error}") from error
-    with file:
+    with _lock_file(path.with_name(f".{path.name}.lock"), path) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -126,12 +121,7 @@ def alone(path: Path, what: str) -> Iterator[None]:
         Busy: another process does it.
         CannotWrite: the folder cannot be made or written to.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "a+", encoding="utf-8")
-    except OSError as error:
-        raise CannotWrite(f"cannot write {path}: {error.strerror or error}") from error
-    with file:
+    with _lock_file(path, path) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -141,6 +131,15 @@ def alone(path: Path, what: str) -> Iterator[None]:
         file.write(str(os.getpid()))
         file.flush()
         yield
+
+
+def _lock_file(lock: Path, path: Path) -> TextIO:
+    """The file to lock on; where it cannot be made, it is `path` that is named."""
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        return open(lock, "a+", encoding="utf-8")
+    except OSError as error:
+        raise CannotWrite(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def link_or_copy(source: str, copy: str) -> None:

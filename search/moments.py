@@ -27,7 +27,7 @@ from search.sampling import Batch, Pyramid, Sampling, Spots
 from search.second_moments import Columns, SecondMoments
 from spaces.errors import MergeSearchError
 from spaces.facts import ModelFacts
-from spaces.merged import Models
+from spaces.merged import Models, inputs_of
 from spaces.plan import Ref
 from spaces.shares import Pair
 from spaces.stages import Grid
@@ -162,9 +162,7 @@ def measure(
     pass_ = Pass(models, facts, pairs, settings)
     for indices in batches:
         pictures = [frames[i] for i in indices]
-        specs = {model.input: model for model in models.values()}
-        inputs = {spec: model.prepared(pictures) for spec, model in specs.items()}
-        pass_.add(indices, {name: inputs[model.input] for name, model in models.items()})
+        pass_.add(indices, inputs_of(models, pictures))
         progress(len(indices))
     return pass_.finish()
 

@@ -8,7 +8,7 @@ OUT/watch/references/      what the frames of the last search look like, for eac
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -127,11 +127,16 @@ class Post:
             if not path.name.startswith(self.trials(number).name):
                 path.unlink(missing_ok=True)
         for camera, kept in self.footage.items():
-            kept.prune([window.number for window in windows if window.camera == camera])
+            kept.prune([window.number for window in of_camera(windows, camera)])
         names = {window.name for window in windows}
         for path in (self.folder / REFERENCES).glob("*-*.safetensors"):
             if re.search(r"-\d{8}$", path.stem) and path.stem not in names:
                 path.unlink(missing_ok=True)
+
+
+def of_camera(windows: Iterable[Window], camera: str) -> list[Window]:
+    """Those of one camera."""
+    return [window for window in windows if window.camera == camera]
 
 
 def judged(last: Round | None, camera: str) -> int:

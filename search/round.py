@@ -16,7 +16,7 @@ from search.collect import collect
 from search.config import RunConfig
 from search.console import Reporter, percent, percents
 from search.history import sentences
-from search.post import Post, Window, judged
+from search.post import Post, Window, judged, of_camera
 from search.research import search_again
 from search.rounds import CameraRound, Decision, Round, Verdict
 from search.schedule import Due
@@ -187,14 +187,13 @@ class Underway:
         looked_back = [*self.post.known(self.last), *new]
         parts: list[Window] = []
         for camera in self.post.asked.cameras:
-            own = [window for window in looked_back if window.camera == camera]
-            parts += own[-self.post.asked.remember :]
+            parts += of_camera(looked_back, camera)[-self.post.asked.remember :]
         return parts
 
     def _judge(self, seen: Sight) -> None:
         """Write down what the comparison said of each camera: these windows are done with."""
         for name, drift in seen.drifts.items():
-            own = seen.of(name)
+            own = of_camera(seen.windows, name)
             self.cameras[name] = replace(
                 self.cameras[name],
                 judged=sum(len(window.frames) for window in own),

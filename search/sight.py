@@ -10,7 +10,7 @@ from search.description import Description, describe, models_key
 from search.drift import Drift, compare
 from search.frames import FrameSet, Joined, Sampling, Subset
 from search.observed import Deployment
-from search.post import Post, Window
+from search.post import Post, Window, of_camera
 from search.prepare import forget, open_frames, surveyed
 from search.reference import BadReference, Reference
 from search.reference_file import load, save
@@ -37,10 +37,6 @@ class Sight:
     faithful: Faithful | None
     """Of the plan in service; None if there is none."""
 
-    def of(self, camera: str) -> list[Window]:
-        """The camera's windows."""
-        return [window for window in self.windows if window.camera == camera]
-
 
 def sight(post: Post, known: Sequence[Window], new: Sequence[Window], reporter: Reporter) -> Sight:
     """Compare the frames of new windows with those of the last search, and the plan in service
@@ -51,16 +47,14 @@ def sight(post: Post, known: Sequence[Window], new: Sequence[Window], reporter: 
     deployment = surveyed(post.config, reporter)
     base = _base(post, deployment, reporter)
     seen = {
-        camera: _described(
-            post, deployment, _frames([w for w in new if w.camera == camera]), camera, reporter
-        )
+        camera: _described(post, deployment, _frames(of_camera(new, camera)), camera, reporter)
         for camera in dict.fromkeys(window.camera for window in new)
     }
     drifts = {}
     for camera, description in seen.items():
-        own = [window for window in known if window.camera == camera]
         windows = [
-            _reference(post, deployment, window.name, window.frames, reporter) for window in own
+            _reference(post, deployment, window.name, window.frames, reporter)
+            for window in of_camera(known, camera)
         ]
         drifts[camera] = _nearest([base, *windows], description, len(seen), post)
     return Sight(deployment, new, seen, drifts, _agreed(post, deployment, new, reporter))
@@ -74,7 +68,7 @@ def remember(post: Post, parts: Sequence[Window], sight: Sight) -> None:
     """
     for camera, description in sight.seen.items():
         start = 0
-        for window in sight.of(camera):
+        for window in of_camera(sight.windows, camera):
             stop = start + len(window.frames)
             if window in parts:
                 save(post.reference(window.name), Reference.of(_cut(description, start, stop)))

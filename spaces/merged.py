@@ -14,6 +14,7 @@ from spaces.adapters import Adapter, LinearMap, build_adapter
 from spaces.errors import BadPlan
 from spaces.facts import ModelFacts, layouts_of
 from spaces.folding import fold_of
+from spaces.inputs import Frame
 from spaces.liveness import canonical, liveness
 from spaces.nodes import Node, in_order, tap_nodes
 from spaces.plan import Ref, Share, SharePlan
@@ -23,6 +24,13 @@ from spaces.stages import StagedModel
 Maps = Mapping[Share, LinearMap]
 Models = Mapping[str, StagedModel]
 Answer = TypeVar("Answer")
+
+
+def inputs_of(models: Models, frames: list[Frame]) -> dict[str, Tensor]:
+    """Every model's (batch, 3, height, width) input; models that want the same share it."""
+    asking = {model.input: model for model in models.values()}
+    prepared = {spec: model.prepared(frames) for spec, model in asking.items()}
+    return {name: prepared[model.input] for name, model in models.items()}
 
 
 @dataclass(frozen=True)
