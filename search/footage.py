@@ -17,7 +17,7 @@ import shutil
 from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image
 
@@ -37,6 +37,13 @@ class BadFootage(MergeSearchError):
     """What was kept of a camera is not as it was written."""
 
 
+class _Kept(NamedTuple):
+    """A frame that was kept."""
+
+    number: int
+    picture: GreyPicture
+
+
 class Footage:
     """What is kept of one camera; one process writes it at a time.
 
@@ -49,7 +56,7 @@ class Footage:
         self._open = folder / "open"
         self._windows = folder / "windows"
         self._state = _read_state(folder / "camera.json")
-        self._last: GreyPicture | None = None
+        self._last: _Kept | None = None
 
     @property
     def cursor(self) -> Cursor:
@@ -67,15 +74,12 @@ class Footage:
         Raises:
             CannotWrite: the folder does not take files; nothing is taken in.
         """
-        picture = grey_picture(seen.frame)
-        newest = self._newest()
-        if self._last is None and newest is not None:
-            self._last = grey_picture(read_image(newest))
-        distinct = self._last is None or not near_identical(picture, self._last)
+        picture, last = grey_picture(seen.frame), self._last or self._newest()
+        distinct = last is None or not near_identical(picture, last.picture)
         if distinct:
-            number = 1 if newest is None else _number(newest) + 1
-            write_bytes(self._open / _name(seen.when, number), _jpeg(seen.frame))
-            self._last = picture
+            last = _Kept(1 if last is None else last.number + 1, picture)
+            write_bytes(self._open / _name(seen.when, last.number), _jpeg(seen.frame))
+        self._last = last
         self.move(seen.cursor)
         return distinct
 
@@ -147,11 +151,12 @@ class Footage:
         left = datetime.fromisoformat(self._state["not_before"]) - now
         return not timedelta(0) < left <= LONGEST_PAUSE  # longer: the clock has been put back
 
-    def _newest(self) -> Path | None:
-        """The frame that was kept last."""
+    def _newest(self) -> _Kept | None:
+        """The frame that was kept last, by this process or another."""
         for folder in (self._open, *map(self.window, reversed(self.windows()))):
             if kept := _frames(folder):
-                return max(kept, key=_number)
+                newest = max(kept, key=_number)
+                return _Kept(_number(newest), grey_picture(read_image(newest)))
         return None
 
     def _write(self, **changes: Any) -> None:
