@@ -26,7 +26,7 @@ from search.run import Known, run
 from search.service import Champion
 from search.sight import Sight
 from search.verdict import Stand, standings
-from search.wording import difference
+from search.wording import difference, in_words
 from spaces.bundle import BUNDLE, bundle_id
 from spaces.errors import MergeSearchError
 from spaces.plan import SharePlan
@@ -129,4 +129,5 @@ def _whole(finished: Finished) -> bool:
 
 
 def _difference(challenger: CandidateRecord, known: SharePlan | None) -> list[str]:
-    return difference(SharePlan.from_dict(challenger.plan), known or SharePlan())
+    plan = SharePlan.from_dict(challenger.plan)
+    return in_words(plan) if known is None else difference(plan, known)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import zip_longest
 
 from spaces.plan import LINEAR, Share, SharePlan
@@ -54,6 +53,6 @@ def _taken(share: Share, donor_known: bool = False) -> str:
     return f"{stage} from {owner} {donor.stage}{adapter}"
 
 
-def in_words(plan: SharePlan) -> Sequence[str]:
+def in_words(plan: SharePlan) -> list[str]:
     """What a plan shares, against nothing shared."""
     return difference(plan, SharePlan()) if plan.shares else ["nothing is shared"]
