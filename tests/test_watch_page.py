@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,13 +9,13 @@ import pytest
 from browsers import SCREENSHOTS
 from mlflow.tracking import MlflowClient
 from playwright.sync_api import Browser, expect
-from servers import free_port, wait_for
+from servers import Server
 
 from search.rounds import CameraRound, Decision, History, Round
 from search.target import Target
 from search.tracking_watch import record_rounds
 
-pytest_plugins = ["browser_fixtures"]
+pytest_plugins = ["browser_fixtures", "server_fixtures"]
 pytestmark = pytest.mark.ui
 
 PATIENCE = 60_000
@@ -44,33 +41,22 @@ def history(folder: Path) -> History:
     return kept
 
 
-def test_the_rounds_are_one_run_with_charts_over_time(tmp_path: Path, chromium: Browser) -> None:
-    artifacts = (tmp_path / "artifacts").as_uri()
-    target = Target(f"sqlite:///{tmp_path / 'store.db'}", "street", artifacts)
+def test_the_rounds_are_one_run_with_charts_over_time(
+    tmp_path: Path, chromium: Browser, server: Server
+) -> None:
+    target = Target(server.uri, "street", None)
     record_rounds(target, history(tmp_path / "watch"), "street-watch")
     known = MlflowClient(target.uri).get_experiment_by_name("street")
     assert known is not None
     (run,) = MlflowClient(target.uri).search_runs([known.experiment_id])
 
-    port, log = free_port(), tmp_path / "server.log"
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", target.uri,
-               "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]  # fmt: skip
-    quiet = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with log.open("wb") as said:
-        server = subprocess.Popen(command, stdout=said, stderr=said, env=quiet, cwd=tmp_path)
-    try:
-        address = f"http://127.0.0.1:{port}"
-        wait_for(address, server, log)
-        page = chromium.new_page(viewport={"width": 1300, "height": 1000})
-        at = f"{address}/#/experiments/{known.experiment_id}/runs/{run.info.run_id}"
-        page.goto(at)
-        for told in ("street-watch watch", "reason 5", "bd5ca8d9ee32"):
-            expect(page.get_by_text(told).first).to_be_visible(timeout=PATIENCE)
-        page.screenshot(path=SCREENSHOTS / "watch.png")
-        page.goto(f"{at}/model-metrics")
-        for chart in ("classifier", "detector", "gate", "yard"):
-            expect(page.get_by_text(chart, exact=True).first).to_be_visible(timeout=PATIENCE)
-        page.screenshot(path=SCREENSHOTS / "watch-metrics.png")
-    finally:
-        server.terminate()
-        server.wait(30)
+    page = chromium.new_page(viewport={"width": 1300, "height": 1000})
+    at = f"{server.uri}/#/experiments/{known.experiment_id}/runs/{run.info.run_id}"
+    page.goto(at)
+    for told in ("street-watch watch", "reason 5", "bd5ca8d9ee32"):
+        expect(page.get_by_text(told).first).to_be_visible(timeout=PATIENCE)
+    page.screenshot(path=SCREENSHOTS / "watch.png")
+    page.goto(f"{at}/model-metrics")
+    for chart in ("classifier", "detector", "gate", "yard"):
+        expect(page.get_by_text(chart, exact=True).first).to_be_visible(timeout=PATIENCE)
+    page.screenshot(path=SCREENSHOTS / "watch-metrics.png")
