@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +9,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from search.files import CannotWrite, replacing
 from search.moments import Moments, Shard
 from search.second_moments import Columns, SecondMoments
+from search.tensor_file import header_of, write_tensors
 from spaces.errors import MergeSearchError
 from spaces.plan import Ref
 
@@ -60,11 +58,7 @@ def save(path: Path, saved: Saved) -> None:
     for number, folds in enumerate(moments.grids.values()):
         for fold, part in folds.items():
             tensors |= {f"{number}/{fold}/{name}": tensor for name, tensor in _named(part)}
-    with replacing(path) as temporary:
-        try:
-            save_file(tensors, temporary, {HEADER: json.dumps(header)})
-        except SafetensorError as error:
-            raise CannotWrite(f"cannot write {path}: {error}") from error
+    write_tensors(path, tensors, HEADER, header)
 
 
 def load(path: Path) -> Saved:
@@ -75,7 +69,7 @@ def load(path: Path) -> Saved:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {})[HEADER])
+            header = header_of(file, HEADER)
             moments = Moments(
                 tuple(Ref.parse(ref) for ref in header["refs"]),
                 int(header["frames"]),

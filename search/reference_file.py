@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from search.description import Matrix, View
-from search.files import CannotWrite, replacing
 from search.reference import BadReference, Projection, Reference, Sample, Vector
+from search.tensor_file import header_of, write_tensors
 
 HEADER = "merge-search drift reference"
 
@@ -24,16 +23,12 @@ def save(path: Path, reference: Reference) -> None:
         CannotWrite: the folder does not take it.
     """
     tensors = {
-        f"{view}/{name}": np.ascontiguousarray(values)
+        f"{view}/{name}": torch.from_numpy(np.ascontiguousarray(values))
         for view, sample in reference.samples.items()
         for name, values in _arrays(sample).items()
     }
     header = {"models": reference.models, "views": list(reference.samples)}
-    with replacing(path) as temporary:
-        try:
-            save_file(tensors, temporary, {HEADER: json.dumps(header)})
-        except SafetensorError as error:
-            raise CannotWrite(f"cannot write {path}: {error}") from error
+    write_tensors(path, tensors, HEADER, header)
 
 
 def load(path: Path) -> Reference:
@@ -44,7 +39,7 @@ def load(path: Path) -> Reference:
     """
     try:
         with safe_open(path, framework="np") as file:
-            header = json.loads((file.metadata() or {})[HEADER])
+            header = header_of(file, HEADER)
             samples = {str(view): _sample(file, view) for view in header["views"]}
             return Reference(str(header["models"]), samples)
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
