@@ -3,17 +3,19 @@
     MERGE_SEARCH_DATA=/path/to/data python bench/drift.py
 
 The quickstart's networks look at its rendered street camera, whose frames are independent of each
-other. Each of 4 references of 240 frames serves 1600 new frames of the same camera, as windows of
-32 and as windows of 64. Then the camera changes: 640 frames of after, as 20 windows of 32 and as
-10 of 64, each compared with a reference of its own of before. Real cameras are clips of half a
-minute, so windows come seconds after the reference; they are skipped where there is no data.
-Descriptions are kept in the temporary folder for the next time; remove them after a change of
-what is described. The last line is one JSON object, all of it by the frames of a window:
+other. Each of 4 references of 240 frames serves 3200 new frames of the same camera, as windows of
+32 and as windows of 64. Then the camera changes: 1280 frames of after, as 40 windows of 32 and as
+20 of 64, each compared with a reference of its own of before. All that again with smaller
+references: a window of 64 frames, as a search leaves it, and one that has grown since. Real
+cameras are clips of half a minute, so windows come seconds after the reference; they are skipped
+where there is no data. Descriptions are kept in the temporary folder for the next time; remove
+them after a change of what is described. The last line is one JSON object, all of it by the frames
+of a window:
 
-- unchanged: alarms, of so many windows, their share with its exact 95% interval (Clopper and
-  Pearson); the alarms of each reference; and two_sample: of each if SciPy's two-sample test were
-  taken as it is
-- noticed: by change, the share of windows that are noticed
+- unchanged: by kind of reference, alarms, of so many windows, their share with its exact 95%
+  interval (Clopper and Pearson); the alarms of each reference; and two_sample: of each if SciPy's
+  two-sample test were taken as it is
+- noticed: by kind of reference and change, the share of windows that are noticed
 - clips: by camera, alarms on its own later windows, those if its frames were taken to be
   independent, and windows of the other camera that are noticed; each of how many
 """
@@ -24,7 +26,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -43,16 +45,18 @@ from search.files import replacing
 from search.frames import FrameSet, RenderedScenes, Sampling, Subset, folder_frames, spans
 from search.observed import Deployment
 from search.prepare import load_deployment
-from search.reference import Reference, Sample
+from search.reference import ENOUGH, Reference, Sample
 from search.scenes import SceneSettings
 
 ROOT = Path(__file__).parent.parent
 CLIPS = Path(os.environ.get("MERGE_SEARCH_DATA", "../shared/data")) / "cameras"
 CACHE = Path(tempfile.gettempdir()) / "merge-search-drift"
-REFERENCES, REFERENCE = 4, 240
-UNCHANGED, CHANGED = 1600, 640
+REFERENCES = 4
+UNCHANGED, CHANGED = 3200, 1280
 """New frames of each reference's camera, and of every change."""
 WINDOWS = (32, 64)
+WINDOW = 64
+"""That a search leaves as a reference."""
 BATCH, PIECE, PROCESSES = 16, 320, 2
 
 STREET = SceneSettings(seed=0, night=0.3, rain=0.25)
@@ -71,34 +75,57 @@ def main() -> None:
     reporter, start = Reporter(), time.perf_counter()
     eyes = Eyes.of_quickstart(reporter)
     unchanged = [
-        eyes.see(RenderedScenes(replace(STREET, seed=100 + k), REFERENCE + UNCHANGED))
+        eyes.see(RenderedScenes(replace(STREET, seed=100 + k), ENOUGH + UNCHANGED))
         for k in range(REFERENCES)
     ]
     before = joined(unchanged)
+    after = {c: eyes.see(RenderedScenes(settings, CHANGED)) for c, settings in CHANGES.items()}
     report: dict[str, Any] = {
         "stated_rate": RATE,
-        "unchanged": {size: false_alarms(unchanged, size) for size in WINDOWS},
+        "unchanged": {
+            kind: {size: false_alarms(unchanged, make, size) for size in WINDOWS}
+            for kind, make in KINDS.items()
+        },
         "noticed": {
-            change: noticed(before, eyes.see(RenderedScenes(settings, CHANGED)))
-            for change, settings in CHANGES.items()
+            kind: {change: noticed(before, make, seen) for change, seen in after.items()}
+            for kind, make in KINDS.items()
         },
         "clips": clips(eyes),
-        "reference": REFERENCE,
+        "reference": ENOUGH,
         "seconds": round(time.perf_counter() - start),
     }
     reporter.table("Drift", ["what", "value"], [[k, str(v)] for k, v in report.items()])
     print(json.dumps(report))
 
 
+# Kinds of references, each from ENOUGH frames at most.
+
+Make = Callable[[Description], Reference]
+
+
+def of_a_window(known: Description) -> Reference:
+    return Reference.of(part(known, 0, WINDOW))
+
+
+def grown(known: Description) -> Reference:
+    reference = of_a_window(known)
+    for number, window in enumerate(windows(known, WINDOW, WINDOW)):
+        reference = reference.grown(str(number), window)
+    return reference
+
+
+KINDS: dict[str, Make] = {"of 240": Reference.of, "of 64": of_a_window, "of 64, grown": grown}
+
+
 # What is measured.
 
 
-def false_alarms(cameras: Sequence[Description], size: int) -> dict[str, Any]:
+def false_alarms(cameras: Sequence[Description], make: Make, size: int) -> dict[str, Any]:
     """Of windows of cameras that have not changed, each against the reference of its own."""
     alarms, plain, count = [], [], 0
     for camera in cameras:
-        reference = Reference.of(part(camera, 0, REFERENCE))
-        own = windows(camera, REFERENCE, size)
+        reference = make(part(camera, 0, ENOUGH))
+        own = windows(camera, ENOUGH, size)
         alarms.append(sum(compare(reference, window).noticed for window in own))
         plain.append(sum(two_sample(reference, window) <= RATE for window in own))
         count += len(own)
@@ -125,12 +152,12 @@ def two_sample(reference: Reference, window: Description) -> float:
     return float(min(p_values) * len(p_values))
 
 
-def noticed(before: Description, after: Description) -> dict[int, float]:
+def noticed(before: Description, make: Make, after: Description) -> dict[int, float]:
     """Share of the windows after the change that are noticed, each by another reference."""
     return {
         size: sum(
-            compare(Reference.of(known), window).noticed
-            for known, window in zip(windows(before, 0, REFERENCE), new, strict=False)
+            compare(make(known), window).noticed
+            for known, window in zip(windows(before, 0, ENOUGH), new, strict=False)
         )
         / len(new)
         for size, new in {size: windows(after, 0, size) for size in WINDOWS}.items()

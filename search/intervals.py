@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from search.bootstrap import DRAWS, Vector, draws, interval
-from search.tally import Tallies, Tally, main_name, main_score
+from search.tally import Tallies, Tally, main_name, main_score, means_known
 from search.truth import Truth
 
 Intervals = dict[str, dict[str, list[float]]]
@@ -48,10 +48,19 @@ class Resampling:
     def quality(
         self, kept: Mapping[str, float], merged: Tallies, unmerged: Tallies
     ) -> list[float] | None:
-        """[low, high] of the mean over the models of what each keeps.
+        """[low, high] of the mean over the models of what each keeps, in `quality_drawn`."""
+        drawn = self.quality_drawn(kept, merged, unmerged)
+        if drawn is None:
+            return None
+        return list(interval(float(np.mean(list(kept.values()))), drawn))
 
-        `kept` is that of all frames. Models without ground truth, or with an unmerged score of 0,
-        count as they do there: with their fidelity, which is not drawn. None if all are such.
+    def quality_drawn(
+        self, kept: Mapping[str, float], merged: Tallies, unmerged: Tallies
+    ) -> Vector | None:
+        """In each draw, the mean over the models of what each keeps.
+
+        `kept` is that of all frames. Models without ground truth, or with an unmerged score of
+        0, count as they do there: with their fidelity, which is not drawn. None if all are such.
         """
         measured = [name for name, t in unmerged.items() if main_score(t.scores) > 0]
         if not measured:
@@ -62,7 +71,18 @@ class Resampling:
             else np.full(DRAWS, value)
             for name, value in kept.items()
         ]
-        return list(interval(float(np.mean(list(kept.values()))), np.mean(drawn, axis=0)))
+        mean: Vector = np.mean(drawn, axis=0)
+        return mean
+
+    def mean_drawn(self, tallies: Tallies) -> Vector | None:
+        """In each draw, the mean over the models of their main scores; None without models.
+
+        A model counts in the draws in which its score is defined.
+        """
+        if not tallies:
+            return None
+        drawn = [self._drawn(n, t)[main_name(t.scores)] for n, t in tallies.items()]
+        return means_known(np.array(drawn))
 
     def _difference(self, name: str, score: str, merged: Tally, unmerged: Tally) -> list[float]:
         value = merged.scores[score] - unmerged.scores[score]

@@ -7,17 +7,15 @@ versions of one registered model; what is known of each was written down when it
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from search import tracking
 from search.config import PromotionConfig, RunConfig
 from search.console import Reporter, megabytes, percent, percents
+from search.contest import Contest, Lead, Measure
 from search.problem import Limits
 from search.standing import Standing
 from search.target import Target
 from spaces.errors import MergeSearchError
-
-Measure = Literal["truth", "fidelity"]
 
 
 class NotPromoted(MergeSearchError):
@@ -40,14 +38,14 @@ class Judgement:
     """What it was measured by."""
 
 
-def judge(
-    rule: PromotionConfig, limits: Limits, challenger: Standing, champion: Standing | None
-) -> Judgement:
+def judge(rule: PromotionConfig, limits: Limits, contest: Contest) -> Judgement:
     """By the rule, whether the challenger may take the champion's place.
 
     It has to keep within the limits and to be measured as the rule wants it; if there is a
-    champion, on the same frames, and not to be worse than it outside its own interval.
+    champion, on the same frames, and not to be worse than it outside the interval: of their
+    difference if both were measured at once, else its own.
     """
+    challenger, champion = contest.challenger, contest.champion
     by = _measure(rule, challenger, champion)
     asked = _unfit(by, limits, challenger)
     if asked:
@@ -60,10 +58,13 @@ def judge(
     apart = _not_comparable(rule, by, challenger, champion)
     if apart:
         return Judgement(False, apart, by)
-    against = f"{_quality(by, challenger)}; the champion's {percent(measured(by, champion))}"
-    if _best_case(by, challenger) + rule.slack < (measured(by, champion) or 0.0):
-        return Judgement(False, f"it is worse outside its interval: {against}", by)
-    return Judgement(True, f"it is not worse outside its interval: {against}; {told}", by)
+    lead = contest.leads.get(by)
+    against = f"{_quality(by, challenger)}; the champion's {_known(by, champion, lead)}"
+    best_case = _own_best_case(by, challenger, champion) if lead is None else lead[2]
+    outside = f"outside {'its interval' if lead is None else 'the interval of the difference'}"
+    if best_case + rule.slack < 0:
+        return Judgement(False, f"it is worse {outside}: {against}", by)
+    return Judgement(True, f"it is not worse {outside}: {against}; {told}", by)
 
 
 def measured(by: Measure, standing: Standing) -> float | None:
@@ -88,7 +89,7 @@ def promote(config: RunConfig, reporter: Reporter) -> None:
         proposed = Standing.from_dict(challenger.standing)
         serving = None if champion is None else Standing.from_dict(champion.standing)
         limits = config.limits(proposed.unmerged_bytes)
-        judgement = judge(config.promotion, limits, proposed, serving)
+        judgement = judge(config.promotion, limits, Contest(proposed, serving))
         if not judgement.promoted:
             registry.refuse(challenger, judgement.reason)
             raise NotPromoted(
@@ -169,10 +170,19 @@ def _not_comparable(
     )
 
 
-def _best_case(by: Measure, standing: Standing) -> float:
-    """The upper end of its interval, if that is known."""
-    sure = _interval(by, standing)
-    return (measured(by, standing) or 0.0) if sure is None else sure[1]
+def _own_best_case(by: Measure, challenger: Standing, champion: Standing) -> float:
+    """Its lead at the upper end of its own interval, if that is known."""
+    sure = _interval(by, challenger)
+    best = (measured(by, challenger) or 0.0) if sure is None else sure[1]
+    return best - (measured(by, champion) or 0.0)
+
+
+def _known(by: Measure, champion: Standing, lead: Lead | None) -> str:
+    known = percent(measured(by, champion))
+    if lead is None:
+        return known
+    value, low, high = (f"{100 * share:+.1f}" for share in lead)
+    return f"{known}, a difference of {value} points ({low} to {high})"
 
 
 def _quality(by: Measure, standing: Standing) -> str:

@@ -25,6 +25,8 @@ STRETCHES = 9
 """Of a reference; every third one is for the axes, the others are compared."""
 LEAST_REFERENCE = 30
 """Frames."""
+ENOUGH = 240
+"""Frames: a test gains little by more of them."""
 
 
 class BadReference(MergeSearchError):
@@ -85,7 +87,16 @@ class Sample:
     def of(cls, rows: Matrix) -> Sample:
         axes = for_axes(len(rows))
         projection = Projection.fit(rows[axes])
-        scores = projection.scores(rows[~axes])
+        return cls._of(projection, projection.scores(rows[~axes]))
+
+    def grown(self, rows: Matrix) -> Sample:
+        """With more frames; the projection stays as it was fitted."""
+        return self._of(
+            self.projection, np.concatenate((self.scores, self.projection.scores(rows)))
+        )
+
+    @classmethod
+    def _of(cls, projection: Projection, scores: Matrix) -> Sample:
         return cls(projection, scores, autocorrelation_times(scores))
 
     @property
@@ -99,6 +110,8 @@ class Reference:
 
     models: str
     samples: Mapping[View, Sample]
+    taken_up: tuple[str, ...] = ()
+    """Names of the windows that have made it larger since."""
 
     @classmethod
     def of(cls, seen: Description) -> Reference:
@@ -110,9 +123,28 @@ class Reference:
         if len(seen) < LEAST_REFERENCE:
             raise BadFrames(
                 f"{len(seen)} frames are too few to know a camera by: give {LEAST_REFERENCE} or "
-                "more, better 240"
+                f"more, better {ENOUGH}"
             )
         return cls(seen.models, {view: Sample.of(rows) for view, rows in seen.rows.items()})
+
+    @property
+    def is_large(self) -> bool:
+        """Whether it compares as many frames as one of ENOUGH frames."""
+        wanted = ENOUGH - np.count_nonzero(for_axes(ENOUGH))
+        return all(len(sample.scores) >= wanted for sample in self.samples.values())
+
+    def grown(self, window: str, seen: Description) -> Reference:
+        """With the frames of a window that came later and looks like it, until it is large; each
+        window counts once.
+
+        A window that becomes a part of a search is a small reference, which notices large changes
+        only. It grows by what comes right after that search, and by no more than it lacks: a slow
+        change is not followed for long.
+        """
+        if self.is_large or window in self.taken_up:
+            return self
+        samples = {view: sample.grown(seen.rows[view]) for view, sample in self.samples.items()}
+        return Reference(self.models, samples, (*self.taken_up, window))
 
 
 def for_axes(frames: int) -> NDArray[np.bool_]:

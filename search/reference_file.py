@@ -27,7 +27,11 @@ def save(path: Path, reference: Reference) -> None:
         for view, sample in reference.samples.items()
         for name, values in _arrays(sample).items()
     }
-    header = {"models": reference.models, "views": list(reference.samples)}
+    header = {
+        "models": reference.models,
+        "views": list(reference.samples),
+        "taken_up": list(reference.taken_up),
+    }
     write_tensors(path, tensors, HEADER, header)
 
 
@@ -41,7 +45,8 @@ def load(path: Path) -> Reference:
         with safe_open(path, framework="np") as file:
             header = header_of(file, HEADER)
             samples = {str(view): _sample(file, view) for view in header["views"]}
-            return Reference(str(header["models"]), samples)
+            taken_up = tuple(str(window) for window in header["taken_up"])
+            return Reference(str(header["models"]), samples, taken_up)
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise BadReference(
             f"{path} is not a whole drift reference ({type(error).__name__}); delete it, and the "

@@ -25,7 +25,7 @@ from search.rounds import Verdict
 from search.run import Known, run
 from search.service import Champion
 from search.sight import Sight
-from search.verdict import Stand, standings
+from search.verdict import Stand, contest
 from search.wording import difference, in_words
 from spaces.bundle import BUNDLE, bundle_id
 from spaces.errors import MergeSearchError
@@ -63,8 +63,9 @@ def search_again(
     if challenger is None:
         return Outcome(None, None)
     stand = Stand(config, seen.deployment, result, [w in seen.windows for w in windows])
-    proposed, serving = standings(stand, challenger, champion, post.service, reporter)
-    judgement = judge(config.promotion, config.limits(result.unmerged_bytes), proposed, serving)
+    both = contest(stand, challenger, champion, post.service, reporter)
+    proposed, serving = both.challenger, both.champion
+    judgement = judge(config.promotion, config.limits(result.unmerged_bytes), both)
     verdict = Verdict(
         result=identity((config.out_folder / DOCUMENTS[Result]).read_bytes()),
         challenger=challenger.hash,

@@ -20,7 +20,7 @@ from search.post import Post, Window, judged, of_camera
 from search.research import search_again
 from search.rounds import CameraRound, Decision, Round, Verdict
 from search.schedule import Due
-from search.sight import Sight, remember, sight
+from search.sight import Sight, remember, sight, take_up
 from search.sink import hear_from_mlflow, tell_mlflow
 from spaces.errors import MergeSearchError
 
@@ -90,6 +90,7 @@ class Underway:
         self.fidelity = {} if seen.faithful is None else seen.faithful.by_model
         reasons = [*self._unserved(), *_drifted(seen), *self._unfaithful(seen)]
         if not reasons:
+            take_up(self.post, seen)
             self._judge(seen)
             return self.ended("unchanged", _as_it_was(seen))
         for reason in reasons:

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from search.accuracy import Geometry, class_categories, confident
+from search.bootstrap import Vector, interval
+from search.contest import Lead
 from search.frames import FrameSet
 from search.intervals import Resampling
 from search.result import mean_known
-from search.tally import Tallies, Tally, main_score
+from search.tally import Tallies, Tally, main_score, scores_of
 from search.truth import BoxTruth, ClassTruth, Truth
 from search.verify import (
     BASELINE,
@@ -23,7 +25,9 @@ from search.verify import (
     Progress,
     answering,
     collect,
+    kept_by_model,
     same_frames,
+    tallies,
     tally,
 )
 from spaces.bundle import Bundle
@@ -31,59 +35,83 @@ from spaces.inputs import Frame
 from spaces.together import Output, PlanSet
 
 
+def _untold(steps: int) -> None:
+    """Progress of which nobody is told."""
+
+
 @dataclass(frozen=True)
-class Faithful:
-    """How well a bundle agrees with its original models on some frames."""
+class Kept:
+    """What a bundle keeps of what its models can do unmerged."""
 
     by_model: Mapping[str, float | None]
-    """None where the original is confident of nothing."""
-    interval: tuple[float, float] | None
-    """Of the mean over the models, at 95%; None if nothing is known."""
+    """None where nothing is known: without ground truth, or an original confident of nothing."""
+    drawn: Vector | None
+    """The mean over the models in each draw of the frames; None if nothing is known."""
 
     @property
     def mean(self) -> float | None:
         return mean_known(self.by_model)
 
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Of the mean, at 95%."""
+        if self.drawn is None or self.mean is None:
+            return None
+        return interval(self.mean, self.drawn)
+
+    def lead(self, other: Kept) -> Lead | None:
+        """Over a bundle measured by the same yardstick; frames that are hard are so for both."""
+        if self.drawn is None or other.drawn is None or self.mean is None or other.mean is None:
+            return None
+        value = self.mean - other.mean
+        return value, *interval(value, self.drawn - other.drawn)
+
 
 @dataclass(frozen=True)
-class Originals:
-    """What the models of a bench answer on some frames; taken for right, against bundles."""
+class ByAnswers:
+    """What models answer unmerged, taken for right: `search.verify.fidelity` of bundles."""
 
     bench: Bench
-    frames: FrameSet
     right: Mapping[str, Truth]
     """Of the models that are confident of anything."""
-    own: Tallies
-    """Of the models themselves."""
 
     @classmethod
-    def on(cls, bench: Bench, frames: FrameSet, progress: Progress) -> Originals:
+    def on(cls, bench: Bench, frames: FrameSet, progress: Progress = _untold) -> ByAnswers:
         unmerged = PlanSet(bench.models, bench.facts, [BASELINE], {})
         collected = collect(answering(unmerged, bench.models), bench, frames, progress)
         right: dict[str, Truth] = {}
         for name, answers in _by_model(collected).items():
             if (known := _as_truth(name, answers, collected, bench, frames)) is not None:
                 right[name] = known
-        return cls(bench, frames, right, _tallies(collected, bench, right))
+        return cls(bench, right)
 
-    def against(self, bundle: Bundle, progress: Progress) -> Faithful:
-        """How well a bundle's answers agree with them, as `search.verify.fidelity` has it."""
-        merged = collect(served(bundle), self.bench, self.frames, progress)
-        found = _tallies(merged, self.bench, self.right)
+    def measure(self, bundle: Bundle, progress: Progress = _untold) -> Kept:
+        found = _tallied(bundle, self.bench, self.right, progress)
         by_model = {
             name: main_score(found[name].scores) if name in found else None
             for name in self.bench.models
         }
-        return Faithful(by_model, _interval(found, self.own, self.right))
+        return Kept(by_model, Resampling(self.right).mean_drawn(found))
 
 
-def tallied(bundle: Bundle, bench: Bench, truth: Mapping[str, Truth]) -> dict[str, Tally]:
-    """Of each model with ground truth, what the bundle gets right on each frame."""
-    found: dict[str, Tally] = {}
-    for names in same_frames(truth):
-        collected = collect(served(bundle), bench, truth[names[0]].frames, lambda done: None)
-        found |= _tallies(collected, bench, {name: truth[name] for name in names})
-    return found
+@dataclass(frozen=True)
+class ByTruth:
+    """Ground truth, against what the models get right unmerged: `search.verify.quality_kept`."""
+
+    bench: Bench
+    truth: Mapping[str, Truth]
+    unmerged: Tallies
+
+    @classmethod
+    def on(cls, bench: Bench, truth: Mapping[str, Truth]) -> ByTruth:
+        return cls(bench, truth, tallies(bench, [BASELINE], truth, _untold)[0])
+
+    def measure(self, bundle: Bundle, agreed: Kept) -> Kept:
+        """Models without ground truth count with what they `agreed` on by answers."""
+        found = _tallied(bundle, self.bench, self.truth, _untold)
+        kept = kept_by_model(scores_of(found), scores_of(self.unmerged), agreed.by_model)
+        drawn = Resampling(self.truth).quality_drawn(kept, found, self.unmerged)
+        return Kept({name: kept.get(name) for name in self.bench.models}, drawn)
 
 
 def served(bundle: Bundle) -> Answering:
@@ -95,6 +123,19 @@ def served(bundle: Bundle) -> Answering:
         return [((name, ()), answer) for name, answer in found.items()]
 
     return answers
+
+
+def _tallied(
+    bundle: Bundle, bench: Bench, right: Mapping[str, Truth], progress: Progress
+) -> dict[str, Tally]:
+    """Of each model, what the bundle gets right on each frame."""
+    found: dict[str, Tally] = {}
+    for names in same_frames(right):
+        collected = collect(served(bundle), bench, right[names[0]].frames, progress)
+        answers = _by_model(collected)
+        for name in names:
+            found[name] = tally(name, answers[name], collected, bench, right[name])
+    return found
 
 
 def _as_truth(
@@ -111,20 +152,6 @@ def _as_truth(
         tuple(box for box in sure if box["image_id"] == k + 1) for k in range(len(frames))
     )
     return BoxTruth(frames, boxes, class_categories(model.num_classes))
-
-
-def _tallies(collected: Collected, bench: Bench, right: Mapping[str, Truth]) -> dict[str, Tally]:
-    """Where each model has one answer."""
-    answers = _by_model(collected)
-    return {name: tally(name, answers[name], collected, bench, right[name]) for name in right}
-
-
-def _interval(
-    merged: Tallies, original: Tallies, right: Mapping[str, Truth]
-) -> tuple[float, float] | None:
-    kept = {name: main_score(found.scores) for name, found in merged.items()}
-    sure = Resampling(right).quality(kept, merged, original)
-    return None if sure is None else (sure[0], sure[1])
 
 
 def _by_model(collected: Collected) -> dict[str, Answers]:

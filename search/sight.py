@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from search.console import Reporter
@@ -14,7 +14,7 @@ from search.post import Post, Window, of_camera
 from search.prepare import forget, open_frames, surveyed
 from search.reference import BadReference, Reference
 from search.reference_file import load, save
-from search.serving import Faithful, Originals
+from search.serving import ByAnswers, Kept
 from search.verify import Bench
 from spaces.bundle import load_bundle
 
@@ -25,6 +25,15 @@ MOST = 512
 
 
 @dataclass(frozen=True)
+class Likeness:
+    """A camera's new frames beside one part of the last search."""
+
+    part: str
+    reference: Reference
+    drift: Drift
+
+
+@dataclass(frozen=True)
 class Sight:
     """What was seen in new windows."""
 
@@ -32,10 +41,24 @@ class Sight:
     windows: Sequence[Window]
     seen: Mapping[str, Description]
     """By camera, all its new frames."""
-    drifts: Mapping[str, Drift]
-    """By camera, the comparison with what it resembles most."""
-    faithful: Faithful | None
+    nearest: Mapping[str, Likeness]
+    """By camera, the part of the last search that it resembles most."""
+    faithful: Kept | None
     """Of the plan in service; None if there is none."""
+
+    @property
+    def drifts(self) -> dict[str, Drift]:
+        """By camera, whether it has changed."""
+        return {camera: likeness.drift for camera, likeness in self.nearest.items()}
+
+    def one_by_one(self, camera: str) -> Iterator[tuple[Window, Description]]:
+        """A camera's new windows."""
+        start, known = 0, self.seen[camera]
+        for window in of_camera(self.windows, camera):
+            stop = start + len(window.frames)
+            rows = {view: rows[start:stop] for view, rows in known.rows.items()}
+            yield window, Description(known.models, rows)
+            start = stop
 
 
 def sight(post: Post, known: Sequence[Window], new: Sequence[Window], reporter: Reporter) -> Sight:
@@ -50,14 +73,30 @@ def sight(post: Post, known: Sequence[Window], new: Sequence[Window], reporter: 
         camera: _described(post, deployment, _frames(of_camera(new, camera)), camera, reporter)
         for camera in dict.fromkeys(window.camera for window in new)
     }
-    drifts = {}
+    nearest = {}
     for camera, description in seen.items():
-        windows = [
-            _reference(post, deployment, window.name, window.frames, reporter)
+        references = dict([base]) | {
+            window.name: _reference(post, deployment, window.name, window.frames, reporter)
             for window in of_camera(known, camera)
-        ]
-        drifts[camera] = _nearest([base, *windows], description, len(seen), post)
-    return Sight(deployment, new, seen, drifts, _agreed(post, deployment, new, reporter))
+        }
+        nearest[camera] = _nearest(references, description, len(seen), post)
+    return Sight(deployment, new, seen, nearest, _agreed(post, deployment, new, reporter))
+
+
+def take_up(post: Post, sight: Sight, parts: Sequence[Window] = ()) -> None:
+    """Make the references that new windows look like larger by them; `parts` of a search are
+    references of their own.
+
+    Raises:
+        CannotWrite: the folder does not take it.
+    """
+    for camera, nearest in sight.nearest.items():
+        reference = nearest.reference
+        for window, seen in sight.one_by_one(camera):
+            if window not in parts and not nearest.drift.noticed:
+                reference = reference.grown(window.name, seen)
+        if reference is not nearest.reference:
+            save(post.reference(nearest.part), reference)
 
 
 def remember(post: Post, parts: Sequence[Window], sight: Sight) -> None:
@@ -66,24 +105,23 @@ def remember(post: Post, parts: Sequence[Window], sight: Sight) -> None:
     Raises:
         CannotWrite: the folder does not take it.
     """
-    for camera, description in sight.seen.items():
-        start = 0
-        for window in of_camera(sight.windows, camera):
-            stop = start + len(window.frames)
+    take_up(post, sight, parts)
+    for camera in sight.seen:
+        for window, seen in sight.one_by_one(camera):
             if window in parts:
-                save(post.reference(window.name), Reference.of(_cut(description, start, stop)))
-            start = stop
+                save(post.reference(window.name), Reference.of(seen))
     for window in post.known(post.history.last()):
         if window not in parts:
             post.reference(window.name).unlink(missing_ok=True)
             forget(post.config, sight.deployment, window.frames)
 
 
-def _base(post: Post, deployment: Deployment, reporter: Reporter) -> Reference:
-    """What the config's own frames look like."""
+def _base(post: Post, deployment: Deployment, reporter: Reporter) -> tuple[str, Reference]:
+    """What the config's own frames look like, and the name of that part."""
     frames = open_frames(post.config, reporter)
     few = Subset(frames, tuple(Sampling(MOST).indices(len(frames))))
-    return _reference(post, deployment, f"{BASE}-{frames.hash}", few, reporter)
+    part = f"{BASE}-{frames.hash}"
+    return part, _reference(post, deployment, part, few, reporter)
 
 
 def _reference(
@@ -112,19 +150,22 @@ def _described(
 
 
 def _nearest(
-    references: Sequence[Reference], seen: Description, cameras: int, post: Post
-) -> Drift:
-    """The comparison with what the frames resemble most: a camera that has come back to what it
-    was before has not changed. What could tell nothing is no comparison."""
+    references: Mapping[str, Reference], seen: Description, cameras: int, post: Post
+) -> Likeness:
+    """What the frames resemble most: a camera that has come back to what it was before has not
+    changed. What could tell nothing is no comparison."""
     rate = post.asked.false_alarms
-    found = [compare(reference, seen, rate, cameras) for reference in references]
-    telling = [drift for drift in found if not drift.blind]
-    return max(telling or found, key=lambda drift: drift.p_value)
+    found = [
+        Likeness(part, reference, compare(reference, seen, rate, cameras))
+        for part, reference in references.items()
+    ]
+    telling = [likeness for likeness in found if not likeness.drift.blind]
+    return max(telling or found, key=lambda one: (one.drift.p_value, -one.drift.distance))
 
 
 def _agreed(
     post: Post, deployment: Deployment, new: Sequence[Window], reporter: Reporter
-) -> Faithful | None:
+) -> Kept | None:
     champion = post.service.champion()
     if champion is None:
         return None
@@ -133,12 +174,7 @@ def _agreed(
     bundle = load_bundle(post.service.bundle(champion.bundle)).to(post.config.torch_device)
     reporter.step(f"The plan in service and its models on {len(frames)} new frames")
     with reporter.progress("frames", 2 * len(frames)) as progress:
-        return Originals.on(bench, frames, progress).against(bundle, progress)
-
-
-def _cut(known: Description, start: int, stop: int) -> Description:
-    """Of some of the frames."""
-    return Description(known.models, {view: rows[start:stop] for view, rows in known.rows.items()})
+        return ByAnswers.on(bench, frames, progress).measure(bundle, progress)
 
 
 def _frames(windows: Sequence[Window]) -> FrameSet:

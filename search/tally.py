@@ -85,7 +85,7 @@ class BoxTally(Tally):
         A category without a box is not defined and counts in no mean, as COCO has it.
         """
         found = np.stack([known.average_precision(counts) for _, known in self.matches])
-        whole = {"map": _mean_known(found.mean(2)), "ap50": _mean_known(found[:, :, 0])}
+        whole = {"map": means_known(found.mean(2)), "ap50": means_known(found[:, :, 0])}
         names = [f"ap_{name}" for name, _ in self.matches]
         return whole | dict(zip(names, found.mean(2), strict=True))
 
@@ -98,7 +98,7 @@ def scores_of(tallies: Tallies) -> dict[str, Scores]:
     return {name: tally.scores for name, tally in tallies.items()}
 
 
-def _mean_known(values: Matrix) -> Vector:
+def means_known(values: Matrix) -> Vector:
     """Means of (categories, draws) over the categories that are not NaN; NaN where all are."""
     known = np.isfinite(values)
     total = np.where(known, values, 0).sum(0)

@@ -9,16 +9,15 @@ from pathlib import Path
 
 from search.config import RunConfig
 from search.console import Reporter
+from search.contest import Contest, Lead, Measure
 from search.frames import FrameSet, Joined, split_parts
 from search.observed import Deployment
 from search.prepare import open_truth
 from search.result import BUNDLE_FOLDER, CandidateRecord, Result
 from search.service import Champion, Service
-from search.serving import Faithful, Originals, tallied
+from search.serving import ByAnswers, ByTruth, Kept
 from search.standing import Standing
-from search.tally import scores_of
-from search.truth import Truth
-from search.verify import Bench, kept_by_model, quality_kept
+from search.verify import Bench
 from spaces.bundle import Bundle, load_bundle
 
 
@@ -55,62 +54,70 @@ class Stand:
         return load_bundle(folder).to(self.config.torch_device)
 
 
-def standings(
+def contest(
     stand: Stand,
     challenger: CandidateRecord,
     champion: Champion | None,
     service: Service,
     reporter: Reporter,
-) -> tuple[Standing, Standing | None]:
-    """What the rule is to judge by: the challenger's standing, and the champion's if there is one.
+) -> Contest:
+    """What the rule is to judge by: both plans, as they are served, on the same frames.
 
-    Fidelity is measured anew of both. Truth is the search's own for the challenger; for the
-    champion it is measured on the same labels.
+    Fidelity is measured anew of both, and truth if there are labels; that of a challenger that has
+    nobody to beat is the search's own.
     """
-    count = len(stand.fresh)
-    reporter.step(f"Challenger and plan in service on {count} new frames")
-    with reporter.progress("frames", count) as progress:
-        originals = Originals.on(stand.bench, stand.fresh, progress)
     proposed = Standing.of(stand.result, challenger)
-    bundle = stand.loaded(stand.config.out_folder / BUNDLE_FOLDER)
-    proposed = _on(stand, proposed, _agreed(originals, bundle, reporter))
+    bundles = [stand.loaded(stand.config.out_folder / BUNDLE_FOLDER)]
+    if champion is not None and champion.bundle != proposed.bundle:
+        bundles.append(stand.loaded(service.bundle(champion.bundle)))
+    agreed = _by_answers(stand, bundles, reporter)
+    proposed = _faithful(proposed, agreed[0], stand.fresh)
     if champion is None:
-        return proposed, None
+        return Contest(proposed, None)
     if champion.bundle == proposed.bundle:
-        return proposed, proposed
-    bundle = stand.loaded(service.bundle(champion.bundle))
-    agreed = _agreed(originals, bundle, reporter)
-    serving = _on(stand, champion.standing, agreed)
+        return Contest(proposed, proposed)
+    serving = _faithful(champion.standing, agreed[1], stand.fresh)
+    serving = replace(serving, quality=None, interval=None, labels=proposed.labels)
+    leads: dict[Measure, Lead | None] = {"fidelity": agreed[0].lead(agreed[1])}
+    kept = _by_truth(stand, bundles, agreed, reporter)
+    if kept:
+        proposed, serving = _true(proposed, kept[0]), _true(serving, kept[1])
+        leads["truth"] = kept[0].lead(kept[1])
+    return Contest(proposed, serving, leads)
+
+
+def _by_answers(stand: Stand, bundles: Sequence[Bundle], reporter: Reporter) -> list[Kept]:
+    """Of each, how well it agrees with its models on the new frames."""
+    frames = stand.fresh
+    reporter.step(f"Challenger and plan in service on {len(frames)} new frames")
+    with reporter.progress("frames", len(frames) * (1 + len(bundles))) as progress:
+        answers = ByAnswers.on(stand.bench, frames, progress)
+        return [answers.measure(bundle, progress) for bundle in bundles]
+
+
+def _by_truth(
+    stand: Stand, bundles: Sequence[Bundle], agreed: Sequence[Kept], reporter: Reporter
+) -> list[Kept]:
+    """Of each, what it keeps on the config's labels; empty if there are none."""
     truth = open_truth(stand.config, stand.deployment, stand.frames, reporter)
     if not truth:
-        return proposed, replace(serving, quality=None, interval=None, labels=proposed.labels)
-    with reporter.working("ground truth of the plan in service"):
-        kept, quality = _kept(stand, bundle, agreed, truth)
-    least = min(kept.values(), default=None)
-    return proposed, replace(
-        serving, quality=quality, interval=None, worst=least, labels=proposed.labels
-    )
+        return []
+    with reporter.working("ground truth of both"):
+        labels = ByTruth.on(stand.bench, truth)
+        return [
+            labels.measure(bundle, known) for bundle, known in zip(bundles, agreed, strict=True)
+        ]
 
 
-def _on(stand: Stand, standing: Standing, agreed: Faithful) -> Standing:
-    """With its fidelity on the new frames."""
+def _faithful(standing: Standing, agreed: Kept, frames: FrameSet) -> Standing:
+    """With its fidelity on those frames."""
     return replace(
-        standing,
-        fidelity=agreed.mean,
-        fidelity_interval=agreed.interval,
-        frames=stand.fresh.hash,
+        standing, fidelity=agreed.mean, fidelity_interval=agreed.interval, frames=frames.hash
     )
 
 
-def _agreed(originals: Originals, bundle: Bundle, reporter: Reporter) -> Faithful:
-    with reporter.progress("frames", len(originals.frames)) as progress:
-        return originals.against(bundle, progress)
-
-
-def _kept(
-    stand: Stand, bundle: Bundle, agreed: Faithful, truth: dict[str, Truth]
-) -> tuple[dict[str, float], float | None]:
-    """What each model keeps, and the mean: `quality_kept`."""
-    scores, baseline = scores_of(tallied(bundle, stand.bench, truth)), stand.result.baseline
-    kept = kept_by_model(scores, baseline, agreed.by_model)
-    return kept, quality_kept(scores, baseline, agreed.by_model)
+def _true(standing: Standing, kept: Kept) -> Standing:
+    """With what it keeps on ground truth; `quality_kept`, if any model could be measured."""
+    known = None if kept.interval is None else kept.mean
+    least = min((value for value in kept.by_model.values() if value is not None), default=None)
+    return replace(standing, quality=known, interval=kept.interval, worst=least)

@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from packing import packed, specs_of
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from tiny import CLASSES, CLASSIFIER, DETECTOR, SIZE, STREET, Weights, shares_in
+from tiny import STREET, Weights, shares_in
 
 from search.frames import RenderedScenes
 from search.observed import Observed
 from spaces.bundle import BadBundle, Bundle, Contents, load_bundle, write_bundle
 from spaces.cost import CostModel
 from spaces.errors import BadInput, BadWeights
-from spaces.facts import survey_all
 from spaces.inputs import boxes_to_frame, prepare_batch
 from spaces.liveness import canonical
 from spaces.merged import MergedModel
@@ -30,16 +30,11 @@ from spaces.zoo import ModelSpec
 pytest_plugins = ["tiny_fixtures"]
 
 DTYPES: tuple[Dtype, ...] = ("float32", "float16", "bfloat16")
-ARCHS = {"cls": (CLASSIFIER, 1), "det": (DETECTOR, 3), "a": (CLASSIFIER, 1), "b": (CLASSIFIER, 2)}
 
 
 @pytest.fixture(scope="session")
 def specs(weights: Weights) -> dict[str, ModelSpec]:
-    return {
-        name: ModelSpec(name, arch, str(weights(arch, seed)), CLASSES[arch],
-                        (SIZE[arch], SIZE[arch]), "squash")
-        for name, (arch, seed) in ARCHS.items()
-    }  # fmt: skip
+    return specs_of(weights)
 
 
 def some_plans(observed: Observed) -> list[SharePlan]:
@@ -52,23 +47,6 @@ def some_plans(observed: Observed) -> list[SharePlan]:
         if one.recipient != other.recipient and one.recipient.model == other.recipient.model
     ]
     return [SharePlan(), *singles, *both[:1]]
-
-
-def packed(
-    observed: Observed, plan: SharePlan, specs: dict[str, ModelSpec], folder: Path, dtype: Dtype
-) -> tuple[MergedModel, Contents, int]:
-    known = observed.deployment
-    facts = survey_all(known.models, dtype)
-    merged = MergedModel(known.models, known.facts, plan, observed.maps_for([plan]))
-    contents = Contents(
-        specs={name: specs[name] for name in facts},
-        inputs={name: model.input for name, model in known.models.items()},
-        facts=facts,
-        plan=merged.plan,
-        dtype=dtype,
-    )
-    folder.mkdir()
-    return merged, contents, write_bundle(folder, contents, merged)
 
 
 @pytest.mark.parametrize("which", ["pair", "mixed"])

@@ -21,6 +21,7 @@ from search.moments import BadRepresentation
 from search.observed import Deployment, Observed
 from search.reference import (
     COMPONENTS,
+    ENOUGH,
     BadReference,
     Projection,
     Reference,
@@ -69,6 +70,14 @@ class Camera:
 
 def changed(known: Description, change: Callable[[Matrix], Matrix]) -> Description:
     return replace(known, rows={view: change(rows) for view, rows in known.rows.items()})
+
+
+def grown(camera: Camera, windows: int, size: int = 60) -> Reference:
+    """A window, and the ones that came after it."""
+    reference = Reference.of(camera.frames(size))
+    for number in range(windows):
+        reference = reference.grown(f"gate-{number}", camera.frames(size))
+    return reference
 
 
 def independent(reference: Reference) -> Reference:
@@ -129,6 +138,15 @@ def test_no_frames_are_worth_more_than_they_are() -> None:
     np.testing.assert_array_equal(autocorrelation_times(alternating), [1, 1])
 
 
+@pytest.mark.parametrize("windows", [1, 2, 9])
+def test_an_unchanged_camera_alarms_no_oftener_with_a_reference_that_grew(windows: int) -> None:
+    for seed in range(5):
+        camera = Camera(20, seed)
+        reference = grown(camera, windows)
+        p_values = np.array([compare(reference, camera.frames(32)).p_value for _ in range(30)])
+        assert all((p_values <= share).mean() <= share for share in (RATE, 0.2, 0.5))
+
+
 # What is noticed.
 
 
@@ -171,6 +189,39 @@ def test_the_reference_is_as_it_is() -> None:
     same = changed(seen, lambda rows: rows[~for_axes(120)])
     assert compare(Reference.of(seen), same).p_value == 1
     assert compare(Reference.of(seen), same).distance == 0
+
+
+def test_a_reference_that_grows_notices_ever_smaller_changes_until_it_is_large() -> None:
+    camera = Camera(20)
+    known = [grown(camera, windows) for windows in range(4)]
+    window = camera.frames(64, dict.fromkeys(VIEWS, 1e6))
+    least = [compare(reference, window).least for reference in known]
+    assert sorted(least, reverse=True) == least and len({*least}) == 3
+    assert [reference.is_large for reference in known] == [False, False, True, True]
+    assert Reference.of(camera.frames(ENOUGH)).is_large
+    assert not Reference.of(camera.frames(ENOUGH - 9)).is_large
+
+
+def test_a_grown_reference_is_the_first_window_and_the_scores_of_the_others() -> None:
+    camera = Camera(20)
+    first, second, third = (camera.frames(60) for _ in range(3))
+    found = Reference.of(first).grown("second", second).grown("third", third)
+    assert found.taken_up == ("second", "third")
+    for view, sample in found.samples.items():
+        fitted = Projection.fit(first.rows[view][for_axes(60)])
+        rows = (first.rows[view][~for_axes(60)], second.rows[view], third.rows[view])
+        wanted = fitted.scores(np.concatenate(rows))
+        np.testing.assert_allclose(sample.scores, wanted)
+        np.testing.assert_allclose(sample.times, autocorrelation_times(wanted))
+
+
+def test_a_window_makes_a_reference_larger_once() -> None:
+    camera = Camera(20)
+    reference, window = Reference.of(camera.frames(60)), camera.frames(60)
+    once = reference.grown("gate-7", window)
+    assert once.grown("gate-7", window) is once
+    assert once.grown("gate-8", window) is not once
+    assert Reference.of(camera.frames(ENOUGH)).grown("gate-7", window).taken_up == ()
 
 
 def test_too_few_frames_to_notice_anything_are_told() -> None:
@@ -269,10 +320,11 @@ def kept(tmp_path: Path) -> tuple[Path, Camera]:
 
 def test_a_reference_comes_back_as_it_was(tmp_path: Path) -> None:
     camera, path = Camera(30), tmp_path / "new" / "gate.safetensors"
-    reference, window = Reference.of(camera.frames(60)), camera.frames(32, {"content": 9.0})
+    reference, window = grown(camera, 1), camera.frames(32, {"content": 9.0})
     save(path, reference)
     assert compare(load(path), window) == compare(reference, window)
-    assert load(path).models == "models"
+    assert load(path).models == "models" and load(path).taken_up == ("gate-0",)
+    assert load(path).grown("gate-0", window).taken_up == ("gate-0",)
     assert [p.name for p in path.parent.iterdir()] == ["gate.safetensors"]
 
 

@@ -16,6 +16,7 @@ from tiny import Ran
 
 from search.cli import main
 from search.config import PromotionConfig
+from search.contest import Contest, Lead
 from search.files import write_json
 from search.problem import Limits
 from search.promotion import judge
@@ -77,17 +78,40 @@ LIMITS = Limits(bytes=1000)
 def test_the_rule(
     rule: Mapping[str, Any], changes: Mapping[str, Any], wanted: bool, said: str
 ) -> None:
-    found = judge(PromotionConfig(**rule), LIMITS, replace(CHALLENGER, **changes), CHAMPION)
+    contest = Contest(replace(CHALLENGER, **changes), CHAMPION)
+    found = judge(PromotionConfig(**rule), LIMITS, contest)
     assert found.promoted is wanted and said in found.reason
+
+
+@pytest.mark.parametrize(
+    ("slack", "lead", "wanted", "said"),
+    [
+        (0.0, (-0.05, -0.11, 0.0), True, "-5.0 points (-11.0 to +0.0)"),
+        (0.0, (-0.05, -0.09, -0.01), False, "worse outside the interval of the difference"),
+        (0.01, (-0.05, -0.09, -0.01), True, "not worse outside the interval of the difference"),
+        (0.0, (0.05, 0.01, 0.09), True, "+5.0 points (+1.0 to +9.0)"),
+    ],
+)
+def test_what_was_measured_of_both_at_once_is_compared_frame_by_frame(
+    slack: float, lead: Lead, wanted: bool, said: str
+) -> None:
+    # by its own interval, which reaches from the floor to the ceiling, anything would do
+    wide = replace(CHALLENGER, quality=0.95 + lead[0], interval=(0.0, 1.0))
+    rule = PromotionConfig(slack=slack)
+    found = judge(rule, LIMITS, Contest(wide, CHAMPION, {"truth": lead}))
+    assert found.promoted is wanted and said in found.reason
+    assert judge(rule, LIMITS, Contest(wide, CHAMPION, {"fidelity": lead})).promoted
 
 
 def test_the_first_is_promoted_if_it_is_fit() -> None:
     rule = PromotionConfig()
-    assert judge(rule, LIMITS, CHALLENGER, None).promoted
-    assert not judge(rule, LIMITS, replace(CHALLENGER, bytes=1001), None).promoted
+    alone, large = Contest(CHALLENGER, None), replace(CHALLENGER, bytes=1001)
+    assert judge(rule, LIMITS, alone).promoted
+    assert not judge(rule, LIMITS, Contest(large, None)).promoted
     floor = Limits(quality=0.9)
-    assert judge(rule, floor, replace(CHALLENGER, bytes=10**9), None).promoted
-    assert "below the floor" in judge(rule, floor, replace(CHALLENGER, worst=0.89), None).reason
+    assert judge(rule, floor, Contest(large, None)).promoted
+    bad = Contest(replace(CHALLENGER, worst=0.89), None)
+    assert "below the floor" in judge(rule, floor, bad).reason
 
 
 # The registry.

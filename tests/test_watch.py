@@ -17,6 +17,7 @@ from tiny import CLASSIFIER, Weights, merged
 from watched import DAY, NIGHT, WINDOW, Watched, watched_data
 
 from search.frames import read_image
+from search.reference_file import load
 from search.target import Target
 from search.tracking import registry
 from search.watch import only_one
@@ -43,6 +44,11 @@ def alias(watched: Watched, name: str = "champion") -> str | None:
     with registry(Target.of(watched.post.config), "watched") as known:
         entry = known.champion() if name == "champion" else known.challenger()
     return None if entry is None else str(entry.standing["plan"])
+
+
+def taken_up(watched: Watched, part: str) -> tuple[str, ...]:
+    """The windows that a part of the last search has been made larger by."""
+    return load(watched.post.reference(part)).taken_up
 
 
 def test_from_the_first_plan_to_one_for_the_night(watched: Watched) -> None:
@@ -72,11 +78,15 @@ def test_from_the_first_plan_to_one_for_the_night(watched: Watched) -> None:
     assert last.champion == watched.in_service() == alias(watched)
     assert last.verdict.promoted == (code == 11) and last.verdict.difference
 
+    assert taken_up(watched, "gate-00000003") == ()  # by day nothing looked like it
+
     watched.deliver(NIGHT)
     code, said = watched.once()
     assert code == 0 and "gate as it was" in said, said
+    assert taken_up(watched, "gate-00000003") == ("gate-00000004",)
     watched.deliver(DAY)
     assert watched.once()[0] == 0  # it has been there before
+    assert taken_up(watched, "gate-00000003") == ("gate-00000004",)
 
     assert [known.number for known in watched.rounds] == list(range(1, 8))
     code, said = watched.call("history")
