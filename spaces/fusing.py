@@ -18,6 +18,7 @@ PART = 4
 in the processor's cache."""
 
 
+@torch.inference_mode(False)  # whoever asks in that mode, others will want gradients of the twin
 @torch.no_grad()
 def fused(model: StagedModel) -> StagedModel:
     """The same network with the BatchNorms of its stages folded, run in parts of the batch.

@@ -124,3 +124,13 @@ def test_the_parts_of_a_batch_are_the_whole(zoo: Zoo, batch: int) -> None:
     for (_, found), (_, wanted) in zip(twin.walk(inputs), model.walk(inputs), strict=True):
         assert found.shape == wanted.shape
         assert relative_error(found, wanted) < 1e-4
+
+
+def test_a_twin_made_in_inference_mode_can_be_differentiated_later() -> None:
+    model = chain(Plain())
+    with torch.inference_mode():
+        twin = fused(model)
+    inputs = model.example().requires_grad_()
+    _, representation = next(twin.walk(inputs))
+    (slope,) = torch.autograd.grad(representation.square().sum(), inputs)
+    assert slope.isfinite().all() and slope.any()
