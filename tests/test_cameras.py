@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -9,6 +10,7 @@ import socket
 import socketserver
 import threading
 import time
+from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
@@ -478,21 +480,40 @@ class Rtsp(socketserver.StreamRequestHandler):
     """A camera that speaks RTSP 1.0 over TCP, and sends MPEG-TS in RTP (RFC 2250)."""
 
     rbufsize = 0
+    asks_for = ""
+    """How its user is to prove to be `user` with the password `secret` (RFC 7617, RFC 2069)."""
 
     def handle(self) -> None:
         try:
             while request := self._request():
-                method, number = request
-                self._answer(method, number)
+                method, address, headers = request
+                if not self._admitted(method, address, headers.get("Authorization", "")):
+                    self._refuse(headers["CSeq"])
+                    continue
+                self._answer(method, headers["CSeq"])
                 if method == "PLAY":
                     return self._play()
         except OSError:
             pass  # the client has had enough
 
-    def _request(self) -> tuple[str, str] | None:
+    def _request(self) -> tuple[str, str, dict[str, str]] | None:
         lines = list(iter(lambda: self.rfile.readline().decode().strip(), ""))
-        numbers = [line.split(":")[1].strip() for line in lines if line.startswith("CSeq:")]
-        return (lines[0].split()[0], numbers[0]) if lines else None
+        if not lines:
+            return None
+        method, address, _ = lines[0].split()
+        headers = dict(line.split(": ", 1) for line in lines[1:])
+        return method, address, headers
+
+    def _admitted(self, method: str, address: str, proof: str) -> bool:
+        if self.asks_for == "Digest":
+            ours = md5(md5("user:street:secret") + ":once:" + md5(f"{method}:{address}"))
+            return f'response="{ours}"' in proof
+        return not self.asks_for or proof == f"Basic {b64encode(b'user:secret').decode()}"
+
+    def _refuse(self, number: str) -> None:
+        nonce = ', nonce="once"' if self.asks_for == "Digest" else ""
+        head = f'WWW-Authenticate: {self.asks_for} realm="street"{nonce}\r\n'
+        self.wfile.write(f"RTSP/1.0 401 Unauthorized\r\nCSeq: {number}\r\n{head}\r\n".encode())
 
     def _answer(self, method: str, number: str) -> None:
         head, body = {
@@ -515,6 +536,18 @@ class Rtsp(socketserver.StreamRequestHandler):
             self.wfile.write(b"$\0" + len(packet).to_bytes(2, "big") + packet)
             time.sleep(0.02)
         self.server.over.wait(30)  # type: ignore[attr-defined]
+
+
+class BasicRtsp(Rtsp):
+    asks_for = "Basic"
+
+
+class DigestRtsp(Rtsp):
+    asks_for = "Digest"
+
+
+def md5(text: str) -> str:
+    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
 
 
 @contextmanager
@@ -603,12 +636,21 @@ def test_a_camera_that_comes_back_gives_frames_again() -> None:
         assert len(list(islice(camera.look({}), 5))) == 5
 
 
-def test_a_camera_that_speaks_rtsp_is_read_and_its_stall_is_told() -> None:
-    with serving(socketserver.ThreadingTCPServer(("127.0.0.1", 0), Rtsp)) as port:
+@pytest.mark.parametrize("kind", [Rtsp, BasicRtsp, DigestRtsp])
+def test_a_camera_that_speaks_rtsp_is_read_and_its_stall_is_told(kind: type[Rtsp]) -> None:
+    with serving(socketserver.ThreadingTCPServer(("127.0.0.1", 0), kind)) as port:
         camera = StreamCamera(f"rtsp://user:secret@127.0.0.1:{port}/street", 0.1, PATIENCE)
         seen, fault = taken(camera, {})
     assert len(seen) >= 3 and all(each.frame.shape == (HEIGHT, WIDTH, 3) for each in seen)
     assert "no frame for 1 s" in str(fault) and "secret" not in str(fault)
+
+
+@pytest.mark.parametrize("kind", [BasicRtsp, DigestRtsp])
+def test_a_camera_that_wants_another_password_is_a_fault(kind: type[Rtsp]) -> None:
+    with serving(socketserver.ThreadingTCPServer(("127.0.0.1", 0), kind)) as port:
+        camera = StreamCamera(f"rtsp://user:guessed@127.0.0.1:{port}/street", 0.1, PATIENCE)
+        seen, fault = taken(camera, {})
+    assert seen == [] and "401" in str(fault) and "guessed" not in str(fault)
 
 
 # What the config says
