@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search.average_precision import match
+from search.frames import FrameSet
 from search.tally import BoxTally, ClassTally
-from search.truth import BoxTruth
+from search.truth import BoxTruth, ClassTruth
 from spaces.inputs import InputSpec, boxes_to_frame
 
 Ranked = NDArray[np.int64]
@@ -58,42 +59,27 @@ def coco_map(
     return BoxTally(match(images, annotations, truth.categories, found))
 
 
-def agreement(answers: Ranked, original: Ranked) -> float:
-    """Share of frames on which two classifiers give the same class."""
-    return float((answers[:, 0] == original[:, 0]).mean())
+def labels_of(answers: Ranked, frames: FrameSet) -> ClassTruth:
+    """A classifier's answers on the frames, taken for right."""
+    return ClassTruth.single(frames, (int(row[0]) for row in answers))
 
 
-def detection_agreement(
-    detections: Detections, original: Detections, geometry: Geometry, num_classes: int
-) -> float | None:
-    """mAP of the detections with the original's confident ones for truth.
+def boxes_of(
+    detections: Detections, geometry: Geometry, num_classes: int, frames: FrameSet
+) -> BoxTruth | None:
+    """A detector's confident detections on the frames, taken for right.
 
-    None if the original is confident of nothing on these frames: then nothing can be said.
+    None if it is confident of nothing on these frames: then nothing can be said.
     """
-    sure = confident(original, geometry, num_classes)
-    if not sure:
+    ids = range(1, num_classes + 1)
+    found: list[list[dict[str, Any]]] = [[] for _ in geometry.frame_sizes]
+    for result in _as_results(detections, geometry, ids):
+        if result["score"] >= CONFIDENT:
+            found[result["image_id"] - 1].append({**result, "iscrowd": 0})
+    if not any(found):
         return None
-    found = _as_results(detections, geometry, _classes(num_classes))
-    images = _image_entries(geometry.frame_sizes)
-    return BoxTally(match(images, sure, class_categories(num_classes), found)).scores["map"]
-
-
-def confident(original: Detections, geometry: Geometry, num_classes: int) -> list[dict[str, Any]]:
-    """What a detector is sure of, as COCO's annotations; `image_id` counts the frames from 1."""
-    return [
-        {**result, "iscrowd": 0}
-        for result in _as_results(original, geometry, _classes(num_classes))
-        if result["score"] >= CONFIDENT
-    ]
-
-
-def class_categories(num_classes: int) -> tuple[dict[str, Any], ...]:
-    """A detector's classes as COCO's categories, for want of names."""
-    return tuple({"id": i, "name": str(i)} for i in _classes(num_classes))
-
-
-def _classes(num_classes: int) -> list[int]:
-    return list(range(1, num_classes + 1))
+    names = tuple({"id": i, "name": str(i)} for i in ids)
+    return BoxTruth(frames, tuple(map(tuple, found)), names)
 
 
 def _image_entries(sizes: Sequence[tuple[int, int]]) -> list[dict[str, int]]:

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from search.accuracy import Geometry, class_categories, confident
 from search.bootstrap import Vector, interval
 from search.contest import Lead
 from search.frames import FrameSet
 from search.intervals import Resampling
 from search.result import mean_known
 from search.tally import Tallies, Tally, main_score, scores_of
-from search.truth import BoxTruth, ClassTruth, Truth
+from search.truth import Truth
 from search.verify import (
     BASELINE,
     Answering,
@@ -24,6 +23,7 @@ from search.verify import (
     Collected,
     Progress,
     answering,
+    as_truth,
     collect,
     kept_by_model,
     same_frames,
@@ -79,11 +79,7 @@ class ByAnswers:
     def on(cls, bench: Bench, frames: FrameSet, progress: Progress = _untold) -> ByAnswers:
         unmerged = PlanSet(bench.models, bench.facts, [BASELINE], {})
         collected = collect(answering(unmerged, bench.models), bench, frames, progress)
-        right: dict[str, Truth] = {}
-        for name, answers in _by_model(collected).items():
-            if (known := _as_truth(name, answers, collected, bench, frames)) is not None:
-                right[name] = known
-        return cls(bench, right)
+        return cls(bench, as_truth(_by_model(collected), collected, bench, frames))
 
     def measure(self, bundle: Bundle, progress: Progress = _untold) -> Kept:
         found = _tallied(bundle, self.bench, self.right, progress)
@@ -136,22 +132,6 @@ def _tallied(
         for name in names:
             found[name] = tally(name, answers[name], collected, bench, right[name])
     return found
-
-
-def _as_truth(
-    name: str, answers: Answers, collected: Collected, bench: Bench, frames: FrameSet
-) -> Truth | None:
-    """What a model says, taken for right; None if it is confident of nothing."""
-    model = bench.models[name]
-    if model.task == "classification":
-        return ClassTruth.single(frames, (int(row[0]) for row in answers))
-    sure = confident(answers, Geometry(collected.sizes, model.input), model.num_classes)
-    if not sure:
-        return None
-    boxes = tuple(
-        tuple(box for box in sure if box["image_id"] == k + 1) for k in range(len(frames))
-    )
-    return BoxTruth(frames, boxes, class_categories(model.num_classes))
 
 
 def _by_model(collected: Collected) -> dict[str, Answers]:

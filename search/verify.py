@@ -13,9 +13,9 @@ from torch import Tensor
 
 from search.accuracy import (
     Geometry,
-    agreement,
+    boxes_of,
     coco_map,
-    detection_agreement,
+    labels_of,
     ranked,
     top_k,
 )
@@ -66,24 +66,32 @@ def fidelity(
     together = PlanSet(bench.models, bench.facts, [BASELINE, *plans], bench.maps)
     collected = collect(answering(together, bench.models), bench, frames, progress)
     baseline, *merged = together.outputs
+    originals = {name: collected.answers[output] for name, output in baseline.items()}
+    right = as_truth(originals, collected, bench, frames)
     known: dict[Output, float | None] = {}
-    for outputs in merged:
-        for name, output in outputs.items():
-            if output not in known:
-                model = bench.models[name]
-                original = collected.answers[baseline[name]]
-                answers = collected.answers[output]
-                known[output] = (
-                    agreement(answers, original)
-                    if model.task == "classification"
-                    else detection_agreement(
-                        answers,
-                        original,
-                        Geometry(collected.sizes, model.input),
-                        model.num_classes,
-                    )
-                )
+    for output in {output for outputs in merged for output in outputs.values()}:
+        name, answers = output[0], collected.answers[output]
+        known[output] = (
+            main_score(tally(name, answers, collected, bench, right[name]).scores)
+            if name in right
+            else None
+        )
     return [{name: known[output] for name, output in outputs.items()} for outputs in merged]
+
+
+def as_truth(
+    originals: Mapping[str, Answers], collected: Collected, bench: Bench, frames: FrameSet
+) -> dict[str, Truth]:
+    """What the models answer unmerged, taken for right; without those confident of nothing."""
+    right: dict[str, Truth | None] = {}
+    for name, answers in originals.items():
+        model = bench.models[name]
+        if model.task == "classification":
+            right[name] = labels_of(answers, frames)
+        else:
+            geometry = Geometry(collected.sizes, model.input)
+            right[name] = boxes_of(answers, geometry, model.num_classes, frames)
+    return {name: known for name, known in right.items() if known is not None}
 
 
 def accuracy(

@@ -18,9 +18,9 @@ from tiny import STREET
 from search.accuracy import (
     CONFIDENT,
     Geometry,
-    agreement,
+    boxes_of,
     coco_map,
-    detection_agreement,
+    labels_of,
     ranked,
     top_k,
 )
@@ -65,10 +65,11 @@ def test_fewer_than_five_classes_are_all_among_the_first_five() -> None:
 
 def test_agreement_is_the_share_of_equal_answers() -> None:
     logits = np.random.default_rng(0).normal(size=(8, 5)).astype(np.float32)
-    assert agreement(ranked(logits), ranked(logits)) == 1
+    right = labels_of(ranked(logits), RenderedScenes(STREET, 8)).labels
+    assert top_k(ranked(logits), right).scores["top1"] == 1
     turned = logits.copy()
     turned[:3] *= -1
-    assert agreement(ranked(turned), ranked(logits)) == 5 / 8
+    assert top_k(ranked(turned), right).scores["top1"] == 5 / 8
 
 
 @pytest.fixture(scope="module")
@@ -186,15 +187,15 @@ def test_a_crowd_is_neither_a_hit_nor_a_miss() -> None:
 
 def test_detections_agree_wholly_with_themselves(truth: BoxTruth) -> None:
     answer = rows(truth, SPEC)
-    assert detection_agreement(answer, answer, GEOMETRY, 6) == pytest.approx(1, abs=1e-6)
-    jittered = rows(truth, SPEC, 1)
-    some = detection_agreement(jittered, answer, GEOMETRY, 6)
-    assert some is not None and 0 < some < 0.98
+    right = boxes_of(answer, GEOMETRY, 6, truth.frames)
+    assert right is not None
+    assert coco_map(answer, GEOMETRY, right, 6).scores["map"] == pytest.approx(1, abs=1e-6)
+    assert 0 < coco_map(rows(truth, SPEC, 1), GEOMETRY, right, 6).scores["map"] < 0.98
+    assert coco_map(np.zeros_like(answer), GEOMETRY, right, 6).scores["map"] == 0
 
 
 def test_an_original_that_is_confident_of_nothing_says_nothing(truth: BoxTruth) -> None:
     answer = rows(truth, SPEC)
     doubtful = answer.copy()
     doubtful[..., 4] = np.where(answer[..., 4] > 0, CONFIDENT - 0.01, 0)
-    assert detection_agreement(answer, doubtful, GEOMETRY, 6) is None
-    assert detection_agreement(np.zeros_like(answer), answer, GEOMETRY, 6) == 0
+    assert boxes_of(doubtful, GEOMETRY, 6, truth.frames) is None

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny import STREET, shares_in
 
-from search.accuracy import Geometry, coco_map, detection_agreement, ranked, top_k
+from search.accuracy import Geometry, boxes_of, coco_map, ranked, top_k
 from search.frames import FrameSet
 from search.observed import Observed
 from search.tally import main_score
@@ -107,10 +107,12 @@ def test_detectors_at_once_agree_as_each_merged_model_alone(mixed: Observed) -> 
     model = mixed.deployment.models["det"]
     geometry = Geometry([(72, 96)] * len(mixed.unseen), model.input)
     original = answers(mixed, BASELINE, mixed.unseen)["det"]
+    right = boxes_of(original, geometry, 6, mixed.unseen)
+    assert right is not None
     for plan, found in zip(plans, together, strict=True):
         alone = answers(mixed, plan, mixed.unseen)["det"]
-        wanted = detection_agreement(alone, original, geometry, 6)
-        assert found["det"] == (wanted if wanted is None else pytest.approx(wanted, abs=2e-2))
+        wanted = coco_map(alone, geometry, right, 6).scores["map"]
+        assert found["det"] == pytest.approx(wanted, abs=2e-2)
 
 
 def test_copies_that_share_by_identity_keep_everything(copies: Observed) -> None:
