@@ -59,12 +59,15 @@ def judge(rule: PromotionConfig, limits: Limits, contest: Contest) -> Judgement:
     if apart:
         return Judgement(False, apart, by)
     lead = contest.leads.get(by)
-    against = f"{_quality(by, challenger)}; the champion's {_known(by, champion, lead)}"
-    best_case = _own_best_case(by, challenger, champion) if lead is None else lead[2]
-    outside = f"outside {'its interval' if lead is None else 'the interval of the difference'}"
+    if lead is None:
+        best_case = _own_best_case(by, challenger, champion)
+        against = f"outside its interval: {_against(by, challenger, champion)}"
+    else:
+        best_case = lead[2]
+        against = f"frame by frame: {_against(by, challenger, champion)}, {_points(lead)}"
     if best_case + rule.slack < 0:
-        return Judgement(False, f"it is worse {outside}: {against}", by)
-    return Judgement(True, f"it is not worse {outside}: {against}; {told}", by)
+        return Judgement(False, f"it is worse {against}", by)
+    return Judgement(True, f"it is not worse {against}; {told}", by)
 
 
 def measured(by: Measure, standing: Standing) -> float | None:
@@ -177,12 +180,13 @@ def _own_best_case(by: Measure, challenger: Standing, champion: Standing) -> flo
     return best - (measured(by, champion) or 0.0)
 
 
-def _known(by: Measure, champion: Standing, lead: Lead | None) -> str:
-    known = percent(measured(by, champion))
-    if lead is None:
-        return known
+def _against(by: Measure, challenger: Standing, champion: Standing) -> str:
+    return f"{_quality(by, challenger)}; the champion's {percent(measured(by, champion))}"
+
+
+def _points(lead: Lead) -> str:
     value, low, high = (f"{100 * share:+.1f}" for share in lead)
-    return f"{known}, a difference of {value} points ({low} to {high})"
+    return f"{value} points ({low} to {high})"
 
 
 def _quality(by: Measure, standing: Standing) -> str:

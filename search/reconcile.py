@@ -19,7 +19,7 @@ from search.service import Champion, Service
 from search.standing import Standing
 from search.target import Target
 from search.tracking_registry import Entry, Registry
-from spaces.bundle import BUNDLE, bundle_id
+from spaces.bundle import holds_bundle
 
 
 def reconcile(config: RunConfig, service: Service, reporter: Reporter) -> None:
@@ -61,7 +61,7 @@ def _take_over(
         told=True,
     )
     for folder in (service.bundle(champion.bundle), config.out_folder / BUNDLE_FOLDER):
-        if (folder / BUNDLE).is_file() and bundle_id(folder) == champion.bundle:
+        if holds_bundle(folder, champion.bundle):
             service.take(folder, champion)
             return
     with tempfile.TemporaryDirectory() as temporary:

@@ -27,7 +27,7 @@ from search.service import Champion
 from search.sight import Sight
 from search.verdict import Stand, contest
 from search.wording import difference, in_words
-from spaces.bundle import BUNDLE, bundle_id
+from spaces.bundle import holds_bundle
 from spaces.errors import MergeSearchError
 from spaces.plan import SharePlan
 
@@ -123,10 +123,10 @@ def found(config: RunConfig, known: Known, reporter: Reporter) -> Result:
 
 def _whole(finished: Finished) -> bool:
     """Whether its bundle is there: it is written last."""
-    bundle = finished.out / BUNDLE_FOLDER
-    if finished.result.bundle is None:
+    identity = finished.result.bundle
+    if identity is None:
         return finished.result.chosen is None
-    return (bundle / BUNDLE).is_file() and bundle_id(bundle) == finished.result.bundle
+    return holds_bundle(finished.out / BUNDLE_FOLDER, identity)
 
 
 def _difference(challenger: CandidateRecord, known: SharePlan | None) -> list[str]:

@@ -13,7 +13,7 @@ from search.standing import Standing
 from search.system_metrics import SYSTEM
 from search.tracking_shelf import NOTE_TAG, PARENT_TAG, PLAN_TAG, Shelf
 from search.verification import Verification
-from spaces.bundle import bundle_id
+from spaces.bundle import holds_bundle
 from spaces.plan import SharePlan
 
 
@@ -68,7 +68,8 @@ def _log_candidate(
     }
     run = shelf.start("candidate", logbook_search.run_name(candidate), tags)
     shelf.log_parameters(run, logbook_search.candidate_parameters(result, candidate))
-    if chosen and _holds_its_bundle(folder, result):
+    # a later run into the same folder may have left another one there
+    if chosen and result.bundle and holds_bundle(folder / BUNDLE_FOLDER, result.bundle):
         parameters = logbook_search.model_parameters(result, candidate)
         logged = shelf.models.log(folder / BUNDLE_FOLDER, result.name, run, parameters)
         standing = Standing.of(result, candidate).to_dict()
@@ -78,12 +79,6 @@ def _log_candidate(
     shelf.client.log_dict(run, candidate.plan, "plan.json")
     shelf.finish(run)
     return model
-
-
-def _holds_its_bundle(folder: Path, result: Result) -> bool:
-    """A later run into the same folder may have left another one there."""
-    bundle = folder / BUNDLE_FOLDER
-    return result.bundle is not None and bundle.is_dir() and bundle_id(bundle) == result.bundle
 
 
 def _log_league(shelf: Shelf, league: League, folder: Path) -> str:

@@ -220,6 +220,14 @@ def bundle_id(folder: Path) -> str:
     return digest.hexdigest()[:12]
 
 
+def holds_bundle(folder: Path, identity: str) -> bool:
+    """Whether a folder holds just that bundle, whole."""
+    try:
+        return bundle_id(folder) == identity
+    except BadBundle:
+        return False
+
+
 def _spec(fields: dict[str, Any]) -> ModelSpec:
     size = fields["size"]
     return ModelSpec(**{**fields, "size": tuple(size) if size else None})

@@ -16,7 +16,15 @@ from tiny import STREET, Weights, shares_in
 
 from search.frames import RenderedScenes
 from search.observed import Observed
-from spaces.bundle import BadBundle, Bundle, Contents, load_bundle, write_bundle
+from spaces.bundle import (
+    BadBundle,
+    Bundle,
+    Contents,
+    bundle_id,
+    holds_bundle,
+    load_bundle,
+    write_bundle,
+)
 from spaces.cost import CostModel
 from spaces.errors import BadInput, BadWeights
 from spaces.inputs import boxes_to_frame, prepare_batch
@@ -213,3 +221,14 @@ def test_tensors_that_do_not_fit_are_named(good: Path, tmp_path: Path) -> None:
         save_file(changed, other / "weights.safetensors")
         with pytest.raises(BadBundle, match=said.replace("(", r"\(").replace(")", r"\)")):
             load_bundle(other)
+
+
+def test_a_folder_holds_its_own_bundle_while_it_is_whole(good: Path, tmp_path: Path) -> None:
+    identity = bundle_id(good)
+    assert holds_bundle(good, identity)
+    assert not holds_bundle(good, "0" * 12) and not holds_bundle(tmp_path / "nowhere", identity)
+    with (good / "weights.safetensors").open("ab") as file:
+        file.write(b"x")
+    assert not holds_bundle(good, identity)
+    (good / "weights.safetensors").unlink()
+    assert not holds_bundle(good, identity)

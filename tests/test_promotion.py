@@ -87,8 +87,8 @@ def test_the_rule(
     ("slack", "lead", "wanted", "said"),
     [
         (0.0, (-0.05, -0.11, 0.0), True, "-5.0 points (-11.0 to +0.0)"),
-        (0.0, (-0.05, -0.09, -0.01), False, "worse outside the interval of the difference"),
-        (0.01, (-0.05, -0.09, -0.01), True, "not worse outside the interval of the difference"),
+        (0.0, (-0.05, -0.09, -0.01), False, "worse frame by frame"),
+        (0.01, (-0.05, -0.09, -0.01), True, "not worse frame by frame"),
         (0.0, (0.05, 0.01, 0.09), True, "+5.0 points (+1.0 to +9.0)"),
     ],
 )
