@@ -41,6 +41,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: not item.path.name.startswith(LONGEST))
 
 
+@pytest.fixture(autouse=True)
+def _own_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every config says for itself where it logs to."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
 LOW_RANK = AdapterSpec("linear", 3)
 SVD_LIMIT = 200_000
 """Entries of the largest map that the tests take apart: beyond it an SVD takes seconds."""

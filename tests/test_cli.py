@@ -26,11 +26,6 @@ COMMANDS = [
 ]  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def _own_store(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-
-
 @pytest.fixture
 def data(weights: Weights) -> dict[str, Any]:
     changes = {"search.trials": 5, "verify.shortlist": 2, "verify.candidates": 1}

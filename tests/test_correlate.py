@@ -45,11 +45,6 @@ Row = dict[str, str]
 KEPT = {"reporting": "kept", "deciding": "kept_deciding"}
 
 
-@pytest.fixture(autouse=True)
-def _own_store(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-
-
 def rows_of(found: Compared) -> list[Row]:
     with (found.out / "guides.csv").open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))

@@ -14,7 +14,7 @@ from xml.etree import ElementTree as ET
 import pytest
 from click.testing import CliRunner
 from pages import Tag, parse, read_page
-from tiny import CLASSIFIER, Ran, Weights, config_data, merged, run_config, write_config
+from tiny import Ran, Weights, merged, run_config, three_models, write_config
 
 from search.cli import main
 from search.config import load_config
@@ -32,22 +32,15 @@ NOWHERE = Places("out/tiny", None)
 SECTIONS = ["candidates", "rungs", "similarity", "tried", "settings", "next"]
 
 
-@pytest.fixture(autouse=True)
-def _own_store(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-
-
 @pytest.fixture(scope="module")
 def three_run(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Ran:
     """Three models without ground truth, whose budget asks for several shares."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        data = config_data(weights)
-        more = {"arch": CLASSIFIER, "weights": str(weights(CLASSIFIER, 4)), "num_classes": 7,
-                "size": 64, "fit": "squash"}  # fmt: skip
-        changes = {"models.c": more, "truth": {}, "budget": "60%", "search.trials": 60}
+        changes = {"truth": {}, "budget": "60%", "search.trials": 60}
         folder = tmp_path_factory.mktemp("three-run")
-        return run_config(write_config(folder, merged(data, changes), "tiny.yaml"))
+        data = merged(three_models(weights), changes)
+        return run_config(write_config(folder, data, "tiny.yaml"))
 
 
 @pytest.fixture(scope="module")

@@ -28,11 +28,6 @@ from search.tracking import record, registry
 pytest_plugins = ["tiny_fixtures", "server_fixtures"]
 
 
-@pytest.fixture(autouse=True)
-def _own_store(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-
-
 # The rule.
 
 CHAMPION = Standing(

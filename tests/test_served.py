@@ -47,11 +47,6 @@ print(json.dumps({name: answer.tolist() for name, answer in answers.items()}))
 """
 
 
-@pytest.fixture(autouse=True)
-def _own_store(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-
-
 @pytest.fixture(scope="module")
 def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The Python of an environment that has all packages but this one."""

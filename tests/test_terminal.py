@@ -24,7 +24,7 @@ from commands import FORKED, Start, wait_until
 from labelled import Labelled, write_labels
 from rich.console import Console
 from terminals import COLOUR, CONTROL_C, HIDDEN, SHOWN, Terminal, errors_to, plainly, sit_at
-from tiny import Ran, Weights, config_data, merged, run_config, write_config
+from tiny import Ran, merged, run_config, write_config
 
 from search import shell, statistics_cache
 from search.cli import main
@@ -33,17 +33,6 @@ from search.console import Reporter
 pytest_plugins = ["tiny_fixtures", "command_fixtures"]
 
 FAILED = "CPU allocator: you tried to allocate\n  1 TB"
-
-
-@pytest.fixture(autouse=True)
-def _own_store(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-
-
-@pytest.fixture
-def data(weights: Weights) -> dict[str, Any]:
-    changes = {"search.trials": 12, "verify.shortlist": 3, "verify.candidates": 2}
-    return merged(config_data(weights), changes)
 
 
 @pytest.fixture

@@ -28,11 +28,6 @@ from spaces.plan import SharePlan
 pytest_plugins = ["tiny_fixtures", "server_fixtures"]
 
 
-@pytest.fixture(autouse=True)
-def _own_store(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-
-
 class Logged:
     """What a store holds of one run."""
 

@@ -35,11 +35,6 @@ CAMERAS = ("gate", "bridge")
 PLANS = ("0a1b2c3d4e5f", "66778899aabb")
 
 
-@pytest.fixture(autouse=True)
-def _own_store(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-
-
 def made_up(number: int, seed: int = 0) -> Round:
     """A round as it could have been."""
     chance = random.Random(f"{seed}/{number}")

@@ -29,11 +29,6 @@ DATA = Path(os.environ.get("MERGE_SEARCH_DATA") or DEFAULT) / "cameras"
 pytest_plugins = ["tiny_fixtures", "server_fixtures", "command_fixtures"]
 
 
-@pytest.fixture(autouse=True)
-def _own_store(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-
-
 @pytest.fixture
 def watched(weights: Weights, tmp_path: Path) -> Watched:
     return Watched.at(tmp_path / "watched", watched_data(weights))

@@ -116,22 +116,27 @@ def shares_in(observed: Observed, *adapters: AdapterSpec) -> tuple[Share, ...]:
 
 def config_data(weights: Weights) -> dict[str, Any]:
     """A config of two classifiers on rendered frames that runs in a few seconds."""
-
-    def model(seed: int) -> dict[str, Any]:
-        path = str(weights(CLASSIFIER, seed))
-        return {"arch": CLASSIFIER, "weights": path, "num_classes": 7, "size": 64, "fit": "squash"}
-
     return {
         "name": "tiny",
         "seed": 3,
         "budget": "90%",
-        "models": {"a": model(1), "b": model(2)},
+        "models": {"a": _classifier(weights, 1), "b": _classifier(weights, 2)},
         "frames": {"scenes": {"seed": 1}, "count": 28},
         "truth": {"a": {"scenes": {"seed": 2}, "count": 12}},
         "statistics": {"batch": 8, "positions": 8},
         "search": {"trials": 40, "metric": "r2"},
         "verify": {"fidelity_frames": 12, "shortlist": 6, "candidates": 3, "batch": 12},
     }
+
+
+def three_models(weights: Weights) -> dict[str, Any]:
+    """The same with a third classifier."""
+    return merged(config_data(weights), {"models.c": _classifier(weights, 4)})
+
+
+def _classifier(weights: Weights, seed: int) -> dict[str, Any]:
+    path = str(weights(CLASSIFIER, seed))
+    return {"arch": CLASSIFIER, "weights": path, "num_classes": 7, "size": 64, "fit": "squash"}
 
 
 def write_config(folder: Path, data: Any, name: str = "config.yaml") -> Path:

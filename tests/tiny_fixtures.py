@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from labelled import Compared, Labelled, compare, labelled
@@ -16,6 +17,7 @@ from tiny import (
     Weights,
     config_data,
     load_tiny,
+    merged,
     observe,
     random_network,
     run_config,
@@ -65,6 +67,13 @@ def tiny_run(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Ran:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         folder = tmp_path_factory.mktemp("tiny-run")
         return run_config(write_config(folder, config_data(weights)))
+
+
+@pytest.fixture
+def data(weights: Weights) -> dict[str, Any]:
+    """A config quick enough to be run several times."""
+    changes = {"search.trials": 12, "verify.shortlist": 3, "verify.candidates": 2}
+    return merged(config_data(weights), changes)
 
 
 @pytest.fixture(scope="session")
