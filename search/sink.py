@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from search import tracking
 from search.console import Reporter
 from search.outbox import UNLOGGED, Damaged, sync
@@ -25,18 +27,26 @@ def hear_from_mlflow(post: Post, reporter: Reporter) -> None:
 
 def tell_mlflow(post: Post, ended: Round, reporter: Reporter) -> None:
     """Log what it has missed, the champion and the rounds; what it does not take is told later."""
-    out = post.config.out_folder
     try:
         with reporter.working("MLflow"):
-            if (out / UNLOGGED).is_dir():
-                for said in sync(out):
-                    reporter.say(f"  {said}")
+            _tell_results(post.config.out_folder, reporter)
             reconcile(post.config, post.service, reporter)
             _note_refusal(post, ended)
             said = record_rounds(Target.of(post.config), post.history, post.config.name)
         reporter.say(f"  {said}")
-    except (TrackerUnreachable, BadBundle, Damaged, BadRound) as error:
+    except (TrackerUnreachable, BadBundle, BadRound) as error:
         reporter.warn(f"{error}; the next round tells it again")
+
+
+def _tell_results(out: Path, reporter: Reporter) -> None:
+    """Log the searches that MLflow has missed; a damaged one holds nothing else up."""
+    if not (out / UNLOGGED).is_dir():
+        return
+    try:
+        for said in sync(out):
+            reporter.say(f"  {said}")
+    except Damaged as error:
+        reporter.warn(f"{error}; delete what is damaged: MLflow is told of all else")
 
 
 def _note_refusal(post: Post, ended: Round) -> None:

@@ -139,6 +139,19 @@ def test_with_labels_both_plans_are_measured_on_them(weights: Weights, tmp_path:
 # What goes wrong.
 
 
+def test_a_damaged_result_that_waits_for_mlflow_does_not_hold_up_the_rounds(
+    watched: Watched,
+) -> None:
+    kept = watched.post.config.out_folder / "unlogged" / "0123456789ab"
+    kept.mkdir(parents=True)
+    (kept / "result.json").write_text("{")
+    for number in (1, 2):
+        code, said = watched.once()
+        assert code == 0 and f"rounds 1 to {number}" in said, said
+        assert "unlogged/0123456789ab/result.json is not what was kept there" in said
+    assert kept.is_dir()
+
+
 def test_a_dead_camera_and_damaged_pictures_do_not_stop_the_others(
     weights: Weights, tmp_path: Path
 ) -> None:
