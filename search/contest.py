@@ -21,3 +21,5 @@ class Contest:
     champion: Standing | None
     leads: Mapping[Measure, Lead | None] = field(default_factory=dict)
     """The challenger's over the champion, where both were measured frame by frame."""
+    measured_on: Mapping[Measure, str] = field(default_factory=dict)
+    """In words."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -67,10 +67,12 @@ class ImageFiles:
 
     @cached_property
     def hash(self) -> str:
-        digest = hashlib.sha256()
-        for path in self.paths:
-            digest.update(hashlib.sha256(_bytes(path)).digest())
-        return digest.hexdigest()[:16]
+        return hashlib.sha256(b"".join(self.digests)).hexdigest()[:16]
+
+    @cached_property
+    def digests(self) -> tuple[bytes, ...]:
+        """Of each file's content."""
+        return tuple(hashlib.sha256(_bytes(path)).digest() for path in self.paths)
 
 
 @dataclass(frozen=True)
@@ -222,28 +224,46 @@ def folder_frames(folder: Path, sampling: Sampling) -> ImageFiles:
 
 def overlap(one: FrameSet, other: FrameSet) -> int:
     """How many frames are in both sets, told by their files, or by the renderer's settings."""
-    known = set(_names(other))
-    return sum(name in known for name in _names(one))
+    known = set(_each(other, _names))
+    return sum(name in known for name in _each(one, _names))
 
 
 def repeated(frames: FrameSet) -> int:
     """How many frames of the set are in it already, told as by `overlap`."""
-    names = _names(frames)
+    names = _each(frames, _names)
     return len(names) - len(set(names))
 
 
-def _names(frames: FrameSet) -> list[Hashable]:
-    """What tells each frame from others."""
+def contents(frames: FrameSet) -> list[str]:
+    """Of each frame, what changes with its content and not with its place."""
+    return [str(content) for content in _each(frames, _contents)]
+
+
+def _each(frames: FrameSet, told: Callable[[FrameSet], Sequence[Hashable]]) -> Sequence[Hashable]:
+    """What is told of each frame, by the set of its own that it is of."""
     if isinstance(frames, Subset):
-        names = _names(frames.frames)
-        return [names[index] for index in frames.indices]
+        of_all = _each(frames.frames, told)
+        return [of_all[index] for index in frames.indices]
     if isinstance(frames, Joined):
-        return [name for part in frames.parts for name in _names(part)]
+        return [one for part in frames.parts for one in _each(part, told)]
+    return told(frames)
+
+
+def _names(frames: FrameSet) -> Sequence[Hashable]:
     if isinstance(frames, ImageFiles):
         return [path.resolve() for path in frames.paths]
-    if isinstance(frames, RenderedScenes):
-        return [(frames.settings, index) for index in range(len(frames))]
-    return [(id(frames), index) for index in range(len(frames))]
+    return _rendered(frames)
+
+
+def _contents(frames: FrameSet) -> Sequence[Hashable]:
+    if isinstance(frames, ImageFiles):
+        return [digest.hex() for digest in frames.digests]
+    return _rendered(frames)
+
+
+def _rendered(frames: FrameSet) -> Sequence[Hashable]:
+    settings = frames.settings if isinstance(frames, RenderedScenes) else id(frames)
+    return [(settings, index) for index in range(len(frames))]
 
 
 def read_image(path: Path) -> Frame:

@@ -49,8 +49,9 @@ def sentences(known: Round) -> list[str]:
 
 def _of_verdict(verdict: Verdict) -> list[str]:
     what = "quality kept on ground truth" if verdict.by == "truth" else "fidelity"
+    where = f", {verdict.measured_on}" if verdict.measured_on else ""
     measured = (
-        f"{what}: challenger {verdict.challenger} {percent(verdict.challenger_quality)}, "
+        f"{what}{where}: challenger {verdict.challenger} {percent(verdict.challenger_quality)}, "
         f"plan in service {percent(verdict.champion_quality)}"
     )
     taken = "promoted" if verdict.promoted else "not promoted"

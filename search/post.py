@@ -3,6 +3,7 @@
 OUT/watch/rounds/          the history
 OUT/watch/cameras/NAME/    frames and windows of each camera
 OUT/watch/references/      what the frames of the last search look like, for each part of them
+OUT/watch/labels/          which labels the search of the plan in service has known
 """
 
 from __future__ import annotations
@@ -18,13 +19,15 @@ from search.config import BadConfig, RunConfig
 from search.files import alone
 from search.footage import Footage
 from search.frames import ImageFiles, Sampling, folder_frames
+from search.known_labels import KnownLabels
 from search.rounds import History, Round
 from search.service import SERVICE, Service
 from search.watch_config import WatchConfig
 
 WATCH = "watch"
 """Below OUT."""
-REFERENCES, CAMERAS, LOCK, TRIALS = "references", "cameras", "round.lock", "trials-"
+REFERENCES, CAMERAS, LABELS = "references", "cameras", "labels"
+LOCK, TRIALS = "round.lock", "trials-"
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,10 @@ class Post:
     @property
     def service(self) -> Service:
         return Service(self.config.out_folder / SERVICE)
+
+    @property
+    def labels(self) -> KnownLabels:
+        return KnownLabels(self.folder / LABELS)
 
     @cached_property
     def footage(self) -> Mapping[str, Footage]:

@@ -15,10 +15,12 @@ from typing import Any
 from search.clock import this_moment
 from search.config import FramesConfig, PartConfig, RunConfig
 from search.console import Reporter
+from search.contest import Contest
 from search.documents import DOCUMENTS, identity
 from search.outbox import NotLogged
 from search.post import Post, Window
-from search.promotion import judge, measured
+from search.prepare import open_truth
+from search.promotion import Judgement, judge, measured
 from search.reopen import Finished
 from search.result import BUNDLE_FOLDER, CandidateRecord, Result
 from search.rounds import Verdict
@@ -62,24 +64,18 @@ def search_again(
     challenger = result.chosen_candidate
     if challenger is None:
         return Outcome(None, None)
-    stand = Stand(config, seen.deployment, result, [w in seen.windows for w in windows])
-    both = contest(stand, challenger, champion, post.service, reporter)
+    truth = open_truth(config, seen.deployment, config.frames.open(config.base), reporter)
+    new = [window in seen.windows for window in windows]
+    stand = Stand(post, config, seen.deployment, result, new, truth)
+    both = contest(stand, challenger, champion, reporter)
     proposed, serving = both.challenger, both.champion
     judgement = judge(config.promotion, config.limits(result.unmerged_bytes), both)
-    verdict = Verdict(
-        result=identity((config.out_folder / DOCUMENTS[Result]).read_bytes()),
-        challenger=challenger.hash,
-        bundle=proposed.bundle,
-        by=judgement.by,
-        challenger_quality=measured(judgement.by, proposed),
-        champion_quality=None if serving is None else measured(judgement.by, serving),
-        difference=_difference(challenger, known),
-        promoted=judgement.promoted,
-        reason=judgement.reason,
-    )
+    verdict = _verdict(config, both, judgement, _difference(challenger, known))
+    before = None if champion is None else champion.bundle
+    post.labels.keep(proposed.bundle, truth)
+    post.labels.keep_only((proposed.bundle, before, champion.before if champion else None))
     if not judgement.promoted:
         return Outcome(verdict, None if serving is None else serving.fidelity)
-    before = None if champion is None else champion.bundle
     now = this_moment()
     taken = Champion(proposed, now, judgement.reason, before, number, verdict)
     post.service.take(config.out_folder / BUNDLE_FOLDER, taken)
@@ -127,6 +123,24 @@ def _whole(finished: Finished) -> bool:
     if identity is None:
         return finished.result.chosen is None
     return holds_bundle(finished.out / BUNDLE_FOLDER, identity)
+
+
+def _verdict(
+    config: RunConfig, both: Contest, judgement: Judgement, difference: list[str]
+) -> Verdict:
+    serving = both.champion
+    return Verdict(
+        result=identity((config.out_folder / DOCUMENTS[Result]).read_bytes()),
+        challenger=both.challenger.plan,
+        bundle=both.challenger.bundle,
+        by=judgement.by,
+        challenger_quality=measured(judgement.by, both.challenger),
+        champion_quality=None if serving is None else measured(judgement.by, serving),
+        difference=difference,
+        promoted=judgement.promoted,
+        reason=judgement.reason,
+        measured_on=both.measured_on[judgement.by],
+    )
 
 
 def _difference(challenger: CandidateRecord, known: SharePlan | None) -> list[str]:

@@ -70,6 +70,8 @@ class Verdict:
     """What the challenger does otherwise than the champion, in sentences."""
     promoted: bool
     reason: str
+    measured_on: str = ""
+    """In words: which frames, and how many."""
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from search.frames import (
     RenderedScenes,
     Sampling,
     Subset,
+    contents,
     described,
     scene,
 )
@@ -114,8 +115,22 @@ def truth_described(truth: Truth) -> dict[str, Any]:
         if isinstance(truth, ClassTruth)
         else [truth.annotations, truth.categories, truth.classes]
     )
-    digest = hashlib.sha256(json.dumps(right, sort_keys=True, default=dict).encode())
-    return {**described(truth.frames), "labels": digest.hexdigest()[:16]}
+    return {**described(truth.frames), "labels": _digest(right)}
+
+
+def marks(truth: Truth) -> list[str]:
+    """Of each labelled frame, a hash of its content and of what is right on it."""
+    labels: Sequence[Any] = (
+        [sorted(right) for right in truth.labels]
+        if isinstance(truth, ClassTruth)
+        else truth.annotations
+    )
+    return [_digest([*both]) for both in zip(contents(truth.frames), labels, strict=True)]
+
+
+def _digest(data: Any) -> str:
+    written = json.dumps(data, sort_keys=True, default=dict)
+    return hashlib.sha256(written.encode()).hexdigest()[:16]
 
 
 def scenes_truth(settings: SceneSettings, count: int, task: Task) -> Truth:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,11 +12,12 @@ from search.console import Reporter
 from search.contest import Contest, Lead, Measure
 from search.frames import FrameSet, Joined, split_parts
 from search.observed import Deployment
-from search.prepare import open_truth
+from search.post import Post
 from search.result import BUNDLE_FOLDER, CandidateRecord, Result
-from search.service import Champion, Service
+from search.service import Champion
 from search.serving import ByAnswers, ByTruth, Kept
 from search.standing import Standing
+from search.truth import Truth
 from search.verify import Bench
 from spaces.bundle import Bundle, load_bundle
 
@@ -25,11 +26,15 @@ from spaces.bundle import Bundle, load_bundle
 class Stand:
     """A search that has ended, and what two plans can be compared on."""
 
+    post: Post
     config: RunConfig
+    """Of the search."""
     deployment: Deployment
     result: Result
     new: Sequence[bool]
     """Of each window at the end of the config's frames, whether this round has brought it."""
+    truth: Mapping[str, Truth]
+    """All labels that there are now."""
 
     @cached_property
     def bench(self) -> Bench:
@@ -37,17 +42,22 @@ class Stand:
         return Bench(known.served, known.facts, {}, self.config.verify.batch)
 
     @cached_property
-    def frames(self) -> FrameSet:
-        """All frames of the search."""
-        return self.config.frames.open(self.config.base)
-
-    @cached_property
     def fresh(self) -> FrameSet:
         """Of the new windows, what the search has kept from its statistics: frames that the maps
         of neither plan have seen."""
-        parts = split_parts(self.frames, self.config.verify.fidelity_frames)
+        frames = self.config.frames.open(self.config.base)
+        parts = split_parts(frames, self.config.verify.fidelity_frames)
         later = parts[len(parts) - len(self.new) :]
         return Joined(tuple(u for (_, u), new in zip(later, self.new, strict=True) if new))
+
+    def labels_against(self, champion: Champion) -> tuple[str, Mapping[str, Truth]]:
+        """The labels, in words too, that both plans are measured on: those that are new to the
+        champion; old ones only if the rule wants labels in any case."""
+        rule, what = self.config.promotion.by, "new"
+        found = {} if rule == "fidelity" else self.post.labels.new(champion.bundle, self.truth)
+        if rule == "truth" and not found:
+            found, what = dict(self.truth), "old"
+        return f"{sum(len(known.frames) for known in found.values())} {what} labels", found
 
     def loaded(self, folder: Path) -> Bundle:
         """The bundle in a folder, where the models are."""
@@ -55,35 +65,37 @@ class Stand:
 
 
 def contest(
-    stand: Stand,
-    challenger: CandidateRecord,
-    champion: Champion | None,
-    service: Service,
-    reporter: Reporter,
+    stand: Stand, challenger: CandidateRecord, champion: Champion | None, reporter: Reporter
 ) -> Contest:
     """What the rule is to judge by: both plans, as they are served, on the same frames.
 
-    Fidelity is measured anew of both, and truth if there are labels; that of a challenger that has
-    nobody to beat is the search's own.
+    Fidelity is measured anew of both, and so is truth, if there are labels for that. What a
+    challenger that has nobody to beat keeps is the search's own measurement.
     """
     proposed = Standing.of(stand.result, challenger)
     bundles = [stand.loaded(stand.config.out_folder / BUNDLE_FOLDER)]
     if champion is not None and champion.bundle != proposed.bundle:
-        bundles.append(stand.loaded(service.bundle(champion.bundle)))
+        bundles.append(stand.loaded(stand.post.service.bundle(champion.bundle)))
     agreed = _by_answers(stand, bundles, reporter)
     proposed = _faithful(proposed, agreed[0], stand.fresh)
+    told: dict[Measure, str] = {
+        "fidelity": f"{len(stand.fresh)} new frames", "truth": "all labels",
+    }  # fmt: skip
     if champion is None:
-        return Contest(proposed, None)
+        return Contest(proposed, None, measured_on=told)
     if champion.bundle == proposed.bundle:
-        return Contest(proposed, proposed)
+        return Contest(proposed, proposed, measured_on=told)
     serving = _faithful(champion.standing, agreed[1], stand.fresh)
     serving = replace(serving, quality=None, interval=None, labels=proposed.labels)
     leads: dict[Measure, Lead | None] = {"fidelity": agreed[0].lead(agreed[1])}
-    kept = _by_truth(stand, bundles, agreed, reporter)
-    if kept:
+    told["truth"], labels = stand.labels_against(champion)
+    if labels:
+        with reporter.working("ground truth of both"):
+            right = ByTruth.on(stand.bench, labels)
+            kept = [right.measure(*both) for both in zip(bundles, agreed, strict=True)]
         proposed, serving = _true(proposed, kept[0]), _true(serving, kept[1])
         leads["truth"] = kept[0].lead(kept[1])
-    return Contest(proposed, serving, leads)
+    return Contest(proposed, serving, leads, told)
 
 
 def _by_answers(stand: Stand, bundles: Sequence[Bundle], reporter: Reporter) -> list[Kept]:
@@ -93,20 +105,6 @@ def _by_answers(stand: Stand, bundles: Sequence[Bundle], reporter: Reporter) -> 
     with reporter.progress("frames", len(frames) * (1 + len(bundles))) as progress:
         answers = ByAnswers.on(stand.bench, frames, progress)
         return [answers.measure(bundle, progress) for bundle in bundles]
-
-
-def _by_truth(
-    stand: Stand, bundles: Sequence[Bundle], agreed: Sequence[Kept], reporter: Reporter
-) -> list[Kept]:
-    """Of each, what it keeps on the config's labels; empty if there are none."""
-    truth = open_truth(stand.config, stand.deployment, stand.frames, reporter)
-    if not truth:
-        return []
-    with reporter.working("ground truth of both"):
-        labels = ByTruth.on(stand.bench, truth)
-        return [
-            labels.measure(bundle, known) for bundle, known in zip(bundles, agreed, strict=True)
-        ]
 
 
 def _faithful(standing: Standing, agreed: Kept, frames: FrameSet) -> Standing:

@@ -10,18 +10,21 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from commands import Start, wait_until
 from servers import Server
-from tiny import CLASSIFIER, Weights, merged
-from watched import DAY, NIGHT, WINDOW, Watched, watched_data
+from tiny import CLASSIFIER, Weights, load_tiny, merged
+from watched import DAY, NIGHT, WINDOW, Watched, picture, watched_data
 
 from search.frames import read_image
+from search.known_labels import LEAST
 from search.reference_file import load
 from search.target import Target
 from search.tracking import registry
 from search.watch import only_one
 from spaces.bundle import bundle_id
+from spaces.stages import StagedModel
 
 DEFAULT = Path(__file__).resolve().parents[2] / "shared" / "data"
 DATA = Path(os.environ.get("MERGE_SEARCH_DATA") or DEFAULT) / "cameras"
@@ -122,18 +125,44 @@ def test_a_rule_that_asks_for_labels_promotes_nothing_without_them(
     assert watched.in_service() == proposed == watched.rounds[-1].champion
 
 
-def test_with_labels_both_plans_are_measured_on_them(weights: Weights, tmp_path: Path) -> None:
-    data = watched_data(weights)
-    data["truth"] = {"a": {"scenes": {"seed": 2}, "count": 12}}
+def test_new_labels_decide_if_there_are_enough_of_them(weights: Weights, tmp_path: Path) -> None:
+    data = merged(watched_data(weights), {"truth": {"a": {"csv": "labels.csv"}}})
     watched = Watched.at(tmp_path / "watched", data)
+    model = load_tiny(weights, {"a": (CLASSIFIER, 1)})["a"]
+    label(watched, model, 0, LEAST)
     watched.deliver(DAY)
     assert watched.once()[0] == 11
     watched.deliver(NIGHT)
-    code, said = watched.once()
-    verdict = watched.rounds[-1].verdict
-    assert code in (10, 11) and verdict is not None
-    assert verdict.by == "truth" and "quality kept on ground truth" in said
-    assert verdict.champion_quality is not None and verdict.challenger_quality is not None
+    snapshot = tmp_path / "snapshot"
+    shutil.copytree(watched.config.parent, snapshot, symlinks=True)
+    for more, rule, by, told in [
+        (LEAST - 1, "either", "fidelity", "fidelity, 8 new frames: challenger"),
+        (LEAST, "either", "truth", f"kept on ground truth, {LEAST} new labels: challenger"),
+        (0, "truth", "truth", f"kept on ground truth, {LEAST} old labels: challenger"),
+        (LEAST, "fidelity", "fidelity", "fidelity, 8 new frames: challenger"),
+    ]:
+        label(watched, model, LEAST, more)
+        code, said = watched.once("--set", f"promotion.by={rule}")
+        verdict = watched.rounds[-1].verdict
+        assert code in (10, 11) and verdict is not None, said
+        assert verdict.by == by and told in said, said
+        assert verdict.champion_quality is not None and verdict.challenger_quality is not None
+        assert "points (" in verdict.reason
+        shutil.rmtree(watched.config.parent)
+        shutil.copytree(snapshot, watched.config.parent, symlinks=True)
+
+
+def label(watched: Watched, model: StagedModel, first: int, count: int) -> None:
+    """Add pictures and labels to the config's; right is what the model itself answers."""
+    file = watched.config.parent / "labels.csv"
+    if not file.exists():
+        file.write_text("path,label_index\n")
+    for index in range(first, first + count):
+        found = picture(DAY, 1000 + index)
+        found.save(file.parent / f"labelled-{index}.png")
+        answer = model(model.prepared([np.asarray(found)])).argmax()
+        with file.open("a") as table:
+            table.write(f"labelled-{index}.png,{answer}\n")
 
 
 # What goes wrong.
