@@ -90,13 +90,17 @@ def take_up(post: Post, sight: Sight, parts: Sequence[Window] = ()) -> None:
     Raises:
         CannotWrite: the folder does not take it.
     """
+    grown: dict[str, Reference] = {}  # cameras may resemble the same part
     for camera, nearest in sight.nearest.items():
-        reference = nearest.reference
+        if nearest.drift.noticed:
+            continue
         for window, seen in sight.one_by_one(camera):
-            if window not in parts and not nearest.drift.noticed:
-                reference = reference.grown(window.name, seen)
-        if reference is not nearest.reference:
-            save(post.reference(nearest.part), reference)
+            known = grown.get(nearest.part, nearest.reference)
+            larger = known if window in parts else known.grown(window.name, seen)
+            if larger is not known:
+                grown[nearest.part] = larger
+    for part, reference in grown.items():
+        save(post.reference(part), reference)
 
 
 def remember(post: Post, parts: Sequence[Window], sight: Sight) -> None:
