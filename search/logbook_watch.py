@@ -85,6 +85,9 @@ def round_table(rounds: Sequence[Round]) -> dict[str, list[Any]]:
             "fidelity": mean_known(known.fidelity),
             "champion": known.champion,
             "challenger": None if known.verdict is None else known.verdict.challenger,
+            "measured_by": None if known.verdict is None else known.verdict.by,
+            "measured_on": None if known.verdict is None else known.verdict.measured_on,
+            "verdict": None if known.verdict is None else known.verdict.reason,
             "missed": known.missed,
         }
         for known in rounds
