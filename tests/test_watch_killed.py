@@ -22,7 +22,9 @@ pytest_plugins = ["tiny_fixtures", "command_fixtures"]
 
 EVERY = int(os.environ.get("MERGE_SEARCH_EVERY_STEP", "40"))
 """Of the steps that are no record of the watch's own, one in so many is tried; 1 takes long."""
-OURS = ("/service/", "/watch/rounds/", "/watch/references/", "mlflow:set_registered")
+OURS = (
+    "/service/", "/watch/rounds/", "/watch/references/", "/watch/labels/", "mlflow:set_registered",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
