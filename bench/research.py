@@ -130,7 +130,7 @@ def main() -> None:
 
 def one_seed(seed: int, folder: Path, reporter: Reporter) -> dict[str, Any]:
     """The first search of one camera, the two that follow, and how they compare."""
-    day, changed = SceneSettings(seed=300 + seed), _changed(400 + seed)
+    day, changed = SceneSettings(seed=300 + seed), changed_camera(400 + seed)
     written(RenderedScenes(day, FRAMES), folder / "frames" / "day")
     written(RenderedScenes(changed, WINDOW), folder / "frames" / "later")
     parts = [{"folder": str(folder / "frames" / name)} for name in ("day", "later")]
@@ -151,7 +151,7 @@ def one_seed(seed: int, folder: Path, reporter: Reporter) -> dict[str, Any]:
         f"verify.fidelity_frames={ONE_SET_UNSEEN}",
     )
     arms["one set"] = searched(one_set, (), reporter)
-    return compared(arms, neutral(arms["cold"], RenderedScenes(_changed(500 + seed), FRESH)))
+    return compared(arms, neutral(arms["cold"], RenderedScenes(changed_camera(500 + seed), FRESH)))
 
 
 def searched(config: RunConfig, known: Sequence[SharePlan], reporter: Reporter) -> Arm:
@@ -271,7 +271,7 @@ def written(frames: RenderedScenes, folder: Path) -> None:
         Image.fromarray(frames[index]).save(folder / f"{index:05}.jpg", quality=95)
 
 
-def _changed(seed: int) -> SceneSettings:
+def changed_camera(seed: int) -> SceneSettings:
     return SceneSettings(seed=seed, night=0.3, rain=0.25)
 
 

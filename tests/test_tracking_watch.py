@@ -209,9 +209,9 @@ def test_the_table_is_one_of_mlflow_s_own_and_does_not_grow_without_end(
     for row, known in zip(table, rounds[-IN_TABLE:], strict=True):
         assert (row["decision"], row["reason"]) == (known.decision, known.reason)
         assert row["champion"] == known.champion and row["missed"] == known.missed
-        told = (row["measured_by"], row["measured_on"], row["verdict"])
-        of = known.verdict
-        assert told == ((of.by, of.measured_on, of.reason) if of else (None, None, None))
+        if (verdict := known.verdict) is not None:
+            told = (row["measured_by"], row["measured_on"], row["verdict"])
+            assert told == (verdict.by, verdict.measured_on, verdict.reason)
     assert logged.points() == wanted(rounds)
 
 
