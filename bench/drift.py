@@ -104,7 +104,7 @@ Make = Callable[[Description], Reference]
 
 
 def of_a_window(known: Description) -> Reference:
-    return Reference.of(part(known, 0, WINDOW))
+    return Reference.of(known.part(0, WINDOW))
 
 
 def grown(known: Description) -> Reference:
@@ -124,7 +124,7 @@ def false_alarms(cameras: Sequence[Description], make: Make, size: int) -> dict[
     """Of windows of cameras that have not changed, each against the reference of its own."""
     alarms, plain, count = [], [], 0
     for camera in cameras:
-        reference = make(part(camera, 0, ENOUGH))
+        reference = make(camera.part(0, ENOUGH))
         own = windows(camera, ENOUGH, size)
         alarms.append(sum(compare(reference, window).noticed for window in own))
         plain.append(sum(two_sample(reference, window) <= RATE for window in own))
@@ -175,7 +175,7 @@ def clips(eyes: Eyes) -> dict[str, Any]:
 
 def clip(camera: Description, other: Description) -> dict[int, dict[str, str]]:
     half = len(camera) // 2
-    reference = Reference.of(part(camera, 0, half))
+    reference = Reference.of(camera.part(0, half))
 
     def alarms(judge: Reference, among: Sequence[Description]) -> str:
         return f"{sum(compare(judge, window).noticed for window in among)} of {len(among)}"
@@ -202,10 +202,6 @@ def independent(reference: Reference) -> Reference:
 # What the networks see.
 
 
-def part(known: Description, start: int, stop: int) -> Description:
-    return replace(known, rows={view: rows[start:stop] for view, rows in known.rows.items()})
-
-
 def joined(parts: Sequence[Description]) -> Description:
     """Of the frames of one part after another."""
     rows = {view: np.concatenate([part.rows[view] for part in parts]) for view in VIEWS}
@@ -215,7 +211,7 @@ def joined(parts: Sequence[Description]) -> Description:
 def windows(known: Description, start: int, size: int) -> list[Description]:
     """Consecutive windows of so many frames, from frame `start` on."""
     firsts = range(start, len(known) - size + 1, size)
-    return [part(known, first, first + size) for first in firsts]
+    return [known.part(first, first + size) for first in firsts]
 
 
 @dataclass(frozen=True)

@@ -35,12 +35,13 @@ from research import FRAMES, WINDOW, changed_camera, configured, searched, writt
 from search.bootstrap import interval
 from search.console import Reporter
 from search.frames import RenderedScenes
+from search.metric import silent
 from search.observed import Observed
 from search.scenes import SceneSettings
+from search.serving import ByAnswers
 from search.tally import Tally, main_name, means_known
-from search.verify import BASELINE, Bench, answering, as_truth, collect, tallies
+from search.verify import Bench, tallies
 from spaces.plan import SharePlan
-from spaces.together import PlanSet
 
 SEED, PLANS, FRESH = 0, 10, 512
 SIZES = (16, 32, 64)
@@ -120,12 +121,9 @@ def on_fresh_frames(
     known = observed.deployment
     bench = Bench(known.served, known.facts, observed.maps_for(plans), batch=16)
     fresh = RenderedScenes(changed_camera(600 + SEED), FRESH)
-    unmerged = PlanSet(bench.models, bench.facts, [BASELINE], {})
     with reporter.progress("frames", FRESH) as progress:
-        own = collect(answering(unmerged, bench.models), bench, fresh, progress)
-    originals = {name: answers for (name, _), answers in own.answers.items()}
-    right = as_truth(originals, own, bench, fresh)
-    return Answered(tallies(bench, plans, right, lambda done: None))
+        right = ByAnswers.on(bench, fresh, progress).right
+    return Answered(tallies(bench, plans, right, silent))
 
 
 @dataclass(frozen=True)

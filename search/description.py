@@ -45,6 +45,11 @@ class Description:
     def __len__(self) -> int:
         return len(next(iter(self.rows.values())))
 
+    def part(self, start: int, stop: int) -> Description:
+        """Of the frames from one on, up to another."""
+        rows = {view: rows[start:stop] for view, rows in self.rows.items()}
+        return Description(self.models, rows)
+
 
 @torch.inference_mode()
 def describe(

@@ -12,6 +12,7 @@ from search.bootstrap import Vector, interval
 from search.contest import Lead
 from search.frames import FrameSet
 from search.intervals import Resampling
+from search.metric import silent
 from search.result import mean_known
 from search.tally import Tallies, Tally, main_score, scores_of
 from search.truth import Truth
@@ -33,10 +34,6 @@ from search.verify import (
 from spaces.bundle import Bundle
 from spaces.inputs import Frame
 from spaces.together import Output, PlanSet
-
-
-def _untold(steps: int) -> None:
-    """Progress of which nobody is told."""
 
 
 @dataclass(frozen=True)
@@ -76,12 +73,12 @@ class ByAnswers:
     """Of the models that are confident of anything."""
 
     @classmethod
-    def on(cls, bench: Bench, frames: FrameSet, progress: Progress = _untold) -> ByAnswers:
+    def on(cls, bench: Bench, frames: FrameSet, progress: Progress = silent) -> ByAnswers:
         unmerged = PlanSet(bench.models, bench.facts, [BASELINE], {})
         collected = collect(answering(unmerged, bench.models), bench, frames, progress)
         return cls(bench, as_truth(_by_model(collected), collected, bench, frames))
 
-    def measure(self, bundle: Bundle, progress: Progress = _untold) -> Kept:
+    def measure(self, bundle: Bundle, progress: Progress = silent) -> Kept:
         found = _tallied(bundle, self.bench, self.right, progress)
         by_model = {
             name: main_score(found[name].scores) if name in found else None
@@ -100,11 +97,11 @@ class ByTruth:
 
     @classmethod
     def on(cls, bench: Bench, truth: Mapping[str, Truth]) -> ByTruth:
-        return cls(bench, truth, tallies(bench, [BASELINE], truth, _untold)[0])
+        return cls(bench, truth, tallies(bench, [BASELINE], truth, silent)[0])
 
     def measure(self, bundle: Bundle, agreed: Kept) -> Kept:
         """Models without ground truth count with what they `agreed` on by answers."""
-        found = _tallied(bundle, self.bench, self.truth, _untold)
+        found = _tallied(bundle, self.bench, self.truth, silent)
         kept = kept_by_model(scores_of(found), scores_of(self.unmerged), agreed.by_model)
         drawn = Resampling(self.truth).quality_drawn(kept, found, self.unmerged)
         return Kept({name: kept.get(name) for name in self.bench.models}, drawn)

@@ -56,8 +56,7 @@ class Sight:
         start, known = 0, self.seen[camera]
         for window in of_camera(self.windows, camera):
             stop = start + len(window.frames)
-            rows = {view: rows[start:stop] for view, rows in known.rows.items()}
-            yield window, Description(known.models, rows)
+            yield window, known.part(start, stop)
             start = stop
 
 
