@@ -47,20 +47,20 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from rich.console import Console
 from torchvision.ops import batched_nms
 
-from search.accuracy import Geometry, coco_map, ranked, top_k
-from search.config import RunConfig, load_config
-from search.console import Reporter, megabytes, percent, percents
-from search.export import ONNX, export
-from search.frames import FrameSet, batches
-from search.intervals import Resampling
-from search.observed import Deployment
-from search.prepare import load_deployment, open_truth
-from search.run import run
-from search.tally import Tally, main_score, scores_of
-from search.truth import ClassTruth, Truth
-from search.verify import BASELINE, Bench, kept_by_model, tallies
+from search.evaluation.accuracy import Geometry, coco_map, ranked, top_k
+from search.config.run import RunConfig, load_config
+from search.utils.console import Reporter, megabytes, percent, percents
+from search.deploy.export import ONNX, export
+from search.data.frames import FrameSet, batches
+from search.evaluation.confidence import Resampling
+from search.statistics.observed import Deployment
+from search.pipelines.prepare import load_deployment, open_truth
+from search.pipelines.run import run
+from search.evaluation.per_frame import Tally, main_score, scores_of
+from search.data.ground_truth import ClassTruth, Truth
+from search.evaluation.evaluate import BASELINE, Bench, kept_by_model, tallies
 from spaces.bundle import Contents, load_bundle, write_bundle
-from spaces.graph import Graph, program_of, write_onnx
+from spaces.graph_export import Graph, program_of, write_onnx
 from spaces.inputs import Frame, prepare_batch
 from spaces.merged import MergedModel
 from spaces.precision import Dtype

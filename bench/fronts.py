@@ -34,25 +34,25 @@ import optuna
 import yaml
 from rich.console import Console
 
-from search.config import SearchConfig, load_config
-from search.console import Reporter
-from search.exact import count_plans, exact_front
-from search.pareto import hypervolume
-from search.prepare import load_deployment, observe, pose, similarities
-from search.problem import Limits, Problem, SamplerName
-from search.report import save_figure
-from search.smallest import smallest
-from search.starts import by_bytes, greedy, starting_plans
-from search.study import StudySettings, explore
-from search.study_samplers import sampler_named
-from search.study_store import open_store
-from search.valuation import Valued, Valuer
+from search.config.run import SearchConfig, load_config
+from search.utils.console import Reporter
+from search.study.exact.branch_and_bound import count_plans, exact_front
+from search.study.pareto import hypervolume
+from search.pipelines.prepare import load_deployment, observe, pose, similarities
+from search.study.problem import Limits, Problem, SamplerName
+from search.report.figures import save_figure
+from search.study.smallest_plan import smallest
+from search.study.warm_start import by_bytes, greedy, starting_plans
+from search.study.optimize import StudySettings, explore
+from search.study.samplers import sampler_named
+from search.study.storage import open_store
+from search.study.objectives import Valued, Valuer
 from spaces.activations import Footprint
 from spaces.cost import CostModel
-from spaces.facts import ModelFacts
+from spaces.model_facts import ModelFacts
 from spaces.inputs import FieldOfView
 from spaces.plan import LINEAR, Share, SharePlan
-from spaces.readers import HEAD
+from spaces.consumers import HEAD
 from spaces.shares import pairs_of, shares_of
 from spaces.stages import Layout, StageFacts
 

@@ -24,10 +24,10 @@ from pathlib import Path
 
 import numpy as np
 
-from search import league_report
-from search.config import RunConfig
-from search.console import Reporter
-from search.correlate import (
+from search.report import metric_comparison_figures
+from search.config.run import RunConfig
+from search.utils.console import Reporter
+from search.pipelines.correlate import (
     Guides,
     Measured,
     compare,
@@ -35,18 +35,18 @@ from search.correlate import (
     measure_parts,
     value_shares,
 )
-from search.files import write_text
-from search.frames import Subset
-from search.labels import csv_truth
-from search.league import PARTS, Part, Table
-from search.observed import Observed
-from search.prepare import load_deployment, observe
-from search.proxy import upstream
-from search.tally import main_score
-from search.truth import Truth, part_of
-from search.verify import Bench, accuracy, steps_to_verify
+from search.utils.files import write_text
+from search.data.frames import Subset
+from search.data.class_labels import csv_truth
+from search.results.metric_comparison import PARTS, Part, Table
+from search.statistics.observed import Observed
+from search.pipelines.prepare import load_deployment, observe
+from search.study.proxy import upstream
+from search.evaluation.per_frame import main_score
+from search.data.ground_truth import Truth, part_of
+from search.evaluation.evaluate import Bench, accuracy, steps_to_verify
 from spaces.errors import BadPlan
-from spaces.facts import layouts_of
+from spaces.model_facts import layouts_of
 from spaces.liveness import Layouts, canonical
 from spaces.plan import LINEAR, Ref, Share, SharePlan
 from spaces.shares import shares_of
@@ -179,7 +179,7 @@ def _keep(
     """The rows behind the table, and its pictures."""
     write_text(OUT / "guides.csv", guides_csv(guides, measured))
     stages = {n: fact.layout.stages for n, fact in observed.deployment.facts.items()}
-    league_report.draw(tables, guides.values, measured["reporting"].kept, stages, OUT)
+    metric_comparison_figures.draw(tables, guides.values, measured["reporting"].kept, stages, OUT)
 
 
 def _several_shares(

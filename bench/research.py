@@ -42,20 +42,20 @@ from fronts import ROOT
 from numpy.typing import NDArray
 from PIL import Image
 
-from search.config import RunConfig, load_config
-from search.console import Reporter
-from search.files import make_folder
-from search.frames import RenderedScenes, Subset
-from search.observed import Observed
-from search.pair_fidelity import fidelity_alone
-from search.pareto import front, hypervolume
-from search.prepare import load_deployment, observe, open_frames, pose, similarities
-from search.problem import Problem
-from search.scenes import SceneSettings
-from search.smallest import smallest
-from search.starts import starting_plans
-from search.study import Explored, StudySettings, explore
-from search.valuation import Valuer
+from search.config.run import RunConfig, load_config
+from search.utils.console import Reporter
+from search.utils.files import make_folder
+from search.data.frames import RenderedScenes, Subset
+from search.statistics.observed import Observed
+from search.metrics.fidelity import fidelity_alone
+from search.study.pareto import front, hypervolume
+from search.pipelines.prepare import load_deployment, observe, open_frames, pose, similarities
+from search.study.problem import Problem
+from search.data.synthetic.scenes import SceneSettings
+from search.study.smallest_plan import smallest
+from search.study.warm_start import starting_plans
+from search.study.optimize import Explored, StudySettings, explore
+from search.study.objectives import Valuer
 from spaces.plan import Share, SharePlan
 
 SEEDS = range(5)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from search.scenes import CLASSES, SCENE_CLASSES, Scene, SceneSettings, render
+from search.data.synthetic.scenes import CLASSES, SCENE_CLASSES, Scene, SceneSettings, render
 
 COLOURS = ("#38bdf8", "#a78bfa", "#fb923c", "#f87171", "#4ade80", "#facc15")
 SETTINGS = SceneSettings(seed=12, night=0.3, rain=0.25)

@@ -45,12 +45,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from search.console import Reporter
-from search.frames import ImageFiles, Sampling, Subset, folder_frames, spans
-from search.moments import Moments, Pass, PassSettings
-from search.similarity import Statistics
-from spaces.facts import ModelFacts, survey_all
-from spaces.fusing import fused
+from search.utils.console import Reporter
+from search.data.frames import ImageFiles, Sampling, Subset, folder_frames, spans
+from search.statistics.streaming import Moments, Pass, PassSettings
+from search.statistics.similarity import Statistics
+from spaces.model_facts import ModelFacts, survey_all
+from spaces.batchnorm_fusion import fused
 from spaces.merged import Models
 from spaces.plan import LINEAR, Ref
 from spaces.shares import Pair, Pairs, pairs_of, shares_of

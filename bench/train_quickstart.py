@@ -36,7 +36,7 @@ from torch.nn import functional as F
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from search.scenes import CLASSES, SCENE_CLASSES, SceneSettings, render  # noqa: E402
+from search.data.synthetic.scenes import CLASSES, SCENE_CLASSES, SceneSettings, render  # noqa: E402
 
 SHIPPED = ROOT / "runs" / "quickstart"
 CLASSIFIER_SIZE, DETECTOR_SIZE = 224, 256

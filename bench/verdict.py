@@ -32,15 +32,15 @@ import numpy as np
 from numpy.typing import NDArray
 from research import FRAMES, WINDOW, changed_camera, configured, searched, written
 
-from search.bootstrap import interval
-from search.console import Reporter
-from search.frames import RenderedScenes
-from search.metric import silent
-from search.observed import Observed
-from search.scenes import SceneSettings
-from search.serving import ByAnswers
-from search.tally import Tally, main_name, means_known
-from search.verify import Bench, tallies
+from search.evaluation.bootstrap import interval
+from search.utils.console import Reporter
+from search.data.frames import RenderedScenes
+from search.metrics.base import silent
+from search.statistics.observed import Observed
+from search.data.synthetic.scenes import SceneSettings
+from search.evaluation.bundles import ByAnswers
+from search.evaluation.per_frame import Tally, main_name, means_known
+from search.evaluation.evaluate import Bench, tallies
 from spaces.plan import SharePlan
 
 SEED, PLANS, FRESH = 0, 10, 512

@@ -41,23 +41,23 @@ from fronts import DATA, LITE, ROOT
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from search.config import RunConfig, load_config
-from search.console import Reporter
-from search.exact import exact_front
-from search.frames import Sampling, Subset
-from search.labels import csv_truth
-from search.observed import Deployment
-from search.pareto import spread
-from search.prepare import load_deployment, observe, open_truth, pose, similarities
-from search.result import mean_known
-from search.tally import Scores
-from search.truth import ClassTruth, Truth
-from search.verify import BASELINE, Bench, accuracy, fidelity
+from search.config.run import RunConfig, load_config
+from search.utils.console import Reporter
+from search.study.exact.branch_and_bound import exact_front
+from search.data.frames import Sampling, Subset
+from search.data.class_labels import csv_truth
+from search.statistics.observed import Deployment
+from search.study.pareto import spread
+from search.pipelines.prepare import load_deployment, observe, open_truth, pose, similarities
+from search.results.search_result import mean_known
+from search.evaluation.per_frame import Scores
+from search.data.ground_truth import ClassTruth, Truth
+from search.evaluation.evaluate import BASELINE, Bench, accuracy, fidelity
 from spaces.adapters import LinearMap
 from spaces.merged import Maps, MergedModel
-from spaces.nodes import in_order
+from spaces.node import in_order
 from spaces.plan import SharePlan
-from spaces.together import PlanSet
+from spaces.plan_set import PlanSet
 
 SHORTLIST, CANDIDATES, FRAMES, ROUNDS = 20, 10, 200, 3
 BATCH, BATCHES = 16, (8, 32)

@@ -1,5 +1,5 @@
 """`python -m search` is `merge-search`."""
 
-from search.cli import main
+from search.cli.main import main
 
 main(prog_name="merge-search")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from spaces.facts import ModelFacts
+from spaces.model_facts import ModelFacts
 from spaces.plan import AdapterSpec, Ref, Share
 from spaces.stages import Grid
 

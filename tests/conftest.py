@@ -1,4 +1,4 @@
-"""Real networks with seeded random weights, each built once for the whole session."""
+"""Fixtures and settings for all tests."""
 
 from __future__ import annotations
 
@@ -16,22 +16,17 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import settings
+from networks import Deployment, Zoo
 from postgres import Postgres
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from spaces.adapters import LinearMap
-from spaces.errors import BadPlan
-from spaces.facts import ModelFacts, layouts_of, survey
-from spaces.liveness import liveness
-from spaces.plan import IDENTITY, LINEAR, AdapterSpec, Share, SharePlan
-from spaces.shares import pairs_of, shares_of
-from spaces.stages import StagedModel, bytes_of, tensors_of
-from spaces.zoo import ModelSpec, load_model
 
 # The same examples on every machine, and no deadline: a network is slow the first time it runs.
 settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("repeatable")
+
+pytest_plugins = ["tiny_fixtures", "server_fixtures", "command_fixtures", "browser_fixtures"]
 
 LONGEST = ("test_watch_", "test_watch.py", "test_durability", "test_run")
 """Files that take minutes come first, so that all cores are busy to the end."""
@@ -45,189 +40,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _own_store(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every config says for itself where it logs to."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-
-
-LOW_RANK = AdapterSpec("linear", 3)
-SVD_LIMIT = 200_000
-"""Entries of the largest map that the tests take apart: beyond it an SVD takes seconds."""
-
-
-@dataclass(frozen=True)
-class Original:
-    """What the tests ask of the uncut network; the network itself need not stay in memory."""
-
-    inputs: Tensor
-    answers: tuple[Tensor, ...]
-    bytes: int
-    features: tuple[tuple[str, int, int], ...]
-    """The library's own table: module, channels, reduction."""
-
-
-class Zoo:
-    """Networks by architecture; all with the same field of view, so that any may share."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._originals: dict[str, Original] = {}
-        self._models: dict[tuple[str, str], StagedModel] = {}
-        self._facts: dict[tuple[str, str], ModelFacts] = {}
-
-    def original(self, arch: str) -> Original:
-        if arch not in self._originals:
-            self._originals[arch] = self._build(arch)
-        return self._originals[arch]
-
-    def weights(self, arch: str) -> Path:
-        """A file with the weights of `original(arch)`."""
-        self.original(arch)
-        return self._file(arch)
-
-    def model(self, arch: str, name: str = "net") -> StagedModel:
-        if (arch, name) not in self._models:
-            spec = ModelSpec(
-                name, arch, str(self.weights(arch)), size=size_of(arch), fit="letterbox"
-            )
-            self._models[arch, name] = load_model(spec)
-        return self._models[arch, name]
-
-    def facts(self, arch: str, name: str = "net") -> ModelFacts:
-        if (arch, name) not in self._facts:
-            self._facts[arch, name] = survey(self.model(arch, name))
-        return self._facts[arch, name]
-
-    def deployment(self, archs: Mapping[str, str]) -> Deployment:
-        return Deployment(
-            {name: self.model(arch, name) for name, arch in archs.items()},
-            {name: self.facts(arch, name) for name, arch in archs.items()},
-        )
-
-    def _file(self, arch: str) -> Path:
-        return self._folder / f"{arch.replace('/', '-')}.safetensors"
-
-    @torch.no_grad()
-    def _build(self, arch: str) -> Original:
-        net = library_network(arch)
-        save_file(net.state_dict(), self._file(arch))
-        inputs = torch.randn(1, 3, *size_of(arch), generator=torch.Generator().manual_seed(1))
-        answer = net(inputs)
-        info = net.backbone.feature_info if arch.startswith("effdet") else net.feature_info
-        entries = info.get_dicts() if hasattr(info, "get_dicts") else info
-        return Original(
-            inputs,
-            (answer,) if isinstance(answer, Tensor) else tuple(m for maps in answer for m in maps),
-            bytes_of(tensors_of(net)),
-            tuple((e["module"], e["num_chs"], e["reduction"]) for e in entries),
-        )
-
-
-def size_of(arch: str) -> tuple[int, int]:
-    return (128, 128) if arch.startswith("effdet") else (96, 96)
-
-
-def library_network(arch: str) -> Any:
-    """The uncut network, straight from its library, with seeded random weights."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import effdet
-        import timm
-    library, _, name = arch.partition("/")
-    with torch.random.fork_rng(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.manual_seed(zlib.crc32(arch.encode()))
-        if library == "timm":
-            net = timm.create_model(name)
-        else:
-            net = effdet.create_model(
-                name, bench_task="", pretrained_backbone=False, image_size=size_of(arch)
-            )
-        _enliven(net)
-    return net.eval()
-
-
-@torch.no_grad()
-def _enliven(net: nn.Module) -> None:
-    """A fresh BatchNorm does nothing, and some libraries start residual branches at zero."""
-    for part in net.modules():
-        if isinstance(part, nn.BatchNorm2d):
-            assert part.running_mean is not None and part.running_var is not None
-            part.weight.uniform_(0.5, 1.5)
-            part.bias.normal_(0, 0.1)
-            part.running_mean.normal_(0, 0.1)
-            part.running_var.uniform_(0.5, 1.5)
-
-
-@dataclass(frozen=True)
-class Deployment:
-    """Models that run together, and all that can be shared between them."""
-
-    models: dict[str, StagedModel]
-    facts: dict[str, ModelFacts]
-
-    @cached_property
-    def shares(self) -> tuple[Share, ...]:
-        """Every legal share: identity and full rank for all, low rank for the small maps."""
-        legal = pairs_of(self.facts).legal
-        shares = shares_of(legal, self.facts, (IDENTITY, LINEAR, LOW_RANK))
-        return tuple(s for s in shares if not s.adapter.rank or self._entries(s) < SVD_LIMIT)
-
-    def inputs(self, batch: int = 1) -> dict[str, Tensor]:
-        return {name: model.example(batch) for name, model in self.models.items()}
-
-    def maps(self, *plans: SharePlan) -> dict[Share, LinearMap]:
-        """A seeded random map for each share; one pair has the same map in all plans."""
-        return {share: self._map(share) for plan in plans for share in plan.shares}
-
-    def random_plans(self, count: int) -> list[SharePlan]:
-        """Seeded plans of legal shares, at most one per recipient, without cycles."""
-        chance, plans = random.Random(count), list[SharePlan]()
-        while len(plans) < count:
-            shares = chance.choices(self.shares, k=chance.randint(1, 9))
-            plan = SharePlan(tuple({share.recipient: share for share in shares}.values()))
-            with suppress(BadPlan):
-                liveness(plan, layouts_of(self.facts))
-                plans.append(plan)
-        return plans
-
-    def _channels(self, share: Share) -> tuple[int, int]:
-        return (
-            self.facts[share.donor.model].stage(share.donor.stage).channels,
-            self.facts[share.recipient.model].stage(share.recipient.stage).channels,
-        )
-
-    def _entries(self, share: Share) -> int:
-        donor, recipient = self._channels(share)
-        return donor * recipient
-
-    def _map(self, share: Share) -> LinearMap:
-        donor, recipient = self._channels(share)
-        seed = zlib.crc32(f"{share.donor}{share.recipient}".encode())
-        generator = torch.Generator().manual_seed(seed)
-        weight = torch.randn(recipient, donor, generator=generator) / donor**0.5
-        return LinearMap(weight, torch.randn(recipient, generator=generator))
-
-
-@contextmanager
-def raw_maps(models: Mapping[str, StagedModel]) -> Iterator[None]:
-    """Detectors answer with their heads' maps: continuous in the input, unlike chosen boxes."""
-
-    def maps_instead(head: Any, args: tuple[list[Tensor]], detections: Tensor) -> Tensor:
-        classes, boxes = head.raw(*args)
-        return torch.cat([level.flatten(1) for level in (*classes, *boxes)], dim=1)
-
-    handles = [
-        model.head.register_forward_hook(maps_instead)
-        for model in models.values()
-        if model.task == "detection"
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def relative_error(found: Tensor, wanted: Tensor) -> float:
-    return float((found - wanted).abs().max() / wanted.abs().max())
 
 
 @pytest.fixture(scope="session")

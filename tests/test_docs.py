@@ -10,9 +10,9 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from search.cli import main
-from search.config import load_config
-from search.watch_config import WatchConfig
+from search.cli.main import main
+from search.config.run import load_config
+from search.config.watch import WatchConfig
 
 ROOT = Path(__file__).parent.parent
 

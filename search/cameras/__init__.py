@@ -1,0 +1,1 @@
+"""Sources of new frames. The only door to PyAV."""

@@ -1,0 +1,1 @@
+"""Frame sets and ground truth."""

@@ -1,0 +1,1 @@
+"""The renderer of synthetic street-camera frames."""

@@ -1,0 +1,1 @@
+"""Bundles, the champion in service, and the promotion rule."""

@@ -1,0 +1,199 @@
+"""`merge-search promote` and `rollback`: which merged model is in service, by the config's rule.
+
+The champion is the plan in service, the challenger the one that the last search proposed. Both are
+versions of one registered model; what is known of each was written down when it was registered.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from search.tracking import client
+from search.config.run import PromotionConfig, RunConfig
+from search.utils.console import Reporter, megabytes, percent, percents
+from search.deploy.comparison import Contest, Lead, Measure
+from search.study.problem import Limits
+from search.results.registered_plan import Standing
+from search.tracking.target import Target
+from spaces.errors import MergeSearchError
+
+
+class NotPromoted(MergeSearchError):
+    """The rule does not let the challenger take the champion's place."""
+
+    exit_code = 4
+
+
+class NobodyThere(MergeSearchError):
+    """There is no challenger to promote, or no champion to go back from."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Whether the challenger is promoted, and why."""
+
+    promoted: bool
+    reason: str
+    by: Measure
+    """What it was measured by."""
+
+
+def judge(rule: PromotionConfig, limits: Limits, contest: Contest) -> Judgement:
+    """By the rule, whether the challenger may take the champion's place.
+
+    It has to keep within the limits and to be measured as the rule wants it; if there is a
+    champion, on the same frames, and not to be worse than it outside the interval: of their
+    difference if both were measured at once, else its own.
+    """
+    challenger, champion = contest.challenger, contest.champion
+    by = _measure(rule, challenger, champion)
+    asked = _unfit(by, limits, challenger)
+    if asked:
+        return Judgement(False, asked, by)
+    told = f"{megabytes(challenger.bytes)} are within the limits"
+    if champion is None:
+        return Judgement(True, f"there was no champion; {told}; {_quality(by, challenger)}", by)
+    if challenger.bundle == champion.bundle:
+        return Judgement(False, "it is the champion already", by)
+    apart = _not_comparable(rule, by, challenger, champion)
+    if apart:
+        return Judgement(False, apart, by)
+    lead = contest.leads.get(by)
+    if lead is None:
+        best_case = _own_best_case(by, challenger, champion)
+        against = f"outside its interval: {_against(by, challenger, champion)}"
+    else:
+        best_case = lead[2]
+        against = f"frame by frame: {_against(by, challenger, champion)}, {_points(lead)}"
+    if best_case + rule.slack < 0:
+        return Judgement(False, f"it is worse {against}", by)
+    return Judgement(True, f"it is not worse {against}; {told}", by)
+
+
+def measured(by: Measure, standing: Standing) -> float | None:
+    """The quality that is compared; None if it is not known."""
+    return standing.quality if by == "truth" else standing.fidelity
+
+
+def promote(config: RunConfig, reporter: Reporter) -> None:
+    """Make the challenger of the config's name the champion, if the rule lets it.
+
+    Raises:
+        NobodyThere: there is no challenger.
+        NotPromoted: the rule does not; the reason is told and recorded.
+        TrackerUnreachable: MLflow cannot be asked.
+    """
+    with client.registry(Target.of(config), config.name) as registry:
+        challenger, champion = registry.challenger(), registry.champion()
+        if challenger is None:
+            raise NobodyThere(
+                f"{config.name} has no challenger in MLflow; `merge-search run` proposes one"
+            )
+        proposed = Standing.from_dict(challenger.standing)
+        serving = None if champion is None else Standing.from_dict(champion.standing)
+        limits = config.limits(proposed.unmerged_bytes)
+        judgement = judge(config.promotion, limits, Contest(proposed, serving))
+        if not judgement.promoted:
+            registry.refuse(challenger, judgement.reason)
+            raise NotPromoted(
+                f"version {challenger.version} of {config.name} (plan {proposed.plan}) is not "
+                f"promoted: {judgement.reason}"
+            )
+        registry.promote(challenger, champion, judgement.reason)
+    reporter.say(
+        f"Version {challenger.version} of {config.name} (plan {proposed.plan}) is the champion: "
+        f"{judgement.reason}"
+    )
+
+
+def rollback(config: RunConfig, why: str, reporter: Reporter) -> None:
+    """Put the champion before this one back in service.
+
+    Raises:
+        NobodyThere: there is no champion, or it replaced none.
+        TrackerUnreachable: MLflow cannot be asked.
+    """
+    with client.registry(Target.of(config), config.name) as registry:
+        champion = registry.champion()
+        if champion is None:
+            raise NobodyThere(f"{config.name} has no champion in MLflow")
+        before = registry.before(champion)
+        if before is None:
+            raise NobodyThere(
+                f"version {champion.version} of {config.name} replaced no champion: there is "
+                "nothing to go back to"
+            )
+        registry.go_back(champion, before, why)
+    reporter.say(
+        f"Version {before.version} of {config.name} (plan {before.standing['plan']}) is the "
+        f"champion again, instead of version {champion.version}"
+    )
+
+
+def _measure(rule: PromotionConfig, challenger: Standing, champion: Standing | None) -> Measure:
+    if rule.by != "either":
+        return rule.by
+    sides = [challenger] if champion is None else [challenger, champion]
+    return "truth" if all(side.quality is not None for side in sides) else "fidelity"
+
+
+def _unfit(by: Measure, limits: Limits, challenger: Standing) -> str:
+    """Why it cannot be champion whoever is; empty if it can."""
+    if challenger.bytes > limits.bytes:
+        return (
+            f"its {megabytes(challenger.bytes)} are over the budget of {megabytes(limits.bytes)}"
+        )
+    if measured(by, challenger) is None:
+        what = "verified on ground truth" if by == "truth" else "measured for fidelity"
+        return f"it was not {what}, which promotion.by asks for"
+    if challenger.worst is not None and challenger.worst < limits.quality:
+        return (
+            f"one of its models keeps {percent(challenger.worst)}, below the floor of "
+            f"{percent(limits.quality)}"
+        )
+    return ""
+
+
+def _not_comparable(
+    rule: PromotionConfig, by: Measure, challenger: Standing, champion: Standing
+) -> str:
+    """Why the two cannot be compared; empty if they can."""
+    if measured(by, champion) is None:
+        return f"the champion was not measured by {by}, as promotion.by asks for"
+    what, same = (
+        ("labels", challenger.labels == champion.labels)
+        if by == "truth"
+        else ("frames", challenger.frames == champion.frames)
+    )
+    if same or rule.measured_on == "any":
+        return ""
+    return (
+        f"the champion was measured on other {what}: run the search again on those {what}, or "
+        "set promotion.measured_on: any to compare across them"
+    )
+
+
+def _own_best_case(by: Measure, challenger: Standing, champion: Standing) -> float:
+    """Its lead at the upper end of its own interval, if that is known."""
+    sure = _interval(by, challenger)
+    best = (measured(by, challenger) or 0.0) if sure is None else sure[1]
+    return best - (measured(by, champion) or 0.0)
+
+
+def _against(by: Measure, challenger: Standing, champion: Standing) -> str:
+    return f"{_quality(by, challenger)}; the champion's {percent(measured(by, champion))}"
+
+
+def _points(lead: Lead) -> str:
+    value, low, high = (f"{100 * share:+.1f}" for share in lead)
+    return f"{value} points ({low} to {high})"
+
+
+def _quality(by: Measure, standing: Standing) -> str:
+    known, sure = percent(measured(by, standing)), _interval(by, standing)
+    what = "it keeps" if by == "truth" else "fidelity"
+    return f"{what} {known}" + (f" ({percents(sure)})" if sure else "")
+
+
+def _interval(by: Measure, standing: Standing) -> tuple[float, float] | None:
+    return standing.interval if by == "truth" else standing.fidelity_interval

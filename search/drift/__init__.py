@@ -1,0 +1,1 @@
+"""Tests whether a camera has changed. The only door to SciPy."""

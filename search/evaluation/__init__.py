@@ -1,0 +1,1 @@
+"""Fidelity, accuracy, and their confidence intervals."""

@@ -1,0 +1,124 @@
+"""How long the merged set of a plan takes for a frame, on the machine that the search runs on."""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from search.statistics.observed import Observed
+from spaces.adapters import LinearMap
+from spaces.model_facts import layouts_of
+from spaces.liveness import canonical
+from spaces.merged import MergedModel
+from spaces.plan import Share, SharePlan
+
+
+@dataclass(frozen=True)
+class StopwatchSettings:
+    """How long is measured: until there are so many runs, and they took so many seconds."""
+
+    warmup: int = 3
+    """Runs before, which do not count."""
+    runs: int = 10
+    seconds: float = 0.5
+    frames: int = 4
+    """Different frames that the runs take in turn."""
+
+    def __post_init__(self) -> None:
+        if self.warmup < 0 or self.runs < 1 or self.seconds < 0 or self.frames < 1:
+            raise ValueError(f"nothing can be timed with {self}")
+
+
+class Stopwatch:
+    """Times one call over and over, alone: no garbage collection falls into it."""
+
+    def __init__(self, settings: StopwatchSettings, device: torch.device) -> None:
+        self.settings = settings
+        self.device = device
+
+    def milliseconds(self, call: Callable[[int], object]) -> float:
+        """The median time of `call(run)`, which is told the number of the run."""
+        seconds: list[float] = []
+        with _no_collection():
+            for run in range(self.settings.warmup):
+                self._seconds(call, run)
+            while len(seconds) < self.settings.runs or sum(seconds) < self.settings.seconds:
+                seconds.append(self._seconds(call, len(seconds)))
+        return 1000 * statistics.median(seconds)
+
+    def _seconds(self, call: Callable[[int], object], run: int) -> float:
+        self._wait()
+        start = time.perf_counter()
+        call(run)
+        self._wait()
+        return time.perf_counter() - start
+
+    def _wait(self) -> None:
+        """A GPU answers before it is done."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+class Latency:
+    """Measures plans: stages, adapters and heads of the fused twins, one frame at a time.
+
+    Frames are prepared before: what a camera's picture needs until it is an input is not counted.
+    """
+
+    def __init__(self, observed: Observed, settings: StopwatchSettings | None = None) -> None:
+        self._observed = observed
+        self._settings = settings or StopwatchSettings()
+        self._maps: dict[Share, LinearMap] = {}
+
+    def milliseconds(self, plan: SharePlan) -> float:
+        """The median per frame over repeated forward passes of the plan's merged model.
+
+        Raises:
+            BadPlan: the plan does not fit the deployment.
+        """
+        known = self._observed.deployment
+        plan = canonical(plan, layouts_of(known.facts))
+        merged = MergedModel(known.served, known.facts, plan, self._fitted(plan))
+        inputs = [
+            {name: prepared[name] for name in merged.inputs_read} for prepared in self._inputs
+        ]
+        device = next(iter(known.served.values())).device
+        with torch.inference_mode():
+            return Stopwatch(self._settings, device).milliseconds(
+                lambda run: merged(inputs[run % len(inputs)])
+            )
+
+    def _fitted(self, plan: SharePlan) -> Mapping[Share, LinearMap]:
+        """The plan's maps; each share's is fitted when a plan first needs it."""
+        missing = tuple(share for share in plan.shares if share not in self._maps)
+        self._maps |= self._observed.maps_for([SharePlan(missing)])
+        return self._maps
+
+    @cached_property
+    def _inputs(self) -> list[dict[str, Tensor]]:
+        """Every model's input of each of the frames, a batch of one."""
+        models, frames = self._observed.deployment.served, self._observed.frames
+        return [
+            {name: model.prepared([frames[index]]) for name, model in models.items()}
+            for index in range(min(self._settings.frames, len(frames)))
+        ]
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    gc.collect()
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

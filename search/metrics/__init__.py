@@ -1,0 +1,1 @@
+"""Label-free similarity metrics and their registry."""

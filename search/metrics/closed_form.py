@@ -1,0 +1,76 @@
+"""Metrics that follow from the statistics of the one pass alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from search.metrics.base import Lookup
+from search.statistics.observed import Observed
+from spaces.plan import Share
+from spaces.shares import Pair
+
+
+class ImageCka(Lookup):
+    """Unbiased linear CKA with images as samples: the seed paper's S.
+
+    Source: Kornblith et al. 2019; Nguyen et al. 2021.
+    """
+
+    name = "cka"
+    label = "unbiased linear CKA over images"
+
+    def _similarity(self, observed: Observed, share: Share) -> float:
+        return observed.statistics.image_cka(Pair(share.donor, share.recipient))
+
+
+class PositionCka(Lookup):
+    """Linear CKA with positions as samples."""
+
+    name = "position_cka"
+    label = "linear CKA over positions"
+
+    def _similarity(self, observed: Observed, share: Share) -> float:
+        return observed.statistics.position_cka(Pair(share.donor, share.recipient))
+
+
+class ExplainedVariance(Lookup):
+    """Held-out R^2 of the share's adapter."""
+
+    name = "r2"
+    label = "held-out R² of the adapter"
+
+    def _similarity(self, observed: Observed, share: Share) -> float:
+        return observed.statistics.explained(share)
+
+
+class Procrustes(Lookup):
+    """How well a rotation and a scale take the donor to the recipient.
+
+    The sum of the singular values of S_xy over sqrt(tr S_xx tr S_yy).
+
+    Source: Schoenemann 1966; as a similarity of representations, Ding et al. 2021.
+    """
+
+    name = "procrustes"
+    label = "Procrustes similarity over positions"
+
+    def _similarity(self, observed: Observed, share: Share) -> float:
+        cov = observed.statistics.covariances(Pair(share.donor, share.recipient))
+        nuclear = torch.linalg.svdvals(torch.from_numpy(cov.xy)).sum()
+        return float(nuclear) / float(np.sqrt(np.trace(cov.xx) * np.trace(cov.yy)))
+
+
+class Cosine(Lookup):
+    """Cosine between the raw representations at the same places; 0 where channels differ."""
+
+    name = "cosine"
+    label = "cosine of the raw representations"
+
+    def _similarity(self, observed: Observed, share: Share) -> float:
+        cov = observed.statistics.covariances(Pair(share.donor, share.recipient))
+        if cov.xy.shape[0] != cov.xy.shape[1]:
+            return 0.0
+        x, y = cov.donor_mean, cov.recipient_mean
+        inner = np.trace(cov.xy) + x @ y
+        return float(inner / np.sqrt((np.trace(cov.xx) + x @ x) * (np.trace(cov.yy) + y @ y)))

@@ -1,0 +1,64 @@
+"""The seed paper's other guides: they look at what is shared, not at how like it is."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from math import prod
+
+from search.metrics.base import Lookup, Metric, Progress, silent
+from search.statistics.observed import Observed
+from spaces.cost import CostModel
+from spaces.plan import Share, SharePlan
+
+
+class _Costed(Metric):
+    """The part of its own cost that the recipient's model keeps."""
+
+    def similarities(
+        self, observed: Observed, shares: Sequence[Share], progress: Progress = silent
+    ) -> dict[Share, float]:
+        costs = CostModel(observed.deployment.facts)
+        alone = {name: CostModel({name: fact}) for name, fact in observed.deployment.facts.items()}
+        values = {}
+        for share in shares:
+            own = self._cost(alone[share.recipient.model], SharePlan())
+            saved = self._cost(costs, SharePlan()) - self._cost(costs, SharePlan((share,)))
+            values[share] = 1 - max(0, saved) / own  # an adapter can cost more than is saved
+            progress(1)
+        return values
+
+    @abstractmethod
+    def _cost(self, costs: CostModel, plan: SharePlan) -> int: ...
+
+
+class KeptBytes(_Costed):
+    """1 - bytes saved / bytes of the recipient's model: the fewer shared, the better."""
+
+    name = "bytes"
+    label = "bytes not shared"
+
+    def _cost(self, costs: CostModel, plan: SharePlan) -> int:
+        return costs.bytes(plan)
+
+
+class KeptMacs(_Costed):
+    """1 - multiply-accumulates saved / those of the recipient's model."""
+
+    name = "macs"
+    label = "MACs not shared"
+
+    def _cost(self, costs: CostModel, plan: SharePlan) -> int:
+        return costs.macs(plan)
+
+
+class RepresentationSize(Lookup):
+    """Numbers in the recipient's representation, relative to the largest of its model."""
+
+    name = "size"
+    label = "size of the representation"
+
+    def _similarity(self, observed: Observed, share: Share) -> float:
+        recipient = observed.deployment.facts[share.recipient.model]
+        largest = max(prod(stage.shape) for stage in recipient.stages)
+        return prod(recipient.stage(share.recipient.stage).shape) / largest

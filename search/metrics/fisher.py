@@ -1,0 +1,89 @@
+"""How much a model's answer reacts to each of its representations, without labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from search.data.frames import FrameSet, batches
+from search.metrics.base import Metric, Progress, silent
+from search.statistics.streaming import Matrix
+from search.statistics.observed import Observed
+from spaces.inputs import Frame
+from spaces.plan import Ref, Share
+from spaces.stages import StagedModel
+
+DRAWS = 4
+BATCH = 16
+
+
+class WeightedExplained(Metric):
+    """Held-out R^2 with each direction of the recipient weighted by what the answer makes of it.
+
+    1 - tr(F E) / tr(F S), for the residual's second moments E, the recipient's covariance S, and
+    the Fisher information F of the answer about the recipient's representation.
+
+    Source: the Fisher information metric, Amari 1998; as weights of a reconstruction error it is
+    the Gauss-Newton approximation of the divergence between the answers.
+    """
+
+    name = "weighted_r2"
+    label = "R² weighted by what the answer reacts to"
+
+    def similarities(
+        self, observed: Observed, shares: Sequence[Share], progress: Progress = silent
+    ) -> dict[Share, float]:
+        models = observed.deployment.running
+        recipients = dict.fromkeys(share.recipient.model for share in shares)
+        weights: dict[Ref, Matrix] = {}
+        for name in recipients:
+            weights |= fisher(models[name], observed.unseen)
+        values = {}
+        for share in shares:
+            residual, weight = observed.statistics.residual(share), weights[share.recipient]
+            lost, all_there_is = np.sum(weight * residual.error), np.sum(weight * residual.spread)
+            # an answer that does not react at all loses nothing
+            values[share] = 1 - float(lost / all_there_is) if all_there_is > 0 else 1.0
+            progress(1)
+        return values
+
+
+def fisher(model: StagedModel, frames: FrameSet) -> dict[Ref, Matrix]:
+    """Fisher information of the answer about each representation, (channels, channels).
+
+    Summed over positions, averaged over frames, estimated by `DRAWS` seeded random projections
+    of twice the square roots of the probabilities: their Jacobian's product is the Fisher
+    information. One backward pass per projection serves all stages.
+    """
+    sums: dict[Ref, Matrix] = {}
+    for indices, pictures in batches(frames, BATCH):
+        representations, roots = _traced(model, pictures)
+        generator = torch.Generator().manual_seed(indices.start)
+        for _ in range(DRAWS):
+            draw = torch.randn(roots.shape, generator=generator).to(roots.device)
+            gradients = torch.autograd.grad(
+                2 * (roots * draw).sum(), list(representations.values()), retain_graph=True
+            )
+            for ref, gradient in zip(representations, gradients, strict=True):
+                sums[ref] = sums.get(ref, 0.0) + _squared(gradient)
+    return {ref: total / (len(frames) * DRAWS) for ref, total in sums.items()}
+
+
+def _traced(model: StagedModel, pictures: list[Frame]) -> tuple[dict[Ref, Tensor], Tensor]:
+    """Every representation, and the square roots of the probabilities, differentiably."""
+    with torch.enable_grad():
+        inputs = model.prepared(pictures).requires_grad_()
+        stages = dict(model.walk(inputs))
+        found = model.probabilities([stages[tap] for tap in model.layout.taps])
+        roots = found.clamp_min(torch.finfo(found.dtype).tiny).sqrt()  # no slope at 0
+    return {Ref(model.name, stage): value for stage, value in stages.items()}, roots
+
+
+def _squared(gradient: Tensor) -> Matrix:
+    """(channels, channels) sum over frames and positions of the products of a gradient."""
+    rows = gradient if gradient.dim() == 2 else gradient.permute(0, 2, 3, 1).flatten(0, 2)
+    rows = rows.double()
+    return np.asarray((rows.T @ rows).cpu().numpy())

@@ -1,0 +1,28 @@
+"""All metrics by name: the numbers that can guide a search."""
+
+from __future__ import annotations
+
+from search.metrics.calibrated import CalibratedExplained, CalibratedProduct
+from search.metrics.cost_baselines import KeptBytes, KeptMacs, RepresentationSize
+from search.metrics.closed_form import Cosine, ExplainedVariance, ImageCka, PositionCka, Procrustes
+from search.metrics.base import Metric
+from search.metrics.fidelity import PairFidelity
+from search.metrics.fisher import WeightedExplained
+
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        PairFidelity(),
+        ExplainedVariance(),
+        CalibratedProduct(),
+        CalibratedExplained(),
+        WeightedExplained(),
+        PositionCka(),
+        ImageCka(),
+        Procrustes(),
+        Cosine(),
+        KeptBytes(),
+        KeptMacs(),
+        RepresentationSize(),
+    )
+}

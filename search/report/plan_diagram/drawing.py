@@ -1,0 +1,192 @@
+"""A plan as a picture: live stages solid, released ones dashed, shares as arrows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from xml.etree import ElementTree as ET
+
+from search.utils.console import megabytes
+from search.report.plan_diagram.palette import fill_of, line_of, paint
+from search.report.plan_diagram.layout import FONT, LABEL, MARGIN, Arrow, Box, Row, Sheet, lay_out
+from search.report.plan_diagram.legend import DASHES, LINE, draw_legend, legend_of
+from search.results.search_result import PlanRecord, Result
+from search.report.svg import Words, add, number, picture, text_width, to_text
+from spaces.plan import Share, SharePlan
+
+PLAN_PICTURE = "plan.svg"
+WIDE, NARROW = 720.0, 340.0
+"""Widths for a screen and for a phone, at which the letters are as large as they are meant."""
+
+
+def draw_plan(
+    result: Result,
+    record: PlanRecord | None,
+    similarity: Mapping[Share, float],
+    width: float = WIDE,
+) -> ET.Element:
+    """The drawing of a plan of the result, or of the models unmerged where there is none.
+
+    `similarity` is what stands on the arrows; on that of a share which it lacks is its adapter.
+    """
+    plan = SharePlan() if record is None else SharePlan.from_dict(record.plan)
+    sheet = lay_out(result.models, plan, similarity, width)
+    legend = legend_of(sheet)
+    root = picture(sheet.width, legend[-1].y + LINE / 2, _words(result, record, sheet))
+    root.set("class", "pd")
+    if sheet.width > width:  # as large as it is, to be moved sideways: smaller could not be read
+        root.set("class", "pd pd-broad")
+        root.set("width", number(sheet.width))
+    for row in sheet.rows:
+        _draw_row(root, row, sheet)
+    for arrow in sheet.arrows:
+        _draw_arrow(root, arrow, sheet)
+    for row in sheet.rows:
+        _draw_name(root, row, result.models[row.model].arch)
+    for arrow in sheet.arrows:
+        _draw_label(root, arrow)
+    draw_legend(root, legend)
+    return root
+
+
+def standing_alone(
+    result: Result, record: PlanRecord | None, similarity: Mapping[Share, float]
+) -> str:
+    """The same as a file of its own, on light paper."""
+    root = draw_plan(result, record, similarity)
+    _, _, width, height = root.get("viewBox", "").split()
+    root.set("width", width)
+    root.set("height", height)
+    root.set("font-family", "system-ui, sans-serif")
+    paper = ET.Element("rect", {"width": "100%", "height": "100%"})
+    root.insert(2, paint(paper, fill="paper"))  # behind all but title and description
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{to_text(root)}\n'
+
+
+def in_words(share: Share, similarity: float | None) -> str:
+    """A share in a sentence."""
+    known = "" if similarity is None else f", similarity {similarity:z.2f}"
+    return (
+        f"{share.recipient.model} takes {share.recipient.stage} from {share.donor} "
+        f"({share.adapter}{known})"
+    )
+
+
+def _words(result: Result, record: PlanRecord | None, sheet: Sheet) -> Words:
+    """The drawing in sentences: what each model holds and has released, and every share."""
+    told = []
+    for row in sorted(sheet.rows, key=lambda row: row.index):
+        live = ", ".join(box.name for box in row.stages if box.live)
+        gone = ", ".join(box.name for box in row.stages if not box.live)
+        kept = f"live {live}" if live else "no live stage"
+        released = f"released {gone}" if gone else "nothing released"
+        told.append(f"{row.model} holds {megabytes(row.held)}: {kept}; {released}.")
+    told += [f"{in_words(arrow.share, arrow.similarity)}." for arrow in sheet.arrows]
+    key, title = "unmerged", f"The models unmerged, {megabytes(result.unmerged_bytes)}"
+    if record is not None:
+        key, title = record.hash, f"Plan {record.hash}, {megabytes(record.bytes)}"
+    return Words(f"plan-{key}-{number(sheet.width)}", title, " ".join(told))
+
+
+def _draw_row(root: ET.Element, row: Row, sheet: Sheet) -> None:
+    group = add(root, "g", class_=f"pd-model pd-model-{row.index}")
+    _draw_taps(group, row, sheet)
+    for box in row.stages:
+        kind = "live" if box.live else "released"
+        part = _draw_box(group, box, row, sheet, kind)
+        if not box.live:
+            part.set("stroke-dasharray", DASHES)
+    _draw_box(group, row.head, row, sheet, "head").set("rx", number(min(row.head.width / 2, 12.0)))
+
+
+def _draw_box(group: ET.Element, box: Box, row: Row, sheet: Sheet, kind: str) -> ET.Element:
+    """A stage or a head with its name; returns its outline."""
+    part = add(group, "g", class_=f"pd-stage pd-{kind}")
+    add(part, "title", f"{row.model}:{box.name}, {megabytes(box.bytes)}, {kind}")
+    shape = add(part, "rect", x=box.x, y=row.y, width=box.width, height=sheet.box_height, rx=3,
+                stroke_width=1.25)  # fmt: skip
+    fill, line = (fill_of(row.index), line_of(row.index)) if box.live else ("paper", "released")
+    _write_name(part, box, row, sheet)
+    return paint(shape, fill=fill, stroke=line)
+
+
+def _write_name(part: ET.Element, box: Box, row: Row, sheet: Sheet) -> None:
+    """Upright where it fits, with the bytes below it if they fit, too; else turned."""
+    x, y = box.x + box.width / 2, row.y + sheet.box_height / 2
+    size = megabytes(box.bytes)
+    name = add(part, "text", box.name, x=x, y=y, dy="0.35em", font_size=FONT,
+               text_anchor="middle")  # fmt: skip
+    paint(name, fill="ink" if box.live else "quiet")
+    if box.width < text_width(box.name, FONT) + 6:
+        name.set("transform", f"rotate(-90 {number(x)} {number(y)})")
+    elif box.width >= text_width(size, FONT - 1) + 6:
+        name.set("y", number(y - 7))
+        below = add(part, "text", size, x=x, y=y + 8, dy="0.35em", font_size=FONT - 1,
+                    text_anchor="middle")  # fmt: skip
+        paint(below, fill="ink" if box.live else "quiet")
+
+
+def _draw_taps(group: ET.Element, row: Row, sheet: Sheet) -> None:
+    """A line to the head from each representation that it reads; of one before the last below."""
+    if row.taps == (row.stages[-1].name,):
+        level = number(row.y + sheet.box_height / 2)
+        path = f"M{number(row.stages[-1].end)} {level}H{number(row.head.x)}"
+    else:
+        bottom = row.y + sheet.box_height
+        outlets = [row.outlet(tap) for tap in row.taps]
+        level, middle = number(bottom + 7), number(row.head.x + row.head.width / 2)
+        path = "".join(f"M{number(x)} {number(bottom - 3)}V{level}" for x in outlets)
+        path += f"M{number(min(outlets))} {level}H{middle}V{number(bottom)}"
+    line = add(group, "path", d=path, stroke_width=1.25, class_="pd-taps")
+    paint(line, fill="none", stroke=line_of(row.index))
+
+
+def _draw_name(root: ET.Element, row: Row, arch: str) -> None:
+    """Above its row, on a rim of paper: an arrow may pass behind it."""
+    text = add(root, "text", row.model, x=MARGIN, y=row.y - 7, font_size=FONT + 2,
+               font_weight="600", paint_order="stroke", stroke_width=4,
+               stroke_linejoin="round")  # fmt: skip
+    paint(text, fill="ink", stroke="paper")
+    more = f"{arch.rpartition('/')[2]}, {megabytes(row.held)}"
+    paint(add(text, "tspan", more, dx=8, font_size=FONT, font_weight="400"), fill="quiet")
+
+
+def _draw_arrow(root: ET.Element, arrow: Arrow, sheet: Sheet) -> None:
+    """From a dot at the donor to a bar in front of the recipient's first live stage."""
+    donor = next(row for row in sheet.rows if row.model == arrow.share.donor.model)
+    hue = line_of(donor.index)
+    group = add(root, "g", class_="pd-share")
+    add(group, "title", in_words(arrow.share, arrow.similarity))
+    for rim, thickness in (("paper", 5.0), (hue, 2.0)):
+        line = add(group, "path", d=_curve(arrow), stroke_width=thickness)
+        paint(line, fill="none", stroke=rim)
+    (x, y), (to_x, to_y) = arrow.points[0], arrow.points[-1]
+    paint(add(group, "circle", cx=x, cy=y, r=3.5), fill=hue)
+    down = to_y > arrow.points[-2][1]
+    tip = f"M{number(to_x)} {number(to_y)}l-4.5 {-8 if down else 8}h9z"
+    paint(add(group, "path", d=tip), fill=hue)
+    top = to_y if down else to_y - sheet.box_height
+    bar = f"M{number(to_x)} {number(top)}v{number(sheet.box_height)}"
+    paint(add(group, "path", d=bar, stroke_width=2.5), stroke=hue)
+
+
+def _curve(arrow: Arrow) -> str:
+    """It leaves and arrives upright in every lane, and crosses rows straight."""
+    path = ""
+    for start, end in zip(arrow.points[::2], arrow.points[1::2], strict=True):
+        middle = number((start[1] + end[1]) / 2)
+        (x, y), (to_x, to_y) = ((number(a), number(b)) for a, b in (start, end))
+        path += f"{'L' if path else 'M'}{x} {y}C{x} {middle} {to_x} {middle} {to_x} {to_y}"
+    return path
+
+
+def _draw_label(root: ET.Element, arrow: Arrow) -> None:
+    """The similarity, on paper of its own."""
+    x, y = arrow.label
+    text = str(arrow.share.adapter) if arrow.similarity is None else f"{arrow.similarity:z.2f}"
+    width = text_width(text, FONT) + 10
+    group = add(root, "g", class_="pd-similarity")
+    shape = add(group, "rect", x=x - width / 2, y=y - LABEL / 2, width=width, height=LABEL, rx=9)
+    paint(shape, fill="paper", stroke="released")
+    told = add(group, "text", text, x=x, y=y, dy="0.35em", font_size=FONT, font_weight="600",
+               text_anchor="middle")  # fmt: skip
+    paint(told, fill="ink")

@@ -1,0 +1,250 @@
+"""Where everything of a plan's drawing goes: a row of stages per model, arrows between rows."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import permutations
+
+from search.results.search_result import ModelRecord
+from search.report.svg import text_width
+from spaces.liveness import liveness
+from spaces.plan import Ref, Share, SharePlan
+from spaces.stages import Layout
+
+HEAD_LABEL = "head"
+FONT = 11.0
+LEAST = 17.0
+"""Width of a stage that holds next to nothing: its name fits in when it is turned."""
+GAP, HEAD_GAP = 4.0, 12.0
+MARGIN = 2.0
+NAME_BAND, TAP_BAND = 22.0, 14.0
+"""Above a row its model's name, below it the line from its taps to its head."""
+LANE, STILL_LANE, LABEL = 40.0, 8.0, 18.0
+"""Height between two rows with an arrow, without one, and of what stands on an arrow."""
+ROOM = 1.35
+"""How much wider a row is at least than its stages at their least: else no bytes would show."""
+MOST_ORDERED = 6
+"""Of more models not every order is tried."""
+PLACES = (0.5, 0.3, 0.7, 0.16, 0.84)
+"""Where on an arrow its label may stand, from donor to recipient, best first."""
+
+
+@dataclass(frozen=True)
+class Box:
+    """A stage, or a head."""
+
+    name: str
+    bytes: int
+    live: bool
+    x: float
+    width: float
+
+    @property
+    def end(self) -> float:
+        return self.x + self.width
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model: its stages in order, its head, and the stages that the head reads."""
+
+    model: str
+    index: int
+    """Which of the deployment's models it is."""
+    stages: tuple[Box, ...]
+    head: Box
+    taps: tuple[str, ...]
+    y: float
+    """Of the upper edge of its boxes."""
+
+    def box(self, stage: str) -> Box:
+        return next(box for box in self.stages if box.name == stage)
+
+    def outlet(self, stage: str) -> float:
+        """Where the stage's representation leaves it: in the gap behind it."""
+        return self.box(stage).end + GAP / 2
+
+    @property
+    def held(self) -> int:
+        """Bytes of all that is live, the head too."""
+        return self.head.bytes + sum(box.bytes for box in self.stages if box.live)
+
+
+@dataclass(frozen=True)
+class Arrow:
+    """A share: the points that it passes, and where its label stands."""
+
+    share: Share
+    similarity: float | None
+    points: tuple[tuple[float, float], ...]
+    """Two for each lane that it crosses, in the order in which it does."""
+    label: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A whole drawing."""
+
+    rows: tuple[Row, ...]
+    arrows: tuple[Arrow, ...]
+    width: float
+    bottom: float
+    """Of the lowest row."""
+    box_height: float
+    scale: float
+    """Units per byte, for whatever is wider than LEAST."""
+
+
+def layouts_of(models: Mapping[str, ModelRecord]) -> dict[str, Layout]:
+    """The models' forms, as a result holds them."""
+    return {
+        name: Layout(
+            name,
+            tuple(stage["name"] for stage in model.stages),
+            tuple(stage["name"] for stage in model.stages if stage["tap"]),
+        )
+        for name, model in models.items()
+    }
+
+
+def lay_out(
+    models: Mapping[str, ModelRecord],
+    plan: SharePlan,
+    similarity: Mapping[Share, float],
+    width: float,
+) -> Sheet:
+    """The drawing of a plan on a sheet of that width, or a wider one if the stages need it.
+
+    `similarity` is what stands on the arrows; a share that it lacks has none.
+
+    Raises:
+        BadPlan: the plan is not one of these models.
+    """
+    layouts = layouts_of(models)
+    alive = liveness(plan, layouts).stages
+    width, scale = _scaled(models.values(), width)
+    longest = max(len(stage["name"]) for model in models.values() for stage in model.stages)
+    height = max(56.0, text_width("n" * longest, FONT) + 12)
+    order = row_order(list(models), plan)
+    rows: list[Row] = []
+    y = MARGIN + NAME_BAND
+    for position, name in enumerate(order):
+        if position:
+            y += height + TAP_BAND + _lane(order, position, plan) + NAME_BAND
+        index = list(models).index(name)
+        boxes = _boxes(name, models[name], alive, scale)
+        rows.append(Row(name, index, *boxes, layouts[name].taps, y))
+    arrows = _arrows(rows, plan, similarity, height)
+    return Sheet(tuple(rows), arrows, width, y + height + TAP_BAND, height, scale)
+
+
+def row_order(models: Sequence[str], plan: SharePlan) -> tuple[str, ...]:
+    """The order of rows in which arrows cross fewest others; of equals the deployment's own."""
+    if len(models) > MOST_ORDERED:
+        return tuple(models)
+
+    def crossed(order: Sequence[str]) -> int:
+        at = {name: k for k, name in enumerate(order)}
+        return sum(abs(at[s.donor.model] - at[s.recipient.model]) for s in plan.shares)
+
+    return min(permutations(models), key=crossed)
+
+
+def _scaled(models: Collection[ModelRecord], width: float) -> tuple[float, float]:
+    """The width that is needed, and the units per byte at which the longest row just fits."""
+    rows: list[list[int]] = [[*(s["bytes"] for s in m.stages), m.head_bytes] for m in models]
+
+    def longest(scale: float) -> float:
+        gaps = HEAD_GAP - 2 * GAP + 2 * MARGIN
+        return gaps + max(sum(max(LEAST, scale * b) + GAP for b in sizes) for sizes in rows)
+
+    width = max(width, ROOM * longest(0.0))
+    low, high = 0.0, width / max(1, *(max(sizes) for sizes in rows))
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if longest(middle) <= width else (low, middle)
+    return width, low
+
+
+def _boxes(
+    name: str, model: ModelRecord, alive: Collection[Ref], scale: float
+) -> tuple[tuple[Box, ...], Box]:
+    """The stages from left to right, and the head behind them."""
+    stages, x = [], MARGIN
+    for stage in model.stages:
+        held = max(LEAST, scale * stage["bytes"])
+        live = Ref(name, stage["name"]) in alive
+        stages.append(Box(stage["name"], stage["bytes"], live, x, held))
+        x += held + GAP
+    held = max(LEAST, scale * model.head_bytes)
+    return tuple(stages), Box(HEAD_LABEL, model.head_bytes, True, x - GAP + HEAD_GAP, held)
+
+
+def _lane(order: Sequence[str], position: int, plan: SharePlan) -> float:
+    """Height of the lane above a row: the more arrows pass there, the higher."""
+    above = set(order[:position])
+    passing = sum((s.donor.model in above) != (s.recipient.model in above) for s in plan.shares)
+    return LANE + LABEL * min(3, passing - 1) if passing else STILL_LANE
+
+
+def _arrows(
+    rows: Sequence[Row], plan: SharePlan, similarity: Mapping[Share, float], height: float
+) -> tuple[Arrow, ...]:
+    at = {row.model: k for k, row in enumerate(rows)}
+    busy = {ref for share in plan.shares for ref in (share.donor, share.recipient)}
+    arrows, taken = [], list[tuple[float, float]]()
+    for share in plan.shares:
+        start, end = at[share.donor.model], at[share.recipient.model]
+        passed = rows[start : end + 1] if end > start else rows[end : start + 1][::-1]
+        points = _path(passed, share, busy, height)
+        label = _label(points[-2:], taken)
+        taken.append(label)
+        arrows.append(Arrow(share, similarity.get(share), points, label))
+    return tuple(arrows)
+
+
+def _path(
+    rows: Sequence[Row], share: Share, busy: Collection[Ref], height: float
+) -> tuple[tuple[float, float], ...]:
+    """From the donor's outlet to the recipient's. Rows between are crossed where a gap is: one
+    that no share uses, if there is one, or the arrow would seem to come from there."""
+    first, *between, last = rows
+    down = last.y > first.y
+    x, to = first.outlet(share.donor.stage), last.outlet(share.recipient.stage)
+    points = [(x, first.y + (height if down else 0.0))]
+    for k, row in enumerate(between, start=1):
+        wanted = x + (to - x) * k / (len(between) + 1)
+        free = [box.name for box in row.stages if Ref(row.model, box.name) not in busy]
+        gaps = [row.outlet(name) for name in free or [box.name for box in row.stages]]
+        gap = min(gaps, key=lambda g: abs(g - wanted))
+        edges = (row.y, row.y + height)
+        points += [(gap, edge) for edge in (edges if down else edges[::-1])]
+    points.append((to, last.y + (0.0 if down else height)))
+    return tuple(points)
+
+
+def _label(
+    lane: Sequence[tuple[float, float]], taken: Sequence[tuple[float, float]]
+) -> tuple[float, float]:
+    """The first place on the arrow's last stretch that is free, else the first."""
+    places = [_on_curve(lane[0], lane[1], part) for part in PLACES]
+
+    def free(place: tuple[float, float]) -> bool:
+        return all(
+            abs(place[0] - x) > 4.4 * FONT or abs(place[1] - y) > LABEL + 1 for x, y in taken
+        )
+
+    return next((place for place in places if free(place)), places[0])
+
+
+def _on_curve(
+    start: tuple[float, float], end: tuple[float, float], part: float
+) -> tuple[float, float]:
+    """A point of the curve that leaves and arrives upright: 0 is its start, 1 its end."""
+    (x, y), (to_x, to_y) = start, end
+    middle, rest = (y + to_y) / 2, 1 - part
+    return (
+        x + (to_x - x) * (3 * part**2 - 2 * part**3),
+        rest**3 * y + 3 * rest * part * middle + part**3 * to_y,
+    )

@@ -1,0 +1,95 @@
+"""What the signs in a plan's drawing mean, below it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+from xml.etree import ElementTree as ET
+
+from search.utils.console import MEGABYTE
+from search.report.plan_diagram.palette import fill_of, line_of, paint
+from search.report.plan_diagram.layout import FONT, MARGIN, Sheet
+from search.report.svg import add, number, text_width
+
+LINE = 20.0
+"""Height of a line of entries."""
+MARK = 20.0
+DASHES = "4 3"
+"""Of what is released."""
+LONGEST = 64.0
+"""Width of the scale at most."""
+Sign = Literal["live", "released", "share", "scale"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A sign and what it means; `x` is its left edge, `y` its middle."""
+
+    sign: Sign
+    words: str
+    x: float
+    y: float
+    width: float
+    """Of the sign."""
+
+
+def legend_of(sheet: Sheet) -> list[Entry]:
+    """The entries, side by side; where a line is full they go on below."""
+    wanted: list[tuple[Sign, str]] = [("live", "live"), ("released", "released: not loaded")]
+    if sheet.arrows:
+        wanted.append(("share", "share, its similarity"))
+    unit = _unit(sheet)
+    wanted.append(("scale", f"{unit / MEGABYTE:g} MB of weights"))
+    entries, x, y = list[Entry](), MARGIN, sheet.bottom + 12
+    for sign, words in wanted:
+        mark = sheet.scale * unit if sign == "scale" else MARK
+        width = mark + 6 + text_width(words, FONT)
+        if x > MARGIN and x + width > sheet.width:
+            x, y = MARGIN, y + LINE
+        entries.append(Entry(sign, words, x, y, mark))
+        x += width + 14
+    return entries
+
+
+def _unit(sheet: Sheet) -> float:
+    """The greatest 1, 2 or 5 times a power of ten of bytes that is not wider than LONGEST."""
+    most = LONGEST / sheet.scale
+    power = 10.0 ** math.floor(math.log10(most))
+    return max(step * power for step in (1, 2, 5) if step * power <= most)
+
+
+def draw_legend(root: ET.Element, entries: list[Entry]) -> None:
+    group = add(root, "g", class_="pd-legend")
+    for entry in entries:
+        _SIGNS[entry.sign](group, entry)
+        text = add(group, "text", entry.words, x=entry.x + entry.width + 6, y=entry.y,
+                   dy="0.35em", font_size=FONT)  # fmt: skip
+        paint(text, fill="quiet")
+
+
+def _box(group: ET.Element, entry: Entry) -> ET.Element:
+    return add(group, "rect", x=entry.x, y=entry.y - 6, width=entry.width, height=12, rx=2)
+
+
+def _live(group: ET.Element, entry: Entry) -> None:
+    paint(_box(group, entry), fill=fill_of(0), stroke=line_of(0))
+
+
+def _released(group: ET.Element, entry: Entry) -> None:
+    paint(_box(group, entry), fill="paper", stroke="released").set("stroke-dasharray", DASHES)
+
+
+def _share(group: ET.Element, entry: Entry) -> None:
+    x, y = number(entry.x), number(entry.y)
+    line = add(group, "path", d=f"M{x} {y}h13", stroke_width=2)
+    paint(line, stroke=line_of(0))
+    paint(add(group, "path", d=f"M{number(entry.x + MARK)} {y}l-8 -4.5v9z"), fill=line_of(0))
+
+
+def _scale(group: ET.Element, entry: Entry) -> None:
+    path = f"M{number(entry.x)} {number(entry.y - 4)}v8m0 -4h{number(entry.width)}m0 -4v8"
+    paint(add(group, "path", d=path, stroke_width=1.25), fill="none", stroke="quiet")
+
+
+_SIGNS = {"live": _live, "released": _released, "share": _share, "scale": _scale}

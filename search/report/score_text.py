@@ -1,0 +1,25 @@
+"""How the score that a model is judged by is called and written, wherever it is told."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping, Sequence
+
+from search.utils.console import percent, percents
+from search.evaluation.per_frame import Scores, main_name, main_score
+
+NAMES = {"map": "mAP", "top1": "top-1"}
+
+
+def score_name(scores: Container[str]) -> str:
+    return NAMES[main_name(scores)]
+
+
+def score_text(scores: Scores) -> str:
+    value = main_score(scores)
+    return f"{value:.3f}" if "map" in scores else percent(value)
+
+
+def interval_text(intervals: Mapping[str, Sequence[float]]) -> str:
+    """The interval of that score, among those of all."""
+    low, high = intervals[main_name(intervals)]
+    return f"{low:.3f}…{high:.3f}" if "map" in intervals else percents([low, high])

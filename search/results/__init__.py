@@ -1,0 +1,1 @@
+"""Schemas of every JSON record, as dataclasses."""

@@ -1,0 +1,1 @@
+"""The streaming pass over the frames, and closed-form linear maps."""

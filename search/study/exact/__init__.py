@@ -1,0 +1,1 @@
+"""The exact front by branch and bound."""

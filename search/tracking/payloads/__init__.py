@@ -1,0 +1,1 @@
+"""What each kind of MLflow run holds, as plain data."""

@@ -1,0 +1,1 @@
+"""Files, tensors, console output, schedules and timing."""

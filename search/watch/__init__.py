@@ -1,0 +1,1 @@
+"""Scheduled monitoring: one round, its workspace, its daemon."""

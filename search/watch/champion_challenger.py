@@ -1,0 +1,121 @@
+"""Challenger and champion, each as it is served, on the same frames and labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from search.config.run import RunConfig
+from search.utils.console import Reporter
+from search.deploy.comparison import Contest, Lead, Measure
+from search.data.frames import FrameSet, Joined, split_parts
+from search.statistics.observed import Deployment
+from search.watch.workspace import Post
+from search.results.search_result import BUNDLE_FOLDER, CandidateRecord, Result
+from search.deploy.champion import Champion
+from search.evaluation.bundles import ByAnswers, ByTruth, Kept
+from search.results.registered_plan import Standing
+from search.data.ground_truth import Truth
+from search.evaluation.evaluate import Bench
+from spaces.bundle import Bundle, load_bundle
+
+
+@dataclass(frozen=True)
+class Stand:
+    """A search that has ended, and what two plans can be compared on."""
+
+    post: Post
+    config: RunConfig
+    """Of the search."""
+    deployment: Deployment
+    result: Result
+    new: Sequence[bool]
+    """Of each window at the end of the config's frames, whether this round has brought it."""
+    truth: Mapping[str, Truth]
+    """All labels that there are now."""
+
+    @cached_property
+    def bench(self) -> Bench:
+        known = self.deployment
+        return Bench(known.served, known.facts, {}, self.config.verify.batch)
+
+    @cached_property
+    def fresh(self) -> FrameSet:
+        """Of the new windows, what the search has kept from its statistics: frames that the maps
+        of neither plan have seen."""
+        frames = self.config.frames.open(self.config.base)
+        parts = split_parts(frames, self.config.verify.fidelity_frames)
+        later = parts[len(parts) - len(self.new) :]
+        return Joined(tuple(u for (_, u), new in zip(later, self.new, strict=True) if new))
+
+    def labels_against(self, champion: Champion) -> tuple[str, Mapping[str, Truth]]:
+        """The labels, in words too, that both plans are measured on: those that are new to the
+        champion; old ones only if the rule wants labels in any case."""
+        rule, what = self.config.promotion.by, "new"
+        found = {} if rule == "fidelity" else self.post.labels.new(champion.bundle, self.truth)
+        if rule == "truth" and not found:
+            found, what = dict(self.truth), "old"
+        return f"{sum(len(known.frames) for known in found.values())} {what} labels", found
+
+    def loaded(self, folder: Path) -> Bundle:
+        """The bundle in a folder, where the models are."""
+        return load_bundle(folder).to(self.config.torch_device)
+
+
+def contest(
+    stand: Stand, challenger: CandidateRecord, champion: Champion | None, reporter: Reporter
+) -> Contest:
+    """What the rule is to judge by: both plans, as they are served, on the same frames.
+
+    Fidelity is measured anew of both, and so is truth, if there are labels for that. What a
+    challenger that has nobody to beat keeps is the search's own measurement.
+    """
+    proposed = Standing.of(stand.result, challenger)
+    bundles = [stand.loaded(stand.config.out_folder / BUNDLE_FOLDER)]
+    if champion is not None and champion.bundle != proposed.bundle:
+        bundles.append(stand.loaded(stand.post.service.bundle(champion.bundle)))
+    agreed = _by_answers(stand, bundles, reporter)
+    proposed = _faithful(proposed, agreed[0], stand.fresh)
+    told: dict[Measure, str] = {
+        "fidelity": f"{len(stand.fresh)} new frames", "truth": "all labels",
+    }  # fmt: skip
+    if champion is None:
+        return Contest(proposed, None, measured_on=told)
+    if champion.bundle == proposed.bundle:
+        return Contest(proposed, proposed, measured_on=told)
+    serving = _faithful(champion.standing, agreed[1], stand.fresh)
+    serving = replace(serving, quality=None, interval=None, labels=proposed.labels)
+    leads: dict[Measure, Lead | None] = {"fidelity": agreed[0].lead(agreed[1])}
+    told["truth"], labels = stand.labels_against(champion)
+    if labels:
+        with reporter.working("ground truth of both"):
+            right = ByTruth.on(stand.bench, labels)
+            kept = [right.measure(*both) for both in zip(bundles, agreed, strict=True)]
+        proposed, serving = _true(proposed, kept[0]), _true(serving, kept[1])
+        leads["truth"] = kept[0].lead(kept[1])
+    return Contest(proposed, serving, leads, told)
+
+
+def _by_answers(stand: Stand, bundles: Sequence[Bundle], reporter: Reporter) -> list[Kept]:
+    """Of each, how well it agrees with its models on the new frames."""
+    frames = stand.fresh
+    reporter.step(f"Challenger and plan in service on {len(frames)} new frames")
+    with reporter.progress("frames", len(frames) * (1 + len(bundles))) as progress:
+        answers = ByAnswers.on(stand.bench, frames, progress)
+        return [answers.measure(bundle, progress) for bundle in bundles]
+
+
+def _faithful(standing: Standing, agreed: Kept, frames: FrameSet) -> Standing:
+    """With its fidelity on those frames."""
+    return replace(
+        standing, fidelity=agreed.mean, fidelity_interval=agreed.interval, frames=frames.hash
+    )
+
+
+def _true(standing: Standing, kept: Kept) -> Standing:
+    """With what it keeps on ground truth; `quality_kept`, if any model could be measured."""
+    known = None if kept.interval is None else kept.mean
+    least = min((value for value in kept.by_model.values() if value is not None), default=None)
+    return replace(standing, quality=known, interval=kept.interval, worst=least)

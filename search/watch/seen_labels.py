@@ -1,0 +1,60 @@
+"""Which labels a plan's search has known: only others say something new of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from search.utils.files import write_json
+from search.data.ground_truth import Truth, marks, part_of
+
+LEAST = 16
+"""New labelled frames of a model; of fewer its fidelity says more."""
+
+
+@dataclass(frozen=True)
+class KnownLabels:
+    """A folder with a file for each bundle: the labelled frames that its search has known."""
+
+    folder: Path
+
+    def keep(self, bundle: str, truth: Mapping[str, Truth]) -> None:
+        """Write down what the search of a bundle knows, wholly or not at all.
+
+        Raises:
+            CannotWrite: the folder does not take it.
+        """
+        write_json(self._file(bundle), {name: marks(known) for name, known in truth.items()})
+
+    def new(self, bundle: str, truth: Mapping[str, Truth]) -> dict[str, Truth]:
+        """The labels that the search of a bundle has not known, of models with enough of them.
+
+        Of a bundle that was searched elsewhere, or before the file was lost, all are new.
+        """
+        before = self._read(bundle)
+        found: dict[str, Truth] = {}
+        for name, known in truth.items():
+            old = set(before.get(name, ()))
+            indices = [k for k, mark in enumerate(marks(known)) if mark not in old]
+            if len(indices) >= LEAST:
+                found[name] = part_of(known, indices)
+        return found
+
+    def keep_only(self, bundles: Iterable[str | None]) -> None:
+        """Forget what the searches of all others knew."""
+        kept = {self._file(bundle) for bundle in bundles if bundle}
+        for path in self.folder.glob("*.json"):
+            if path not in kept:
+                path.unlink(missing_ok=True)
+
+    def _file(self, bundle: str) -> Path:
+        return self.folder / f"{bundle}.json"
+
+    def _read(self, bundle: str) -> dict[str, list[str]]:
+        try:
+            found = json.loads(self._file(bundle).read_text(encoding="utf-8"))
+            return {str(name): [str(mark) for mark in known] for name, known in found.items()}
+        except (OSError, ValueError, AttributeError, TypeError):
+            return {}

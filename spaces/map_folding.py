@@ -1,0 +1,45 @@
+"""Whether a share's linear map disappears into the layers that read it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from spaces.model_facts import ModelFacts
+from spaces.liveness import Liveness
+from spaces.plan import Ref, Share
+from spaces.consumers import HEAD, Reader
+
+
+@dataclass(frozen=True)
+class Fold:
+    """The layers into which a share's map folds; none, with the reason, if it stays."""
+
+    readers: tuple[Reader, ...]
+    refusal: str = ""
+
+
+def fold_of(share: Share, live: Liveness, facts: Mapping[str, ModelFacts]) -> Fold:
+    """Where the map of a live share goes.
+
+    It stays an adapter of its own when another share takes the recipient's representation (the
+    map's result must then exist), or when some live reader cannot take it in.
+    """
+    if share.adapter.kind == "identity":
+        return Fold((), "identity has no map")
+    donors = {other.donor for other in live.shares}
+    readers: list[Reader] = []
+    pending = [share.recipient]
+    while pending:
+        ref = pending.pop()
+        if ref in donors:
+            return Fold((), f"{ref} is itself a donor")
+        for owner, found in facts[ref.model].readers[ref.stage].items():
+            if owner != HEAD and Ref(ref.model, owner) not in live.stages:
+                continue
+            if found.refusal:
+                return Fold((), found.refusal)
+            readers += found.foldable
+            if found.passes:
+                pending.append(Ref(ref.model, owner))
+    return Fold(tuple(readers))

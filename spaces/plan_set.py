@@ -1,0 +1,96 @@
+"""Many plans evaluated in one pass: every distinct representation is computed once."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from spaces.adapters import Adapter, build_adapter
+from spaces.model_facts import ModelFacts, layouts_of
+from spaces.liveness import canonical
+from spaces.merged import Maps, Models, running_order
+from spaces.node import Node, in_order, tap_nodes
+from spaces.plan import Share, SharePlan
+from spaces.stages import StagedModel
+
+Output = tuple[str, tuple[Node, ...]]
+"""A model's answer, identified by the nodes that its head reads."""
+
+
+class PlanSet:
+    """Plans over the same models, evaluated together; adapters are kept apart from the stages."""
+
+    def __init__(
+        self,
+        models: Models,
+        facts: Mapping[str, ModelFacts],
+        plans: Sequence[SharePlan],
+        maps: Maps,
+    ) -> None:
+        layouts = layouts_of(facts)
+        self.models = models
+        self.plans = [canonical(plan, layouts) for plan in plans]
+        self.outputs: list[dict[str, Output]] = [
+            {name: (name, tap_nodes(name, plan, layouts)) for name in models}
+            for plan in self.plans
+        ]
+        """For each plan and model, which of the distinct outputs is its answer."""
+        self.distinct: list[Output] = list(
+            dict.fromkeys(output for plan in self.outputs for output in plan.values())
+        )
+        """The distinct outputs over all plans and models."""
+        shares = {share for plan in self.plans for share in plan.shares}
+        self._adapters: dict[Share, Adapter] = {
+            share: build_adapter(
+                share,
+                maps.get(share),
+                facts[share.recipient.model].stage(share.recipient.stage).grid,
+            ).to(models[share.recipient.model].device)
+            for share in shares
+        }
+
+    def only(self, names: Collection[str]) -> PlanSet:
+        """The same plans, of which only these models' answers are asked for."""
+        asked = copy.copy(self)
+        asked.distinct = [output for output in self.distinct if output[0] in names]
+        return asked
+
+    @property
+    def inputs_read(self) -> frozenset[str]:
+        nodes = in_order(tuple(node for _, taps in self.distinct for node in taps))
+        return frozenset(node.ref.model for node in nodes if node.source is None)
+
+    def answers(self, inputs: Mapping[str, Tensor]) -> Iterator[tuple[Output, Tensor]]:
+        """Each distinct output's answer for one batch, in the order of `distinct`."""
+        return self._evaluate(inputs, lambda model, taps: model.head(taps))
+
+    def probabilities(self, inputs: Mapping[str, Tensor]) -> Iterator[tuple[Output, Tensor]]:
+        """As `answers`, but of each its probabilities."""
+        return self._evaluate(inputs, lambda model, taps: model.probabilities(taps))
+
+    @torch.no_grad()
+    def _evaluate(
+        self, inputs: Mapping[str, Tensor], read: Callable[[StagedModel, list[Tensor]], Tensor]
+    ) -> Iterator[tuple[Output, Tensor]]:
+        """Representations go once all that read them have done so."""
+        values: dict[Node, Tensor] = {}
+        for step in running_order(self.distinct):
+            if step.makes is None:
+                answer = read(self.models[step.model], [values[tap] for tap in step.reads])
+            else:
+                values[step.makes] = self._compute(
+                    step.makes, values[step.reads[0]] if step.reads else inputs[step.model]
+                )
+            for node in step.frees:
+                del values[node]
+            if step.makes is None:
+                yield (step.model, step.reads), answer
+
+    def _compute(self, node: Node, read: Tensor) -> Tensor:
+        if node.share:
+            adapted: Tensor = self._adapters[node.share](read)
+            return adapted
+        return self.models[node.ref.model].step(node.ref.stage, read)

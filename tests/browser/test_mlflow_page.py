@@ -1,0 +1,215 @@
+"""The quickstart's candidates as people compare them: MLflow's own pages, in a real browser."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from browsers import SCREENSHOTS
+from mlflow.tracking import MlflowClient
+from playwright.sync_api import Browser, Locator, Page
+from servers import free_port, wait_for
+
+from search.tracking.payloads.search_run import measured_metrics, run_name, unmerged_metrics
+from search.results.search_result import Result
+
+pytestmark = pytest.mark.ui
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = ROOT / "runs" / "quickstart.yaml"
+MERGE_SEARCH = [sys.executable, "-W", "ignore", "-c", "from search.cli import main; main()"]
+PATIENCE = 60_000
+"""Milliseconds: the machine may have other work."""
+CELLS = """async (names) => {
+  const grids = [...names.parentElement.parentElement.querySelectorAll("[role=grid]")];
+  const values = grids.at(-1);
+  const rest = () => new Promise((done) => setTimeout(done, 120));
+  const found = {};
+  for (let top = 0; top <= values.scrollHeight; top += 150) {
+    for (let left = 0; left <= values.scrollWidth; left += 300) {
+      values.scrollTo(left, top);
+      await rest();
+      grids.forEach((grid, number) => {
+        for (const cell of grid.firstElementChild.children) {
+          const at = [cell.style.top, number, cell.style.left].map((side) => parseInt(side));
+          found[at.join(" ")] = cell.innerText.trim();
+        }
+      });
+    }
+  }
+  return found;
+}"""
+"""Names stand in a grid of their own, and MLflow draws only the part that is in sight."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A search, and the server that shows it."""
+
+    result: Result
+    store: str
+    experiment: str
+    candidates: str
+    """Addresses that `merge-search ui` printed."""
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
+    """The quickstart, run and shown by the commands that the README names."""
+    folder = tmp_path_factory.mktemp("quickstart")
+    store = f"sqlite:///{folder / 'mlflow.db'}"
+    settings = [f"--set=out={folder / 'out'}", f"--set=mlflow.tracking_uri={store}"]
+    known = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
+    run = [*MERGE_SEARCH, "run", str(CONFIG), *settings]
+    subprocess.run(run, check=True, cwd=folder, env=known)
+    port = free_port()
+    log = folder / "server.log"
+    with log.open("w") as file:
+        server = subprocess.Popen(
+            [*MERGE_SEARCH, "ui", str(CONFIG), *settings, "--port", str(port)],
+            stdout=file, stderr=file, env=known, cwd=folder, start_new_session=True,
+        )  # fmt: skip
+    try:
+        wait_for(f"http://127.0.0.1:{port}", server, log)
+        told = dict(re.findall(r"(?m)^(MLflow UI|Candidates): (\S+)$", log.read_text()))
+        result = Result.from_dict(json.loads((folder / "out" / "result.json").read_text()))
+        yield Shown(result, store, told["MLflow UI"], told["Candidates"])
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(30)
+
+
+@pytest.fixture
+def page(chromium: Browser) -> Iterator[Page]:
+    context = chromium.new_context(viewport={"width": 2600, "height": 1500})
+    opened = context.new_page()
+    opened.set_default_timeout(PATIENCE)
+    yield opened
+    context.close()
+
+
+def close_assistant(page: Page) -> None:
+    """It takes a third of the page."""
+    button = page.get_by_role("button", name="Close").first
+    if button.is_visible():
+        button.click()
+
+
+def metrics_table(page: Page) -> dict[str, list[float]]:
+    """Every metric's name, and what the page shows of it, run by run."""
+    grid: Locator = page.locator(".ReactVirtualized__Grid[role=grid]").filter(has_text="bytes_mb")
+    grid.scroll_into_view_if_needed()
+    rows: dict[int, dict[tuple[int, int], str]] = {}
+    for at, text in grid.evaluate(CELLS).items():
+        top, number, left = map(int, at.split())
+        rows.setdefault(top, {})[number, left] = text
+    table = [[text for _, text in sorted(row.items())] for _, row in sorted(rows.items())]
+    return {name: [float(value) for value in values] for name, *values in table}
+
+
+def assert_shows(table: dict[str, list[float]], wanted: Sequence[dict[str, float]]) -> None:
+    """All names; and for each run a column of its own with all its values, to the digits that
+    MLflow writes: three after the point, or four in all."""
+    assert set(table) == set(wanted[0])
+    columns = [
+        dict(zip(table, values, strict=True)) for values in zip(*table.values(), strict=True)
+    ]
+    assert len(columns) == len(wanted)
+    for metrics in wanted:
+        alike = [c for c in columns if c == pytest.approx(metrics, rel=1e-3, abs=5.1e-4)]
+        assert alike, metrics
+        columns.remove(alike[0])
+
+
+def wanted(result: Result) -> list[dict[str, float]]:
+    """The metrics as result.json has them, of the unmerged models and of each candidate."""
+    return [unmerged_metrics(result), *(measured_metrics(result, c) for c in result.candidates)]
+
+
+def test_children_that_are_selected_and_compared_show_all_their_metrics(
+    shown: Shown, page: Page
+) -> None:
+    page.goto(shown.experiment)
+    page.get_by_text("matching runs").wait_for()
+    close_assistant(page)
+    page.locator(".ag-row button").first.click()  # opens the parent
+    for name in [run_name(c) for c in shown.result.candidates]:
+        page.get_by_text(name, exact=True).first.wait_for()
+    rows = page.locator(".ag-row input.ag-checkbox-input")
+    assert rows.count() == len(shown.result.candidates) + 2
+    page.screenshot(path=SCREENSHOTS / "mlflow-runs.png")
+    for row in rows.all()[1:]:
+        row.check()
+    page.get_by_role("button", name="Compare").click()
+    page.get_by_text(f"Comparing {len(shown.result.candidates) + 1} Runs").first.wait_for()
+    close_assistant(page)
+    page.get_by_text("quality_kept").first.wait_for()
+    page.screenshot(path=SCREENSHOTS / "mlflow-compared.png", full_page=True)
+    assert_shows(metrics_table(page), wanted(shown.result))
+
+
+def test_the_address_that_ui_prints_is_that_comparison(shown: Shown, page: Page) -> None:
+    page.goto(shown.candidates)
+    page.get_by_text("quality_kept").first.wait_for()
+    close_assistant(page)
+    page.screenshot(path=SCREENSHOTS / "mlflow-candidates.png", full_page=True)
+    assert_shows(metrics_table(page), wanted(shown.result))
+    text = page.inner_text("body")
+    assert f"Comparing {len(shown.result.candidates) + 1} Runs" in text
+    for fact in ("detector", "linear", "blocks.5 -> blocks.5"):
+        assert fact in text
+
+
+def test_the_parents_page_tells_of_the_search_and_shows_its_pictures(
+    shown: Shown, page: Page
+) -> None:
+    client = MlflowClient(tracking_uri=shown.store)
+    (parent,) = client.search_runs(["1"], "tags.`merge_search.kind` = 'search'")
+    overview = shown.experiment.replace("/runs", f"/runs/{parent.info.run_id}")
+    page.goto(overview)
+    page.get_by_text(str(shown.result.chosen)).first.wait_for()
+    close_assistant(page)
+    text = page.inner_text("body")
+    assert "quickstart frames" in text and "blocks.5" in text
+    page.screenshot(path=SCREENSHOTS / "mlflow-parent.png", full_page=True)
+    page.goto(f"{overview}/artifacts/pictures/front.png")
+    page.get_by_text("similarity.png").first.wait_for()
+    page.wait_for_timeout(2000)
+    page.screenshot(path=SCREENSHOTS / "mlflow-pictures.png")
+    page.goto("about:blank")  # else only the part behind the # changes, and MLflow stays
+    page.goto(f"{overview}/artifacts/report.html")
+    page.frame_locator("iframe").locator("h1").first.wait_for()
+    page.screenshot(path=SCREENSHOTS / "mlflow-report.png")
+
+
+def test_the_explorer_draws_all_its_figures_without_a_network(
+    shown: Shown, chromium: Browser, tmp_path: Path
+) -> None:
+    client = MlflowClient(tracking_uri=shown.store)
+    (parent,) = client.search_runs(["1"], "tags.`merge_search.kind` = 'search'")
+    file = client.download_artifacts(parent.info.run_id, "explore.html", str(tmp_path))
+    context = chromium.new_context(viewport={"width": 1300, "height": 1700})
+    page, asked, complaints = context.new_page(), list[str](), list[str]()
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
+    page.goto(Path(file).as_uri())
+    page.locator("#figure-2 svg").first.wait_for()
+    assert page.locator(".plotly-graph-div .main-svg").count() >= 3
+    assert complaints == [] and not [url for url in asked if url.startswith("http")]
+    page.screenshot(path=SCREENSHOTS / "explore.png", full_page=True)
+    context.close()
+
+
+def test_the_registry_shows_the_challenger(shown: Shown, page: Page) -> None:
+    page.goto(shown.experiment.partition("#")[0] + "#/models/quickstart")
+    page.get_by_text("challenger").first.wait_for()
+    close_assistant(page)
+    page.screenshot(path=SCREENSHOTS / "mlflow-registry.png")

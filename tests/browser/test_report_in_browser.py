@@ -1,0 +1,227 @@
+"""The report as a browser shows it: alone, sorted, on a phone, in the dark, and legible."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import pytest
+from browsers import SCREENSHOTS
+from playwright.sync_api import Browser, Page
+from tiny import Ran, Weights, merged, run_config, three_models, write_config
+
+pytestmark = pytest.mark.ui
+
+LEGIBLE = 4.5
+"""Contrast that WCAG 2 AA asks of text of any size."""
+Scheme = Literal["light", "dark"]
+
+CONTRASTS = """() => {
+  const channels = (text) => (text.match(/[\\d.]+/g) || []).map(Number);
+  const visible = (text) => { const c = channels(text); return c.length === 3 || c[3] > 0; };
+  const luminance = (text) => {
+    const [r, g, b] = channels(text).slice(0, 3).map((c) => c / 255)
+      .map((c) => c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const contrast = (one, other) => {
+    const [low, high] = [luminance(one), luminance(other)].sort((a, b) => a - b);
+    return (high + 0.05) / (low + 0.05);
+  };
+  const behind = (element) => {
+    for (let at = element; at; at = at.parentElement) {
+      const colour = getComputedStyle(at).backgroundColor;
+      if (visible(colour)) return colour;
+    }
+    return "rgb(255, 255, 255)";
+  };
+  const below = (text) => {
+    text.scrollIntoView({ block: "center", inline: "center" });
+    const box = text.getBoundingClientRect();
+    const parts = document.elementsFromPoint(box.x + box.width / 2, box.y + box.height / 2);
+    for (const part of parts) {
+      const fill = getComputedStyle(part).fill;
+      if (["rect", "circle"].includes(part.tagName) && fill !== "none") return fill;
+    }
+    return behind(text.ownerSVGElement);
+  };
+  const found = [];
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  for (let node = walker.nextNode(); node; node = walker.nextNode()) {
+    const element = node.parentElement;
+    if (!node.data.trim() || !element.getClientRects().length) continue;
+    const inSvg = element.ownerSVGElement;
+    if (inSvg && !["text", "tspan"].includes(element.tagName)) continue;
+    const style = getComputedStyle(element);
+    const colour = inSvg ? style.fill : style.color;
+    const ground = inSvg ? below(element.closest("text")) : behind(element);
+    found.push({ text: node.data.trim(), colour, ground, contrast: contrast(colour, ground) });
+  }
+  return found;
+}"""
+
+
+@pytest.fixture(scope="module")
+def three_run(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    """Three models, two of them with ground truth, that share a lot."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        data = three_models(weights)
+        truth = dict.fromkeys("ac", data["truth"]["a"])
+        changed = merged(data, {"truth": truth, "budget": "60%"})
+        return run_config(write_config(tmp_path_factory.mktemp("three"), changed))
+
+
+@contextmanager
+def opened(
+    chromium: Browser, ran: Ran, width: int = 1280, height: int = 900, scheme: Scheme = "light"
+) -> Iterator[Page]:
+    """The report, of which nothing may complain and which may ask for nothing but itself."""
+    context = chromium.new_context(
+        viewport={"width": width, "height": height}, color_scheme=scheme
+    )
+    page = context.new_page()
+    said, asked = list[str](), list[str]()
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    address = (ran.out / "report.html").resolve().as_uri()
+    page.goto(address)
+    yield page
+    assert said == []
+    assert [url for url in asked if not url.startswith("data:")] == [address]
+    context.close()
+
+
+def background(page: Page) -> str:
+    return str(page.evaluate("getComputedStyle(document.body).backgroundColor"))
+
+
+def open_all(page: Page) -> None:
+    page.evaluate("document.querySelectorAll('details').forEach((part) => { part.open = true; })")
+
+
+def column(page: Page, index: int) -> list[str]:
+    """What the rows of the candidates are sorted by there, from above."""
+    rows = "table.sortable tbody tr:not(.pinned)"
+    found = page.eval_on_selector_all(
+        rows, f"rows => rows.map((row) => row.cells[{index}].dataset.sort)"
+    )
+    return [str(value) for value in found]
+
+
+def head(page: Page, name: str) -> Any:
+    return page.locator("table.sortable thead th", has=page.get_by_role("button", name=name))
+
+
+def test_pictures_are_there_and_nothing_is_asked_of_anybody(
+    chromium: Browser, tiny_run: Ran, three_run: Ran
+) -> None:
+    for ran, width in ((tiny_run, 1280), (three_run, 1280), (three_run, 360)):
+        with opened(chromium, ran, width) as page:
+            open_all(page)
+            boxes = page.eval_on_selector_all(
+                "svg",
+                "all => all.filter((svg) => svg.checkVisibility()).map((svg) => {"
+                "const box = svg.getBoundingClientRect(); return [box.width, box.height]; })",
+            )
+            assert len(boxes) >= 4
+            assert all(width > 100 and height > 50 for width, height in boxes)
+
+
+def test_the_first_screen_has_the_sentence_the_numbers_the_front_and_the_plan(
+    chromium: Browser, tiny_run: Ran
+) -> None:
+    with opened(chromium, tiny_run) as page:
+        for part in ("h1", ".numbers", ".first figure:first-child svg", ".first .wide svg"):
+            box = page.locator(part).bounding_box()
+            assert box is not None and box["y"] + box["height"] <= 900, part
+
+
+def test_columns_sort_by_mouse_and_by_keyboard(chromium: Browser, tiny_run: Ran) -> None:
+    records = tiny_run.result.candidates
+    with opened(chromium, tiny_run) as page:
+        sizes = sorted(c.bytes for c in records)
+        assert head(page, "MB").get_attribute("aria-sort") == "ascending"
+        assert [int(value) for value in column(page, 1)] == sizes
+        page.get_by_role("button", name="Proxy").click()
+        proxies = sorted(c.proxy for c in records)
+        assert len(set(proxies)) > 1
+        assert [float(value) for value in column(page, 5)] == proxies
+        assert head(page, "Proxy").get_attribute("aria-sort") == "ascending"
+        assert head(page, "MB").get_attribute("aria-sort") is None
+        for key, expected in (("Enter", sizes), ("Space", sizes[::-1])):
+            page.get_by_role("button", name="MB").press(key)
+            assert [int(value) for value in column(page, 1)] == expected
+        assert head(page, "MB").get_attribute("aria-sort") == "descending"
+        page.get_by_role("button", name="Plan").click()
+        assert column(page, 0) == sorted(c.hash for c in records)
+        first = page.locator("table.sortable tbody tr").first
+        assert "unmerged" in (first.text_content() or "")  # it stays above all
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_shows_it_without_moving_sideways(
+    chromium: Browser, tiny_run: Ran, three_run: Ran, scheme: Scheme
+) -> None:
+    for ran in (tiny_run, three_run):
+        with opened(chromium, ran, 360, 740, scheme) as page:
+            open_all(page)
+            assert page.evaluate("document.documentElement.scrollWidth") == 360
+            assert page.locator(".first .narrow svg").is_visible()
+            assert not page.locator(".first .wide svg").is_visible()
+
+
+def test_the_dark_is_dark(chromium: Browser, tiny_run: Ran) -> None:
+    with opened(chromium, tiny_run) as page:
+        light = background(page)
+    with opened(chromium, tiny_run, scheme="dark") as page:
+        dark = background(page)
+        stage = page.locator(".first .wide .pd-live rect").first
+        fill = stage.evaluate("(rect) => getComputedStyle(rect).fill")
+    assert light == "rgb(255, 255, 255)"
+    assert all(int(part) < 40 for part in dark[4:-1].split(","))
+    assert fill not in (light, "rgb(219, 231, 251)")  # the one that stands in the file
+
+
+@pytest.mark.parametrize("width", [1280, 360])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_all_text_is_legible(
+    chromium: Browser, three_run: Ran, scheme: Scheme, width: int
+) -> None:
+    with opened(chromium, three_run, width, 900, scheme) as page:
+        open_all(page)
+        found = page.evaluate(CONTRASTS)
+        assert len(found) > 200
+        faint = [entry for entry in found if entry["contrast"] < LEGIBLE]
+        assert faint == []
+        assert len({entry["ground"] for entry in found}) > 8  # stages and heat maps are among it
+
+
+def test_names_of_stages_stay_within_their_stages(chromium: Browser, three_run: Ran) -> None:
+    outside = """all => all.filter((part) => part.checkVisibility()).flatMap((part) => {
+      const outline = part.querySelector("rect").getBoundingClientRect();
+      return [...part.querySelectorAll("text")].filter((text) => {
+        const box = text.getBoundingClientRect();
+        return box.left < outline.left - 0.5 || box.right > outline.right + 0.5
+          || box.top < outline.top - 0.5 || box.bottom > outline.bottom + 0.5;
+      }).map((text) => text.textContent); })"""
+    for width in (1280, 360):
+        with opened(chromium, three_run, width) as page:
+            assert page.eval_on_selector_all(".first .pd-stage", outside) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "height", "scheme"),
+    [("light", 1280, 900, "light"), ("dark", 1280, 900, "dark"), ("phone", 360, 740, "light")],
+)
+def test_screenshots_are_kept_to_look_at(
+    chromium: Browser, three_run: Ran, name: str, width: int, height: int, scheme: Scheme
+) -> None:
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    with opened(chromium, three_run, width, height, scheme) as page:
+        for part, whole in (("", False), ("-whole", True)):
+            picture = SCREENSHOTS / f"report-{name}{part}.png"
+            page.screenshot(path=picture, full_page=whole)
+            assert picture.stat().st_size > 10_000

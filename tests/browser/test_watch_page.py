@@ -1,0 +1,61 @@
+"""The rounds of a watch as people see them over time: MLflow's own page, in a real browser."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from browsers import SCREENSHOTS
+from mlflow.tracking import MlflowClient
+from playwright.sync_api import Browser, expect
+from servers import Server
+
+from search.results.rounds import CameraRound, Decision, History, Round
+from search.tracking.target import Target
+from search.tracking.watch_run import record_rounds
+
+pytestmark = pytest.mark.ui
+
+PATIENCE = 60_000
+"""Milliseconds: the machine may have other work."""
+DECISIONS: tuple[Decision, ...] = ("promoted", "unchanged", "waiting", "unchanged", "searched")
+
+
+def history(folder: Path) -> History:
+    """Five rounds of two cameras."""
+    kept, at = History(folder), datetime(2026, 11, 20, tzinfo=UTC)
+    for number, decision in enumerate(DECISIONS, 1):
+        judged = decision != "waiting"
+        moment = (at + timedelta(minutes=30 * number)).isoformat()
+        cameras = {
+            name: CameraRound(40, judged=64 * judged, p_value=0.5 if judged else None)
+            for name in ("gate", "yard")
+        }
+        fidelity = {"classifier": 0.94, "detector": 0.99} if judged else {}
+        kept.keep(
+            Round(number, moment, moment, moment, cameras, decision, f"reason {number}",
+                  "bd5ca8d9ee32", fidelity)
+        )  # fmt: skip
+    return kept
+
+
+def test_the_rounds_are_one_run_with_charts_over_time(
+    tmp_path: Path, chromium: Browser, server: Server
+) -> None:
+    target = Target(server.uri, "street", None)
+    record_rounds(target, history(tmp_path / "watch"), "street-watch")
+    known = MlflowClient(target.uri).get_experiment_by_name("street")
+    assert known is not None
+    (run,) = MlflowClient(target.uri).search_runs([known.experiment_id])
+
+    page = chromium.new_page(viewport={"width": 1300, "height": 1000})
+    at = f"{server.uri}/#/experiments/{known.experiment_id}/runs/{run.info.run_id}"
+    page.goto(at)
+    for told in ("street-watch watch", "reason 5", "bd5ca8d9ee32"):
+        expect(page.get_by_text(told).first).to_be_visible(timeout=PATIENCE)
+    page.screenshot(path=SCREENSHOTS / "watch.png")
+    page.goto(f"{at}/model-metrics")
+    for chart in ("classifier", "detector", "gate", "yard"):
+        expect(page.get_by_text(chart, exact=True).first).to_be_visible(timeout=PATIENCE)
+    page.screenshot(path=SCREENSHOTS / "watch-metrics.png")

@@ -1,0 +1,206 @@
+"""The command as a person meets it: help, one-line errors, exit codes, files."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from labelled import Labelled, write_labels
+from PIL import Image
+from tiny import Ran, Weights, config_data, merged, write_config
+
+from search.cli.main import main
+
+
+COMMANDS = [
+    [], ["bench-bundle"], ["correlate"], ["exact"], ["export"], ["run"], ["similarity"],
+    ["plan"], ["plan", "show"], ["promote"], ["rollback"], ["stats"], ["stats", "measure"],
+    ["stats", "merge"], ["sync"], ["ui"], ["verify"], ["watch"], ["worker"], ["history"],
+]  # fmt: skip
+
+
+@pytest.fixture
+def data(weights: Weights) -> dict[str, Any]:
+    changes = {"search.trials": 5, "verify.shortlist": 2, "verify.candidates": 1}
+    return merged(config_data(weights), changes)
+
+
+def call(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(a) for a in arguments])
+
+
+def one_line(answer: Result, code: int) -> str:
+    """The one line on stderr with which a command ends."""
+    assert answer.exit_code == code
+    assert isinstance(answer.exception, SystemExit)
+    (line,) = answer.stderr.splitlines()
+    assert line.startswith("merge-search: ") and "Traceback" not in answer.output
+    return line
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_every_command_helps(command: list[str], flag: str) -> None:
+    answer = call(*command, flag)
+    assert answer.exit_code == 0 and answer.stderr == ""
+    assert answer.stdout.startswith("Usage: ") and len(answer.stdout.splitlines()) > 5
+
+
+def test_every_command_is_among_those_tested() -> None:
+    known: set[tuple[str, ...]] = {(name,) for name in main.commands}
+    for name, command in main.commands.items():
+        known |= {(name, inner) for inner in getattr(command, "commands", ())}
+    assert known == {tuple(command) for command in COMMANDS if command}
+
+
+def test_it_says_its_version() -> None:
+    answer = call("--version")
+    assert answer.exit_code == 0 and "version" in answer.stdout
+
+
+def test_the_installed_command_helps_and_fails_in_one_line(tmp_path: Path) -> None:
+    command = shutil.which("merge-search", path=str(Path(sys.executable).parent))
+    assert command
+    helped = subprocess.run([command, "--help"], capture_output=True, text=True, timeout=120)
+    assert helped.returncode == 0 and "merge-search run" in helped.stdout
+    path = tmp_path / "gone.yaml"
+    failed = subprocess.run([command, "run", path], capture_output=True, text=True, timeout=120)
+    (line,) = failed.stderr.splitlines()
+    assert failed.returncode == 1 and f"config {path}: cannot be read" in line
+
+
+def test_run_writes_its_files_and_says_what_next(tmp_path: Path, data: dict[str, Any]) -> None:
+    path = write_config(tmp_path, data)
+    answer = call("run", path, "--set", "search.trials=6", "--set", "name=other")
+    assert answer.exit_code == 0, answer.output
+    out = tmp_path / "out" / "other"
+    assert (out / "result.json").is_file()
+    (chosen,) = (out / "plans").glob("*.json") if len([*(out / "plans").iterdir()]) == 1 else [
+        p for p in (out / "plans").glob("*.json") if f"plans/{p.name}" in answer.stdout
+    ]  # fmt: skip
+    assert f"merge-search plan show {chosen}" in answer.stdout
+    assert f"merge-search ui {path}" in answer.stdout
+    assert "Warning" not in answer.stderr
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "told"),
+    [
+        ({"budget": "65 parrots"}, 1, "budget: "),
+        ({"colour": 1}, 1, "colour: unknown key"),
+        ({"models.a.weights": "gone.pth"}, 1, "gone.pth: there is no such file"),
+        ({"frames": {"folder": "gone"}}, 1, "no such folder"),
+        ({"budget": "1 kB"}, 2, "the smallest reachable is"),
+    ],
+)
+def test_errors_are_one_line_with_an_exit_code(
+    tmp_path: Path, data: dict[str, Any], changes: dict[str, Any], code: int, told: str
+) -> None:
+    answer = call("run", write_config(tmp_path, merged(data, changes)))
+    assert told in one_line(answer, code)
+
+
+def test_a_bad_override_is_one_line_too(tmp_path: Path, data: dict[str, Any]) -> None:
+    path = write_config(tmp_path, data)
+    assert "--set budget: write it as" in one_line(call("run", path, "--set", "budget"), 1)
+
+
+def test_an_unreachable_tracker_is_exit_code_3_and_keeps_the_result(
+    tmp_path: Path, data: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:s3cret-word@127.0.0.1:9")
+    answer = call("run", write_config(tmp_path, data))
+    told = one_line(answer, 3)
+    assert "everything is kept in" in told and "merge-search sync " in told
+    assert "s3cret-word" not in answer.output
+    assert (tmp_path / "out" / "tiny" / "result.json").is_file()
+
+
+def test_similarity_writes_a_table_and_a_picture(tmp_path: Path, data: dict[str, Any]) -> None:
+    path = write_config(tmp_path, data)
+    answer = call("similarity", path, "--metric", "cka")
+    assert answer.exit_code == 0, answer.output
+    out = tmp_path / "out" / "tiny"
+    with (out / "similarity_cka.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert rows and all(-1 <= float(row["cka"]) <= 1.000001 for row in rows)
+    assert len({(row["donor"], row["recipient"], row["adapter"]) for row in rows}) == len(rows)
+    assert {row["recipient"].partition(":")[0] for row in rows} == {"a", "b"}
+    with Image.open(out / "similarity_cka.png") as picture:
+        assert min(picture.size) > 300
+    assert f"{len(rows)} legal shares" in answer.stdout
+    assert not (out / "result.json").exists()
+
+
+def test_correlate_writes_its_league_and_says_where(known: Labelled, tmp_path: Path) -> None:
+    path = write_config(tmp_path, merged(known.data, {
+        "truth": {"a": {"csv": str(known.folder / "a.csv")}},
+        "cache": str(known.folder / "cache"),
+    }))  # fmt: skip
+    write_labels(known.folder, known.labels)
+    answer = call("correlate", path, "--set", "name=other")
+    assert answer.exit_code == 0, answer.output
+    out = tmp_path / "out" / "other" / "correlate"
+    assert {p.name for p in out.iterdir()} == {
+        "league.json", "guides.csv", "points.png", "maps.png", "bars.png",
+    }  # fmt: skip
+    assert f"Wrote {out}/league.json, guides.csv and pictures." in answer.stdout
+    assert "44 shares" in answer.stdout and answer.stderr == ""
+
+
+def test_correlate_without_ground_truth_is_one_line(tmp_path: Path, data: dict[str, Any]) -> None:
+    answer = call("correlate", write_config(tmp_path, merged(data, {"truth": {}})))
+    assert "needs `truth:` for at least one model" in one_line(answer, 1)
+
+
+def test_similarity_refuses_an_unknown_metric(tmp_path: Path, data: dict[str, Any]) -> None:
+    answer = call("similarity", write_config(tmp_path, data), "--metric", "magic")
+    assert "'magic'" in one_line(answer, 1)
+
+
+def test_plan_show_tells_shares_costs_and_verification(tiny_run: Ran) -> None:
+    result = tiny_run.result
+    chosen = next(c for c in result.candidates if c.hash == result.chosen)
+    answer = call("plan", "show", tiny_run.out / "plans" / f"{chosen.hash}.json")
+    assert answer.exit_code == 0, answer.output
+    for share in chosen.plan["shares"]:
+        assert share["donor"] in answer.stdout and share["recipient"] in answer.stdout
+    assert f"plan {chosen.hash}: {len(chosen.plan['shares'])} share" in answer.stdout
+    assert f"holds {chosen.bytes / 1e6:.2f} MB" in answer.stdout
+    assert f"verified a: top1 {chosen.accuracy['a']['top1']:.3f}" in answer.stdout
+
+
+def test_plan_show_needs_no_result(tiny_run: Ran, tmp_path: Path) -> None:
+    file = next((tiny_run.out / "plans").glob("*.json"))
+    copied = shutil.copy(file, tmp_path / "mine.json")
+    answer = call("plan", "show", copied)
+    assert answer.exit_code == 0 and "holds" not in answer.stdout
+    assert f"plan {file.stem}" in answer.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [("{", "not JSON"), ("[]", "a plan is"), ('{"version": 9, "shares": []}', "version 9")],
+)
+def test_plan_show_refuses_what_is_no_plan(tmp_path: Path, text: str, told: str) -> None:
+    file = tmp_path / "plan.json"
+    file.write_text(text)
+    line = one_line(call("plan", "show", file), 1)
+    assert told in line and str(file) in line
+    assert "cannot be read" in one_line(call("plan", "show", tmp_path / "gone.json"), 1)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"models": 3}'])
+def test_plan_show_names_a_damaged_result(tiny_run: Ran, tmp_path: Path, text: str) -> None:
+    file = next((tiny_run.out / "plans").glob("*.json"))
+    (tmp_path / "plans").mkdir()
+    copied = shutil.copy(file, tmp_path / "plans" / file.name)
+    (tmp_path / "result.json").write_text(text)
+    assert "result.json" in one_line(call("plan", "show", copied), 1)

@@ -1,0 +1,353 @@
+"""What a person sees at a terminal, and what a script gets; real terminals, real signals."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+from commands import FORKED, Start, wait_until
+from labelled import Labelled, write_labels
+from rich.console import Console
+from terminals import COLOUR, CONTROL_C, HIDDEN, SHOWN, Terminal, errors_to, plainly, sit_at
+from tiny import Ran, merged, run_config, write_config
+
+from search.cli import app
+from search.pipelines import statistics_cache
+from search.cli.main import main
+from search.utils.console import Reporter
+
+
+FAILED = "CPU allocator: you tried to allocate\n  1 TB"
+
+
+@pytest.fixture
+def config(tmp_path: Path, data: dict[str, Any]) -> Path:
+    return write_config(tmp_path, data)
+
+
+@pytest.fixture
+def terminal() -> Iterator[Terminal]:
+    window = Terminal()
+    yield window
+    window.close()
+
+
+def call(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(a) for a in arguments])
+
+
+def seen(start: Start, *arguments: str | Path, columns: int = 100, **settings: str) -> Terminal:
+    """All that a terminal showed of a command that went well."""
+    window = Terminal(columns)
+    command = start(*arguments, prepare=partial(sit_at, window.name, settings))
+    code = command.exit_code()
+    window.close()
+    assert code == 0, window.text
+    return window
+
+
+# A terminal, and what is none.
+
+
+def test_a_terminal_sees_time_left_and_time_taken_in_colour(start: Start, config: Path) -> None:
+    window = seen(start, "run", config, "--set", "frames.count=80")
+    bars = re.findall(r"  (\w+) [━╸╺ ]+ *\d+/\d+ [-\d:]+ left", window.text)
+    assert "frames" in bars
+    assert re.search(r"  MLflow \S \d:\d\d:\d\d", window.text)  # of which no end is known
+    assert re.search(r"  (MLflow|frames|starting|models): \d+\.\d s\n", window.text)
+    assert COLOUR.search(window.said) and "artifacts" not in window.text
+    assert window.said.rindex(SHOWN) > window.said.rindex(HIDDEN)
+
+
+def test_what_is_no_terminal_gets_the_same_without_any_control(
+    start: Start, config: Path, tmp_path: Path
+) -> None:
+    shown = seen(start, "run", config, columns=80).text
+    command = start("run", config, prepare=partial(plainly, {}))
+    assert command.exit_code() == 0, command.said
+    raw = (tmp_path / "told-1").read_bytes()
+    assert b"\x1b" not in raw and b"\r" not in raw and b"\n  trials" not in raw
+    table = [
+        line for line in command.said.splitlines() if re.match(r"unmerged|[0-9a-f]{12}", line)
+    ]
+    assert len(table) > 5 and set(table) <= set(shown.splitlines())
+
+
+def test_who_wants_no_colour_gets_none(start: Start, config: Path) -> None:
+    window = seen(start, "run", config, "--set", "frames.count=80", NO_COLOR="1")
+    assert not COLOUR.search(window.said) and " left" in window.text
+
+
+@pytest.mark.parametrize("width", [80, 40])
+@pytest.mark.parametrize("models", [2, 3, 6])
+def test_words_in_tables_are_whole_on_narrow_terminals(width: int, models: int) -> None:
+    told = io.StringIO()
+    reporter = Reporter(Console(file=told, width=width, highlight=False))
+    header = ["plan", "MB", "saved", "fidelity", *(f"lite{k} top-1" for k in range(models))]
+    reporter.table("Verified", header, [["bd5ca8d9ee32 *+", "17.31", "35.6%", "96.9%"]
+                                        + models * ["100.0%"]])  # fmt: skip
+    words = told.getvalue().split()
+    assert "…" not in told.getvalue()
+    assert {*" ".join(header).split(), "bd5ca8d9ee32", "*+", "35.6%", "100.0%"} <= set(words)
+    widest = max(len(line.rstrip()) for line in told.getvalue().splitlines())
+    assert widest <= max(width, 40 + 8 * models)
+
+
+# Scripts.
+
+
+def test_json_is_the_result_byte_for_byte(start: Start, config: Path, tmp_path: Path) -> None:
+    errors = tmp_path / "errors"
+    command = start("run", config, "--json", prepare=partial(errors_to, str(errors)))
+    assert command.exit_code() == 0, errors.read_text()
+    written = (tmp_path / "out" / "tiny" / "result.json").read_bytes()
+    assert (tmp_path / "told-0").read_bytes() == written
+    assert json.loads(written)["name"] == "tiny"
+    assert "Exploring" in errors.read_text() and "\x1b" not in errors.read_text()
+
+
+def test_json_is_there_too_when_only_mlflow_is_away(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    answer = call("run", config, "--json", "--quiet")
+    assert answer.exit_code == 3
+    assert answer.stdout_bytes == (tmp_path / "out" / "tiny" / "result.json").read_bytes()
+    (line,) = answer.stderr.splitlines()
+    assert line.startswith("merge-search: ") and "merge-search sync" in line
+
+
+def test_json_of_a_run_that_fails_is_empty(config: Path) -> None:
+    answer = call("run", config, "--json", "--quiet", "--set", "budget=1 kB")
+    assert answer.exit_code == 2 and answer.stdout_bytes == b""
+    assert "the smallest reachable is" in answer.stderr
+
+
+def test_every_other_document_too(tiny_run: Ran, tmp_path: Path) -> None:
+    out = shutil.copytree(tiny_run.out, tmp_path / "here" / "out" / "tiny")
+    base = ("--set", f"out={out}")
+    exact = call("exact", tiny_run.path, *base, "--json")
+    assert exact.stdout_bytes == (out / "exact.json").read_bytes() and exact.exit_code == 0
+    verified = call("--quiet", "--json", "verify", tiny_run.out)
+    document = tiny_run.out / "verify" / "verified.json"
+    assert verified.stdout_bytes == document.read_bytes() and verified.stderr == ""
+
+
+def test_json_of_correlate(known: Labelled, tmp_path: Path) -> None:
+    write_labels(known.folder, known.labels)
+    data = merged(known.data, {
+        "truth": {"a": {"csv": str(known.folder / "a.csv")}},
+        "cache": str(known.folder / "cache"),
+    })  # fmt: skip
+    answer = call("correlate", write_config(tmp_path, data), "--json", "--quiet")
+    league = tmp_path / "out" / "tiny" / "correlate" / "league.json"
+    assert answer.exit_code == 0 and answer.stdout_bytes == league.read_bytes()
+    assert json.loads(answer.stdout)["winner"]
+
+
+LEAVES_NONE = [["similarity", "c"], ["export", "o", "--to", "b"], ["sync", "o"],
+               ["worker", "s", "n"], ["ui", "c"], ["plan", "show", "p"], ["promote", "c"],
+               ["stats", "merge", "c"], ["stats", "measure", "c", "--shard", "1/2"]]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", LEAVES_NONE, ids=" ".join)
+def test_what_leaves_no_document_refuses_json(command: list[str]) -> None:
+    before = call("--json", *command)
+    name = "show" if "plan" in command else command["stats" in command]
+    assert before.exit_code == 2
+    assert f"Error: {name} leaves no JSON document: run it without --json" in before.stderr
+    after = call(*command, "--json")
+    assert after.exit_code == 2 and "No such option" in after.stderr
+    assert before.stdout == after.stdout == ""
+
+
+def test_quiet_is_the_tables_and_nothing_else(config: Path) -> None:
+    answer = call("run", config, "--quiet")
+    assert answer.exit_code == 0 and answer.stderr == ""
+    lines = answer.stdout.splitlines()
+    assert lines[0].startswith("Verified within")
+    starts = ("Verified", "plan ", "unmerged ", "─", "95% intervals", " ")
+    assert all(line.startswith(starts) or re.match(r"[0-9a-f]{12} ", line) for line in lines)
+
+
+def test_quiet_still_warns(tiny_run: Ran, tmp_path: Path) -> None:
+    """Of the models that a bundle was made of, which have gone since."""
+    bundle = shutil.copytree(tiny_run.out / "bundle", tmp_path / "bundle")
+    contents = (bundle / "bundle.json").read_text()
+    (bundle / "bundle.json").write_text(contents.replace(".safetensors", "-gone.safetensors"))
+    answer = call("bench-bundle", bundle, "--json", "--quiet")
+    assert answer.exit_code == 0, answer.stderr
+    (line,) = answer.stdout.splitlines()
+    assert json.loads(line)["plan"] == tiny_run.result.chosen
+    (line,) = answer.stderr.splitlines()
+    assert line.startswith("merge-search: The unmerged models were not measured: ")
+
+
+def test_nobody_who_listens_any_more_is_no_error(
+    start: Start, config: Path, tmp_path: Path
+) -> None:
+    errors = tmp_path / "errors"
+    command = start("run", config, prepare=partial(_deaf, str(errors)))
+    assert command.exit_code() == 1
+    assert errors.read_text() == ""
+    assert not (tmp_path / "out" / "tiny" / "result.json").exists()
+
+
+def _deaf(errors: str) -> None:
+    """Standard output is a pipe that nobody reads."""
+    errors_to(errors)
+    end, into = os.pipe()
+    os.dup2(into, 1)
+    os.close(into)
+    os.close(end)
+
+
+# Errors.
+
+
+def test_a_traceback_is_there_for_who_wants_it(tiny_run: Ran, tmp_path: Path) -> None:
+    """A damaged cache: something that the user can put right."""
+    cache = tmp_path / "cache"
+    shutil.copytree(tiny_run.config.cache_folder, cache)
+    (file,) = cache.rglob("*.safetensors")
+    file.write_bytes(file.read_bytes()[:1000])
+    arguments = ("similarity", tiny_run.path, "--set", f"cache={cache}", "--metric", "r2")
+    plain, debugged = call(*arguments), call(*arguments, "--debug")
+    (line,) = plain.stderr.splitlines()
+    assert str(file) in line and "Traceback" not in plain.output
+    assert "Traceback" in debugged.stderr and debugged.stderr.splitlines()[-1] == line
+    assert plain.exit_code == debugged.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        (RuntimeError(FAILED), "RuntimeError (CPU allocator: you tried to allocate 1 TB)"),
+        (MemoryError(), "MemoryError"),
+        (ZeroDivisionError("by 0"), "ZeroDivisionError (by 0)"),
+    ],
+)
+def test_a_fault_of_ours_is_one_paragraph(
+    config: Path, monkeypatch: pytest.MonkeyPatch, fault: Exception, told: str
+) -> None:
+    def fails(*arguments: object) -> None:
+        raise fault
+
+    monkeypatch.setattr(statistics_cache, "measure", fails)
+    plain, debugged = call("run", config), call("--debug", "run", config)
+    (line,) = plain.stderr.splitlines()
+    assert line.startswith(f"merge-search: unexpected {told}, in the step 'Statistics of every")
+    assert "run again with --debug" in line and "Traceback" not in plain.output
+    assert ("statistics.batch" in line) == ("0" not in told.partition("(")[2][:5])
+    assert "Traceback" in debugged.stderr and "in fails" in debugged.stderr
+    assert plain.exit_code == debugged.exit_code == 70
+
+
+# Told to stop.
+
+
+def installed(terminal: Terminal, *arguments: str | Path) -> subprocess.Popen[bytes]:
+    """The command as it is installed, with the terminal before it."""
+    script = shutil.which("merge-search", path=str(Path(sys.executable).parent))
+    assert script
+    return subprocess.Popen(
+        [script, *map(str, arguments)], preexec_fn=partial(sit_at, terminal.name, {})
+    )
+
+
+def test_after_control_c_the_command_that_it_prints_ends_at_the_same_front(
+    tmp_path: Path, data: dict[str, Any], terminal: Terminal
+) -> None:
+    many = ("--set", "search.trials=150")
+    whole = run_config(write_config(tmp_path / "not stopped", data), many[1:])
+    path = write_config(tmp_path / "in two parts", data)
+    journal = path.parent / "out" / "tiny" / "study.log"
+    process = installed(terminal, "run", path, *many)
+    terminal.wait_for(lambda: journal.exists() and journal.stat().st_size > 20_000)
+    terminal.type(CONTROL_C)
+    assert process.wait(60) == 130
+    terminal.wait_for(lambda: "merge-search: interrupted; " in terminal.text)
+    told = terminal.text.splitlines()[-1]
+    assert "every plan valued so far is kept" in told and "Traceback" not in terminal.text
+    assert terminal.said.rindex(SHOWN) > terminal.said.rindex(HIDDEN)
+    assert not (journal.parent / "result.json").exists()
+    command = told.rpartition("go on from there: ")[2]
+    arguments = shlex.split(command)[1:]
+    assert arguments == ["run", str(path), *many]
+    answer = call(*arguments, "--json")
+    result = json.loads(answer.stdout)
+    front = [record["hash"] for record in result["front"]]
+    assert front == [record.hash for record in whole.result.front]
+    assert result["study"]["trials"] == 150
+
+
+def test_what_keeps_nothing_says_so(start: Start, config: Path) -> None:
+    arguments = ("stats", config, "--shard", "1/1", "--set", "frames.count=400")
+    command = start(*arguments)
+    wait_until(lambda: "Statistics of every stage" in command.said)
+    command.send(signal.SIGTERM)
+    assert command.exit_code() == 143
+    last = command.said.splitlines()[-1]
+    again = shlex.join(["merge-search", *map(str, arguments)])
+    assert last.startswith("merge-search: interrupted; nothing of it is kept; ")
+    assert last.endswith(f": {again}")
+    assert not (config.parent / "out" / "tiny" / "stats").exists()
+
+
+def test_every_command_says_what_is_kept() -> None:
+    found: dict[str, click.Command] = {}
+    for name, command in main.commands.items():
+        inner = command.commands if isinstance(command, click.Group) else {name: command}
+        found |= inner
+    for name, command in found.items():
+        assert isinstance(command, app.Command), name
+        assert "kept" in command.kept or "look in MLflow" in command.kept or "stay" in command.kept
+
+
+def test_a_second_control_c_ends_at_once(terminal: Terminal) -> None:
+    process = FORKED.Process(target=_never_ready, args=(terminal.name,))
+    process.start()
+    terminal.wait_for(lambda: "at work" in terminal.text)
+    terminal.type(CONTROL_C)
+    terminal.wait_for(lambda: "cleaning up" in terminal.text)
+    begun = time.monotonic()
+    terminal.type(CONTROL_C)
+    process.join(20)
+    assert process.exitcode == 130 and time.monotonic() - begun < 10
+    assert terminal.said.rindex(SHOWN) > terminal.said.rindex(HIDDEN)
+
+
+def _never_ready(terminal: str) -> None:
+    """A command whose cleaning up takes for ever."""
+    sit_at(terminal, {})
+
+    @click.group(cls=app.Program)
+    def program() -> None:
+        """Programs have a help."""
+
+    @program.command()
+    def work() -> None:
+        try:
+            os.write(1, b"\x1b[?25lat work")
+            time.sleep(60)
+        finally:
+            os.write(1, b"cleaning up")
+            time.sleep(60)
+
+    program(["work"])

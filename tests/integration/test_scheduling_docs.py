@@ -1,0 +1,173 @@
+"""The files in docs/scheduling.md are what cron, systemd, Compose and Kubernetes understand."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import stat
+import subprocess
+import time
+from configparser import RawConfigParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from search.utils.schedule import Schedule
+
+DOCS = Path(__file__).parents[2] / "docs" / "scheduling.md"
+HOME = "/srv/street"
+PROGRAM = f"{HOME}/.venv/bin/merge-search"
+
+
+def blocks() -> dict[str, tuple[str, str]]:
+    """By the file's name, which stands in its first comment: the language, and the text."""
+    found = re.findall(r"(?ms)^```(\w+)\n(.*?)^```$", DOCS.read_text(encoding="utf-8"))
+    named = {}
+    for language, text in found:
+        name = next(line for line in text.splitlines() if re.match(r"# \S", line))
+        named[name.removeprefix("# ").rpartition("/")[2]] = (language, text)
+    assert len(named) == len(found)
+    return named
+
+
+BLOCKS = blocks()
+UNITS = {name: text for name, (language, text) in BLOCKS.items() if language == "ini"}
+(SCRIPT,) = (text for language, text in BLOCKS.values() if language == "sh")
+(CRONTAB,) = (text for language, text in BLOCKS.values() if language == "crontab")
+
+
+def of_kind(kind: str) -> dict[str, Any]:
+    (found,) = (d for d in yaml.safe_load_all(BLOCKS["street.yaml"][1]) if d["kind"] == kind)
+    return dict(found)
+
+
+CRON_JOB = of_kind("CronJob")["spec"]
+POD = CRON_JOB["jobTemplate"]["spec"]["template"]["spec"]
+(ROUND,) = POD["containers"]
+EXIT_CODES = {
+    int(code)
+    for code in re.findall(r"(?m)^\| (\d+) \|", DOCS.read_text(encoding="utf-8"))
+}  # fmt: skip
+
+
+def test_all_ways_are_there() -> None:
+    assert set(UNITS) == {
+        "merge-search.service", "merge-search-round.service", "merge-search-round.timer",
+        "merge-search-failed.service",
+    }  # fmt: skip
+    assert {"compose.yaml", "street.yaml", "round"} < set(BLOCKS)
+    assert EXIT_CODES == {0, 1, 5, 10, 11, 70}
+
+
+# cron.
+
+
+def test_the_crontab_s_lines_are_lines_of_a_crontab() -> None:
+    lines = [line for line in CRONTAB.splitlines() if re.match(r"[\d*]", line)]
+    assert lines
+    for line in lines:
+        *fields, command = line.split(maxsplit=5)
+        Schedule.cron(" ".join(fields))
+        assert command == f"{HOME}/round"
+
+
+def fake(path: Path, body: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+
+
+@pytest.mark.parametrize("code", sorted(EXIT_CODES))
+def test_cron_sends_mail_when_a_person_should_know(code: int, tmp_path: Path) -> None:
+    fake(tmp_path / ".venv/bin/merge-search", f'echo "told: $*"; echo more >&2; exit {code}')
+    script = SCRIPT.replace(HOME, str(tmp_path))
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True)
+    assert done.returncode == code and done.stderr == ""
+    wanted = f"told: watch watch.yaml --once\nmore\nexit code {code}\n"
+    assert done.stdout == (wanted if code in (1, 11, 70) else "")
+
+
+# systemd.
+
+
+def unit(name: str) -> RawConfigParser:
+    parser = RawConfigParser(strict=True, delimiters=("=",), comment_prefixes=("#",))
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    parser.read_string(UNITS[name])
+    return parser
+
+
+def test_units_start_the_commands_that_are_told() -> None:
+    forever, once = unit("merge-search.service")["Service"], unit("merge-search-round.service")
+    assert forever["ExecStart"] == f"{PROGRAM} watch watch.yaml"
+    assert once["Service"]["ExecStart"] == f"{PROGRAM} watch watch.yaml --once"
+    assert {"10", "11"} <= set(once["Service"]["SuccessExitStatus"].split())
+    assert once["Unit"]["OnFailure"] in UNITS
+    timer = unit("merge-search-round.timer")["Timer"]
+    assert timer["Persistent"] == "true"
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd here")
+def test_systemd_understands_the_units(tmp_path: Path) -> None:
+    for name, text in UNITS.items():
+        (tmp_path / name).write_text(text.replace(PROGRAM, "/bin/true"))
+    command = ["systemd-analyze", "verify", *(str(tmp_path / name) for name in UNITS)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+# Kubernetes and Compose.
+
+
+def test_the_cron_job_is_one() -> None:
+    assert of_kind("CronJob")["apiVersion"] == "batch/v1"
+    Schedule.cron(CRON_JOB["schedule"], CRON_JOB["timeZone"])
+    assert CRON_JOB["concurrencyPolicy"] == "Forbid" and CRON_JOB["startingDeadlineSeconds"] > 0
+    assert POD["restartPolicy"] == "Never"  # else podFailurePolicy is refused
+    mounted = {mount["name"]: mount["mountPath"] for mount in ROUND["volumeMounts"]}
+    assert set(mounted) == {volume["name"] for volume in POD["volumes"]}
+    (claim,) = (v["persistentVolumeClaim"] for v in POD["volumes"] if v["name"] == "data")
+    assert claim["claimName"] == of_kind("PersistentVolumeClaim")["metadata"]["name"]
+    for rule in CRON_JOB["jobTemplate"]["spec"]["podFailurePolicy"]["rules"]:
+        codes = rule.get("onExitCodes", {"containerName": ROUND["name"], "values": []})
+        assert codes["containerName"] == ROUND["name"]
+        assert set(codes["values"]) <= EXIT_CODES - {0, 10, 11}
+
+
+def start(folder: Path, body: str) -> subprocess.Popen[bytes]:
+    """What the container runs, with another `merge-search` in its path."""
+    fake(folder / "merge-search", body)
+    path = {"PATH": f"{folder}:{os.environ['PATH']}"}
+    return subprocess.Popen([*ROUND["command"], *ROUND["args"]], env=path, cwd=folder)
+
+
+@pytest.mark.parametrize("code", sorted(EXIT_CODES))
+def test_only_failures_fail_the_job(code: int, tmp_path: Path) -> None:
+    process = start(tmp_path, f'echo "$*" > told; exit {code}')
+    assert process.wait(20) == (0 if code in (10, 11) else code)
+    assert (tmp_path / "told").read_text() == "watch /config/watch.yaml --once\n"
+
+
+def test_a_pod_that_is_stopped_stops_its_round_gently(tmp_path: Path) -> None:
+    body = "trap 'sleep 0.3; touch ended; exit 143' TERM\ntouch began\nwhile :; do sleep 0.1; done"
+    process = start(tmp_path, body)
+    end = time.monotonic() + 20
+    while not (tmp_path / "began").exists() and time.monotonic() < end:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 143 and (tmp_path / "ended").exists()
+
+
+def test_the_compose_file_starts_the_watch_and_keeps_its_data() -> None:
+    compose = yaml.safe_load(BLOCKS["compose.yaml"][1])
+    watch = compose["services"]["watch"]
+    assert watch["command"][:2] == ["merge-search", "watch"] and watch["restart"]
+    config = watch["command"][2]
+    places = [volume.split(":")[:2] for volume in watch["volumes"]]
+    assert config in [place for _, place in places]
+    named = {source for source, _ in places if not source.startswith(".")}
+    assert named == set(compose["volumes"])

@@ -1,0 +1,162 @@
+"""The chosen bundle as a model of MLflow: loaded and served where there is no merge-search."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import sysconfig
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mlflow.artifacts import download_artifacts
+from mlflow.entities import LoggedModel
+from mlflow.tracking import MlflowClient
+from servers import Server
+from tiny import Ran
+from torch import Tensor
+
+from search.utils.files import write_json
+from search.data.frames import RenderedScenes
+from search.tracking.outbox import keep
+from search.data.synthetic.scenes import SceneSettings
+from search.tracking.target import Target
+from search.tracking.client import record
+from spaces.bundle import load_bundle
+
+
+ASK = """
+import json, sys
+try:
+    import spaces
+except ImportError:
+    pass
+else:
+    sys.exit(f"this is no fresh environment: {spaces.__file__}")
+import mlflow, numpy
+mlflow.set_tracking_uri(sys.argv[1])
+model = mlflow.pyfunc.load_model(sys.argv[2])
+answers = model.predict(numpy.load(sys.argv[3]))
+assert not {"search", "optuna"} & set(sys.modules)
+print(json.dumps({name: answer.tolist() for name, answer in answers.items()}))
+"""
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python of an environment that has all packages but this one."""
+    folder = tmp_path_factory.mktemp("fresh")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    (packages,) = folder.glob("lib/python*/site-packages")
+    # What lies in a folder that is named here can be imported; what is only linked to from it,
+    # as this project is, cannot.
+    (packages / "others.pth").write_text(sysconfig.get_path("purelib"))
+    return folder / "bin" / "python"
+
+
+@pytest.fixture
+def out(tiny_run: Ran, tmp_path: Path) -> Path:
+    """A copy of a finished run's folder, to log from."""
+    return Path(shutil.copytree(tiny_run.out, tmp_path / "out"))
+
+
+def models(target: Target) -> list[LoggedModel]:
+    client = MlflowClient(tracking_uri=target.uri)
+    known = client.get_experiment_by_name(target.experiment)
+    assert known is not None
+    return list(client.search_logged_models([known.experiment_id]))
+
+
+def asked(fresh: Path, uri: str, model: LoggedModel, tmp_path: Path) -> dict[str, object]:
+    """What the model answers there to two frames, and nothing but that."""
+    frames = RenderedScenes(SceneSettings(seed=5), 2)
+    np.save(tmp_path / "frames.npy", np.stack([frames[0], frames[1]]))
+    done = subprocess.run(
+        [fresh, "-W", "ignore", "-c", ASK, uri, model.model_uri, tmp_path / "frames.npy"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    answers: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
+    return answers
+
+
+def bundled(tiny_run: Ran, tmp_path: Path) -> dict[str, object]:
+    frames = np.load(tmp_path / "frames.npy")
+    answers = load_bundle(tiny_run.out / "bundle")([*frames])
+    assert len(answers) == 2 and all(len(answer) == 2 for answer in answers.values())
+    return {
+        name: answer.tolist() for name, answer in answers.items() if isinstance(answer, Tensor)
+    }
+
+
+def test_the_chosen_plan_lies_beside_the_result_as_a_bundle(tiny_run: Ran) -> None:
+    plan = json.loads((tiny_run.out / "bundle" / "plan.json").read_text())
+    chosen = next(c for c in tiny_run.result.candidates if c.hash == tiny_run.result.chosen)
+    assert plan == chosen.plan
+    assert "Bundle of the chosen plan" in tiny_run.said and "as predicted" in tiny_run.said
+
+
+def test_a_fresh_environment_answers_as_the_bundle_does(
+    tiny_run: Ran, fresh: Path, tmp_path: Path
+) -> None:
+    target = Target.of(tiny_run.config)
+    (model,) = models(target)
+    assert asked(fresh, target.uri, model, tmp_path) == bundled(tiny_run, tmp_path)
+
+
+def test_so_it_does_from_a_server(
+    tiny_run: Ran, out: Path, server: Server, fresh: Path, tmp_path: Path
+) -> None:
+    target = Target(server.uri, "served", None)
+    record(tiny_run.result, out, target)
+    (model,) = models(target)
+    assert asked(fresh, target.uri, model, tmp_path) == bundled(tiny_run, tmp_path)
+
+
+def test_it_says_what_it_is_and_what_it_needs(
+    tiny_run: Ran, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, result = Target.of(tiny_run.config), tiny_run.result
+    (model,) = models(target)
+    chosen = next(c for c in result.candidates if c.hash == result.chosen)
+    assert str(model.status) == "READY" and model.name == result.name
+    client = MlflowClient(tracking_uri=target.uri)
+    run = client.get_run(str(model.source_run_id))
+    assert run.outputs is not None
+    assert run.data.tags["merge_search.plan"] == chosen.hash
+    assert [output.model_id for output in run.outputs.model_outputs] == [model.model_id]
+    assert model.params["bytes"] == str(chosen.bytes) and model.params["dtype"] == "float32"
+    measured = {metric.key: metric.value for metric in model.metrics or []}
+    assert measured == run.data.metrics and measured["top1_a"] == chosen.accuracy["a"]["top1"]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", target.uri)
+    folder = Path(download_artifacts(model.model_uri, dst_path=str(tmp_path)))
+    needed = (folder / "requirements.txt").read_text().split()
+    assert f"torch=={version('torch').partition('+')[0]}" in needed
+    assert not any("optuna" in line or "merge" in line for line in needed)
+    held = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert {"code/spaces/bundle.py", "artifacts/bundle/weights.safetensors"} <= held
+    assert not any("__pycache__" in name or name.startswith("code/search") for name in held)
+
+
+def test_another_runs_bundle_is_not_logged_with_a_result(
+    tiny_run: Ran, out: Path, tmp_path: Path
+) -> None:
+    other = replace(tiny_run.result, bundle="0" * 12)
+    write_json(out / "result.json", other.to_dict())
+    store = shutil.copy(tiny_run.config.base / "out" / "mlflow.db", tmp_path / "mlflow.db")
+    target = Target(f"sqlite:///{store}", "other", (tmp_path / "artifacts").as_uri())
+    record(other, out, target)
+    assert models(target) == []
+
+
+def test_what_is_kept_for_later_has_the_bundle_whatever_becomes_of_it(
+    tiny_run: Ran, out: Path
+) -> None:
+    kept = keep((out / "result.json").read_bytes(), out / "result.json", out)
+    wanted = (out / "bundle" / "weights.safetensors").read_bytes()
+    shutil.rmtree(out / "bundle")
+    assert (kept / "bundle" / "weights.safetensors").read_bytes() == wanted

@@ -1,0 +1,67 @@
+"""A finished run is taken up again from its folder alone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tiny import Ran
+
+from search.config.run import BadConfig
+from search.utils.console import Reporter
+from search.utils.files import write_json
+from search.data.frames import BadFrames
+from search.tracking.outbox import Damaged
+from search.pipelines.finished_run import Finished, NoSuchPlan, NoSuchRun
+
+
+
+def test_it_is_the_same_run(tiny_run: Ran) -> None:
+    again = Finished.at(tiny_run.out)
+    assert again.result == tiny_run.result and again.config == tiny_run.config
+    observed = again.observe(Reporter())
+    assert observed.frames.hash == tiny_run.result.frames["hash"]
+
+
+def test_a_tree_that_was_moved_is_found(tiny_run: Ran, tmp_path: Path) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(tiny_run.config.base, moved)
+    again = Finished.at(moved / tiny_run.out.relative_to(tiny_run.config.base))
+    assert again.config.base == moved
+
+
+def test_a_plan_is_named_by_the_beginning_of_its_hash(tiny_run: Ran) -> None:
+    again = Finished.at(tiny_run.out)
+    chosen = again.result.chosen
+    assert chosen and again.plan(None).hash == chosen == again.plan(chosen[:8]).hash
+    assert {record.hash for record in again.plans} >= {r.hash for r in again.result.front}
+    with pytest.raises(NoSuchPlan, match=f"none with a hash that begins with 'xyz'.*{chosen}"):
+        again.plan("xyz")
+    if len(again.plans) > 1:
+        with pytest.raises(NoSuchPlan, match="plans with a hash that begins with ''"):
+            replace(again, result=replace(again.result, chosen="")).plan("")
+
+
+def test_frames_that_have_changed_are_refused(tiny_run: Ran) -> None:
+    again = Finished.at(tiny_run.out)
+    assert len(again.frames()) == 28
+    frames = again.config.frames.model_copy(update={"count": 27})
+    changed = replace(again, config=again.config.model_copy(update={"frames": frames}))
+    with pytest.raises(BadFrames, match=r"have changed since: 27 with hash .* it was 28 with"):
+        changed.observe(Reporter())
+
+
+def test_what_is_no_finished_run_is_named(tiny_run: Ran, tmp_path: Path) -> None:
+    with pytest.raises(NoSuchRun, match=r"no result\.json; give the folder"):
+        Finished.at(tmp_path)
+    data = json.loads((tiny_run.out / "result.json").read_text())
+    write_json(tmp_path / "result.json", {**data, "schema": 99, "unheard_of": 1})
+    with pytest.raises(Damaged, match=r"result\.json is not a whole result"):
+        Finished.at(tmp_path)
+    config = {**data["config"], "seed": -1}
+    write_json(tmp_path / "result.json", {**data, "config": config})
+    with pytest.raises(BadConfig, match=r"result\.json: seed"):
+        Finished.at(tmp_path)

@@ -1,0 +1,404 @@
+"""Frames in parts: what was measured of the old ones stays, and only what is new is measured."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from contracts import MetricContract
+from PIL import Image
+from rich.console import Console
+from tiny import (
+    CLASSIFIER,
+    DETECTOR,
+    Matrix,
+    Weights,
+    config_data,
+    listening,
+    merged,
+    shares_in,
+    write_config,
+)
+
+from search.metrics.fidelity_cache import BadNotes
+from search.cli.main import main
+from search.config.run import RunConfig, load_config
+from search.utils.console import Reporter
+from search.utils.files import make_folder
+from search.data.frames import BadFrames, Joined, split_parts
+from search.metrics.registry import METRICS
+from search.statistics.streaming import FOLDS, Moments, PassSettings, measure
+from search.statistics.observed import Deployment, Observed
+from search.metrics.fidelity import HOPELESS, fidelity_alone
+from search.pipelines.prepare import load_deployment, observe, similarities
+from search.pipelines.finished_run import Finished
+from search.results.search_result import Result
+from search.pipelines.run import Known, found
+from search.data.synthetic.scenes import SceneSettings, render
+from search.statistics.second_moments import SecondMoments
+from search.statistics.similarity import Statistics
+from search.pipelines.statistics_cache import summed
+from search.data.ground_truth import BadTruth
+from spaces.plan import Share, SharePlan
+
+
+DAY: dict[str, Any] = {"scenes": {"seed": 1}, "count": 28}
+WINDOW: dict[str, Any] = {"scenes": {"seed": 4, "night": 1.0}, "count": 12}
+"""Three of its frames are kept unseen, nine are seen: a batch of eight, and one left over."""
+
+
+class Counting(Reporter):
+    """Hears how many frames go through the models, and how many shares are told of."""
+
+    def __init__(self) -> None:
+        super().__init__(Console(file=io.StringIO()))
+        self.heard: dict[str, int] = {}
+
+    @contextmanager
+    def progress(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
+        def hear(done: int) -> None:
+            assert done >= 0
+            self.heard[what] = self.heard.get(what, 0) + done
+
+        yield hear
+
+
+def config_of(weights: Weights, folder: Path, frames: Any, **changes: Any) -> RunConfig:
+    changes = {"frames": frames, "search.metric": "fidelity", **changes}
+    return load_config(write_config(folder, merged(config_data(weights), changes)))
+
+
+def observed_with(config: RunConfig, reporter: Reporter | None = None) -> Observed:
+    reporter = reporter or listening().reporter
+    deployment = load_deployment(config, reporter)
+    return observe(config, deployment, config.frames.open(config.base), reporter)
+
+
+def valued(config: RunConfig, observed: Observed) -> dict[Share, float]:
+    return similarities(config, observed, config.search.adapter_specs, listening().reporter)
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    found = sorted(p for p in folder.rglob("*") if p.is_file())
+    return {str(p.relative_to(folder)): p.read_bytes() for p in found}
+
+
+def seen_halves(observed: Observed) -> list[Any]:
+    assert isinstance(observed.frames, Joined)
+    return [seen for seen, _ in split_parts(observed.frames, 12)]
+
+
+def moments_of(deployment: Deployment, frames: Any) -> Moments:
+    settings = PassSettings(batch=8, positions=8, seed=3)
+    return measure(deployment.running, deployment.facts, deployment.pairs.legal, frames, settings)
+
+
+@pytest.fixture(scope="module")
+def both(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Observed:
+    folder = tmp_path_factory.mktemp("both")
+    return observed_with(config_of(weights, folder, {"parts": [DAY, WINDOW]}))
+
+
+@pytest.fixture(scope="module")
+def pair(both: Observed) -> Observed:
+    """What the contract calls it."""
+    return both
+
+
+@pytest.fixture(scope="module")
+def mixed(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Observed:
+    """A classifier and a detector."""
+    detector = {"arch": DETECTOR, "weights": str(weights(DETECTOR, 3)), "size": 128,
+                "num_classes": 6, "fit": "squash"}  # fmt: skip
+    models = {"cls": config_data(weights)["models"]["a"], "det": detector}
+    folder = tmp_path_factory.mktemp("mixed")
+    return observed_with(
+        config_of(weights, folder, {"parts": [DAY, WINDOW]}, models=models, truth={})
+    )
+
+
+# Statistics.
+
+
+def raw(part: SecondMoments) -> dict[str, Matrix]:
+    """Sums of products about zero, which add up as they are."""
+    sums: dict[str, Matrix] = {"count": np.array(part.count)}
+    for model, mean in part.means.items():
+        sums[f"sum {model}"] = np.asarray(mean.numpy()) * part.count
+    for ref, square in part.squares.items():
+        about = part.mean(ref).numpy()
+        sums[f"square {ref}"] = square.numpy() + part.count * np.outer(about, about)
+    for one, other, left, right in part.columns.blocks():
+        means = part.means[one][left].numpy(), part.means[other][right].numpy()
+        block = part.products[one, other].numpy()
+        sums[f"product {one} {other} {left}"] = block + part.count * np.outer(*means)
+    return sums
+
+
+def test_the_statistics_of_parts_are_the_sums_of_each_one_s(both: Observed) -> None:
+    total = both.statistics.moments
+    apart = [moments_of(both.deployment, seen) for seen in seen_halves(both)]
+    assert [m.frames for m in apart] == [16, 8] and total.frames == 24
+    np.testing.assert_allclose(total.hsic, sum(m.hsic for m in apart))
+    for grid in total.grids:
+        for fold in FOLDS:
+            one, other = (raw(m.at(grid, fold)) for m in apart)
+            for name, value in raw(total.at(grid, fold)).items():
+                np.testing.assert_allclose(
+                    value, one[name] + other[name], rtol=1e-6, atol=1e-6 * np.abs(value).max()
+                )
+
+
+def test_the_order_of_parts_changes_their_sum_by_rounding_only(both: Observed) -> None:
+    halves = seen_halves(both)
+    there, back = (
+        Statistics(summed(moments_of(both.deployment, h) for h in order), both.deployment.facts)
+        for order in (halves, halves[::-1])
+    )
+    for pair in both.deployment.pairs.legal[::5]:
+        assert there.image_cka(pair) == pytest.approx(back.image_cka(pair), abs=1e-9)
+        assert there.ridge(pair).explained == pytest.approx(back.ridge(pair).explained, abs=1e-6)
+
+
+def test_only_a_new_part_is_measured_and_the_old_one_s_files_stay(
+    weights: Weights, tmp_path: Path
+) -> None:
+    alone = config_of(weights, tmp_path, DAY)
+    valued(alone, observed_with(alone))
+    before = files_in(alone.cache_folder)
+    listener = Counting()
+    more = config_of(weights, tmp_path, {"parts": [DAY, WINDOW]})
+    observed = observed_with(more, listener)
+    similarities(more, observed, more.search.adapter_specs, listener)
+    assert listener.heard["frames"] == 8
+    assert listener.heard["shares"] == len(shares_in(observed))
+    after = files_in(more.cache_folder)
+    assert {name: after[name] for name in before} == before
+    new = sorted(name.split("/")[0] for name in set(after) - set(before))
+    assert new == ["notes", "statistics"]
+    notes = [json.loads(text) for name, text in after.items() if name.startswith("notes")]
+    assert sorted(n["frames"] for n in notes) == [3, 12]
+
+
+def test_what_lies_in_the_cache_changes_no_number(weights: Weights, tmp_path: Path) -> None:
+    """At once from nothing, or as windows came and went: the same to the last bit."""
+    third = {"scenes": {"seed": 8}, "count": 9}
+    at_once = config_of(weights, tmp_path / "at-once", {"parts": [DAY, third, WINDOW]})
+    found = valued(at_once, observed_with(at_once))
+    steps = ([DAY], [DAY, WINDOW], [DAY, third], [DAY, third, WINDOW])
+    for parts in steps:
+        grown = config_of(weights, tmp_path / "grown", {"parts": parts})
+        values = valued(grown, observed_with(grown))
+    assert values == found
+    for kind in ("notes", "statistics"):
+        assert len(files_in(grown.cache_folder / kind)) == 3
+
+
+def test_one_part_is_what_it_is_alone(weights: Weights, tmp_path: Path) -> None:
+    alone = config_of(weights, tmp_path, DAY)
+    observed = observed_with(alone)
+    found = valued(alone, observed)
+    assert found == fidelity_alone(observed, shares_in(observed))
+    before = files_in(alone.cache_folder)
+    listed = config_of(weights, tmp_path, {"parts": [DAY]})
+    again = observed_with(listed)
+    assert again.frames.hash == observed.frames.hash
+    assert valued(listed, again) == found
+    assert files_in(listed.cache_folder) == before
+
+
+def test_a_window_of_image_files_goes_beside_rendered_scenes(
+    weights: Weights, tmp_path: Path
+) -> None:
+    (tmp_path / "window").mkdir()
+    for k in range(8):
+        picture = Image.fromarray(render(SceneSettings(seed=9, width=96, height=72), k).image)
+        picture.save(tmp_path / "window" / f"{k}.png")
+    config = config_of(weights, tmp_path, {"parts": [DAY, {"folder": "window"}]})
+    observed = observed_with(config)
+    assert observed.statistics.moments.frames == 16 + 6  # of 28 without 12, and of 8 without 2
+    assert observed.unseen.indices[-2:] == (28, 32)
+
+
+@pytest.mark.parametrize(
+    ("frames", "told"),
+    [
+        ({"parts": [{**DAY, "count": 20}, {**WINDOW, "count": 5}]}, "12 frames are fewer than"),
+        ({"parts": [DAY, {**WINDOW, "count": 4}]}, "3 frames of a part are left"),
+        ({"parts": [DAY, {**DAY, "count": 5}]}, "5 frames are in more than one part"),
+    ],
+)
+def test_parts_that_are_too_small_or_the_same_are_refused(
+    weights: Weights, tmp_path: Path, frames: Any, told: str
+) -> None:
+    with pytest.raises(BadFrames, match=told):
+        observed_with(config_of(weights, tmp_path, frames))
+
+
+def test_parts_have_no_shards(weights: Weights, tmp_path: Path) -> None:
+    config_of(weights, tmp_path, {"parts": [DAY, WINDOW]})
+    path = str(tmp_path / "config.yaml")
+    for command in (["stats", path, "--shard", "1/2"], ["stats", "merge", path, path]):
+        result = CliRunner().invoke(main, command)
+        assert result.exit_code == 1
+        assert "`stats` takes no shards" in result.stderr and result.stderr.count("\n") == 1
+
+
+# Similarities.
+
+
+class TestFidelityOfParts(MetricContract):
+    """The contract holds where frames came in parts, and what is known of them is noted."""
+
+    metric = METRICS["fidelity"]
+
+
+def test_each_part_is_measured_with_the_maps_of_the_first_and_itself(
+    weights: Weights, tmp_path: Path
+) -> None:
+    """Share by share, part by part, with maps fitted anew: the mean over all unseen frames."""
+    parts = [DAY, {"scenes": {"seed": 8}, "count": 16}, WINDOW]
+    three = observed_with(config_of(weights, tmp_path, {"parts": parts}))
+    shares, facts = shares_in(three)[::6], three.deployment.facts
+    found = METRICS["fidelity"].similarities(three, shares)
+    frames = three.frames
+    assert isinstance(frames, Joined)
+    agreed = dict.fromkeys(shares, 0.0)
+    (first, _), *_ = halves = split_parts(frames, 12)
+    for part, (seen, unseen) in zip(frames.parts, halves, strict=True):
+        fitted_on = [first] if seen == first else [first, seen]
+        moments = summed(moments_of(three.deployment, frames) for frames in fitted_on)
+        observed = Observed(three.deployment, Statistics(moments, facts), part, unseen)
+        for share in shares:
+            if observed.statistics.explained(share) > HOPELESS:
+                agreed[share] += fidelity_alone(observed, [share])[share] * len(unseen)
+    for share in shares:
+        assert found[share] == pytest.approx(agreed[share] / (12 + 4 + 3), abs=1e-5)
+
+
+def test_every_share_is_told_of_once_however_many_parts_are_new(
+    weights: Weights, tmp_path: Path
+) -> None:
+    parts = [DAY]
+    for window in (None, WINDOW, {"scenes": {"seed": 8}, "count": 9}):
+        parts += [window] if window else []
+        config = config_of(weights, tmp_path, {"parts": parts})
+        observed, told = observed_with(config), list[int]()
+        shares = shares_in(observed)
+        METRICS["fidelity"].similarities(observed, shares, told.append)
+        assert sum(told) == len(shares) and min(told) >= 0
+    told.clear()
+    config = config_of(weights, tmp_path, {"parts": parts}, cache=str(tmp_path / "empty"))
+    METRICS["fidelity"].similarities(observed_with(config), shares, told.append)
+    assert sum(told) == len(shares) and min(told) >= 0
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"frames": 3}', '{"frames": 1, "sums": {}}'])
+def test_damaged_notes_are_refused_by_name(weights: Weights, tmp_path: Path, content: str) -> None:
+    config = config_of(weights, tmp_path, DAY)
+    observed = observed_with(config)
+    valued(config, observed)
+    (path,) = (tmp_path / "cache" / "notes").rglob("*.json")
+    path.write_text(content)
+    with pytest.raises(BadNotes, match=f"{path.name} is not a whole file.*delete it"):
+        valued(config, observed)
+    path.unlink()
+    assert valued(config, observed)
+
+
+def test_other_models_weights_or_shares_have_notes_of_their_own(
+    weights: Weights, tmp_path: Path
+) -> None:
+    changes: list[dict[str, Any]] = [
+        {}, {"dtype": "float16"}, {"search.adapters": ["linear", "linear@2"]},
+        {"models.b.weights": str(weights(CLASSIFIER, 3))}, {"statistics.positions": 4},
+    ]  # fmt: skip
+    for count, change in enumerate(changes, 1):
+        config = config_of(weights, tmp_path, DAY, **change)
+        valued(config, observed_with(config))
+        assert len(files_in(tmp_path / "cache" / "notes")) == count
+
+
+# Whole searches.
+
+
+@pytest.fixture
+def data(weights: Weights) -> dict[str, Any]:
+    changes = {"search.trials": 12, "verify.shortlist": 3, "verify.candidates": 2,
+               "search.metric": "fidelity"}  # fmt: skip
+    return merged(config_data(weights), changes)
+
+
+def searched(
+    folder: Path, data: Any, champion: SharePlan | None = None
+) -> tuple[RunConfig, Result, str]:
+    """What a run finds, and what it says; nothing is logged."""
+    config, spoken = load_config(write_config(folder, data)), listening()
+    result = found(config, make_folder(config.out_folder), spoken.reporter, Known(champion))
+    return config, result, spoken.text
+
+
+def tried(config: RunConfig) -> list[str]:
+    """Hashes of the plans, in their order."""
+    with (config.out_folder / "trials.csv").open() as file:
+        return [row["plan"] for row in csv.DictReader(file)]
+
+
+def test_a_search_on_more_frames_begins_with_what_the_last_one_found(
+    tmp_path: Path, data: dict[str, Any]
+) -> None:
+    _, first, _ = searched(tmp_path, data)
+    config, second, _ = searched(tmp_path, merged(data, {"frames": {"parts": [DAY, WINDOW]}}))
+    assert second.frames["count"] == 40
+    assert second.study["problem"] != first.study["problem"]
+    known = dict.fromkeys([first.chosen, *(c.hash for c in first.candidates)])
+    assert tried(config)[: len(known)] == list(known)
+    finished = Finished.at(config.out_folder)
+    assert finished.frames().hash == second.frames["hash"]
+    assert finished.observe(listening().reporter).statistics.moments.frames == 24
+
+
+@pytest.mark.parametrize("frames", [DAY, {"parts": [DAY, WINDOW]}])
+def test_the_plan_in_service_is_tried_and_verified_first(
+    tmp_path: Path, data: dict[str, Any], frames: Any
+) -> None:
+    _, first, _ = searched(tmp_path / "first", data)
+    champion = SharePlan.from_dict(min(first.front, key=lambda r: r.proxy).plan)
+    config, result, _ = searched(tmp_path / "again", merged(data, {"frames": frames}), champion)
+    verified = [c.hash for c in result.candidates]
+    assert verified[0] == tried(config)[0] == champion.hash
+    assert len(set(verified)) == len(verified) in (2, 3)
+
+
+def test_a_plan_in_service_that_cannot_be_searched_is_told_of(
+    tmp_path: Path, data: dict[str, Any]
+) -> None:
+    _, first, _ = searched(tmp_path / "first", data)
+    found_before = SharePlan.from_dict(first.front[0].plan)
+    cases: list[tuple[SharePlan, dict[str, Any], str]] = [
+        (SharePlan(), {}, "it is predicted to miss what is asked for"),
+        (
+            found_before,
+            {"search.floor": 1.5, "budget": "100%"},
+            "not among those that are explored",
+        ),
+    ]
+    for number, (champion, changes, why) in enumerate(cases):
+        _, result, said = searched(tmp_path / str(number), merged(data, changes), champion)
+        assert champion.hash not in {c.hash for c in result.candidates}
+        assert f"The plan in service, {champion.hash}, is not verified: " in said and why in said
+
+
+def test_labelled_frames_must_not_be_in_any_part(tmp_path: Path, data: dict[str, Any]) -> None:
+    truth = {"scenes": WINDOW["scenes"], "count": 6}
+    changes = {"frames": {"parts": [DAY, WINDOW]}, "truth": {"a": truth}}
+    with pytest.raises(BadTruth, match="6 of its frames are also among"):
+        searched(tmp_path, merged(data, changes))

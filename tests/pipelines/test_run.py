@@ -1,0 +1,360 @@
+"""Whole runs on tiny networks and rendered frames: what they leave, twice the same, or nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from tiny import (
+    CLASSES,
+    DETECTOR,
+    Ran,
+    Weights,
+    listening,
+    merged,
+    run_config,
+    write_config,
+)
+
+from search.config.run import load_config, parse_budget
+from search.utils.files import CannotWrite
+from search.pipelines.prepare import NothingToShare
+from search.results.search_result import Result
+from search.pipelines.run import BudgetTooSmall, run
+from search.results.rank_agreement import in_words, rungs
+from search.data.ground_truth import BadTruth
+from search.evaluation.evaluate import Bench, accuracy
+from search.pipelines.exact import measure_exactly
+from spaces.errors import MergeSearchError
+from spaces.liveness import liveness
+from spaces.merged import MergedModel
+from spaces.plan import SharePlan
+from spaces.stages import Layout, bytes_of, tensors_of
+
+
+
+def numbers(result: Result) -> dict[str, Any]:
+    """All of a result but what the clock says, the paths, and what was asked for."""
+    written, other = result.to_dict(), ("seconds", "latency_ms", "created", "config")
+    return {k: v for k, v in written.items() if k not in other}
+
+
+def test_plans_lie_under_the_hashes_that_name_them(tiny_run: Ran) -> None:
+    written = {p.stem: p for p in (tiny_run.out / "plans").glob("*.json")}
+    assert set(written) >= {record.hash for record in tiny_run.result.front}
+    for name, path in written.items():
+        assert SharePlan.from_json(path.read_text(encoding="utf-8")).hash == name
+
+
+def test_pictures_are_whole_images(tiny_run: Ran) -> None:
+    for name in ("front.png", "similarity.png"):
+        with Image.open(tiny_run.out / name) as picture:
+            picture.load()
+            assert min(picture.size) > 300
+
+
+def test_nothing_unfinished_is_left_behind(tiny_run: Ran) -> None:
+    assert not [p for p in tiny_run.out.rglob("*") if ".part" in p.name]
+
+
+def test_the_chosen_plan_and_the_whole_front_are_within_the_budget(tiny_run: Ran) -> None:
+    result = tiny_run.result
+    assert result.budget_bytes == parse_budget("90%", result.unmerged_bytes)
+    assert result.chosen in {c.hash for c in result.candidates}
+    assert all(r.bytes <= result.budget_bytes for r in (*result.front, *result.candidates))
+    assert 0 < result.smallest_bytes <= min(r.bytes for r in result.front)
+
+
+def test_every_plan_holds_the_bytes_that_the_result_says(tiny_run: Ran) -> None:
+    from search.pipelines.prepare import load_deployment, observe
+
+    reporter = listening().reporter
+    deployment = load_deployment(tiny_run.config, reporter)
+    frames = tiny_run.config.frames.open(tiny_run.config.base)
+    observed = observe(tiny_run.config, deployment, frames, reporter)
+    assert "cached from an earlier run" not in tiny_run.said
+    for record in tiny_run.result.candidates:
+        plan = SharePlan.from_dict(record.plan)
+        maps = observed.maps_for([plan])
+        model = MergedModel(deployment.models, deployment.facts, plan, maps)
+        assert bytes_of(tensors_of(model)) == record.bytes
+        bench = Bench(deployment.models, deployment.facts, maps, 12)
+        truth = {"a": tiny_run.config.truth["a"].open(tiny_run.config.base, "classification", "a")}
+        assert accuracy(bench, [plan], truth, lambda done: None) == [record.accuracy]
+
+
+def test_the_stage_tables_and_the_verified_plans_are_told(tiny_run: Ran) -> None:
+    for word in ("conv_head", "unmerged", tiny_run.result.chosen, "a top-1", "experiment"):
+        assert word in tiny_run.said
+
+
+def test_every_accuracy_lies_in_its_interval_and_every_change_has_one(tiny_run: Ran) -> None:
+    result = tiny_run.result
+    measured = [(result.baseline, result.baseline_intervals)]
+    measured += [(c.accuracy, c.intervals) for c in result.candidates]
+    for scores, intervals in measured:
+        assert set(scores) == set(intervals) == {"a"}
+        assert set(scores["a"]) == set(intervals["a"]) == {"top1", "top5"}
+        for score, (low, high) in intervals["a"].items():
+            assert 0 <= low <= scores["a"][score] <= high <= 1
+    for c in result.candidates:
+        change, low, high = c.differences["a"]["top1"]
+        assert change == c.accuracy["a"]["top1"] - result.baseline["a"]["top1"]
+        assert low <= change <= high
+        assert c.quality_interval[0] <= c.quality_kept <= c.quality_interval[1]
+        assert (c.verdicts["a"] == "worse") == (high < 0)
+        assert f"against unmerged: a {c.verdicts['a']}" in tiny_run.said
+    assert any(low < high for low, high in result.baseline_intervals["a"].values())
+    assert "95% intervals over the labelled frames" in tiny_run.said
+
+
+def test_the_rungs_of_the_ladder_say_how_well_they_foretold_each_other(tiny_run: Ran) -> None:
+    found = tiny_run.result.rungs
+    assert found == rungs(tiny_run.result.candidates) | {
+        "shortlist_proxy_fidelity": found["shortlist_proxy_fidelity"]
+    }
+    assert any(rho is not None and -1 <= rho <= 1 for rho in found.values())
+    assert in_words(found) in tiny_run.said
+
+
+def test_without_labels_nothing_is_said_of_accuracy(tmp_path: Path, data: dict[str, Any]) -> None:
+    ran = run_config(write_config(tmp_path, merged(data, {"truth": {}})))
+    assert ran.result.baseline == ran.result.baseline_intervals == {}
+    for c in ran.result.candidates:
+        assert c.accuracy == c.intervals == c.differences == c.verdicts == {}
+        assert c.quality_kept is c.quality_interval is None
+    assert "intervals" not in ran.said and "unmerged:" not in ran.said
+    assert "proxy and truth -" in ran.said
+
+
+def test_the_same_seed_finds_the_same_in_another_folder(
+    tmp_path: Path, data: dict[str, Any], weights: Weights
+) -> None:
+    one, other = (run_config(write_config(tmp_path / name, data)) for name in ("one", "other"))
+    assert numbers(one.result) == numbers(other.result)
+    assert one.out != other.out
+
+
+def test_a_second_run_goes_on_where_the_first_one_stood(
+    tmp_path: Path, data: dict[str, Any]
+) -> None:
+    path = write_config(tmp_path, data)
+    first, second = run_config(path), run_config(path)
+    assert numbers(first.result) == numbers(second.result)
+    assert "cached from an earlier run" in second.said
+    more = run_config(path, ["search.trials=20"])
+    assert more.result.study["trials"] == 20
+    assert more.result.study["hypervolume"][:12] == first.result.study["hypervolume"]
+
+
+def test_random_weights_are_the_same_each_time(tmp_path: Path, data: dict[str, Any]) -> None:
+    """`pretrained: false` is for trying out: it too must find the same twice."""
+    untrained = {"arch": "timm/test_efficientnet", "pretrained": False, "size": 64}
+    data = merged(data, {"models": {"a": untrained, "b": dict(untrained)}, "truth": {},
+                         "search.floor": 0.001})  # fmt: skip
+    one, other = (run_config(write_config(tmp_path / name, data)) for name in ("one", "other"))
+    assert numbers(one.result) == numbers(other.result)
+    assert one.result.candidates[0].quality_kept is None
+
+
+def test_a_classifier_and_a_detector_are_merged(
+    tmp_path: Path, data: dict[str, Any], weights: Weights
+) -> None:
+    detector = {"arch": DETECTOR, "weights": str(weights(DETECTOR, 3)), "size": 128,
+                "num_classes": CLASSES[DETECTOR], "fit": "squash"}  # fmt: skip
+    models = {"cls": data["models"]["a"], "det": detector}
+    truth = dict.fromkeys(models, data["truth"]["a"])
+    changed = merged(data, {"models": models, "truth": truth})
+    result = run_config(write_config(tmp_path, changed)).result
+    assert set(result.baseline) == {"cls", "det"}
+    assert "map" in result.baseline["det"] and "top1" in result.baseline["cls"]
+    for record in result.candidates:
+        assert set(record.accuracy) == set(record.fidelity) == {"cls", "det"}
+        for model, scores in record.accuracy.items():
+            assert set(scores) == set(record.intervals[model]) == set(record.differences[model])
+        layouts = {
+            name: Layout(name, tuple(s["name"] for s in m.stages),
+                         tuple(s["name"] for s in m.stages if s["tap"]))
+            for name, m in result.models.items()
+        }  # fmt: skip
+        liveness(SharePlan.from_dict(record.plan), layouts)
+
+
+def test_a_budget_that_cannot_be_met_names_the_smallest_plan_and_exits_with_2(
+    tmp_path: Path, data: dict[str, Any]
+) -> None:
+    config = load_config(write_config(tmp_path, data), ["budget=1 kB"])
+    with pytest.raises(BudgetTooSmall) as caught:
+        run(config, listening().reporter)
+    least = caught.value.least
+    assert caught.value.exit_code == 2
+    for told in (least.plan.hash, str(least.bytes), str(least.plan), "0.00 MB"):
+        assert told in str(caught.value)
+    written = config.out_folder / "plans" / f"{least.plan.hash}.json"
+    assert SharePlan.from_json(written.read_text(encoding="utf-8")) == least.plan
+    assert not (config.out_folder / "result.json").exists()
+    # the named bytes are indeed reachable, and one byte less is not
+    assert run_config(config.base / "config.yaml", [f"budget={least.bytes}"]).result.chosen
+    with pytest.raises(BudgetTooSmall):
+        run_config(config.base / "config.yaml", [f"budget={least.bytes - 1}"])
+
+
+def test_when_no_share_is_worth_anything_the_unmerged_set_is_the_smallest(
+    tmp_path: Path, data: dict[str, Any]
+) -> None:
+    path = write_config(tmp_path, merged(data, {"search.floor": 2.0}))
+    with pytest.raises(BudgetTooSmall, match="nothing shared"):
+        run_config(path)
+    result = run_config(path, ["budget=100%"]).result
+    assert [SharePlan.from_dict(r.plan) for r in result.front] == [SharePlan()]
+
+
+def test_with_a_quality_floor_the_fewest_bytes_that_keep_it_are_chosen(
+    tmp_path: Path, data: dict[str, Any]
+) -> None:
+    path = write_config(tmp_path, merged(data, {"budget": None, "quality_floor": 0.5}))
+    ran = run_config(path, ["search.trials=40"])
+    result = ran.result
+    assert (result.budget_bytes, result.quality_floor) == (None, 0.5)
+    assert all(min(r.kept.values()) >= 0 for r in result.candidates)
+    keeping = [c for c in result.candidates if min(c.kept.values()) >= 0.5]
+    assert keeping and result.chosen == min(keeping, key=lambda c: c.bytes).hash
+    assert "50.0% of every model's quality" in ran.said
+
+
+def test_a_floor_that_nothing_keeps_when_verified_chooses_nothing_and_says_so(
+    tmp_path: Path, data: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "search.pipelines.candidates.kept_by_model", lambda *scores: {"a": 0.25, "b": 0.5}
+    )  # a truth that is worse than all that was predicted
+    path = write_config(tmp_path, merged(data, {"budget": None, "quality_floor": 0.9}))
+    ran = run_config(path)
+    assert ran.result.chosen is None and (ran.out / "result.json").is_file()
+    assert "None of them keeps 90.0%" in ran.said and "keeps 25.0% on its worst" in ran.said
+
+
+def test_all_objectives_are_measured_and_told(tmp_path: Path, data: dict[str, Any]) -> None:
+    objectives = ["macs", "latency", "activation"]
+    path = write_config(tmp_path, merged(data, {"search.objectives": objectives}))
+    ran = run_config(path, ["search.trials=4"])
+    assert ran.result.study["objectives"] == objectives
+    for record in (*ran.result.front, *ran.result.candidates):
+        assert list(record.costs) == objectives and record.costs["latency"] > 0
+        assert record.costs["macs"] == record.macs / 1e6
+    assert "latency ms" in ran.said and "activation MB" in ran.said
+
+
+def test_a_search_begins_with_what_an_earlier_one_into_the_same_folder_found(
+    tmp_path: Path, data: dict[str, Any]
+) -> None:
+    path = write_config(tmp_path, data)
+    first = run_config(path, ["search.trials=60"]).result
+    found = {r.hash for r in (*first.candidates, *first.front)}
+    again = run_config(path, ["seed=4", f"search.trials={len(found) + 2}"])
+    assert again.result.study["trials"] == len(found) + 2
+    assert again.result.study["hypervolume"][-1] >= 0.999 * first.study["hypervolume"][-1]
+    alone = run_config(write_config(tmp_path / "new", data), ["seed=4", "search.trials=8"]).result
+    assert alone.study["hypervolume"][-1] < first.study["hypervolume"][-1]
+
+
+def test_a_damaged_earlier_result_is_no_hindrance(tmp_path: Path, data: dict[str, Any]) -> None:
+    out = tmp_path / "out" / "tiny"
+    out.mkdir(parents=True)
+    for text in ("no json", "[]", '{"schema": 1}'):
+        (out / "result.json").write_text(text)
+        assert run_config(write_config(tmp_path, data)).result.study["trials"] == 12
+
+
+def test_an_exhausted_space_is_told(tmp_path: Path, data: dict[str, Any]) -> None:
+    path = write_config(tmp_path, merged(data, {"search.floor": 2.0, "budget": "100%"}))
+    ran = run_config(path)
+    assert ran.result.study["exhausted"] and ran.result.study["trials"] == 1
+    assert "which is all that the space holds" in ran.said
+
+
+def test_the_true_front_is_told_and_how_much_of_it_the_study_found(
+    tmp_path: Path, data: dict[str, Any]
+) -> None:
+    path = write_config(tmp_path, data)
+    result = run_config(path, ["search.trials=120"]).result
+    listener = listening()
+    written = json.loads(
+        measure_exactly(load_config(path), listener.reporter).read_text(encoding="utf-8")
+    )
+    assert written["problem"] == result.study["problem"]
+    bytes_, proxies = ([f[key] for f in written["front"]] for key in ("bytes", "proxy"))
+    assert bytes_ == sorted(bytes_) and proxies == sorted(proxies)
+    for record in result.front:
+        assert any(
+            held <= record.bytes and proxy >= record.proxy - 1e-9
+            for held, proxy in zip(bytes_, proxies, strict=True)
+        )
+    assert "The study in tiny has found" in listener.text
+    other = listening()
+    measure_exactly(load_config(path, ["budget=80%"]), other.reporter)
+    assert "The study" not in other.text  # that was of another problem
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"models.b.fit": "crop"}, "no representation may replace another"),
+        ({"frames.count": 18}, "fewer than two batches"),
+        ({"frames": {"folder": "gone"}}, "no such folder"),
+        ({"models.a.weights": "gone.pth"}, "no such file"),
+        ({"models.a.num_classes": 5}, "does not fit"),
+        ({"truth.a": {"scenes": {"seed": 1}, "count": 5}}, "also among"),
+        ({"truth.a": {"csv": "gone.csv"}}, "cannot be read"),
+        ({"budget": "1 kB"}, "cannot be met"),
+    ],
+)
+def test_an_error_leaves_the_old_result_and_no_other(
+    tmp_path: Path, data: dict[str, Any], changes: dict[str, Any], told: str
+) -> None:
+    path = write_config(tmp_path, merged(data, changes))
+    out = tmp_path / "out" / "tiny"
+    out.mkdir(parents=True)
+    (out / "result.json").write_text("the old one")
+    with pytest.raises(MergeSearchError, match=told) as caught:
+        run_config(path)
+    assert "\n" not in str(caught.value)
+    assert (out / "result.json").read_text() == "the old one"
+    assert not [p for p in out.rglob("*") if ".part" in p.name]
+
+
+def test_those_errors_have_names(tmp_path: Path, data: dict[str, Any]) -> None:
+    with pytest.raises(NothingToShare):
+        run_config(write_config(tmp_path, merged(data, {"models.b.fit": "crop"})))
+    with pytest.raises(BadTruth):
+        run_config(write_config(tmp_path, merged(data, {"truth.a.scenes.seed": 1})))
+
+
+@pytest.mark.parametrize("key", ["out", "cache"])
+def test_a_folder_that_takes_no_files_is_named_before_any_work(
+    tmp_path: Path, data: dict[str, Any], key: str
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    path = write_config(tmp_path, merged(data, {key: "file/below"}))
+    with pytest.raises(CannotWrite, match="file/below") as caught:
+        run_config(path)
+    assert f"`{key}:`" in str(caught.value)
+
+
+def test_a_damaged_study_is_named(tmp_path: Path, data: dict[str, Any]) -> None:
+    path = write_config(tmp_path, data)
+    store = tmp_path / "out" / "tiny" / "study.log"
+    store.parent.mkdir(parents=True)
+    store.write_text("no journal\n{}\n")
+    with pytest.raises(MergeSearchError, match=r"study\.log"):
+        run_config(path)
+
+
+def test_results_are_finite_json(tiny_run: Ran) -> None:
+    def refuse(constant: str) -> float:
+        raise AssertionError(constant)
+
+    json.loads((tiny_run.out / "result.json").read_text(), parse_constant=refuse)

@@ -1,0 +1,197 @@
+"""Statistics in parts and on disk: the sum of all parts is the one pass, and nothing else is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from safetensors.torch import load_file, save_file
+from tiny import (
+    CLASSIFIER,
+    STREET,
+    Weights,
+    config_data,
+    listening,
+    load_tiny,
+    merged,
+    write_config,
+)
+
+from search.cli.main import main
+from search.config.run import RunConfig, load_config
+from search.data.frames import BadFrames, RenderedScenes
+from search.statistics.streaming import FOLDS, WHOLE, Moments, PassSettings, Shard, measure
+from search.statistics.storage import BadStatistics, Saved, load, save
+from search.statistics.observed import Observed
+from search.pipelines.prepare import load_deployment, observe
+from search.statistics.similarity import Statistics
+from spaces.model_facts import survey_all
+from spaces.shares import pairs_of
+
+
+
+def stats(*args: str | Path) -> Result:
+    return CliRunner().invoke(main, ["stats", *map(str, args)], prog_name="merge-search")
+
+
+def refusal(*args: str | Path) -> str:
+    result = stats(*args)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("merge-search: ") and result.stderr.count("\n") == 1
+    return result.stderr
+
+
+@pytest.fixture(scope="module")
+def config(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A config whose 28 frames of the pass make three and a half batches."""
+    data = merged(config_data(weights), {"frames.count": 40, "cache": "cache"})
+    return write_config(tmp_path_factory.mktemp("stats"), data)
+
+
+@pytest.fixture(scope="module")
+def parts(config: Path) -> list[Path]:
+    """The files of all three shards."""
+    for number in (1, 2, 3):
+        assert stats(config, "--shard", f"{number}/3").exit_code == 0
+    return sorted((load_config(config).out_folder / "stats").iterdir())
+
+
+def observed(config: RunConfig) -> tuple[Observed, str]:
+    """What a run of the config observes, and what it said meanwhile."""
+    spoken = listening()
+    deployment = load_deployment(config, spoken.reporter)
+    found = observe(config, deployment, config.frames.open(config.base), spoken.reporter)
+    return found, spoken.text
+
+
+def test_the_sum_of_the_shards_is_the_one_pass(
+    config: Path, parts: list[Path], tmp_path: Path
+) -> None:
+    result = stats("merge", config)
+    assert result.exit_code == 0, result.stderr
+    summed, said = observed(load_config(config))
+    assert "cached" in said
+    once, said = observed(load_config(config, [f"cache={tmp_path}"]))
+    assert "cached" not in said
+    assert summed.statistics.moments.frames == once.statistics.moments.frames == 28
+    for pair in once.deployment.pairs.legal:
+        one, other = summed.statistics, once.statistics
+        assert one.image_cka(pair) == pytest.approx(other.image_cka(pair), abs=1e-6)
+        assert one.position_cka(pair) == pytest.approx(other.position_cka(pair), abs=1e-6)
+        assert one.ridge(pair).explained == pytest.approx(other.ridge(pair).explained, abs=1e-6)
+
+
+def test_the_shards_share_the_batches_evenly(parts: list[Path]) -> None:
+    saved = [load(path) for path in parts]
+    assert [s.shard for s in saved] == [Shard(1, 3), Shard(2, 3), Shard(3, 3)]
+    assert [s.moments.frames for s in saved] == [12, 8, 8]
+    assert len({s.key for s in saved}) == 1
+
+
+def test_a_missing_shard_is_named(config: Path, parts: list[Path]) -> None:
+    assert "missing of the shards: 2/3" in refusal("merge", config, parts[0], parts[2])
+    assert "missing of the shards: 1/3, 3/3" in refusal("merge", config, parts[1])
+
+
+def test_a_shard_that_is_given_twice_is_refused(config: Path, parts: list[Path]) -> None:
+    told = refusal("merge", config, *parts, parts[0])
+    assert str(parts[0]) in told and "give each once" in told
+
+
+def test_shards_of_different_counts_do_not_mix(config: Path, parts: list[Path]) -> None:
+    other = parts[0].parent.parent / "two.safetensors"
+    saved = load(parts[0])
+    save(other, Saved(saved.moments, saved.key, Shard(2, 2)))
+    assert "must be of one number of shards" in refusal("merge", config, parts[0], other)
+
+
+@pytest.mark.parametrize(
+    "change", ["seed=4", "statistics.positions=3", "frames.scenes.seed=9", "models.a.size=96"]
+)
+def test_shards_of_something_else_are_refused(
+    config: Path, parts: list[Path], change: str
+) -> None:
+    told = refusal("merge", config, *parts, "--set", change)
+    assert str(parts[0]) in told and "is not of this config" in told
+
+
+def test_without_shards_there_is_nothing_to_merge(config: Path, tmp_path: Path) -> None:
+    assert "there are no shards in" in refusal("merge", config, "--set", f"out={tmp_path}")
+
+
+@pytest.mark.parametrize("text", ["3", "0/2", "3/2", "a/b", "1/0", "-1/2"])
+def test_a_shard_is_a_number_of_a_count(config: Path, text: str) -> None:
+    assert f"shard {text}: write it as K/N" in refusal(config, f"--shard={text}")
+
+
+def test_more_shards_than_batches_are_refused(config: Path) -> None:
+    assert "use fewer shards" in refusal(config, "--shard", "9/9")
+
+
+def test_the_word_measure_may_be_left_out(config: Path) -> None:
+    assert "3/2" in refusal("measure", config, "--shard", "3/2")
+    assert "3/2" in refusal("--shard", "3/2", config)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_every_batch_is_in_one_shard(count: int) -> None:
+    batches = [range(k, k + 4) for k in range(0, 40, 4)]
+    taken = [b for k in range(count) for b in Shard(k + 1, count).of(batches)]
+    assert sorted(taken, key=lambda b: b.start) == batches
+
+
+def test_an_impossible_shard_cannot_be_built() -> None:
+    with pytest.raises(BadFrames, match="shard 4/3"):
+        Shard(4, 3)
+
+
+def equal(one: Moments, other: Moments) -> bool:
+    assert one.refs == other.refs and one.frames == other.frames
+    assert list(one.grids) == list(other.grids)
+    same = [np.array_equal(one.hsic, other.hsic)]
+    for grid in one.grids:
+        for fold in FOLDS:
+            a, b = one.at(grid, fold), other.at(grid, fold)
+            assert a.columns == b.columns and a.count == b.count
+            assert set(a.products) == set(b.products)
+            same += [torch.equal(a.squares[ref], b.squares[ref]) for ref in a.squares]
+            same += [torch.equal(a.products[key], b.products[key]) for key in a.products]
+            same += [torch.equal(a.means[model], b.means[model]) for model in a.means]
+    return all(same)
+
+
+def test_what_is_saved_is_loaded_again_to_the_last_bit(mixed: Observed, tmp_path: Path) -> None:
+    moments, path = mixed.statistics.moments, tmp_path / "deep" / "m.safetensors"
+    save(path, Saved(moments, "key", WHOLE))
+    loaded = load(path)
+    assert (loaded.key, loaded.shard) == ("key", WHOLE)
+    assert equal(loaded.moments, moments)
+    again = Statistics(loaded.moments, mixed.statistics.facts)
+    pair = mixed.deployment.pairs.legal[5]
+    assert again.ridge(pair) == mixed.statistics.ridge(pair)
+    assert [p.name for p in path.parent.iterdir()] == ["m.safetensors"]
+
+
+def test_moments_without_pairs_can_be_saved(weights: Weights, tmp_path: Path) -> None:
+
+    models = load_tiny(weights, {"a": (CLASSIFIER, 1)})
+    facts = survey_all(models)
+    assert not pairs_of(facts).legal
+    moments = measure(models, facts, [], RenderedScenes(STREET, 8), PassSettings(batch=4))
+    save(tmp_path / "m", Saved(moments, "k", WHOLE))
+    assert equal(load(tmp_path / "m").moments, moments)
+
+
+def test_a_damaged_file_is_refused_by_name(parts: list[Path], tmp_path: Path) -> None:
+    whole, path = parts[0].read_bytes(), tmp_path / "damaged.safetensors"
+    for content in (b"", b"no tensors", whole[:-9], whole[: len(whole) // 2]):
+        path.write_bytes(content)
+        with pytest.raises(BadStatistics, match=r"damaged\.safetensors is not a whole file"):
+            load(path)
+    tensors = load_file(parts[0])
+    save_file(tensors, path)
+    with pytest.raises(BadStatistics, match="delete it"):
+        load(path)

@@ -1,0 +1,290 @@
+"""Plans of a finished run, measured again: on its own data, on other labels, without labels."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+from mlflow.tracking import MlflowClient
+from PIL import Image
+from servers import free_port
+from tiny import (
+    STREET,
+    Ran,
+    Spoken,
+    Weights,
+    config_data,
+    listening,
+    merged,
+    run_config,
+    save_image,
+    write_config,
+)
+
+from search.cli.main import main
+from search.config.run import BadConfig, config_of
+from search.results.documents import identity
+from search.data.frames import scene
+from search.pipelines.verify_inputs import BadData, FreshData
+from search.tracking.outbox import NotLogged, read, sync
+from search.pipelines.prepare import load_deployment
+from search.pipelines.finished_run import Finished, NoSuchPlan
+from search.tracking.target import Target
+from search.tracking.run_writer import PARENT_TAG
+from search.data.ground_truth import BadTruth
+from search.results.verification import Verification
+from search.pipelines.verify import verify_again
+
+OTHERS = 10
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+
+
+@pytest.fixture
+def out(tiny_run: Ran, tmp_path: Path) -> Path:
+    """A finished run of one's own."""
+    shutil.copytree(tiny_run.config.base, tmp_path / "copied")
+    return tmp_path / "copied" / tiny_run.out.relative_to(tiny_run.config.base)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Frames that the run has not seen."""
+    folder = tmp_path_factory.mktemp("photos")
+    for k in range(OTHERS):
+        Image.fromarray(scene(replace(STREET, seed=77), k).image).save(folder / f"{k:02d}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def answers(tiny_run: Ran, photos: Path) -> Path:
+    """Labels that are the unmerged networks' own answers: a.csv and b.csv."""
+    folder = photos.parent / "answers"
+    folder.mkdir()
+    deployment = load_deployment(tiny_run.config, listening().reporter)
+    frames = sorted(photos.iterdir())
+    with torch.inference_mode():
+        for name, model in deployment.models.items():
+            pictures = [scene(replace(STREET, seed=77), k).image for k in range(OTHERS)]
+            said = model(model.prepared(pictures)).argmax(1).tolist()
+            rows = [f"{path},{label}\n" for path, label in zip(frames, said, strict=True)]
+            (folder / f"{name}.csv").write_text("path,label_index\n" + "".join(rows))
+    return folder
+
+
+def verified(
+    out: Path, data: FreshData, starts: Sequence[str] = ()
+) -> tuple[Verification, Spoken]:
+    spoken = listening()
+    return verify_again(out, starts, data, spoken.reporter), spoken
+
+
+def test_on_its_own_data_it_says_what_the_run_said(tiny_run: Ran, out: Path) -> None:
+    found, spoken = verified(out, FreshData())
+    assert found.candidates == tiny_run.result.candidates
+    assert found.baseline == tiny_run.result.baseline
+    assert found.baseline_intervals == tiny_run.result.baseline_intervals
+    assert found.verified_front == tiny_run.result.verified_front
+    assert found.chosen == tiny_run.result.chosen
+    assert found.truth == tiny_run.result.truth and found.truth["a"]["count"] == 12
+    assert found.frames["count"] == 12
+    assert "Verified against ground truth on 12 frames (a)\n" in spoken.text
+    for candidate in found.candidates:
+        assert candidate.hash in spoken.text
+
+
+def test_against_the_networks_own_answers_accuracy_is_fidelity(out: Path, answers: Path) -> None:
+    data = FreshData({"a": answers / "a.csv", "b": answers / "b.csv"})
+    found, spoken = verified(out, data)
+    assert all({**found.frames, "labels": t["labels"]} == t for t in found.truth.values())
+    assert found.frames["count"] == OTHERS
+    for name in ("a", "b"):
+        assert found.baseline[name]["top1"] == 1
+        for candidate in found.candidates:
+            assert candidate.accuracy[name]["top1"] == candidate.fidelity[name]
+            assert candidate.kept[name] == candidate.fidelity[name]
+    assert any(c.fidelity[name] != 1 for c in found.candidates for name in ("a", "b"))
+    assert f"Verified against ground truth on {OTHERS} frames (a, b)" in spoken.text
+
+
+def test_models_without_labels_count_with_their_fidelity(out: Path, answers: Path) -> None:
+    found, _ = verified(out, FreshData({"b": answers / "b.csv"}))
+    assert set(found.baseline) == set(found.truth) == {"b"}, "not the config's truth of a"
+    for candidate in found.candidates:
+        assert candidate.kept["a"] == candidate.fidelity["a"]
+
+
+def test_without_labels_nothing_is_said_about_accuracy(out: Path, photos: Path) -> None:
+    found, spoken = verified(out, FreshData(frames=photos))
+    assert found.truth == found.baseline == {} and found.verified_front == []
+    assert found.frames["count"] == OTHERS
+    assert all(c.accuracy == {} and c.quality_kept is None for c in found.candidates)
+    assert all(c.mean_fidelity is not None for c in found.candidates)
+    assert "Fidelity only: no labels, so nothing is said about accuracy" in spoken.text
+    assert "top-1" not in spoken.text and "round truth" not in spoken.text
+
+
+def test_plans_of_the_front_are_named_by_their_hashes(tiny_run: Ran, out: Path) -> None:
+    others = {r.hash for r in tiny_run.result.front} - {c.hash for c in tiny_run.result.candidates}
+    assert others, "the run verifies only some of its front"
+    other = sorted(others)[0]
+    found, _ = verified(out, FreshData(), [other, other[:8]])
+    (candidate,) = found.candidates
+    record = next(r for r in tiny_run.result.front if r.hash == other)
+    assert (candidate.hash, candidate.plan, candidate.bytes) == (other, record.plan, record.bytes)
+    assert found.chosen is None and found.foremost == candidate
+    assert set(candidate.accuracy) == {"a"}
+    with pytest.raises(NoSuchPlan, match="none with a hash that begins with 'xyz'"):
+        verified(out, FreshData(), ["xyz"])
+
+
+def test_what_it_found_lies_in_a_file_and_in_mlflow(out: Path, photos: Path) -> None:
+    before = (out / "result.json").read_bytes()
+    found, _ = verified(out, FreshData(frames=photos))
+    file = out / "verify" / "verified.json"
+    assert read(file) == found
+    assert found.result == identity(before) and (out / "result.json").read_bytes() == before
+    client = MlflowClient(tracking_uri=Target.of(Finished.at(out).config).uri)
+    known = client.get_experiment_by_name("merge-search")
+    assert known is not None
+    mine = f"tags.`merge_search.result` = '{identity(file.read_bytes())}'"
+    (run,) = client.search_runs([known.experiment_id], mine)
+    assert run.data.tags["merge_search.kind"] == "verify"
+    assert run.info.status == "FINISHED" and PARENT_TAG not in run.data.tags
+    assert run.data.params["result"] == found.result
+    assert "nothing is said about accuracy" in run.data.params["against"]
+    assert found.foremost and run.data.metrics["fidelity"] == found.foremost.mean_fidelity
+    files = {entry.path for entry in client.list_artifacts(run.info.run_id)}
+    assert files == {"verified.json", "config.yaml", "candidates.json"}
+    assert [line for line in sync(out) if "was there already" not in line] == []
+
+
+def test_what_mlflow_did_not_take_is_kept_and_told_later(
+    out: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local = Target.of(Finished.at(out).config).uri
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
+    with pytest.raises(NotLogged, match="merge-search sync"):
+        verified(out, FreshData(frames=photos))
+    (kept,) = (out / "unlogged").glob("*/verified.json")
+    assert kept.read_bytes() == (out / "verify" / "verified.json").read_bytes()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", local)
+    assert [said for said in sync(out) if "was there already" not in said]
+    assert not (out / "unlogged").exists()
+    assert all("was there already" in said for said in sync(out))
+
+
+# What is refused, before anything long is done.
+
+
+@pytest.fixture(scope="module")
+def photo_run(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    """A run that was searched on image files."""
+    folder = tmp_path_factory.mktemp("photo-run")
+    for k in range(28):
+        save_image(folder / "frames" / f"{k:02d}.png", seed=k)
+    changes = {"frames": {"folder": "frames"}, "truth": {}, "search.trials": 5,
+               "verify.shortlist": 2, "verify.candidates": 1}  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        return run_config(write_config(folder, merged(config_data(weights), changes)))
+
+
+def test_frames_that_the_search_has_seen_are_refused(photo_run: Ran, tmp_path: Path) -> None:
+    seen = photo_run.config.base / "frames"
+    labels = tmp_path / "seen.csv"
+    labels.write_text(f"path,label_index\n{seen / '03.png'},1\n{seen / '04.png'},2\n")
+    with pytest.raises(BadTruth, match=r"truth\.a: 2 of its frames are also among"):
+        verified(photo_run.out, FreshData({"a": labels}))
+    with pytest.raises(BadTruth, match=r"28 of its images are also among the frames of the sea"):
+        verified(photo_run.out, FreshData(frames=seen))
+    assert not (photo_run.out / "verify").exists()
+
+
+def test_without_truth_in_its_config_a_run_is_verified_for_fidelity(photo_run: Ran) -> None:
+    found, spoken = verified(photo_run.out, FreshData())
+    assert found.candidates == photo_run.result.candidates and found.truth == {}
+    assert "Fidelity only" in spoken.text
+
+
+@pytest.mark.parametrize(
+    ("texts", "told"),
+    [
+        (["a"], "--labels a: write it as MODEL="),
+        (["=x.csv"], "--labels =x.csv: write it as MODEL="),
+        (["a="], "--labels a=: write it as MODEL="),
+        (["a=x.csv", "a=y.csv"], "a was given x.csv already"),
+        (["c=x.csv"], "--labels c=x.csv: the run has no such model, but a, b"),
+        (["a=x.txt"], "--labels a=x.txt: must be a .csv file, a folder with a sub-folder"),
+    ],
+)
+def test_labels_that_are_none_are_refused(tiny_run: Ran, texts: list[str], told: str) -> None:
+    with pytest.raises(BadData) as caught:
+        FreshData.parse(texts, [], [], None).asked_of(Finished.at(tiny_run.out))
+    assert told in str(caught.value)
+
+
+@pytest.mark.parametrize("option", ["images", "classes"])
+def test_what_is_said_of_labels_goes_with_labels(tiny_run: Ran, option: str) -> None:
+    given = {option: ["a=x"]}
+    data = FreshData.parse([], given.get("images", []), given.get("classes", []), None)
+    with pytest.raises(BadData, match=f"--{option} a=...: goes with --labels a="):
+        data.asked_of(Finished.at(tiny_run.out))
+    data = FreshData.parse(["a=x.csv"], given.get("images", []), given.get("classes", []), None)
+    with pytest.raises(BadConfig, match=r"truth\.a.*: "):
+        data.asked_of(Finished.at(tiny_run.out))
+
+
+def test_classes_that_are_no_yaml_are_refused() -> None:
+    with pytest.raises(BadData, match=r"--classes b=\[car: write it as \[person, car\]"):
+        FreshData.parse([], [], ["b=[car"], None)
+
+
+def with_detector(tiny_run: Ran, truth: dict[str, Any]) -> Finished:
+    """As if the run's model b were a detector."""
+    known = Finished.at(tiny_run.out)
+    models = {**known.result.models, "b": replace(known.result.models["b"], task="detection")}
+    config = config_of(
+        {**known.config.as_written(), "truth": truth}, known.config.base, known.document
+    )
+    return replace(known, config=config, result=replace(known.result, models=models))
+
+
+def test_the_form_of_labels_is_told_by_file_and_task(tiny_run: Ran, tmp_path: Path) -> None:
+    known = with_detector(tiny_run, {})
+    (tmp_path / "classes").mkdir()
+    texts = [f"a={tmp_path / 'l.csv'}", f"b={tmp_path / 'i.JSON'}"]
+    truth = FreshData.parse(texts, [f"b={tmp_path}"], [], None).asked_of(known).truth
+    assert truth["a"].csv == str(tmp_path / "l.csv")
+    assert (truth["b"].coco, truth["b"].images) == (str(tmp_path / "i.JSON"), str(tmp_path))
+    truth = FreshData.parse([f"a={tmp_path / 'real.json'}"], [], [], None).asked_of(known).truth
+    assert truth["a"].real == str(tmp_path / "real.json") and "b" not in truth
+    truth = FreshData.parse([f"a={tmp_path / 'classes'}"], [], [], None).asked_of(known).truth
+    assert truth["a"].image_folder == str(tmp_path / "classes")
+
+
+def test_a_detectors_classes_are_those_of_the_run_unless_said(tiny_run: Ran) -> None:
+    known = with_detector(tiny_run, {"b": {"coco": "old.json", "classes": {1: "car", 3: 7}}})
+    data = FreshData.parse(["b=new.json"], [], [], None)
+    assert data.asked_of(known).truth["b"].classes == {1: "car", 3: 7}
+    data = FreshData.parse(["b=new.json"], [], ["b=[bus, 4]"], None)
+    assert data.asked_of(known).truth["b"].classes == ["bus", 4]
+
+
+def test_the_command_says_where_its_file_is(out: Path, photos: Path) -> None:
+    answer = CliRunner().invoke(main, ["verify", str(out), "--frames", str(photos)])
+    assert answer.exit_code == 0, answer.output
+    assert f"Wrote {out}/verify/verified.json" in answer.stdout
+    assert json.loads((out / "verify" / "verified.json").read_text())["schema"] == 1
+    failed = CliRunner().invoke(main, ["verify", str(photos)])
+    assert failed.exit_code == 1 and "no result.json; give the folder" in failed.stderr

@@ -1,0 +1,376 @@
+"""The report tells what result.json says, in every branch, escaped, and without a network."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import pytest
+from click.testing import CliRunner
+from pages import Tag, parse, read_page
+from tiny import Ran, Weights, merged, run_config, three_models, write_config
+
+from search.cli.main import main
+from search.config.run import load_config
+from search.report.summary import numbers, sentence
+from search.report.html import page
+from search.report.next_steps import Places, next_steps
+from search.results.search_result import CandidateRecord, Result
+from search.report.rejected import Shortlisted, Tried, not_chosen, reasons, under_floor, unverified
+from spaces.plan import Ref, Share, SharePlan
+from spaces.shares import Pair
+
+
+NOWHERE = Places("out/tiny", None)
+SECTIONS = ["candidates", "rungs", "similarity", "tried", "settings", "next"]
+
+
+@pytest.fixture(scope="module")
+def three_run(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    """Three models without ground truth, whose budget asks for several shares."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        changes = {"truth": {}, "budget": "60%", "search.trials": 60}
+        folder = tmp_path_factory.mktemp("three-run")
+        data = merged(three_models(weights), changes)
+        return run_config(write_config(folder, data, "tiny.yaml"))
+
+
+@pytest.fixture(scope="module")
+def report(tiny_run: Ran) -> Tag:
+    return read_page(tiny_run.out / "report.html")
+
+
+@pytest.fixture
+def written(tiny_run: Ran) -> dict[str, Any]:
+    data = json.loads((tiny_run.out / "result.json").read_text(encoding="utf-8"))
+    assert isinstance(data, dict)
+    return data
+
+
+def tried_of(result: Result) -> Tried:
+    """As little as a page needs beside its result."""
+    shares = [s for c in result.candidates for s in SharePlan.from_dict(c.plan).shares]
+    similarity = {share: 0.5 for share in shares}
+    return Tried(similarity, {}, len(shares), len(result.front), ())
+
+
+def shown(result: Result, tried: Tried | None = None, places: Places = NOWHERE) -> Tag:
+    return parse(page(result, tried or tried_of(result), places))
+
+
+def section(whole: Tag, name: str) -> Tag:
+    (found,) = whole.all("section", id=name)
+    return found
+
+
+def mb(count: int) -> str:
+    return f"{count / 1e6:.2f} MB"
+
+
+def test_the_headline_has_the_numbers_of_result_json(report: Tag, written: dict[str, Any]) -> None:
+    (chosen,) = (c for c in written["candidates"] if c["hash"] == written["chosen"])
+    (headline,) = report.all("h1")
+    assert headline.text == (
+        f"Within {mb(written['budget_bytes'])}, a and b hold {mb(chosen['bytes'])} instead of "
+        f"{written['unmerged_bytes'] / 1e6:.2f} ({chosen['saved_pct']:.1f}% less) and keep "
+        f"{100 * chosen['quality_kept']:.1f}% of their quality."
+    )
+    values = [value.text for value in report.all("dd", class_="value")]
+    assert len(values) == 3
+    assert values[:2] == [mb(chosen["bytes"]), f"{100 * chosen['quality_kept']:.1f}%"]
+    notes = " ".join(note.text for note in report.all("dd", class_="note"))
+    low, high = chosen["quality_interval"]
+    assert f"95% interval {100 * low:.1f}…{100 * high:.1f}%" in notes
+    assert f"budget {mb(written['budget_bytes'])}" in notes and "no labels for b" in notes
+    assert f"top-1 {100 * chosen['accuracy']['a']['top1']:.1f}%" in notes
+    assert f"unmerged {100 * written['baseline']['a']['top1']:.1f}%" in notes
+
+
+def test_every_candidate_has_its_row(report: Tag, written: dict[str, Any]) -> None:
+    (table,) = report.all("table", class_="sortable")
+    header, unmerged, *rows = table.rows()
+    assert header == ["Plan", "MB", "Saved", "Quality kept", "Fidelity", "Proxy", "a top-1"]
+    assert unmerged[:2] == ["unmerged", f"{written['unmerged_bytes'] / 1e6:.2f}"]
+    candidates = sorted(written["candidates"], key=lambda c: c["bytes"])
+    for c, row in zip(candidates, rows, strict=True):
+        assert row[0].split()[0] == c["hash"]
+        assert ("chosen" in row[0]) == (c["hash"] == written["chosen"])
+        assert ("verified front" in row[0]) == (c["hash"] in written["verified_front"])
+        assert row[1:3] == [f"{c['bytes'] / 1e6:.2f}", f"{c['saved_pct']:.1f}%"]
+        low, high = c["quality_interval"]
+        assert row[3] == f"{100 * c['quality_kept']:.1f}% {100 * low:.1f}…{100 * high:.1f}%"
+        known = [f for f in c["fidelity"].values() if f is not None]
+        assert row[4:6] == [f"{100 * sum(known) / len(known):.1f}%", f"{c['proxy']:.3f}"]
+        low, high = c["intervals"]["a"]["top1"]
+        top1 = f"{100 * c['accuracy']['a']['top1']:.1f}% {100 * low:.1f}…{100 * high:.1f}%"
+        assert row[6].startswith(f"{top1}, ")
+        assert row[6].rpartition(", ")[2] in ("better", "worse", "no difference")
+
+
+def test_heat_maps_have_a_cell_for_every_pair_of_stages(tiny_run: Ran, report: Tag) -> None:
+    maps = report.all("table", class_="heat")
+    stages = [stage["name"] for stage in tiny_run.result.models["a"].stages]
+    assert [table.all("caption")[0].text for table in maps] == [
+        "b (down) to a (across)", "a (down) to b (across)",
+    ]  # fmt: skip
+    for table in maps:
+        header, *rows = table.rows()
+        assert header == ["", *stages] and [row[0] for row in rows] == stages
+        cells = [cell for row in rows for cell in row[1:]]
+        assert len(cells) == len(stages) ** 2
+        assert all(re.fullmatch(r"-?\d\.\d\d|", cell) for cell in cells)
+    drawn = SharePlan.from_dict(chosen_of(tiny_run.result).plan).shares
+    assert len([td for t in maps for td in t.all("td", class_="shared")]) == len(drawn) > 0
+
+
+def chosen_of(result: Result) -> CandidateRecord:
+    return next(c for c in result.candidates if c.hash == result.chosen)
+
+
+def test_the_rungs_are_those_of_the_result(report: Tag, written: dict[str, Any]) -> None:
+    told = [figure.all("b")[0].text for figure in section(report, "rungs").all("figure")]
+    names = ("shortlist_proxy_fidelity", "proxy_truth", "fidelity_truth")
+    found = [written["rungs"][name] for name in names]
+    assert told == ["not defined" if rho is None else f"{rho:z.2f}" for rho in found]
+
+
+def test_what_was_left_adds_up(report: Tag, written: dict[str, Any]) -> None:
+    part = section(report, "tried")
+    titles = [title.text for title in part.all("h3")]
+    stages = [len(model["stages"]) for model in written["models"].values()]
+    rejected, pairs = map(int, re.findall(r"\d+", titles[0]))
+    assert pairs == 2 * stages[0] * stages[1]
+    counts = [int(one.text) for one in part.all("b")]
+    *of_pairs, beyond, beaten, front = counts
+    assert sum(of_pairs) == rejected > 0
+    assert beyond + beaten + front == written["study"]["trials"]
+    assert front == len(written["front"])
+    assert titles[-1].endswith(f"{len(written['candidates']) - 1} of {len(written['candidates'])}")
+    listed = int(titles[-2].rpartition(" ")[2])
+    unlisted = int(titles[-2].split()[-3])
+    assert listed - unlisted == len(written["candidates"])
+
+
+def test_every_section_is_there_with_a_heading(report: Tag, three_run: Ran) -> None:
+    for whole in (report, read_page(three_run.out / "report.html")):
+        found = [s for s in whole.all("section") if "id" in s.attributes]
+        assert [s.attributes["id"] for s in found] == SECTIONS
+        for part in found:
+            (heading,) = part.all("h2")
+            assert part.attributes["aria-labelledby"] == heading.attributes["id"]
+
+
+def test_every_picture_has_words_and_every_name_is_given_once(report: Tag, three_run: Ran) -> None:
+    for whole in (report, read_page(three_run.out / "report.html")):
+        pictures = whole.all("svg")
+        assert len(pictures) >= 4 and not whole.all("img")
+        for picture in pictures:
+            assert picture.attributes["role"] == "img"
+            (title,) = (p for p in picture.inside if isinstance(p, Tag) and p.name == "title")
+            (words,) = picture.all("desc")
+            names = picture.attributes["aria-labelledby"].split()
+            assert names == [title.attributes["id"], words.attributes["id"]]
+            assert title.raw.strip() and words.raw.strip()
+        ids = [t.attributes["id"] for t in whole.everything() if "id" in t.attributes]
+        assert [name for name, count in Counter(ids).items() if count > 1] == []
+
+
+def test_nothing_comes_from_elsewhere(tiny_run: Ran, report: Tag) -> None:
+    for tag in report.everything():
+        for name in ("src", "href", "xlink:href", "action", "srcset"):
+            assert tag.attributes.get(name, "#").startswith(("#", "data:"))
+        assert "style" not in tag.attributes  # which the policy would not take
+        assert not [name for name in tag.attributes if name.startswith("on")]
+    (policy,) = report.all("meta", **{"http-equiv": "Content-Security-Policy"})
+    assert policy.attributes["content"].startswith("default-src 'none'; ")
+    assert "unsafe" not in policy.attributes["content"]
+    (style,) = report.all("style")
+    assert "@import" not in style.raw and "url(" not in style.raw
+    text = (tiny_run.out / "report.html").read_text(encoding="utf-8")
+    outside = set(re.findall(r"https?://[^\s\"'<]+", text))
+    assert outside <= {"http://www.w3.org/2000/svg"}  # a name, which nobody fetches
+
+
+def test_text_is_escaped_wherever_it_comes_from(tiny_run: Ran) -> None:
+    result, evil = tiny_run.result, "<script>alert(1)</script><img src=x>&\"'"
+    models = {name: replace(model, arch=f"timm/{evil}") for name, model in result.models.items()}
+    config = {**result.config, "out": evil}
+    poisoned = replace(result, name=evil, models=models, config=config)
+    pair = Pair(Ref("a", "x"), Ref("b", "y"))
+    tried = replace(tried_of(result), rejected={pair: evil})
+    whole = shown(poisoned, tried, Places(f"out/{evil}", f"{evil}.yaml"))
+    assert len(whole.all("script")) == 1 and not whole.all("img")
+    assert whole.all("title")[0].raw.startswith(evil)
+    assert evil in section(whole, "tried").text and evil in section(whole, "settings").raw
+    commands = [shlex.split(code.raw) for code in section(whole, "next").all("code")]
+    assert ["merge-search", "ui", f"{evil}.yaml"] in commands
+    last = evil.rpartition("/")[2]  # of a network the name, without its library
+    assert any(text.raw.startswith(last) for text in whole.all("tspan"))
+
+
+def test_no_credentials_are_told(tiny_run: Ran) -> None:
+    path = tiny_run.path
+    secret = load_config(path, ["mlflow.tracking_uri=http://me:s3cret@host:5000"])
+    whole = page(replace(tiny_run.result, config=secret.as_written()), tried_of(tiny_run.result),
+                 Places.of(secret))  # fmt: skip
+    assert "host:5000" in whole and "s3cret" not in whole
+
+
+def test_a_page_is_the_same_every_time(tiny_run: Ran) -> None:
+    result = tiny_run.result
+    assert page(result, tried_of(result), NOWHERE) == page(result, tried_of(result), NOWHERE)
+
+
+def test_what_is_to_be_typed_is_known_and_works(tiny_run: Ran, report: Tag) -> None:
+    typed = [shlex.split(code.raw) for code in section(report, "next").all("code")]
+    out = Path(typed[0][-1]).parent.parent
+    assert out.resolve() == tiny_run.out.resolve()
+    names = [words[1] for words in typed]
+    assert names == ["plan", "export", "verify", "ui"]
+    assert set(names) <= set(main.commands)
+    assert Path(typed[-1][-1]).resolve() == tiny_run.path.resolve()
+    assert typed[2][3:] == ["--labels", "a=labels.csv", "--labels", "b=labels.csv"]
+    shown = CliRunner().invoke(main, typed[0][1:])
+    assert shown.exit_code == 0 and tiny_run.result.chosen in shown.output
+
+
+def test_without_its_config_there_is_no_word_of_the_ui(tiny_run: Ran) -> None:
+    commands = [step.command for step in next_steps(tiny_run.result, NOWHERE)]
+    assert not [command for command in commands if " ui " in command]
+    moved = tiny_run.config.model_copy(update={"name": "other"})
+    assert Places.of(moved).config is None
+
+
+def test_three_models_without_labels_are_told_by_fidelity(three_run: Ran) -> None:
+    result, whole = three_run.result, read_page(three_run.out / "report.html")
+    chosen = chosen_of(result)
+    known = [f for f in chosen.fidelity.values() if f is not None]
+    fidelity = f"{100 * sum(known) / len(known):.1f}%"
+    assert whole.all("h1")[0].text.startswith(f"Within {mb(result.budget_bytes or 0)}, a, b and c")
+    assert f"agree to {fidelity} with what they said unmerged" in whole.all("h1")[0].text
+    values = [value.text for value in whole.all("dd", class_="value")]
+    shares = chosen.plan["shares"]
+    assert values == [mb(chosen.bytes), fidelity, str(len(shares))] and len(shares) > 1
+    assert "there are no labels" in section(whole, "candidates").text
+    assert len(whole.all("table", class_="heat")) == 6
+    assert [b.text for b in section(whole, "rungs").all("b")][1:] == ["not defined"] * 2
+    (first,) = whole.all("figure", class_="plan")
+    for share in shares:
+        model, stage = share["recipient"].split(":")
+        assert f"{model} takes {stage} from {share['donor']}" in first.text
+
+
+def test_a_floor_that_nothing_keeps_is_told_as_such(tiny_run: Ran) -> None:
+    kept = ({"a": 0.5, "b": 1.0}, {"a": 0.9, "b": 0.8}, {"a": 0.7, "b": 0.6})
+    candidates = [
+        replace(c, kept=k) for c, k in zip(tiny_run.result.candidates, kept, strict=True)
+    ]
+    result = replace(
+        tiny_run.result, budget_bytes=None, quality_floor=0.999, chosen=None, candidates=candidates
+    )
+    whole = shown(result)
+    assert whole.all("h1")[0].text == (
+        "No verified plan lets a and b all keep 99.9% of their quality: the nearest keeps "
+        "80.0% on its worst."
+    )
+    assert "Nothing chosen: the models unmerged" in whole.text
+    (drawn,) = whole.all("figure", class_="plan")
+    assert drawn.all("g", class_="pd-live") and not drawn.all("g", class_="pd-released")
+    left = section(whole, "tried").text
+    for c in result.candidates:
+        assert f"{c.hash} " in left
+    assert left.count("99.9% was asked of every model") == len(result.candidates)
+    commands = " ".join(code.raw for code in section(whole, "next").all("code"))
+    assert "export" not in commands and "verify" in commands
+
+
+def test_a_floor_that_is_kept_is_told_with_what_it_costs(tiny_run: Ran) -> None:
+    smallest = min(tiny_run.result.candidates, key=lambda c: c.bytes)
+    floor = min(min(c.kept.values()) for c in tiny_run.result.candidates)
+    result = replace(tiny_run.result, budget_bytes=None, quality_floor=floor, chosen=smallest.hash)
+    assert sentence(result).startswith(f"To keep {100 * floor:.1f}% of every model's quality, a")
+    assert f"hold {mb(smallest.bytes)} instead of" in sentence(result)
+    assert {left.what for left in not_chosen(result)} == {
+        c.hash for c in result.candidates if c is not smallest
+    }
+    for left in not_chosen(result):
+        assert left.why.endswith(f"the chosen plan's {mb(smallest.bytes)}")
+
+
+def test_nothing_shared_and_nothing_known_is_told(tiny_run: Ran) -> None:
+    one = replace(
+        tiny_run.result.candidates[0], plan=SharePlan().to_dict(), hash=SharePlan().hash,
+        fidelity={"a": None, "b": None}, accuracy={}, kept={}, quality_kept=None, intervals={},
+        differences={}, quality_interval=None,
+    )  # fmt: skip
+    result = replace(
+        tiny_run.result, candidates=[one], chosen=one.hash, baseline={}, baseline_intervals={},
+        verified_front=[], front=[one],
+    )  # fmt: skip
+    whole = shown(result)
+    assert "nothing is known of their quality" in whole.all("h1")[0].text
+    assert "Nothing is shared." in whole.text
+    assert "1 plan was verified by fidelity alone" in section(whole, "candidates").text
+    assert [number.value for number in numbers(result)][1:] == ["-", "0"]
+
+
+def test_plan_svg_is_the_drawing_on_the_page(tiny_run: Ran, report: Tag) -> None:
+    alone = ET.parse(tiny_run.out / "plan.svg").getroot()
+    words = alone.findtext("{http://www.w3.org/2000/svg}desc")
+    figure = report.all("figure", class_="plan")[0]
+    assert words in [picture.all("desc")[0].raw for picture in figure.all("svg")]
+
+
+def test_reasons_that_differ_in_numbers_alone_are_one() -> None:
+    grid = "the donor's grid is {} times coarser than the recipient's"
+    found = reasons([grid.format("16.0"), "pooled", grid.format("4.0"), grid.format("8.0")])
+    assert found == [(grid.format("4.0 to 16.0"), 3), ("pooled", 1)]
+    assert reasons(["at 2 of 3", "at 2 of 4"]) == [("at 2 of 3 to 4", 2)]
+    assert reasons([]) == []
+
+
+def test_shares_under_the_floor_are_those_that_are_not_above_it() -> None:
+    one, two, three = (Share(Ref("b", f"s{k}"), Ref("a", "s0")) for k in range(3))
+    tried = Tried({one: 0.3, two: 0.2, three: 0.05}, {}, 3, 1, ())
+    assert under_floor(tried, 0.2) == [(two, 0.2), (three, 0.05)]
+    assert under_floor(tried, 0.0) == []
+
+
+def test_every_shortlisted_plan_that_was_not_verified_has_a_reason(tiny_run: Ran) -> None:
+    result = tiny_run.result
+    verified = result.candidates[0]
+    worst = min(f for c in result.candidates if (f := c.mean_fidelity) is not None)
+    listed = (
+        Shortlisted(verified.hash, 1, 0.5, 0.1),
+        Shortlisted("unfaithful", 1, 0.5, worst - 0.01),
+        Shortlisted("large", 1, 0.5, worst),
+        Shortlisted("unknown", 1, 0.5, None),
+    )
+    tried = replace(tried_of(result), shortlist=listed)
+    why = {plan.hash: reason for plan, reason in unverified(tried, result)}
+    assert set(why) == {"unfaithful", "large", "unknown"}
+    assert f"at least {100 * worst:.1f}%" in why["unfaithful"]
+    assert "larger" in why["large"] and "not known" in why["unknown"]
+    floored = replace(result, quality_floor=0.9)
+    assert "every model is to keep" in dict(
+        (plan.hash, reason) for plan, reason in unverified(tried, floored)
+    )["large"]  # fmt: skip
+
+
+def test_each_candidate_that_was_not_chosen_has_the_reason_of_the_rule(tiny_run: Ran) -> None:
+    chosen = chosen_of(tiny_run.result)
+    assert chosen.quality_kept is not None
+    worse = replace(chosen, hash="worse", quality_kept=chosen.quality_kept - 0.1)
+    unfaithful = replace(chosen, hash="unfaithful", fidelity={"a": 0.0, "b": 0.0})
+    larger = replace(chosen, hash="larger", bytes=chosen.bytes + 10_000)
+    result = replace(tiny_run.result, candidates=[chosen, worse, unfaithful, larger])
+    why = {left.what: left.why for left in not_chosen(result)}
+    assert why["worse"].startswith("quality kept ") and why["unfaithful"].startswith("fidelity 0")
+    assert mb(larger.bytes) in why["larger"]

@@ -1,0 +1,246 @@
+"""A plan's drawing says what the plan does: liveness, bytes and shares, read back off the SVG."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, replace
+from itertools import pairwise
+from xml.etree import ElementTree as ET
+
+import pytest
+from tiny import Ran, World
+
+from search.report.plan_diagram.drawing import NARROW, WIDE, draw_plan, in_words, standing_alone
+from search.report.plan_diagram.layout import FONT, GAP, LEAST, Box, Sheet, lay_out, layouts_of, row_order
+from search.results.search_result import CandidateRecord, ModelRecord, Result
+from search.report.svg import NAMESPACE, text_width, to_text
+from spaces.errors import BadPlan
+from spaces.liveness import liveness
+from spaces.plan import Ref, Share, SharePlan
+
+
+SVG = f"{{{NAMESPACE}}}"
+THREE = World({"a": 7, "b": 5, "c": 9}, {"b": (2, 4)})
+FOUR = World({"a": 6, "b": 6, "c": 6, "d": 6})
+
+
+def records(world: World) -> dict[str, ModelRecord]:
+    """As a result holds the world's models."""
+    return {
+        name: ModelRecord(
+            arch=f"timm/{name}",
+            task=fact.task,
+            stages=[
+                {**asdict(stage), "tap": stage.name in fact.layout.taps} for stage in fact.stages
+            ],
+            head_bytes=fact.head_bytes,
+            head_macs=fact.head_macs,
+        )
+        for name, fact in world.facts.items()
+    }
+
+
+def plans(world: World, count: int) -> list[SharePlan]:
+    """Seeded plans of one to five shares, without cycles."""
+    chance, found = random.Random(count), list[SharePlan]()
+    while len(found) < count:
+        shares = chance.choices(sorted(world.kept), k=chance.randint(1, 5))
+        with suppress(BadPlan):
+            plan = SharePlan(tuple({share.recipient: share for share in shares}.values()))
+            liveness(plan, layouts_of(records(world)))
+            found.append(plan)
+    return found
+
+
+def share(donor: str, recipient: str) -> Share:
+    return Share(Ref.parse(recipient), Ref.parse(donor))
+
+
+def drawn(
+    result: Result, models: Mapping[str, ModelRecord], plan: SharePlan, world: World, width: float
+) -> ET.Element:
+    """The drawing, as whoever opens it reads it."""
+    made_up = replace(result, models=dict(models))
+    record = replace(result.candidates[0], plan=plan.to_dict(), hash=plan.hash)
+    return ET.fromstring(to_text(draw_plan(made_up, record, world.kept, width)))
+
+
+def stages(root: ET.Element) -> dict[str, ET.Element]:
+    """The outline of every stage and head, by what its title says it is."""
+    found = {}
+    for part in root.iter(f"{SVG}g"):
+        if "pd-stage" in part.get("class", "").split():
+            title, outline = part.findtext(f"{SVG}title"), part.find(f"{SVG}rect")
+            assert title is not None and outline is not None
+            found[title.partition(",")[0]] = outline
+    return found
+
+
+def of_class(root: ET.Element, name: str) -> list[ET.Element]:
+    return [part for part in root.iter() if name in part.get("class", "").split()]
+
+
+@pytest.mark.parametrize("width", [WIDE, NARROW])
+@pytest.mark.parametrize("world", [THREE, FOUR], ids=["three", "four"])
+def test_live_stages_are_solid_and_released_ones_dashed(
+    tiny_run: Ran, world: World, width: float
+) -> None:
+    models = records(world)
+    dashed = 0
+    for plan in plans(world, 12):
+        alive = liveness(plan, layouts_of(models)).stages
+        outlines = stages(drawn(tiny_run.result, models, plan, world, width))
+        wanted = {f"{m}:{s['name']}" for m, model in models.items() for s in model.stages}
+        assert set(outlines) == wanted | {f"{m}:head" for m in models}
+        for name, outline in outlines.items():
+            gone = outline.get("stroke-dasharray") is not None
+            assert gone == (not name.endswith(":head") and Ref.parse(name) not in alive), name
+            dashed += gone
+    assert dashed
+
+
+@pytest.mark.parametrize("world", [THREE, FOUR], ids=["three", "four"])
+def test_arrows_are_the_shares_with_their_similarities(tiny_run: Ran, world: World) -> None:
+    for plan in plans(world, 12):
+        root = drawn(tiny_run.result, records(world), plan, world, WIDE)
+        told = {part.findtext(f"{SVG}title") for part in of_class(root, "pd-share")}
+        assert told == {in_words(s, world.kept[s]) for s in plan.shares}
+        labels = sorted(
+            part.findtext(f"{SVG}text") or "" for part in of_class(root, "pd-similarity")
+        )
+        assert labels == sorted(f"{world.kept[s]:.2f}" for s in plan.shares)
+
+
+def test_an_arrow_runs_from_the_donors_outlet_to_the_recipients() -> None:
+    models = records(THREE)
+    for plan in plans(THREE, 12):
+        sheet = lay_out(models, plan, THREE.kept, WIDE)
+        rows = {row.model: row for row in sheet.rows}
+        for arrow in sheet.arrows:
+            donor, recipient = rows[arrow.share.donor.model], rows[arrow.share.recipient.model]
+            (x, y), (to_x, to_y) = arrow.points[0], arrow.points[-1]
+            assert x == pytest.approx(donor.box(arrow.share.donor.stage).end + GAP / 2)
+            assert to_x == pytest.approx(recipient.box(arrow.share.recipient.stage).end + GAP / 2)
+            edges = {0: 0.0, 1: sheet.box_height}
+            down = recipient.y > donor.y
+            assert (y, to_y) == (donor.y + edges[down], recipient.y + edges[not down])
+
+
+@pytest.mark.parametrize("width", [200.0, NARROW, WIDE])
+@pytest.mark.parametrize("world", [THREE, FOUR], ids=["three", "four"])
+def test_widths_follow_the_bytes_with_one_scale_for_all(world: World, width: float) -> None:
+    sheet = lay_out(records(world), SharePlan(), {}, width)
+    boxes = sorted(every_box(sheet), key=lambda box: box.bytes)
+    assert len({box.bytes for box in boxes}) > 10
+    for small, large in pairwise(boxes):
+        assert small.width <= large.width
+    wide = [box for box in boxes if box.width > LEAST]
+    assert wide and min(box.width for box in boxes) == LEAST
+    for box in wide:
+        assert box.width == pytest.approx(sheet.scale * box.bytes)
+    assert sheet.width >= width
+
+
+def every_box(sheet: Sheet) -> list[Box]:
+    return [box for row in sheet.rows for box in (*row.stages, row.head)]
+
+
+@pytest.mark.parametrize("width", [WIDE, NARROW])
+def test_boxes_stand_side_by_side_on_the_sheet_and_names_fit_in(
+    tiny_run: Ran, width: float
+) -> None:
+    for models in (records(THREE), records(FOUR), tiny_run.result.models):
+        sheet = lay_out(models, SharePlan(), {}, width)
+        for row in sheet.rows:
+            boxes = [*row.stages, row.head]
+            for left, right in pairwise(boxes):
+                assert left.end + GAP <= right.x + 1e-6
+            assert boxes[0].x >= 0 and boxes[-1].end <= sheet.width
+            assert row.y + sheet.box_height <= sheet.bottom
+            for box in boxes:
+                upright = box.width >= text_width(box.name, FONT) + 6
+                assert upright or sheet.box_height >= text_width(box.name, FONT)
+                assert box.width >= FONT
+
+
+def test_the_trunk_of_three_models_stands_between_the_others() -> None:
+    plan = SharePlan((share("a:s5", "b:s3"), share("a:s5", "c:s5")))
+    assert row_order(["a", "b", "c"], plan)[1] == "a"
+    assert row_order(["a", "b", "c"], SharePlan()) == ("a", "b", "c")
+
+
+def test_an_arrow_past_another_row_crosses_it_where_a_gap_is() -> None:
+    plan = SharePlan(tuple(share("a:s4", f"{name}:s4") for name in "bcd"))
+    sheet = lay_out(records(FOUR), plan, {}, WIDE)
+    (arrow,) = (arrow for arrow in sheet.arrows if len(arrow.points) > 2)
+    (x, _), (same, _) = arrow.points[1:3]
+    crossed = next(row for row in sheet.rows if row.y in (arrow.points[1][1], arrow.points[2][1]))
+    assert x == same and crossed.outlet("s4") != x  # where the row's own share arrives
+    assert all(not box.x < x < box.end for box in (*crossed.stages, crossed.head))
+
+
+def test_what_stands_on_arrows_does_not_overlap() -> None:
+    plan = SharePlan((share("a:s3", "b:s1"), share("a:s4", "b:s2"), share("a:s5", "b:s4")))
+    for width in (WIDE, NARROW):
+        places = [arrow.label for arrow in lay_out(records(THREE), plan, THREE.kept, width).arrows]
+        for k, (x, y) in enumerate(places):
+            for to_x, to_y in places[k + 1 :]:
+                assert abs(x - to_x) > 40 or abs(y - to_y) > 18
+
+
+def test_without_a_plan_the_models_stand_whole(tiny_run: Ran) -> None:
+    result = tiny_run.result
+    root = draw_plan(result, None, {})
+    assert not of_class(root, "pd-released") and not of_class(root, "pd-share")
+    sheet = lay_out(result.models, SharePlan(), {}, WIDE)
+    assert sum(row.held for row in sheet.rows) == result.unmerged_bytes
+    assert "nothing released" in (root.findtext("desc") or "")
+
+
+def test_the_description_says_what_the_picture_shows(tiny_run: Ran) -> None:
+    chosen = chosen_of(tiny_run)
+    root = draw_plan(tiny_run.result, chosen, {})
+    assert root.get("role") == "img"
+    title, description = root.findtext("title") or "", root.findtext("desc") or ""
+    names = (root.get("aria-labelledby") or "").split()
+    assert [part.get("id") for part in root[:2]] == names
+    assert chosen.hash in title and f"{chosen.bytes / 1e6:.2f} MB" in title
+    plan = SharePlan.from_dict(chosen.plan)
+    assert plan.shares
+    for one in plan.shares:
+        assert in_words(one, None) in description
+    alive = liveness(plan, layouts_of(tiny_run.result.models)).stages
+    for name, model in tiny_run.result.models.items():
+        gone = [s["name"] for s in model.stages if Ref(name, s["name"]) not in alive]
+        assert not gone or f"released {', '.join(gone)}." in description
+
+
+def chosen_of(ran: Ran) -> CandidateRecord:
+    found = next(c for c in ran.result.candidates if c.hash == ran.result.chosen)
+    assert isinstance(found, CandidateRecord)
+    return found
+
+
+def test_a_picture_of_its_own_needs_no_page_around_it(tiny_run: Ran) -> None:
+    text = standing_alone(tiny_run.result, chosen_of(tiny_run), {})
+    assert (tiny_run.out / "plan.svg").read_text(encoding="utf-8").startswith(text[:200])
+    root = ET.fromstring(text)
+    assert float(root.get("width", "")) > 0 and float(root.get("height", "")) > 0
+    assert "var(" not in text and "<style" not in text
+    paper = root[2]
+    assert (paper.get("fill"), paper.get("width")) == ("#ffffff", "100%")
+    for part in root.iter():
+        if part.tag.removeprefix(SVG) in ("rect", "text", "circle"):
+            assert (part.get("fill") or "").startswith("#")
+
+
+def test_of_many_stages_the_drawing_grows_and_its_letters_stay_as_large(tiny_run: Ran) -> None:
+    many = World({"a": 40, "b": 5})
+    root = drawn(tiny_run.result, records(many), SharePlan(), many, WIDE)
+    _, _, width, _ = root.get("viewBox", "").split()
+    assert float(width) > WIDE and root.get("width") == width
+    assert "pd-broad" in root.get("class", "").split()
+    few = drawn(tiny_run.result, records(THREE), SharePlan(), THREE, WIDE)
+    assert few.get("width") is None and "pd-broad" not in few.get("class", "")

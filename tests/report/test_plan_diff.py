@@ -1,0 +1,103 @@
+"""The difference of two plans in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from networks import Deployment
+from hypothesis import given
+from hypothesis import strategies as st
+
+from search.report.plan_diff import ALIKE, difference, in_words
+from spaces.plan import AdapterSpec, Ref, Share, SharePlan
+
+
+def plan(*shares: str) -> SharePlan:
+    """From texts `donor:stage>recipient:stage`, with @identity for another adapter."""
+    return SharePlan(tuple(_share(text) for text in shares))
+
+
+def _share(text: str) -> Share:
+    path, _, adapter = text.partition("@")
+    donor, _, recipient = path.partition(">")
+    return Share(Ref.parse(recipient), Ref.parse(donor), AdapterSpec.parse(adapter or "linear"))
+
+
+@pytest.mark.parametrize(
+    ("new", "old", "told"),
+    [
+        (
+            plan("classifier:blocks.4>detector:blocks.4"),
+            plan("classifier:blocks.5>detector:blocks.5"),
+            ["detector now takes blocks.4 from classifier instead of blocks.5"],
+        ),
+        (
+            plan("classifier:pool>detector:blocks.5"),
+            plan("classifier:blocks.5>detector:blocks.5"),
+            ["detector now takes blocks.5 from classifier's pool instead of blocks.5"],
+        ),
+        (
+            plan("c:b5>d:b5"),
+            plan("e:b5>d:b5"),
+            ["d now takes b5 from c instead of b5 from e"],
+        ),
+        (
+            plan("c:b5>d:b5@identity"),
+            plan("c:b5>d:b5"),
+            ["d now takes b5 from c (identity) instead of b5"],
+        ),
+        (
+            plan("d:b5>c:b5"),
+            plan("c:b5>d:b5"),
+            ["c now takes b5 from d", "d has b5 of its own again, not b5 from c"],
+        ),
+        (plan("c:b5>d:b5"), plan("c:b5>d:b5"), [ALIKE]),
+        (plan(), plan("c:b4>d:b5"), ["d has b5 of its own again, not b5 from c's b4"]),
+        # one share stays, one is moved, one is new
+        (
+            plan("c:b1>d:b1", "c:b3>d:b3", "c:b5>d:b5"),
+            plan("c:b1>d:b1", "c:b2>d:b2"),
+            ["d now takes b3 from c instead of b2", "d now takes b5 from c"],
+        ),
+    ],
+)
+def test_what_is_told(new: SharePlan, old: SharePlan, told: list[str]) -> None:
+    assert difference(new, old) == told
+
+
+def test_a_plan_alone() -> None:
+    assert in_words(plan()) == ["nothing is shared"]
+    assert in_words(plan("c:b5>d:b5")) == ["d now takes b5 from c"]
+
+
+STAGES = st.sampled_from(["b1", "b2", "b3"])
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> SharePlan:
+    recipients = draw(st.lists(st.tuples(st.sampled_from("cd"), STAGES), unique=True, max_size=4))
+    return SharePlan(
+        tuple(
+            Share(Ref(model, stage), Ref("d" if model == "c" else "c", draw(STAGES)))
+            for model, stage in recipients
+        )
+    )
+
+
+@given(plans(), plans())
+def test_every_share_that_changed_is_told_once_and_no_other(
+    new: SharePlan, old: SharePlan
+) -> None:
+    told = difference(new, old)
+    came, went = set(new.shares) - set(old.shares), set(old.shares) - set(new.shares)
+    assert (told == [ALIKE]) == (not came and not went)
+    assert sum(" now takes " in sentence for sentence in told) == len(came)
+    gone = sum(" instead of " in s or " of its own again" in s for s in told)
+    assert gone == len(went)
+
+
+def test_of_real_plans(twins: Callable[[str], Deployment]) -> None:
+    known = twins("timm/mobilenetv2_100")
+    one, other = known.random_plans(2)
+    assert difference(one, other) and difference(one, one) == [ALIKE]

@@ -1,0 +1,83 @@
+"""Results are plain data that come back equal, and the choice among candidates is by rule."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from tiny import Ran
+
+from search.results.search_result import CandidateRecord, Result, choose, versions
+from spaces.plan import SharePlan
+
+
+
+def candidate(name: str, size: int, kept: float | None, fidelity: float | None) -> CandidateRecord:
+    plan: dict[str, Any] = SharePlan().to_dict()
+    by_model = {} if kept is None else {"a": kept}
+    costs = {"bytes": size / 1e6}
+    return CandidateRecord(
+        name, plan, size, 1, 10.0, 0.5, costs, {"a": fidelity}, {}, by_model, kept, {}, {}, None
+    )
+
+
+def test_a_result_comes_back_equal_from_its_file(tiny_run: Ran) -> None:
+    text = (tiny_run.out / "result.json").read_text(encoding="utf-8")
+    assert Result.from_dict(json.loads(text)) == tiny_run.result
+
+
+def test_a_result_names_its_versions(tiny_run: Ran) -> None:
+    assert tiny_run.result.versions == versions()
+    assert {"python", "torch", "timm", "optuna", "merge-search"} <= set(versions())
+
+
+def test_a_result_holds_the_config_it_ran(tiny_run: Ran) -> None:
+    assert tiny_run.result.config == tiny_run.config.as_written()
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        # the better of each two is named first
+        (candidate("x", 9, 0.9, 0.1), candidate("y", 1, 0.8, 1.0)),  # quality before fidelity
+        (candidate("x", 9, 0.9, 0.7), candidate("y", 1, 0.9, 0.6)),  # then fidelity
+        (candidate("x", 1, 0.9, 0.7), candidate("y", 9, 0.9, 0.7)),  # then bytes
+        (candidate("x", 9, 0.1, None), candidate("y", 1, None, 1.0)),  # measured before unmeasured
+        (candidate("x", 9, None, 0.7), candidate("y", 1, None, 0.6)),  # without labels: fidelity
+        (candidate("x", 9, None, 0.0), candidate("y", 1, None, None)),
+    ],
+)
+def test_the_choice_is_by_quality_then_fidelity_then_bytes(
+    one: CandidateRecord, other: CandidateRecord
+) -> None:
+    assert choose([one, other], None) is one and choose([other, one], None) is one
+
+
+def test_with_a_floor_the_smallest_that_keeps_it_is_chosen() -> None:
+    good = candidate("good", 9, 0.99, 1.0)
+    small, poor = candidate("small", 5, 0.97, 1.0), candidate("poor", 1, 0.96, 1.0)
+    assert choose([good, small, poor], 0.97) is small
+    assert choose([good, small, poor], 0.98) is good
+    assert choose([good, small, poor], 0.995) is None
+
+
+def test_a_floor_is_kept_by_every_model_and_fidelity_counts_where_there_are_no_labels() -> None:
+    one = candidate("x", 1, 0.99, 1.0)
+    lopsided = replace(one, kept={"a": 1.2, "b": 0.9}, quality_kept=1.05)
+    assert choose([lopsided], 0.95) is None and choose([lopsided], 0.9) is lopsided
+    unlabelled = replace(one, kept={"a": 0.98}, quality_kept=None)
+    assert choose([unlabelled], 0.97) is unlabelled
+    assert choose([replace(one, kept={})], 0.1) is None  # nothing is known of it
+
+
+def test_of_nothing_nothing_is_chosen() -> None:
+    assert choose([], None) is None and choose([], 0.5) is None
+
+
+def test_mean_fidelity_is_over_the_models_where_it_is_known() -> None:
+    one = candidate("x", 1, None, None)
+    assert one.mean_fidelity is None
+    known = replace(one, fidelity={"a": 0.5, "b": None, "c": 1.0})
+    assert known.mean_fidelity == 0.75

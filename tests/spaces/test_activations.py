@@ -1,0 +1,223 @@
+"""Predicted activations are what the real merged model has alive: to the byte, at every step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+import pytest
+import torch
+from networks import Deployment
+from example_plans import drawn
+from tiny import shares_in
+from torch import Tensor, nn
+
+from search.statistics.observed import Observed
+from spaces.activations import Alive, Footprint, Ledger, run_measured
+from spaces.cost import CostModel
+from spaces.model_facts import ModelFacts
+from spaces.liveness import canonical
+from spaces.merged import Maps, MergedModel, Models
+from spaces.plan import IDENTITY, LINEAR, AdapterSpec, Ref, Share, SharePlan
+
+
+FLOAT = 4
+IMAGE, WEIGHT = torch.zeros(1, 3, 8, 8), torch.zeros(2, 3)
+
+
+def net(*layers: nn.Module) -> nn.Module:
+    return nn.Sequential(*layers).eval()
+
+
+CALLS: dict[str, tuple[Callable[[Tensor], object], int, int]] = {
+    "nothing": (lambda x: x, 0, 0),
+    "a view": (lambda x: x[:, :1].flatten(1), 0, 0),
+    "one tensor": (lambda x: x + 1, 192, 192),
+    "two at once": (lambda x: (x + 1) + 1, 2 * 192, 192),
+    "one after another": (lambda x: (x + 1).sum() + (x + 2).sum(), 192 + 2, 1),
+    "both kept": (lambda x: (x + 1, x + 2), 2 * 192, 2 * 192),
+    "in place": (lambda x: (x + 1).relu_().mul_(2), 192, 192),
+    "a view keeps all that it is a view of": (lambda x: (x + 1)[:, :1], 192, 192),
+    "a convolution": (net(nn.Conv2d(3, 5, 3, padding=1)), 5 * 64, 5 * 64),
+    "its weights are not counted, nor their views": (
+        lambda x: nn.functional.conv2d(x, WEIGHT[:, :, None, None]),
+        2 * 64,
+        2 * 64,
+    ),
+    "layers": (
+        net(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.ReLU(inplace=True), nn.Conv2d(8, 2, 1)),
+        2 * 8 * 64,
+        2 * 64,
+    ),
+    "a classifier": (
+        net(nn.Conv2d(3, 8, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)),
+        8 * 64 + 8,
+        4,
+    ),
+}
+"""What is called on 3 x 8 x 8 numbers; the most numbers alive at once, and those that stay."""
+
+
+@pytest.mark.parametrize(("call", "peak", "held"), CALLS.values(), ids=CALLS.keys())
+def test_a_footprint_is_what_one_counts_by_hand(
+    call: Callable[[Tensor], object], peak: int, held: int
+) -> None:
+    _, footprint = run_measured(call, IMAGE)
+    assert footprint == Footprint(FLOAT * peak, FLOAT * held)
+
+
+def test_what_is_made_under_watch_counts_until_its_last_reference_goes() -> None:
+    with Alive() as alive:
+        one = torch.zeros(10)
+        part = one[:2]
+        del one
+        assert alive.now == 40
+        del part
+        assert alive.now == 0
+        assert torch.ones(5).sum() == 5
+    assert (alive.now, alive.peak) == (0, 40)
+
+
+def test_many_short_lived_tensors_leave_nothing_behind() -> None:
+    with Alive() as alive:
+        for size in range(1, 200):
+            torch.zeros(size)
+    assert (alive.now, alive.peak) == (0, 199 * FLOAT)
+
+
+@pytest.mark.parametrize(("peak", "held"), [(1, 2), (0, -1), (-1, -1)])
+def test_no_footprint_holds_more_than_its_peak(peak: int, held: int) -> None:
+    with pytest.raises(ValueError, match="footprint"):
+        Footprint(peak, held)
+
+
+def test_in_a_ledger_a_view_keeps_what_it_is_a_view_of() -> None:
+    memory = Ledger()
+    memory.give("input", 100)
+    assert memory.run("a", "input", Footprint(30, 20)) == 130
+    assert memory.run("view", "a", Footprint(5, 0)) == 125
+    memory.free("input")
+    memory.free("a")
+    assert memory.now == 20
+    memory.run("view of a view", "view", Footprint(0, 0))
+    memory.free("view")
+    assert memory.now == 20
+    memory.free("view of a view")
+    assert memory.now == 0
+
+
+class Handing(Mapping[str, Tensor]):
+    """Inputs that are handed over: who asks for one has its only reference."""
+
+    def __init__(self, inputs: dict[str, Tensor]) -> None:
+        self.inputs = inputs
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.inputs.pop(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.inputs)
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+
+@torch.no_grad()
+def peaks_of(merged: MergedModel, inputs: Mapping[str, Tensor]) -> list[int]:
+    """The peak during each call of a merged model, on copies of its inputs that it owns."""
+    alive, peaks = Alive(), list[int]()
+
+    def before(*_: object) -> None:
+        alive.peak = alive.now
+
+    def after(*_: object) -> None:
+        peaks.append(alive.peak)
+
+    parts = [p for group in (merged.stages, merged.adapters, merged.heads) for p in group.values()]
+    handles = [part.register_forward_pre_hook(before) for part in parts]
+    handles += [part.register_forward_hook(after) for part in parts]
+    with alive:
+        merged(Handing({name: inputs[name].clone() for name in merged.inputs_read}))
+    for handle in handles:
+        handle.remove()
+    return peaks
+
+
+def check(
+    models: Models, facts: Mapping[str, ModelFacts], plan: SharePlan, maps: Maps, seed: int = 0
+) -> None:
+    """At every step the prediction is what is measured, on inputs that the survey never saw."""
+    generator = torch.Generator().manual_seed(seed)
+    inputs = {
+        name: torch.rand_like(model.example(1), generator=generator)
+        for name, model in models.items()
+    }
+    costs = CostModel(facts)
+    predicted = [peak for _, peak in costs.activations(plan)]
+    measured = peaks_of(MergedModel(models, facts, plan, maps), inputs)
+    assert predicted == measured, str(plan)
+    assert costs.activation(plan) == max(measured)
+
+
+@drawn
+def test_the_activations_of_drawn_plans_are_what_the_module_has_alive(
+    street: Deployment, shares: list[Share]
+) -> None:
+    plan = SharePlan(tuple(shares))
+    check(street.models, street.facts, plan, street.maps(plan))
+
+
+def test_the_activations_of_random_plans_are_what_the_module_has_alive(
+    street: Deployment,
+) -> None:
+    for plan in street.random_plans(15):
+        check(street.models, street.facts, plan, street.maps(plan))
+
+
+@pytest.mark.parametrize("adapter", [IDENTITY, LINEAR, AdapterSpec("linear", 3)], ids=str)
+def test_a_classifiers_and_a_detectors_activations_with_fitted_maps(
+    mixed: Observed, adapter: AdapterSpec
+) -> None:
+    known = mixed.deployment
+    shares = shares_in(mixed, adapter)
+    for share in shares[:: max(1, len(shares) // 12)]:
+        plan = SharePlan((share,))
+        check(known.models, known.facts, plan, mixed.maps_for([plan]))
+
+
+def test_frames_of_a_batch_add_up(twins: Callable[[str], Deployment]) -> None:
+    pair = twins("timm/resnet18")
+    plan = SharePlan((share("left:layer2", "right:layer2"), share("left:pool", "right:pool")))
+    merged = MergedModel(pair.models, pair.facts, plan, pair.maps(plan))
+    predicted = [peak for _, peak in CostModel(pair.facts).activations(plan)]
+    assert peaks_of(merged, pair.inputs(batch=3)) == [3 * peak for peak in predicted]
+
+
+def share(donor: str, recipient: str, adapter: AdapterSpec = LINEAR) -> Share:
+    return Share(Ref.parse(recipient), Ref.parse(donor), adapter)
+
+
+def test_twins_that_share_all_need_one_input_less(twins: Callable[[str], Deployment]) -> None:
+    pair = twins("timm/tf_efficientnet_lite0")
+    costs = CostModel(pair.facts)
+    plan = SharePlan((share("left:pool", "right:pool", IDENTITY),))
+    own = CostModel({"left": pair.facts["left"]}).unmerged_activation
+    assert pair.facts["right"].input_bytes == FLOAT * 3 * 96 * 96
+    assert costs.unmerged_activation == own + pair.facts["right"].input_bytes
+    assert costs.activation(plan) == own
+
+
+def test_the_peak_is_no_less_than_any_representation_or_all_inputs(street: Deployment) -> None:
+    costs = CostModel(street.facts)
+    inputs = sum(fact.input_bytes for fact in street.facts.values())
+    assert costs.unmerged_activation >= inputs
+    for fact in street.facts.values():
+        for stage in fact.stages:
+            size = FLOAT * torch.Size(stage.shape).numel()
+            assert stage.footprint.held == size <= stage.footprint.peak, stage
+            assert costs.unmerged_activation >= size
+
+
+def test_plans_that_mean_the_same_have_the_same_activations(street: Deployment) -> None:
+    costs = CostModel(street.facts)
+    for plan in street.random_plans(50):
+        assert costs.activations(plan) == costs.activations(canonical(plan, costs.layouts))

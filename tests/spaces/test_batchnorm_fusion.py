@@ -1,0 +1,136 @@
+"""The fused twin: every representation of every supported network, without its BatchNorms."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from networks import Zoo, relative_error
+from networks import every_network
+from torch import Tensor, nn
+
+from spaces.batchnorm_fusion import fused
+from spaces.inputs import InputSpec
+from spaces.stages import Layout, StagedModel, bytes_of, tensors_of
+
+
+def norms(model: StagedModel) -> int:
+    return sum(isinstance(part, nn.BatchNorm2d) for part in model.stages.modules())
+
+
+@every_network
+@torch.no_grad()
+def test_every_representation_and_the_answer_stay(zoo: Zoo, arch: str) -> None:
+    model = zoo.model(arch)
+    twin, inputs = fused(model), zoo.original(arch).inputs
+    for (name, found), (_, wanted) in zip(twin.walk(inputs), model.walk(inputs), strict=True):
+        assert relative_error(found, wanted) < 1e-4, name
+    assert relative_error(twin(inputs), model(inputs)) < 1e-3
+
+
+@every_network
+def test_no_batch_norm_is_left_and_the_model_keeps_its_own(zoo: Zoo, arch: str) -> None:
+    model = zoo.model(arch)
+    before, held = norms(model), bytes_of(tensors_of(model))
+    twin = fused(model)
+    assert norms(twin) == 0 < before
+    assert (norms(model), bytes_of(tensors_of(model))) == (before, held)
+    assert not {id(t) for t in tensors_of(twin)} & {id(t) for t in tensors_of(model)}
+
+
+class Stage(nn.Module):
+    """A convolution, and a BatchNorm of what it gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 1)
+        self.norm = nn.BatchNorm2d(3)
+        nn.init.normal_(self.norm.weight)
+        self.norm.running_mean = torch.randn(3)
+
+
+class Plain(Stage):
+    def forward(self, x: Tensor) -> Tensor:
+        normed: Tensor = self.norm(self.conv(x))
+        return normed
+
+
+class ReadTwice(Stage):
+    def forward(self, x: Tensor) -> Tensor:
+        given: Tensor = self.conv(x)
+        normed: Tensor = self.norm(given)
+        return given + normed
+
+
+class RunTwice(Stage):
+    def forward(self, x: Tensor) -> Tensor:
+        given: Tensor = self.conv(self.norm(self.conv(x)))
+        return given
+
+
+class Standardised(nn.Conv2d):
+    """Its weight is not what it convolves with."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        given: Tensor = self._conv_forward(x, self.weight - self.weight.mean(), self.bias)
+        return given
+
+
+class WeightMade(Stage):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = Standardised(3, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        normed: Tensor = self.norm(self.conv(x))
+        return normed
+
+
+class BatchStatistics(Plain):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3, track_running_stats=False)
+
+
+def chain(stage: nn.Module) -> StagedModel:
+    spec = InputSpec(32, 32, (0.0,) * 3, (1.0,) * 3, "squash")
+    head: Any = nn.Identity()
+    return StagedModel(
+        Layout("net", ("s",), ("s",)), [stage], head, spec, "classification", 3
+    ).eval()
+
+
+@pytest.mark.parametrize(
+    ("stage", "left"),
+    [(Plain, 0), (ReadTwice, 1), (RunTwice, 1), (WeightMade, 1), (BatchStatistics, 1)],
+)
+@torch.no_grad()
+def test_only_what_stays_the_same_is_fused(stage: type[nn.Module], left: int) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = chain(stage())
+    twin = fused(model)
+    assert norms(twin) == left and twin.part is not None
+    (_, found), (_, wanted) = next(twin.walk(model.example())), next(model.walk(model.example()))
+    assert relative_error(found, wanted) < 1e-5
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("batch", [1, 3, 4, 9])
+def test_the_parts_of_a_batch_are_the_whole(zoo: Zoo, batch: int) -> None:
+    model, twin = zoo.model("timm/mobilenetv2_100"), fused(zoo.model("timm/mobilenetv2_100"))
+    inputs = model.example(batch)
+    for (_, found), (_, wanted) in zip(twin.walk(inputs), model.walk(inputs), strict=True):
+        assert found.shape == wanted.shape
+        assert relative_error(found, wanted) < 1e-4
+
+
+def test_a_twin_made_in_inference_mode_can_be_differentiated_later() -> None:
+    model = chain(Plain())
+    with torch.inference_mode():
+        twin = fused(model)
+    inputs = model.example().requires_grad_()
+    _, representation = next(twin.walk(inputs))
+    (slope,) = torch.autograd.grad(representation.square().sum(), inputs)
+    assert slope.isfinite().all() and slope.any()

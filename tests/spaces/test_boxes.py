@@ -1,0 +1,157 @@
+"""Boxes all the way: drawn in a frame, found in a network's input, scored in the frame again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from search.evaluation.accuracy import Geometry, coco_map
+from search.data.frames import FrameSet
+from search.data.ground_truth import BoxTruth, annotation
+from search.evaluation.evaluate import BASELINE, Bench, accuracy
+from spaces.model_facts import survey
+from spaces.inputs import Fit, Frame, InputSpec, boxes_to_frame, prepare
+from spaces.stages import Layout, StagedModel
+
+FITS: tuple[Fit, Fit] = ("squash", "letterbox")
+SIZES = [(203, 331), (331, 203), (187, 189)]
+"""Heights and widths, odd and of other aspects than the input's."""
+BOX = (21, 47, 140, 168)
+"""x1, y1, x2, y2 within all of them."""
+NAMES = {7: "red", 3: "green"}
+"""Categories by id, in the order of the detector's classes, which is not that of the ids."""
+
+
+def spec_of(fit: Fit) -> InputSpec:
+    return InputSpec(224, 288, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), fit)
+
+
+def drawn(size: tuple[int, int], box: Sequence[int], channel: int) -> Frame:
+    """A black frame with one box of one colour."""
+    frame = np.zeros((*size, 3), dtype=np.uint8)
+    frame[box[1] : box[3], box[0] : box[2], channel] = 255
+    return frame
+
+
+def in_input(box: Sequence[int], size: tuple[int, int], spec: InputSpec) -> np.ndarray:
+    """Where a frame's box lies in the input, in fractions of pixels: by hand."""
+    down, across = spec.height / size[0], spec.width / size[1]
+    if spec.fit == "letterbox":
+        down = across = min(down, across)
+    return np.array([box[0] * across, box[1] * down, box[2] * across, box[3] * down])
+
+
+class Finder(nn.Module):
+    """A detection head that finds the coloured boxes in its input: one row for each colour."""
+
+    def forward(self, taps: list[Tensor]) -> Tensor:
+        rows = [[self._row(channel, k) for k, channel in enumerate(f[:2], 1)] for f in taps[0]]
+        return torch.tensor(rows)
+
+    def _row(self, channel: Tensor, label: int) -> list[float]:
+        lit = channel > 0.5
+        if not lit.any():
+            return [0.0] * 6
+        ys, xs = lit.any(1).nonzero(), lit.any(0).nonzero()
+        return [float(xs[0]), float(ys[0]), float(xs[-1] + 1), float(ys[-1] + 1), 0.9, label]
+
+
+def finder(fit: Fit) -> StagedModel:
+    """A detector of two classes that is right: its only stage gives what it is given."""
+    stage = nn.Conv2d(3, 3, 1, bias=False)
+    with torch.no_grad():
+        stage.weight.copy_(torch.eye(3).view(3, 3, 1, 1))
+    layout = Layout("det", ("pixels",), ("pixels",))
+    return StagedModel(layout, [stage], Finder(), spec_of(fit), "detection", len(NAMES))
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Frames of several sizes with a red or green box each."""
+
+    hash: str = "drawn"
+
+    def __len__(self) -> int:
+        return 2 * len(SIZES)
+
+    def __getitem__(self, index: int) -> Frame:
+        return drawn(SIZES[index // 2], self.box(index), index % 2)
+
+    def box(self, index: int) -> list[int]:
+        return [side + 3 * index for side in BOX]
+
+
+def truth_of(frames: Drawn, classes: Mapping[int, int]) -> BoxTruth:
+    ids = list(NAMES)
+    boxes = []
+    for k in range(len(frames)):
+        x1, y1, x2, y2 = frames.box(k)
+        box = {"bbox": [x1, y1, x2 - x1, y2 - y1], "category_id": ids[k % 2]}
+        boxes.append((annotation(box),) if ids[k % 2] in classes.values() else ())
+    categories = tuple(
+        {"id": i, "name": name} for i, name in NAMES.items() if i in classes.values()
+    )
+    known: FrameSet = frames
+    return BoxTruth(known, tuple(boxes), categories, dict(classes))
+
+
+def geometry(fit: Fit) -> Geometry:
+    return Geometry([SIZES[k // 2] for k in range(2 * len(SIZES))], spec_of(fit))
+
+
+@torch.inference_mode()
+def found_by(fit: Fit) -> np.ndarray:
+    model, frames = finder(fit), Drawn()
+    answers: np.ndarray = model(model.prepared([frames[k] for k in range(len(frames))])).numpy()
+    return answers
+
+
+@pytest.mark.parametrize("fit", FITS)
+@pytest.mark.parametrize("size", SIZES)
+def test_a_box_lies_in_the_input_where_it_should_and_maps_back(
+    size: tuple[int, int], fit: Fit
+) -> None:
+    spec = spec_of(fit)
+    exact = in_input(BOX, size, spec)
+    head = Finder()
+    seen = head([prepare(drawn(size, BOX, 0), spec)[None]])[0, 0, :4].numpy()
+    assert np.abs(seen - exact).max() <= 1
+    # The letterbox is whole pixels, so its two scales differ a little: less than a pixel.
+    assert np.abs(boxes_to_frame(exact[None], size, spec)[0] - BOX).max() <= 1
+
+
+@pytest.mark.parametrize("fit", FITS)
+def test_a_detector_that_is_right_scores_one(fit: Fit) -> None:
+    model = finder(fit)
+    bench = Bench({"det": model}, {"det": survey(model)}, {}, batch=4)
+    truth = truth_of(Drawn(), {1: 7, 2: 3})
+    (scores,) = accuracy(bench, [BASELINE], {"det": truth}, lambda done: None)
+    assert scores["det"] == pytest.approx(
+        {"map": 1, "ap50": 1, "ap_red": 1, "ap_green": 1}, abs=1e-6
+    )
+
+
+@pytest.mark.parametrize(("fit", "other"), [FITS, FITS[::-1]])
+def test_boxes_mapped_as_of_the_other_fit_are_wrong(fit: Fit, other: Fit) -> None:
+    truth, answers = truth_of(Drawn(), {1: 7, 2: 3}), found_by(fit)
+    right = coco_map(answers, geometry(fit), truth, 2).scores
+    wrong = coco_map(answers, geometry(other), truth, 2).scores
+    assert right["map"] == pytest.approx(1, abs=1e-6) and wrong["map"] < 0.5
+
+
+def test_classes_mixed_up_find_nothing() -> None:
+    truth = truth_of(Drawn(), {1: 7, 2: 3})
+    swapped = replace(truth, classes={1: 3, 2: 7})
+    assert coco_map(found_by("squash"), geometry("squash"), swapped, 2).scores["map"] == 0
+
+
+def test_what_a_class_without_a_category_finds_is_dropped() -> None:
+    """Neither right nor wrong: of the other class nothing changes."""
+    only_green = truth_of(Drawn(), {2: 3})
+    scores = coco_map(found_by("squash"), geometry("squash"), only_green, 2).scores
+    assert scores == pytest.approx({"map": 1, "ap50": 1, "ap_green": 1}, abs=1e-6)

@@ -1,0 +1,233 @@
+"""A bundle holds what was promised, and what comes back answers as what went in."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from packing import packed, specs_of
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from tiny import STREET, Weights, shares_in
+
+from search.data.frames import RenderedScenes
+from search.statistics.observed import Observed
+from spaces.bundle import (
+    BadBundle,
+    Bundle,
+    Contents,
+    bundle_id,
+    holds_bundle,
+    load_bundle,
+    write_bundle,
+)
+from spaces.cost import CostModel
+from spaces.errors import BadInput, BadWeights
+from spaces.inputs import boxes_to_frame, prepare_batch
+from spaces.liveness import canonical
+from spaces.merged import MergedModel
+from spaces.plan import IDENTITY, LINEAR, AdapterSpec, SharePlan
+from spaces.precision import Dtype
+from spaces.stages import bytes_of, tensors_of
+from spaces.zoo import ModelSpec
+
+
+DTYPES: tuple[Dtype, ...] = ("float32", "float16", "bfloat16")
+
+
+@pytest.fixture(scope="session")
+def specs(weights: Weights) -> dict[str, ModelSpec]:
+    return specs_of(weights)
+
+
+def some_plans(observed: Observed) -> list[SharePlan]:
+    """Nothing shared; single shares of every adapter; some of two."""
+    shares = shares_in(observed, LINEAR, IDENTITY, AdapterSpec("linear", 3))
+    singles = [SharePlan((share,)) for share in shares[:: max(1, len(shares) // 4)]]
+    both = [
+        SharePlan((one, other))
+        for one, other in zip(shares[3::29], shares[11::31], strict=False)
+        if one.recipient != other.recipient and one.recipient.model == other.recipient.model
+    ]
+    return [SharePlan(), *singles, *both[:1]]
+
+
+@pytest.mark.parametrize("which", ["pair", "mixed"])
+def test_what_comes_back_answers_as_what_went_in(
+    which: str, request: pytest.FixtureRequest, specs: dict[str, ModelSpec], tmp_path: Path
+) -> None:
+    observed: Observed = request.getfixturevalue(which)
+    models = observed.deployment.models
+    frames = [RenderedScenes(STREET, 4)[k] for k in range(3)]
+    for number, plan in enumerate(some_plans(observed)):
+        folder = tmp_path / str(number)
+        merged, _, _ = packed(observed, plan, specs, folder, "float32")
+        with torch.inference_mode():
+            wanted = merged({n: prepare_batch(frames, m.input) for n, m in models.items()})
+        answers = load_bundle(folder)(frames)
+        for name, model in models.items():
+            answer = answers[name]
+            if isinstance(answer, torch.Tensor):
+                torch.testing.assert_close(answer, wanted[name], rtol=1e-5, atol=1e-5)
+                continue
+            for found, rows, frame in zip(answer, wanted[name], frames, strict=True):
+                boxes = boxes_to_frame(rows[:, :4].numpy(), frame.shape[:2], model.input)
+                there = torch.cat([torch.from_numpy(boxes).float(), rows[:, 4:]], dim=1)
+                here = torch.cat([found.boxes, found.scores[:, None], found.classes[:, None]], 1)
+                assert len(here) == int((rows[:, 4] > 0).sum()) > 0
+                # Of equal scores the order is the rounding's; each is there all the same.
+                assert torch.cdist(here.double(), there.double()).min(1).values.max() < 0.05
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("which", ["pair", "mixed"])
+def test_bytes_predicted_are_bytes_written_are_bytes_resident(
+    which: str,
+    dtype: Dtype,
+    request: pytest.FixtureRequest,
+    specs: dict[str, ModelSpec],
+    tmp_path: Path,
+) -> None:
+    observed: Observed = request.getfixturevalue(which)
+    for number, plan in enumerate(some_plans(observed)):
+        folder = tmp_path / str(number)
+        _, contents, written = packed(observed, plan, specs, folder, dtype)
+        assert CostModel(contents.facts).bytes(plan) == written == in_file(folder)
+        assert written == bytes_of(tensors_of(load_bundle(folder)))
+
+
+def in_file(folder: Path) -> int:
+    """Bytes of the tensors in the file, by its own table."""
+    with safe_open(folder / "weights.safetensors", "pt") as file:
+        return sum(bytes_of([file.get_tensor(name)]) for name in file.keys())
+
+
+@pytest.mark.parametrize(("dtype", "near"), [("float16", 3e-3), ("bfloat16", 3e-2)])
+def test_half_precision_answers_nearly_the_same_in_half_the_bytes(
+    dtype: Dtype, near: float, mixed: Observed, specs: dict[str, ModelSpec], tmp_path: Path
+) -> None:
+    frames = [RenderedScenes(STREET, 4)[k] for k in range(3)]
+    plan = some_plans(mixed)[4]
+    _, _, whole = packed(mixed, plan, specs, tmp_path / "whole", "float32")
+    _, _, half = packed(mixed, plan, specs, tmp_path / "half", dtype)
+    assert 0.5 < half / whole < 0.6
+    wanted, found = (load_bundle(tmp_path / name)(frames)["cls"] for name in ("whole", "half"))
+    assert isinstance(wanted, torch.Tensor) and isinstance(found, torch.Tensor)
+    assert found.dtype == torch.float32 and not torch.equal(found, wanted)
+    assert (found - wanted).abs().max() < near * wanted.abs().max()
+
+
+def test_numbers_that_float16_cannot_hold_are_refused(
+    pair: Observed, specs: dict[str, ModelSpec], tmp_path: Path
+) -> None:
+    known = pair.deployment
+    merged = MergedModel(known.models, known.facts, SharePlan(), {})
+    classifier = next(p for n, p in merged.heads.named_parameters() if n.endswith("weight"))
+    kept = classifier.clone()
+    classifier.fill_(70_000.0)
+    try:
+        contents = Contents(specs, {}, known.facts, SharePlan(), "float16")
+        with pytest.raises(BadWeights, match=r"heads.*weight.*float16 cannot; use bfloat16"):
+            write_bundle(tmp_path, contents, merged)
+    finally:
+        classifier.copy_(kept)
+
+
+def test_frames_of_any_sizes_and_one_alone(
+    mixed: Observed, specs: dict[str, ModelSpec], tmp_path: Path
+) -> None:
+    packed(mixed, some_plans(mixed)[3], specs, tmp_path / "x", "float32")
+    bundle = load_bundle(tmp_path / "x")
+    rng = np.random.default_rng(0)
+    frames = [rng.integers(0, 255, (h, w, 3), np.uint8) for h, w in ((48, 99), (200, 130))]
+    together, alone = bundle(frames), [bundle(frame) for frame in frames]
+    for k, frame in enumerate(frames):
+        logits = together["cls"][k]
+        assert torch.allclose(logits, alone[k]["cls"][0], atol=1e-5)
+        boxes = alone[k]["det"][0].boxes
+        assert len(boxes) and (boxes <= torch.tensor(frame.shape[1::-1] * 2)).all()
+
+
+def test_what_is_no_frame_is_refused(good: Path) -> None:
+    bundle = load_bundle(good)
+    frame = np.zeros((40, 50, 3), np.uint8)
+    for wrong, said in (
+        (frame[0], r"frame 0: uint8 of shape \(50, 3\)"),
+        (frame[..., :1], r"frame 0: uint8 of shape \(40, 50, 1\)"),
+        ([frame, frame.astype(np.float32)], "frame 1: float32"),
+        ([frame[:0]], r"of shape \(0, 50, 3\)"),
+        ([[1, 2]], r"frame 0: list of shape \(\)"),
+        ([], "no frame was given"),
+    ):
+        with pytest.raises(BadInput, match=said):
+            bundle(wrong)
+
+
+def test_a_plan_is_written_as_it_means(
+    pair: Observed, specs: dict[str, ModelSpec], tmp_path: Path
+) -> None:
+    """A share that nothing reads is not in the bundle."""
+    last = shares_in(pair)[-1]
+    early = next(s for s in shares_in(pair) if s.recipient.model == last.recipient.model)
+    packed(pair, SharePlan((last, early)), specs, tmp_path / "x", "float32")
+    plan = SharePlan.from_json((tmp_path / "x" / "plan.json").read_text())
+    assert plan == SharePlan((last,))
+    assert plan == canonical(plan, CostModel(pair.deployment.facts).layouts)
+
+
+@pytest.fixture
+def good(mixed: Observed, specs: dict[str, ModelSpec], tmp_path: Path) -> Path:
+    packed(mixed, some_plans(mixed)[3], specs, tmp_path / "good", "float32")
+    assert isinstance(load_bundle(tmp_path / "good"), Bundle)
+    return tmp_path / "good"
+
+
+@pytest.mark.parametrize("name", ["bundle.json", "plan.json", "weights.safetensors"])
+@pytest.mark.parametrize("damage", [None, b"", b"{", b"[]", b'{"version": 1}', b"\0" * 40])
+def test_damaged_bundles_are_named(good: Path, name: str, damage: bytes | None) -> None:
+    (good / name).unlink()
+    if damage is not None:
+        (good / name).write_bytes(damage)
+    with pytest.raises(BadBundle, match=f"{good}"):
+        load_bundle(good)
+
+
+def test_a_bundle_of_another_version_or_plan_is_named(good: Path) -> None:
+    data = json.loads((good / "bundle.json").read_text())
+    (good / "bundle.json").write_text(json.dumps({**data, "version": 2}))
+    with pytest.raises(BadBundle, match="version 2; only 1 is known"):
+        load_bundle(good)
+    (good / "bundle.json").write_text(json.dumps({**data, "plan": "0" * 12}))
+    with pytest.raises(BadBundle, match="not 000000000000"):
+        load_bundle(good)
+
+
+def test_tensors_that_do_not_fit_are_named(good: Path, tmp_path: Path) -> None:
+    tensors = load_file(good / "weights.safetensors")
+    name, tensor = next((n, t) for n, t in tensors.items() if t.dim() == 4)
+    changes = {
+        "missing": {n: t for n, t in tensors.items() if n != name},
+        f"is {tuple(tensor[1:].shape)}, not": {**tensors, name: tensor[1:].contiguous()},
+        "1 tensors too many": {**tensors, "more": tensor.clone()},
+    }
+    for number, (said, changed) in enumerate(changes.items()):
+        other = tmp_path / str(number)
+        shutil.copytree(good, other)
+        save_file(changed, other / "weights.safetensors")
+        with pytest.raises(BadBundle, match=said.replace("(", r"\(").replace(")", r"\)")):
+            load_bundle(other)
+
+
+def test_a_folder_holds_its_own_bundle_while_it_is_whole(good: Path, tmp_path: Path) -> None:
+    identity = bundle_id(good)
+    assert holds_bundle(good, identity)
+    assert not holds_bundle(good, "0" * 12) and not holds_bundle(tmp_path / "nowhere", identity)
+    with (good / "weights.safetensors").open("ab") as file:
+        file.write(b"x")
+    assert not holds_bundle(good, identity)
+    (good / "weights.safetensors").unlink()
+    assert not holds_bundle(good, identity)

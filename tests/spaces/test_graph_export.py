@@ -1,0 +1,121 @@
+"""One graph in ONNX and in `torch.export` gives the numbers of the bundle it was made of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from tiny import STREET, shares_in
+
+from search.data.frames import RenderedScenes
+from search.statistics.observed import Observed
+from spaces.bundle import Bundle
+from spaces.graph_export import (
+    Graph,
+    greatest_difference,
+    program_of,
+    run_onnx,
+    write_onnx,
+    write_program,
+)
+from spaces.merged import MergedModel
+from spaces.plan import Share, SharePlan
+from spaces.stages import DetectionHead, bytes_of, tensors_of
+
+
+
+def bundled(observed: Observed, plan: SharePlan) -> Bundle:
+    known = observed.deployment
+    merged = MergedModel(known.models, known.facts, plan, observed.maps_for([plan]))
+    inputs = {name: model.input for name, model in known.models.items()}
+    return Bundle(merged, inputs, {name: fact.task for name, fact in known.facts.items()})
+
+
+def late_share(observed: Observed) -> Share:
+    """One that makes the classifier the detector's trunk, as far as it goes."""
+    return [s for s in shares_in(observed) if s.recipient.model == "det"][-1]
+
+
+def prepared(bundle: Bundle, count: int) -> list[torch.Tensor]:
+    scenes = RenderedScenes(STREET, count)
+    inputs = bundle.prepared([scenes[k] for k in range(count)])
+    return list(Graph(bundle).named(inputs).values())
+
+
+def test_the_dense_answer_is_what_the_detector_chooses_from(mixed: Observed) -> None:
+    """Each box that it gives is among them, with its score for its class."""
+    model = mixed.deployment.models["det"]
+    inputs = model.example()
+    taps = [r for name, r in model.walk(inputs) if name in model.layout.taps]
+    assert isinstance(model.head, DetectionHead)
+    boxes, scores = model.head.dense(taps)
+    assert torch.allclose(scores.flatten(1), model.probabilities(taps))
+    for rows, all_boxes, all_scores in zip(model.head(taps), boxes, scores, strict=True):
+        assert (rows[:, 4] > 0).all()
+        for row in rows:
+            near = (all_boxes - row[:4]).abs().max(1).values < 1e-3
+            assert (all_scores[near, int(row[5]) - 1] - row[4]).abs().min() < 1e-6
+
+
+@pytest.fixture(scope="module")
+def exported(mixed: Observed, tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, Path]:
+    folder = tmp_path_factory.mktemp("exported")
+    bundle = bundled(mixed, SharePlan((late_share(mixed),)))
+    graph = Graph(bundle)
+    program = program_of(graph, prepared(bundle, 2))
+    write_program(program, folder / "model.pt2")
+    write_onnx(graph, program, folder / "model.onnx")
+    return bundle, folder
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_batches_of_any_size_give_the_same_numbers(
+    exported: tuple[Bundle, Path], count: int
+) -> None:
+    bundle, folder = exported
+    graph, inputs = Graph(bundle), prepared(bundle, count)
+    program = torch.export.load(folder / "model.pt2").module()
+    with torch.inference_mode():
+        wanted, again = graph(*inputs), program(*inputs)
+    named = dict(zip(graph.inputs, inputs, strict=True))
+    assert greatest_difference(wanted, run_onnx(folder / "model.onnx", named)) < 1e-4
+    assert greatest_difference(wanted, again) < 1e-5
+
+
+def test_the_graph_answers_as_the_models_do(mixed: Observed) -> None:
+    bundle = bundled(mixed, SharePlan())
+    inputs = prepared(bundle, 2)
+    graph = Graph(bundle)
+    assert graph.inputs == ["cls_input", "det_input"]
+    assert graph.outputs == ["cls_logits", "det_boxes", "det_scores"]
+    with torch.inference_mode():
+        logits, boxes, scores = graph(*inputs)
+        assert torch.equal(logits, mixed.deployment.models["cls"](inputs[0]))
+    assert boxes.shape == (2, scores.shape[1], 4) and scores.shape[2] == 6
+
+
+def test_onnx_holds_one_copy_of_what_is_shared(exported: tuple[Bundle, Path]) -> None:
+    """Its numbers are no more than the bundle's: BatchNorms may disappear, nothing is doubled."""
+    bundle, folder = exported
+    held = onnx.load(folder / "model.onnx").graph.initializer
+    large = [t for t in held if np.prod(t.dims) > 64]
+    whole = bytes_of(tensors_of(bundle))
+    kept = sum(4 * int(np.prod(t.dims)) for t in large)
+    assert 0.8 * whole < kept <= 1.02 * whole
+    contents = {t.raw_data for t in large}
+    assert len(contents) == len(large)
+
+
+def test_a_model_whose_stages_are_all_taken_over_asks_for_no_input(mixed: Observed) -> None:
+    shares = [s for s in shares_in(mixed) if s.recipient.model == "cls"]
+    whole = next(s for s in reversed(shares) if s.recipient.stage == "pool")
+    assert Graph(bundled(mixed, SharePlan((whole,)))).inputs == ["det_input"]
+
+
+def test_the_difference_is_by_the_greatest_number_of_each_output() -> None:
+    wanted = [torch.tensor([1.0, -4.0]), torch.tensor([100.0])]
+    found = [np.array([1.0, -3.0], np.float32), np.array([101.0], np.float32)]
+    assert greatest_difference(wanted, found) == pytest.approx(0.25)

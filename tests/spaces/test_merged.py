@@ -1,0 +1,255 @@
+"""The merged module: the originals where nothing is shared, each live stage run exactly once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from networks import Deployment, Zoo
+from torch import Tensor, nn
+
+from spaces.errors import BadPlan
+from spaces.model_facts import layouts_of
+from spaces.liveness import canonical, liveness
+from spaces.merged import MergedModel, running_order
+from spaces.node import Node, tap_nodes
+from spaces.plan import IDENTITY, LINEAR, AdapterSpec, Ref, Share, SharePlan
+
+CLASSIFIER, DETECTOR = "timm/tf_efficientnet_lite0", "effdet/tf_efficientdet_lite0"
+
+
+def share(donor: str, recipient: str, adapter: AdapterSpec = LINEAR) -> Share:
+    return Share(Ref.parse(recipient), Ref.parse(donor), adapter)
+
+
+def merged(deployment: Deployment, *shares: Share) -> MergedModel:
+    plan = SharePlan(shares)
+    return MergedModel(deployment.models, deployment.facts, plan, deployment.maps(plan))
+
+
+def originals(deployment: Deployment, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: model(inputs[name]) for name, model in deployment.models.items()}
+
+
+@torch.no_grad()
+def test_with_nothing_shared_every_answer_is_the_originals_to_the_bit(street: Deployment) -> None:
+    inputs = street.inputs(batch=2)
+    found, wanted = merged(street)(inputs), originals(street, inputs)
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+STAGES = ["stem", *(f"blocks.{i}" for i in range(7))]
+
+
+@pytest.mark.parametrize("stages", [["pool"], ["conv_head"], ["blocks.4"], STAGES])
+@torch.no_grad()
+def test_twin_classifiers_share_at_no_loss(
+    twins: Callable[[str], Deployment], stages: list[str]
+) -> None:
+    _no_loss(twins(CLASSIFIER), stages)
+
+
+@pytest.mark.parametrize("stages", [[f"blocks.{i}" for i in (2, 4, 6)], ["blocks.3"], STAGES])
+@torch.no_grad()
+def test_twin_detectors_share_at_no_loss(
+    twins: Callable[[str], Deployment], stages: list[str]
+) -> None:
+    _no_loss(twins(DETECTOR), stages)
+
+
+def _no_loss(pair: Deployment, stages: list[str]) -> None:
+    inputs = dict.fromkeys(pair.models, pair.inputs(batch=2)["left"])
+    shares = [share(f"left:{stage}", f"right:{stage}", IDENTITY) for stage in stages]
+    found, wanted = merged(pair, *shares)(inputs), originals(pair, inputs)
+    assert torch.equal(wanted["left"], wanted["right"]), "twins answer alike"
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+@torch.no_grad()
+def test_a_share_changes_the_recipients_answer_and_not_the_donors(street: Deployment) -> None:
+    inputs = street.inputs()
+    found = merged(street, share("det:blocks.4", "b0:blocks.4"))(inputs)
+    wanted = originals(street, inputs)
+    assert [name for name in wanted if not torch.equal(found[name], wanted[name])] == ["b0"]
+
+
+def calls_of(module: MergedModel, inputs: dict[str, Tensor]) -> Counter[str]:
+    """How often each stage, adapter and head of the merged module runs in one forward pass."""
+    counted: Counter[str] = Counter()
+
+    def counting(name: str) -> Callable[..., None]:
+        return lambda *_: counted.update([name])
+
+    parts: dict[str, nn.ModuleDict] = {
+        "stage": module.stages,
+        "adapter": module.adapters,
+        "head": module.heads,
+    }
+    handles = [
+        part.register_forward_hook(counting(f"{kind} {name}"))
+        for kind, group in parts.items()
+        for name, part in group.items()
+    ]
+    with torch.no_grad():
+        module(inputs)
+    for handle in handles:
+        handle.remove()
+    return counted
+
+
+def test_every_live_part_runs_exactly_once_and_nothing_else_is_held(street: Deployment) -> None:
+    for plan in street.random_plans(12):
+        module = merged(street, *plan.shares)
+        live = liveness(plan, layouts_of(street.facts))
+        assert len(module.stages) == len(live.stages)
+        assert len(module.adapters) == len(live.shares)
+        counted = calls_of(module, street.inputs())
+        assert set(counted.values()) == {1}, str(plan)
+        assert len(counted) == len(live.stages) + len(live.shares) + len(street.models)
+
+
+def test_every_value_is_made_before_it_is_read_and_freed_after_its_last_reader(
+    street: Deployment,
+) -> None:
+    layouts = layouts_of(street.facts)
+    for plan in street.random_plans(50):
+        made: set[Node] = set()
+        there: set[Node] = set()
+        for step in running_order((name, tap_nodes(name, plan, layouts)) for name in layouts):
+            assert there.issuperset(step.reads), "nothing is read before it is made, or once gone"
+            if step.makes:
+                assert step.makes not in made, "nothing is made twice"
+                made.add(step.makes)
+                there.add(step.makes)
+            assert set(step.frees) <= set(step.reads), "its last reader frees a value"
+            there.difference_update(step.frees)
+        assert not there, "nothing is left"
+
+
+def test_a_head_answers_before_other_models_begin(street: Deployment) -> None:
+    layouts = layouts_of(street.facts)
+    order = running_order((name, tap_nodes(name, SharePlan(), layouts)) for name in layouts)
+    heads = [place for place, step in enumerate(order) if step.makes is None]
+    ends = [sum(len(layouts[n].stages) + 1 for n in list(layouts)[: k + 1]) for k in range(4)]
+    assert [order[place].model for place in heads] == list(layouts)
+    assert heads == [end - 1 for end in ends]
+
+
+def test_an_input_is_asked_for_once(street: Deployment) -> None:
+    asked: list[str] = []
+
+    class Asked(dict[str, Tensor]):
+        def __getitem__(self, name: str) -> Tensor:
+            asked.append(name)
+            return super().__getitem__(name)
+
+    module = merged(street, share("det:blocks.4", "b0:blocks.4"))
+    with torch.no_grad():
+        module(Asked(street.inputs()))
+    assert sorted(asked) == sorted(module.inputs_read) and len(asked) == 3
+
+
+def test_no_dead_stage_runs_even_of_the_original_modules(street: Deployment) -> None:
+    ran: list[str] = []
+
+    def noting(stage: str) -> Callable[..., None]:
+        return lambda *_: ran.append(stage)
+
+    b0 = street.models["b0"]
+    handles = [
+        stage.register_forward_hook(noting(name))
+        for name, stage in zip(b0.layout.stages, b0.stages, strict=True)
+    ]
+    with torch.no_grad():
+        merged(street, share("det:blocks.4", "b0:blocks.5"))(street.inputs())
+    for handle in handles:
+        handle.remove()
+    assert ran == ["blocks.6", "conv_head", "pool"]
+
+
+@pytest.mark.parametrize(
+    ("shares", "read"),
+    [
+        ([], {"b0", "v3", "r50", "det"}),
+        ([share("det:blocks.4", "b0:blocks.4")], {"v3", "r50", "det"}),
+        ([share("b0:blocks.4", "det:blocks.4")], {"b0", "v3", "r50", "det"}),
+        ([share(f"b0:blocks.{i}", f"det:blocks.{i}") for i in (2, 4, 6)], {"b0", "v3", "r50"}),
+        ([share("v3:conv_head", f"{m}:pool") for m in ("b0", "r50")], {"v3", "det"}),
+    ],
+)
+@torch.no_grad()
+def test_an_input_that_is_not_read_need_not_be_given(
+    street: Deployment, shares: list[Share], read: set[str]
+) -> None:
+    module = merged(street, *shares)
+    assert module.inputs_read == read
+    inputs = {name: tensor for name, tensor in street.inputs().items() if name in read}
+    assert module(inputs).keys() == street.models.keys()
+
+
+@torch.no_grad()
+def test_the_merged_module_answers_each_frame_of_a_batch_as_it_does_alone(
+    street: Deployment,
+) -> None:
+    module = merged(street, share("det:blocks.4", "b0:blocks.4"), share("b0:blocks.6", "v3:pool"))
+    inputs = street.inputs(batch=2)
+    together = module(inputs)
+    for frame in range(2):
+        alone = module({name: tensor[frame : frame + 1] for name, tensor in inputs.items()})
+        for name in ("b0", "v3", "r50"):
+            torch.testing.assert_close(together[name][frame], alone[name][0], rtol=1e-3, atol=1e-3)
+
+
+@torch.no_grad()
+def test_building_and_running_a_merged_module_leaves_the_originals_alone(
+    street: Deployment,
+) -> None:
+    before = fingerprint(street)
+    for plan in street.random_plans(8):
+        merged(street, *plan.shares)(street.inputs())
+    assert fingerprint(street) == before
+
+
+def fingerprint(deployment: Deployment) -> list[Any]:
+    return [
+        (name, key, tensor.data_ptr(), tensor._version)
+        for name, model in deployment.models.items()
+        for key, tensor in model.state_dict().items()
+    ]
+
+
+@torch.no_grad()
+def test_a_plan_from_json_makes_the_same_module(street: Deployment) -> None:
+    shares = (share("det:blocks.4", "b0:blocks.4"), share("b0:blocks.6", "v3:blocks.6", IDENTITY))
+    shares = (*shares[:1], share("b0:blocks.5", "v3:blocks.5"))
+    plan = SharePlan(shares)
+    again = SharePlan.from_json(plan.to_json())
+    inputs = street.inputs()
+    one, other = merged(street, *plan.shares)(inputs), merged(street, *again.shares)(inputs)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_merged_module_carries_the_canonical_plan(street: Deployment) -> None:
+    read, dead = share("det:blocks.6", "b0:blocks.6"), share("det:blocks.4", "b0:blocks.4")
+    assert merged(street, read, dead).plan == SharePlan((read,))
+    assert canonical(SharePlan((read, dead)), layouts_of(street.facts)) == SharePlan((read,))
+
+
+def test_a_cycle_makes_no_module(street: Deployment) -> None:
+    with pytest.raises(BadPlan, match="cycle"):
+        merged(street, share("det:blocks.4", "b0:blocks.2"), share("b0:blocks.4", "det:blocks.2"))
+
+
+@pytest.mark.parametrize("name", ["items", "front.door", "front/door", "forward", "Tür 1"])
+@torch.no_grad()
+def test_a_model_may_have_any_name(zoo: Zoo, name: str) -> None:
+    pair = zoo.deployment({n: "timm/mobilenetv2_100" for n in (name, "keys", "front~1door")})
+    inputs = pair.inputs()
+    found = merged(pair, share("keys:blocks.4", f"{name}:blocks.4", IDENTITY))(inputs)
+    wanted = originals(pair, inputs)
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[n], wanted[n]) for n in wanted)

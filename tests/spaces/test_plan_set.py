@@ -1,0 +1,250 @@
+"""Many plans in one pass: each answer as if alone, each distinct representation computed once."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from networks import Deployment, raw_maps, relative_error
+from torch import Tensor
+
+from spaces.model_facts import layouts_of
+from spaces.liveness import canonical
+from spaces.merged import MergedModel
+from spaces.node import in_order, tap_nodes
+from spaces.plan import IDENTITY, LINEAR, AdapterSpec, Ref, Share, SharePlan
+from spaces.plan_set import PlanSet
+
+
+def share(donor: str, recipient: str, adapter: AdapterSpec = LINEAR) -> Share:
+    return Share(Ref.parse(recipient), Ref.parse(donor), adapter)
+
+
+def plan_set(deployment: Deployment, *plans: SharePlan) -> PlanSet:
+    return PlanSet(deployment.models, deployment.facts, plans, deployment.maps(*plans))
+
+
+PLANS = (
+    SharePlan(),
+    SharePlan((share("det:blocks.4", "b0:blocks.4"),)),
+    SharePlan((share("det:blocks.4", "b0:blocks.4", IDENTITY),)),
+    SharePlan((share("det:blocks.4", "b0:blocks.4"), share("det:blocks.6", "v3:blocks.6"))),
+    SharePlan((share("b0:blocks.4", "det:blocks.4"), share("b0:blocks.2", "det:blocks.2"))),
+    SharePlan((share("r50:pool", "b0:pool"), share("r50:pool", "v3:conv_head"))),
+)
+
+
+@contextmanager
+def stage_hooks(deployment: Deployment, hook: Callable[[str, Tensor], None]) -> Iterator[None]:
+    """Calls `hook(model:stage, output)` whenever a stage of the originals runs."""
+
+    def hooked(name: str) -> Callable[..., None]:
+        return lambda _module, _args, output: hook(name, output)
+
+    handles = [
+        stage.register_forward_hook(hooked(f"{name}:{stage_name}"))
+        for name, model in deployment.models.items()
+        for stage_name, stage in zip(model.layout.stages, model.stages, strict=True)
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def check_against_merged(deployment: Deployment, plans: tuple[SharePlan, ...]) -> None:
+    inputs = deployment.inputs()
+    with raw_maps(deployment.models):
+        together = plan_set(deployment, *plans)
+        answers = dict(together.answers(inputs))
+        for plan, outputs in zip(plans, together.outputs, strict=True):
+            alone = MergedModel(deployment.models, deployment.facts, plan, deployment.maps(plan))
+            for name, answer in alone(inputs).items():
+                assert relative_error(answers[outputs[name]], answer) < 1e-3, f"{name}: {plan}"
+
+
+@torch.no_grad()
+def test_the_answers_of_drawn_plans_are_the_merged_modules(street: Deployment) -> None:
+    check_against_merged(street, PLANS)
+
+
+@torch.no_grad()
+def test_the_answers_of_random_plans_are_the_merged_modules(street: Deployment) -> None:
+    check_against_merged(street, tuple(street.random_plans(12)))
+
+
+@torch.no_grad()
+def test_the_unmerged_plans_answers_are_the_originals_to_the_bit(street: Deployment) -> None:
+    inputs = street.inputs()
+    together = plan_set(street, *PLANS)
+    answers = dict(together.answers(inputs))
+    for name, model in street.models.items():
+        assert torch.equal(answers[together.outputs[0][name]], model(inputs[name]))
+
+
+def test_plans_that_mean_the_same_have_the_same_outputs(street: Deployment) -> None:
+    read, dead = share("det:blocks.6", "b0:blocks.6"), share("det:blocks.4", "b0:blocks.4")
+    one, other = plan_set(street, SharePlan((read,)), SharePlan((read, dead))).outputs
+    assert one == other
+
+
+def test_an_answer_that_no_share_reaches_is_one_for_all_plans(street: Deployment) -> None:
+    together = plan_set(street, *PLANS)
+    for name, count in {"r50": 1, "det": 2, "v3": 3, "b0": 4}.items():
+        assert len({outputs[name] for outputs in together.outputs}) == count
+    assert len(together.distinct) == 1 + 2 + 3 + 4
+
+
+def distinct_runs(deployment: Deployment, plans: tuple[SharePlan, ...]) -> Counter[str]:
+    """How often each stage must run: once for each distinct node."""
+    layouts = layouts_of(deployment.facts)
+    nodes = {
+        node
+        for plan in plans
+        for name in deployment.models
+        for node in in_order(tap_nodes(name, canonical(plan, layouts), layouts))
+    }
+    return Counter(str(node.ref) for node in nodes if node.share is None)
+
+
+def test_each_distinct_representation_is_computed_once(street: Deployment) -> None:
+    ran: Counter[str] = Counter()
+    with stage_hooks(street, lambda name, _: ran.update([name])):
+        list(plan_set(street, *PLANS, *PLANS).answers(street.inputs()))
+    assert ran == distinct_runs(street, PLANS)
+    assert {ran[f"r50:{stage}"] for stage in street.facts["r50"].layout.stages} == {1}
+    assert (ran["b0:blocks.4"], ran["b0:blocks.5"]) == (1, 3)
+
+
+def test_random_plans_run_no_stage_twice_for_the_same_representation(street: Deployment) -> None:
+    plans = tuple(street.random_plans(25))
+    ran: Counter[str] = Counter()
+    with stage_hooks(street, lambda name, _: ran.update([name])):
+        list(plan_set(street, *plans).answers(street.inputs()))
+    assert ran == distinct_runs(street, plans)
+
+
+class Alive:
+    """Counts the stages' outputs that are in memory."""
+
+    def __init__(self) -> None:
+        self.outputs: list[weakref.ref[Any]] = []
+        self.peak = 0
+
+    def note(self, _: str, output: Tensor) -> None:
+        self.outputs.append(weakref.ref(output))
+        self.peak = max(self.peak, self.count())
+
+    def count(self) -> int:
+        return sum(output() is not None for output in self.outputs)
+
+
+def test_representations_go_once_they_are_read(street: Deployment) -> None:
+    alive = Alive()
+    with stage_hooks(street, alive.note):
+        for _ in plan_set(street, SharePlan()).answers(street.inputs()):
+            assert alive.count() <= len(street.facts["det"].layout.taps)
+    assert len(alive.outputs) == sum(len(fact.stages) for fact in street.facts.values())
+    # A stage's output, what it reads, and the detector's taps that wait for the head.
+    assert alive.peak <= 2 + len(street.facts["det"].layout.taps)
+
+
+def test_nothing_is_left_in_memory_after_many_plans(street: Deployment) -> None:
+    alive = Alive()
+    with stage_hooks(street, alive.note):
+        for _ in plan_set(street, *PLANS).answers(street.inputs()):
+            pass
+    gc.collect()
+    assert alive.count() == 0 and len(alive.outputs) > 40
+
+
+def test_inputs_are_read_only_where_some_plan_needs_them(street: Deployment) -> None:
+    assert plan_set(street, *PLANS).inputs_read == street.models.keys()
+    taken = SharePlan((share("det:blocks.4", "b0:blocks.4"),))
+    together = plan_set(street, taken)
+    assert together.inputs_read == {"det", "v3", "r50"}
+    inputs = {name: t for name, t in street.inputs().items() if name != "b0"}
+    assert len(list(together.answers(inputs))) == len(street.models)
+
+
+@pytest.mark.parametrize("names", [["b0"], ["b0", "det"], []])
+@torch.no_grad()
+def test_only_some_models_answers_are_those_of_all(street: Deployment, names: list[str]) -> None:
+    together, inputs = plan_set(street, *PLANS), street.inputs()
+    ran: list[str] = []
+    with stage_hooks(street, lambda name, _: ran.append(name)):
+        some = dict(together.only(names).answers(inputs))
+    every = dict(together.answers(inputs))
+    assert list(some) == [output for output in every if output[0] in names]
+    assert all(torch.equal(some[output], every[output]) for output in some)
+    # b0 needs the detector's and resnet's trunks as donors, but never mobilenet's.
+    assert not any(name.startswith("v3:") for name in ran)
+    assert bool(ran) == bool(names)
+
+
+@torch.no_grad()
+def test_probabilities_are_the_models_of_the_same_outputs(street: Deployment) -> None:
+    together, inputs = plan_set(street, *PLANS), street.inputs()
+    found = dict(together.probabilities(inputs))
+    assert list(found) == together.distinct
+    for name, model in street.models.items():
+        representations = dict(model.walk(inputs[name]))
+        wanted = model.probabilities([representations[tap] for tap in model.layout.taps])
+        assert torch.equal(found[together.outputs[0][name]], wanted)
+
+
+@torch.no_grad()
+def test_a_classifiers_probabilities_are_the_softmax_of_its_answer(street: Deployment) -> None:
+    together, inputs = plan_set(street, SharePlan()).only(["v3"]), street.inputs(batch=2)
+    ((_, found),) = together.probabilities(inputs)
+    ((_, logits),) = together.answers(inputs)
+    assert torch.equal(found, logits.softmax(1))
+
+
+@torch.no_grad()
+def test_a_detectors_probabilities_hold_its_detections_scores_and_classes(
+    street: Deployment,
+) -> None:
+    """The best detection is that of the most probable class of all anchors."""
+    together, inputs = plan_set(street, SharePlan()).only(["det"]), street.inputs(batch=2)
+    ((_, found),) = together.probabilities(inputs)
+    ((_, detections),) = together.answers(inputs)
+    model: Any = street.models["det"]
+    assert found.shape == (2, len(model.head.anchors.boxes) * model.num_classes)
+    best, where = found.max(1)
+    torch.testing.assert_close(best, detections[:, :, 4].amax(1))
+    assert torch.equal(where % model.num_classes + 1, detections[:, 0, 5].long())
+
+
+@pytest.mark.parametrize("name", ["b0", "det"])
+@torch.no_grad()
+def test_agreement_is_one_with_itself_symmetric_and_falls_with_distance(
+    street: Deployment, name: str
+) -> None:
+    model = street.models[name]
+    torch.manual_seed(0)
+    one, other = torch.rand(2, 200, 20)
+    near = one + 0.1 * (other - one)
+    agreement = model.agreement(one, other)
+    torch.testing.assert_close(model.agreement(one, one), torch.ones(200))
+    torch.testing.assert_close(agreement, model.agreement(other, one))
+    assert 0 < agreement.mean() < model.agreement(one, near).mean() < 1
+    assert ((agreement >= 0) & (agreement <= 1)).all()
+
+
+def test_a_detector_that_sees_nothing_any_more_agrees_in_next_to_nothing(
+    street: Deployment,
+) -> None:
+    original = torch.full((1, 1000), 0.01)
+    nothing = original.clone()
+    original[0, 0] = 0.9
+    assert street.models["det"].agreement(nothing, original) == pytest.approx(
+        1000 * 0.01**2 / (0.9**2 + 999 * 0.01**2), rel=1e-4
+    )

@@ -1,0 +1,122 @@
+"""Which representation may replace which: the rules, and the reasons that are given."""
+
+from __future__ import annotations
+
+import pytest
+from networks import Deployment, Zoo
+
+from spaces.activations import Footprint
+from spaces.model_facts import ModelFacts
+from spaces.inputs import InputSpec
+from spaces.plan import IDENTITY, LINEAR, AdapterSpec, Ref
+from spaces.shares import Pair, Pairs, pairs_of, shares_of
+from spaces.stages import Layout, StageFacts
+
+LETTERBOX = InputSpec(64, 64, (0, 0, 0), (1, 1, 1), "letterbox").field_of_view
+CROP = InputSpec(64, 64, (0, 0, 0), (1, 1, 1), "crop").field_of_view
+
+
+def facts_of(model: str, *shapes: tuple[int, ...], wide: bool = False) -> ModelFacts:
+    """Stages named 1, 2, ... of these shapes; only names and shapes matter here."""
+    names = tuple(str(i + 1) for i in range(len(shapes)))
+    none = Footprint(0, 0)
+    stages = [StageFacts(n, s, 0, 0, False, none) for n, s in zip(names, shapes, strict=True)]
+    return ModelFacts(
+        layout=Layout(model, names, names[-1:]),
+        task="classification",
+        field_of_view=CROP if wide else LETTERBOX,
+        stages=tuple(stages),
+        tensors={},
+        head_macs=0,
+        readers={},
+        input_bytes=0,
+        head_footprint=none,
+    )
+
+
+def pairs(*facts: ModelFacts) -> Pairs:
+    return pairs_of({fact.layout.model: fact for fact in facts})
+
+
+def judged(donor: tuple[int, ...], recipient: tuple[int, ...]) -> str:
+    """The reason against a share from one shape to another; empty if it is legal."""
+    found = pairs(facts_of("a", donor), facts_of("b", recipient))
+    return found.rejected.get(Pair(Ref("a", "1"), Ref("b", "1")), "")
+
+
+def test_every_ordered_pair_of_different_models_is_judged_once(street: Deployment) -> None:
+    found = pairs_of(street.facts)
+    counts = [len(fact.stages) for fact in street.facts.values()]
+    judged = [*found.legal, *found.rejected]
+    assert len(judged) == len(set(judged)) == sum(counts) ** 2 - sum(n * n for n in counts)
+    assert all(pair.donor.model != pair.recipient.model for pair in judged)
+    assert all(found.rejected.values()), "every rejected pair has its reason"
+
+
+@pytest.mark.parametrize(
+    ("donor", "recipient"),
+    [
+        ((8, 16, 16), (8, 16, 16)),
+        ((8, 64, 64), (8, 4, 4)),
+        ((8, 4, 4), (8, 8, 8)),
+        ((8, 10, 10), (8, 19, 20)),
+        ((8, 4, 4), (8,)),
+        ((8,), (8,)),
+        ((8,), (8, 1, 1)),
+        ((8, 1, 1), (8,)),
+    ],
+)
+def test_finer_grids_and_grids_up_to_twice_coarser_are_legal(
+    donor: tuple[int, ...], recipient: tuple[int, ...]
+) -> None:
+    assert judged(donor, recipient) == ""
+
+
+@pytest.mark.parametrize(
+    ("donor", "recipient", "times"),
+    [
+        ((8, 4, 4), (8, 16, 16), "4.0"),
+        ((8, 8, 4), (8, 16, 12), "3.0"),
+        ((8, 1, 1), (8, 3, 3), "3.0"),
+    ],
+)
+def test_a_donor_more_than_twice_coarser_is_rejected(
+    donor: tuple[int, ...], recipient: tuple[int, ...], times: str
+) -> None:
+    assert judged(donor, recipient) == (
+        f"the donor's grid is {times} times coarser than the recipient's"
+    )
+
+
+def test_pooled_features_cannot_fill_a_grid() -> None:
+    assert judged((8,), (8, 2, 2)) == "pooled features have no positions"
+
+
+def test_networks_that_see_other_parts_of_the_frame_share_nothing() -> None:
+    found = pairs(facts_of("a", (8, 4, 4)), facts_of("b", (8, 4, 4), wide=True))
+    assert found.legal == ()
+    for reason in found.rejected.values():
+        assert "different fields of view" in reason
+        assert "crop" in reason and "letterbox" in reason
+
+
+def test_identity_needs_equal_channels_and_a_rank_below_both() -> None:
+    facts = {
+        f.layout.model: f for f in (facts_of("a", (8, 4, 4), (6, 4, 4)), facts_of("b", (8, 4, 4)))
+    }
+    adapters = (IDENTITY, LINEAR, *(AdapterSpec("linear", rank) for rank in (5, 6, 7, 8)))
+    found = {
+        str(share)
+        for share in shares_of(pairs_of(facts).legal, facts, adapters)
+        if share.recipient.model == "b"
+    }
+    equal = {
+        f"a:1 -> b:1 ({a})" for a in ("identity", "linear", "linear@5", "linear@6", "linear@7")
+    }
+    assert found == equal | {"a:2 -> b:1 (linear)", "a:2 -> b:1 (linear@5)"}
+
+
+def test_a_classifier_at_its_own_crop_does_not_pair_with_a_letterboxed_detector(zoo: Zoo) -> None:
+    detector = zoo.facts("effdet/tf_efficientdet_lite0")
+    assert detector.field_of_view == LETTERBOX
+    assert not CROP.matches(detector.field_of_view)

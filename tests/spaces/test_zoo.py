@@ -1,0 +1,268 @@
+"""Stage tables against the real tensors of every network family that is named as supported."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+import torch
+from networks import Zoo, relative_error, size_of
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from spaces.errors import BadInput, BadWeights, HubUnreachable, UncuttableModel
+from spaces.model_facts import ModelFacts, survey
+from spaces.inputs import InputSpec
+from spaces.stages import Layout, StagedModel, bytes_of, tensors_of
+from spaces.zoo import ModelSpec, load_model
+
+@every_network
+@torch.no_grad()
+def test_the_chain_of_stages_is_the_networks_forward(zoo: Zoo, arch: str) -> None:
+    model, original = zoo.model(arch), zoo.original(arch)
+    if model.task == "classification":
+        answers: list[Any] = [model(original.inputs)]
+    else:
+        representations = dict(model.walk(original.inputs))
+        head: Any = model.head
+        classes, boxes = head.raw([representations[tap] for tap in model.layout.taps])
+        answers = [*classes, *boxes]
+    for found, wanted in zip(answers, original.answers, strict=True):
+        assert relative_error(found, wanted) < 1e-5
+
+
+@every_network
+def test_channels_and_reductions_are_those_of_the_librarys_own_table(zoo: Zoo, arch: str) -> None:
+    facts, features = zoo.facts(arch), zoo.original(arch).features
+    listed = [entry for entry in features if entry[0] in facts.layout.stages]
+    assert len(listed) >= 3
+    for module, channels, reduction in listed:
+        grid = tuple(side // reduction for side in size_of(arch))
+        assert facts.stage(module).shape == (channels, *grid), module
+
+
+@every_network
+@torch.no_grad()
+def test_the_table_has_the_shapes_of_the_real_tensors(zoo: Zoo, arch: str) -> None:
+    model, facts = zoo.model(arch), zoo.facts(arch)
+    walked = [(name, tuple(rep.shape[1:])) for name, rep in model.walk(model.example(batch=2))]
+    assert walked == [(stage.name, stage.shape) for stage in facts.stages]
+
+
+@every_network
+@torch.no_grad()
+def test_no_stage_and_no_head_changes_what_it_reads(zoo: Zoo, arch: str) -> None:
+    """Another model may read the same tensor after it."""
+    model = zoo.model(arch)
+    walked = [(name, rep, rep.clone()) for name, rep in model.walk(model.example(batch=1))]
+    model.head([rep for name, rep, _ in walked if name in model.layout.taps])
+    assert [name for name, now, then in walked if not torch.equal(now, then)] == []
+
+
+@every_network
+def test_stages_and_head_hold_every_byte_of_the_network_once(zoo: Zoo, arch: str) -> None:
+    model, facts = zoo.model(arch), zoo.facts(arch)
+    head: Any = model.head
+    anchors = bytes_of(tensors_of(head.anchors)) if model.task == "detection" else 0
+    found = sum(stage.bytes for stage in facts.stages) + facts.head_bytes
+    assert found == zoo.original(arch).bytes + anchors == bytes_of(tensors_of(model))
+
+
+@every_network
+def test_the_macs_of_the_table_are_those_of_one_forward_pass(zoo: Zoo, arch: str) -> None:
+    model, facts = zoo.model(arch), zoo.facts(arch)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(model.example(batch=1))
+    table = sum(stage.macs for stage in facts.stages) + facts.head_macs
+    assert 2 * table == counter.get_total_flops()
+
+
+@pytest.mark.parametrize("arch", CLASSIFIERS)
+def test_a_classifiers_only_tap_is_its_last_stage(zoo: Zoo, arch: str) -> None:
+    facts = zoo.facts(arch)
+    assert facts.layout.taps == facts.layout.stages[-1:]
+    assert facts.stages[-1].grid is None
+    assert [stage.name for stage in facts.stages if stage.tap] == list(facts.layout.taps)
+
+
+@pytest.mark.parametrize("arch", DETECTORS)
+def test_a_detectors_taps_are_its_three_pyramid_inputs(zoo: Zoo, arch: str) -> None:
+    facts = zoo.facts(arch)
+    assert facts.layout.taps == ("blocks.2", "blocks.4", "blocks.6")
+    assert [facts.stage(tap).grid for tap in facts.layout.taps] == [(16, 16), (8, 8), (4, 4)]
+    assert [stage.name for stage in facts.stages if stage.tap] == list(facts.layout.taps)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("arch", DETECTORS)
+def test_detections_are_boxes_with_scores_and_classes_from_one(zoo: Zoo, arch: str) -> None:
+    model = zoo.model(arch)
+    detections = model(model.example(batch=2))
+    assert detections.shape[0] == 2 and detections.shape[2] == 6
+    scores, classes = detections[..., 4], detections[..., 5]
+    assert ((scores >= 0) & (scores <= 1)).all()
+    assert (classes[scores > 0] >= 1).all() and (classes <= model.num_classes).all()
+
+
+def test_the_efficientnet_table_ends_with_the_last_convolution_and_the_pool(zoo: Zoo) -> None:
+    assert zoo.facts("timm/efficientnet_b0").layout.stages == (
+        "stem",
+        *(f"blocks.{i}" for i in range(7)),
+        "conv_head",
+        "pool",
+    )
+
+
+def test_macs_and_bytes_have_the_closed_form_of_a_convolution() -> None:
+    facts = _survey_of(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.Conv2d(8, 16, 1, bias=False))
+    first, second = facts.stages
+    assert (first.shape, second.shape) == ((8, 16, 16), (16, 16, 16))
+    assert (first.macs, second.macs) == (8 * 3 * 9 * 16 * 16, 16 * 8 * 16 * 16)
+    assert (first.bytes, second.bytes) == (4 * (8 * 3 * 9 + 8), 4 * 16 * 8)
+
+
+def test_a_tensor_in_two_stages_is_counted_once() -> None:
+    shared = nn.Conv2d(3, 3, 1)
+    facts = _survey_of(shared, nn.Sequential(shared, nn.ReLU()))
+    names = {name for owner in facts.tensors.values() for name in owner}
+    assert len(names) == 2
+
+
+def _survey_of(*stages: nn.Module) -> ModelFacts:
+    names = tuple(str(i) for i in range(len(stages)))
+    head = nn.Sequential(_First(), nn.AdaptiveAvgPool2d(1))
+    spec = InputSpec(32, 32, (0, 0, 0), (1, 1, 1))
+    layout = Layout("tiny", names, names[-1:])
+    return survey(StagedModel(layout, stages, head, spec, "classification", 1))
+
+
+class _First(nn.Module):
+    def forward(self, taps: list[torch.Tensor]) -> torch.Tensor:
+        return taps[0]
+
+
+def test_other_class_counts_change_only_the_head(zoo: Zoo) -> None:
+    arch = "timm/mobilenetv2_100"
+    few = load_model(ModelSpec("few", arch, "none", num_classes=7, size=(64, 64)))
+    assert few.num_classes == 7
+    assert few(few.example(batch=2)).shape == (2, 7)
+    of_stages = [stage.bytes for stage in zoo.facts(arch).stages]
+    assert [stage.bytes for stage in survey(few).stages] == of_stages
+
+
+@pytest.mark.parametrize("arch", ["vit_tiny_patch16_224", "levit_128s"])
+def test_a_network_that_cannot_be_cut_says_why(arch: str) -> None:
+    with pytest.raises(UncuttableModel, match=r"mine: .*cannot be cut: .*\w+"):
+        load_model(ModelSpec("mine", f"timm/{arch}", "none"))
+
+
+def test_a_layout_whose_head_reads_no_stage_is_refused() -> None:
+    spec = InputSpec(32, 32, (0, 0, 0), (1, 1, 1))
+    for layout in (Layout("m", ("a",), ("b",)), Layout("m", ("a", "b"), ("b",))):
+        with pytest.raises(UncuttableModel, match="m: "):
+            StagedModel(layout, [nn.Identity()], nn.Identity(), spec, "classification", 1)
+
+
+@pytest.mark.parametrize(
+    "arch",
+    [
+        "timm/no_such_net",
+        "timm/resnet18.no_such_tag",
+        "effdet/no_such_net",
+        "keras/resnet50",
+        "resnet50",
+        "",
+    ],
+)
+def test_an_unknown_architecture_is_named(arch: str) -> None:
+    with pytest.raises(BadInput, match=rf"mine: .*{arch.rpartition('/')[2]}"):
+        load_model(ModelSpec("mine", arch, "none"))
+
+
+@pytest.mark.parametrize("size", [(96, 96), (128, 130), (0, 128), (-128, 128)])
+def test_a_detector_of_a_size_that_does_not_fit_is_refused(size: tuple[int, int]) -> None:
+    with pytest.raises(BadInput, match="multiples of 32"):
+        load_model(ModelSpec("mine", DETECTORS[0], "none", size=size))
+
+
+@pytest.mark.parametrize("size", [(16, 96), (0, 0), (-96, 96)])
+def test_a_classifier_of_a_size_too_small_is_refused(size: tuple[int, int]) -> None:
+    with pytest.raises(BadInput, match="at least 32x32"):
+        load_model(ModelSpec("mine", "timm/mobilenetv2_100", "none", size=size))
+
+
+def test_a_detector_on_a_crop_is_refused() -> None:
+    with pytest.raises(BadInput, match="crop"):
+        load_model(ModelSpec("mine", DETECTORS[0], "none", size=(128, 128), fit="crop"))
+
+
+@pytest.mark.parametrize("arch", ["timm/mobilenetv2_100", DETECTORS[0]])
+@pytest.mark.parametrize("count", [0, -1])
+def test_a_network_without_classes_is_refused(arch: str, count: int) -> None:
+    with pytest.raises(BadInput, match="num_classes"):
+        load_model(ModelSpec("mine", arch, "none", num_classes=count))
+
+
+def test_an_unreachable_hub_is_one_clear_sentence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refuse(*_: object, **__: object) -> NoReturn:
+        raise OSError("network is unreachable")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(HubUnreachable, match=r"mine: .*local \.safetensors"):
+        load_model(ModelSpec("mine", DETECTORS[1], "hub", size=(128, 128)))
+
+
+@pytest.mark.parametrize("arch", ["timm/cs3darknet_s", "effdet/efficientdet_d2"])
+def test_a_network_without_published_weights_is_never_left_random(arch: str) -> None:
+    with pytest.raises(BadWeights, match=r"mine: .*no pretrained weights"):
+        load_model(ModelSpec("mine", arch, "hub"))
+
+
+def finely_cut(zoo: Zoo, arch: str) -> StagedModel:
+    weights = str(zoo.weights(arch))
+    return load_model(
+        ModelSpec("net", arch, weights, size=size_of(arch), fit="letterbox", cut="blocks")
+    )
+
+
+@every_network
+@torch.no_grad()
+def test_cut_at_its_blocks_a_network_answers_the_same(zoo: Zoo, arch: str) -> None:
+    coarse, fine = zoo.model(arch), finely_cut(zoo, arch)
+    inputs = zoo.original(arch).inputs
+    stages, blocks = dict(coarse.walk(inputs)), dict(fine.walk(inputs))
+    for tap, block in zip(coarse.layout.taps, fine.layout.taps, strict=True):
+        assert torch.equal(stages[tap], blocks[block])
+    assert bytes_of(tensors_of(fine)) == bytes_of(tensors_of(coarse))
+
+
+@every_network
+@torch.no_grad()
+def test_the_last_block_of_a_stage_is_the_stage(zoo: Zoo, arch: str) -> None:
+    coarse, fine = zoo.model(arch), finely_cut(zoo, arch)
+    inputs = zoo.original(arch).inputs
+    stages, blocks = dict(coarse.walk(inputs)), dict(fine.walk(inputs))
+    for stage, representation in stages.items():
+        parts = [name for name in blocks if name == stage or name.startswith(f"{stage}.")]
+        assert parts and torch.equal(blocks[parts[-1]], representation)
+
+
+def test_blocks_are_named_within_their_stage(zoo: Zoo) -> None:
+    assert finely_cut(zoo, "timm/tf_efficientnet_lite0").layout.stages == (
+        "stem", "blocks.0", "blocks.1.0", "blocks.1.1", "blocks.2.0", "blocks.2.1",
+        "blocks.3.0", "blocks.3.1", "blocks.3.2", "blocks.4.0", "blocks.4.1", "blocks.4.2",
+        "blocks.5.0", "blocks.5.1", "blocks.5.2", "blocks.5.3", "blocks.6", "conv_head", "pool",
+    )  # fmt: skip
+    detector = finely_cut(zoo, "effdet/tf_efficientdet_d0")
+    assert detector.layout.taps == ("blocks.2.1", "blocks.4.2", "blocks.6")
+
+
+def test_a_network_whose_stages_are_no_plain_chains_stays_as_it_is(zoo: Zoo) -> None:
+    arch = "timm/regnety_002"
+    assert finely_cut(zoo, arch).layout == zoo.model(arch).layout

@@ -1,0 +1,396 @@
+"""Similarities as theorems, on samples whose relation is known, and against slow twins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+import torch
+from tiny import CLASSIFIER, STREET, Matrix, Weights, load_tiny, shares_in
+
+from search.data.frames import Subset
+from search.statistics.hsic import u_centred
+from search.statistics.streaming import FOLDS, HELD_EVERY, Moments, PassSettings, measure
+from search.statistics.observed import Observed
+from search.statistics.second_moments import Columns, SecondMoments
+from search.statistics.similarity import LAMBDAS, DegenerateRepresentation, Statistics
+from spaces.activations import Footprint
+from spaces.model_facts import ModelFacts, survey_all
+from spaces.inputs import FieldOfView
+from spaces.plan import IDENTITY, LINEAR, AdapterSpec, Ref, Share
+from spaces.shares import Pair, pairs_of
+from spaces.stages import Layout, StageFacts
+
+
+X, Y = Ref("x", "s"), Ref("y", "s")
+PAIR, BACK = Pair(X, Y), Pair(Y, X)
+POSITIONS = 6
+NONE = Footprint(0, 0)
+
+
+def seeded(seed: int, *shape: int) -> Matrix:
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+def facts_of(channels: Mapping[str, int]) -> dict[str, ModelFacts]:
+    grid = (2, 3)
+    return {
+        name: ModelFacts(
+            Layout(name, ("s",), ("s",)), "classification", FieldOfView("squash", 1.0, 1.0),
+            (StageFacts("s", (width, *grid), 4, 4, True, NONE),), {"s": {}}, 0, {"s": {}}, 0, NONE,
+        )
+        for name, width in channels.items()
+    }  # fmt: skip
+
+
+def statistics(x: Matrix, y: Matrix, batch: int = 8) -> Statistics:
+    """What a pass over these representations, (frames, positions, channels), leaves behind."""
+    columns = Columns.of([PAIR, BACK], {X: x.shape[2], Y: y.shape[2]})
+    folds = {fold: SecondMoments(columns) for fold in FOLDS}
+    moments = Moments((X, Y), len(x), np.zeros((2, 2)), {(2, 3): folds})
+    held = np.arange(len(x)) % HELD_EVERY == HELD_EVERY - 1
+    for fold, rows in (("fit", ~held), ("held", held)):
+        samples = {
+            ref: torch.from_numpy(v[rows].reshape(-1, v.shape[2])) for ref, v in ((X, x), (Y, y))
+        }
+        moments.at((2, 3), fold).add(samples)
+    for start in range(0, len(x), batch):
+        flat = [v[start : start + batch].reshape(min(batch, len(x) - start), -1) for v in (x, y)]
+        grams = u_centred(torch.from_numpy(np.stack([f @ f.T for f in flat]))).flatten(1)
+        moments.hsic += (grams @ grams.T).numpy()
+    return Statistics(moments, facts_of({"x": x.shape[2], "y": y.shape[2]}))
+
+
+def orthogonal(seed: int, size: int) -> Matrix:
+    return np.linalg.qr(seeded(seed, size, size))[0]
+
+
+FRAMES, DONOR, RECIPIENT = 64, 5, 4
+
+
+@pytest.fixture(scope="module")
+def noise() -> tuple[Matrix, Matrix]:
+    return seeded(1, 400, POSITIONS, DONOR), seeded(2, 400, POSITIONS, RECIPIENT)
+
+
+@pytest.fixture(scope="module")
+def related() -> tuple[Matrix, Matrix]:
+    """y is a linear map of x and some noise of its own."""
+    x = seeded(1, FRAMES, POSITIONS, DONOR)
+    return x, x @ seeded(3, DONOR, RECIPIENT) + 0.5 * seeded(2, FRAMES, POSITIONS, RECIPIENT) + 3
+
+
+def both(stats: Statistics) -> tuple[float, float]:
+    return stats.image_cka(PAIR), stats.position_cka(PAIR)
+
+
+def test_a_representation_is_wholly_similar_to_itself(related: tuple[Matrix, Matrix]) -> None:
+    _, y = related
+    assert both(statistics(y, y)) == pytest.approx((1, 1), abs=1e-12)
+
+
+def test_cka_is_symmetric(related: tuple[Matrix, Matrix]) -> None:
+    stats = statistics(*related)
+    assert stats.image_cka(PAIR) == pytest.approx(stats.image_cka(BACK), abs=1e-12)
+    assert stats.position_cka(PAIR) == pytest.approx(stats.position_cka(BACK), abs=1e-12)
+
+
+def test_rotation_scale_and_shift_change_no_cka(related: tuple[Matrix, Matrix]) -> None:
+    x, y = related
+    moved = 7.5 * (x @ orthogonal(4, DONOR)) + seeded(5, DONOR)
+    assert both(statistics(moved, y)) == pytest.approx(both(statistics(x, y)), abs=1e-9)
+    assert both(statistics(y, moved)) == pytest.approx(both(statistics(y, x)), abs=1e-9)
+
+
+def test_another_invertible_map_does_change_cka(related: tuple[Matrix, Matrix]) -> None:
+    x, y = related
+    stretched = x * np.array([30, 1, 1, 1, 0.1])
+    for one, other in zip(both(statistics(stretched, y)), both(statistics(x, y)), strict=True):
+        assert abs(one - other) > 0.02
+
+
+def test_independent_noise_is_not_similar(noise: tuple[Matrix, Matrix]) -> None:
+    image, position = both(statistics(*noise))
+    assert abs(image) < 0.1
+    assert position < 0.05
+    assert statistics(*noise).ridge(PAIR).explained < 0.05
+
+
+def test_the_unbiased_estimator_stays_near_zero_where_the_biased_one_does_not() -> None:
+    x, y = seeded(1, 400, POSITIONS, 60), seeded(2, 400, POSITIONS, 60)
+    flat = [v.reshape(50, 8, -1) - v.reshape(50, 8, -1).mean(1, keepdims=True) for v in (x, y)]
+    k, l_ = (f @ f.transpose(0, 2, 1) for f in flat)
+    biased = (k * l_).sum() / np.sqrt((k * k).sum() * (l_ * l_).sum())
+    assert biased > 0.8
+    assert abs(statistics(x, y).image_cka(PAIR)) < 0.1
+
+
+def textbook_hsic(k: Matrix, l_: Matrix) -> float:
+    """HSIC_1 of Song et al. 2012, equation 5."""
+    n = len(k)
+    k, l_ = k - np.diag(np.diag(k)), l_ - np.diag(np.diag(l_))
+    left = np.trace(k @ l_) + k.sum() * l_.sum() / ((n - 1) * (n - 2))
+    return float(left - 2 / (n - 2) * (k @ l_).sum()) / (n * (n - 3))
+
+
+def textbook_cka(x: Matrix, y: Matrix, batch: int) -> float:
+    """Nguyen et al. 2021, equation 3: sums over minibatches, then the quotient."""
+    parts = [slice(start, start + batch) for start in range(0, len(x), batch)]
+    grams = [
+        [v[part].reshape(batch, -1) @ v[part].reshape(batch, -1).T for v in (x, y)]
+        for part in parts
+    ]
+    cross = sum(textbook_hsic(k, l_) for k, l_ in grams)
+    return float(
+        cross
+        / np.sqrt(sum(textbook_hsic(k, k) for k, _ in grams))
+        / np.sqrt(sum(textbook_hsic(l_, l_) for _, l_ in grams))
+    )
+
+
+@pytest.mark.parametrize("batch", [4, 8, 32])
+def test_image_cka_equals_its_textbook_twin(related: tuple[Matrix, Matrix], batch: int) -> None:
+    found = statistics(*related, batch=batch).image_cka(PAIR)
+    assert found == pytest.approx(textbook_cka(*related, batch), abs=1e-9)
+
+
+def kept(observed: Observed, ref: Ref) -> Matrix:
+    """A representation of all frames that the statistics have seen, in float64."""
+    from spaces.inputs import prepare_batch
+
+    model = observed.deployment.models[ref.model]
+    seen = sorted(set(range(len(observed.frames))) - set(observed.unseen.indices))
+    frames = Subset(observed.frames, tuple(seen))
+    with torch.inference_mode():
+        inputs = prepare_batch([frames[i] for i in range(len(frames))], model.input)
+        return dict(model.walk(inputs))[ref.stage].double().numpy()
+
+
+@pytest.mark.parametrize("stage", ["stem", "blocks.2", "conv_head", "pool"])
+def test_image_cka_of_real_networks_equals_its_textbook_twin(pair: Observed, stage: str) -> None:
+    one, other = Ref("a", stage), Ref("b", "blocks.4")
+    wanted = textbook_cka(kept(pair, one), kept(pair, other), 8)
+    assert pair.statistics.image_cka(Pair(one, other)) == pytest.approx(wanted, abs=1e-5)
+
+
+def rows_of(values: Matrix) -> Matrix:
+    return values.reshape(-1, values.shape[2])
+
+
+def test_position_cka_equals_its_slow_twin(related: tuple[Matrix, Matrix]) -> None:
+    x, y = (rows_of(v) - rows_of(v).mean(0) for v in related)
+    k, l_ = x @ x.T, y @ y.T  # Kornblith et al. 2019: HSIC of the Grams, here of all positions
+    wanted = (k * l_).sum() / np.sqrt((k * k).sum() * (l_ * l_).sum())
+    assert statistics(*related).position_cka(PAIR) == pytest.approx(float(wanted), abs=1e-9)
+
+
+def slow_ridge(x: Matrix, y: Matrix, strength: float) -> tuple[Matrix, Matrix]:
+    """Least squares on the samples, with the ridge as extra rows: the weight and the bias."""
+    mean_x, mean_y = x.mean(0), y.mean(0)
+    penalty = np.sqrt(strength * (x - mean_x).var(0).mean() * len(x))
+    padded_x = np.concatenate([x - mean_x, penalty * np.eye(x.shape[1])])
+    padded_y = np.concatenate([y - mean_y, np.zeros((x.shape[1], y.shape[1]))])
+    weight = np.linalg.lstsq(padded_x, padded_y, rcond=None)[0]
+    return weight, mean_y - mean_x @ weight
+
+
+def folds_of(values: Matrix) -> tuple[Matrix, Matrix]:
+    held = np.arange(len(values)) % HELD_EVERY == HELD_EVERY - 1
+    return rows_of(values[~held]), rows_of(values[held])
+
+
+def slow_explained(y: Matrix, predicted: Matrix) -> float:
+    return float(1 - ((y - predicted) ** 2).sum() / ((y - y.mean(0)) ** 2).sum())
+
+
+few_or_many_rows = pytest.mark.parametrize(("frames", "donor"), [(FRAMES, DONOR), (12, 90)])
+"""More rows than the donor has channels, and fewer."""
+
+
+def relation(frames: int, donor: int) -> tuple[Matrix, Matrix]:
+    """y is a linear map of x and some noise of its own."""
+    x = seeded(1, frames, POSITIONS, donor)
+    own = seeded(2, frames, POSITIONS, RECIPIENT)
+    return x, x @ seeded(3, donor, RECIPIENT) / donor**0.5 + 0.2 * own + 3
+
+
+@few_or_many_rows
+def test_held_out_ridge_equals_its_slow_twin(frames: int, donor: int) -> None:
+    related = relation(frames, donor)
+    (fit_x, held_x), (fit_y, held_y) = (folds_of(v) for v in related)
+    scores = {}
+    for strength in LAMBDAS:
+        weight, bias = slow_ridge(fit_x, fit_y, strength)
+        scores[strength] = slow_explained(held_y, held_x @ weight + bias)
+    ridge = statistics(*related).ridge(PAIR)
+    best = max(scores, key=lambda s: scores[s])
+    assert ridge.explained == pytest.approx(scores[best], abs=1e-8)
+    assert ridge.strength == best
+
+
+def test_shrinkage_is_chosen_where_samples_are_few() -> None:
+    x, own = seeded(1, 12, POSITIONS, 40), seeded(2, 12, POSITIONS, 3)
+    few = x, x @ seeded(3, 40, 3) * 0.1 + own
+    assert statistics(*few).ridge(PAIR).strength > LAMBDAS[0]
+
+
+def test_no_r2_exceeds_one_and_a_linear_relation_reaches_it(
+    related: tuple[Matrix, Matrix], noise: tuple[Matrix, Matrix]
+) -> None:
+    x, y = related
+    exact = x @ seeded(3, DONOR, RECIPIENT) + seeded(4, RECIPIENT)
+    assert 0.999 < statistics(x, exact).ridge(PAIR).explained <= 1
+    for stats in (statistics(x, y), statistics(*noise)):
+        for one in (PAIR, BACK):
+            assert stats.ridge(one).explained < 1
+
+
+def test_an_invertible_map_of_the_donor_changes_no_r2(related: tuple[Matrix, Matrix]) -> None:
+    x, y = related
+    invertible = seeded(6, DONOR, DONOR) + 3 * np.eye(DONOR)
+    moved = x @ invertible + seeded(7, DONOR)
+    one, other = (statistics(v, y).ridge(PAIR).explained for v in (x, moved))
+    assert one == pytest.approx(other, abs=1e-3)
+    turned = x @ orthogonal(4, DONOR)  # a rotation changes not even the ridge
+    assert statistics(turned, y).ridge(PAIR).explained == pytest.approx(one, abs=1e-9)
+
+
+def test_the_map_recovers_the_weight_and_bias_that_made_the_data() -> None:
+    x = seeded(1, FRAMES, POSITIONS, DONOR) + 2
+    weight, bias = seeded(3, RECIPIENT, DONOR), seeded(4, RECIPIENT)
+    found = statistics(x, x @ weight.T + bias).linear_map(share(LINEAR))
+    assert found.weight.shape == (RECIPIENT, DONOR) and found.weight.dtype == torch.float32
+    np.testing.assert_allclose(found.weight.numpy(), weight, atol=2e-3)
+    np.testing.assert_allclose(found.bias.numpy(), bias, atol=5e-3)
+
+
+@few_or_many_rows
+def test_the_map_is_the_ridge_of_both_folds_stretched_to_the_recipients_variance(
+    frames: int, donor: int
+) -> None:
+    related = relation(frames, donor)
+    stats = statistics(*related)
+    x, y = (rows_of(v) for v in related)
+    weight, _ = slow_ridge(x, y, stats.ridge(PAIR).strength)
+    stretch = y.std(0) / (x @ weight).std(0)
+    assert (stretch > 1.0001).all()  # a regression predicts less variance than there is
+    found = stats.linear_map(share(LINEAR))
+    np.testing.assert_allclose(found.weight.numpy().T, weight * stretch, atol=1e-5)
+    bias = y.mean(0) - x.mean(0) @ (weight * stretch)
+    np.testing.assert_allclose(found.bias.numpy(), bias, atol=1e-5)
+
+
+@pytest.mark.parametrize("rank", [0, 1, 3])
+def test_what_the_map_gives_has_the_recipients_mean_and_variance_per_channel(
+    related: tuple[Matrix, Matrix], noise: tuple[Matrix, Matrix], rank: int
+) -> None:
+    for x, y in (related, noise):
+        found = statistics(x, y).linear_map(share(AdapterSpec("linear", rank)))
+        if rank:
+            assert torch.linalg.matrix_rank(found.weight, rtol=1e-5) == rank
+        given = rows_of(x) @ found.weight.double().numpy().T + found.bias.double().numpy()
+        np.testing.assert_allclose(given.mean(0), rows_of(y).mean(0), atol=1e-4)
+        np.testing.assert_allclose(given.std(0), rows_of(y).std(0), rtol=1e-4)
+
+
+def test_a_channel_that_does_not_vary_is_left_at_its_mean() -> None:
+    x, y = seeded(1, FRAMES, POSITIONS, DONOR), seeded(2, FRAMES, POSITIONS, RECIPIENT)
+    y[..., 0] = 3.0
+    found = statistics(x, y).linear_map(share(LINEAR))
+    assert torch.isfinite(found.weight).all() and torch.isfinite(found.bias).all()
+    assert float(found.weight[0].abs().max()) < 1e-6
+    assert float(found.bias[0]) == pytest.approx(3.0, abs=1e-5)
+
+
+def share(adapter: AdapterSpec) -> Share:
+    return Share(Y, X, adapter)
+
+
+def test_identity_explains_what_the_plain_difference_leaves() -> None:
+    x = seeded(1, FRAMES, POSITIONS, DONOR) + 1
+    y = x + 0.3 * seeded(2, FRAMES, POSITIONS, DONOR) + 0.2
+    held_x, held_y = folds_of(x)[1], folds_of(y)[1]
+    found = statistics(x, y).explained(share(IDENTITY))
+    assert found == pytest.approx(slow_explained(held_y, held_x), abs=1e-9)
+    assert statistics(y, y).explained(share(IDENTITY)) == pytest.approx(1, abs=1e-9)
+
+
+def test_identity_does_worse_than_the_mean_for_unrelated_representations() -> None:
+    x, y = seeded(1, FRAMES, POSITIONS, 4), seeded(2, FRAMES, POSITIONS, 4)
+    assert statistics(x, y).explained(share(IDENTITY)) < -0.5
+
+
+def test_a_low_rank_map_explains_what_its_product_does(related: tuple[Matrix, Matrix]) -> None:
+    stats = statistics(*related)
+    held_x, held_y = (folds_of(v)[1] for v in related)
+    fit_x, fit_y = (folds_of(v)[0] for v in related)
+    ridge, _ = slow_ridge(fit_x, fit_y, stats.ridge(PAIR).strength)
+    right = np.linalg.svd((fit_x - fit_x.mean(0)) @ ridge)[2][:2]
+    weight = ridge @ right.T @ right
+    predicted = (held_x - fit_x.mean(0)) @ weight + fit_y.mean(0)
+    found = stats.explained(share(AdapterSpec("linear", 2)))
+    assert found == pytest.approx(slow_explained(held_y, predicted), abs=1e-8)
+
+
+def test_the_more_rank_the_more_is_explained_up_to_the_full_map(
+    related: tuple[Matrix, Matrix],
+) -> None:
+    stats = statistics(*related)
+    by_rank = [stats.explained(share(AdapterSpec("linear", rank))) for rank in (1, 2, 3)]
+    full = stats.explained(share(LINEAR))
+    assert by_rank[0] < by_rank[1] < by_rank[2] < full + 1e-3
+
+
+def test_a_constant_stage_is_refused_by_name() -> None:
+    x = seeded(1, FRAMES, POSITIONS, DONOR)
+    with pytest.raises(DegenerateRepresentation, match="y:s does not vary over the frames"):
+        statistics(x, np.ones((FRAMES, POSITIONS, RECIPIENT)))
+
+
+def test_frames_that_are_all_the_same_are_refused(weights: Weights) -> None:
+    from search.data.frames import RenderedScenes
+
+    models = load_tiny(weights, {"a": (CLASSIFIER, 1), "b": (CLASSIFIER, 2)})
+    facts = survey_all(models)
+    same = Subset(RenderedScenes(STREET, 1), (0,) * 16)
+    with pytest.raises(DegenerateRepresentation, match="are they all the same picture"):
+        Statistics(
+            measure(models, facts, pairs_of(facts).legal, same, PassSettings(batch=8)), facts
+        )
+
+
+def test_every_number_of_real_networks_is_finite(pair: Observed, mixed: Observed) -> None:
+    for observed in (pair, mixed):
+        stats = observed.statistics
+        for one in shares_in(observed, IDENTITY, LINEAR, AdapterSpec("linear", 2)):
+            relation = Pair(one.donor, one.recipient)
+            values = [stats.explained(one), stats.image_cka(relation),
+                      stats.position_cka(relation)]  # fmt: skip
+            assert np.isfinite(values).all() and max(values) <= 1 + 1e-9
+
+
+def test_copies_of_a_network_explain_each_other_wholly(copies: Observed) -> None:
+    for one in shares_in(copies, IDENTITY):
+        if one.donor.stage == one.recipient.stage:
+            assert copies.statistics.explained(one) == pytest.approx(1, abs=1e-6)
+            relation = Pair(one.donor, one.recipient)
+            assert copies.statistics.image_cka(relation) == pytest.approx(1, abs=1e-6)
+            assert copies.statistics.position_cka(relation) == pytest.approx(1, abs=1e-6)
+
+
+def test_many_maps_at_once_are_the_maps_one_by_one(mixed: Observed) -> None:
+    shares = shares_in(mixed, LINEAR, AdapterSpec("linear", 2))[::5]
+    known = mixed.statistics
+    together = Statistics(known.moments, known.facts).linear_maps(shares)
+    assert tuple(together) == shares
+    alone = Statistics(known.moments, known.facts)
+    for one_share in shares[::3]:
+        one, other = alone.linear_map(one_share), together[one_share]
+        scale = float(one.weight.abs().max())
+        np.testing.assert_allclose(one.weight, other.weight, atol=1e-5 * scale, rtol=1e-5)
+        np.testing.assert_allclose(one.bias, other.bias, atol=1e-4, rtol=1e-4)
+
+
+def test_no_maps_are_asked_for_and_none_are_given(pair: Observed) -> None:
+    assert pair.statistics.linear_maps([]) == {}

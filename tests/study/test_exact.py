@@ -1,0 +1,304 @@
+"""The exact front against enumeration, on made-up deployments and on what real networks cost."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise, product
+
+import numpy as np
+import pytest
+from networks import LOW_RANK, Deployment
+from tiny import made_up_facts, made_up_similarity
+
+from search.study.exact.bounds import ROUNDING, Bounds
+from search.study.exact.branch_and_bound import TooLarge, count_plans, exact_front
+from search.study.pareto import front
+from search.study.problem import Limits, Problem
+from search.study.objectives import Predicted, Valuer
+from search.study.exact.vectorized import NOTHING, Walks
+from spaces.errors import BadPlan
+from spaces.model_facts import ModelFacts
+from spaces.liveness import canonical, liveness
+from spaces.plan import IDENTITY, LINEAR, AdapterSpec, SharePlan
+from spaces.consumers import HEAD, Reader, Readers
+from spaces.shares import pairs_of, shares_of
+
+FORMS: list[tuple[dict[str, int], dict[str, tuple[int, ...]]]] = [
+    ({"a": 3, "b": 3}, {}),
+    ({"a": 2, "b": 3, "c": 2}, {}),
+    ({"a": 3, "det": 4}, {"det": (1, 2)}),
+    ({"det": 3, "ted": 3}, {"det": (0, 2), "ted": (1, 2)}),
+    ({"det": 4, "b": 3}, {"det": (0, 2), "b": (1,)}),
+    ({"det": 4, "b": 2}, {"det": (0, 1, 3)}),
+]
+"""Models with one tap and several, next to each other, and with stages past the last."""
+ADAPTERS = [
+    (LINEAR,),
+    (IDENTITY, LINEAR),
+    (IDENTITY, LINEAR, AdapterSpec("linear", 2)),
+    (IDENTITY,),
+]
+SMALL = range(24)
+LARGE = {"a": 9, "det": 9}, {"det": (4, 6, 8)}
+
+
+def with_readers(facts: dict[str, ModelFacts], seed: int) -> dict[str, ModelFacts]:
+    """The same models, but maps fold or do not, and some tensors are held twice."""
+    rng = np.random.default_rng([seed, 7])
+    return {name: _with_readers(fact, rng) for name, fact in facts.items()}
+
+
+def _with_readers(fact: ModelFacts, rng: np.random.Generator) -> ModelFacts:
+    stages = fact.layout.stages
+    tensors = {owner: dict(held) for owner, held in fact.tensors.items()}
+    for k in range(int(rng.integers(3))):
+        for owner in rng.choice([*stages, HEAD], 2, replace=False):
+            tensors[str(owner)][f"{fact.layout.model}/tied{k}"] = 3000 * (k + 1)
+    readers: dict[str, dict[str, Readers]] = {
+        stage: {after: _drawn_readers(after, rng)} for stage, after in pairwise(stages)
+    }
+    for tap in fact.layout.taps:
+        readers.setdefault(tap, {})[HEAD] = _drawn_readers(HEAD, rng)
+    return replace(
+        fact,
+        tensors=tensors,
+        readers={stage: readers.get(stage, {}) for stage in stages},
+        stages=tuple(
+            replace(stage, shape=(int(rng.choice([4, 8, 16, 64])), 4, 4)) for stage in fact.stages
+        ),
+    )
+
+
+def _drawn_readers(owner: str, rng: np.random.Generator) -> Readers:
+    kind = rng.integers(6)
+    if kind == 0:
+        return Readers((), "the convolution is grouped or depthwise")
+    if kind == 1 and owner != HEAD:
+        return Readers((), passes=True)
+    outs = rng.integers(1, 60, size=int(rng.integers(1, 3)))
+    return Readers(tuple(Reader(owner, f"conv{n}", int(n), 1, bool(n % 2), 9) for n in outs))
+
+
+def problem_of(
+    facts: dict[str, ModelFacts], seed: int, adapters: Sequence[AdapterSpec]
+) -> Problem:
+    shares = shares_of(pairs_of(facts).legal, facts, adapters)
+    return Problem(facts, made_up_similarity(shares, seed))
+
+
+def drawn(seed: int) -> Problem:
+    """A small problem; every fourth has no readers, and every third only half of the shares."""
+    stages, taps = FORMS[seed % len(FORMS)]
+    facts = made_up_facts(stages, taps, seed)
+    found = problem_of(
+        with_readers(facts, seed) if seed % 4 else facts, seed, ADAPTERS[seed // 6 % 4]
+    )
+    if seed % 3 == 0:
+        found = thinned(found, 2)
+    return found if found.encoding.size < 8_000 else thinned(found, 3)
+
+
+def thinned(problem: Problem, every: int) -> Problem:
+    return replace(problem, kept=dict(list(problem.kept.items())[::every]))
+
+
+def everything(problem: Problem) -> list[Predicted]:
+    """All plans of the space, each once, by the encoding, the cost model and the proxy."""
+    slots, valuer = problem.encoding.slots, Valuer(problem)
+    names = [slot.name for slot in slots]
+    plans = {
+        problem.encoding.decode(dict(zip(names, chosen, strict=True)))
+        for chosen in product(*(slot.choices for slot in slots))
+    }
+    return [valuer.predict(plan) for plan in plans]
+
+
+def best(plans: Sequence[Predicted], limits: Limits) -> list[tuple[int, float]]:
+    points = [(p.bytes, p.proxy) for p in plans if limits.allow(p.bytes, p.worst)]
+    return [points[i] for i in front(points)]
+
+
+def points(plans: Sequence[Predicted]) -> list[tuple[int, float]]:
+    return [(plan.bytes, plan.proxy) for plan in plans]
+
+
+def found(problem: Problem) -> list[tuple[int, float]]:
+    return points(exact_front(problem).front)
+
+
+def unmerged(problem: Problem) -> int:
+    return Valuer(problem).costs.unmerged_bytes
+
+
+def limits_of(problem: Problem) -> list[Limits]:
+    whole = unmerged(problem)
+    return [
+        Limits(),
+        Limits(0.8 * whole),
+        Limits(quality=0.6),
+        Limits(0.9 * whole, 0.7),
+        Limits(0.6 * whole, 0.4),
+        Limits(whole / 3),
+    ]
+
+
+@pytest.mark.parametrize("seed", SMALL)
+def test_the_front_is_the_one_of_all_plans(seed: int) -> None:
+    problem = drawn(seed)
+    plans = everything(problem)
+    for limits in limits_of(problem):
+        assert found(replace(problem, limits=limits)) == best(plans, limits), limits
+    assert count_plans(problem) == len(plans)
+
+
+def test_the_drawn_problems_are_of_every_kind() -> None:
+    kinds: Counter[str] = Counter()
+    for seed in SMALL:
+        problem = drawn(seed)
+        walks = Walks(problem)
+        table = walks.adapters.table[:-1]
+        kinds["a fold that saves bytes"] += bool((table < 0).any())
+        kinds["a map that costs bytes"] += bool((table > 0).any())
+        kinds["a cost that depends on others"] += bool(
+            (table.max((1, 2)) > table.min((1, 2))).any()
+        )
+        kinds["a representation handed on"] += len(walks.adapters.results) > 1
+        kinds["a tensor held twice"] += bool(walks.held.tied)
+        kinds["a cycle"] += count_plans(problem) < problem.encoding.size
+        kinds["an adapter that another beats"] += len(walks.useful()) < len(walks.shares)
+        kinds["adapters that cost nothing"] += not walks.adapters.any
+    assert len(kinds) == 8 and min(kinds.values()) >= 3, kinds
+
+
+@pytest.mark.parametrize("values", [(0.0, 0.5, 1.0), (1.0,), (0.5, 0.7)])
+@pytest.mark.parametrize("seed", [3, 7, 10])
+def test_of_plans_that_tie_none_is_missed(seed: int, values: tuple[float, ...]) -> None:
+    problem = drawn(seed)
+    rng = np.random.default_rng(seed)
+    problem = replace(problem, kept={s: float(rng.choice(values)) for s in problem.kept})
+    plans = everything(problem)
+    for floor in (0.0, 0.5, 0.7, 0.7 * 0.5):
+        limits = Limits(quality=floor)
+        exact = exact_front(replace(problem, limits=limits)).front
+        assert set(exact) <= set(plans) and exact
+        assert all(limits.allow(p.bytes, p.worst) for p in exact)
+        for held, proxy in best(plans, limits):
+            assert any(p.bytes <= held and p.proxy >= proxy - ROUNDING for p in exact)
+
+
+def test_where_nothing_is_feasible_the_front_is_empty() -> None:
+    problem = drawn(5)
+    assert found(replace(problem, limits=Limits(10))) == []
+    assert found(replace(problem, limits=Limits(unmerged(problem) - 1, 1.0))) == []
+
+
+def test_an_empty_space_holds_one_plan() -> None:
+    problem = replace(drawn(0), kept={})
+    (only,) = exact_front(problem).front
+    assert (only.plan, only.bytes, only.proxy) == (SharePlan(), unmerged(problem), 1.0)
+    assert count_plans(problem) == 1
+
+
+@pytest.mark.parametrize("seed", range(0, 24, 3))
+def test_giving_up_what_is_beaten_changes_nothing(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem = drawn(seed)
+    problem = replace(problem, limits=Limits(0.9 * unmerged(problem), 0.3))
+    pruned = exact_front(problem)
+
+    monkeypatch.setattr("search.study.exact.branch_and_bound.CELLS", 1)
+    monkeypatch.setattr("search.study.exact.bounds.TAIL", 1)
+    assert points(exact_front(problem).front) == points(pruned.front)
+    monkeypatch.setattr(Bounds, "hopeful", lambda bounds, rows, tail: np.ones(len(rows), np.bool_))
+    unpruned = exact_front(problem)
+    assert points(unpruned.front) == points(pruned.front)
+    assert unpruned.looked_at > pruned.looked_at
+
+
+@pytest.mark.parametrize("seed", range(0, 24, 5))
+def test_seeds_change_nothing_and_progress_hears_of_all(seed: int) -> None:
+    problem = drawn(seed)
+    problem = replace(problem, limits=Limits(0.9 * unmerged(problem)))
+    heard: list[int] = []
+    plain = exact_front(problem, heard.append)
+    assert sum(heard) == plain.looked_at and plain.combinations == problem.encoding.size
+    seeds = [p.plan for p in everything(problem)[:50]]
+    assert points(exact_front(problem, seeds=seeds).front) == points(plain.front)
+
+
+def large(seed: int) -> Problem:
+    return problem_of(with_readers(made_up_facts(*LARGE, seed), seed), seed, (IDENTITY, LINEAR))
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_no_random_plan_beats_the_front_of_a_space_of_more_than_a_million(seed: int) -> None:
+    problem = large(seed)
+    problem = replace(problem, limits=Limits(0.9 * unmerged(problem), 0.1))
+    assert count_plans(problem) > 1_000_000
+    exact, valuer = exact_front(problem).front, Valuer(problem)
+    assert len(exact) > 10
+    for one, following in pairwise(exact):
+        assert one.bytes < following.bytes and one.proxy < following.proxy
+    for plan in exact:
+        assert problem.limits.allow(plan.bytes, plan.worst)
+        assert plan == valuer.predict(canonical(plan.plan, problem.layouts))
+    feasible = [p for p in random_plans(problem, valuer, exact, 3_000) if valuer.feasible(p)]
+    assert len(feasible) > 500
+    for other in feasible:
+        assert any(p.bytes <= other.bytes and p.proxy >= other.proxy - ROUNDING for p in exact)
+
+
+def random_plans(
+    problem: Problem, valuer: Valuer, near: Sequence[Predicted], count: int
+) -> list[Predicted]:
+    """Half of them drawn at random, half of them one or two choices away from the given ones."""
+    rng, encoding = np.random.default_rng(0), problem.encoding
+    drawn_plans = []
+    for k in range(count):
+        start = near[k % len(near)].plan if k % 2 else SharePlan()
+        parameters = encoding.encode(start)
+        slots = rng.permutation(len(encoding.slots))
+        for slot in slots[: int(rng.integers(1, 3)) if k % 2 else None]:
+            choices = list(encoding.slots[slot].choices)
+            parameters[encoding.slots[slot].name] = choices[rng.integers(len(choices))]
+        drawn_plans.append(valuer.predict(encoding.decode(parameters)))
+    return drawn_plans
+
+
+def test_what_is_out_of_reach_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("search.study.exact.branch_and_bound.LOOKED_AT_MOST", 1_000)
+    monkeypatch.setattr("search.study.exact.branch_and_bound.COUNTED_AT_MOST", 100)
+    with pytest.raises(TooLarge, match="1,000 half decided plans were looked at and more remain"):
+        exact_front(large(0))
+    with pytest.raises(TooLarge, match=r"cannot be counted.* and at most 100 are gone through"):
+        count_plans(large(0))
+
+
+def test_plans_of_real_networks_are_valued_as_the_cost_model_and_the_proxy_do(
+    street: Deployment,
+) -> None:
+    shares = shares_of(pairs_of(street.facts).legal, street.facts, (IDENTITY, LINEAR, LOW_RANK))
+    rng = np.random.default_rng(1)
+    problem = Problem(
+        street.facts, {s: float(k) for s, k in zip(shares, rng.random(len(shares)), strict=True)}
+    )
+    walks, valuer = Walks(problem), Valuer(problem)
+    picks = np.array(
+        [rng.choice([NOTHING, *walks.landing(k)], 800) for k in range(len(walks.segments))]
+    )
+    values = walks.value(picks)
+    assert 80 < values.acyclic.sum() < 800
+    for k in range(800):
+        plan = walks.plan(picks[:, k])
+        if not values.acyclic[k]:
+            with pytest.raises(BadPlan, match="cycle"):
+                liveness(plan, problem.layouts)
+            continue
+        assert canonical(plan, problem.layouts) == plan, "every chosen share is live"
+        known = valuer.predict(plan)
+        assert known.bytes == values.bytes[k]
+        assert known.proxy == pytest.approx(values.quality[k], abs=ROUNDING)
+        assert known.worst == pytest.approx(values.worst[k], abs=ROUNDING)

@@ -1,0 +1,136 @@
+"""Trial parameters and plans: what goes in comes out, and every decoded plan means something.
+
+cls, cas:  s0 - s1 - s2 - s3*        det:  s0 - s1* - s2* - s3*        * tap
+"""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import made_up_facts, shares_in
+
+from search.study.search_space import NOTHING, Encoding
+from search.statistics.observed import Observed
+from spaces.errors import BadPlan
+from spaces.model_facts import layouts_of
+from spaces.liveness import canonical, liveness
+from spaces.plan import IDENTITY, LINEAR, Ref, Share, SharePlan
+from spaces.shares import pairs_of, shares_of
+
+
+FACTS = made_up_facts({"cls": 4, "cas": 4, "det": 4}, {"det": (1, 2, 3)})
+LAYOUTS = layouts_of(FACTS)
+SHARES = shares_of(pairs_of(FACTS).legal, FACTS, (IDENTITY, LINEAR))
+SPACE = Encoding(LAYOUTS, SHARES)
+parameters = st.fixed_dictionaries(
+    {slot.name: st.sampled_from(sorted(slot.choices)) for slot in SPACE.slots}
+)
+
+
+def share(donor: str, recipient: str) -> Share:
+    return Share(Ref.parse(recipient), Ref.parse(donor))
+
+
+def nothing() -> dict[str, str]:
+    return {slot.name: NOTHING for slot in SPACE.slots}
+
+
+def test_there_is_one_slot_for_each_tap_of_each_model() -> None:
+    names = [slot.name for slot in SPACE.slots]
+    assert names == ["cls:s3", "cas:s3", "det:s1", "det:s2", "det:s3"]
+
+
+def test_slots_cover_every_share_once_within_the_segment_of_its_tap() -> None:
+    segments = {"cls:s3": "0123", "cas:s3": "0123", "det:s1": "01", "det:s2": "2", "det:s3": "3"}
+    found = []
+    for slot in SPACE.slots:
+        choices = [one for one in slot.choices.values() if one is not None]
+        assert {str(key): one for key, one in slot.choices.items() if one} == {
+            str(one): one for one in choices
+        }
+        stages = {one.recipient.stage[1:] for one in choices}
+        assert stages == set(segments[slot.name])
+        found += choices
+    assert sorted(found) == sorted(SHARES)
+
+
+def test_the_slots_of_real_networks_cover_their_taps(mixed: Observed) -> None:
+    facts = mixed.deployment.facts
+    space = Encoding(layouts_of(facts), shares_in(mixed))
+    assert [slot.name for slot in space.slots] == [
+        "cls:pool", "det:blocks.2", "det:blocks.4", "det:blocks.6",
+    ]  # fmt: skip
+
+
+def test_the_size_is_the_number_of_combinations() -> None:
+    few = Encoding(LAYOUTS, SHARES[:7])
+    assert few.size == len(list(product(*(slot.choices for slot in few.slots))))
+
+
+def test_without_shares_there_is_one_plan() -> None:
+    space = Encoding(LAYOUTS, [])
+    assert (space.slots, space.size, space.decode({})) == ((), 1, SharePlan())
+
+
+def test_nothing_decodes_to_nothing() -> None:
+    assert SPACE.decode(nothing()) == SharePlan()
+    assert SPACE.encode(SharePlan()) == nothing()
+
+
+@settings(max_examples=300)
+@given(parameters)
+def test_every_decoded_plan_is_canonical_and_without_cycles(chosen: dict[str, str]) -> None:
+    plan = SPACE.decode(chosen)
+    liveness(plan, LAYOUTS)  # raises BadPlan for a cycle
+    assert canonical(plan, LAYOUTS) == plan
+    assert set(plan.shares) <= {slot.choices[chosen[slot.name]] for slot in SPACE.slots}
+
+
+@settings(max_examples=300)
+@given(parameters)
+def test_a_decoded_plan_encodes_to_parameters_that_decode_to_it(chosen: dict[str, str]) -> None:
+    plan = SPACE.decode(chosen)
+    assert SPACE.decode(SPACE.encode(plan)) == plan
+
+
+@settings(max_examples=300)
+@given(parameters)
+def test_parameters_that_make_sense_as_they_stand_are_decoded_as_they_stand(
+    chosen: dict[str, str],
+) -> None:
+    picked = [slot.choices[chosen[slot.name]] for slot in SPACE.slots]
+    plan = SharePlan(tuple(one for one in picked if one is not None))
+    try:
+        wanted = canonical(plan, LAYOUTS)
+    except BadPlan:
+        return
+    assert SPACE.decode(chosen) == wanted
+
+
+def test_a_share_that_would_close_a_cycle_is_left_out() -> None:
+    forth, back = share("cas:s3", "cls:s2"), share("cls:s3", "cas:s2")
+    with pytest.raises(BadPlan):
+        canonical(SharePlan((forth, back)), LAYOUTS)
+    chosen = {**nothing(), "cls:s3": str(forth), "cas:s3": str(back)}
+    assert SPACE.decode(chosen) == SharePlan((forth,))
+
+
+def test_a_later_share_may_break_a_cycle_open() -> None:
+    shares = share("det:s2", "cls:s1"), share("cls:s2", "det:s1"), share("cls:s0", "det:s2")
+    plan = SharePlan(shares)
+    assert canonical(plan, LAYOUTS) == plan
+    assert SPACE.decode(SPACE.encode(plan)) == plan
+
+
+def test_shares_that_the_space_does_not_hold_are_left_out() -> None:
+    space = Encoding(LAYOUTS, [one for one in SHARES if one.recipient.model == "cls"])
+    known, other = share("cas:s1", "cls:s1"), share("cas:s1", "det:s1")
+    assert space.decode(space.encode(SharePlan((known, other)))) == SharePlan((known,))
+
+
+def test_the_fingerprint_is_of_what_the_parameters_mean() -> None:
+    assert Encoding(LAYOUTS, SHARES).fingerprint == SPACE.fingerprint
+    assert Encoding(LAYOUTS, SHARES[1:]).fingerprint != SPACE.fingerprint

@@ -1,0 +1,205 @@
+"""What everything of a kind must do; each suite is run for every entry of its registry."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import replace
+from itertools import product
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+from tiny import World, shares_in
+
+from search.metrics.base import Metric
+from search.statistics.observed import Observed
+from search.study.pareto import nondominated
+from search.study.problem import Problem
+from search.study.optimize import NoSuchStudy, StudySettings, explore, join
+from search.study.claims import Claims
+from search.study.storage import open_store
+from search.study.objectives import NotMeasuredHere, Valued, Valuer
+from spaces.plan import IDENTITY, LINEAR, AdapterSpec, Share, SharePlan
+
+ADAPTERS = (IDENTITY, LINEAR, AdapterSpec("linear", 2))
+EPS = 1e-6
+
+
+class MetricContract:
+    """A metric gives every share a finite number: 1 is best, and the same each time."""
+
+    metric: Metric
+
+    def test_every_share_gets_a_finite_number_of_at_most_one(
+        self, pair: Observed, mixed: Observed
+    ) -> None:
+        for observed, step in ((pair, 1), (mixed, 7)):
+            shares = shares_in(observed, *ADAPTERS)[::step]
+            values = self.metric.similarities(observed, shares)
+            assert list(values) == list(shares)
+            assert all(math.isfinite(v) and v <= 1 + EPS for v in values.values())
+
+    def test_not_every_share_is_worth_the_same(self, pair: Observed) -> None:
+        values = self.metric.similarities(pair, shares_in(pair))
+        assert max(values.values()) - min(values.values()) > 0.3
+
+    def test_the_numbers_are_the_same_each_time(self, mixed: Observed) -> None:
+        shares = shares_in(mixed)[::12]
+        once, twice = (self.metric.similarities(mixed, shares) for _ in range(2))
+        assert once == twice
+
+    def test_a_number_does_not_depend_on_the_other_shares(self, pair: Observed) -> None:
+        shares = shares_in(pair, *ADAPTERS)
+        together = self.metric.similarities(pair, shares)
+        for share in shares[::37]:
+            alone = self.metric.similarities(pair, [share])
+            assert alone == {share: pytest.approx(together[share], abs=1e-5)}
+
+    def test_no_shares_get_no_numbers(self, pair: Observed) -> None:
+        assert self.metric.similarities(pair, []) == {}
+
+    def test_progress_hears_of_every_share_once(self, pair: Observed) -> None:
+        shares: tuple[Share, ...] = shares_in(pair, *ADAPTERS)
+        told: list[int] = []
+        self.metric.similarities(pair, shares, told.append)
+        assert sum(told) == len(shares) and min(told) >= 0
+
+    def test_it_has_a_name_and_a_label(self) -> None:
+        assert self.metric.name.isidentifier() and self.metric.label
+
+
+class SimilarityContract(MetricContract):
+    """A metric that looks at the representations knows a copy when it sees one."""
+
+    def test_a_copy_of_the_recipient_is_worth_one(self, copies: Observed) -> None:
+        same = [s for s in shares_in(copies, IDENTITY) if s.donor.stage == s.recipient.stage]
+        assert len(same) == 16
+        values = self.metric.similarities(copies, same)
+        assert list(values.values()) == [pytest.approx(1, abs=1e-5)] * len(same)
+
+
+class StoreContract:
+    """A store keeps what was valued, and any number of processes share the work through it.
+
+    Each `open_store` is what another process has.
+    """
+
+    where: str
+    problem = World({"a": 3, "b": 2}).within(0.8)
+
+    def settings(self, trials: int, name: str = "made-up") -> StudySettings:
+        return StudySettings(name, self.where, "local", trials, 0)
+
+    def study(self, settings: StudySettings) -> optuna.Study:
+        name = settings.study_name(self.problem)
+        return optuna.load_study(study_name=name, storage=open_store(self.where))
+
+    def claims(self, study: optuna.Study, process: str) -> Claims:
+        """Those of a process on another machine."""
+        claims = Claims(study._storage, study._study_id)
+        claims.me = f"elsewhere/{process}"
+        return claims
+
+    def test_what_was_valued_is_there_for_the_next_process(self) -> None:
+        first = explore(Valuer(self.problem), self.settings(10))
+        told: list[int] = []
+        again = explore(Valuer(self.problem), self.settings(14), (), told.append)
+        assert (first.trials, again.trials, told[0], sum(told)) == (10, 14, 10, 14)
+        assert again.progress[:10] == first.progress
+        assert again.feasible[: len(first.feasible)] == first.feasible
+
+    def test_an_exhausted_space_has_every_plan_once_and_its_true_front(self) -> None:
+        found = explore(Valuer(self.problem), self.settings(1000))
+        plans = every_plan(self.problem)
+        assert found.exhausted and found.trials == len(plans)
+        valuer = Valuer(self.problem)
+        within = [v for v in map(valuer.value, plans) if valuer.feasible(v)]
+        best = nondominated([v.objectives for v in within])
+        assert [v.objectives for v in found.front] == sorted(within[k].objectives for k in best)
+
+    def test_two_searches_in_one_store_do_not_disturb_each_other(self) -> None:
+        alone = explore(Valuer(self.problem), self.settings(12, "one"))
+        explore(Valuer(self.problem), self.settings(20, "two"))
+        assert explore(Valuer(self.problem), self.settings(12, "one")) == alone
+        beaten = self.study(self.settings(0, "two"))
+        assert len(beaten.trials) == 20
+        assert explore(Valuer(self.problem), self.settings(20, "one")).progress[:12] == (
+            alone.progress
+        )
+
+    def test_of_two_processes_that_claim_one_plan_at_most_one_has_it(self) -> None:
+        explore(Valuer(self.problem), self.settings(1))
+        one, other = self.study(self.settings(1)), self.study(self.settings(1))
+        mine, theirs = self.claims(one, "1/0"), self.claims(other, "2/0")
+        first, second = one.ask(), other.ask()
+        assert mine.take(first, "plan")
+        assert not theirs.take(second, "plan")
+        assert theirs.take(second, "another")
+        one.tell(first, state=TrialState.FAIL)
+        assert theirs.take(second, "plan")  # a failed trial lets go of its plan
+        other.tell(second, (1.0, 1.0))
+        assert not mine.take(one.ask(), "plan")
+
+    def test_the_plans_of_a_silent_process_are_free_again(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("search.study.claims.GRACE", 0.05)
+        explore(Valuer(self.problem), self.settings(1))
+        one, other = self.study(self.settings(1)), self.study(self.settings(1))
+        mine, theirs = self.claims(one, "1/0"), self.claims(other, "2/0")
+        assert theirs.take(other.ask(), "plan")
+        mine.fail_the_dead()
+        time.sleep(0.1)
+        mine.fail_the_dead()
+        mine.refresh()
+        assert "plan" not in mine
+
+    def test_a_trial_that_others_took_away_is_neither_told_nor_missed(self) -> None:
+        """A process that was stopped for long goes on: all its plans are valued, each once."""
+        store = self.settings(1).store
+
+        class Slow(Valuer):
+            def value(self, plan: SharePlan) -> Valued:
+                if not self._predicted:  # the first one: meanwhile we are taken for dead
+                    storage = open_store(store)
+                    number = storage.get_all_studies()[0]._study_id
+                    (trial,) = storage.get_all_trials(number, states=(TrialState.RUNNING,))
+                    storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+                return super().value(plan)
+
+        found = explore(Slow(self.problem), self.settings(8))
+        states = [t.state for t in self.study(self.settings(8)).trials]
+        assert found.trials == 8
+        assert states == [TrialState.FAIL, *[TrialState.COMPLETE] * 8]
+
+    def test_who_joins_what_is_no_search_is_told_so(self) -> None:
+        explore(Valuer(self.problem), self.settings(1))
+        optuna.create_study(study_name="foreign", storage=open_store(self.where))
+        known = self.settings(1).study_name(self.problem)
+        with pytest.raises(NoSuchStudy, match=f"'gone' is no study of this store.* {known}"):
+            join(self.where, "gone")
+        with pytest.raises(NoSuchStudy, match="'foreign' was not begun by merge-search"):
+            join(self.where, "foreign")
+        study = self.study(self.settings(1))
+        study.set_user_attr("problem", {**study.user_attrs["problem"], "facts": {"a": 1}})
+        with pytest.raises(NoSuchStudy, match="another version"):
+            join(self.where, known)
+
+    def test_a_measured_latency_is_refused_to_workers_before_any_trial(self) -> None:
+        problem = replace(self.problem, costs=("latency",))
+        explore(Valuer(problem, lambda plan: 1.0), self.settings(3))
+        name = self.settings(3).study_name(problem)
+        with pytest.raises(NotMeasuredHere, match="cannot be joined"):
+            join(self.where, name)
+        study = optuna.load_study(study_name=name, storage=open_store(self.where))
+        assert [t.state for t in study.trials] == [TrialState.COMPLETE] * 3
+
+
+def every_plan(problem: Problem) -> list[SharePlan]:
+    """The space, each plan once."""
+    slots = problem.encoding.slots
+    names = [slot.name for slot in slots]
+    chosen = product(*(slot.choices for slot in slots))
+    plans = (problem.encoding.decode(dict(zip(names, one, strict=True))) for one in chosen)
+    return list(dict.fromkeys(plans))

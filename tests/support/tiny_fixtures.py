@@ -1,0 +1,97 @@
+"""Fixtures over `tiny`; a module that wants them says `pytest_plugins = ["tiny_fixtures"]`."""
+
+from __future__ import annotations
+
+import shutil
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from labelled import Compared, Labelled, compare, labelled
+from safetensors.torch import save_file
+from tiny import (
+    CLASSIFIER,
+    DETECTOR,
+    Ran,
+    Weights,
+    config_data,
+    load_tiny,
+    merged,
+    observe,
+    random_network,
+    run_config,
+    write_config,
+)
+
+from search.statistics.observed import Observed
+from search.tracking.target import Target
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Weights:
+    """(architecture, seed) -> a file with random weights of it, for the classes of the scenes."""
+    folder = tmp_path_factory.mktemp("weights")
+
+    @cache
+    def written(arch: str, seed: int) -> Path:
+        path = folder / f"{arch.replace('/', '-')}-{seed}.safetensors"
+        save_file(random_network(arch, seed).state_dict(), path)
+        return path
+
+    return written
+
+
+@pytest.fixture(scope="session")
+def pair(weights: Weights) -> Observed:
+    """Two classifiers of other weights."""
+    return observe(load_tiny(weights, {"a": (CLASSIFIER, 1), "b": (CLASSIFIER, 2)}))
+
+
+@pytest.fixture(scope="session")
+def copies(weights: Weights) -> Observed:
+    """Two copies of one classifier."""
+    return observe(load_tiny(weights, {"a": (CLASSIFIER, 1), "b": (CLASSIFIER, 1)}))
+
+
+@pytest.fixture(scope="session")
+def mixed(weights: Weights) -> Observed:
+    """A classifier and a detector."""
+    return observe(load_tiny(weights, {"cls": (CLASSIFIER, 1), "det": (DETECTOR, 3)}), count=28)
+
+
+@pytest.fixture(scope="session")
+def tiny_run(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    """One whole run of the tiny config, for all tests that only look at what it left."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        folder = tmp_path_factory.mktemp("tiny-run")
+        return run_config(write_config(folder, config_data(weights)))
+
+
+@pytest.fixture
+def data(weights: Weights) -> dict[str, Any]:
+    """A config quick enough to be run several times."""
+    changes = {"search.trials": 12, "verify.shortlist": 3, "verify.candidates": 2}
+    return merged(config_data(weights), changes)
+
+
+@pytest.fixture(scope="session")
+def known(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Labelled:
+    """Two classifiers and pictures that both know; the folder's cache serves every run there."""
+    return labelled(weights, tmp_path_factory.mktemp("labelled"))
+
+
+@pytest.fixture(scope="session")
+def tiny_league(known: Labelled) -> Compared:
+    """One whole comparison of guides, for all tests that only look at what it left."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        return compare(known, known.labels)
+
+
+@pytest.fixture
+def local(tiny_run: Ran, tmp_path: Path) -> Target:
+    """A sqlite store of one's own; a copy, as MLflow takes seconds to make a new one."""
+    store = shutil.copy(tiny_run.config.base / "out" / "mlflow.db", tmp_path / "mlflow.db")
+    return Target(f"sqlite:///{store}", "local", (tmp_path / "artifacts").as_uri())
