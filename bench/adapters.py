@@ -28,18 +28,19 @@ import torch
 from guides import DATA, SEED, configured, split_photos
 from torch import Tensor, nn
 
+from search.data.class_labels import csv_truth
+from search.data.frames import FrameSet, Subset, batches, split
+from search.data.ground_truth import ClassTruth
+from search.metrics.registry import METRICS
+from search.pipelines.prepare import load_deployment, observe
+from search.statistics.observed import Observed
+from search.statistics.similarity import LAMBDAS
 from search.utils.console import Reporter
 from search.utils.files import write_text
-from search.data.frames import FrameSet, Subset, batches, split
-from search.data.class_labels import csv_truth
-from search.metrics.registry import METRICS
-from search.statistics.observed import Deployment, Observed
-from search.pipelines.prepare import load_deployment, observe
-from search.statistics.similarity import LAMBDAS
-from search.data.ground_truth import ClassTruth
 from spaces.adapters import LinearMap, resize
-from spaces.model_facts import layouts_of
+from spaces.deployment import Deployment
 from spaces.liveness import previous
+from spaces.model_facts import layouts_of
 from spaces.plan import LINEAR, AdapterSpec, Ref, Share
 from spaces.shares import shares_of
 from spaces.stages import Grid

@@ -47,19 +47,22 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from rich.console import Console
 from torchvision.ops import batched_nms
 
-from search.evaluation.accuracy import Geometry, coco_map, ranked, top_k
-from search.config.run import RunConfig, load_config
-from search.utils.console import Reporter, megabytes, percent, percents
-from search.deploy.export import ONNX, export
+from search.config.loading import load_config
+from search.config.run import RunConfig
 from search.data.frames import FrameSet, batches
+from search.data.ground_truth import ClassTruth, Truth
+from search.deploy.export import ONNX
+from search.evaluation.accuracy import Geometry, coco_map, ranked, top_k
 from search.evaluation.confidence import Resampling
-from search.statistics.observed import Deployment
+from search.evaluation.evaluate import BASELINE, Bench, kept_by_model, tallies
+from search.evaluation.per_frame import Tally, main_score, scores_of
+from search.pipelines.export import export
 from search.pipelines.prepare import load_deployment, open_truth
 from search.pipelines.run import run
-from search.evaluation.per_frame import Tally, main_score, scores_of
-from search.data.ground_truth import ClassTruth, Truth
-from search.evaluation.evaluate import BASELINE, Bench, kept_by_model, tallies
+from search.utils.console import Reporter
+from search.utils.format import megabytes, percent, percents
 from spaces.bundle import Contents, load_bundle, write_bundle
+from spaces.deployment import Deployment
 from spaces.graph_export import Graph, program_of, write_onnx
 from spaces.inputs import Frame, prepare_batch
 from spaces.merged import MergedModel

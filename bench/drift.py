@@ -37,16 +37,16 @@ import torch
 from safetensors.numpy import load_file, save_file
 from scipy.stats import binomtest, ks_2samp
 
-from search.config.run import load_config
-from search.utils.console import Reporter
-from search.drift.frame_features import VIEWS, Description, describe, models_key
-from search.drift.detection import RATE, compare
-from search.utils.files import replacing
+from search.config.loading import load_config
 from search.data.frames import FrameSet, RenderedScenes, Sampling, Subset, folder_frames, spans
-from search.statistics.observed import Deployment
-from search.pipelines.prepare import load_deployment
-from search.drift.reference import ENOUGH, Reference, Sample
 from search.data.synthetic.scenes import SceneSettings
+from search.drift.detection import RATE, compare
+from search.drift.frame_features import VIEWS, Description, describe, models_key
+from search.drift.reference import ENOUGH, Reference, Sample
+from search.pipelines.prepare import load_deployment
+from search.utils.console import Reporter
+from search.utils.files import replacing
+from spaces.deployment import Deployment
 
 ROOT = Path(__file__).parent.parent
 CLIPS = Path(os.environ.get("MERGE_SEARCH_DATA", "../shared/data")) / "cameras"

@@ -34,25 +34,26 @@ import optuna
 import yaml
 from rich.console import Console
 
-from search.config.run import SearchConfig, load_config
-from search.utils.console import Reporter
-from search.study.exact.branch_and_bound import count_plans, exact_front
-from search.study.pareto import hypervolume
+from search.config.loading import load_config
+from search.config.search import SearchConfig
 from search.pipelines.prepare import load_deployment, observe, pose, similarities
-from search.study.problem import Limits, Problem, SamplerName
 from search.report.figures import save_figure
-from search.study.smallest_plan import smallest
-from search.study.warm_start import by_bytes, greedy, starting_plans
-from search.study.optimize import StudySettings, explore
-from search.study.samplers import sampler_named
-from search.study.storage import open_store
+from search.study.exact.branch_and_bound import count_plans, exact_front
 from search.study.objectives import Valued, Valuer
+from search.study.optimize import StudySettings, explore
+from search.study.pareto import hypervolume
+from search.study.problem import Limits, Problem, SamplerName
+from search.study.samplers import sampler_named
+from search.study.smallest_plan import smallest
+from search.study.storage import open_store
+from search.study.warm_start import by_bytes, greedy, starting_plans
+from search.utils.console import Reporter
 from spaces.activations import Footprint
-from spaces.cost import CostModel
-from spaces.model_facts import ModelFacts
-from spaces.inputs import FieldOfView
-from spaces.plan import LINEAR, Share, SharePlan
 from spaces.consumers import HEAD
+from spaces.cost import CostModel
+from spaces.inputs import FieldOfView
+from spaces.model_facts import ModelFacts
+from spaces.plan import LINEAR, Share, SharePlan
 from spaces.shares import pairs_of, shares_of
 from spaces.stages import Layout, StageFacts
 

@@ -24,9 +24,12 @@ from pathlib import Path
 
 import numpy as np
 
-from search.report import metric_comparison_figures
 from search.config.run import RunConfig
-from search.utils.console import Reporter
+from search.data.class_labels import csv_truth
+from search.data.frames import Subset
+from search.data.ground_truth import Truth, part_of
+from search.evaluation.evaluate import Bench, accuracy, steps_to_verify
+from search.evaluation.per_frame import main_score
 from search.pipelines.correlate import (
     Guides,
     Measured,
@@ -35,19 +38,16 @@ from search.pipelines.correlate import (
     measure_parts,
     value_shares,
 )
-from search.utils.files import write_text
-from search.data.frames import Subset
-from search.data.class_labels import csv_truth
+from search.pipelines.prepare import load_deployment, observe
+from search.report import metric_comparison_figures
 from search.results.metric_comparison import PARTS, Part, Table
 from search.statistics.observed import Observed
-from search.pipelines.prepare import load_deployment, observe
 from search.study.proxy import upstream
-from search.evaluation.per_frame import main_score
-from search.data.ground_truth import Truth, part_of
-from search.evaluation.evaluate import Bench, accuracy, steps_to_verify
+from search.utils.console import Reporter
+from search.utils.files import write_text
 from spaces.errors import BadPlan
-from spaces.model_facts import layouts_of
 from spaces.liveness import Layouts, canonical
+from spaces.model_facts import layouts_of
 from spaces.plan import LINEAR, Ref, Share, SharePlan
 from spaces.shares import shares_of
 

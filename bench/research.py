@@ -42,20 +42,21 @@ from fronts import ROOT
 from numpy.typing import NDArray
 from PIL import Image
 
-from search.config.run import RunConfig, load_config
-from search.utils.console import Reporter
-from search.utils.files import make_folder
+from search.config.loading import load_config
+from search.config.run import RunConfig
 from search.data.frames import RenderedScenes, Subset
-from search.statistics.observed import Observed
-from search.metrics.fidelity import fidelity_alone
-from search.study.pareto import front, hypervolume
-from search.pipelines.prepare import load_deployment, observe, open_frames, pose, similarities
-from search.study.problem import Problem
 from search.data.synthetic.scenes import SceneSettings
+from search.metrics.fidelity import fidelity_alone
+from search.pipelines.prepare import load_deployment, observe, open_frames, pose, similarities
+from search.statistics.observed import Observed
+from search.study.objectives import Valuer
+from search.study.optimize import Explored, StudySettings, explore
+from search.study.pareto import front, hypervolume
+from search.study.problem import Problem
 from search.study.smallest_plan import smallest
 from search.study.warm_start import starting_plans
-from search.study.optimize import Explored, StudySettings, explore
-from search.study.objectives import Valuer
+from search.utils.console import Reporter
+from search.utils.files import make_folder
 from spaces.plan import Share, SharePlan
 
 SEEDS = range(5)

@@ -45,13 +45,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from search.utils.console import Reporter
 from search.data.frames import ImageFiles, Sampling, Subset, folder_frames, spans
-from search.statistics.streaming import Moments, Pass, PassSettings
 from search.statistics.similarity import Statistics
-from spaces.model_facts import ModelFacts, survey_all
+from search.statistics.streaming import Moments, Pass, PassSettings
+from search.utils.console import Reporter
 from spaces.batchnorm_fusion import fused
 from spaces.merged import Models
+from spaces.model_facts import ModelFacts, survey_all
 from spaces.plan import LINEAR, Ref
 from spaces.shares import Pair, Pairs, pairs_of, shares_of
 from spaces.stages import StagedModel

@@ -32,15 +32,15 @@ import numpy as np
 from numpy.typing import NDArray
 from research import FRAMES, WINDOW, changed_camera, configured, searched, written
 
-from search.evaluation.bootstrap import interval
-from search.utils.console import Reporter
 from search.data.frames import RenderedScenes
-from search.metrics.base import silent
-from search.statistics.observed import Observed
 from search.data.synthetic.scenes import SceneSettings
+from search.evaluation.bootstrap import interval
 from search.evaluation.bundles import ByAnswers
-from search.evaluation.per_frame import Tally, main_name, means_known
 from search.evaluation.evaluate import Bench, tallies
+from search.evaluation.per_frame import Tally, main_name, means_known
+from search.statistics.observed import Observed
+from search.utils.console import Reporter
+from search.utils.progress import silent
 from spaces.plan import SharePlan
 
 SEED, PLANS, FRESH = 0, 10, 512

@@ -41,19 +41,19 @@ from fronts import DATA, LITE, ROOT
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from search.config.run import RunConfig, load_config
-from search.utils.console import Reporter
-from search.study.exact.branch_and_bound import exact_front
-from search.data.frames import Sampling, Subset
+from search.config.loading import load_config
+from search.config.run import RunConfig
 from search.data.class_labels import csv_truth
-from search.statistics.observed import Deployment
-from search.study.pareto import spread
-from search.pipelines.prepare import load_deployment, observe, open_truth, pose, similarities
-from search.results.search_result import mean_known
-from search.evaluation.per_frame import Scores
+from search.data.frames import Sampling, Subset
 from search.data.ground_truth import ClassTruth, Truth
 from search.evaluation.evaluate import BASELINE, Bench, accuracy, fidelity
+from search.evaluation.per_frame import Scores, mean_known
+from search.pipelines.prepare import load_deployment, observe, open_truth, pose, similarities
+from search.study.exact.branch_and_bound import exact_front
+from search.study.pareto import spread
+from search.utils.console import Reporter
 from spaces.adapters import LinearMap
+from spaces.deployment import Deployment
 from spaces.merged import Maps, MergedModel
 from spaces.node import in_order
 from spaces.plan import SharePlan

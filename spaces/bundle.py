@@ -25,9 +25,9 @@ from torch import Tensor, nn
 
 from spaces.adapters import LinearMap
 from spaces.errors import BadInput, BadPlan, MergeSearchError
-from spaces.model_facts import ModelFacts, facts_from_json, facts_to_json
 from spaces.inputs import Frame, InputSpec, boxes_to_frame, prepare_batch
 from spaces.merged import MergedModel
+from spaces.model_facts import ModelFacts, facts_from_json, facts_to_json
 from spaces.plan import Share, SharePlan
 from spaces.precision import Dtype, as_kept, weights_of, widen
 from spaces.stages import Task, bytes_of

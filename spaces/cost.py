@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from itertools import pairwise
 
 from spaces.activations import Footprint, Ledger
-from spaces.model_facts import ModelFacts, layouts_of
-from spaces.map_folding import fold_of
+from spaces.consumers import HEAD
 from spaces.liveness import Liveness, liveness
+from spaces.map_folding import fold_of
 from spaces.merged import Step, running_order
+from spaces.model_facts import ModelFacts, layouts_of
 from spaces.node import Node, tap_nodes
 from spaces.plan import Share, SharePlan
 from spaces.precision import element_bytes
-from spaces.consumers import HEAD
 from spaces.stages import StageFacts
 
 _FLOAT = 4

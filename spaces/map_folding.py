@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from spaces.model_facts import ModelFacts
-from spaces.liveness import Liveness
-from spaces.plan import Ref, Share
 from spaces.consumers import HEAD, Reader
+from spaces.liveness import Liveness
+from spaces.model_facts import ModelFacts
+from spaces.plan import Ref, Share
 
 
 @dataclass(frozen=True)

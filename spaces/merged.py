@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from spaces.adapters import Adapter, LinearMap, build_adapter
+from spaces.consumers import HEAD, folded
 from spaces.errors import BadPlan
-from spaces.model_facts import ModelFacts, layouts_of
-from spaces.map_folding import fold_of
 from spaces.inputs import Frame
 from spaces.liveness import canonical, liveness
+from spaces.map_folding import fold_of
+from spaces.model_facts import ModelFacts, layouts_of
 from spaces.node import Node, in_order, tap_nodes
 from spaces.plan import Ref, Share, SharePlan
-from spaces.consumers import HEAD, folded
 from spaces.stages import StagedModel
 
 Maps = Mapping[Share, LinearMap]

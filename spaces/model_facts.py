@@ -10,9 +10,9 @@ import torch
 from pydantic import TypeAdapter
 
 from spaces.activations import Footprint
+from spaces.consumers import HEAD, Readers, find_readers
 from spaces.inputs import FieldOfView
 from spaces.precision import Dtype, element_bytes, weights_of
-from spaces.consumers import HEAD, Readers, find_readers
 from spaces.stages import (
     Layout,
     StagedModel,

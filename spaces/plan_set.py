@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from spaces.adapters import Adapter, build_adapter
-from spaces.model_facts import ModelFacts, layouts_of
 from spaces.liveness import canonical
 from spaces.merged import Maps, Models, running_order
+from spaces.model_facts import ModelFacts, layouts_of
 from spaces.node import Node, in_order, tap_nodes
 from spaces.plan import Share, SharePlan
 from spaces.stages import StagedModel

@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-import random
 import tempfile
-import warnings
-import zlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 from hypothesis import settings
 from networks import Deployment, Zoo
 from postgres import Postgres
-from safetensors.torch import save_file
-from torch import Tensor, nn
-
 
 # The same examples on every machine, and no deadline: a network is slow the first time it runs.
 settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=50)

@@ -11,7 +11,7 @@ import yaml
 from click.testing import CliRunner
 
 from search.cli.main import main
-from search.config.run import load_config
+from search.config.loading import load_config
 from search.config.watch import WatchConfig
 
 ROOT = Path(__file__).parent.parent

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from threading import Event
 
-from search.cameras.sources import Camera, CameraFault, StreamCamera, tell
 from search.cameras.recordings import Footage
+from search.cameras.sources import Camera, CameraFault, StreamCamera, tell
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,10 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from search.cameras.sources import Cursor, Seen
-from search.utils.files import CannotWrite, write_bytes, write_json
-from search.data.frames import read_image
 from search.cameras.deduplication import GreyPicture, grey_picture, near_identical
+from search.cameras.sources import Cursor, Seen
+from search.data.frames import read_image
+from search.utils.files import CannotWrite, write_bytes, write_json
 from spaces.errors import MergeSearchError
 from spaces.inputs import Frame
 

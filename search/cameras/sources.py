@@ -15,9 +15,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from search.cameras.video import BadVideo, frames_of_file, frames_of_stream
 from search.data.frames import IMAGE_SUFFIXES, BadFrames, read_image
 from search.data.synthetic.scenes import SceneSettings, render
-from search.cameras.video import BadVideo, frames_of_file, frames_of_stream
 from spaces.errors import MergeSearchError
 from spaces.inputs import Frame
 

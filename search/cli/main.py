@@ -13,8 +13,8 @@ from search.cli import app
 
 if TYPE_CHECKING:  # imported where they are wanted: help is there at once
     from search.utils.console import Reporter
-    from search.watch.workspace import Post
     from search.utils.schedule import Due
+    from search.watch.workspace import Post
 
 CONFIG = click.argument("config", type=click.Path(path_type=Path))
 SET = click.option(
@@ -65,7 +65,7 @@ def run(config: Path, overrides: tuple[str, ...]) -> None:
     """
     reporter = app.reporter()
     with reporter.working("starting"):
-        from search.config.run import load_config
+        from search.config.loading import load_config
         from search.pipelines.run import run as run_search
 
         loaded = load_config(config, overrides)
@@ -137,8 +137,8 @@ def verify(
     """
     reporter = app.reporter()
     with reporter.working("starting"):
-        from search.pipelines.verify_inputs import FreshData
         from search.pipelines.verify import verify_again
+        from search.pipelines.verify_inputs import FreshData
 
         data = FreshData.parse(labels, images, classes, frames)
     with app.leaving(out / "verify" / "verified.json"):
@@ -180,7 +180,7 @@ def exact(config: Path, overrides: tuple[str, ...]) -> None:
     """
     reporter = app.reporter()
     with reporter.working("starting"):
-        from search.config.run import load_config
+        from search.config.loading import load_config
         from search.pipelines.exact import FILE, measure_exactly
 
         loaded = load_config(config, overrides)
@@ -201,7 +201,7 @@ def similarity(config: Path, overrides: tuple[str, ...], metric: str | None) -> 
     """
     reporter = app.reporter()
     with reporter.working("starting"):
-        from search.config.run import load_config
+        from search.config.loading import load_config
         from search.pipelines.prepare import load_deployment, observe, open_frames, similarities
         from search.report.console_tables import show_similarity
 
@@ -231,7 +231,7 @@ def correlate(config: Path, overrides: tuple[str, ...]) -> None:
     """
     reporter = app.reporter()
     with reporter.working("starting"):
-        from search.config.run import load_config
+        from search.config.loading import load_config
         from search.pipelines.correlate import FOLDER
         from search.pipelines.correlate import correlate as compare_guides
 
@@ -272,9 +272,9 @@ def measure(config: Path, overrides: tuple[str, ...], shard: str) -> None:
     """
     reporter = app.reporter()
     with reporter.working("starting"):
-        from search.config.run import load_config
-        from search.statistics.streaming import Shard
+        from search.config.loading import load_config
         from search.pipelines.shards import measure_shard
+        from search.statistics.streaming import Shard
 
         part = Shard.parse(shard)
         loaded = load_config(config, overrides)
@@ -293,7 +293,7 @@ def merge(config: Path, files: tuple[Path, ...], overrides: tuple[str, ...]) -> 
     """
     reporter = app.reporter()
     with reporter.working("starting"):
-        from search.config.run import load_config
+        from search.config.loading import load_config
         from search.pipelines.shards import merge_shards
 
         loaded = load_config(config, overrides)
@@ -321,7 +321,7 @@ def export(out: Path, plan: str | None, folder: Path, formats: tuple[str, ...]) 
     reporter = app.reporter()
     with reporter.working("starting"):
         from search.deploy.export import FORMATS
-        from search.deploy.export import export as export_plan
+        from search.pipelines.export import export as export_plan
 
     wanted = [known for known in FORMATS if known in formats]
     export_plan(out, plan, folder, wanted, reporter)
@@ -421,11 +421,11 @@ def watch(
     """
     reporter = app.reporter()
     with reporter.working("starting"):
-        from search.config.run import load_config
-        from search.watch.workspace import Post
+        from search.config.loading import load_config
         from search.utils.schedule import Due, SystemClock
         from search.watch.daemon import RoundProcess, only_one
         from search.watch.daemon import watch as keep_watch
+        from search.watch.workspace import Post
 
         post = Post(load_config(config, overrides))
         schedule = post.asked.due_times()
@@ -441,8 +441,8 @@ def watch(
 
 
 def _round(post: Post, due: Due, reporter: Reporter) -> NoReturn:
-    from search.watch.round import do_round
     from search.results.rounds import EXIT_CODES
+    from search.watch.round import do_round
 
     ended = do_round(post.config, due, reporter)
     app.answer(post.history.file(ended.number).read_bytes())
@@ -461,7 +461,7 @@ def history(config: Path, overrides: tuple[str, ...], last: int) -> None:
     """
     reporter = app.reporter()
     with reporter.working("starting"):
-        from search.config.run import load_config
+        from search.config.loading import load_config
         from search.utils.files import json_bytes
         from search.watch.history_table import show_history
         from search.watch.workspace import Post
@@ -489,7 +489,7 @@ def promote(config: Path, overrides: tuple[str, ...]) -> None:
     """
     reporter = app.reporter()
     with reporter.working("starting"):
-        from search.config.run import load_config
+        from search.config.loading import load_config
         from search.deploy.promotion import promote as promote_challenger
 
         loaded = load_config(config, overrides)
@@ -507,7 +507,7 @@ def rollback(config: Path, overrides: tuple[str, ...], why: str) -> None:
     """
     reporter = app.reporter()
     with reporter.working("starting"):
-        from search.config.run import load_config
+        from search.config.loading import load_config
         from search.deploy.promotion import rollback as roll_back
 
         loaded = load_config(config, overrides)
@@ -526,8 +526,8 @@ def ui(config: Path, overrides: tuple[str, ...], port: int) -> None:
     """
     reporter = app.reporter()
     with reporter.working("starting"):
+        from search.config.loading import load_config
         from search.tracking import client
-        from search.config.run import load_config
         from search.tracking.target import Target
 
         loaded = load_config(config, overrides)

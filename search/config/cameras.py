@@ -11,8 +11,8 @@ from typing import Annotated
 from pydantic import Field, field_validator, model_validator
 
 from search.cameras.sources import Camera, FolderCamera, SceneCamera, StreamCamera, VideoCamera
-from search.config.scenes import ScenesConfig
 from search.config.base import Positive, Section, exactly_one
+from search.config.scenes import ScenesConfig
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 

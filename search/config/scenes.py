@@ -6,8 +6,8 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from search.data.synthetic.scenes import SceneSettings
 from search.config.base import Section, Share01
+from search.data.synthetic.scenes import SceneSettings
 
 
 class ScenesConfig(Section):

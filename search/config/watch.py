@@ -6,9 +6,9 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
+from search.config.base import Positive, Section, Share01, exactly_one
 from search.config.cameras import CameraConfig
 from search.utils.schedule import Schedule
-from search.config.base import Positive, Section, Share01, exactly_one
 
 SMALLEST_WINDOW = 32
 """Fewer frames are too few to know a camera by."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from search.utils.console import MEGABYTE, percent
-from search.results.search_result import CandidateRecord, PlanRecord, Result
-from search.report.score_text import score_name
 from search.evaluation.per_frame import main_score
+from search.report.score_text import score_name
+from search.results.search_result import CandidateRecord, PlanRecord, Result
+from search.utils.format import MEGABYTE, percent
 from spaces.plan import SharePlan
 from spaces.zoo import ModelSpec, licence_of
 

@@ -19,9 +19,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from search.utils.files import CannotWrite, link_or_copy, replacing_folder, write_json
-from search.results.rounds import Verdict
 from search.results.registered_plan import Standing
+from search.results.rounds import Verdict
+from search.utils.files import CannotWrite, link_or_copy, replacing_folder, write_json
 from spaces.bundle import BUNDLE, bundle_id, read_contents
 from spaces.errors import MergeSearchError
 from spaces.plan import SharePlan

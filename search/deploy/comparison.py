@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
+from search.evaluation.bundles import Lead, Measure
 from search.results.registered_plan import Standing
-
-Measure = Literal["truth", "fidelity"]
-Lead = tuple[float, float, float]
-"""How much better one plan is than another: the difference, and its 95% interval."""
 
 
 @dataclass(frozen=True)

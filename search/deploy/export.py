@@ -15,13 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from search.deploy.bundle_card import CARD, card
 from search.config.run import RunConfig
-from search.utils.console import Reporter, megabytes
-from search.utils.files import replacing_folder
-from search.statistics.observed import Observed
-from search.pipelines.finished_run import Finished
+from search.deploy.bundle_card import CARD, card
 from search.results.search_result import PlanRecord, Result
+from search.statistics.observed import Observed
+from search.utils.files import replacing_folder
+from search.utils.format import megabytes
 from spaces.bundle import BUNDLE, Bundle, Contents, load_bundle, write_bundle
 from spaces.errors import MergeSearchError
 from spaces.graph_export import (
@@ -66,26 +65,6 @@ class Source:
         return [frames[k] for k in range(min(CHECKED_FRAMES, len(frames)))]
 
 
-def export(
-    out: Path, plan: str | None, folder: Path, formats: Sequence[Format], reporter: Reporter
-) -> None:
-    """Write a plan that the run in OUT has found, by default the chosen one, to a folder.
-
-    Raises:
-        NoSuchRun, NoSuchPlan: there is none of that name.
-        CannotWrite: the folder is somebody else's, or cannot be written.
-        MergeSearchError: anything else the user can put right.
-    """
-    finished = Finished.at(out)
-    record = finished.plan(plan)
-    source = Source(finished.config, finished.result, finished.observe(reporter))
-    reporter.step(f"Bundle of plan {record.hash}")
-    with reporter.working("bundle"):
-        checks = write(source, record, folder, formats)
-    for check in checks:
-        reporter.say(f"  {check}")
-
-
 def write(
     source: Source, record: PlanRecord, folder: Path, formats: Sequence[Format]
 ) -> list[str]:
@@ -110,7 +89,9 @@ def write(
         (part / CARD).write_text(text, encoding="utf-8")
         for name, needed in EXAMPLES.items():
             if not needed or needed in formats:
-                example = files("search.deploy").joinpath("examples", name).read_text(encoding="utf-8")
+                example = (
+                    files("search.deploy").joinpath("examples", name).read_text(encoding="utf-8")
+                )
                 (part / name).write_text(example, encoding="utf-8")
     return checks
 

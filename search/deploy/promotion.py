@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from search.tracking import client
-from search.config.run import PromotionConfig, RunConfig
-from search.utils.console import Reporter, megabytes, percent, percents
-from search.deploy.comparison import Contest, Lead, Measure
-from search.study.problem import Limits
+from search.config.run import RunConfig
+from search.config.search import PromotionConfig
+from search.deploy.comparison import Contest
+from search.evaluation.bundles import Lead, Measure
 from search.results.registered_plan import Standing
+from search.study.problem import Limits
+from search.tracking import client
 from search.tracking.target import Target
+from search.utils.console import Reporter
+from search.utils.format import megabytes, percent, percents
 from spaces.errors import MergeSearchError
 
 

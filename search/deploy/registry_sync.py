@@ -10,15 +10,15 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from search.tracking import client
-from search.utils.timing import this_moment
 from search.config.run import RunConfig
-from search.utils.console import Reporter
-from search.results.search_result import BUNDLE_FOLDER
 from search.deploy.champion import Champion, Service
 from search.results.registered_plan import Standing
-from search.tracking.target import Target
+from search.results.search_result import BUNDLE_FOLDER
+from search.tracking import client
 from search.tracking.registry import Entry, Registry
+from search.tracking.target import Target
+from search.utils.console import Reporter
+from search.utils.timing import this_moment
 from spaces.bundle import holds_bundle
 
 

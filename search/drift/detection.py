@@ -12,8 +12,8 @@ from functools import lru_cache
 
 from scipy.stats import ks_2samp, kstwo
 
-from search.drift.frame_features import Description, View
 from search.data.frames import BadFrames
+from search.drift.frame_features import Description, View
 from search.drift.reference import BadReference, Reference, Sample, Vector
 
 RATE = 0.05

@@ -19,7 +19,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from search.data.frames import BadFrames, FrameSet, batches
 from search.statistics.streaming import BadRepresentation
-from search.statistics.observed import Deployment
+from spaces.deployment import Deployment
 from spaces.merged import inputs_of
 from spaces.stages import StagedModel
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from search.drift.frame_features import Description, Matrix, View
 from search.data.frames import BadFrames
+from search.drift.frame_features import Description, Matrix, View
 from spaces.errors import MergeSearchError
 
 Vector = NDArray[np.float64]

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from search.evaluation.average_precision import match
 from search.data.frames import FrameSet
-from search.evaluation.per_frame import BoxTally, ClassTally
 from search.data.ground_truth import BoxTruth, ClassTruth
+from search.evaluation.average_precision import match
+from search.evaluation.per_frame import BoxTally, ClassTally
 from spaces.inputs import InputSpec, boxes_to_frame
 
 Ranked = NDArray[np.int64]

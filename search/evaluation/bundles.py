@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from search.evaluation.bootstrap import Vector, interval
-from search.deploy.comparison import Lead
 from search.data.frames import FrameSet
-from search.evaluation.confidence import Resampling
-from search.metrics.base import silent
-from search.results.search_result import mean_known
-from search.evaluation.per_frame import Tallies, Tally, main_score, scores_of
 from search.data.ground_truth import Truth
+from search.evaluation.bootstrap import Vector, interval
+from search.evaluation.confidence import Resampling
 from search.evaluation.evaluate import (
     BASELINE,
     Answering,
@@ -31,6 +28,8 @@ from search.evaluation.evaluate import (
     tallies,
     tally,
 )
+from search.evaluation.per_frame import Tallies, Tally, main_score, mean_known, scores_of
+from search.utils.progress import silent
 from spaces.bundle import Bundle
 from spaces.inputs import Frame
 from spaces.plan_set import Output, PlanSet
@@ -134,3 +133,10 @@ def _tallied(
 def _by_model(collected: Collected) -> dict[str, Answers]:
     """Where each model has one answer."""
     return {name: answers for (name, _), answers in collected.answers.items()}
+
+
+Measure = Literal["truth", "fidelity"]
+
+
+Lead = tuple[float, float, float]
+"""How much better one plan is than another: the difference, and its 95% interval."""

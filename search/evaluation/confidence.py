@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from search.data.ground_truth import Truth
 from search.evaluation.bootstrap import DRAWS, Vector, draws, interval
 from search.evaluation.per_frame import Tallies, Tally, main_name, main_score, means_known
-from search.data.ground_truth import Truth
 
 Intervals = dict[str, dict[str, list[float]]]
 """By model and score: [low, high], or [difference, low, high]."""

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from search.data.frames import FrameSet, batches
+from search.data.ground_truth import BoxTruth, ClassTruth, Truth
 from search.evaluation.accuracy import (
     Geometry,
     boxes_of,
@@ -19,15 +21,13 @@ from search.evaluation.accuracy import (
     ranked,
     top_k,
 )
-from search.data.frames import FrameSet, batches
 from search.evaluation.per_frame import Scores, Tally, main_score, scores_of
-from search.data.ground_truth import BoxTruth, ClassTruth, Truth
-from spaces.model_facts import ModelFacts
 from spaces.inputs import Frame
 from spaces.merged import Maps, Models
+from spaces.model_facts import ModelFacts
 from spaces.plan import SharePlan
-from spaces.stages import StagedModel
 from spaces.plan_set import Output, PlanSet
+from spaces.stages import StagedModel
 
 Progress = Callable[[int], None]
 Answers = NDArray[Any]

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from search.statistics.observed import Observed
 from spaces.adapters import LinearMap
-from spaces.model_facts import layouts_of
 from spaces.liveness import canonical
 from spaces.merged import MergedModel
+from spaces.model_facts import layouts_of
 from spaces.plan import Share, SharePlan
 
 

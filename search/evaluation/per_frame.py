@@ -103,3 +103,9 @@ def means_known(values: Matrix) -> Vector:
     known = np.isfinite(values)
     total = np.where(known, values, 0).sum(0)
     return np.where(known.any(0), total / np.maximum(known.sum(0), 1), np.nan)
+
+
+def mean_known(fidelity: Mapping[str, float | None]) -> float | None:
+    """Mean over the models whose fidelity is known; None if none is."""
+    known = [value for value in fidelity.values() if value is not None]
+    return sum(known) / len(known) if known else None

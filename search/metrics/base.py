@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
 from search.statistics.observed import Observed
+from search.utils.progress import Progress, silent
 from spaces.plan import Share
-
-Progress = Callable[[int], None]
-
-
-def silent(done: int) -> None:
-    """Progress that nobody watches."""
 
 
 class Metric(ABC):

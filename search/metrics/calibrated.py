@@ -8,9 +8,10 @@ from typing import TypeVar
 
 import numpy as np
 
-from search.metrics.base import Metric, Progress, silent
-from search.statistics.observed import Observed
+from search.metrics.base import Metric
 from search.metrics.fidelity import fidelity_alone
+from search.statistics.observed import Observed
+from search.utils.progress import Progress, silent
 from spaces.model_facts import layouts_of
 from spaces.plan import LINEAR, Ref, Share
 from spaces.shares import Pair, shares_of

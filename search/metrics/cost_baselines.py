@@ -6,8 +6,9 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from math import prod
 
-from search.metrics.base import Lookup, Metric, Progress, silent
+from search.metrics.base import Lookup, Metric
 from search.statistics.observed import Observed
+from search.utils.progress import Progress, silent
 from spaces.cost import CostModel
 from spaces.plan import Share, SharePlan
 

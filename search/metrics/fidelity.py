@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from search.metrics.fidelity_cache import Agreement, means
 from search.data.frames import Sampling, Subset, batches
-from search.metrics.base import Metric, Progress, silent
+from search.metrics.base import Metric
+from search.metrics.fidelity_cache import Agreement, means
 from search.statistics.observed import Observed, Part
+from search.utils.progress import Progress, silent
 from spaces.plan import Share, SharePlan
 from spaces.plan_set import Output, PlanSet
 

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from search.data.frames import FrameSet, batches
-from search.metrics.base import Metric, Progress, silent
-from search.statistics.streaming import Matrix
+from search.metrics.base import Metric
 from search.statistics.observed import Observed
+from search.statistics.streaming import Matrix
+from search.utils.progress import Progress, silent
 from spaces.inputs import Frame
 from spaces.plan import Ref, Share
 from spaces.stages import StagedModel

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from search.metrics.calibrated import CalibratedExplained, CalibratedProduct
-from search.metrics.cost_baselines import KeptBytes, KeptMacs, RepresentationSize
-from search.metrics.closed_form import Cosine, ExplainedVariance, ImageCka, PositionCka, Procrustes
 from search.metrics.base import Metric
+from search.metrics.calibrated import CalibratedExplained, CalibratedProduct
+from search.metrics.closed_form import Cosine, ExplainedVariance, ImageCka, PositionCka, Procrustes
+from search.metrics.cost_baselines import KeptBytes, KeptMacs, RepresentationSize
 from search.metrics.fidelity import PairFidelity
 from search.metrics.fisher import WeightedExplained
 

@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields
 from typing import Any
 
-from search.utils.console import MEGABYTE, Reporter, percent, percents
-from search.evaluation.confidence import Intervals, Resampling
-from search.study.problem import Cost
-from search.results.search_result import CandidateRecord, PlanRecord, verified_front
-from search.report.score_text import interval_text, score_name, score_text
-from search.evaluation.per_frame import Scores, Tallies, Tally, scores_of
 from search.data.ground_truth import Truth
-from search.study.objectives import UNITS
+from search.evaluation.confidence import Resampling
 from search.evaluation.evaluate import (
     BASELINE,
     Bench,
@@ -22,21 +16,10 @@ from search.evaluation.evaluate import (
     steps_to_verify,
     tallies,
 )
+from search.evaluation.per_frame import Tallies, Tally, scores_of
+from search.results.search_result import CandidateRecord, PlanRecord, Verified
+from search.utils.console import Reporter
 from spaces.plan import SharePlan
-
-Cells = tuple[list[str], list[list[str]]]
-"""A header, and rows."""
-
-
-@dataclass(frozen=True)
-class Verified:
-    """What ground truth says of the unmerged models and of the candidates."""
-
-    baseline: dict[str, Scores]
-    """Per model with ground truth, the unmerged scores."""
-    intervals: Intervals
-    """[low, high] of each."""
-    candidates: list[CandidateRecord]
 
 
 def verify_plans(
@@ -67,28 +50,6 @@ def verify_plans(
     return Verified(scores_of(unmerged), resampling.intervals(unmerged), candidates)
 
 
-def tell(
-    verified: Verified, unmerged_bytes: int, chosen: str | None, title: str, reporter: Reporter
-) -> None:
-    """The candidates as tables, by rising bytes; what each shares, and what that does.
-
-    `chosen` is the hash of the one that gets a star.
-    """
-    known = replace(verified, candidates=sorted(verified.candidates, key=lambda c: c.bytes))
-    title = f"{title} (* chosen, + on the verified front)"
-    reporter.table(title, *_numbers(known, unmerged_bytes, chosen))
-    reporter.say("")
-    if known.baseline:
-        reporter.table("95% intervals over the labelled frames", *_intervals(known))
-        reporter.say("")
-    for c in known.candidates:
-        told = [str(share) for share in SharePlan.from_dict(c.plan).shares]
-        if c.verdicts:
-            against = ", ".join(f"{name} {verdict}" for name, verdict in c.verdicts.items())
-            told.append(f"against unmerged: {against}")
-        reporter.say(f"{c.hash}:  " + "\n               ".join(told))
-
-
 def _candidate(
     record: PlanRecord,
     agreed: Mapping[str, float | None],
@@ -113,45 +74,3 @@ def _candidate(
 def _as_planned(record: PlanRecord) -> dict[str, Any]:
     """What was known of a plan before it was verified; it may have been verified before."""
     return {field.name: getattr(record, field.name) for field in fields(PlanRecord)}
-
-
-def _numbers(verified: Verified, unmerged_bytes: int, chosen: str | None) -> Cells:
-    baseline, candidates = verified.baseline, verified.candidates
-    extra = beside_bytes(candidates)
-    header = ["plan", "MB", "saved", "kept", "proxy", "fidelity"]
-    header += [f"{name} {UNITS[name]}" for name in extra]
-    header += [f"{name} {score_name(scores)}" for name, scores in baseline.items()]
-    full = f"{unmerged_bytes / MEGABYTE:.2f}"
-    rows = [
-        ["unmerged", full, "0.0%", "100.0%", "1.000", "100.0%", *("" for _ in extra),
-         *(score_text(scores) for scores in baseline.values())]
-    ]  # fmt: skip
-    front = verified_front(candidates)
-    for c in candidates:
-        mark = ("*" if c.hash == chosen else "") + ("+" if c.hash in front else "")
-        rows.append(
-            [f"{c.hash} {mark}", f"{c.bytes / MEGABYTE:.2f}", f"{c.saved_pct:.1f}%",
-             percent(c.quality_kept), f"{c.proxy:.3f}", percent(c.mean_fidelity),
-             *(f"{c.costs[name]:.2f}" for name in extra),
-             *(score_text(c.accuracy[name]) for name in baseline)]
-        )  # fmt: skip
-    return header, rows
-
-
-def _intervals(verified: Verified) -> Cells:
-    baseline = verified.baseline
-    header = [
-        "plan",
-        "kept",
-        *(f"{name} {score_name(scores)}" for name, scores in baseline.items()),
-    ]
-    rows = [["unmerged", "", *map(interval_text, verified.intervals.values())]]
-    for c in verified.candidates:
-        kept = "" if c.quality_interval is None else percents(c.quality_interval)
-        rows.append([c.hash, kept, *map(interval_text, c.intervals.values())])
-    return header, rows
-
-
-def beside_bytes(candidates: Sequence[CandidateRecord]) -> list[Cost]:
-    """What else the search made small."""
-    return [n for n in UNITS if n != "bytes" and any(n in c.costs for c in candidates)]

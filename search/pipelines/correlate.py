@@ -12,25 +12,35 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from search.report import metric_comparison_figures
-from search.evaluation.bootstrap import LEVEL
-from search.utils.timing import Clock, this_moment
 from search.config.run import RunConfig
-from search.utils.console import Reporter
-from search.evaluation.correlation import RESAMPLES
-from search.utils.files import make_folder, write_json, write_text
 from search.data.frames import described
-from search.results.metric_comparison import PARTS, League, Part, Table, correlations, cross_stage, same_stage
-from search.metrics.registry import METRICS
-from search.statistics.observed import Deployment, Observed
-from search.tracking.outbox import PLACES, record_or_keep
-from search.pipelines.prepare import load_deployment, observe, open_frames, open_truth
-from search.report.console_tables import show_league
-from search.statistics.similarity import Statistics
-from search.evaluation.per_frame import Scores, main_score
-from search.tracking.target import Target, remember
 from search.data.ground_truth import BadTruth, BoxTruth, Truth, part_of
+from search.evaluation.bootstrap import LEVEL
+from search.evaluation.correlation import RESAMPLES
 from search.evaluation.evaluate import BASELINE, Bench, Progress, accuracy, steps_to_verify
+from search.evaluation.per_frame import Scores, main_score
+from search.metrics.registry import METRICS
+from search.pipelines.prepare import load_deployment, observe, open_frames, open_truth
+from search.report import metric_comparison_figures as figures
+from search.report.console_tables import show_league
+from search.results.documents import PLACES
+from search.results.metric_comparison import (
+    PARTS,
+    League,
+    Part,
+    Table,
+    correlations,
+    cross_stage,
+    same_stage,
+)
+from search.statistics.observed import Observed
+from search.statistics.similarity import Statistics
+from search.tracking.outbox import record_or_keep
+from search.tracking.target import Target, remember
+from search.utils.console import Reporter
+from search.utils.files import make_folder, write_json, write_text
+from search.utils.timing import Clock, this_moment
+from spaces.deployment import Deployment
 from spaces.errors import MergeSearchError
 from spaces.plan import Share, SharePlan
 from spaces.shares import shares_of
@@ -146,7 +156,7 @@ def correlate(config: RunConfig, reporter: Reporter) -> League:
     save(league, guides, measured, out)
     stages = {name: fact.layout.stages for name, fact in deployment.facts.items()}
     with reporter.working("pictures"):
-        metric_comparison_figures.draw(tables, guides.values, measured["reporting"].kept, stages, out)
+        figures.draw(tables, guides.values, measured["reporting"].kept, stages, out)
     show_league(league, reporter)
     reporter.step("Logging to MLflow")
     with reporter.working("MLflow"):

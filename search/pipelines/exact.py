@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from search.config.run import RunConfig
-from search.utils.console import MEGABYTE, Reporter, percent
-from search.study.exact.branch_and_bound import Exact, exact_front
-from search.utils.files import make_folder, write_json
-from search.study.pareto import hypervolume
 from search.pipelines.prepare import load_deployment, observe, open_frames, pose, similarities
-from search.study.problem import Problem
 from search.results.search_result import Result
+from search.study.exact.branch_and_bound import Exact, exact_front
 from search.study.objectives import Predicted
+from search.study.pareto import hypervolume
+from search.study.problem import Problem
+from search.utils.console import Reporter
+from search.utils.files import make_folder, write_json
+from search.utils.format import MEGABYTE, percent
 from spaces.cost import CostModel
 
 FILE = "exact.json"

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from search.config.run import RunConfig, config_of
-from search.utils.console import Reporter
+from search.config.loading import config_of
+from search.config.run import RunConfig
 from search.data.frames import BadFrames, FrameSet
-from search.statistics.observed import Observed
-from search.tracking.outbox import Damaged, read
 from search.pipelines.prepare import load_deployment, observe
+from search.results.documents import Damaged, read
 from search.results.search_result import CandidateRecord, PlanRecord, Result
+from search.statistics.observed import Observed
+from search.utils.console import Reporter
 from spaces.errors import MergeSearchError
 
 DOCUMENT = "result.json"

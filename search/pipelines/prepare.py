@@ -11,16 +11,22 @@ from pathlib import Path
 import torch
 
 from search.config.run import RunConfig
-from search.utils.console import Reporter
 from search.data.frames import FrameSet, Joined, Subset, overlap, split, split_parts
-from search.metrics.registry import METRICS
-from search.statistics.storage import load
-from search.statistics.observed import Deployment, Observed, Part
-from search.study.problem import Problem
-from search.statistics.similarity import Statistics
-from search.pipelines.statistics_cache import cached_moments, cached_statistics, statistics_key, summed
 from search.data.ground_truth import BadTruth, BoxTruth, Truth, check_classes
+from search.metrics.registry import METRICS
+from search.pipelines.statistics_cache import (
+    cached_moments,
+    cached_statistics,
+    statistics_key,
+    summed,
+)
+from search.statistics.observed import Observed, Part
+from search.statistics.similarity import Statistics
+from search.statistics.storage import load
+from search.study.problem import Problem
+from search.utils.console import Reporter
 from spaces.cost import CostModel
+from spaces.deployment import Deployment
 from spaces.errors import MergeSearchError
 from spaces.model_facts import survey_all
 from spaces.plan import AdapterSpec, Share

@@ -8,22 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from search.report import figures
-from search.pipelines.candidates import Verified, tell, verify_plans
-from search.utils.timing import Clock, this_moment
 from search.config.run import RunConfig
-from search.utils.console import Reporter, megabytes, percent
-from search.utils.redact import without_credentials
-from search.report.interactive import save_explorer
-from search.deploy.export import Source, remove_bundle, write
-from search.utils.files import make_folder, write_json
 from search.data.frames import described
-from search.report.html import write_report
+from search.data.ground_truth import Truth, truth_described
+from search.deploy.export import Source, remove_bundle, write
+from search.evaluation.evaluate import Bench, fidelity
 from search.evaluation.latency import Latency
-from search.report.next_steps import Places
-from search.statistics.observed import Deployment, Observed
-from search.tracking.outbox import record_or_keep
-from search.study.pareto import spread
+from search.evaluation.per_frame import mean_known
+from search.pipelines.candidates import verify_plans
 from search.pipelines.prepare import (
     load_deployment,
     observe,
@@ -32,7 +24,13 @@ from search.pipelines.prepare import (
     pose,
     similarities,
 )
-from search.study.problem import Limits
+from search.report import figures
+from search.report.candidate_table import tell
+from search.report.html import write_report
+from search.report.interactive import save_explorer
+from search.report.next_steps import Places
+from search.report.rejected import Shortlisted, Tried
+from search.results.rank_agreement import in_words, rungs, shortlist_rung
 from search.results.search_result import (
     BUNDLE_FOLDER,
     UNMERGED,
@@ -41,22 +39,28 @@ from search.results.search_result import (
     PlanRecord,
     Result,
     Rungs,
+    Verified,
     choose,
-    mean_known,
     verified_front,
 )
-from search.results.rank_agreement import in_words, rungs, shortlist_rung
-from search.study.smallest_plan import smallest, smallest_thoroughly
-from search.study.warm_start import starting_plans
+from search.statistics.observed import Observed
+from search.study.objectives import Predicted, Valued, Valuer
 from search.study.optimize import Explored, StudySettings, explore
+from search.study.pareto import spread
+from search.study.problem import Limits
+from search.study.smallest_plan import smallest, smallest_thoroughly
+from search.study.trials_table import save_trials
+from search.study.warm_start import starting_plans
+from search.tracking.outbox import record_or_keep
 from search.tracking.system_metrics import watched
 from search.tracking.target import Target, remember
-from search.study.trials_table import save_trials
-from search.report.rejected import Shortlisted, Tried
-from search.data.ground_truth import Truth, truth_described
-from search.study.objectives import Predicted, Valued, Valuer
-from search.evaluation.evaluate import Bench, fidelity
+from search.utils.console import Reporter
+from search.utils.files import make_folder, write_json
+from search.utils.format import megabytes, percent
+from search.utils.redact import without_credentials
+from search.utils.timing import Clock, this_moment
 from spaces.bundle import bundle_id
+from spaces.deployment import Deployment
 from spaces.errors import MergeSearchError
 from spaces.plan import Share, SharePlan
 

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from search.config.run import RunConfig
-from search.utils.console import Reporter
 from search.data.frames import BadFrames, Subset, parts_of, split
-from search.statistics.streaming import WHOLE, Shard
-from search.statistics.storage import BadStatistics, Saved, load, save
 from search.pipelines.prepare import load_deployment, open_frames
 from search.pipelines.statistics_cache import cached_statistics, statistics_key, take_moments
+from search.statistics.storage import BadStatistics, Saved, load, save
+from search.statistics.streaming import WHOLE, Shard
+from search.utils.console import Reporter
 
 FOLDER = "stats"
 

@@ -7,12 +7,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from search.config.run import RunConfig
+from search.data.frames import FrameSet
+from search.statistics.storage import Saved, load, save
+from search.statistics.streaming import WHOLE, Moments, Shard, measure
 from search.utils.console import Reporter
 from search.utils.files import make_folder
-from search.data.frames import FrameSet
-from search.statistics.streaming import WHOLE, Moments, Shard, measure
-from search.statistics.storage import Saved, load, save
-from search.statistics.observed import Deployment
+from spaces.deployment import Deployment
 
 STATISTICS_VERSION = 3
 """Part of the cache key: bump it when the pass computes something else."""

@@ -5,21 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from search.pipelines.candidates import Verified, tell, verify_plans
-from search.utils.timing import Clock, this_moment
-from search.utils.console import Reporter
-from search.results.documents import DOCUMENTS, identity
-from search.utils.files import write_json
 from search.data.frames import FrameSet, described
-from search.pipelines.verify_inputs import FreshData
-from search.tracking.outbox import PLACES, record_or_keep
-from search.pipelines.prepare import load_deployment, observe, open_truth
-from search.pipelines.finished_run import Finished, NoSuchPlan
-from search.results.search_result import PlanRecord, verified_front
-from search.tracking.target import Target
 from search.data.ground_truth import Truth, truth_described
-from search.results.verification import Verification
 from search.evaluation.evaluate import Bench, fidelity
+from search.pipelines.candidates import verify_plans
+from search.pipelines.finished_run import Finished, NoSuchPlan
+from search.pipelines.prepare import load_deployment, observe, open_truth
+from search.pipelines.verify_inputs import FreshData
+from search.report.candidate_table import tell
+from search.results.documents import DOCUMENTS, PLACES, identity
+from search.results.search_result import PlanRecord, Verified, verified_front
+from search.results.verification import Verification
+from search.tracking.outbox import record_or_keep
+from search.tracking.target import Target
+from search.utils.console import Reporter
+from search.utils.files import write_json
+from search.utils.timing import Clock, this_moment
 from spaces.plan import SharePlan
 
 

@@ -9,10 +9,11 @@ from typing import Any
 
 import yaml
 
-from search.config.run import RunConfig, config_of
+from search.config.loading import config_of
+from search.config.run import RunConfig
 from search.data.frames import FrameSet, Joined, Sampling, folder_frames, overlap
-from search.pipelines.finished_run import Finished
 from search.data.ground_truth import BadTruth, Truth
+from search.pipelines.finished_run import Finished
 from spaces.errors import MergeSearchError
 
 

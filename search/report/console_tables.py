@@ -9,14 +9,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from search.config.run import RunConfig
-from search.utils.console import Reporter, megabytes, percent, percents
 from search.evaluation.correlation import COEFFICIENTS, Correlation
-from search.utils.files import make_folder, write_text
-from search.results.metric_comparison import GROUPS, League
 from search.metrics.registry import METRICS
-from search.statistics.observed import Deployment
 from search.report.figures import matrix, save_heatmap
+from search.results.metric_comparison import GROUPS, League
 from search.results.search_result import CandidateRecord, PlanRecord, Result
+from search.utils.console import Reporter
+from search.utils.files import make_folder, write_text
+from search.utils.format import megabytes, percent, percents
+from spaces.deployment import Deployment
 from spaces.errors import BadPlan
 from spaces.plan import Share, SharePlan
 

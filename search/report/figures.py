@@ -15,10 +15,10 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from search.utils.console import MEGABYTE
-from search.utils.files import write_bytes
 from search.metrics.registry import METRICS
 from search.results.search_result import Result
+from search.utils.files import write_bytes
+from search.utils.format import MEGABYTE
 from spaces.plan import Share
 
 BLUE, ORANGE, GREY, RED = "#2563eb", "#d97706", "#6b7280", "#b91c1c"

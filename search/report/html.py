@@ -17,13 +17,9 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from search.report.svg_charts import front_chart, rung_chart
-from search.utils.console import megabytes, percent
-from search.utils.files import write_text
-from search.report.summary import numbers, sentence
 from search.metrics.registry import METRICS
+from search.report.html_tables import candidate_table, heat_maps
 from search.report.next_steps import Places, next_steps
-from search.report.plan_diagram.palette import style
 from search.report.plan_diagram.drawing import (
     NARROW,
     PLAN_PICTURE,
@@ -32,10 +28,14 @@ from search.report.plan_diagram.drawing import (
     in_words,
     standing_alone,
 )
-from search.report.html_tables import candidate_table, heat_maps
-from search.results.search_result import PlanRecord, Result
-from search.report.svg import to_text
+from search.report.plan_diagram.palette import style
 from search.report.rejected import Tried, not_chosen, reasons, under_floor, unverified
+from search.report.summary import numbers, sentence
+from search.report.svg import to_text
+from search.report.svg_charts import front_chart, rung_chart
+from search.results.search_result import PlanRecord, Result
+from search.utils.files import write_text
+from search.utils.format import megabytes, percent
 from spaces.plan import Share, SharePlan
 
 REPORT = "report.html"

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from search.pipelines.candidates import beside_bytes
-from search.utils.console import MEGABYTE, percent, percents
-from search.study.problem import Cost
-from search.report.figures import matrix
-from search.results.search_result import CandidateRecord, Result
-from search.report.score_text import interval_text, score_name, score_text
 from search.evaluation.per_frame import main_score
+from search.report.candidate_table import beside_bytes
+from search.report.figures import matrix
+from search.report.score_text import interval_text, score_name, score_text
+from search.results.search_result import CandidateRecord, Result
 from search.study.objectives import UNITS
+from search.study.problem import Cost
+from search.utils.format import MEGABYTE, percent, percents
 from spaces.plan import Share, SharePlan
 
 LEVELS = 10

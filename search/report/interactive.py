@@ -12,13 +12,13 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.io import to_html
 
-from search.utils.files import write_text
-from search.report.figures import BLUE, GREY, ORANGE, RED
-from search.results.search_result import CandidateRecord, Result
-from search.report.score_text import score_name
-from search.study.optimize import Explored
 from search.evaluation.per_frame import main_score
+from search.report.figures import BLUE, GREY, ORANGE, RED
+from search.report.score_text import score_name
+from search.results.search_result import CandidateRecord, Result
 from search.study.objectives import MEGA, UNITS
+from search.study.optimize import Explored
+from search.utils.files import write_text
 from spaces.plan import SharePlan
 
 EXPLORER = "explore.html"

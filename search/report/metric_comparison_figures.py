@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from search.evaluation.correlation import Correlation
-from search.results.metric_comparison import GROUPS, Table, Tables, Values, cross_stage, same_stage
 from search.metrics.registry import METRICS
 from search.report.figures import BLUE, ORANGE, label_cells, matrix, save_figure
+from search.results.metric_comparison import GROUPS, Table, Tables, Values, cross_stage, same_stage
 
 SLATE = "#334155"
 COLOURS = {"all": SLATE, "same": BLUE, "cross": ORANGE}

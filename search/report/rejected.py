@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from search.utils.console import megabytes, percent
 from search.results.search_result import CandidateRecord, Result
+from search.utils.format import megabytes, percent
 from spaces.plan import Share
 from spaces.shares import Pair
 

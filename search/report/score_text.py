@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
 
-from search.utils.console import percent, percents
 from search.evaluation.per_frame import Scores, main_name, main_score
+from search.utils.format import percent, percents
 
 NAMES = {"map": "mAP", "top1": "top-1"}
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from search.utils.console import MEGABYTE, megabytes, percent, percents
-from search.results.search_result import CandidateRecord, Result
 from search.report.score_text import score_name, score_text
+from search.results.search_result import CandidateRecord, Result
+from search.utils.format import MEGABYTE, megabytes, percent, percents
 
 
 @dataclass(frozen=True)

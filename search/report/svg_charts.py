@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from xml.etree import ElementTree as ET
 
-from search.utils.console import MEGABYTE, megabytes, percent, percents
-from search.results.search_result import CandidateRecord, Result
 from search.report.svg import Words, add, picture
+from search.results.search_result import CandidateRecord, Result
+from search.utils.format import MEGABYTE, megabytes, percent, percents
 
 LEFT, RIGHT, TOP, BOTTOM = 46.0, 14.0, 14.0, 40.0
 """Room around the plot for its numbers and names."""

@@ -16,8 +16,8 @@ from search.evaluation.correlation import (
     correlation,
     mean_correlation,
 )
-from search.results.search_result import versions
 from search.evaluation.per_frame import Scores
+from search.results.search_result import versions
 from spaces.plan import Ref, Share
 
 SCHEMA_VERSION = 1

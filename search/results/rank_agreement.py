@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from search.evaluation.correlation import correlation_alone, spearman
-from search.results.search_result import CandidateRecord, Rungs, mean_known
+from search.evaluation.per_frame import mean_known
+from search.results.search_result import CandidateRecord, Rungs
 
 Known = Sequence[float | None]
 

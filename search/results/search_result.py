@@ -9,8 +9,8 @@ from importlib.metadata import version
 from typing import Any, Literal
 
 from search.evaluation.confidence import Intervals
+from search.evaluation.per_frame import Scores, main_name, mean_known
 from search.study.pareto import front
-from search.evaluation.per_frame import Scores, main_name
 
 SCHEMA_VERSION = 4
 UNMERGED = "unmerged"
@@ -141,12 +141,6 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES}
 
 
-def mean_known(fidelity: Mapping[str, float | None]) -> float | None:
-    """Mean over the models whose fidelity is known; None if none is."""
-    known = [value for value in fidelity.values() if value is not None]
-    return sum(known) / len(known) if known else None
-
-
 def verdict(difference: Sequence[float]) -> Verdict:
     """Of [difference, low, high]: only an interval without 0 in it says that there is one."""
     _, low, high = difference
@@ -172,3 +166,14 @@ def _quality(candidate: CandidateRecord) -> tuple[float, float]:
     """Measured quality, then fidelity; what is not known counts as below all."""
     quality, fidelity = candidate.quality_kept, candidate.mean_fidelity
     return (-1.0 if quality is None else quality, -1.0 if fidelity is None else fidelity)
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What ground truth says of the unmerged models and of the candidates."""
+
+    baseline: dict[str, Scores]
+    """Per model with ground truth, the unmerged scores."""
+    intervals: Intervals
+    """[low, high] of each."""
+    candidates: list[CandidateRecord]

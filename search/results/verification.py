@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from search.evaluation.confidence import Intervals
-from search.results.search_result import CandidateRecord, choose, versions
 from search.evaluation.per_frame import Scores
+from search.results.search_result import CandidateRecord, choose, versions
 
 SCHEMA_VERSION = 1
 

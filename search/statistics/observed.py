@@ -2,54 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 from search.data.frames import FrameSet, Subset
 from search.statistics.similarity import Statistics
 from spaces.adapters import LinearMap
-from spaces.model_facts import ModelFacts
-from spaces.batchnorm_fusion import fused
-from spaces.merged import Models
+from spaces.deployment import Deployment
 from spaces.plan import Share, SharePlan
-from spaces.precision import Dtype, rounded, rounded_map
-from spaces.shares import Pairs
-from spaces.stages import StagedModel
-
-
-@dataclass(frozen=True)
-class Deployment:
-    """The models, all that is known of them, and which representations may replace which."""
-
-    models: Models
-    facts: Mapping[str, ModelFacts]
-    pairs: Pairs
-
-    @cached_property
-    def running(self) -> Models:
-        """The models' fused twins: they answer as the models do, and sooner."""
-        return {name: fused(model) for name, model in self.models.items()}
-
-    @property
-    def dtype(self) -> Dtype:
-        """In which merged models keep their weights."""
-        return next(iter(self.facts.values())).dtype
-
-    @cached_property
-    def served(self) -> Models:
-        """The twins of the models as they are deployed, with the weights that their dtype can
-        hold: what is verified."""
-        if self.dtype == "float32":
-            return self.running
-        return {name: fused(rounded(m, self.dtype)) for name, m in self.models.items()}
-
-    @cached_property
-    def fingerprints(self) -> dict[str, str]:
-        """A hash of each model's stages, input and weights."""
-        return {name: _fingerprint(model) for name, model in self.models.items()}
+from spaces.precision import rounded_map
 
 
 @dataclass(frozen=True)
@@ -82,11 +44,3 @@ class Observed:
         linear = sorted(share for share in shares if share.adapter.kind == "linear")
         fitted = self.statistics.linear_maps(linear)
         return {s: rounded_map(fit, self.deployment.dtype) for s, fit in fitted.items()}
-
-
-def _fingerprint(model: StagedModel) -> str:
-    digest = hashlib.sha256(repr((model.layout, model.input, model.num_classes)).encode())
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from joblib import Parallel, delayed
 from torch import Tensor
 
-from search.statistics.streaming import FOLDS, Fold, Matrix, Moments
-from search.statistics.parallel import in_threads
 from search.statistics.ridge import Regression, Solution
 from search.statistics.second_moments import Pooled
+from search.statistics.streaming import FOLDS, Fold, Matrix, Moments
 from spaces.adapters import LinearMap
 from spaces.errors import MergeSearchError
 from spaces.model_facts import ModelFacts
@@ -268,3 +268,33 @@ def _variance(held: Pooled, recipient: Ref) -> float:
     if not variance > 0:
         raise DegenerateRepresentation(f"{recipient} does not vary over the held-out frames")
     return variance
+
+
+Item = TypeVar("Item")
+
+
+def in_threads(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """What `work` makes of each item, in order.
+
+    As many threads as torch would use, each of which computes alone: a decomposition of one matrix
+    gains little from a second core, two decompositions at once gain all of it.
+    """
+    listed = list(items)
+    if len(listed) < 2:
+        return [work(item) for item in listed]
+    threads = torch.get_num_threads()
+
+    def alone(item: Item) -> Result:
+        torch.set_num_threads(1)
+        return work(item)
+
+    try:
+        results: list[Result] = Parallel(threads, prefer="threads")(
+            delayed(alone)(item) for item in listed
+        )
+        return results
+    finally:
+        torch.set_num_threads(threads)
+
+
+Result = TypeVar("Result")

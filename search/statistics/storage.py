@@ -11,8 +11,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from search.statistics.streaming import Moments, Shard
 from search.statistics.second_moments import Columns, SecondMoments
+from search.statistics.streaming import Moments, Shard
 from search.utils.tensors import header_of, write_tensors
 from spaces.errors import MergeSearchError
 from spaces.plan import Ref

@@ -26,8 +26,8 @@ from search.statistics.sampling import HELD_EVERY as HELD_EVERY
 from search.statistics.sampling import Batch, Pyramid, Sampling, Spots
 from search.statistics.second_moments import Columns, SecondMoments
 from spaces.errors import MergeSearchError
-from spaces.model_facts import ModelFacts
 from spaces.merged import Models, inputs_of
+from spaces.model_facts import ModelFacts
 from spaces.plan import Ref
 from spaces.shares import Pair
 from spaces.stages import Grid

@@ -1,1 +1,1 @@
-"""The Optuna study: problem, search space, objectives, samplers, storage. The only door to Optuna."""
+"""The search itself, and the only door to Optuna: problem, objectives, samplers, storage."""

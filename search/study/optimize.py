@@ -19,12 +19,12 @@ from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
+from search.study.claims import Claims
+from search.study.objectives import Valued, Valuer
 from search.study.pareto import front, hypervolume, nondominated
 from search.study.problem import Limits, Problem, SamplerName
-from search.study.claims import Claims
 from search.study.samplers import Fresh, distributions, sampler_named
 from search.study.storage import open_known_store, open_store, speaking_for
-from search.study.objectives import Valued, Valuer
 from spaces.errors import MergeSearchError
 from spaces.plan import SharePlan
 

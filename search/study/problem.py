@@ -11,8 +11,8 @@ from functools import cached_property
 from typing import Any, Literal
 
 from search.study.search_space import Encoding
-from spaces.model_facts import ModelFacts, facts_from_json, facts_to_json, layouts_of
 from spaces.liveness import Layouts
+from spaces.model_facts import ModelFacts, facts_from_json, facts_to_json, layouts_of
 from spaces.plan import AdapterSpec, Ref, Share
 
 Cost = Literal["bytes", "macs", "activation", "latency"]

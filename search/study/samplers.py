@@ -12,10 +12,10 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
-from search.study.search_space import Encoding, Slot
+from search.study.claims import Claims
 from search.study.pareto import dominates
 from search.study.problem import Problem, SamplerName
-from search.study.claims import Claims
+from search.study.search_space import Encoding, Slot
 from spaces.liveness import Layouts
 from spaces.plan import Ref, Share, SharePlan
 

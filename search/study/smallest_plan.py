@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
-from search.study.problem import Problem
 from search.study.objectives import Predicted, Valuer
+from search.study.problem import Problem
 from spaces.plan import SharePlan
 
 LOOKED_THROUGH = 5_000

@@ -16,7 +16,7 @@ import sqlalchemy
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage, get_storage
 from optuna.storages.journal import JournalFileBackend
 
-from search.config.run import POSTGRESQL
+from search.study.storage_url import POSTGRESQL
 from search.utils.redact import without_credentials
 from spaces.errors import MergeSearchError
 

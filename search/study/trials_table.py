@@ -6,9 +6,9 @@ import csv
 import io
 from pathlib import Path
 
-from search.utils.files import write_text
-from search.study.optimize import Explored
 from search.study.objectives import MEGA, UNITS, Valuer
+from search.study.optimize import Explored
+from search.utils.files import write_text
 
 TRIALS = "trials.csv"
 

@@ -21,14 +21,15 @@ from urllib.parse import quote
 from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from search.utils.redact import without_credentials
 from search.results.documents import Document
-from search.utils.files import CannotWrite, locked, replacing
 from search.results.search_result import Result
-from search.tracking.target import Target
 from search.tracking.registry import Registry
-from search.tracking.runs import log
 from search.tracking.run_writer import Shelf, last_candidates
+from search.tracking.runs import log
+from search.tracking.target import Target
+from search.utils.files import CannotWrite, replacing
+from search.utils.locks import locked
+from search.utils.redact import without_credentials
 from spaces.errors import MergeSearchError
 
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")

@@ -6,29 +6,23 @@ What is kept is a whole copy, so later runs into the same OUT may overwrite what
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from search.tracking import client
-from search.tracking.payloads import common
-from search.results.documents import DOCUMENTS, Document, identity
-from search.utils.files import CannotWrite, json_bytes, link_or_copy, write_bytes
-from search.results.metric_comparison import League
+from search.results.documents import DOCUMENTS, PLACES, Damaged, Document, identity, read
 from search.results.search_result import BUNDLE_FOLDER, Result
-from search.tracking.system_metrics import SYSTEM
-from search.tracking.target import ENVIRONMENT, REMEMBERED, Target, UnknownTarget, recall, remember
+from search.tracking import client
 from search.tracking.client import TrackerUnreachable
 from search.tracking.run_writer import BESIDE_RESULT
-from search.results.verification import Verification
+from search.tracking.system_metrics import SYSTEM
+from search.tracking.target import ENVIRONMENT, REMEMBERED, Target, UnknownTarget, recall, remember
+from search.utils.files import CannotWrite, json_bytes, link_or_copy, write_bytes
 from spaces.errors import MergeSearchError
 
 UNLOGGED = "unlogged"
-PLACES = {Result: ".", League: "correlate", Verification: "verify"}
-"""The folder below OUT where each document lies."""
 BESIDE = ("guides.csv", "*.png", "*.svg", SYSTEM, *BESIDE_RESULT)
 """What is logged with a document from its folder."""
 
@@ -41,10 +35,6 @@ class NotLogged(TrackerUnreachable):
 
 class NothingToLog(MergeSearchError):
     """No run has finished in this folder."""
-
-
-class Damaged(MergeSearchError):
-    """A result that cannot be read back."""
 
 
 def record_or_keep(outcome: Document, out: Path, target: Target) -> str:
@@ -127,23 +117,6 @@ def sync(out: Path) -> Iterator[str]:
         yield f"{outcome.name} of {outcome.created}: {said}"
     if damaged:
         raise Damaged("; ".join(damaged))
-
-
-def read(document: Path) -> Document:
-    """What is in a result.json, league.json or verified.json.
-
-    Raises:
-        Damaged: it is not what its name says.
-    """
-    kind = next(kind for kind, name in DOCUMENTS.items() if name == document.name)
-    try:
-        outcome = kind.from_dict(json.loads(document.read_text(encoding="utf-8")))
-        common.span(outcome)
-        return outcome
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Damaged(
-            f"{document} is not a whole {document.stem} ({type(error).__name__}: {error})"
-        ) from error
 
 
 def _replay(outcome: Document, kept: Path, target: Target) -> str:

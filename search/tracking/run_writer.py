@@ -12,13 +12,13 @@ from typing import Any
 
 import yaml
 
-from search.tracking.payloads import common
-from search.utils.timing import to_the_minute
 from search.results.documents import DOCUMENTS, Document, identity
-from search.tracking.payloads.search_run import DatasetFacts
-from search.tracking.target import Target
 from search.tracking.models import Models
+from search.tracking.payloads import common
+from search.tracking.payloads.search_run import DatasetFacts
 from search.tracking.registry import Registry
+from search.tracking.target import Target
+from search.utils.timing import to_the_minute
 
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run

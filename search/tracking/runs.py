@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from search.tracking.payloads import comparisons, search_run
-from search.utils.console import MEGABYTE
 from search.results.documents import Document
 from search.results.metric_comparison import League
-from search.results.search_result import BUNDLE_FOLDER, CandidateRecord, Result
 from search.results.registered_plan import Standing
-from search.tracking.system_metrics import SYSTEM
-from search.tracking.run_writer import NOTE_TAG, PARENT_TAG, PLAN_TAG, Shelf
+from search.results.search_result import BUNDLE_FOLDER, CandidateRecord, Result
 from search.results.verification import Verification
+from search.tracking.payloads import comparisons, search_run
+from search.tracking.run_writer import NOTE_TAG, PARENT_TAG, PLAN_TAG, Shelf
+from search.tracking.system_metrics import SYSTEM
+from search.utils.format import MEGABYTE
 from spaces.bundle import holds_bundle
 from spaces.plan import SharePlan
 
@@ -97,9 +97,7 @@ def _log_verification(shelf: Shelf, verification: Verification, folder: Path) ->
     shelf.log_parameters(run, comparisons.verification_parameters(verification))
     if verification.foremost is not None:
         shelf.log_metrics(run, search_run.candidate_metrics(verification.foremost))
-    shelf.client.log_table(
-        run, comparisons.verification_columns(verification), "candidates.json"
-    )
+    shelf.client.log_table(run, comparisons.verification_columns(verification), "candidates.json")
     shelf.log_files(run, folder)
     shelf.finish_parent(run)
     return f"run {run}"

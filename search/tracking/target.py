@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from search.config.run import RunConfig
-from search.utils.redact import without_credentials
 from search.utils.files import make_folder, write_json
+from search.utils.redact import without_credentials
 from spaces.errors import MergeSearchError
 
 ENVIRONMENT = "MLFLOW_TRACKING_URI"

@@ -11,13 +11,13 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from search.utils.timing import milliseconds
 from search.results.documents import identity
-from search.tracking.payloads.watch_run import round_metrics, round_table, round_tags
 from search.results.rounds import FOLDER, History, Round
-from search.tracking.target import Target
 from search.tracking.client import store
+from search.tracking.payloads.watch_run import round_metrics, round_table, round_tags
 from search.tracking.run_writer import METRICS_AT_ONCE, SOURCE, SOURCE_TAG, experiment_of
+from search.tracking.target import Target
+from search.utils.timing import milliseconds
 
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 from mlflow.entities import Metric, Run, RunTag

@@ -27,7 +27,6 @@ from rich.table import Table
 if TYPE_CHECKING:  # which makes a command wait for torch before it can show that it waits
     from spaces.model_facts import ModelFacts
 
-MEGABYTE = 1e6
 DELAY = 0.3
 """Seconds after which a display appears, so that what is quick does not flicker."""
 TOLD = 1.0
@@ -140,20 +139,6 @@ class Quiet(Reporter):
     @contextmanager
     def _moving(self, what: str, *columns: ProgressColumn) -> Iterator[Progress]:
         yield Progress(disable=True)
-
-
-def megabytes(count: float) -> str:
-    return f"{count / MEGABYTE:.2f} MB"
-
-
-def percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.1f}%"
-
-
-def percents(interval: Sequence[float]) -> str:
-    """Of [low, high]."""
-    low, high = interval
-    return f"{100 * low:.1f}…{100 * high:.1f}%"
 
 
 @contextmanager

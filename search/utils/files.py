@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import glob
 import json
 import os
@@ -12,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from spaces.errors import MergeSearchError
 
@@ -22,12 +21,6 @@ FORGOTTEN = 3600.0
 
 class CannotWrite(MergeSearchError):
     """The output folder does not take files."""
-
-
-class Busy(MergeSearchError):
-    """Another process does what only one may do at a time."""
-
-    exit_code = 5
 
 
 @contextlib.contextmanager
@@ -97,49 +90,6 @@ def _sweep(path: Path) -> None:
         with contextlib.suppress(OSError):
             if time.time() - left.stat().st_mtime > FORGOTTEN:
                 left.unlink()
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """One process at a time; the kernel's own lock goes with the process that held it.
-
-    The lock is a hidden file beside `path`, which stays.
-
-    Raises:
-        CannotWrite: the folder cannot be made or written to.
-    """
-    with _lock_file(path.with_name(f".{path.name}.lock"), path) as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-@contextlib.contextmanager
-def alone(path: Path, what: str) -> Iterator[None]:
-    """As `locked`, but who comes second is refused; `what` is what only one may do.
-
-    Raises:
-        Busy: another process does it.
-        CannotWrite: the folder cannot be made or written to.
-    """
-    with _lock_file(path, path) as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise Busy(f"another process (number {file.read() or '?'}) {what}") from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
-
-
-def _lock_file(lock: Path, path: Path) -> TextIO:
-    """The file to lock on; where it cannot be made, it is `path` that is named."""
-    try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        return open(lock, "a+", encoding="utf-8")
-    except OSError as error:
-        raise CannotWrite(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def link_or_copy(source: str, copy: str) -> None:

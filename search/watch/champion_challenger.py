@@ -8,18 +8,18 @@ from functools import cached_property
 from pathlib import Path
 
 from search.config.run import RunConfig
-from search.utils.console import Reporter
-from search.deploy.comparison import Contest, Lead, Measure
 from search.data.frames import FrameSet, Joined, split_parts
-from search.statistics.observed import Deployment
-from search.watch.workspace import Post
-from search.results.search_result import BUNDLE_FOLDER, CandidateRecord, Result
-from search.deploy.champion import Champion
-from search.evaluation.bundles import ByAnswers, ByTruth, Kept
-from search.results.registered_plan import Standing
 from search.data.ground_truth import Truth
+from search.deploy.champion import Champion
+from search.deploy.comparison import Contest
+from search.evaluation.bundles import ByAnswers, ByTruth, Kept, Lead, Measure
 from search.evaluation.evaluate import Bench
+from search.results.registered_plan import Standing
+from search.results.search_result import BUNDLE_FOLDER, CandidateRecord, Result
+from search.utils.console import Reporter
+from search.watch.workspace import Post
 from spaces.bundle import Bundle, load_bundle
+from spaces.deployment import Deployment
 
 
 @dataclass(frozen=True)

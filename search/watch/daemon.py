@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from search.utils.console import Reporter
-from search.utils.files import alone
 from search.results.rounds import EXIT_CODES, History
+from search.utils.console import Reporter
+from search.utils.locks import alone
 from search.utils.schedule import Clock, Due, Schedule
 
 LOCK = "watch.lock"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from search.utils.timing import to_the_minute
-from search.utils.console import Reporter, megabytes, percent
-from search.watch.workspace import Post
-from search.results.search_result import mean_known
-from search.results.rounds import Round, Verdict
 from search.deploy.champion import CURRENT
+from search.evaluation.per_frame import mean_known
+from search.results.rounds import Round, Verdict
+from search.utils.console import Reporter
+from search.utils.format import megabytes, percent
+from search.utils.timing import to_the_minute
+from search.watch.workspace import Post
 
 HEADER = ["round", "due (UTC)", "new frames", "drift p", "fidelity", "decision", "in service"]
 

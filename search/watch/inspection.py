@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from search.utils.console import Reporter
-from search.drift.frame_features import Description, describe, models_key
-from search.drift.detection import Drift, compare
 from search.data.frames import FrameSet, Joined, Sampling, Subset
-from search.statistics.observed import Deployment
-from search.watch.workspace import Post, Window, of_camera
-from search.pipelines.prepare import forget, open_frames, surveyed
+from search.drift.detection import Drift, compare
+from search.drift.frame_features import Description, describe, models_key
 from search.drift.reference import BadReference, Reference
 from search.drift.reference_storage import load, save
 from search.evaluation.bundles import ByAnswers, Kept
 from search.evaluation.evaluate import Bench
+from search.pipelines.prepare import forget, open_frames, surveyed
+from search.utils.console import Reporter
+from search.watch.workspace import Post, Window, of_camera
 from spaces.bundle import load_bundle
+from spaces.deployment import Deployment
 
 BASE = "base"
 """The part of a search's frames that the config itself names."""

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from search.tracking import client
-from search.utils.console import Reporter
-from search.tracking.outbox import UNLOGGED, Damaged, sync
-from search.watch.workspace import Post
 from search.deploy.registry_sync import reconcile
+from search.results.documents import Damaged
 from search.results.rounds import BadRound, Round
-from search.tracking.target import Target
+from search.tracking import client
 from search.tracking.client import TrackerUnreachable
+from search.tracking.outbox import UNLOGGED, sync
+from search.tracking.target import Target
 from search.tracking.watch_run import record_rounds
+from search.utils.console import Reporter
+from search.watch.workspace import Post
 from spaces.bundle import BadBundle
 
 

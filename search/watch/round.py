@@ -11,17 +11,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-from search.utils.timing import this_moment
 from search.cameras.polling import collect
 from search.config.run import RunConfig
-from search.utils.console import Reporter, percent, percents
-from search.watch.history_table import sentences
-from search.watch.workspace import Post, Window, judged, of_camera
-from search.watch.search_again import search_again
 from search.results.rounds import CameraRound, Decision, Round, Verdict
+from search.utils.console import Reporter
+from search.utils.format import percent, percents
 from search.utils.schedule import Due
+from search.utils.timing import this_moment
+from search.watch.history_table import sentences
 from search.watch.inspection import Sight, remember, sight, take_up
 from search.watch.mlflow_sync import hear_from_mlflow, tell_mlflow
+from search.watch.search_again import search_again
+from search.watch.workspace import Post, Window, judged, of_camera
 from spaces.errors import MergeSearchError
 
 

@@ -12,23 +12,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from search.utils.timing import this_moment
-from search.config.run import FramesConfig, PartConfig, RunConfig
-from search.utils.console import Reporter
+from search.config.data import FramesConfig, PartConfig
+from search.config.run import RunConfig
+from search.deploy.champion import Champion
 from search.deploy.comparison import Contest
-from search.results.documents import DOCUMENTS, identity
-from search.tracking.outbox import NotLogged
-from search.watch.workspace import Post, Window
-from search.pipelines.prepare import open_truth
 from search.deploy.promotion import Judgement, judge, measured
 from search.pipelines.finished_run import Finished
-from search.results.search_result import BUNDLE_FOLDER, CandidateRecord, Result
-from search.results.rounds import Verdict
+from search.pipelines.prepare import open_truth
 from search.pipelines.run import Known, run
-from search.deploy.champion import Champion
-from search.watch.inspection import Sight
-from search.watch.champion_challenger import Stand, contest
 from search.report.plan_diff import difference, in_words
+from search.results.documents import DOCUMENTS, identity
+from search.results.rounds import Verdict
+from search.results.search_result import BUNDLE_FOLDER, CandidateRecord, Result
+from search.tracking.outbox import NotLogged
+from search.utils.console import Reporter
+from search.utils.timing import this_moment
+from search.watch.champion_challenger import Stand, contest
+from search.watch.inspection import Sight
+from search.watch.workspace import Post, Window
 from spaces.bundle import holds_bundle
 from spaces.errors import MergeSearchError
 from spaces.plan import SharePlan

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from search.utils.files import write_json
 from search.data.ground_truth import Truth, marks, part_of
+from search.utils.files import write_json
 
 LEAST = 16
 """New labelled frames of a model; of fewer its fidelity says more."""

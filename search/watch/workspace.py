@@ -15,14 +15,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from search.config.run import BadConfig, RunConfig
-from search.utils.files import alone
 from search.cameras.recordings import Footage
-from search.data.frames import ImageFiles, Sampling, folder_frames
-from search.watch.seen_labels import KnownLabels
-from search.results.rounds import History, Round
-from search.deploy.champion import SERVICE, Service
+from search.config.base import BadConfig
+from search.config.run import RunConfig
 from search.config.watch import WatchConfig
+from search.data.frames import ImageFiles, Sampling, folder_frames
+from search.deploy.champion import SERVICE, Service
+from search.results.rounds import History, Round
+from search.utils.locks import alone
+from search.watch.seen_labels import KnownLabels
 
 WATCH = "watch"
 """Below OUT."""

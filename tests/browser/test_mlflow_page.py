@@ -18,8 +18,8 @@ from mlflow.tracking import MlflowClient
 from playwright.sync_api import Browser, Locator, Page
 from servers import free_port, wait_for
 
-from search.tracking.payloads.search_run import measured_metrics, run_name, unmerged_metrics
 from search.results.search_result import Result
+from search.tracking.payloads.search_run import measured_metrics, run_name, unmerged_metrics
 
 pytestmark = pytest.mark.ui
 

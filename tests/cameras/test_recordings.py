@@ -27,13 +27,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from tiny import STREET
 
-from search.cameras.sources import Camera, Cursor, FolderCamera, SceneCamera, Seen, StreamCamera
+from search.cameras.deduplication import grey_picture, near_identical
 from search.cameras.polling import Collected, collect
-from search.utils.files import CannotWrite
 from search.cameras.recordings import BadFootage, Footage
+from search.cameras.sources import Camera, Cursor, FolderCamera, SceneCamera, Seen, StreamCamera
 from search.data.frames import read_image
 from search.data.synthetic.scenes import render
-from search.cameras.deduplication import grey_picture, near_identical
+from search.utils.files import CannotWrite
 
 NOW = datetime(2026, 5, 4, 12, tzinfo=UTC)
 

@@ -28,7 +28,7 @@ from PIL import Image
 from pydantic import ValidationError
 from tiny import STREET
 
-from search.config.cameras import CameraConfig
+from search.cameras.deduplication import GRID, NOTABLE, grey_picture, near_identical
 from search.cameras.sources import (
     YOUNG,
     Camera,
@@ -40,10 +40,10 @@ from search.cameras.sources import (
     StreamCamera,
     VideoCamera,
 )
+from search.cameras.video import BadVideo, frames_of_file, frames_of_stream
+from search.config.cameras import CameraConfig
 from search.data.frames import read_image
 from search.data.synthetic.scenes import render
-from search.cameras.deduplication import GRID, NOTABLE, grey_picture, near_identical
-from search.cameras.video import BadVideo, frames_of_file, frames_of_stream
 from spaces.inputs import Frame
 
 WIDTH, HEIGHT = 96, 72

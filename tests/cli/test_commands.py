@@ -17,7 +17,6 @@ from tiny import Ran, Weights, config_data, merged, write_config
 
 from search.cli.main import main
 
-
 COMMANDS = [
     [], ["bench-bundle"], ["correlate"], ["exact"], ["export"], ["run"], ["similarity"],
     ["plan"], ["plan", "show"], ["promote"], ["rollback"], ["stats"], ["stats", "measure"],

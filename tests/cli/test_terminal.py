@@ -27,10 +27,9 @@ from terminals import COLOUR, CONTROL_C, HIDDEN, SHOWN, Terminal, errors_to, pla
 from tiny import Ran, merged, run_config, write_config
 
 from search.cli import app
-from search.pipelines import statistics_cache
 from search.cli.main import main
+from search.pipelines import statistics_cache
 from search.utils.console import Reporter
-
 
 FAILED = "CPU allocator: you tried to allocate\n  1 TB"
 

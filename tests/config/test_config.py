@@ -10,15 +10,16 @@ import pytest
 import torch
 from tiny import Weights, config_data, merged, save_image, write_config
 
-from search.config.run import BadConfig, RunConfig, config_of, load_config, parse_budget
-from search.utils.redact import without_credentials
+from search.config.base import BadConfig, parse_budget
+from search.config.loading import config_of, load_config
+from search.config.run import RunConfig
 from search.data.frames import Joined
+from search.data.ground_truth import BoxTruth, ClassTruth
 from search.statistics.streaming import PassSettings
 from search.study.problem import Limits
-from search.data.ground_truth import BoxTruth, ClassTruth
+from search.utils.redact import without_credentials
 from spaces.errors import MergeSearchError
 from spaces.plan import AdapterSpec
-
 
 
 @pytest.fixture

@@ -29,8 +29,8 @@ from search.data.frames import (
     split,
     split_parts,
 )
-from search.statistics.streaming import PassSettings
 from search.data.synthetic.scenes import render
+from search.statistics.streaming import PassSettings
 
 
 def photos(folder: Path, count: int = 6) -> ImageFiles:

@@ -19,15 +19,22 @@ from tiny import (
     write_config,
 )
 
-from search.data.coco import Classes, coco_truth
-from search.config.run import load_config
-from search.data.frames import Sampling, read_image
+from search.config.loading import load_config
 from search.data.class_labels import csv_truth, folder_truth, real_truth
-from search.statistics.observed import Observed
-from search.pipelines.prepare import open_truth
+from search.data.coco import Classes, coco_truth
+from search.data.frames import Sampling, read_image
+from search.data.ground_truth import (
+    BadTruth,
+    BoxTruth,
+    ClassTruth,
+    check_classes,
+    part_of,
+    scenes_truth,
+)
 from search.data.synthetic.scenes import CLASSES as KINDS
 from search.data.synthetic.scenes import render
-from search.data.ground_truth import BadTruth, BoxTruth, ClassTruth, check_classes, part_of, scenes_truth
+from search.pipelines.prepare import open_truth
+from search.statistics.observed import Observed
 
 ALL = Sampling()
 

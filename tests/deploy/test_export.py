@@ -21,7 +21,6 @@ from search.data.synthetic.scenes import SceneSettings
 from spaces.bundle import load_bundle
 
 
-
 def command(*arguments: str | Path) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 

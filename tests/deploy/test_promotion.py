@@ -15,17 +15,16 @@ from servers import Server
 from tiny import Ran
 
 from search.cli.main import main
-from search.config.run import PromotionConfig
-from search.deploy.comparison import Contest, Lead
-from search.utils.files import write_json
-from search.study.problem import Limits
+from search.config.search import PromotionConfig
+from search.deploy.comparison import Contest
 from search.deploy.promotion import judge
-from search.results.search_result import Result
+from search.evaluation.bundles import Lead
 from search.results.registered_plan import Standing
-from search.tracking.target import Target
+from search.results.search_result import Result
+from search.study.problem import Limits
 from search.tracking.client import record, registry
-
-
+from search.tracking.target import Target
+from search.utils.files import write_json
 
 # The rule.
 

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from made_up_camera import Camera, changed
 from safetensors.numpy import load_file, save_file
 from scipy.stats import kstwo
-from made_up_camera import Camera, changed
 from tiny import STREET, Matrix
 
-from search.drift.frame_features import VIEWS, Description, describe, models_key
-from search.drift.detection import CONFIDENCE, RATE, compare
-from search.utils.files import CannotWrite
 from search.data.frames import BadFrames, RenderedScenes
-from search.statistics.streaming import BadRepresentation
-from search.statistics.observed import Deployment, Observed
+from search.drift.detection import CONFIDENCE, RATE, compare
+from search.drift.frame_features import VIEWS, Description, describe, models_key
 from search.drift.reference import (
     COMPONENTS,
     ENOUGH,
@@ -30,8 +27,11 @@ from search.drift.reference import (
     for_axes,
 )
 from search.drift.reference_storage import load, save
+from search.statistics.observed import Observed
+from search.statistics.streaming import BadRepresentation
+from search.utils.files import CannotWrite
 from spaces.batchnorm_fusion import fused
-
+from spaces.deployment import Deployment
 
 STATISTICS = len(VIEWS) * (COMPONENTS + 1)
 

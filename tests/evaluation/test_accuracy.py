@@ -15,6 +15,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from tiny import STREET
 
+from search.data.frames import RenderedScenes
+from search.data.ground_truth import BoxTruth, scenes_truth
 from search.evaluation.accuracy import (
     CONFIDENT,
     Geometry,
@@ -24,8 +26,6 @@ from search.evaluation.accuracy import (
     ranked,
     top_k,
 )
-from search.data.frames import RenderedScenes
-from search.data.ground_truth import BoxTruth, scenes_truth
 from spaces.inputs import InputSpec
 
 SPEC = InputSpec(128, 128, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2), "squash")

@@ -11,12 +11,12 @@ import pytest
 from numpy.typing import NDArray
 from tiny import STREET
 
-from search.evaluation.bootstrap import DRAWS, LEVEL, draws, interval
 from search.data.frames import RenderedScenes
-from search.evaluation.confidence import Resampling
-from search.results.search_result import verdict
-from search.evaluation.per_frame import ClassTally, Tally
 from search.data.ground_truth import ClassTruth, Truth
+from search.evaluation.bootstrap import DRAWS, LEVEL, draws, interval
+from search.evaluation.confidence import Resampling
+from search.evaluation.per_frame import ClassTally, Tally
+from search.results.search_result import verdict
 
 FRAMES = 60
 Hits = NDArray[np.bool_]

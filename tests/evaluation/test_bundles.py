@@ -8,13 +8,19 @@ from packing import packed, specs_of
 from tiny import STREET, Weights, shares_in
 
 from search.data.frames import RenderedScenes
-from search.statistics.observed import Observed
-from search.evaluation.bundles import ByAnswers, ByTruth, Kept
 from search.data.ground_truth import Truth, scenes_truth
-from search.evaluation.evaluate import BASELINE, Bench, accuracy, fidelity, kept_by_model, quality_kept
+from search.evaluation.bundles import ByAnswers, ByTruth, Kept
+from search.evaluation.evaluate import (
+    BASELINE,
+    Bench,
+    accuracy,
+    fidelity,
+    kept_by_model,
+    quality_kept,
+)
+from search.statistics.observed import Observed
 from spaces.bundle import Bundle, load_bundle
 from spaces.plan import SharePlan
-
 
 FRAMES = RenderedScenes(STREET, 12)
 TRUTH = {

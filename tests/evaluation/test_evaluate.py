@@ -9,11 +9,9 @@ import pytest
 import torch
 from tiny import STREET, shares_in
 
-from search.evaluation.accuracy import Geometry, boxes_of, coco_map, ranked, top_k
 from search.data.frames import FrameSet
-from search.statistics.observed import Observed
-from search.evaluation.per_frame import main_score
 from search.data.ground_truth import BoxTruth, ClassTruth, Truth, scenes_truth
+from search.evaluation.accuracy import Geometry, boxes_of, coco_map, ranked, top_k
 from search.evaluation.evaluate import (
     BASELINE,
     Bench,
@@ -22,10 +20,11 @@ from search.evaluation.evaluate import (
     quality_kept,
     steps_to_verify,
 )
+from search.evaluation.per_frame import main_score
+from search.statistics.observed import Observed
 from spaces.inputs import prepare_batch
 from spaces.merged import MergedModel
 from spaces.plan import IDENTITY, SharePlan
-
 
 COUNT = 12
 LABELS, BOXES = (scenes_truth(STREET, COUNT, t) for t in ("classification", "detection"))

@@ -14,14 +14,13 @@ import torch
 from tiny import CLASSIFIER, Weights, observe, shares_in
 
 from search.evaluation.latency import Latency, Stopwatch, StopwatchSettings
-from search.statistics.streaming import PassSettings
 from search.statistics.observed import Observed
+from search.statistics.streaming import PassSettings
 from spaces.cost import CostModel
 from spaces.liveness import liveness
 from spaces.merged import MergedModel
 from spaces.plan import IDENTITY, LINEAR, AdapterSpec, Share, SharePlan
 from spaces.zoo import ModelSpec, load_model
-
 
 QUICK = StopwatchSettings(warmup=1, runs=3, seconds=0.0, frames=2)
 CPU = torch.device("cpu")

@@ -44,16 +44,15 @@ from tiny import Weights, World, config_data, merged, write_config
 
 from search.cli.main import main
 from search.results.documents import identity
+from search.results.search_result import Result
+from search.study.claims import Claims
+from search.study.objectives import Valuer
+from search.study.optimize import Explored, StudySettings, explore, join
 from search.study.pareto import nondominated
 from search.study.problem import Problem
-from search.results.search_result import Result
-from search.study.optimize import Explored, StudySettings, explore, join
-from search.study.claims import Claims
 from search.study.samplers import Fresh, Outlook, sampler_named
 from search.study.storage import DamagedStudy, StoreFailed, open_store, speaking_for
 from search.tracking.run_writer import PARENT_TAG, RESULT_TAG
-from search.study.objectives import Valuer
-
 
 TRIALS = 600
 BYTES_OF_A_TRIAL = 3500  # about, in a journal

@@ -11,16 +11,17 @@ import torch
 from safetensors.torch import save_file
 from tiny import listening, pypi_weights, random_network, run_config, write_config
 
-from search.data.coco import coco_truth
-from search.config.run import load_config
-from search.data.frames import Sampling, Subset, folder_frames
+from search.config.loading import load_config
 from search.data.class_labels import csv_truth
-from search.statistics.streaming import PassSettings, measure
-from search.statistics.observed import Deployment, Observed
-from search.pipelines.prepare import load_deployment
-from search.statistics.similarity import Statistics
+from search.data.coco import coco_truth
+from search.data.frames import Sampling, Subset, folder_frames
 from search.data.ground_truth import ClassTruth
 from search.evaluation.evaluate import BASELINE, Bench, accuracy, quality_kept
+from search.pipelines.prepare import load_deployment
+from search.statistics.observed import Observed
+from search.statistics.similarity import Statistics
+from search.statistics.streaming import PassSettings, measure
+from spaces.deployment import Deployment
 from spaces.model_facts import survey_all
 from spaces.plan import Ref, Share, SharePlan
 from spaces.shares import Pair, Pairs

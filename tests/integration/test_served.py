@@ -20,14 +20,13 @@ from servers import Server
 from tiny import Ran
 from torch import Tensor
 
-from search.utils.files import write_json
 from search.data.frames import RenderedScenes
-from search.tracking.outbox import keep
 from search.data.synthetic.scenes import SceneSettings
-from search.tracking.target import Target
 from search.tracking.client import record
+from search.tracking.outbox import keep
+from search.tracking.target import Target
+from search.utils.files import write_json
 from spaces.bundle import load_bundle
-
 
 ASK = """
 import json, sys

@@ -18,7 +18,6 @@ from watched import DAY, NIGHT, Watched, watched_data
 from search.tracking.target import Target
 from spaces.bundle import load_bundle
 
-
 EVERY = int(os.environ.get("MERGE_SEARCH_EVERY_STEP", "40"))
 """Of the steps that are no record of the watch's own, one in so many is tried; 1 takes long."""
 OURS = (

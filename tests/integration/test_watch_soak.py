@@ -32,11 +32,10 @@ from tiny import Weights, listening, merged
 from watched import DAY, NIGHT, WINDOW, Watched, picture, watched_data
 
 from search.cli.main import main
-from search.utils.files import write_json
 from search.results.rounds import Round
+from search.utils.files import write_json
 from search.utils.schedule import Due, Schedule
 from search.watch.daemon import watch
-
 
 BUILD = Path(__file__).parents[2] / "build"
 """Git-ignored."""

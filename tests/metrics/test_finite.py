@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from networks import Zoo, size_of
-from networks import CLASSIFIERS, DETECTORS
+from networks import CLASSIFIERS, DETECTORS, Zoo, size_of
 from tiny import STREET, all_finite, pypi_weights, shares_in
 
 from search.data.frames import RenderedScenes, Subset
-from search.statistics.streaming import PassSettings, measure
-from search.statistics.observed import Deployment, Observed
+from search.statistics.observed import Observed
 from search.statistics.similarity import Statistics
+from search.statistics.streaming import PassSettings, measure
+from spaces.deployment import Deployment
 from spaces.model_facts import survey_all
 from spaces.plan import IDENTITY, LINEAR, AdapterSpec
 from spaces.shares import Pair, pairs_of

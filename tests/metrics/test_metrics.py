@@ -13,19 +13,17 @@ from contracts import MetricContract, SimilarityContract
 from tiny import shares_in
 
 from search.data.frames import Subset
-from search.metrics.registry import METRICS
-from search.statistics.streaming import PassSettings
-from search.statistics.observed import Observed
 from search.metrics.fidelity import HOPELESS
 from search.metrics.fisher import fisher
+from search.metrics.registry import METRICS
+from search.statistics.observed import Observed
+from search.statistics.streaming import PassSettings
 from spaces.cost import CostModel
 from spaces.inputs import prepare_batch
 from spaces.merged import MergedModel
 from spaces.plan import IDENTITY, LINEAR, AdapterSpec, Ref, Share, SharePlan
 from spaces.shares import Pair
 from spaces.stages import bytes_of, tensors_of
-
-
 
 COMPARISONS = ["bytes", "macs", "size"]
 """The seed paper's other guides: they look at what is shared, not at how like it is."""

@@ -17,7 +17,11 @@ from labelled import PICTURES, Compared, Labelled, compare
 from PIL import Image
 from tiny import STREET, Weights, config_data, listening, merged, write_config
 
-from search.config.run import load_config
+from search.config.loading import load_config
+from search.data.frames import RenderedScenes, Subset
+from search.data.ground_truth import BadTruth, BoxTruth, ClassTruth, scenes_truth
+from search.evaluation.evaluate import Bench, accuracy
+from search.metrics.registry import METRICS
 from search.pipelines.correlate import (
     DECIDES,
     Measured,
@@ -28,17 +32,12 @@ from search.pipelines.correlate import (
     split_truth,
 )
 from search.pipelines.correlate import Guides as AllGuides
-from search.data.frames import RenderedScenes, Subset
-from search.results.metric_comparison import PARTS, League, Part
-from search.metrics.registry import METRICS
-from search.statistics.observed import Observed
 from search.pipelines.prepare import load_deployment, observe
-from search.data.ground_truth import BadTruth, BoxTruth, ClassTruth, scenes_truth
-from search.evaluation.evaluate import Bench, accuracy
+from search.results.metric_comparison import PARTS, League, Part
+from search.statistics.observed import Observed
 from spaces.errors import MergeSearchError
 from spaces.plan import AdapterSpec, Ref, Share, SharePlan
 from spaces.shares import shares_of
-
 
 Row = dict[str, str]
 KEPT = {"reporting": "kept", "deciding": "kept_deciding"}

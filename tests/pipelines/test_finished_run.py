@@ -10,13 +10,12 @@ from pathlib import Path
 import pytest
 from tiny import Ran
 
-from search.config.run import BadConfig
+from search.config.base import BadConfig
+from search.data.frames import BadFrames
+from search.pipelines.finished_run import Finished, NoSuchPlan, NoSuchRun
+from search.results.documents import Damaged
 from search.utils.console import Reporter
 from search.utils.files import write_json
-from search.data.frames import BadFrames
-from search.tracking.outbox import Damaged
-from search.pipelines.finished_run import Finished, NoSuchPlan, NoSuchRun
-
 
 
 def test_it_is_the_same_run(tiny_run: Ran) -> None:

@@ -28,27 +28,28 @@ from tiny import (
     write_config,
 )
 
-from search.metrics.fidelity_cache import BadNotes
 from search.cli.main import main
-from search.config.run import RunConfig, load_config
-from search.utils.console import Reporter
-from search.utils.files import make_folder
+from search.config.loading import load_config
+from search.config.run import RunConfig
 from search.data.frames import BadFrames, Joined, split_parts
-from search.metrics.registry import METRICS
-from search.statistics.streaming import FOLDS, Moments, PassSettings, measure
-from search.statistics.observed import Deployment, Observed
-from search.metrics.fidelity import HOPELESS, fidelity_alone
-from search.pipelines.prepare import load_deployment, observe, similarities
-from search.pipelines.finished_run import Finished
-from search.results.search_result import Result
-from search.pipelines.run import Known, found
+from search.data.ground_truth import BadTruth
 from search.data.synthetic.scenes import SceneSettings, render
+from search.metrics.fidelity import HOPELESS, fidelity_alone
+from search.metrics.fidelity_cache import BadNotes
+from search.metrics.registry import METRICS
+from search.pipelines.finished_run import Finished
+from search.pipelines.prepare import load_deployment, observe, similarities
+from search.pipelines.run import Known, found
+from search.pipelines.statistics_cache import summed
+from search.results.search_result import Result
+from search.statistics.observed import Observed
 from search.statistics.second_moments import SecondMoments
 from search.statistics.similarity import Statistics
-from search.pipelines.statistics_cache import summed
-from search.data.ground_truth import BadTruth
+from search.statistics.streaming import FOLDS, Moments, PassSettings, measure
+from search.utils.console import Reporter
+from search.utils.files import make_folder
+from spaces.deployment import Deployment
 from spaces.plan import Share, SharePlan
-
 
 DAY: dict[str, Any] = {"scenes": {"seed": 1}, "count": 28}
 WINDOW: dict[str, Any] = {"scenes": {"seed": 4, "night": 1.0}, "count": 12}

@@ -19,21 +19,21 @@ from tiny import (
     write_config,
 )
 
-from search.config.run import load_config, parse_budget
-from search.utils.files import CannotWrite
-from search.pipelines.prepare import NothingToShare
-from search.results.search_result import Result
-from search.pipelines.run import BudgetTooSmall, run
-from search.results.rank_agreement import in_words, rungs
+from search.config.base import parse_budget
+from search.config.loading import load_config
 from search.data.ground_truth import BadTruth
 from search.evaluation.evaluate import Bench, accuracy
 from search.pipelines.exact import measure_exactly
+from search.pipelines.prepare import NothingToShare
+from search.pipelines.run import BudgetTooSmall, run
+from search.results.rank_agreement import in_words, rungs
+from search.results.search_result import Result
+from search.utils.files import CannotWrite
 from spaces.errors import MergeSearchError
 from spaces.liveness import liveness
 from spaces.merged import MergedModel
 from spaces.plan import SharePlan
 from spaces.stages import Layout, bytes_of, tensors_of
-
 
 
 def numbers(result: Result) -> dict[str, Any]:

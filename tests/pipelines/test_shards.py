@@ -21,16 +21,16 @@ from tiny import (
 )
 
 from search.cli.main import main
-from search.config.run import RunConfig, load_config
+from search.config.loading import load_config
+from search.config.run import RunConfig
 from search.data.frames import BadFrames, RenderedScenes
-from search.statistics.streaming import FOLDS, WHOLE, Moments, PassSettings, Shard, measure
-from search.statistics.storage import BadStatistics, Saved, load, save
-from search.statistics.observed import Observed
 from search.pipelines.prepare import load_deployment, observe
+from search.statistics.observed import Observed
 from search.statistics.similarity import Statistics
+from search.statistics.storage import BadStatistics, Saved, load, save
+from search.statistics.streaming import FOLDS, WHOLE, Moments, PassSettings, Shard, measure
 from spaces.model_facts import survey_all
 from spaces.shares import pairs_of
-
 
 
 def stats(*args: str | Path) -> Result:

@@ -29,18 +29,19 @@ from tiny import (
 )
 
 from search.cli.main import main
-from search.config.run import BadConfig, config_of
-from search.results.documents import identity
+from search.config.base import BadConfig
+from search.config.loading import config_of
 from search.data.frames import scene
-from search.pipelines.verify_inputs import BadData, FreshData
-from search.tracking.outbox import NotLogged, read, sync
-from search.pipelines.prepare import load_deployment
-from search.pipelines.finished_run import Finished, NoSuchPlan
-from search.tracking.target import Target
-from search.tracking.run_writer import PARENT_TAG
 from search.data.ground_truth import BadTruth
-from search.results.verification import Verification
+from search.pipelines.finished_run import Finished, NoSuchPlan
+from search.pipelines.prepare import load_deployment
 from search.pipelines.verify import verify_again
+from search.pipelines.verify_inputs import BadData, FreshData
+from search.results.documents import identity, read
+from search.results.verification import Verification
+from search.tracking.outbox import NotLogged, sync
+from search.tracking.run_writer import PARENT_TAG
+from search.tracking.target import Target
 
 OTHERS = 10
 

@@ -17,15 +17,14 @@ from pages import Tag, parse, read_page
 from tiny import Ran, Weights, merged, run_config, three_models, write_config
 
 from search.cli.main import main
-from search.config.run import load_config
-from search.report.summary import numbers, sentence
+from search.config.loading import load_config
 from search.report.html import page
 from search.report.next_steps import Places, next_steps
-from search.results.search_result import CandidateRecord, Result
 from search.report.rejected import Shortlisted, Tried, not_chosen, reasons, under_floor, unverified
+from search.report.summary import numbers, sentence
+from search.results.search_result import CandidateRecord, Result
 from spaces.plan import Ref, Share, SharePlan
 from spaces.shares import Pair
-
 
 NOWHERE = Places("out/tiny", None)
 SECTIONS = ["candidates", "rungs", "similarity", "tried", "settings", "next"]

@@ -13,13 +13,21 @@ import pytest
 from tiny import Ran, World
 
 from search.report.plan_diagram.drawing import NARROW, WIDE, draw_plan, in_words, standing_alone
-from search.report.plan_diagram.layout import FONT, GAP, LEAST, Box, Sheet, lay_out, layouts_of, row_order
-from search.results.search_result import CandidateRecord, ModelRecord, Result
+from search.report.plan_diagram.layout import (
+    FONT,
+    GAP,
+    LEAST,
+    Box,
+    Sheet,
+    lay_out,
+    layouts_of,
+    row_order,
+)
 from search.report.svg import NAMESPACE, text_width, to_text
+from search.results.search_result import CandidateRecord, ModelRecord, Result
 from spaces.errors import BadPlan
 from spaces.liveness import liveness
 from spaces.plan import Ref, Share, SharePlan
-
 
 SVG = f"{{{NAMESPACE}}}"
 THREE = World({"a": 7, "b": 5, "c": 9}, {"b": (2, 4)})

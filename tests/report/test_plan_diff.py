@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from networks import Deployment
 from hypothesis import given
 from hypothesis import strategies as st
+from networks import Deployment
 
 from search.report.plan_diff import ALIKE, difference, in_words
 from spaces.plan import AdapterSpec, Ref, Share, SharePlan

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from search.results.search_result import CandidateRecord
 from search.results.rank_agreement import in_words, rungs, shortlist_rung
+from search.results.search_result import CandidateRecord
 from spaces.plan import SharePlan
 
 

@@ -13,7 +13,6 @@ from search.results.search_result import CandidateRecord, Result, choose, versio
 from spaces.plan import SharePlan
 
 
-
 def candidate(name: str, size: int, kept: float | None, fidelity: float | None) -> CandidateRecord:
     plan: dict[str, Any] = SharePlan().to_dict()
     by_model = {} if kept is None else {"a": kept}

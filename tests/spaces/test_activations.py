@@ -6,19 +6,18 @@ from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 import torch
-from networks import Deployment
 from example_plans import drawn
+from networks import Deployment
 from tiny import shares_in
 from torch import Tensor, nn
 
 from search.statistics.observed import Observed
 from spaces.activations import Alive, Footprint, Ledger, run_measured
 from spaces.cost import CostModel
-from spaces.model_facts import ModelFacts
 from spaces.liveness import canonical
 from spaces.merged import Maps, MergedModel, Models
+from spaces.model_facts import ModelFacts
 from spaces.plan import IDENTITY, LINEAR, AdapterSpec, Ref, Share, SharePlan
-
 
 FLOAT = 4
 IMAGE, WEIGHT = torch.zeros(1, 3, 8, 8), torch.zeros(2, 3)

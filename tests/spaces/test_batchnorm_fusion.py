@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from networks import Zoo, relative_error
-from networks import every_network
+from networks import Zoo, every_network, relative_error
 from torch import Tensor, nn
 
 from spaces.batchnorm_fusion import fused

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from search.evaluation.accuracy import Geometry, coco_map
 from search.data.frames import FrameSet
 from search.data.ground_truth import BoxTruth, annotation
+from search.evaluation.accuracy import Geometry, coco_map
 from search.evaluation.evaluate import BASELINE, Bench, accuracy
-from spaces.model_facts import survey
 from spaces.inputs import Fit, Frame, InputSpec, boxes_to_frame, prepare
+from spaces.model_facts import survey
 from spaces.stages import Layout, StagedModel
 
 FITS: tuple[Fit, Fit] = ("squash", "letterbox")

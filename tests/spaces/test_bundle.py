@@ -35,7 +35,6 @@ from spaces.precision import Dtype
 from spaces.stages import bytes_of, tensors_of
 from spaces.zoo import ModelSpec
 
-
 DTYPES: tuple[Dtype, ...] = ("float32", "float16", "bfloat16")
 
 

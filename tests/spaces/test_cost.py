@@ -13,12 +13,14 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from spaces.cost import CostModel
-from spaces.map_folding import fold_of
 from spaces.liveness import canonical, liveness
+from spaces.map_folding import fold_of
 from spaces.merged import MergedModel
-from spaces.plan import IDENTITY, LINEAR, AdapterSpec, Ref, Share, SharePlan
+from spaces.plan import IDENTITY, Share, SharePlan
 
 ENDS = ("donor", "recipient")
+
+
 def merged(deployment: Deployment, plan: SharePlan) -> MergedModel:
     return MergedModel(deployment.models, deployment.facts, plan, deployment.maps(plan))
 

@@ -26,7 +26,6 @@ from spaces.plan import Share, SharePlan
 from spaces.stages import DetectionHead, bytes_of, tensors_of
 
 
-
 def bundled(observed: Observed, plan: SharePlan) -> Bundle:
     known = observed.deployment
     merged = MergedModel(known.models, known.facts, plan, observed.maps_for([plan]))

@@ -7,19 +7,19 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from networks import Deployment, Zoo, raw_maps, relative_error
 from hypothesis import given
 from hypothesis import strategies as st
+from networks import Deployment, Zoo, raw_maps, relative_error
 from torch import Tensor, nn
 
 from spaces.adapters import LinearMap, build_adapter, resize
-from spaces.errors import BadPlan
-from spaces.model_facts import ModelFacts, layouts_of
-from spaces.map_folding import Fold, fold_of
-from spaces.liveness import liveness
-from spaces.merged import MergedModel
-from spaces.plan import IDENTITY, LINEAR, AdapterSpec, Ref, Share, SharePlan
 from spaces.consumers import HEAD, Readers, find_readers, folded
+from spaces.errors import BadPlan
+from spaces.liveness import liveness
+from spaces.map_folding import Fold, fold_of
+from spaces.merged import MergedModel
+from spaces.model_facts import ModelFacts, layouts_of
+from spaces.plan import IDENTITY, LINEAR, AdapterSpec, Ref, Share, SharePlan
 from spaces.plan_set import PlanSet
 
 

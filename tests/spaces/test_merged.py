@@ -12,9 +12,9 @@ from networks import Deployment, Zoo
 from torch import Tensor, nn
 
 from spaces.errors import BadPlan
-from spaces.model_facts import layouts_of
 from spaces.liveness import canonical, liveness
 from spaces.merged import MergedModel, running_order
+from spaces.model_facts import layouts_of
 from spaces.node import Node, tap_nodes
 from spaces.plan import IDENTITY, LINEAR, AdapterSpec, Ref, Share, SharePlan
 

@@ -14,9 +14,9 @@ import torch
 from networks import Deployment, raw_maps, relative_error
 from torch import Tensor
 
-from spaces.model_facts import layouts_of
 from spaces.liveness import canonical
 from spaces.merged import MergedModel
+from spaces.model_facts import layouts_of
 from spaces.node import in_order, tap_nodes
 from spaces.plan import IDENTITY, LINEAR, AdapterSpec, Ref, Share, SharePlan
 from spaces.plan_set import PlanSet

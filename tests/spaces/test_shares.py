@@ -6,8 +6,8 @@ import pytest
 from networks import Deployment, Zoo
 
 from spaces.activations import Footprint
-from spaces.model_facts import ModelFacts
 from spaces.inputs import InputSpec
+from spaces.model_facts import ModelFacts
 from spaces.plan import IDENTITY, LINEAR, AdapterSpec, Ref
 from spaces.shares import Pair, Pairs, pairs_of, shares_of
 from spaces.stages import Layout, StageFacts

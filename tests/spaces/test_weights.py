@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from networks import Zoo
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from networks import Zoo
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 

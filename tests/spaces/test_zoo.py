@@ -8,15 +8,16 @@ from typing import Any, NoReturn
 
 import pytest
 import torch
-from networks import Zoo, relative_error, size_of
+from networks import CLASSIFIERS, DETECTORS, Zoo, every_network, relative_error, size_of
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from spaces.errors import BadInput, BadWeights, HubUnreachable, UncuttableModel
-from spaces.model_facts import ModelFacts, survey
 from spaces.inputs import InputSpec
+from spaces.model_facts import ModelFacts, survey
 from spaces.stages import Layout, StagedModel, bytes_of, tensors_of
 from spaces.zoo import ModelSpec, load_model
+
 
 @every_network
 @torch.no_grad()

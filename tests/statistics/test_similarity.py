@@ -11,17 +11,16 @@ from tiny import CLASSIFIER, STREET, Matrix, Weights, load_tiny, shares_in
 
 from search.data.frames import Subset
 from search.statistics.hsic import u_centred
-from search.statistics.streaming import FOLDS, HELD_EVERY, Moments, PassSettings, measure
 from search.statistics.observed import Observed
 from search.statistics.second_moments import Columns, SecondMoments
 from search.statistics.similarity import LAMBDAS, DegenerateRepresentation, Statistics
+from search.statistics.streaming import FOLDS, HELD_EVERY, Moments, PassSettings, measure
 from spaces.activations import Footprint
-from spaces.model_facts import ModelFacts, survey_all
 from spaces.inputs import FieldOfView
+from spaces.model_facts import ModelFacts, survey_all
 from spaces.plan import IDENTITY, LINEAR, AdapterSpec, Ref, Share
 from spaces.shares import Pair, pairs_of
 from spaces.stages import Layout, StageFacts
-
 
 X, Y = Ref("x", "s"), Ref("y", "s")
 PAIR, BACK = Pair(X, Y), Pair(Y, X)

@@ -23,6 +23,8 @@ from torch import nn
 
 from search.data.frames import RenderedScenes
 from search.statistics.hsic import gram, u_centred
+from search.statistics.observed import Observed
+from search.statistics.second_moments import Columns, Pooled, SecondMoments
 from search.statistics.streaming import (
     FOLDS,
     BadRepresentation,
@@ -30,15 +32,12 @@ from search.statistics.streaming import (
     PassSettings,
     measure,
 )
-from search.statistics.observed import Observed
-from search.statistics.second_moments import Columns, Pooled, SecondMoments
 from spaces.errors import BadWeights
 from spaces.model_facts import survey_all
 from spaces.plan import Ref
 from spaces.shares import Pair, pairs_of
 from spaces.stages import StagedModel
 from spaces.zoo import ModelSpec, load_model
-
 
 A, B = Ref("a", "s"), Ref("b", "s")
 PAIR, BACK = Pair(A, B), Pair(B, A)

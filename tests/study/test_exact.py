@@ -14,15 +14,15 @@ from tiny import made_up_facts, made_up_similarity
 
 from search.study.exact.bounds import ROUNDING, Bounds
 from search.study.exact.branch_and_bound import TooLarge, count_plans, exact_front
+from search.study.exact.vectorized import NOTHING, Walks
+from search.study.objectives import Predicted, Valuer
 from search.study.pareto import front
 from search.study.problem import Limits, Problem
-from search.study.objectives import Predicted, Valuer
-from search.study.exact.vectorized import NOTHING, Walks
-from spaces.errors import BadPlan
-from spaces.model_facts import ModelFacts
-from spaces.liveness import canonical, liveness
-from spaces.plan import IDENTITY, LINEAR, AdapterSpec, SharePlan
 from spaces.consumers import HEAD, Reader, Readers
+from spaces.errors import BadPlan
+from spaces.liveness import canonical, liveness
+from spaces.model_facts import ModelFacts
+from spaces.plan import IDENTITY, LINEAR, AdapterSpec, SharePlan
 from spaces.shares import pairs_of, shares_of
 
 FORMS: list[tuple[dict[str, int], dict[str, tuple[int, ...]]]] = [

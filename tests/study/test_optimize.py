@@ -18,15 +18,15 @@ from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 from tiny import World
 
+from search.study.claims import Claims
+from search.study.objectives import Valued, Valuer
+from search.study.optimize import Explored, StudySettings, explore
 from search.study.pareto import front, hypervolume, nondominated
 from search.study.problem import Cost, Limits, Problem, SamplerName
-from search.study.smallest_plan import smallest, smallest_thoroughly
-from search.study.warm_start import by_bytes, greedy, starting_plans
-from search.study.optimize import Explored, StudySettings, explore
-from search.study.claims import Claims
 from search.study.samplers import LocalSampler
+from search.study.smallest_plan import smallest, smallest_thoroughly
 from search.study.storage import open_store
-from search.study.objectives import Valued, Valuer
+from search.study.warm_start import by_bytes, greedy, starting_plans
 from spaces.cost import CostModel
 from spaces.plan import LINEAR, Ref, Share, SharePlan
 
@@ -379,7 +379,9 @@ def test_the_smallest_plan_is_the_smallest_of_all(
 def test_before_a_budget_is_refused_a_large_space_is_descended_from_every_share(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("search.study.smallest_plan.LOOKED_THROUGH", 0)  # take this space for a large one
+    monkeypatch.setattr(
+        "search.study.smallest_plan.LOOKED_THROUGH", 0
+    )  # take this space for a large one
     problem = World({"a": 4, "b": 3}, {"b": (0, 2)}, seed).within(1.0)
     least = min(valued.bytes for valued in everything(problem))
     assert smallest_thoroughly(problem, Valuer(problem)).bytes == least

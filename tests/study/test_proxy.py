@@ -14,8 +14,8 @@ from tiny import made_up_facts, made_up_similarity
 
 from search.study.proxy import Proxy, upstream
 from spaces.errors import BadPlan
-from spaces.model_facts import layouts_of
 from spaces.liveness import canonical
+from spaces.model_facts import layouts_of
 from spaces.plan import LINEAR, Ref, Share, SharePlan
 from spaces.shares import pairs_of, shares_of
 

@@ -12,14 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import made_up_facts, shares_in
 
-from search.study.search_space import NOTHING, Encoding
 from search.statistics.observed import Observed
+from search.study.search_space import NOTHING, Encoding
 from spaces.errors import BadPlan
-from spaces.model_facts import layouts_of
 from spaces.liveness import canonical, liveness
+from spaces.model_facts import layouts_of
 from spaces.plan import IDENTITY, LINEAR, Ref, Share, SharePlan
 from spaces.shares import pairs_of, shares_of
-
 
 FACTS = made_up_facts({"cls": 4, "cas": 4, "det": 4}, {"det": (1, 2, 3)})
 LAYOUTS = layouts_of(FACTS)

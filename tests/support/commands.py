@@ -16,8 +16,9 @@ from typing import Any
 
 from search.cli.main import main
 
-IMPORTED = ["search.cli.main", "search.pipelines.run", "search.study.optimize", "effdet", "timm", "matplotlib.pyplot",
-            "mlflow.store.tracking.sqlalchemy_store", "pandas", "psycopg", "pytest"]  # fmt: skip
+IMPORTED = ["search.cli.main", "search.pipelines.run", "search.study.optimize", "effdet",
+            "timm", "matplotlib.pyplot", "mlflow.store.tracking.sqlalchemy_store", "pandas",
+            "psycopg", "pytest"]  # fmt: skip
 FORKED = multiprocessing.get_context("forkserver")
 FORKED.set_forkserver_preload(IMPORTED)
 

@@ -14,12 +14,12 @@ from tiny import World, shares_in
 
 from search.metrics.base import Metric
 from search.statistics.observed import Observed
+from search.study.claims import Claims
+from search.study.objectives import NotMeasuredHere, Valued, Valuer
+from search.study.optimize import NoSuchStudy, StudySettings, explore, join
 from search.study.pareto import nondominated
 from search.study.problem import Problem
-from search.study.optimize import NoSuchStudy, StudySettings, explore, join
-from search.study.claims import Claims
 from search.study.storage import open_store
-from search.study.objectives import NotMeasuredHere, Valued, Valuer
 from spaces.plan import IDENTITY, LINEAR, AdapterSpec, Share, SharePlan
 
 ADAPTERS = (IDENTITY, LINEAR, AdapterSpec("linear", 2))

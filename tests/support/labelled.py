@@ -26,9 +26,10 @@ from tiny import (
     write_config,
 )
 
-from search.config.run import RunConfig, load_config
-from search.pipelines.correlate import correlate
+from search.config.loading import load_config
+from search.config.run import RunConfig
 from search.data.frames import scene
+from search.pipelines.correlate import correlate
 from search.results.metric_comparison import League
 from spaces.inputs import prepare_batch
 from spaces.stages import StagedModel

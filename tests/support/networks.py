@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from spaces.adapters import LinearMap
 from spaces.errors import BadPlan
-from spaces.model_facts import ModelFacts, layouts_of, survey
 from spaces.liveness import liveness
+from spaces.model_facts import ModelFacts, layouts_of, survey
 from spaces.plan import IDENTITY, LINEAR, AdapterSpec, Share, SharePlan
 from spaces.shares import pairs_of, shares_of
 from spaces.stages import StagedModel, bytes_of, tensors_of
@@ -221,5 +221,3 @@ def raw_maps(models: Mapping[str, StagedModel]) -> Iterator[None]:
 
 def relative_error(found: Tensor, wanted: Tensor) -> float:
     return float((found - wanted).abs().max() / wanted.abs().max())
-
-

@@ -9,8 +9,8 @@ from tiny import CLASSES, CLASSIFIER, DETECTOR, SIZE, Weights
 
 from search.statistics.observed import Observed
 from spaces.bundle import Contents, write_bundle
-from spaces.model_facts import survey_all
 from spaces.merged import MergedModel
+from spaces.model_facts import survey_all
 from spaces.plan import SharePlan
 from spaces.precision import Dtype
 from spaces.zoo import ModelSpec

@@ -19,21 +19,23 @@ from PIL import Image
 from rich.console import Console
 from torch import nn
 
-from search.config.run import RunConfig, load_config
-from search.utils.console import Reporter
+from search.config.loading import load_config
+from search.config.run import RunConfig
 from search.data.frames import RenderedScenes, split
-from search.statistics.streaming import Moments, PassSettings, measure
-from search.statistics.observed import Deployment, Observed
-from search.study.problem import Limits, Problem
-from search.pipelines.run import run
 from search.data.synthetic.scenes import SceneSettings
+from search.pipelines.run import run
+from search.statistics.observed import Observed
 from search.statistics.similarity import Statistics
+from search.statistics.streaming import Moments, PassSettings, measure
+from search.study.problem import Limits, Problem
+from search.utils.console import Reporter
 from spaces.activations import Footprint
-from spaces.cost import CostModel
-from spaces.model_facts import ModelFacts, survey_all
-from spaces.inputs import FieldOfView
-from spaces.plan import LINEAR, AdapterSpec, Share
 from spaces.consumers import HEAD
+from spaces.cost import CostModel
+from spaces.deployment import Deployment
+from spaces.inputs import FieldOfView
+from spaces.model_facts import ModelFacts, survey_all
+from spaces.plan import LINEAR, AdapterSpec, Share
 from spaces.shares import pairs_of, shares_of
 from spaces.stages import Layout, StagedModel, StageFacts
 from spaces.zoo import ModelSpec, load_model

@@ -15,11 +15,11 @@ from PIL import Image
 from tiny import Weights, config_data, merged, write_config
 
 from search.cli.main import main
-from search.config.run import load_config
-from search.watch.workspace import Post
-from search.watch.round import do_round  # noqa: F401  (imported by the command only when it runs)
-from search.results.rounds import Round
+from search.config.loading import load_config
 from search.data.synthetic.scenes import SceneSettings, render
+from search.results.rounds import Round
+from search.watch.round import do_round  # noqa: F401  (imported by the command only when it runs)
+from search.watch.workspace import Post
 from spaces.bundle import bundle_id
 
 DAY = SceneSettings(seed=21, width=192, height=144)

@@ -16,15 +16,14 @@ from mlflow.tracking import MlflowClient
 from servers import Server, free_port
 from tiny import Ran, Weights, config_data, merged, run_config, write_config
 
-from search.tracking.payloads import search_run
-from search.config.run import load_config
+from search.config.loading import load_config
 from search.results.metric_comparison import GROUPS, League
 from search.results.search_result import Result
-from search.tracking.target import ENVIRONMENT, Target
 from search.tracking.client import TrackerUnreachable, record
+from search.tracking.payloads import search_run
 from search.tracking.run_writer import PARENT_TAG
+from search.tracking.target import ENVIRONMENT, Target
 from spaces.plan import SharePlan
-
 
 
 class Logged:

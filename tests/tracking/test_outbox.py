@@ -25,12 +25,12 @@ from tiny import Ran
 
 from search.cli.main import main
 from search.results.documents import identity
-from search.utils.files import write_json
-from search.tracking.outbox import BESIDE, NotLogged, record_or_keep, sync
 from search.results.search_result import Result
-from search.tracking.target import Target, recall, remember
 from search.tracking.client import record
+from search.tracking.outbox import BESIDE, NotLogged, record_or_keep, sync
 from search.tracking.run_writer import PARENT_TAG, RESULT_TAG
+from search.tracking.target import Target, recall, remember
+from search.utils.files import write_json
 from spaces.plan import SharePlan
 
 SECRET = "s3cret-word"

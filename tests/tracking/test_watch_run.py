@@ -21,13 +21,12 @@ from mlflow.tracking import MlflowClient
 from servers import Server
 from tiny import Ran
 
-from search.tracking.payloads.watch_run import DECISIONS, NOTED, note
 from search.results.rounds import CameraRound, Decision, History, Round, Verdict
-from search.tracking.target import Target
 from search.tracking.client import TrackerUnreachable, pages, record
+from search.tracking.payloads.watch_run import DECISIONS, NOTED, note
 from search.tracking.run_writer import last_candidates
+from search.tracking.target import Target
 from search.tracking.watch_run import IN_TABLE, record_rounds
-
 
 START = datetime(2026, 11, 25, 10, tzinfo=UTC)
 CAMERAS = ("gate", "bridge")

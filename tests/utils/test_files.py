@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from search.utils.files import FORGOTTEN, CannotWrite, locked, replacing, write_bytes
+from search.utils.files import FORGOTTEN, CannotWrite, replacing, write_bytes
+from search.utils.locks import locked
 
 
 def test_a_failed_write_leaves_the_old_file_alone(tmp_path: Path) -> None:

@@ -7,20 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 from made_up_camera import Camera, changed
+from PIL import Image
 from tiny import Weights, write_config
 from watched import WINDOW, watched_data
 
-from search.config.run import load_config
-from search.drift.frame_features import Description
+from search.config.loading import load_config
 from search.drift.detection import compare
-from search.statistics.observed import Deployment
-from search.watch.workspace import Post, Window
+from search.drift.frame_features import Description
 from search.drift.reference import Reference
 from search.drift.reference_storage import load
 from search.watch.inspection import Likeness, Sight, take_up
-
+from search.watch.workspace import Post, Window
+from spaces.deployment import Deployment
 
 BASE = "base-0123"
 

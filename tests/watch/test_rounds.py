@@ -18,17 +18,16 @@ from tiny import CLASSIFIER, Weights, load_tiny, merged
 from watched import DAY, NIGHT, WINDOW, Watched, picture, watched_data
 
 from search.data.frames import read_image
-from search.watch.seen_labels import LEAST
 from search.drift.reference_storage import load
-from search.tracking.target import Target
 from search.tracking.client import registry
+from search.tracking.target import Target
 from search.watch.daemon import only_one
+from search.watch.seen_labels import LEAST
 from spaces.bundle import bundle_id
 from spaces.stages import StagedModel
 
 DEFAULT = Path(__file__).resolve().parents[3] / "shared" / "data"
 DATA = Path(os.environ.get("MERGE_SEARCH_DATA") or DEFAULT) / "cameras"
-
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 from tiny import STREET
 
-from search.utils.files import CannotWrite
 from search.data.frames import ImageFiles, Joined, RenderedScenes, Subset, contents
-from search.watch.seen_labels import LEAST, KnownLabels
 from search.data.ground_truth import BoxTruth, ClassTruth, Truth, marks, part_of, scenes_truth
+from search.utils.files import CannotWrite
+from search.watch.seen_labels import LEAST, KnownLabels
 
 CATEGORIES = ({"id": 1, "name": "car"},)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from xml.etree import ElementTree as ET
 
-from search.utils.console import megabytes
-from search.report.plan_diagram.palette import fill_of, line_of, paint
 from search.report.plan_diagram.layout import FONT, LABEL, MARGIN, Arrow, Box, Row, Sheet, lay_out
 from search.report.plan_diagram.legend import DASHES, LINE, draw_legend, legend_of
-from search.results.search_result import PlanRecord, Result
+from search.report.plan_diagram.palette import fill_of, line_of, paint
 from search.report.svg import Words, add, number, picture, text_width, to_text
+from search.results.search_result import PlanRecord, Result
+from search.utils.format import megabytes
 from spaces.plan import Share, SharePlan
 
 PLAN_PICTURE = "plan.svg"

@@ -6,8 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
-from search.results.search_result import ModelRecord
 from search.report.svg import text_width
+from search.results.search_result import ModelRecord
 from spaces.liveness import liveness
 from spaces.plan import Ref, Share, SharePlan
 from spaces.stages import Layout

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Literal
 from xml.etree import ElementTree as ET
 
-from search.utils.console import MEGABYTE
-from search.report.plan_diagram.palette import fill_of, line_of, paint
 from search.report.plan_diagram.layout import FONT, MARGIN, Sheet
+from search.report.plan_diagram.palette import fill_of, line_of, paint
 from search.report.svg import add, number, text_width
+from search.utils.format import MEGABYTE
 
 LINE = 20.0
 """Height of a line of entries."""

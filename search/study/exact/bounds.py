@@ -8,10 +8,10 @@ from itertools import pairwise
 
 import numpy as np
 
+from search.study.exact.vectorized import NOTHING, Bools, Floats, Ints, Walks
+from search.study.objectives import Predicted
 from search.study.pareto import front
 from search.study.problem import Limits
-from search.study.objectives import Predicted
-from search.study.exact.vectorized import NOTHING, Bools, Floats, Ints, Walks
 
 ROUNDING = 1e-12
 """Qualities that differ by less are taken for equal."""

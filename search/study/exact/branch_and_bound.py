@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search.study.exact.bounds import Bounds, Edges, Incumbents, Rows, Tail
-from search.study.problem import Problem
-from search.study.objectives import Predicted, Valuer
 from search.study.exact.vectorized import NOTHING, Bools, Floats, Ints, Walks
+from search.study.objectives import Predicted, Valuer
+from search.study.problem import Problem
 from spaces.errors import MergeSearchError
 from spaces.liveness import canonical
 from spaces.plan import SharePlan

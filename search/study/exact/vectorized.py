@@ -25,11 +25,11 @@ from numpy.typing import NDArray
 
 from search.study.problem import Problem
 from search.study.proxy import Proxy
-from spaces.cost import CostModel
-from spaces.model_facts import ModelFacts
-from spaces.liveness import Layouts, Liveness
-from spaces.plan import Ref, Share, SharePlan
 from spaces.consumers import HEAD
+from spaces.cost import CostModel
+from spaces.liveness import Layouts, Liveness
+from spaces.model_facts import ModelFacts
+from spaces.plan import Ref, Share, SharePlan
 
 Ints = NDArray[np.intp]
 Floats = NDArray[np.float64]

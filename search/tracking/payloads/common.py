@@ -6,35 +6,9 @@ the same.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
-from search.utils.timing import milliseconds
-
-
-class Outcome(Protocol):
-    """What every result says of where it comes from."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def seed(self) -> int: ...
-    @property
-    def frames(self) -> Mapping[str, Any]: ...
-    @property
-    def config(self) -> Mapping[str, Any]: ...
-    @property
-    def seconds(self) -> Mapping[str, float]: ...
-    @property
-    def created(self) -> str: ...
-    @property
-    def versions(self) -> Mapping[str, str]: ...
-
-
-def span(outcome: Outcome) -> tuple[int, int]:
-    """When the work began and when it was done, in milliseconds since 1970."""
-    done = milliseconds(outcome.created)
-    return done - int(sum(outcome.seconds.values()) * 1000), done
+from search.results.documents import Outcome
 
 
 def tags(outcome: Outcome) -> dict[str, str]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from search.evaluation.per_frame import main_name
 from search.results.metric_comparison import GROUPS, League
+from search.results.verification import Verification
 from search.tracking.payloads.common import origin
 from search.tracking.payloads.search_run import certainty
-from search.evaluation.per_frame import main_name
-from search.results.verification import Verification
 from spaces.plan import SharePlan
 
 

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from search.utils.console import MEGABYTE, percent
 from search.evaluation.confidence import Intervals
-from search.tracking.payloads.common import origin
-from search.results.search_result import UNMERGED, CandidateRecord, Result
 from search.evaluation.per_frame import Scores, main_name
+from search.results.search_result import UNMERGED, CandidateRecord, Result
+from search.tracking.payloads.common import origin
+from search.utils.format import MEGABYTE, percent
 from spaces.plan import SharePlan
 
 LONGEST = 500

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from search.utils.timing import to_the_minute
-from search.utils.console import percent
-from search.results.search_result import mean_known
+from search.evaluation.per_frame import mean_known
 from search.results.rounds import Decision, Round
+from search.utils.format import percent
+from search.utils.timing import to_the_minute
 
 DECISIONS: Mapping[Decision, int] = {
     "failed": -1, "waiting": 0, "unchanged": 1, "searched": 2, "promoted": 3,

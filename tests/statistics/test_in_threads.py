@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from search.statistics.parallel import in_threads
+from search.statistics.similarity import in_threads
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 7])
