@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from search.results.documents import DOCUMENTS, Document, identity
+from search.results.documents import DOCUMENTS, Document, identity, span
 from search.tracking.models import Models
 from search.tracking.payloads import common
 from search.tracking.payloads.search_run import DatasetFacts
@@ -89,7 +89,7 @@ class Shelf:
         run = self.client.create_run(
             self.experiment,
             run_name=name,
-            start_time=common.span(self.outcome)[0],
+            start_time=span(self.outcome)[0],
             tags={**known, **common.tags(self.outcome), **tags},
         )
         return str(run.info.run_id)
@@ -99,7 +99,7 @@ class Shelf:
         return self.start(kind, f"{title} {to_the_minute(self.outcome.created)}", {})
 
     def finish(self, run: str) -> None:
-        self.client.set_terminated(run, end_time=common.span(self.outcome)[1])
+        self.client.set_terminated(run, end_time=span(self.outcome)[1])
 
     def finish_parent(self, run: str) -> None:
         """Say that all is there; what was made twice is gone by then."""
@@ -160,7 +160,7 @@ class Shelf:
     def _log_points(
         self, run: str, points: Sequence[tuple[str, float, int]], model: str | None = None
     ) -> None:
-        moment = common.span(self.outcome)[1]
+        moment = span(self.outcome)[1]
         self._log_all(
             run, [Metric(name, value, moment, step, model) for name, value, step in points]
         )
