@@ -54,8 +54,8 @@ from search.data.ground_truth import ClassTruth, Truth
 from search.deploy.export import ONNX
 from search.evaluation.accuracy import Geometry, coco_map, ranked, top_k
 from search.evaluation.confidence import Resampling
-from search.evaluation.evaluate import BASELINE, Bench, kept_by_model, tallies
-from search.evaluation.per_frame import Tally, main_score, scores_of
+from search.evaluation.evaluate import BASELINE, EvaluationSetup, kept_by_model, tallies
+from search.evaluation.per_frame import FrameScores, main_score, scores_of
 from search.pipelines.export import export
 from search.pipelines.prepare import load_deployment, open_truth
 from search.pipelines.run import run
@@ -331,7 +331,9 @@ class _Calibration(quantization.CalibrationDataReader):  # type: ignore[misc]
 # What they get right.
 
 
-def right(graph: Path, deployment: Deployment, truth: Mapping[str, Truth]) -> dict[str, Tally]:
+def right(
+    graph: Path, deployment: Deployment, truth: Mapping[str, Truth]
+) -> dict[str, FrameScores]:
     """By model with ground truth; all have the same labelled frames."""
     frames = next(iter(truth.values())).frames
     assert all(known.frames.hash == frames.hash for known in truth.values())
@@ -345,7 +347,7 @@ def right(graph: Path, deployment: Deployment, truth: Mapping[str, Truth]) -> di
         for name, part in parts.items():
             part.append(_answer(name, answers))
         sizes += [(picture.shape[0], picture.shape[1]) for picture in pictures]
-    found: dict[str, Tally] = {}
+    found: dict[str, FrameScores] = {}
     for name, known in truth.items():
         whole = np.concatenate(parts[name])
         if isinstance(known, ClassTruth):
@@ -357,10 +359,10 @@ def right(graph: Path, deployment: Deployment, truth: Mapping[str, Truth]) -> di
 
 
 def against_torch(
-    found: Mapping[str, Tally], deployment: Deployment, truth: Mapping[str, Truth]
+    found: Mapping[str, FrameScores], deployment: Deployment, truth: Mapping[str, Truth]
 ) -> str:
     """What says that the graphs are measured as `run` measures."""
-    bench = Bench(deployment.running, deployment.facts, {}, BATCH)
+    bench = EvaluationSetup(deployment.running, deployment.facts, {}, BATCH)
     (wanted,) = tallies(bench, [BASELINE], truth, lambda done: None)
     apart = max(abs(main_score(found[n].scores) - main_score(t.scores)) for n, t in wanted.items())
     return f"scores of the unmerged graph and of the torch networks differ by at most {apart:.2g}"

@@ -39,7 +39,7 @@ from search.config.search import SearchConfig
 from search.pipelines.prepare import load_deployment, observe, pose, similarities
 from search.report.figures import save_figure
 from search.study.exact.branch_and_bound import count_plans, exact_front
-from search.study.objectives import Valued, Valuer
+from search.study.objectives import PlanEvaluator, Valued
 from search.study.optimize import StudySettings, explore
 from search.study.pareto import hypervolume
 from search.study.problem import Limits, Problem, SamplerName
@@ -247,7 +247,7 @@ def _measure(
             found[sampler] = [
                 studied(space.problem, sampler, trials, seed, progress) for seed in range(most)
             ]
-    valuer = Valuer(space.problem)
+    valuer = PlanEvaluator(space.problem)
     for name, order in orders(space.problem).items():
         plans = restarted(space.problem, order)
         found[f"greedy by {name}"] = [_valued(plans, valuer, trials)]
@@ -262,7 +262,7 @@ def studied(
     progress: Callable[[int], None] = lambda done: None,
 ) -> list[Valued]:
     """What a study values, in its order; random alone starts without heuristic plans."""
-    valuer = Valuer(problem)
+    valuer = PlanEvaluator(problem)
     known = [smallest(problem, valuer).plan]
     starts = [SharePlan()] if sampler == "random" else starting_plans(problem, known)
     with tempfile.TemporaryDirectory() as folder:
@@ -292,7 +292,7 @@ def restarted(problem: Problem, order: Sequence[Share]) -> Plans:
         yield from greedy(problem, (order[first], *order[:first], *order[first + 1 :]))
 
 
-def _valued(plans: Plans, valuer: Valuer, trials: int) -> list[Valued]:
+def _valued(plans: Plans, valuer: PlanEvaluator, trials: int) -> list[Valued]:
     """The first so many different plans, valued."""
     known: dict[SharePlan, Valued] = {}
     for plan in plans:
@@ -388,7 +388,7 @@ def trials_rate(problem: Problem, sampler: SamplerName) -> float:
     ratios = []
     for seed in range(ROUNDS):
         with tempfile.TemporaryDirectory() as folder:
-            valuer, starts = Valuer(problem), starting_plans(problem)
+            valuer, starts = PlanEvaluator(problem), starting_plans(problem)
             settings = StudySettings("rate", str(Path(folder) / "ours"), sampler, RATED, seed)
             start = time.perf_counter()
             explore(valuer, settings, starts)

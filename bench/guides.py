@@ -28,7 +28,7 @@ from search.config.run import RunConfig
 from search.data.class_labels import csv_truth
 from search.data.frames import Subset
 from search.data.ground_truth import Truth, part_of
-from search.evaluation.evaluate import Bench, accuracy, steps_to_verify
+from search.evaluation.evaluate import EvaluationSetup, accuracy, steps_to_verify
 from search.evaluation.per_frame import main_score
 from search.pipelines.correlate import (
     Guides,
@@ -195,7 +195,7 @@ def _several_shares(
         return {"composition": None, "r": None}
     deployment = observed.deployment
     layouts = layouts_of(deployment.facts)
-    bench = Bench(deployment.running, deployment.facts, observed.maps_for(plans), 16)
+    bench = EvaluationSetup(deployment.running, deployment.facts, observed.maps_for(plans), 16)
     kept = {}
     for part in PARTS:
         total = steps_to_verify(len(plans), parts[part])

@@ -49,7 +49,7 @@ from search.data.synthetic.scenes import SceneSettings
 from search.metrics.fidelity import fidelity_alone
 from search.pipelines.prepare import load_deployment, observe, open_frames, pose, similarities
 from search.statistics.observed import Observed
-from search.study.objectives import Valuer
+from search.study.objectives import PlanEvaluator
 from search.study.optimize import Explored, StudySettings, explore
 from search.study.pareto import front, hypervolume
 from search.study.problem import Problem
@@ -75,7 +75,7 @@ class Arm:
 
     observed: Observed
     similarity: Similarity
-    valuer: Valuer
+    valuer: PlanEvaluator
     explored: Explored
     seconds: Mapping[str, Seconds]
     """Of models, statistics, similarity and search."""
@@ -167,7 +167,7 @@ def searched(config: RunConfig, known: Sequence[SharePlan], reporter: Reporter) 
     marks.append(now())
     ends: list[Seconds] = []
     problem = pose(config, deployment, similarity)
-    valuer = Valuer(problem)
+    valuer = PlanEvaluator(problem)
     starts = starting_plans(problem, (*known, smallest(problem, valuer).plan))
     settings = StudySettings(
         config.name, config.store, config.search.sampler, config.search.trials, config.seed
@@ -222,7 +222,7 @@ def dominated(arm: Arm, yardstick: Similarity) -> list[float]:
     Of the rectangle from (0 bytes, quality 1) to (the budget, quality 0).
     """
     problem = arm.valuer.problem
-    anew = Valuer(Problem(problem.facts, yardstick, problem.limits))
+    anew = PlanEvaluator(Problem(problem.facts, yardstick, problem.limits))
     whole = problem.limits.bytes
     best: list[tuple[float, float, SharePlan]] = []
     curve, area = [], 0.0

@@ -36,8 +36,8 @@ from search.data.frames import RenderedScenes
 from search.data.synthetic.scenes import SceneSettings
 from search.evaluation.bootstrap import interval
 from search.evaluation.bundles import ByAnswers
-from search.evaluation.evaluate import Bench, tallies
-from search.evaluation.per_frame import Tally, main_name, means_known
+from search.evaluation.evaluate import EvaluationSetup, tallies
+from search.evaluation.per_frame import FrameScores, main_name, means_known
 from search.statistics.observed import Observed
 from search.utils.console import Reporter
 from search.utils.progress import silent
@@ -75,7 +75,7 @@ def main() -> None:
 class Answered:
     """What each plan's models get right on every fresh frame, by the unmerged models' answers."""
 
-    tallies: Sequence[Mapping[str, Tally]]
+    tallies: Sequence[Mapping[str, FrameScores]]
 
     @cached_property
     def in_truth(self) -> Matrix:
@@ -119,7 +119,7 @@ def on_fresh_frames(
     observed: Observed, plans: Sequence[SharePlan], reporter: Reporter
 ) -> Answered:
     known = observed.deployment
-    bench = Bench(known.served, known.facts, observed.maps_for(plans), batch=16)
+    bench = EvaluationSetup(known.served, known.facts, observed.maps_for(plans), batch=16)
     fresh = RenderedScenes(changed_camera(600 + SEED), FRESH)
     with reporter.progress("frames", FRESH) as progress:
         right = ByAnswers.on(bench, fresh, progress).right

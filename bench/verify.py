@@ -46,7 +46,7 @@ from search.config.run import RunConfig
 from search.data.class_labels import csv_truth
 from search.data.frames import Sampling, Subset
 from search.data.ground_truth import ClassTruth, Truth
-from search.evaluation.evaluate import BASELINE, Bench, accuracy, fidelity
+from search.evaluation.evaluate import BASELINE, EvaluationSetup, accuracy, fidelity
 from search.evaluation.per_frame import Scores, mean_known
 from search.pipelines.prepare import load_deployment, observe, open_truth, pose, similarities
 from search.study.exact.branch_and_bound import exact_front
@@ -71,7 +71,7 @@ class Case:
     """The unmerged models and candidates of one space, and what they are verified with and on."""
 
     deployment: Deployment
-    bench: Bench
+    bench: EvaluationSetup
     plans: Sequence[SharePlan]
     truth: Mapping[str, Truth]
 
@@ -149,7 +149,7 @@ def _case(config: RunConfig, truth: Mapping[str, Truth] | None, reporter: Report
     similarity = similarities(config, observed, config.search.adapter_specs, reporter)
     front = exact_front(pose(config, deployment, similarity)).front
     listed = [front[k].plan for k in spread(len(front), SHORTLIST)]
-    bench = Bench(deployment.running, deployment.facts, observed.maps_for(listed), BATCH)
+    bench = EvaluationSetup(deployment.running, deployment.facts, observed.maps_for(listed), BATCH)
     means = [mean_known(f) or 0.0 for f in fidelity(bench, listed, observed.unseen, _silent)]
     best = sorted(range(len(listed)), key=lambda k: -means[k])[:CANDIDATES]
     known = open_truth(config, deployment, frames, reporter) if truth is None else truth
@@ -250,7 +250,7 @@ def peak(folder: Path, batch: int, frames: int) -> None:
         file.flush()
         deployment = load_deployment(_configured(Path(file.name)), Reporter())
     plans, maps = _read(folder)
-    bench = Bench(deployment.running, deployment.facts, maps, batch)
+    bench = EvaluationSetup(deployment.running, deployment.facts, maps, batch)
     truth = photos(frames)
     before = _resident()
     accuracy(bench, plans, dict.fromkeys(bench.models, truth), _silent)

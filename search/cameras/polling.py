@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from threading import Event
 
-from search.cameras.recordings import Footage
+from search.cameras.recordings import Recordings
 from search.cameras.sources import Camera, CameraFault, StreamCamera, tell
 
 
@@ -23,7 +23,7 @@ class Collected:
 
 
 def collect(
-    cameras: Mapping[str, Camera], footage: Mapping[str, Footage], most: int, now: datetime
+    cameras: Mapping[str, Camera], footage: Mapping[str, Recordings], most: int, now: datetime
 ) -> dict[str, Collected]:
     """Ask each camera for frames until `most` of its frames wait, or it has no more.
 
@@ -47,7 +47,7 @@ def collect(
     return {name: future.result() for name, future in asked.items()}
 
 
-def _ask(camera: Camera, footage: Footage, most: int, now: datetime, stop: Event) -> Collected:
+def _ask(camera: Camera, footage: Recordings, most: int, now: datetime, stop: Event) -> Collected:
     before, end = footage.waiting, time.monotonic() + _longest(camera, most)
     if before >= most:
         return Collected(0, None)
@@ -73,7 +73,7 @@ def _longest(camera: Camera, most: int) -> float:
     return math.inf
 
 
-def _note(footage: Footage, fault: CameraFault, now: datetime) -> None:
+def _note(footage: Recordings, fault: CameraFault, now: datetime) -> None:
     """A camera that does not answer is put off; one that does goes on behind what was wrong."""
     if fault.passed is None:
         footage.failed(now)

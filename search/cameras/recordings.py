@@ -44,7 +44,7 @@ class _Kept(NamedTuple):
     picture: GreyPicture
 
 
-class Footage:
+class Recordings:
     """What is kept of one camera; one process writes it at a time.
 
     Raises:

@@ -14,7 +14,7 @@ from search.cli import app
 if TYPE_CHECKING:  # imported where they are wanted: help is there at once
     from search.utils.console import Reporter
     from search.utils.schedule import Due
-    from search.watch.workspace import Post
+    from search.watch.workspace import Workspace
 
 CONFIG = click.argument("config", type=click.Path(path_type=Path))
 SET = click.option(
@@ -425,9 +425,9 @@ def watch(
         from search.utils.schedule import Due, SystemClock
         from search.watch.daemon import RoundProcess, only_one
         from search.watch.daemon import watch as keep_watch
-        from search.watch.workspace import Post
+        from search.watch.workspace import Workspace
 
-        post = Post(load_config(config, overrides))
+        post = Workspace(load_config(config, overrides))
         schedule = post.asked.due_times()
     if due is not None:  # started by a watcher, which holds the lock
         _round(post, Due(due.astimezone(UTC), missed), reporter)
@@ -440,7 +440,7 @@ def watch(
         )
 
 
-def _round(post: Post, due: Due, reporter: Reporter) -> NoReturn:
+def _round(post: Workspace, due: Due, reporter: Reporter) -> NoReturn:
     from search.results.rounds import EXIT_CODES
     from search.watch.round import do_round
 
@@ -464,9 +464,9 @@ def history(config: Path, overrides: tuple[str, ...], last: int) -> None:
         from search.config.loading import load_config
         from search.utils.files import json_bytes
         from search.watch.history_table import show_history
-        from search.watch.workspace import Post
+        from search.watch.workspace import Workspace
 
-        post = Post(load_config(config, overrides))
+        post = Workspace(load_config(config, overrides))
     rounds = post.history.latest(last)
     show_history(rounds, post, reporter)
     app.answer(json_bytes([known.to_dict() for known in rounds]))

@@ -19,8 +19,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from search.results.registered_plan import Standing
-from search.results.rounds import Verdict
+from search.results.registered_plan import RegisteredPlan
+from search.results.rounds import PromotionRecord
 from search.utils.files import CannotWrite, link_or_copy, replacing_folder, write_json
 from spaces.bundle import BUNDLE, bundle_id, read_contents
 from spaces.errors import MergeSearchError
@@ -40,7 +40,7 @@ class DamagedRecord(MergeSearchError):
 class Champion:
     """The plan in service."""
 
-    standing: Standing
+    standing: RegisteredPlan
     """What is known of it."""
     since: str
     """ISO 8601, UTC."""
@@ -49,7 +49,7 @@ class Champion:
     """The bundle that it replaced."""
     round: int | None = None
     """The round of the watch that promoted it; None if a person did."""
-    verdict: Verdict | None = None
+    verdict: PromotionRecord | None = None
     """How it was compared in that round."""
     told: bool = False
     """Whether MLflow's registry says so, too."""
@@ -66,13 +66,13 @@ class Champion:
         fields = dict(data)
         if fields.pop("version", None) != CHAMPION_VERSION:
             raise ValueError(f"version {data.get('version')!r}; only {CHAMPION_VERSION} is known")
-        fields["standing"] = Standing.from_dict(data["standing"])
-        fields["verdict"] = None if data["verdict"] is None else Verdict(**data["verdict"])
+        fields["standing"] = RegisteredPlan.from_dict(data["standing"])
+        fields["verdict"] = None if data["verdict"] is None else PromotionRecord(**data["verdict"])
         return cls(**fields)
 
 
 @dataclass(frozen=True)
-class Service:
+class ChampionStore:
     """The folder OUT/service."""
 
     folder: Path

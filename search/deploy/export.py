@@ -46,7 +46,7 @@ TOLERANCE = {"float32": 1e-4, "float16": 5e-2, "bfloat16": 2e-1}
 precision rounds the weights. Other formats must be as near to the bundle as float32 is."""
 
 
-class NotTrue(MergeSearchError):
+class BundleCheckFailed(MergeSearchError):
     """What was written does not give what was promised: a fault of merge-search."""
 
 
@@ -104,7 +104,9 @@ def remove_bundle(folder: Path) -> None:
 
 def _bytes_are_as_promised(held: int, record: PlanRecord) -> str:
     if held != record.bytes:
-        raise NotTrue(f"plan {record.hash}: {held} bytes written, {record.bytes} promised")
+        raise BundleCheckFailed(
+            f"plan {record.hash}: {held} bytes written, {record.bytes} promised"
+        )
     return f"{held:,} bytes of tensors ({megabytes(held)}), as predicted"
 
 
@@ -113,7 +115,9 @@ def _answers_are_the_same(bundle: Bundle, before: Bundle, source: Source) -> str
     inputs = Graph(bundle).named(bundle.prepared(source.frames)).values()
     far = greatest_difference(Graph(before)(*inputs), Graph(bundle)(*inputs))
     if far > TOLERANCE[source.observed.deployment.dtype]:
-        raise NotTrue(f"read back, the bundle's answers differ by {far:.1e} of the greatest")
+        raise BundleCheckFailed(
+            f"read back, the bundle's answers differ by {far:.1e} of the greatest"
+        )
     return (
         f"read back, its answers on {len(source.frames)} frames differ by at most {far:.1g} of "
         "the greatest"
@@ -148,5 +152,7 @@ def _near(
 ) -> str:
     far = greatest_difference(wanted, found)
     if far > TOLERANCE["float32"]:
-        raise NotTrue(f"{name}: its answers differ from the bundle's by {far:.1e} of the greatest")
+        raise BundleCheckFailed(
+            f"{name}: its answers differ from the bundle's by {far:.1e} of the greatest"
+        )
     return f"{name}: its answers differ from the bundle's by at most {far:.1g} of the greatest"

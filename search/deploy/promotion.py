@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from search.config.run import RunConfig
 from search.config.search import PromotionConfig
-from search.deploy.comparison import Contest
-from search.evaluation.bundles import Lead, Measure
-from search.results.registered_plan import Standing
+from search.deploy.comparison import Comparison
+from search.evaluation.bundles import Difference, Measure
+from search.results.registered_plan import RegisteredPlan
 from search.study.problem import Limits
 from search.tracking import client
 from search.tracking.target import Target
@@ -27,12 +27,12 @@ class NotPromoted(MergeSearchError):
     exit_code = 4
 
 
-class NobodyThere(MergeSearchError):
+class NoSuchVersion(MergeSearchError):
     """There is no challenger to promote, or no champion to go back from."""
 
 
 @dataclass(frozen=True)
-class Judgement:
+class PromotionDecision:
     """Whether the challenger is promoted, and why."""
 
     promoted: bool
@@ -41,7 +41,7 @@ class Judgement:
     """What it was measured by."""
 
 
-def judge(rule: PromotionConfig, limits: Limits, contest: Contest) -> Judgement:
+def judge(rule: PromotionConfig, limits: Limits, contest: Comparison) -> PromotionDecision:
     """By the rule, whether the challenger may take the champion's place.
 
     It has to keep within the limits and to be measured as the rule wants it; if there is a
@@ -52,15 +52,17 @@ def judge(rule: PromotionConfig, limits: Limits, contest: Contest) -> Judgement:
     by = _measure(rule, challenger, champion)
     asked = _unfit(by, limits, challenger)
     if asked:
-        return Judgement(False, asked, by)
+        return PromotionDecision(False, asked, by)
     told = f"{megabytes(challenger.bytes)} are within the limits"
     if champion is None:
-        return Judgement(True, f"there was no champion; {told}; {_quality(by, challenger)}", by)
+        return PromotionDecision(
+            True, f"there was no champion; {told}; {_quality(by, challenger)}", by
+        )
     if challenger.bundle == champion.bundle:
-        return Judgement(False, "it is the champion already", by)
+        return PromotionDecision(False, "it is the champion already", by)
     apart = _not_comparable(rule, by, challenger, champion)
     if apart:
-        return Judgement(False, apart, by)
+        return PromotionDecision(False, apart, by)
     lead = contest.leads.get(by)
     if lead is None:
         best_case = _own_best_case(by, challenger, champion)
@@ -69,11 +71,11 @@ def judge(rule: PromotionConfig, limits: Limits, contest: Contest) -> Judgement:
         best_case = lead[2]
         against = f"frame by frame: {_against(by, challenger, champion)}, {_points(lead)}"
     if best_case + rule.slack < 0:
-        return Judgement(False, f"it is worse {against}", by)
-    return Judgement(True, f"it is not worse {against}; {told}", by)
+        return PromotionDecision(False, f"it is worse {against}", by)
+    return PromotionDecision(True, f"it is not worse {against}; {told}", by)
 
 
-def measured(by: Measure, standing: Standing) -> float | None:
+def measured(by: Measure, standing: RegisteredPlan) -> float | None:
     """The quality that is compared; None if it is not known."""
     return standing.quality if by == "truth" else standing.fidelity
 
@@ -89,13 +91,13 @@ def promote(config: RunConfig, reporter: Reporter) -> None:
     with client.registry(Target.of(config), config.name) as registry:
         challenger, champion = registry.challenger(), registry.champion()
         if challenger is None:
-            raise NobodyThere(
+            raise NoSuchVersion(
                 f"{config.name} has no challenger in MLflow; `merge-search run` proposes one"
             )
-        proposed = Standing.from_dict(challenger.standing)
-        serving = None if champion is None else Standing.from_dict(champion.standing)
+        proposed = RegisteredPlan.from_dict(challenger.standing)
+        serving = None if champion is None else RegisteredPlan.from_dict(champion.standing)
         limits = config.limits(proposed.unmerged_bytes)
-        judgement = judge(config.promotion, limits, Contest(proposed, serving))
+        judgement = judge(config.promotion, limits, Comparison(proposed, serving))
         if not judgement.promoted:
             registry.refuse(challenger, judgement.reason)
             raise NotPromoted(
@@ -119,10 +121,10 @@ def rollback(config: RunConfig, why: str, reporter: Reporter) -> None:
     with client.registry(Target.of(config), config.name) as registry:
         champion = registry.champion()
         if champion is None:
-            raise NobodyThere(f"{config.name} has no champion in MLflow")
+            raise NoSuchVersion(f"{config.name} has no champion in MLflow")
         before = registry.before(champion)
         if before is None:
-            raise NobodyThere(
+            raise NoSuchVersion(
                 f"version {champion.version} of {config.name} replaced no champion: there is "
                 "nothing to go back to"
             )
@@ -133,14 +135,16 @@ def rollback(config: RunConfig, why: str, reporter: Reporter) -> None:
     )
 
 
-def _measure(rule: PromotionConfig, challenger: Standing, champion: Standing | None) -> Measure:
+def _measure(
+    rule: PromotionConfig, challenger: RegisteredPlan, champion: RegisteredPlan | None
+) -> Measure:
     if rule.by != "either":
         return rule.by
     sides = [challenger] if champion is None else [challenger, champion]
     return "truth" if all(side.quality is not None for side in sides) else "fidelity"
 
 
-def _unfit(by: Measure, limits: Limits, challenger: Standing) -> str:
+def _unfit(by: Measure, limits: Limits, challenger: RegisteredPlan) -> str:
     """Why it cannot be champion whoever is; empty if it can."""
     if challenger.bytes > limits.bytes:
         return (
@@ -158,7 +162,7 @@ def _unfit(by: Measure, limits: Limits, challenger: Standing) -> str:
 
 
 def _not_comparable(
-    rule: PromotionConfig, by: Measure, challenger: Standing, champion: Standing
+    rule: PromotionConfig, by: Measure, challenger: RegisteredPlan, champion: RegisteredPlan
 ) -> str:
     """Why the two cannot be compared; empty if they can."""
     if measured(by, champion) is None:
@@ -176,27 +180,27 @@ def _not_comparable(
     )
 
 
-def _own_best_case(by: Measure, challenger: Standing, champion: Standing) -> float:
+def _own_best_case(by: Measure, challenger: RegisteredPlan, champion: RegisteredPlan) -> float:
     """Its lead at the upper end of its own interval, if that is known."""
     sure = _interval(by, challenger)
     best = (measured(by, challenger) or 0.0) if sure is None else sure[1]
     return best - (measured(by, champion) or 0.0)
 
 
-def _against(by: Measure, challenger: Standing, champion: Standing) -> str:
+def _against(by: Measure, challenger: RegisteredPlan, champion: RegisteredPlan) -> str:
     return f"{_quality(by, challenger)}; the champion's {percent(measured(by, champion))}"
 
 
-def _points(lead: Lead) -> str:
+def _points(lead: Difference) -> str:
     value, low, high = (f"{100 * share:+.1f}" for share in lead)
     return f"{value} points ({low} to {high})"
 
 
-def _quality(by: Measure, standing: Standing) -> str:
+def _quality(by: Measure, standing: RegisteredPlan) -> str:
     known, sure = percent(measured(by, standing)), _interval(by, standing)
     what = "it keeps" if by == "truth" else "fidelity"
     return f"{what} {known}" + (f" ({percents(sure)})" if sure else "")
 
 
-def _interval(by: Measure, standing: Standing) -> tuple[float, float] | None:
+def _interval(by: Measure, standing: RegisteredPlan) -> tuple[float, float] | None:
     return standing.interval if by == "truth" else standing.fidelity_interval

@@ -11,8 +11,8 @@ import tempfile
 from pathlib import Path
 
 from search.config.run import RunConfig
-from search.deploy.champion import Champion, Service
-from search.results.registered_plan import Standing
+from search.deploy.champion import Champion, ChampionStore
+from search.results.registered_plan import RegisteredPlan
 from search.results.search_result import BUNDLE_FOLDER
 from search.tracking import client
 from search.tracking.registry import Entry, Registry
@@ -22,7 +22,7 @@ from search.utils.timing import this_moment
 from spaces.bundle import holds_bundle
 
 
-def reconcile(config: RunConfig, service: Service, reporter: Reporter) -> None:
+def reconcile(config: RunConfig, service: ChampionStore, reporter: Reporter) -> None:
     """Tell MLflow of our champion, or take over the one that a person has chosen there.
 
     Raises:
@@ -41,7 +41,9 @@ def reconcile(config: RunConfig, service: Service, reporter: Reporter) -> None:
             )
 
 
-def _tell(ours: Champion, theirs: Entry | None, registry: Registry, service: Service) -> None:
+def _tell(
+    ours: Champion, theirs: Entry | None, registry: Registry, service: ChampionStore
+) -> None:
     if theirs is None or theirs.standing["bundle"] != ours.bundle:
         version = registry.of_bundle(ours.bundle)
         if version is None:
@@ -51,10 +53,14 @@ def _tell(ours: Champion, theirs: Entry | None, registry: Registry, service: Ser
 
 
 def _take_over(
-    theirs: Entry, ours: Champion | None, config: RunConfig, registry: Registry, service: Service
+    theirs: Entry,
+    ours: Champion | None,
+    config: RunConfig,
+    registry: Registry,
+    service: ChampionStore,
 ) -> None:
     champion = Champion(
-        standing=Standing.from_dict(theirs.standing),
+        standing=RegisteredPlan.from_dict(theirs.standing),
         since=this_moment(),
         reason=f"version {theirs.version} was made champion in MLflow",
         before=None if ours is None else ours.bundle,

@@ -17,8 +17,8 @@ from search.evaluation.evaluate import (
     BASELINE,
     Answering,
     Answers,
-    Bench,
     Collected,
+    EvaluationSetup,
     Progress,
     answering,
     as_truth,
@@ -28,7 +28,7 @@ from search.evaluation.evaluate import (
     tallies,
     tally,
 )
-from search.evaluation.per_frame import Tallies, Tally, main_score, mean_known, scores_of
+from search.evaluation.per_frame import FrameScores, Tallies, main_score, mean_known, scores_of
 from search.utils.progress import silent
 from spaces.bundle import Bundle
 from spaces.inputs import Frame
@@ -36,7 +36,7 @@ from spaces.plan_set import Output, PlanSet
 
 
 @dataclass(frozen=True)
-class Kept:
+class BundleQuality:
     """What a bundle keeps of what its models can do unmerged."""
 
     by_model: Mapping[str, float | None]
@@ -55,7 +55,7 @@ class Kept:
             return None
         return interval(self.mean, self.drawn)
 
-    def lead(self, other: Kept) -> Lead | None:
+    def lead(self, other: BundleQuality) -> Difference | None:
         """Over a bundle measured by the same yardstick; frames that are hard are so for both."""
         if self.drawn is None or other.drawn is None or self.mean is None or other.mean is None:
             return None
@@ -67,43 +67,45 @@ class Kept:
 class ByAnswers:
     """What models answer unmerged, taken for right: `search.verify.fidelity` of bundles."""
 
-    bench: Bench
+    bench: EvaluationSetup
     right: Mapping[str, Truth]
     """Of the models that are confident of anything."""
 
     @classmethod
-    def on(cls, bench: Bench, frames: FrameSet, progress: Progress = silent) -> ByAnswers:
+    def on(
+        cls, bench: EvaluationSetup, frames: FrameSet, progress: Progress = silent
+    ) -> ByAnswers:
         unmerged = PlanSet(bench.models, bench.facts, [BASELINE], {})
         collected = collect(answering(unmerged, bench.models), bench, frames, progress)
         return cls(bench, as_truth(_by_model(collected), collected, bench, frames))
 
-    def measure(self, bundle: Bundle, progress: Progress = silent) -> Kept:
+    def measure(self, bundle: Bundle, progress: Progress = silent) -> BundleQuality:
         found = _tallied(bundle, self.bench, self.right, progress)
         by_model = {
             name: main_score(found[name].scores) if name in found else None
             for name in self.bench.models
         }
-        return Kept(by_model, Resampling(self.right).mean_drawn(found))
+        return BundleQuality(by_model, Resampling(self.right).mean_drawn(found))
 
 
 @dataclass(frozen=True)
 class ByTruth:
     """Ground truth, against what the models get right unmerged: `search.verify.quality_kept`."""
 
-    bench: Bench
+    bench: EvaluationSetup
     truth: Mapping[str, Truth]
     unmerged: Tallies
 
     @classmethod
-    def on(cls, bench: Bench, truth: Mapping[str, Truth]) -> ByTruth:
+    def on(cls, bench: EvaluationSetup, truth: Mapping[str, Truth]) -> ByTruth:
         return cls(bench, truth, tallies(bench, [BASELINE], truth, silent)[0])
 
-    def measure(self, bundle: Bundle, agreed: Kept) -> Kept:
+    def measure(self, bundle: Bundle, agreed: BundleQuality) -> BundleQuality:
         """Models without ground truth count with what they `agreed` on by answers."""
         found = _tallied(bundle, self.bench, self.truth, silent)
         kept = kept_by_model(scores_of(found), scores_of(self.unmerged), agreed.by_model)
         drawn = Resampling(self.truth).quality_drawn(kept, found, self.unmerged)
-        return Kept({name: kept.get(name) for name in self.bench.models}, drawn)
+        return BundleQuality({name: kept.get(name) for name in self.bench.models}, drawn)
 
 
 def served(bundle: Bundle) -> Answering:
@@ -118,10 +120,10 @@ def served(bundle: Bundle) -> Answering:
 
 
 def _tallied(
-    bundle: Bundle, bench: Bench, right: Mapping[str, Truth], progress: Progress
-) -> dict[str, Tally]:
+    bundle: Bundle, bench: EvaluationSetup, right: Mapping[str, Truth], progress: Progress
+) -> dict[str, FrameScores]:
     """Of each model, what the bundle gets right on each frame."""
-    found: dict[str, Tally] = {}
+    found: dict[str, FrameScores] = {}
     for names in same_frames(right):
         collected = collect(served(bundle), bench, right[names[0]].frames, progress)
         answers = _by_model(collected)
@@ -138,5 +140,5 @@ def _by_model(collected: Collected) -> dict[str, Answers]:
 Measure = Literal["truth", "fidelity"]
 
 
-Lead = tuple[float, float, float]
+Difference = tuple[float, float, float]
 """How much better one plan is than another: the difference, and its 95% interval."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from search.data.ground_truth import Truth
 from search.evaluation.bootstrap import DRAWS, Vector, draws, interval
-from search.evaluation.per_frame import Tallies, Tally, main_name, main_score, means_known
+from search.evaluation.per_frame import FrameScores, Tallies, main_name, main_score, means_known
 
 Intervals = dict[str, dict[str, list[float]]]
 """By model and score: [low, high], or [difference, low, high]."""
@@ -23,7 +23,7 @@ class Resampling:
 
     def __init__(self, truth: Mapping[str, Truth]) -> None:
         self._frames = {name: known.frames for name, known in truth.items()}
-        self._known: dict[Tally, dict[str, Vector]] = {}
+        self._known: dict[FrameScores, dict[str, Vector]] = {}
 
     def intervals(self, tallies: Tallies) -> Intervals:
         """[low, high] of each score."""
@@ -84,19 +84,21 @@ class Resampling:
         drawn = [self._drawn(n, t)[main_name(t.scores)] for n, t in tallies.items()]
         return means_known(np.array(drawn))
 
-    def _difference(self, name: str, score: str, merged: Tally, unmerged: Tally) -> list[float]:
+    def _difference(
+        self, name: str, score: str, merged: FrameScores, unmerged: FrameScores
+    ) -> list[float]:
         value = merged.scores[score] - unmerged.scores[score]
         drawn = self._drawn(name, merged)[score] - self._drawn(name, unmerged)[score]
         return [value, *interval(value, drawn)]
 
-    def _ratio(self, name: str, merged: Tally, unmerged: Tally) -> Vector:
+    def _ratio(self, name: str, merged: FrameScores, unmerged: FrameScores) -> Vector:
         """Of the main scores, in each draw; NaN where the unmerged one is 0."""
         main = main_name(unmerged.scores)
         whole = self._drawn(name, unmerged)[main]
         part = self._drawn(name, merged)[main]
         return np.divide(part, whole, out=np.full_like(whole, np.nan), where=whole > 0)
 
-    def _drawn(self, name: str, tally: Tally) -> dict[str, Vector]:
+    def _drawn(self, name: str, tally: FrameScores) -> dict[str, Vector]:
         """Each score in every draw of the model's frames."""
         if tally not in self._known:
             frames = self._frames[name]

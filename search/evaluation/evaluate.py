@@ -21,7 +21,7 @@ from search.evaluation.accuracy import (
     ranked,
     top_k,
 )
-from search.evaluation.per_frame import Scores, Tally, main_score, scores_of
+from search.evaluation.per_frame import FrameScores, Scores, main_score, scores_of
 from spaces.inputs import Frame
 from spaces.merged import Maps, Models
 from spaces.model_facts import ModelFacts
@@ -38,7 +38,7 @@ BASELINE = SharePlan()
 
 
 @dataclass(frozen=True)
-class Bench:
+class EvaluationSetup:
     """What plans are verified with."""
 
     models: Models
@@ -56,7 +56,7 @@ class Collected:
 
 
 def fidelity(
-    bench: Bench, plans: Sequence[SharePlan], frames: FrameSet, progress: Progress
+    bench: EvaluationSetup, plans: Sequence[SharePlan], frames: FrameSet, progress: Progress
 ) -> list[dict[str, float | None]]:
     """For each plan and model, how well the merged answers agree with the original's.
 
@@ -80,7 +80,10 @@ def fidelity(
 
 
 def as_truth(
-    originals: Mapping[str, Answers], collected: Collected, bench: Bench, frames: FrameSet
+    originals: Mapping[str, Answers],
+    collected: Collected,
+    bench: EvaluationSetup,
+    frames: FrameSet,
 ) -> dict[str, Truth]:
     """What the models answer unmerged, taken for right; without those confident of nothing."""
     right: dict[str, Truth | None] = {}
@@ -95,22 +98,28 @@ def as_truth(
 
 
 def accuracy(
-    bench: Bench, plans: Sequence[SharePlan], truth: Mapping[str, Truth], progress: Progress
+    bench: EvaluationSetup,
+    plans: Sequence[SharePlan],
+    truth: Mapping[str, Truth],
+    progress: Progress,
 ) -> list[dict[str, Scores]]:
     """For each plan, and each model with ground truth, its scores."""
     return [scores_of(found) for found in tallies(bench, plans, truth, progress)]
 
 
 def tallies(
-    bench: Bench, plans: Sequence[SharePlan], truth: Mapping[str, Truth], progress: Progress
-) -> list[dict[str, Tally]]:
+    bench: EvaluationSetup,
+    plans: Sequence[SharePlan],
+    truth: Mapping[str, Truth],
+    progress: Progress,
+) -> list[dict[str, FrameScores]]:
     """For each plan, and each model with ground truth, what it gets right on each frame.
 
     Where plans answer the same, they have one tally.
     """
     together = PlanSet(bench.models, bench.facts, plans, bench.maps)
     times = Counter(output for outputs in together.outputs for output in outputs.values())
-    known: dict[Output, Tally] = {}
+    known: dict[Output, FrameScores] = {}
     for names in same_frames(truth):
         wanted = together.only(names)
         answers = answering(wanted, bench.models)
@@ -166,7 +175,9 @@ def _measured(baseline: Mapping[str, Scores]) -> list[str]:
     return [name for name, scores in baseline.items() if main_score(scores) > 0]
 
 
-def tally(name: str, answers: Answers, collected: Collected, bench: Bench, truth: Truth) -> Tally:
+def tally(
+    name: str, answers: Answers, collected: Collected, bench: EvaluationSetup, truth: Truth
+) -> FrameScores:
     """What a model's answers got right."""
     if isinstance(truth, ClassTruth):
         return top_k(answers, truth.labels)
@@ -194,7 +205,9 @@ def answering(together: PlanSet, models: Models) -> Answering:
     return answers
 
 
-def collect(answers: Answering, bench: Bench, frames: FrameSet, progress: Progress) -> Collected:
+def collect(
+    answers: Answering, bench: EvaluationSetup, frames: FrameSet, progress: Progress
+) -> Collected:
     """What is scored of all answers for all frames."""
     parts: defaultdict[Output, list[Answers]] = defaultdict(list)
     sizes: list[tuple[int, int]] = []

@@ -27,7 +27,7 @@ def main_score(scores: Scores) -> float:
     return scores[main_name(scores)]
 
 
-class Tally(ABC):
+class FrameScores(ABC):
     """What one model's answers got right on each frame, so that any draw of them can be scored."""
 
     main: ClassVar[str]
@@ -52,7 +52,7 @@ class Tally(ABC):
 
 
 @dataclass(frozen=True, eq=False)
-class ClassTally(Tally):
+class ClassTally(FrameScores):
     """(frames,) of a classifier: whether its first class, and one of its first five, is right."""
 
     first: NDArray[np.bool_]
@@ -69,7 +69,7 @@ class ClassTally(Tally):
 
 
 @dataclass(frozen=True, eq=False)
-class BoxTally(Tally):
+class BoxTally(FrameScores):
     """A detector's matches, of each category with its name."""
 
     matches: Sequence[tuple[str, Matches]]
@@ -90,7 +90,7 @@ class BoxTally(Tally):
         return whole | dict(zip(names, found.mean(2), strict=True))
 
 
-Tallies = Mapping[str, Tally]
+Tallies = Mapping[str, FrameScores]
 """By model."""
 
 

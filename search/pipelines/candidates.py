@@ -10,20 +10,20 @@ from search.data.ground_truth import Truth
 from search.evaluation.confidence import Resampling
 from search.evaluation.evaluate import (
     BASELINE,
-    Bench,
+    EvaluationSetup,
     kept_by_model,
     quality_kept,
     steps_to_verify,
     tallies,
 )
-from search.evaluation.per_frame import Tallies, Tally, scores_of
+from search.evaluation.per_frame import FrameScores, Tallies, scores_of
 from search.results.search_result import CandidateRecord, PlanRecord, Verified
 from search.utils.console import Reporter
 from spaces.plan import SharePlan
 
 
 def verify_plans(
-    bench: Bench,
+    bench: EvaluationSetup,
     plans: Sequence[PlanRecord],
     faithful: Sequence[Mapping[str, float | None]],
     truth: Mapping[str, Truth],
@@ -35,7 +35,7 @@ def verify_plans(
     candidates have no accuracy.
     """
     compared = [BASELINE, *(SharePlan.from_dict(record.plan) for record in plans)]
-    measured: list[dict[str, Tally]] = [{} for _ in compared]
+    measured: list[dict[str, FrameScores]] = [{} for _ in compared]
     if truth:
         reporter.step(f"Ground truth of {len(plans)} candidates and the unmerged models")
         with reporter.progress("steps", steps_to_verify(len(compared), truth)) as progress:

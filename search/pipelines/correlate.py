@@ -17,7 +17,13 @@ from search.data.frames import described
 from search.data.ground_truth import BadTruth, BoxTruth, Truth, part_of
 from search.evaluation.bootstrap import LEVEL
 from search.evaluation.correlation import RESAMPLES
-from search.evaluation.evaluate import BASELINE, Bench, Progress, accuracy, steps_to_verify
+from search.evaluation.evaluate import (
+    BASELINE,
+    EvaluationSetup,
+    Progress,
+    accuracy,
+    steps_to_verify,
+)
 from search.evaluation.per_frame import Scores, main_score
 from search.metrics.registry import METRICS
 from search.pipelines.prepare import load_deployment, observe, open_frames, open_truth
@@ -26,7 +32,7 @@ from search.report.console_tables import show_league
 from search.results.documents import PLACES
 from search.results.metric_comparison import (
     PARTS,
-    League,
+    MetricComparison,
     Part,
     Table,
     correlations,
@@ -39,7 +45,7 @@ from search.tracking.outbox import record_or_keep
 from search.tracking.target import Target, remember
 from search.utils.console import Reporter
 from search.utils.files import make_folder, write_json, write_text
-from search.utils.timing import Clock, this_moment
+from search.utils.timing import StepTimings, this_moment
 from spaces.deployment import Deployment
 from spaces.errors import MergeSearchError
 from spaces.plan import Share, SharePlan
@@ -50,7 +56,7 @@ DECIDES = 5
 
 A guide picked for its luck on some frames would look better on those than it is.
 """
-FOLDER = PLACES[League]
+FOLDER = PLACES[MetricComparison]
 
 
 class NothingToCorrelate(MergeSearchError):
@@ -92,7 +98,7 @@ class Measured:
         }
 
 
-def correlate(config: RunConfig, reporter: Reporter) -> League:
+def correlate(config: RunConfig, reporter: Reporter) -> MetricComparison:
     """Compare all guides on the config's models and frames, write the files, and log the league.
 
     Raises:
@@ -106,7 +112,7 @@ def correlate(config: RunConfig, reporter: Reporter) -> League:
         )
     out, target = make_folder(config.out_folder) / FOLDER, Target.of(config)
     remember(target, config.out_folder)
-    clock = Clock()
+    clock = StepTimings()
     with clock.timing("models"):
         deployment = load_deployment(config, reporter)
         frames = open_frames(config, reporter)
@@ -132,7 +138,7 @@ def correlate(config: RunConfig, reporter: Reporter) -> League:
             tables = {
                 part: compare(guides, measured[part], truth[part], config.seed) for part in PARTS
             }
-    league = League(
+    league = MetricComparison(
         name=config.name,
         seed=config.seed,
         adapters=config.search.adapters,
@@ -192,7 +198,7 @@ def worth_measuring(
     Raises:
         NothingToCorrelate: none does on the frames that report.
     """
-    bench = Bench(deployment.running, deployment.facts, {}, batch)
+    bench = EvaluationSetup(deployment.running, deployment.facts, {}, batch)
     names: set[str] = set()
     for part in PARTS:
         reporter.step(f"Accuracy of the unmerged models on the {part} frames")
@@ -238,7 +244,7 @@ def measure_parts(
     deployment = observed.deployment
     with reporter.working("linear maps"):
         maps = observed.maps_for([SharePlan((share,)) for share in shares])
-    bench = Bench(deployment.running, deployment.facts, maps, batch)
+    bench = EvaluationSetup(deployment.running, deployment.facts, maps, batch)
     measured = {}
     for part in PARTS:
         reporter.step(f"Accuracy of {len(shares)} shares on the {part} frames")
@@ -248,7 +254,7 @@ def measure_parts(
 
 
 def measure(
-    bench: Bench, shares: Sequence[Share], truth: Mapping[str, Truth], progress: Progress
+    bench: EvaluationSetup, shares: Sequence[Share], truth: Mapping[str, Truth], progress: Progress
 ) -> Measured:
     """Accuracy of every share alone, all in one pass over the frames.
 
@@ -276,7 +282,9 @@ def compare(guides: Guides, measured: Measured, truth: Mapping[str, Truth], seed
     )
 
 
-def save(league: League, guides: Guides, measured: Mapping[Part, Measured], out: Path) -> None:
+def save(
+    league: MetricComparison, guides: Guides, measured: Mapping[Part, Measured], out: Path
+) -> None:
     """guides.csv, then league.json, each wholly or not at all."""
     write_text(out / "guides.csv", guides_csv(guides, measured))
     write_json(out / "league.json", league.to_dict())

@@ -10,7 +10,7 @@ from search.config.loading import config_of
 from search.config.run import RunConfig
 from search.data.frames import BadFrames, FrameSet
 from search.pipelines.prepare import load_deployment, observe
-from search.results.documents import Damaged, read
+from search.results.documents import Damaged, read_document
 from search.results.search_result import CandidateRecord, PlanRecord, Result
 from search.statistics.observed import Observed
 from search.utils.console import Reporter
@@ -53,7 +53,7 @@ class Finished:
             raise NoSuchRun(
                 f"{out}: no result.json; give the folder that `merge-search run` wrote to"
             )
-        result = read(document)
+        result = read_document(document)
         if not isinstance(result, Result):
             raise Damaged(f"{document} is no result of `merge-search run`")
         base = (out / result.base).resolve()

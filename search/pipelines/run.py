@@ -12,7 +12,7 @@ from search.config.run import RunConfig
 from search.data.frames import described
 from search.data.ground_truth import Truth, truth_described
 from search.deploy.export import Source, remove_bundle, write
-from search.evaluation.evaluate import Bench, fidelity
+from search.evaluation.evaluate import EvaluationSetup, fidelity
 from search.evaluation.latency import Latency
 from search.evaluation.per_frame import mean_known
 from search.pipelines.candidates import verify_plans
@@ -44,7 +44,7 @@ from search.results.search_result import (
     verified_front,
 )
 from search.statistics.observed import Observed
-from search.study.objectives import Predicted, Valued, Valuer
+from search.study.objectives import PlanEvaluator, Predicted, Valued
 from search.study.optimize import Explored, StudySettings, explore
 from search.study.pareto import spread
 from search.study.problem import Limits
@@ -58,7 +58,7 @@ from search.utils.console import Reporter
 from search.utils.files import make_folder, write_json
 from search.utils.format import megabytes, percent
 from search.utils.redact import without_credentials
-from search.utils.timing import Clock, this_moment
+from search.utils.timing import StepTimings, this_moment
 from spaces.bundle import bundle_id
 from spaces.deployment import Deployment
 from spaces.errors import MergeSearchError
@@ -81,7 +81,7 @@ class BudgetTooSmall(MergeSearchError):
 
 
 @dataclass(frozen=True)
-class Known:
+class PriorKnowledge:
     """What is there before a search begins."""
 
     champion: SharePlan | None = None
@@ -90,10 +90,10 @@ class Known:
     """The config's models, where they are loaded already."""
 
 
-NOTHING = Known()
+NOTHING = PriorKnowledge()
 
 
-def run(config: RunConfig, reporter: Reporter, known: Known = NOTHING) -> Result:
+def run(config: RunConfig, reporter: Reporter, known: PriorKnowledge = NOTHING) -> Result:
     """Run the search that the config describes, write its files, and log it.
 
     What an earlier run into the same folder has found good is tried first.
@@ -120,7 +120,7 @@ class Searched:
 
     observed: Observed
     similarity: Mapping[Share, float]
-    valuer: Valuer
+    valuer: PlanEvaluator
     least: Predicted
     explored: Explored
     champion: Valued | None
@@ -138,9 +138,11 @@ class Climbed:
     latency_ms: dict[str, float]
 
 
-def found(config: RunConfig, out: Path, reporter: Reporter, known: Known = NOTHING) -> Result:
+def found(
+    config: RunConfig, out: Path, reporter: Reporter, known: PriorKnowledge = NOTHING
+) -> Result:
     """The search itself: from models and frames to what lies in OUT."""
-    clock = Clock()
+    clock = StepTimings()
     with clock.timing("models"):
         deployment = known.deployment or load_deployment(config, reporter)
         frames = open_frames(config, reporter)
@@ -150,7 +152,7 @@ def found(config: RunConfig, out: Path, reporter: Reporter, known: Known = NOTHI
     with clock.timing("similarity"):
         similarity = similarities(config, observed, config.search.adapter_specs, reporter)
     latency = Latency(observed)
-    valuer = Valuer(pose(config, deployment, similarity), latency.milliseconds)
+    valuer = PlanEvaluator(pose(config, deployment, similarity), latency.milliseconds)
     with reporter.working("smallest plan"):
         least = reachable(valuer, out)
     earlier = earlier_front(config.out_folder)
@@ -176,7 +178,7 @@ def told(
     searched: Searched,
     climbed: Climbed,
     truth: Mapping[str, Truth],
-    clock: Clock,
+    clock: StepTimings,
     out: Path,
 ) -> Result:
     """Everything of the run as plain data."""
@@ -235,7 +237,7 @@ def tried(searched: Searched, climbed: Climbed) -> Tried:
     )
 
 
-def reachable(valuer: Valuer, out: Path) -> Predicted:
+def reachable(valuer: PlanEvaluator, out: Path) -> Predicted:
     """The smallest plan known, if it is within the limits.
 
     Raises:
@@ -252,7 +254,7 @@ def reachable(valuer: Valuer, out: Path) -> Predicted:
 
 
 def search(
-    config: RunConfig, valuer: Valuer, known: Sequence[SharePlan], reporter: Reporter
+    config: RunConfig, valuer: PlanEvaluator, known: Sequence[SharePlan], reporter: Reporter
 ) -> Explored:
     """Explore the plans within the limits; what is known to be good is tried first."""
     problem = valuer.problem
@@ -294,7 +296,9 @@ def earlier_front(out: Path) -> list[SharePlan]:
         return []  # not ours, or of another version: it helps, but nothing depends on it
 
 
-def in_service(champion: SharePlan | None, valuer: Valuer, reporter: Reporter) -> Valued | None:
+def in_service(
+    champion: SharePlan | None, valuer: PlanEvaluator, reporter: Reporter
+) -> Valued | None:
     """The plan in service with its value, if the search could have found it."""
     if champion is None:
         return None
@@ -327,7 +331,7 @@ def climb(
     deployment = searched.observed.deployment
     with reporter.working("linear maps"):
         maps = searched.observed.maps_for(plans)
-    bench = Bench(deployment.served, deployment.facts, maps, settings.batch)
+    bench = EvaluationSetup(deployment.served, deployment.facts, maps, settings.batch)
     reporter.step(f"Fidelity of the {len(plans)} most promising plans on {len(unseen)} frames")
     with reporter.progress("frames", len(unseen)) as progress:
         faithful = fidelity(bench, plans, unseen, progress)
@@ -446,7 +450,7 @@ def most_faithful(
     return sorted(sorted(ranked, key=merit)[:most])
 
 
-def _plan_record(valued: Valued, valuer: Valuer) -> PlanRecord:
+def _plan_record(valued: Valued, valuer: PlanEvaluator) -> PlanRecord:
     return PlanRecord(
         hash=valued.plan.hash,
         plan=valued.plan.to_dict(),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from search.data.frames import FrameSet, described
 from search.data.ground_truth import Truth, truth_described
-from search.evaluation.evaluate import Bench, fidelity
+from search.evaluation.evaluate import EvaluationSetup, fidelity
 from search.pipelines.candidates import verify_plans
 from search.pipelines.finished_run import Finished, NoSuchPlan
 from search.pipelines.prepare import load_deployment, observe, open_truth
@@ -20,7 +20,7 @@ from search.tracking.outbox import record_or_keep
 from search.tracking.target import Target
 from search.utils.console import Reporter
 from search.utils.files import write_json
-from search.utils.timing import Clock, this_moment
+from search.utils.timing import StepTimings, this_moment
 from spaces.plan import SharePlan
 
 
@@ -39,7 +39,7 @@ def verify_again(
     finished = Finished.at(out)
     config = data.asked_of(finished)
     plans = _plans(finished, starts)
-    clock = Clock()
+    clock = StepTimings()
     with clock.timing("models"):
         deployment = load_deployment(config, reporter)
         with reporter.working("frames"):
@@ -52,7 +52,7 @@ def verify_again(
         with reporter.working("linear maps"):
             maps = observed.maps_for([SharePlan.from_dict(record.plan) for record in plans])
     with clock.timing("verification"):
-        bench = Bench(deployment.served, deployment.facts, maps, config.verify.batch)
+        bench = EvaluationSetup(deployment.served, deployment.facts, maps, config.verify.batch)
         verified = measure(bench, plans, unlabelled, truth, reporter)
     verification = Verification(
         name=config.name,
@@ -82,7 +82,7 @@ def verify_again(
 
 
 def measure(
-    bench: Bench,
+    bench: EvaluationSetup,
     plans: Sequence[PlanRecord],
     unlabelled: FrameSet,
     truth: Mapping[str, Truth],

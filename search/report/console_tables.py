@@ -12,7 +12,7 @@ from search.config.run import RunConfig
 from search.evaluation.correlation import COEFFICIENTS, Correlation
 from search.metrics.registry import METRICS
 from search.report.figures import matrix, save_heatmap
-from search.results.metric_comparison import GROUPS, League
+from search.results.metric_comparison import GROUPS, MetricComparison
 from search.results.search_result import CandidateRecord, PlanRecord, Result
 from search.utils.console import Reporter
 from search.utils.files import make_folder, write_text
@@ -96,7 +96,7 @@ def show_similarity(
     return table, picture
 
 
-def show_league(league: League, reporter: Reporter) -> None:
+def show_league(league: MetricComparison, reporter: Reporter) -> None:
     """One table per coefficient, in the order that the deciding frames gave the guides."""
     measured = league.reporting
     for coefficient in COEFFICIENTS:

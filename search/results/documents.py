@@ -8,17 +8,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from search.results.metric_comparison import League
+from search.results.metric_comparison import MetricComparison
 from search.results.search_result import Result
 from search.results.verification import Verification
 from search.utils.timing import milliseconds
 from spaces.errors import MergeSearchError
 
-Document = Result | League | Verification
+Document = Result | MetricComparison | Verification
 """What a command has found, as it lies in a file."""
-DOCUMENTS: dict[type[Result] | type[League] | type[Verification], str] = {
+DOCUMENTS: dict[type[Result] | type[MetricComparison] | type[Verification], str] = {
     Result: "result.json",
-    League: "league.json",
+    MetricComparison: "league.json",
     Verification: "verified.json",
 }
 
@@ -28,7 +28,7 @@ def identity(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:12]
 
 
-PLACES = {Result: ".", League: "correlate", Verification: "verify"}
+PLACES = {Result: ".", MetricComparison: "correlate", Verification: "verify"}
 """The folder below OUT where each document lies."""
 
 
@@ -36,7 +36,7 @@ class Damaged(MergeSearchError):
     """A result that cannot be read back."""
 
 
-def read(document: Path) -> Document:
+def read_document(document: Path) -> Document:
     """What is in a result.json, league.json or verified.json.
 
     Raises:
@@ -53,7 +53,7 @@ def read(document: Path) -> Document:
         ) from error
 
 
-class Outcome(Protocol):
+class Provenance(Protocol):
     """What every result says of where it comes from."""
 
     @property
@@ -72,7 +72,7 @@ class Outcome(Protocol):
     def versions(self) -> Mapping[str, str]: ...
 
 
-def span(outcome: Outcome) -> tuple[int, int]:
+def span(outcome: Provenance) -> tuple[int, int]:
     """When the work began and when it was done, in milliseconds since 1970."""
     done = milliseconds(outcome.created)
     return done - int(sum(outcome.seconds.values()) * 1000), done

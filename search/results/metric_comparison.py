@@ -71,7 +71,7 @@ Tables = Mapping[Part, Table]
 
 
 @dataclass(frozen=True)
-class League:
+class MetricComparison:
     """Everything of one comparison: the schema of league.json (docs/correlate.md)."""
 
     name: str
@@ -101,7 +101,7 @@ class League:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> League:
+    def from_dict(cls, data: Mapping[str, Any]) -> MetricComparison:
         """The league that `to_dict` wrote."""
         parts: dict[str, Table] = {part: _table(data[part]) for part in PARTS}
         return cls(**{**data, **parts})

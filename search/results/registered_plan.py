@@ -10,7 +10,7 @@ from search.results.search_result import CandidateRecord, Result
 
 
 @dataclass(frozen=True)
-class Standing:
+class RegisteredPlan:
     """All that the rule asks of a registered plan."""
 
     plan: str
@@ -32,7 +32,7 @@ class Standing:
     """Of `fidelity`, where it was measured on the served bundle itself."""
 
     @classmethod
-    def of(cls, result: Result, candidate: CandidateRecord) -> Standing:
+    def of(cls, result: Result, candidate: CandidateRecord) -> RegisteredPlan:
         sure = candidate.quality_interval
         return cls(
             plan=candidate.hash,
@@ -49,7 +49,7 @@ class Standing:
         )
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Standing:
+    def from_dict(cls, data: Mapping[str, Any]) -> RegisteredPlan:
         pairs = {name: data.get(name) for name in ("interval", "fidelity_interval")}
         sure = {name: None if pair is None else (pair[0], pair[1]) for name, pair in pairs.items()}
         return cls(**{**data, **sure})

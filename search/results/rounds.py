@@ -53,7 +53,7 @@ class CameraRound:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class PromotionRecord:
     """Champion and challenger on the same frames."""
 
     result: str
@@ -90,7 +90,7 @@ class Round:
     """Hash of the plan in service at the end; None if there is none."""
     fidelity: Mapping[str, float | None] = field(default_factory=dict)
     """Per model, of the plan in service on the new frames; empty if it was not measured."""
-    verdict: Verdict | None = None
+    verdict: PromotionRecord | None = None
     """None if nothing was searched, or nothing found."""
     missed: int = 0
     """Rounds that were due before and never began."""
@@ -123,7 +123,7 @@ class Round:
         if fields.pop("version", None) != ROUND_VERSION:
             raise BadRound(f"round version {data.get('version')!r}: only {ROUND_VERSION} is known")
         fields["cameras"] = {name: CameraRound(**c) for name, c in data["cameras"].items()}
-        fields["verdict"] = None if data["verdict"] is None else Verdict(**data["verdict"])
+        fields["verdict"] = None if data["verdict"] is None else PromotionRecord(**data["verdict"])
         return cls(**fields)
 
 

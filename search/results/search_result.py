@@ -16,7 +16,7 @@ SCHEMA_VERSION = 4
 UNMERGED = "unmerged"
 BUNDLE_FOLDER = "bundle"
 """Below OUT: the chosen plan as a bundle."""
-Verdict = Literal["better", "worse", "no difference"]
+Significance = Literal["better", "worse", "no difference"]
 Rungs = dict[str, float | None]
 """Rank correlations between the rungs of the ladder; None where they are not defined."""
 _PACKAGES = ("merge-search", "torch", "torchvision", "timm", "effdet", "optuna", "mlflow", "numpy")
@@ -59,7 +59,7 @@ class CandidateRecord(PlanRecord):
         return mean_known(self.fidelity)
 
     @property
-    def verdicts(self) -> dict[str, Verdict]:
+    def verdicts(self) -> dict[str, Significance]:
         """Per model with ground truth, whether its main score differs from the unmerged one's."""
         return {name: verdict(d[main_name(d)]) for name, d in self.differences.items()}
 
@@ -141,7 +141,7 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES}
 
 
-def verdict(difference: Sequence[float]) -> Verdict:
+def verdict(difference: Sequence[float]) -> Significance:
     """Of [difference, low, high]: only an interval without 0 in it says that there is one."""
     _, low, high = difference
     return "better" if low > 0 else "worse" if high < 0 else "no difference"

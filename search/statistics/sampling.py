@@ -19,7 +19,7 @@ GOLDEN = (5**0.5 - 1) / 2
 
 
 @dataclass(frozen=True)
-class Sampling:
+class PositionSampling:
     """At most `positions` of each frame and grid, from a start that `seed` and the frame give."""
 
     positions: int
@@ -55,7 +55,9 @@ class Batch:
 class Spots:
     """The sampled positions of one grid in one batch; rows of all fit frames come first."""
 
-    def __init__(self, grid: Grid, batch: Batch, sampling: Sampling, device: torch.device) -> None:
+    def __init__(
+        self, grid: Grid, batch: Batch, sampling: PositionSampling, device: torch.device
+    ) -> None:
         self.grid = grid
         per_frame = sampling.count(grid)
         self.fitted = batch.fitted * per_frame

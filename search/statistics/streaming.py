@@ -23,7 +23,7 @@ from torch import Tensor
 from search.data.frames import BadFrames, FrameSet, spans
 from search.statistics.hsic import gram, u_centred
 from search.statistics.sampling import HELD_EVERY as HELD_EVERY
-from search.statistics.sampling import Batch, Pyramid, Sampling, Spots
+from search.statistics.sampling import Batch, PositionSampling, Pyramid, Spots
 from search.statistics.second_moments import Columns, SecondMoments
 from spaces.errors import MergeSearchError
 from spaces.merged import Models, inputs_of
@@ -183,7 +183,7 @@ class Pass:
             for stage in fact.stages
         }
         self._models = models
-        self._sampling = Sampling(settings.positions, settings.seed)
+        self._sampling = PositionSampling(settings.positions, settings.seed)
         self._device = next(iter(models.values())).device
         self._refs = tuple(channels)
         self._frames = self._waiting = 0

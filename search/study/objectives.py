@@ -45,7 +45,7 @@ class Valued(Predicted):
         return (*self.costs, -self.proxy)
 
 
-class Valuer:
+class PlanEvaluator:
     """Values plans."""
 
     def __init__(

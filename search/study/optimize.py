@@ -20,7 +20,7 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from search.study.claims import Claims
-from search.study.objectives import Valued, Valuer
+from search.study.objectives import PlanEvaluator, Valued
 from search.study.pareto import front, hypervolume, nondominated
 from search.study.problem import Limits, Problem, SamplerName
 from search.study.samplers import Fresh, distributions, sampler_named
@@ -102,7 +102,7 @@ class Explored:
 
 
 def explore(
-    valuer: Valuer,
+    valuer: PlanEvaluator,
     settings: StudySettings,
     starts: Sequence[SharePlan] = (),
     progress: Progress = lambda trials: None,
@@ -157,7 +157,7 @@ def _begun(storage: BaseStorage, name: str) -> optuna.Study:
     return optuna.load_study(study_name=name, storage=storage)
 
 
-def _told(study: optuna.Study) -> tuple[Valuer, StudySettings, list[SharePlan]]:
+def _told(study: optuna.Study) -> tuple[PlanEvaluator, StudySettings, list[SharePlan]]:
     """What `explore` has told all who join."""
     told = study.user_attrs
     if not {PROBLEM, STARTS, SETTINGS} <= told.keys():
@@ -167,7 +167,7 @@ def _told(study: optuna.Study) -> tuple[Valuer, StudySettings, list[SharePlan]]:
     try:
         settings = StudySettings(**{**told[SETTINGS], "seed": random.randrange(2**32)})
         starts = [SharePlan.from_dict(plan) for plan in told[STARTS]]
-        return Valuer(Problem.from_dict(told[PROBLEM])), settings, starts
+        return PlanEvaluator(Problem.from_dict(told[PROBLEM])), settings, starts
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise NoSuchStudy(
             f"{study.study_name!r} was begun by another version of merge-search ({error!r})"
@@ -181,7 +181,7 @@ class _Worker:
         self,
         storage: BaseStorage,
         study: optuna.Study,
-        valuer: Valuer,
+        valuer: PlanEvaluator,
         settings: StudySettings,
         starts: Sequence[SharePlan],
     ) -> None:
@@ -274,7 +274,7 @@ def _open(storage: BaseStorage, name: str, problem: Problem) -> optuna.Study:
     )
 
 
-def _explored(study: optuna.Study, valuer: Valuer, exhausted: bool) -> Explored:
+def _explored(study: optuna.Study, valuer: PlanEvaluator, exhausted: bool) -> Explored:
     encoding = valuer.problem.encoding
     valued = [
         valuer.valued(encoding.decode(trial.params), tuple(trial.values[:-1]))
@@ -292,7 +292,7 @@ def _explored(study: optuna.Study, valuer: Valuer, exhausted: bool) -> Explored:
     )
 
 
-def _progress(valued: Sequence[Valued], valuer: Valuer) -> Iterator[float]:
+def _progress(valued: Sequence[Valued], valuer: PlanEvaluator) -> Iterator[float]:
     """See `Explored.progress`."""
     whole = min(valuer.problem.limits.bytes, valuer.costs.unmerged_bytes)
     best: list[tuple[float, float]] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
-from search.study.objectives import Predicted, Valuer
+from search.study.objectives import PlanEvaluator, Predicted
 from search.study.problem import Problem
 from spaces.plan import SharePlan
 
@@ -13,7 +13,7 @@ LOOKED_THROUGH = 5_000
 """Spaces of at most so many combinations are looked through."""
 
 
-def smallest(problem: Problem, valuer: Valuer) -> Predicted:
+def smallest(problem: Problem, valuer: PlanEvaluator) -> Predicted:
     """The plan of fewest bytes that the space is known to hold.
 
     A small space is looked through. In a large one: coordinate descent on bytes alone, starting
@@ -31,7 +31,7 @@ def smallest(problem: Problem, valuer: Valuer) -> Predicted:
     return found
 
 
-def smallest_thoroughly(problem: Problem, valuer: Valuer) -> Predicted:
+def smallest_thoroughly(problem: Problem, valuer: PlanEvaluator) -> Predicted:
     """As `smallest`, but a large space is descended from every single share: before a budget is
     refused, seconds do not matter."""
     found, encoding = smallest(problem, valuer), problem.encoding
@@ -55,7 +55,7 @@ def _trunk_orders(problem: Problem) -> list[list[str]]:
 
 
 def _descend(
-    problem: Problem, valuer: Valuer, order: Sequence[str], start: SharePlan
+    problem: Problem, valuer: PlanEvaluator, order: Sequence[str], start: SharePlan
 ) -> Predicted:
     encoding = problem.encoding
     slots = {slot.name: slot for slot in encoding.slots}

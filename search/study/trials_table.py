@@ -6,14 +6,14 @@ import csv
 import io
 from pathlib import Path
 
-from search.study.objectives import MEGA, UNITS, Valuer
+from search.study.objectives import MEGA, UNITS, PlanEvaluator
 from search.study.optimize import Explored
 from search.utils.files import write_text
 
 TRIALS = "trials.csv"
 
 
-def save_trials(explored: Explored, valuer: Valuer, out: Path) -> None:
+def save_trials(explored: Explored, valuer: PlanEvaluator, out: Path) -> None:
     """Write the table. What the search made small is there by name, in its unit."""
     extra = [cost for cost in valuer.problem.costs if cost != "bytes"]
     text = io.StringIO()

@@ -24,7 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from search.results.documents import Document
 from search.results.search_result import Result
 from search.tracking.registry import Registry
-from search.tracking.run_writer import Shelf, last_candidates
+from search.tracking.run_writer import ResultRuns, last_candidates
 from search.tracking.runs import log
 from search.tracking.target import Target
 from search.utils.files import CannotWrite, replacing
@@ -65,7 +65,7 @@ def record(outcome: Document, folder: Path, target: Target) -> str:
         TrackerUnreachable: the store did not take it. The folder holds everything all the same.
     """
     with _speaking_for_mlflow(target, folder), _alone(target):
-        shelf = Shelf.of(outcome, folder, target)
+        shelf = ResultRuns.of(outcome, folder, target)
         logged = shelf.finished()
         shelf.keep_only(logged)
         said = (

@@ -31,7 +31,7 @@ AT_ONCE = 50
 
 
 @dataclass(frozen=True)
-class Models:
+class RegisteredModels:
     """The models of one result, told from all others by their tags."""
 
     client: MlflowClient

@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from search.results.documents import DOCUMENTS, PLACES, Damaged, Document, identity, read
+from search.results.documents import DOCUMENTS, PLACES, Damaged, Document, identity, read_document
 from search.results.search_result import BUNDLE_FOLDER, Result
 from search.tracking import client
 from search.tracking.client import TrackerUnreachable
@@ -105,7 +105,7 @@ def sync(out: Path) -> Iterator[str]:
     waiting: list[tuple[Document, Path, Target]] = []
     for document in lying:
         with _noting(damaged):
-            read(document)
+            read_document(document)
             recall(out)
             keep(document.read_bytes(), document, out)
     for kept in _kept(out):
@@ -142,7 +142,7 @@ def _read_kept(kept: Path) -> Document:
         if document.is_file():
             if identity(document.read_bytes()) != kept.name:
                 raise Damaged(f"{document} is not what was kept there")
-            return read(document)
+            return read_document(document)
     raise Damaged(f"{kept} holds no result")
 
 

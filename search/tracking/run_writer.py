@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from search.results.documents import DOCUMENTS, Document, identity, span
-from search.tracking.models import Models
+from search.tracking.models import RegisteredModels
 from search.tracking.payloads import common
 from search.tracking.payloads.search_run import DatasetFacts
 from search.tracking.registry import Registry
@@ -37,7 +37,7 @@ METRICS_AT_ONCE, PARAMETERS_AT_ONCE = 500, 100
 
 
 @dataclass(frozen=True)
-class Shelf:
+class ResultRuns:
     """The runs of one result in one experiment. All of them carry its identity."""
 
     client: MlflowClient
@@ -46,15 +46,15 @@ class Shelf:
     identity: str
 
     @property
-    def models(self) -> Models:
-        return Models(self.client, self.experiment, {RESULT_TAG: self.identity})
+    def models(self) -> RegisteredModels:
+        return RegisteredModels(self.client, self.experiment, {RESULT_TAG: self.identity})
 
     @property
     def registry(self) -> Registry:
         return Registry(self.client, self.outcome.name)
 
     @classmethod
-    def of(cls, outcome: Document, folder: Path, target: Target) -> Shelf:
+    def of(cls, outcome: Document, folder: Path, target: Target) -> ResultRuns:
         client = MlflowClient(tracking_uri=target.uri)
         document = folder / DOCUMENTS[type(outcome)]
         known = experiment_of(client, target)

@@ -5,27 +5,27 @@ from __future__ import annotations
 from pathlib import Path
 
 from search.results.documents import Document
-from search.results.metric_comparison import League
-from search.results.registered_plan import Standing
+from search.results.metric_comparison import MetricComparison
+from search.results.registered_plan import RegisteredPlan
 from search.results.search_result import BUNDLE_FOLDER, CandidateRecord, Result
 from search.results.verification import Verification
 from search.tracking.payloads import comparisons, search_run
-from search.tracking.run_writer import NOTE_TAG, PARENT_TAG, PLAN_TAG, Shelf
+from search.tracking.run_writer import NOTE_TAG, PARENT_TAG, PLAN_TAG, ResultRuns
 from search.tracking.system_metrics import SYSTEM
 from search.utils.format import MEGABYTE
 from spaces.bundle import holds_bundle
 from spaces.plan import SharePlan
 
 
-def log(shelf: Shelf, outcome: Document, folder: Path) -> str:
+def log(shelf: ResultRuns, outcome: Document, folder: Path) -> str:
     if isinstance(outcome, Result):
         return _log_search(shelf, outcome, folder)
-    if isinstance(outcome, League):
+    if isinstance(outcome, MetricComparison):
         return _log_league(shelf, outcome, folder)
     return _log_verification(shelf, outcome, folder)
 
 
-def _log_search(shelf: Shelf, result: Result, folder: Path) -> str:
+def _log_search(shelf: ResultRuns, result: Result, folder: Path) -> str:
     parent = shelf.start_parent("search", result.name)
     shelf.client.set_tag(parent, NOTE_TAG, search_run.note(result))
     shelf.log_parameters(parent, search_run.search_parameters(result))
@@ -45,7 +45,7 @@ def _log_search(shelf: Shelf, result: Result, folder: Path) -> str:
     return f"run {parent}: 1 parent, {len(result.candidates) + 1} children"
 
 
-def _log_unmerged(shelf: Shelf, parent: str, result: Result) -> None:
+def _log_unmerged(shelf: ResultRuns, parent: str, result: Result) -> None:
     nothing = SharePlan()
     tags = {PARENT_TAG: parent, PLAN_TAG: nothing.hash}
     name = f"{result.unmerged_bytes / MEGABYTE:.1f} MB, unmerged"
@@ -56,7 +56,7 @@ def _log_unmerged(shelf: Shelf, parent: str, result: Result) -> None:
 
 
 def _log_candidate(
-    shelf: Shelf, parent: str, result: Result, candidate: CandidateRecord, folder: Path
+    shelf: ResultRuns, parent: str, result: Result, candidate: CandidateRecord, folder: Path
 ) -> str | None:
     """A run for a candidate; for the chosen one also its bundle as a model, with its metrics:
     returns the model's id."""
@@ -72,7 +72,7 @@ def _log_candidate(
     if chosen and result.bundle and holds_bundle(folder / BUNDLE_FOLDER, result.bundle):
         parameters = search_run.model_parameters(result, candidate)
         logged = shelf.models.log(folder / BUNDLE_FOLDER, result.name, run, parameters)
-        standing = Standing.of(result, candidate).to_dict()
+        standing = RegisteredPlan.of(result, candidate).to_dict()
         shelf.registry.register(logged, standing, shelf.identity)
         model = str(logged.model_id)
     shelf.log_metrics(run, search_run.measured_metrics(result, candidate), model)
@@ -81,7 +81,7 @@ def _log_candidate(
     return model
 
 
-def _log_league(shelf: Shelf, league: League, folder: Path) -> str:
+def _log_league(shelf: ResultRuns, league: MetricComparison, folder: Path) -> str:
     run = shelf.start_parent("correlate", f"{league.name} guides")
     shelf.log_parameters(run, comparisons.league_parameters(league))
     shelf.log_metrics(run, comparisons.league_metrics(league))
@@ -92,7 +92,7 @@ def _log_league(shelf: Shelf, league: League, folder: Path) -> str:
     return f"run {run}"
 
 
-def _log_verification(shelf: Shelf, verification: Verification, folder: Path) -> str:
+def _log_verification(shelf: ResultRuns, verification: Verification, folder: Path) -> str:
     run = shelf.start_parent("verify", f"{verification.name} verified")
     shelf.log_parameters(run, comparisons.verification_parameters(verification))
     if verification.foremost is not None:

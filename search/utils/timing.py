@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 
 
-class Clock:
+class StepTimings:
     """Seconds spent in each named part of a run."""
 
     def __init__(self) -> None:

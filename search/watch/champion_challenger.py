@@ -11,22 +11,22 @@ from search.config.run import RunConfig
 from search.data.frames import FrameSet, Joined, split_parts
 from search.data.ground_truth import Truth
 from search.deploy.champion import Champion
-from search.deploy.comparison import Contest
-from search.evaluation.bundles import ByAnswers, ByTruth, Kept, Lead, Measure
-from search.evaluation.evaluate import Bench
-from search.results.registered_plan import Standing
+from search.deploy.comparison import Comparison
+from search.evaluation.bundles import BundleQuality, ByAnswers, ByTruth, Difference, Measure
+from search.evaluation.evaluate import EvaluationSetup
+from search.results.registered_plan import RegisteredPlan
 from search.results.search_result import BUNDLE_FOLDER, CandidateRecord, Result
 from search.utils.console import Reporter
-from search.watch.workspace import Post
+from search.watch.workspace import Workspace
 from spaces.bundle import Bundle, load_bundle
 from spaces.deployment import Deployment
 
 
 @dataclass(frozen=True)
-class Stand:
+class ComparisonSetup:
     """A search that has ended, and what two plans can be compared on."""
 
-    post: Post
+    post: Workspace
     config: RunConfig
     """Of the search."""
     deployment: Deployment
@@ -37,9 +37,9 @@ class Stand:
     """All labels that there are now."""
 
     @cached_property
-    def bench(self) -> Bench:
+    def bench(self) -> EvaluationSetup:
         known = self.deployment
-        return Bench(known.served, known.facts, {}, self.config.verify.batch)
+        return EvaluationSetup(known.served, known.facts, {}, self.config.verify.batch)
 
     @cached_property
     def fresh(self) -> FrameSet:
@@ -64,15 +64,18 @@ class Stand:
         return load_bundle(folder).to(self.config.torch_device)
 
 
-def contest(
-    stand: Stand, challenger: CandidateRecord, champion: Champion | None, reporter: Reporter
-) -> Contest:
+def compare_plans(
+    stand: ComparisonSetup,
+    challenger: CandidateRecord,
+    champion: Champion | None,
+    reporter: Reporter,
+) -> Comparison:
     """What the rule is to judge by: both plans, as they are served, on the same frames.
 
     Fidelity is measured anew of both, and so is truth, if there are labels for that. What a
     challenger that has nobody to beat keeps is the search's own measurement.
     """
-    proposed = Standing.of(stand.result, challenger)
+    proposed = RegisteredPlan.of(stand.result, challenger)
     bundles = [stand.loaded(stand.config.out_folder / BUNDLE_FOLDER)]
     if champion is not None and champion.bundle != proposed.bundle:
         bundles.append(stand.loaded(stand.post.service.bundle(champion.bundle)))
@@ -82,12 +85,12 @@ def contest(
         "fidelity": f"{len(stand.fresh)} new frames", "truth": "all labels",
     }  # fmt: skip
     if champion is None:
-        return Contest(proposed, None, measured_on=told)
+        return Comparison(proposed, None, measured_on=told)
     if champion.bundle == proposed.bundle:
-        return Contest(proposed, proposed, measured_on=told)
+        return Comparison(proposed, proposed, measured_on=told)
     serving = _faithful(champion.standing, agreed[1], stand.fresh)
     serving = replace(serving, quality=None, interval=None, labels=proposed.labels)
-    leads: dict[Measure, Lead | None] = {"fidelity": agreed[0].lead(agreed[1])}
+    leads: dict[Measure, Difference | None] = {"fidelity": agreed[0].lead(agreed[1])}
     told["truth"], labels = stand.labels_against(champion)
     if labels:
         with reporter.working("ground truth of both"):
@@ -95,10 +98,12 @@ def contest(
             kept = [right.measure(*both) for both in zip(bundles, agreed, strict=True)]
         proposed, serving = _true(proposed, kept[0]), _true(serving, kept[1])
         leads["truth"] = kept[0].lead(kept[1])
-    return Contest(proposed, serving, leads, told)
+    return Comparison(proposed, serving, leads, told)
 
 
-def _by_answers(stand: Stand, bundles: Sequence[Bundle], reporter: Reporter) -> list[Kept]:
+def _by_answers(
+    stand: ComparisonSetup, bundles: Sequence[Bundle], reporter: Reporter
+) -> list[BundleQuality]:
     """Of each, how well it agrees with its models on the new frames."""
     frames = stand.fresh
     reporter.step(f"Challenger and plan in service on {len(frames)} new frames")
@@ -107,14 +112,14 @@ def _by_answers(stand: Stand, bundles: Sequence[Bundle], reporter: Reporter) -> 
         return [answers.measure(bundle, progress) for bundle in bundles]
 
 
-def _faithful(standing: Standing, agreed: Kept, frames: FrameSet) -> Standing:
+def _faithful(standing: RegisteredPlan, agreed: BundleQuality, frames: FrameSet) -> RegisteredPlan:
     """With its fidelity on those frames."""
     return replace(
         standing, fidelity=agreed.mean, fidelity_interval=agreed.interval, frames=frames.hash
     )
 
 
-def _true(standing: Standing, kept: Kept) -> Standing:
+def _true(standing: RegisteredPlan, kept: BundleQuality) -> RegisteredPlan:
     """With what it keeps on ground truth; `quality_kept`, if any model could be measured."""
     known = None if kept.interval is None else kept.mean
     least = min((value for value in kept.by_model.values() if value is not None), default=None)

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 
 from search.deploy.champion import CURRENT
 from search.evaluation.per_frame import mean_known
-from search.results.rounds import Round, Verdict
+from search.results.rounds import PromotionRecord, Round
 from search.utils.console import Reporter
 from search.utils.format import megabytes, percent
 from search.utils.timing import to_the_minute
-from search.watch.workspace import Post
+from search.watch.workspace import Workspace
 
 HEADER = ["round", "due (UTC)", "new frames", "drift p", "fidelity", "decision", "in service"]
 
 
-def show_history(rounds: Sequence[Round], post: Post, reporter: Reporter) -> None:
+def show_history(rounds: Sequence[Round], post: Workspace, reporter: Reporter) -> None:
     """The rounds, newest last; what there is to be told of them; and what is in service."""
     if not rounds:
         reporter.say(f"No round of {post.folder} has ended yet: merge-search watch does them.")
@@ -48,7 +48,7 @@ def sentences(known: Round) -> list[str]:
     return told
 
 
-def _of_verdict(verdict: Verdict) -> list[str]:
+def _of_verdict(verdict: PromotionRecord) -> list[str]:
     what = "quality kept on ground truth" if verdict.by == "truth" else "fidelity"
     where = f", {verdict.measured_on}" if verdict.measured_on else ""
     measured = (

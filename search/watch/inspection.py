@@ -10,11 +10,11 @@ from search.drift.detection import Drift, compare
 from search.drift.frame_features import Description, describe, models_key
 from search.drift.reference import BadReference, Reference
 from search.drift.reference_storage import load, save
-from search.evaluation.bundles import ByAnswers, Kept
-from search.evaluation.evaluate import Bench
+from search.evaluation.bundles import BundleQuality, ByAnswers
+from search.evaluation.evaluate import EvaluationSetup
 from search.pipelines.prepare import forget, open_frames, surveyed
 from search.utils.console import Reporter
-from search.watch.workspace import Post, Window, of_camera
+from search.watch.workspace import Window, Workspace, of_camera
 from spaces.bundle import load_bundle
 from spaces.deployment import Deployment
 
@@ -34,7 +34,7 @@ class Likeness:
 
 
 @dataclass(frozen=True)
-class Sight:
+class Inspection:
     """What was seen in new windows."""
 
     deployment: Deployment
@@ -43,7 +43,7 @@ class Sight:
     """By camera, all its new frames."""
     nearest: Mapping[str, Likeness]
     """By camera, the part of the last search that it resembles most."""
-    faithful: Kept | None
+    faithful: BundleQuality | None
     """Of the plan in service; None if there is none."""
 
     @property
@@ -60,7 +60,9 @@ class Sight:
             start = stop
 
 
-def sight(post: Post, known: Sequence[Window], new: Sequence[Window], reporter: Reporter) -> Sight:
+def sight(
+    post: Workspace, known: Sequence[Window], new: Sequence[Window], reporter: Reporter
+) -> Inspection:
     """Compare the frames of new windows with those of the last search, and the plan in service
     with its models on them.
 
@@ -79,10 +81,10 @@ def sight(post: Post, known: Sequence[Window], new: Sequence[Window], reporter: 
             for window in of_camera(known, camera)
         }
         nearest[camera] = _nearest(references, description, len(seen), post)
-    return Sight(deployment, new, seen, nearest, _agreed(post, deployment, new, reporter))
+    return Inspection(deployment, new, seen, nearest, _agreed(post, deployment, new, reporter))
 
 
-def take_up(post: Post, sight: Sight, parts: Sequence[Window] = ()) -> None:
+def take_up(post: Workspace, sight: Inspection, parts: Sequence[Window] = ()) -> None:
     """Make the references that new windows look like larger by them; `parts` of a search are
     references of their own.
 
@@ -102,7 +104,7 @@ def take_up(post: Post, sight: Sight, parts: Sequence[Window] = ()) -> None:
         save(post.reference(part), reference)
 
 
-def remember(post: Post, parts: Sequence[Window], sight: Sight) -> None:
+def remember(post: Workspace, parts: Sequence[Window], sight: Inspection) -> None:
     """Write down what the parts of a search look like, and forget those of earlier ones.
 
     Raises:
@@ -119,7 +121,7 @@ def remember(post: Post, parts: Sequence[Window], sight: Sight) -> None:
             forget(post.config, sight.deployment, window.frames)
 
 
-def _base(post: Post, deployment: Deployment, reporter: Reporter) -> tuple[str, Reference]:
+def _base(post: Workspace, deployment: Deployment, reporter: Reporter) -> tuple[str, Reference]:
     """What the config's own frames look like, and the name of that part."""
     frames = open_frames(post.config, reporter)
     few = Subset(frames, tuple(Sampling(MOST).indices(len(frames))))
@@ -128,7 +130,7 @@ def _base(post: Post, deployment: Deployment, reporter: Reporter) -> tuple[str, 
 
 
 def _reference(
-    post: Post, deployment: Deployment, part: str, frames: FrameSet, reporter: Reporter
+    post: Workspace, deployment: Deployment, part: str, frames: FrameSet, reporter: Reporter
 ) -> Reference:
     """What a part looks like, kept from one round to the next; described anew in the first round,
     if the end of it was cut short, and where the models are others now."""
@@ -145,7 +147,7 @@ def _reference(
 
 
 def _described(
-    post: Post, deployment: Deployment, frames: FrameSet, what: str, reporter: Reporter
+    post: Workspace, deployment: Deployment, frames: FrameSet, what: str, reporter: Reporter
 ) -> Description:
     reporter.step(f"Representations of {len(frames)} frames of {what}")
     with reporter.progress("frames", len(frames)) as progress:
@@ -153,7 +155,7 @@ def _described(
 
 
 def _nearest(
-    references: Mapping[str, Reference], seen: Description, cameras: int, post: Post
+    references: Mapping[str, Reference], seen: Description, cameras: int, post: Workspace
 ) -> Likeness:
     """What the frames resemble most: a camera that has come back to what it was before has not
     changed. What could tell nothing is no comparison."""
@@ -167,13 +169,13 @@ def _nearest(
 
 
 def _agreed(
-    post: Post, deployment: Deployment, new: Sequence[Window], reporter: Reporter
-) -> Kept | None:
+    post: Workspace, deployment: Deployment, new: Sequence[Window], reporter: Reporter
+) -> BundleQuality | None:
     champion = post.service.champion()
     if champion is None:
         return None
     frames = _frames(new)
-    bench = Bench(deployment.served, deployment.facts, {}, post.config.verify.batch)
+    bench = EvaluationSetup(deployment.served, deployment.facts, {}, post.config.verify.batch)
     bundle = load_bundle(post.service.bundle(champion.bundle)).to(post.config.torch_device)
     reporter.step(f"The plan in service and its models on {len(frames)} new frames")
     with reporter.progress("frames", 2 * len(frames)) as progress:

@@ -13,11 +13,11 @@ from search.tracking.outbox import UNLOGGED, sync
 from search.tracking.target import Target
 from search.tracking.watch_run import record_rounds
 from search.utils.console import Reporter
-from search.watch.workspace import Post
+from search.watch.workspace import Workspace
 from spaces.bundle import BadBundle
 
 
-def hear_from_mlflow(post: Post, reporter: Reporter) -> None:
+def hear_from_mlflow(post: Workspace, reporter: Reporter) -> None:
     """Take over the champion that a person has chosen there, if MLflow can be reached."""
     try:
         with reporter.working("MLflow"):
@@ -26,7 +26,7 @@ def hear_from_mlflow(post: Post, reporter: Reporter) -> None:
         reporter.warn(f"{error}; the round goes on without it")
 
 
-def tell_mlflow(post: Post, ended: Round, reporter: Reporter) -> None:
+def tell_mlflow(post: Workspace, ended: Round, reporter: Reporter) -> None:
     """Log what it has missed, the champion and the rounds; what it does not take is told later."""
     try:
         with reporter.working("MLflow"):
@@ -50,7 +50,7 @@ def _tell_results(out: Path, reporter: Reporter) -> None:
         reporter.warn(f"{error}; delete what is damaged: MLflow is told of all else")
 
 
-def _note_refusal(post: Post, ended: Round) -> None:
+def _note_refusal(post: Workspace, ended: Round) -> None:
     """Why the challenger was not promoted, as a tag of its version."""
     if ended.verdict is None or ended.verdict.promoted:
         return

@@ -13,16 +13,16 @@ from datetime import UTC, datetime
 
 from search.cameras.polling import collect
 from search.config.run import RunConfig
-from search.results.rounds import CameraRound, Decision, Round, Verdict
+from search.results.rounds import CameraRound, Decision, PromotionRecord, Round
 from search.utils.console import Reporter
 from search.utils.format import percent, percents
 from search.utils.schedule import Due
 from search.utils.timing import this_moment
 from search.watch.history_table import sentences
-from search.watch.inspection import Sight, remember, sight, take_up
+from search.watch.inspection import Inspection, remember, sight, take_up
 from search.watch.mlflow_sync import hear_from_mlflow, tell_mlflow
 from search.watch.search_again import search_again
-from search.watch.workspace import Post, Window, judged, of_camera
+from search.watch.workspace import Window, Workspace, judged, of_camera
 from spaces.errors import MergeSearchError
 
 
@@ -37,7 +37,7 @@ def do_round(config: RunConfig, due: Due, reporter: Reporter) -> Round:
         BadRound, DamagedRecord: what was kept of earlier rounds cannot be read.
         CannotWrite: the round cannot be written down.
     """
-    post = Post(config)
+    post = Workspace(config)
     with post.round_of_ones_own():
         post.service.mend()
         round_ = Underway.begin(post, due)
@@ -59,7 +59,7 @@ def do_round(config: RunConfig, due: Due, reporter: Reporter) -> Round:
 class Underway:
     """A round that has begun, and what is known of it so far."""
 
-    post: Post
+    post: Workspace
     due: Due
     last: Round | None
     began: str
@@ -67,7 +67,7 @@ class Underway:
     fidelity: Mapping[str, float | None] = field(default_factory=dict)
 
     @classmethod
-    def begin(cls, post: Post, due: Due) -> Underway:
+    def begin(cls, post: Workspace, due: Due) -> Underway:
         """
         Raises:
             BadRound: the last round cannot be read.
@@ -119,7 +119,7 @@ class Underway:
             if self.cameras[name].fault:
                 reporter.warn(f"{name}: {self.cameras[name].fault}")
 
-    def search(self, seen: Sight, reason: str, reporter: Reporter) -> Round:
+    def search(self, seen: Inspection, reason: str, reporter: Reporter) -> Round:
         """Search again on what was known and on the windows that are new to it."""
         parts = self._parts(seen)
         outcome = search_again(self.post, self.number, parts, seen, reporter)
@@ -134,7 +134,9 @@ class Underway:
             ended, expected=ended.expected if outcome.fidelity is None else outcome.fidelity
         )
 
-    def ended(self, decision: Decision, reason: str, verdict: Verdict | None = None) -> Round:
+    def ended(
+        self, decision: Decision, reason: str, verdict: PromotionRecord | None = None
+    ) -> Round:
         """The round as it is written down."""
         champion = self.post.service.champion()
         return Round(
@@ -169,7 +171,7 @@ class Underway:
             return []
         return ["no plan is in service yet"]
 
-    def _unfaithful(self, seen: Sight) -> list[str]:
+    def _unfaithful(self, seen: Inspection) -> list[str]:
         """Only a drop that the frames' own chance does not explain counts."""
         expected, agreed = self.expected, seen.faithful
         if expected is None or agreed is None or agreed.mean is None or agreed.interval is None:
@@ -181,7 +183,7 @@ class Underway:
             f"({percents(agreed.interval)}) of what they answer, it was {percent(expected)}"
         ]
 
-    def _parts(self, seen: Sight) -> list[Window]:
+    def _parts(self, seen: Inspection) -> list[Window]:
         """The windows that a search looks back on: those that looked new when they came, of each
         camera the last few."""
         changed = [w for w in seen.windows if seen.drifts[w.camera].noticed]
@@ -192,7 +194,7 @@ class Underway:
             parts += of_camera(looked_back, camera)[-self.post.asked.remember :]
         return parts
 
-    def _judge(self, seen: Sight) -> None:
+    def _judge(self, seen: Inspection) -> None:
         """Write down what the comparison said of each camera: these windows are done with."""
         for name, drift in seen.drifts.items():
             own = of_camera(seen.windows, name)
@@ -209,7 +211,7 @@ class Underway:
         return f"too few new frames: {', '.join(waiting)} of {self.post.asked.window}"
 
 
-def _drifted(seen: Sight) -> list[str]:
+def _drifted(seen: Inspection) -> list[str]:
     return [
         f"{name} has changed (p = {drift.p_value:.1g}, in {drift.view})"
         for name, drift in seen.drifts.items()
@@ -217,7 +219,7 @@ def _drifted(seen: Sight) -> list[str]:
     ]
 
 
-def _as_it_was(seen: Sight) -> str:
+def _as_it_was(seen: Inspection) -> str:
     told = [
         f"{name}: its frames are too few or too much alike to tell"
         if drift.blind

@@ -15,39 +15,39 @@ from typing import Any
 from search.config.data import FramesConfig, PartConfig
 from search.config.run import RunConfig
 from search.deploy.champion import Champion
-from search.deploy.comparison import Contest
-from search.deploy.promotion import Judgement, judge, measured
+from search.deploy.comparison import Comparison
+from search.deploy.promotion import PromotionDecision, judge, measured
 from search.pipelines.finished_run import Finished
 from search.pipelines.prepare import open_truth
-from search.pipelines.run import Known, run
+from search.pipelines.run import PriorKnowledge, run
 from search.report.plan_diff import difference, in_words
 from search.results.documents import DOCUMENTS, identity
-from search.results.rounds import Verdict
+from search.results.rounds import PromotionRecord
 from search.results.search_result import BUNDLE_FOLDER, CandidateRecord, Result
 from search.tracking.outbox import NotLogged
 from search.utils.console import Reporter
 from search.utils.timing import this_moment
-from search.watch.champion_challenger import Stand, contest
-from search.watch.inspection import Sight
-from search.watch.workspace import Post, Window
+from search.watch.champion_challenger import ComparisonSetup, compare_plans
+from search.watch.inspection import Inspection
+from search.watch.workspace import Window, Workspace
 from spaces.bundle import holds_bundle
 from spaces.errors import MergeSearchError
 from spaces.plan import SharePlan
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SearchOutcome:
     """What a search has come to."""
 
-    verdict: Verdict | None
+    verdict: PromotionRecord | None
     """None if it chose no plan."""
     fidelity: float | None
     """Mean, on the new frames, of the plan that is in service now."""
 
 
 def search_again(
-    post: Post, number: int, windows: Sequence[Window], seen: Sight, reporter: Reporter
-) -> Outcome:
+    post: Workspace, number: int, windows: Sequence[Window], seen: Inspection, reporter: Reporter
+) -> SearchOutcome:
     """Search on these windows, those of the sight among them, and let the rule choose who serves.
 
     `number` is that of the round.
@@ -58,17 +58,17 @@ def search_again(
     """
     champion = post.service.champion()
     if champion is not None and champion.round == number:  # a crash came after its promotion
-        return Outcome(champion.verdict, champion.standing.fidelity)
+        return SearchOutcome(champion.verdict, champion.standing.fidelity)
     known = None if champion is None else post.service.plan(champion)
     config = searching(post, number, windows)
-    result = found(config, Known(known, seen.deployment), reporter)
+    result = found(config, PriorKnowledge(known, seen.deployment), reporter)
     challenger = result.chosen_candidate
     if challenger is None:
-        return Outcome(None, None)
+        return SearchOutcome(None, None)
     truth = open_truth(config, seen.deployment, config.frames.open(config.base), reporter)
     new = [window in seen.windows for window in windows]
-    stand = Stand(post, config, seen.deployment, result, new, truth)
-    both = contest(stand, challenger, champion, reporter)
+    stand = ComparisonSetup(post, config, seen.deployment, result, new, truth)
+    both = compare_plans(stand, challenger, champion, reporter)
     proposed, serving = both.challenger, both.champion
     judgement = judge(config.promotion, config.limits(result.unmerged_bytes), both)
     verdict = _verdict(config, both, judgement, _difference(challenger, known))
@@ -76,14 +76,14 @@ def search_again(
     post.labels.keep(proposed.bundle, truth)
     post.labels.keep_only((proposed.bundle, before, champion.before if champion else None))
     if not judgement.promoted:
-        return Outcome(verdict, None if serving is None else serving.fidelity)
+        return SearchOutcome(verdict, None if serving is None else serving.fidelity)
     now = this_moment()
     taken = Champion(proposed, now, judgement.reason, before, number, verdict)
     post.service.take(config.out_folder / BUNDLE_FOLDER, taken)
-    return Outcome(verdict, proposed.fidelity)
+    return SearchOutcome(verdict, proposed.fidelity)
 
 
-def searching(post: Post, number: int, windows: Sequence[Window]) -> RunConfig:
+def searching(post: Workspace, number: int, windows: Sequence[Window]) -> RunConfig:
     """The config that searches its own frames, then those of the windows.
 
     Its trials get a file of their own: what earlier searches tried serves no other.
@@ -101,7 +101,7 @@ def _below(config: RunConfig, path: Path) -> str:
     return os.path.relpath(path, config.base)
 
 
-def found(config: RunConfig, known: Known, reporter: Reporter) -> Result:
+def found(config: RunConfig, known: PriorKnowledge, reporter: Reporter) -> Result:
     """What the search of that config finds; or has found, if a crash came after its end."""
     try:
         finished = Finished.at(config.out_folder)
@@ -127,10 +127,10 @@ def _whole(finished: Finished) -> bool:
 
 
 def _verdict(
-    config: RunConfig, both: Contest, judgement: Judgement, difference: list[str]
-) -> Verdict:
+    config: RunConfig, both: Comparison, judgement: PromotionDecision, difference: list[str]
+) -> PromotionRecord:
     serving = both.champion
-    return Verdict(
+    return PromotionRecord(
         result=identity((config.out_folder / DOCUMENTS[Result]).read_bytes()),
         challenger=both.challenger.plan,
         bundle=both.challenger.bundle,

@@ -15,7 +15,7 @@ LEAST = 16
 
 
 @dataclass(frozen=True)
-class KnownLabels:
+class SeenLabels:
     """A folder with a file for each bundle: the labelled frames that its search has known."""
 
     folder: Path

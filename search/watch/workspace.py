@@ -15,15 +15,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from search.cameras.recordings import Footage
+from search.cameras.recordings import Recordings
 from search.config.base import BadConfig
 from search.config.run import RunConfig
 from search.config.watch import WatchConfig
 from search.data.frames import ImageFiles, Sampling, folder_frames
-from search.deploy.champion import SERVICE, Service
+from search.deploy.champion import SERVICE, ChampionStore
 from search.results.rounds import History, Round
 from search.utils.locks import alone
-from search.watch.seen_labels import KnownLabels
+from search.watch.seen_labels import SeenLabels
 
 WATCH = "watch"
 """Below OUT."""
@@ -49,7 +49,7 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Post:
+class Workspace:
     """The watch of one config."""
 
     config: RunConfig
@@ -76,16 +76,16 @@ class Post:
         return History(self.folder)
 
     @property
-    def service(self) -> Service:
-        return Service(self.config.out_folder / SERVICE)
+    def service(self) -> ChampionStore:
+        return ChampionStore(self.config.out_folder / SERVICE)
 
     @property
-    def labels(self) -> KnownLabels:
-        return KnownLabels(self.folder / LABELS)
+    def labels(self) -> SeenLabels:
+        return SeenLabels(self.folder / LABELS)
 
     @cached_property
-    def footage(self) -> Mapping[str, Footage]:
-        return {name: Footage(self.folder / CAMERAS / name) for name in self.asked.cameras}
+    def footage(self) -> Mapping[str, Recordings]:
+        return {name: Recordings(self.folder / CAMERAS / name) for name in self.asked.cameras}
 
     @contextmanager
     def round_of_ones_own(self) -> Iterator[None]:

@@ -29,7 +29,7 @@ from tiny import STREET
 
 from search.cameras.deduplication import grey_picture, near_identical
 from search.cameras.polling import Collected, collect
-from search.cameras.recordings import BadFootage, Footage
+from search.cameras.recordings import BadFootage, Recordings
 from search.cameras.sources import Camera, Cursor, FolderCamera, SceneCamera, Seen, StreamCamera
 from search.data.frames import read_image
 from search.data.synthetic.scenes import render
@@ -50,7 +50,7 @@ def in_order(folder: Path) -> list[Path]:
     return sorted(folder.iterdir())
 
 
-def everything(footage: Footage, folder: Path) -> list[Path]:
+def everything(footage: Recordings, folder: Path) -> list[Path]:
     """All frames that were kept, oldest first."""
     windows = [path for k in footage.windows() for path in in_order(footage.window(k))]
     return windows + (in_order(folder / "open") if (folder / "open").is_dir() else [])
@@ -60,7 +60,7 @@ def everything(footage: Footage, folder: Path) -> list[Path]:
 
 
 def test_frames_are_kept_in_order_until_they_are_a_window(tmp_path: Path) -> None:
-    footage = Footage(tmp_path)
+    footage = Recordings(tmp_path)
     assert footage.close() is None and footage.windows() == [] and footage.cursor == {}
     assert [footage.keep(seen(level)) for level in (0, 40, 80)] == [True] * 3
     assert footage.waiting == 3 and footage.close() == 1 and footage.waiting == 0
@@ -68,11 +68,11 @@ def test_frames_are_kept_in_order_until_they_are_a_window(tmp_path: Path) -> Non
     assert footage.close() == 2 and footage.close() is None and footage.windows() == [1, 2]
     assert [level_of(path) for path in in_order(footage.window(1))] == [0, 40, 80]
     assert in_order(tmp_path / "windows/00000002")[0].name == "20260504T120000.250-00000004.jpg"
-    assert Footage(tmp_path).cursor == {"at": 120}
+    assert Recordings(tmp_path).cursor == {"at": 120}
 
 
 def test_names_sort_by_time_and_then_by_number(tmp_path: Path) -> None:
-    footage = Footage(tmp_path)
+    footage = Recordings(tmp_path)
     hours = ("11:00:00.000Z", "11:00:00.000Z", "14:00:00+02:00", "12:00:00.001Z")
     for k, hour in enumerate(hours):
         footage.keep(seen(40 * k, f"2026-05-04T{hour}"))
@@ -80,27 +80,27 @@ def test_names_sort_by_time_and_then_by_number(tmp_path: Path) -> None:
 
 
 def test_what_shows_the_same_as_the_last_kept_is_not_kept_but_passed(tmp_path: Path) -> None:
-    footage = Footage(tmp_path)
+    footage = Recordings(tmp_path)
     assert [footage.keep(seen(level)) for level in (100, 104, 108, 112, 104)] == [
         True, False, False, True, False,
     ]  # fmt: skip
-    assert footage.waiting == 2 and Footage(tmp_path).cursor == {"at": 104}
+    assert footage.waiting == 2 and Recordings(tmp_path).cursor == {"at": 104}
 
 
 @pytest.mark.parametrize("closed", [False, True])
 def test_another_process_knows_the_last_kept_frame(tmp_path: Path, closed: bool) -> None:
-    footage = Footage(tmp_path)
+    footage = Recordings(tmp_path)
     footage.keep(seen(100))
     if closed:
         footage.close()
-    again = Footage(tmp_path)
+    again = Recordings(tmp_path)
     assert not again.keep(seen(103)) and again.keep(seen(150))
     newest = max(everything(again, tmp_path), key=lambda path: path.name)
     assert newest.name.endswith("-00000002.jpg"), "numbers go on"
 
 
 def test_what_is_kept_is_the_frame_as_jpeg_can_keep_it(tmp_path: Path) -> None:
-    footage = Footage(tmp_path)
+    footage = Recordings(tmp_path)
     frame = render(STREET, 0).image
     footage.keep(Seen(frame, NOW.isoformat(), {}))
     again = read_image(in_order(tmp_path / "open")[0])
@@ -110,7 +110,7 @@ def test_what_is_kept_is_the_frame_as_jpeg_can_keep_it(tmp_path: Path) -> None:
 
 
 def test_windows_that_nobody_needs_go_and_the_newest_stays(tmp_path: Path) -> None:
-    footage = Footage(tmp_path)
+    footage = Recordings(tmp_path)
     for k in range(5):
         footage.keep(seen(40 * k))
         footage.close()
@@ -124,7 +124,7 @@ def test_windows_that_nobody_needs_go_and_the_newest_stays(tmp_path: Path) -> No
 
 
 def test_a_file_that_a_killed_process_has_left_is_no_frame(tmp_path: Path) -> None:
-    footage = Footage(tmp_path)
+    footage = Recordings(tmp_path)
     footage.keep(seen(0))
     (tmp_path / "open/.20260504T120000.250-00000002.jpg.77.part").write_bytes(b"half")
     assert footage.waiting == 1 and footage.close() == 1
@@ -135,7 +135,7 @@ def test_a_file_that_a_killed_process_has_left_is_no_frame(tmp_path: Path) -> No
 def test_a_state_that_is_none_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "camera.json").write_text(text)
     with pytest.raises(BadFootage, match=r"camera\.json: cannot be read"):
-        Footage(tmp_path)
+        Recordings(tmp_path)
 
 
 def test_a_place_that_takes_no_files_is_no_fault_of_the_camera(tmp_path: Path) -> None:
@@ -151,18 +151,18 @@ def test_a_place_that_takes_no_files_is_no_fault_of_the_camera(tmp_path: Path) -
 
 
 def test_pauses_double_from_half_a_minute_to_an_hour(tmp_path: Path) -> None:
-    footage, now = Footage(tmp_path), NOW
+    footage, now = Recordings(tmp_path), NOW
     assert footage.may_ask(now)
     for pause in (30, 60, 120, 240, 480, 960, 1920, 3600, 3600):
         footage.failed(now)
-        again = Footage(tmp_path)
+        again = Recordings(tmp_path)
         assert not again.may_ask(now + timedelta(seconds=pause - 0.001))
         now += timedelta(seconds=pause)
         assert again.may_ask(now)
     footage.well()
-    assert Footage(tmp_path).may_ask(NOW)
+    assert Recordings(tmp_path).may_ask(NOW)
     footage.failed(NOW)
-    assert Footage(tmp_path).may_ask(NOW + timedelta(seconds=30)), "from the begin again"
+    assert Recordings(tmp_path).may_ask(NOW + timedelta(seconds=30)), "from the begin again"
 
 
 @given(st.integers(1, 3000), st.integers(-10_000, 10_000))
@@ -171,7 +171,7 @@ def test_no_pause_is_longer_than_an_hour_whatever_the_clock_does(
 ) -> None:
     state = {"cursor": {}, "faults": faults, "not_before": None}
     (shared_folder / "camera.json").write_text(json.dumps(state))
-    footage = Footage(shared_folder)
+    footage = Recordings(shared_folder)
     footage.failed(NOW)
     later = NOW + timedelta(seconds=offset)
     assert footage.may_ask(later) or footage.may_ask(later + timedelta(hours=1))
@@ -195,8 +195,8 @@ def fill(folder: Path, count: int, start: int = 0) -> Path:
     return folder
 
 
-def footages(folder: Path, *names: str) -> dict[str, Footage]:
-    return {name: Footage(folder / name) for name in names}
+def footages(folder: Path, *names: str) -> dict[str, Recordings]:
+    return {name: Recordings(folder / name) for name in names}
 
 
 def test_each_camera_is_asked_until_enough_frames_wait(tmp_path: Path) -> None:
@@ -314,7 +314,7 @@ def test_ctrl_c_ends_a_round_that_would_be_long(tmp_path: Path, still_street: st
     process = FORKED.Process(target=_ask_for_long, args=(still_street, tmp_path / "out", begun))
     process.start()
     assert begun.wait(60) and process.pid is not None
-    wait_until(lambda: Footage(tmp_path / "out/still").waiting == 1)
+    wait_until(lambda: Recordings(tmp_path / "out/still").waiting == 1)
     os.kill(process.pid, signal.SIGINT)
     process.join(5)
     assert process.exitcode == 1, "by the KeyboardInterrupt that Python lets through"
@@ -364,7 +364,7 @@ def test_killed_anywhere_nothing_is_lost_or_doubled(tmp_path: Path) -> None:
         assert process.exitcode == -signal.SIGKILL
         kills += 1
     assert kills >= 5
-    kept = Footage(out / "a")
+    kept = Recordings(out / "a")
     frames = [path for path in everything(kept, out / "a") if path.suffix == ".jpg"]
     assert [level_of(path) for path in frames] == [20 * (k % 12) for k in range(count)]
     assert kept.windows() == list(range(1, count // 5 + 1))

@@ -16,10 +16,10 @@ from tiny import Ran
 
 from search.cli.main import main
 from search.config.search import PromotionConfig
-from search.deploy.comparison import Contest
+from search.deploy.comparison import Comparison
 from search.deploy.promotion import judge
-from search.evaluation.bundles import Lead
-from search.results.registered_plan import Standing
+from search.evaluation.bundles import Difference
+from search.results.registered_plan import RegisteredPlan
 from search.results.search_result import Result
 from search.study.problem import Limits
 from search.tracking.client import record, registry
@@ -28,7 +28,7 @@ from search.utils.files import write_json
 
 # The rule.
 
-CHAMPION = Standing(
+CHAMPION = RegisteredPlan(
     plan="aaa", bundle="b1", bytes=900, unmerged_bytes=2000, quality=0.95, interval=(0.93, 0.97),
     worst=0.9, fidelity=0.94, labels={"a": "f1 l1"}, frames="u1", created="2026-01-01",
 )  # fmt: skip
@@ -71,7 +71,7 @@ LIMITS = Limits(bytes=1000)
 def test_the_rule(
     rule: Mapping[str, Any], changes: Mapping[str, Any], wanted: bool, said: str
 ) -> None:
-    contest = Contest(replace(CHALLENGER, **changes), CHAMPION)
+    contest = Comparison(replace(CHALLENGER, **changes), CHAMPION)
     found = judge(PromotionConfig(**rule), LIMITS, contest)
     assert found.promoted is wanted and said in found.reason
 
@@ -86,24 +86,24 @@ def test_the_rule(
     ],
 )
 def test_what_was_measured_of_both_at_once_is_compared_frame_by_frame(
-    slack: float, lead: Lead, wanted: bool, said: str
+    slack: float, lead: Difference, wanted: bool, said: str
 ) -> None:
     # by its own interval, which reaches from the floor to the ceiling, anything would do
     wide = replace(CHALLENGER, quality=0.95 + lead[0], interval=(0.0, 1.0))
     rule = PromotionConfig(slack=slack)
-    found = judge(rule, LIMITS, Contest(wide, CHAMPION, {"truth": lead}))
+    found = judge(rule, LIMITS, Comparison(wide, CHAMPION, {"truth": lead}))
     assert found.promoted is wanted and said in found.reason
-    assert judge(rule, LIMITS, Contest(wide, CHAMPION, {"fidelity": lead})).promoted
+    assert judge(rule, LIMITS, Comparison(wide, CHAMPION, {"fidelity": lead})).promoted
 
 
 def test_the_first_is_promoted_if_it_is_fit() -> None:
     rule = PromotionConfig()
-    alone, large = Contest(CHALLENGER, None), replace(CHALLENGER, bytes=1001)
+    alone, large = Comparison(CHALLENGER, None), replace(CHALLENGER, bytes=1001)
     assert judge(rule, LIMITS, alone).promoted
-    assert not judge(rule, LIMITS, Contest(large, None)).promoted
+    assert not judge(rule, LIMITS, Comparison(large, None)).promoted
     floor = Limits(quality=0.9)
-    assert judge(rule, floor, Contest(large, None)).promoted
-    bad = Contest(replace(CHALLENGER, worst=0.89), None)
+    assert judge(rule, floor, Comparison(large, None)).promoted
+    bad = Comparison(replace(CHALLENGER, worst=0.89), None)
     assert "below the floor" in judge(rule, floor, bad).reason
 
 
@@ -147,7 +147,7 @@ def test_every_run_proposes_its_chosen_plan(tiny_run: Ran) -> None:
     with registry(target, "tiny") as known:
         entry = known.challenger()
     assert entry is not None
-    standing = Standing.from_dict(entry.standing)
+    standing = RegisteredPlan.from_dict(entry.standing)
     chosen = next(c for c in tiny_run.result.candidates if c.hash == tiny_run.result.chosen)
     assert (standing.plan, standing.bytes, standing.quality) == (
         chosen.hash, chosen.bytes, chosen.quality_kept,

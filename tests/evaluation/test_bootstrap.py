@@ -15,7 +15,7 @@ from search.data.frames import RenderedScenes
 from search.data.ground_truth import ClassTruth, Truth
 from search.evaluation.bootstrap import DRAWS, LEVEL, draws, interval
 from search.evaluation.confidence import Resampling
-from search.evaluation.per_frame import ClassTally, Tally
+from search.evaluation.per_frame import ClassTally, FrameScores
 from search.results.search_result import verdict
 
 FRAMES = 60
@@ -165,7 +165,7 @@ def test_a_model_that_counts_with_its_fidelity_only_halves_the_interval() -> Non
 
 def test_without_an_unmerged_score_no_quality_is_known() -> None:
     resampling = Resampling({"a": truth()})
-    hopeless: dict[str, Tally] = {"a": tally(right(0))}
+    hopeless: dict[str, FrameScores] = {"a": tally(right(0))}
     assert resampling.quality({"a": 0.9}, {"a": tally(right(4))}, hopeless) is None
     assert resampling.quality({"a": 0.9}, {}, {}) is None
 

@@ -9,10 +9,10 @@ from tiny import STREET, Weights, shares_in
 
 from search.data.frames import RenderedScenes
 from search.data.ground_truth import Truth, scenes_truth
-from search.evaluation.bundles import ByAnswers, ByTruth, Kept
+from search.evaluation.bundles import BundleQuality, ByAnswers, ByTruth
 from search.evaluation.evaluate import (
     BASELINE,
-    Bench,
+    EvaluationSetup,
     accuracy,
     fidelity,
     kept_by_model,
@@ -51,27 +51,29 @@ def bundles(
 
 
 @pytest.fixture(scope="module")
-def bench(mixed: Observed, plans: list[SharePlan]) -> Bench:
+def bench(mixed: Observed, plans: list[SharePlan]) -> EvaluationSetup:
     known = mixed.deployment
-    return Bench(known.models, known.facts, mixed.maps_for(plans), batch=5)
+    return EvaluationSetup(known.models, known.facts, mixed.maps_for(plans), batch=5)
 
 
 @pytest.fixture(scope="module")
-def agreed(bench: Bench, bundles: list[Bundle]) -> list[Kept]:
+def agreed(bench: EvaluationSetup, bundles: list[Bundle]) -> list[BundleQuality]:
     """By answers."""
     answers = ByAnswers.on(bench, FRAMES)
     return [answers.measure(bundle) for bundle in bundles]
 
 
 @pytest.fixture(scope="module")
-def kept(bench: Bench, bundles: list[Bundle], agreed: list[Kept]) -> list[Kept]:
+def kept(
+    bench: EvaluationSetup, bundles: list[Bundle], agreed: list[BundleQuality]
+) -> list[BundleQuality]:
     """By truth."""
     truth = ByTruth.on(bench, TRUTH)
     return [truth.measure(*both) for both in zip(bundles, agreed, strict=True)]
 
 
 def test_by_answers_it_is_the_fidelity_of_the_plan(
-    bench: Bench, plans: list[SharePlan], agreed: list[Kept]
+    bench: EvaluationSetup, plans: list[SharePlan], agreed: list[BundleQuality]
 ) -> None:
     wanted = fidelity(bench, plans, FRAMES, lambda done: None)
     assert wanted[0] != wanted[1] != wanted[2]
@@ -83,14 +85,14 @@ def test_by_answers_it_is_the_fidelity_of_the_plan(
 
 @pytest.mark.parametrize("labelled", [["cls"], ["det"], ["cls", "det"]])
 def test_by_truth_it_is_the_quality_that_the_plan_keeps(
-    labelled: list[str], bench: Bench, plans: list[SharePlan], bundles: list[Bundle]
+    labelled: list[str], bench: EvaluationSetup, plans: list[SharePlan], bundles: list[Bundle]
 ) -> None:
     known: dict[str, Truth] = {name: TRUTH[name] for name in labelled}
     faithful = {"cls": 0.5, "det": 0.25}
     baseline, *wanted = accuracy(bench, [BASELINE, *plans], known, lambda done: None)
     truth = ByTruth.on(bench, known)
     for bundle, scores in zip(bundles, wanted, strict=True):
-        found = truth.measure(bundle, Kept(faithful, None))
+        found = truth.measure(bundle, BundleQuality(faithful, None))
         assert found.by_model == pytest.approx(kept_by_model(scores, baseline, faithful), abs=2e-3)
         quality = quality_kept(scores, baseline, faithful)
         if quality is None:  # the random detector finds none of the boxes, merged or not
@@ -100,7 +102,7 @@ def test_by_truth_it_is_the_quality_that_the_plan_keeps(
 
 
 def test_a_lead_is_the_other_ones_with_its_sign_changed(
-    agreed: list[Kept], kept: list[Kept]
+    agreed: list[BundleQuality], kept: list[BundleQuality]
 ) -> None:
     for first, _, second in (agreed, kept):
         ahead, behind = first.lead(second), second.lead(first)
@@ -114,13 +116,13 @@ def test_a_lead_is_the_other_ones_with_its_sign_changed(
 
 def test_frames_that_are_hard_for_both_do_not_widen_a_lead() -> None:
     drawn = np.random.default_rng(0).uniform(0.2, 0.8, 1000)
-    better, worse = Kept({"a": 0.6}, drawn + 0.1), Kept({"a": 0.5}, drawn)
+    better, worse = BundleQuality({"a": 0.6}, drawn + 0.1), BundleQuality({"a": 0.5}, drawn)
     np.testing.assert_allclose(better.lead(worse) or (), 0.1)
     assert better.interval is not None and better.interval[1] - better.interval[0] > 0.5
 
 
 def test_without_anything_to_measure_by_nothing_is_known(
-    bench: Bench, bundles: list[Bundle]
+    bench: EvaluationSetup, bundles: list[Bundle]
 ) -> None:
     found = ByAnswers(bench, {}).measure(bundles[0])
     assert found.by_model == {"cls": None, "det": None}

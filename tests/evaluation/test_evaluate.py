@@ -14,7 +14,7 @@ from search.data.ground_truth import BoxTruth, ClassTruth, Truth, scenes_truth
 from search.evaluation.accuracy import Geometry, boxes_of, coco_map, ranked, top_k
 from search.evaluation.evaluate import (
     BASELINE,
-    Bench,
+    EvaluationSetup,
     accuracy,
     fidelity,
     quality_kept,
@@ -44,9 +44,9 @@ def some_plans(observed: Observed) -> list[SharePlan]:
     return [*plans, SharePlan((first, last))]
 
 
-def bench(observed: Observed, plans: Sequence[SharePlan], batch: int = 5) -> Bench:
+def bench(observed: Observed, plans: Sequence[SharePlan], batch: int = 5) -> EvaluationSetup:
     known = observed.deployment
-    return Bench(known.models, known.facts, observed.maps_for(plans), batch)
+    return EvaluationSetup(known.models, known.facts, observed.maps_for(plans), batch)
 
 
 def answers(observed: Observed, plan: SharePlan, frames: FrameSet) -> dict[str, np.ndarray]:

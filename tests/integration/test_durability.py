@@ -46,7 +46,7 @@ from search.cli.main import main
 from search.results.documents import identity
 from search.results.search_result import Result
 from search.study.claims import Claims
-from search.study.objectives import Valuer
+from search.study.objectives import PlanEvaluator
 from search.study.optimize import Explored, StudySettings, explore, join
 from search.study.pareto import nondominated
 from search.study.problem import Problem
@@ -244,7 +244,7 @@ def begun(problem: Problem, store: str, trials: int) -> str:
 
     settings = StudySettings("made-up", store, "local", trials, 0)
     with pytest.raises(_Enough):
-        explore(Valuer(problem), settings, (), stop)
+        explore(PlanEvaluator(problem), settings, (), stop)
     return settings.study_name(problem)
 
 
@@ -257,7 +257,7 @@ def valued_by(worker: Command) -> int:
 def alone(problem: Problem, folder: Path) -> Explored:
     """What one process finds that looks at everything."""
     settings = StudySettings("made-up", str(folder / "alone.log"), "local", 10_000, 0)
-    return explore(Valuer(problem), settings)
+    return explore(PlanEvaluator(problem), settings)
 
 
 def kill_during_a_trial(victim: Command, storage: BaseStorage, study: str) -> str:
@@ -291,7 +291,7 @@ def test_of_four_workers_one_is_killed_during_a_trial_and_every_plan_is_valued_o
     assert plan in plans and not claimed(storage, study)
     counts = [valued_by(worker) for worker in others]
     assert sum(count > 0 for count in counts) > 1 and sum(counts) < len(plans)
-    found = explore(Valuer(problem), StudySettings("made-up", store, "local", 10_000, 0))
+    found = explore(PlanEvaluator(problem), StudySettings("made-up", store, "local", 10_000, 0))
     assert {v.objectives for v in found.front} == {
         v.objectives for v in alone(problem, tmp_path).front
     }
@@ -299,7 +299,7 @@ def test_of_four_workers_one_is_killed_during_a_trial_and_every_plan_is_valued_o
 
 
 def true_front(problem: Problem) -> set[tuple[float, ...]]:
-    valuer = Valuer(problem)
+    valuer = PlanEvaluator(problem)
     valued = [v for v in map(valuer.value, every_plan(problem)) if valuer.feasible(v)]
     return {valued[k].objectives for k in nondominated([v.objectives for v in valued])}
 
@@ -418,7 +418,7 @@ def test_a_failure_that_is_not_the_databases_shows_no_password_either(database: 
 
     settings = StudySettings("made-up", database, "local", 3, 0)
     with pytest.raises(StoreFailed) as caught:
-        explore(Valuer(SPACE.within(0.8)), settings, (), gone)
+        explore(PlanEvaluator(SPACE.within(0.8)), settings, (), gone)
     assert PASSWORD not in str(caught.value)
 
 
@@ -597,7 +597,7 @@ def test_a_worker_that_is_told_to_stop_lets_go_of_its_plan(store: str, start: St
 def journal_of(folder: Path, trials: int) -> tuple[Path, StudySettings]:
     path = folder / "trials.log"
     settings = StudySettings("made-up", str(path), "local", trials, 0)
-    explore(Valuer(SPACE.within(0.8)), settings)
+    explore(PlanEvaluator(SPACE.within(0.8)), settings)
     return path, settings
 
 
@@ -606,7 +606,7 @@ def test_nothing_is_left_of_a_long_line_that_was_cut_short(tmp_path: Path) -> No
     first, problem, *_ = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(first + problem[:-1])
     other = replace(settings, name="other")  # its first line is shorter than what was cut
-    assert explore(Valuer(SPACE.within(0.8)), other).trials == 3
+    assert explore(PlanEvaluator(SPACE.within(0.8)), other).trials == 3
     assert len(complete(open_store(str(path)))) == 3
 
 
@@ -617,7 +617,7 @@ def test_a_journal_whose_end_is_missing_is_healed(tmp_path: Path, lost: int) -> 
     os.truncate(path, size(path) - lost)
     left = complete(open_store(str(path)))
     assert left.items() <= known.items() and len(left) >= 18
-    assert explore(Valuer(SPACE.within(0.8)), settings).trials == 20
+    assert explore(PlanEvaluator(SPACE.within(0.8)), settings).trials == 20
     again = complete(open_store(str(path)))
     assert left.items() <= again.items()
     assert len(set(plans_of(again, settings.study_name(SPACE.within(0.8))))) == 20
@@ -630,7 +630,7 @@ def test_a_journal_whose_middle_is_garbage_is_named_and_left_alone(tmp_path: Pat
         path.write_bytes(b"".join([*lines[:7], garbage, *lines[7:]]))
         found = path.read_bytes()
         for use in (
-            lambda: explore(Valuer(SPACE.within(0.8)), settings),
+            lambda: explore(PlanEvaluator(SPACE.within(0.8)), settings),
             lambda: join(str(path), "anything"),
         ):
             with pytest.raises(DamagedStudy, match=re.escape(f"study {path}: cannot be read")):
@@ -643,7 +643,7 @@ def test_garbage_at_the_end_of_a_journal_is_named_too(tmp_path: Path, garbage: b
     path, settings = journal_of(tmp_path, 5)
     path.write_bytes(path.read_bytes() + garbage + b"\n")
     with pytest.raises(DamagedStudy, match=re.escape(str(path))):
-        explore(Valuer(SPACE.within(0.8)), settings)
+        explore(PlanEvaluator(SPACE.within(0.8)), settings)
 
 
 @pytest.mark.parametrize("text", ["my notes", "my notes\n", '{"a": 1}', "\0\0\0"])
@@ -652,7 +652,7 @@ def test_a_file_that_is_no_journal_staysas_it_is(tmp_path: Path, text: str) -> N
     path.write_text(text)
     settings = StudySettings("made-up", str(path), "local", 3, 0)
     with pytest.raises(DamagedStudy, match=r"notes\.txt: cannot be read"):
-        explore(Valuer(SPACE.within(0.8)), settings)
+        explore(PlanEvaluator(SPACE.within(0.8)), settings)
     assert path.read_text() == text
 
 

@@ -16,7 +16,7 @@ from search.data.class_labels import csv_truth
 from search.data.coco import coco_truth
 from search.data.frames import Sampling, Subset, folder_frames
 from search.data.ground_truth import ClassTruth
-from search.evaluation.evaluate import BASELINE, Bench, accuracy, quality_kept
+from search.evaluation.evaluate import BASELINE, EvaluationSetup, accuracy, quality_kept
 from search.pipelines.prepare import load_deployment
 from search.statistics.observed import Observed
 from search.statistics.similarity import Statistics
@@ -64,7 +64,7 @@ def test_a_late_share_of_trained_classifiers_keeps_a_good_part_of_the_top_1() ->
     labels = csv_truth(folder / "labels.csv", Sampling(stride=16)).labels
     truth = {"lite1": ClassTruth(unseen, labels)}
     assert len(labels) == len(unseen) == 63
-    bench = Bench(models, facts, observed.maps_for(plans), 16)
+    bench = EvaluationSetup(models, facts, observed.maps_for(plans), 16)
     baseline, kept, lost = accuracy(bench, plans, truth, lambda done: None)
     assert baseline["lite1"]["top1"] > 0.6
     late_kept, cross_kept = (quality_kept(found, baseline, {}) for found in (kept, lost))

@@ -20,7 +20,7 @@ from tiny import STREET, Weights, config_data, listening, merged, write_config
 from search.config.loading import load_config
 from search.data.frames import RenderedScenes, Subset
 from search.data.ground_truth import BadTruth, BoxTruth, ClassTruth, scenes_truth
-from search.evaluation.evaluate import Bench, accuracy
+from search.evaluation.evaluate import EvaluationSetup, accuracy
 from search.metrics.registry import METRICS
 from search.pipelines.correlate import (
     DECIDES,
@@ -33,7 +33,7 @@ from search.pipelines.correlate import (
 )
 from search.pipelines.correlate import Guides as AllGuides
 from search.pipelines.prepare import load_deployment, observe
-from search.results.metric_comparison import PARTS, League, Part
+from search.results.metric_comparison import PARTS, MetricComparison, Part
 from search.statistics.observed import Observed
 from spaces.errors import MergeSearchError
 from spaces.plan import AdapterSpec, Ref, Share, SharePlan
@@ -148,7 +148,7 @@ def test_accuracies_are_those_of_each_plan_alone_on_its_part(
         truth = config.truth[name].open(config.base, "classification", name)
         assert isinstance(truth, ClassTruth)
         deployment = observed.deployment
-        bench = Bench(deployment.models, deployment.facts, observed.maps_for([plan]), 5)
+        bench = EvaluationSetup(deployment.models, deployment.facts, observed.maps_for([plan]), 5)
         hits = []
         for k in range(PICTURES):
             alone = ClassTruth.single(Subset(truth.frames, (k,)), [known.labels[name][k]])
@@ -163,7 +163,7 @@ def test_accuracies_are_those_of_each_plan_alone_on_its_part(
 def test_the_league_says_what_it_rests_on(tiny_league: Compared) -> None:
     league, config = tiny_league.league, tiny_league.config
     written = json.loads((tiny_league.out / "league.json").read_text(encoding="utf-8"))
-    assert League.from_dict(written) == league
+    assert MetricComparison.from_dict(written) == league
     assert (league.schema, league.seed, league.name) == (1, config.seed, "tiny")
     assert league.config == config.as_written()
     assert league.deciding.frames == {"a": 4, "b": 4}
@@ -275,7 +275,7 @@ def test_detectors_and_classifiers_are_measured_together(mixed: Observed) -> Non
     into = {name: [s for s in legal if s.recipient.model == name][:2] for name in truth}
     shares = [*into["cls"], *into["det"]]
     maps = mixed.maps_for([SharePlan((share,)) for share in shares])
-    bench = Bench(known.models, known.facts, maps, 3)
+    bench = EvaluationSetup(known.models, known.facts, maps, 3)
     told: list[int] = []
     measured = measure(bench, shares, truth, told.append)
     assert sum(told) == 6 + 5 * 2 and list(measured.scores) == shares

@@ -39,7 +39,7 @@ from search.metrics.fidelity_cache import BadNotes
 from search.metrics.registry import METRICS
 from search.pipelines.finished_run import Finished
 from search.pipelines.prepare import load_deployment, observe, similarities
-from search.pipelines.run import Known, found
+from search.pipelines.run import PriorKnowledge, found
 from search.pipelines.statistics_cache import summed
 from search.results.search_result import Result
 from search.statistics.observed import Observed
@@ -343,7 +343,9 @@ def searched(
 ) -> tuple[RunConfig, Result, str]:
     """What a run finds, and what it says; nothing is logged."""
     config, spoken = load_config(write_config(folder, data)), listening()
-    result = found(config, make_folder(config.out_folder), spoken.reporter, Known(champion))
+    result = found(
+        config, make_folder(config.out_folder), spoken.reporter, PriorKnowledge(champion)
+    )
     return config, result, spoken.text
 
 

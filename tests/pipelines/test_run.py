@@ -22,7 +22,7 @@ from tiny import (
 from search.config.base import parse_budget
 from search.config.loading import load_config
 from search.data.ground_truth import BadTruth
-from search.evaluation.evaluate import Bench, accuracy
+from search.evaluation.evaluate import EvaluationSetup, accuracy
 from search.pipelines.exact import measure_exactly
 from search.pipelines.prepare import NothingToShare
 from search.pipelines.run import BudgetTooSmall, run
@@ -81,7 +81,7 @@ def test_every_plan_holds_the_bytes_that_the_result_says(tiny_run: Ran) -> None:
         maps = observed.maps_for([plan])
         model = MergedModel(deployment.models, deployment.facts, plan, maps)
         assert bytes_of(tensors_of(model)) == record.bytes
-        bench = Bench(deployment.models, deployment.facts, maps, 12)
+        bench = EvaluationSetup(deployment.models, deployment.facts, maps, 12)
         truth = {"a": tiny_run.config.truth["a"].open(tiny_run.config.base, "classification", "a")}
         assert accuracy(bench, [plan], truth, lambda done: None) == [record.accuracy]
 

@@ -37,7 +37,7 @@ from search.pipelines.finished_run import Finished, NoSuchPlan
 from search.pipelines.prepare import load_deployment
 from search.pipelines.verify import verify_again
 from search.pipelines.verify_inputs import BadData, FreshData
-from search.results.documents import identity, read
+from search.results.documents import identity, read_document
 from search.results.verification import Verification
 from search.tracking.outbox import NotLogged, sync
 from search.tracking.run_writer import PARENT_TAG
@@ -153,7 +153,7 @@ def test_what_it_found_lies_in_a_file_and_in_mlflow(out: Path, photos: Path) -> 
     before = (out / "result.json").read_bytes()
     found, _ = verified(out, FreshData(frames=photos))
     file = out / "verify" / "verified.json"
-    assert read(file) == found
+    assert read_document(file) == found
     assert found.result == identity(before) and (out / "result.json").read_bytes() == before
     client = MlflowClient(tracking_uri=Target.of(Finished.at(out).config).uri)
     known = client.get_experiment_by_name("merge-search")

@@ -16,7 +16,7 @@ from search.evaluation.correlation import COEFFICIENTS, SMALLEST, Correlation, c
 from search.results.metric_comparison import (
     GROUPS,
     Correlations,
-    League,
+    MetricComparison,
     Table,
     by_recipient,
     correlations,
@@ -117,11 +117,11 @@ def test_where_nothing_is_defined_nobody_wins() -> None:
 
 def test_a_league_outlives_being_written_down() -> None:
     measured = table(constant=dict.fromkeys(SHARES, 1.0), noise=noise(3))
-    league = League(
+    league = MetricComparison(
         name="made-up", seed=0, adapters=["linear"], frames={"hash": "0", "count": 1},
         models={"a": "timm/x"}, shares={"all": len(SHARES)}, guides={"noise": "noise"},
         guide_seconds={"noise": 0.1}, winner=measured.winner, deciding=measured,
         reporting=measured, settings={}, config={}, seconds={}, created="now", versions={},
     )  # fmt: skip
     written = json.dumps(league.to_dict(), allow_nan=False)
-    assert League.from_dict(json.loads(written)) == league
+    assert MetricComparison.from_dict(json.loads(written)) == league

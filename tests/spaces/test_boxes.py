@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from search.data.frames import FrameSet
 from search.data.ground_truth import BoxTruth, annotation
 from search.evaluation.accuracy import Geometry, coco_map
-from search.evaluation.evaluate import BASELINE, Bench, accuracy
+from search.evaluation.evaluate import BASELINE, EvaluationSetup, accuracy
 from spaces.inputs import Fit, Frame, InputSpec, boxes_to_frame, prepare
 from spaces.model_facts import survey
 from spaces.stages import Layout, StagedModel
@@ -128,7 +128,7 @@ def test_a_box_lies_in_the_input_where_it_should_and_maps_back(
 @pytest.mark.parametrize("fit", FITS)
 def test_a_detector_that_is_right_scores_one(fit: Fit) -> None:
     model = finder(fit)
-    bench = Bench({"det": model}, {"det": survey(model)}, {}, batch=4)
+    bench = EvaluationSetup({"det": model}, {"det": survey(model)}, {}, batch=4)
     truth = truth_of(Drawn(), {1: 7, 2: 3})
     (scores,) = accuracy(bench, [BASELINE], {"det": truth}, lambda done: None)
     assert scores["det"] == pytest.approx(

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.statistics.sampling import HELD_EVERY, Batch, Pyramid, Sampling, Spots
+from search.statistics.sampling import HELD_EVERY, Batch, PositionSampling, Pyramid, Spots
 from spaces.adapters import resize
 from spaces.stages import Grid
 
@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 GRIDS: list[Grid] = [(32, 32), (16, 16), (14, 14), (10, 12), (8, 8), (4, 4), (3, 5), (1, 1), None]
 
 
-def numbered(grid: Grid, batch: Batch, sampling: Sampling) -> list[tuple[int, int]]:
+def numbered(grid: Grid, batch: Batch, sampling: PositionSampling) -> list[tuple[int, int]]:
     """(frame of the batch, position) of every spot, read off rows that hold their own number."""
     size = grid[0] * grid[1] if grid else 1
     rows = torch.arange(len(batch.indices) * size, dtype=torch.float64)[:, None]
@@ -31,7 +31,7 @@ def test_rows_are_those_of_the_resized_representation(
 ) -> None:
     values = torch.randn(6, 5, *own, generator=torch.Generator().manual_seed(1))
     pyramid = Pyramid(values.contiguous(memory_format=layout))
-    batch, sampling = Batch(range(12, 18)), Sampling(11, seed=3)
+    batch, sampling = Batch(range(12, 18)), PositionSampling(11, seed=3)
     for grid in GRIDS:
         whole = resize(values, grid)
         whole = whole[:, :, None] if grid is None else whole.flatten(2)
@@ -44,7 +44,7 @@ def test_rows_are_those_of_the_resized_representation(
 def test_pooled_features_are_their_own_rows(grid: Grid) -> None:
     values = torch.randn(6, 5, generator=torch.Generator().manual_seed(1))
     batch = Batch(range(6))
-    rows = Pyramid(values).rows(Spots(grid, batch, Sampling(11, 0), CPU))
+    rows = Pyramid(values).rows(Spots(grid, batch, PositionSampling(11, 0), CPU))
     assert torch.equal(rows, values[list(batch.order)])
 
 
@@ -58,19 +58,19 @@ def test_the_frames_to_fit_on_come_first(start: int, size: int) -> None:
 
 @given(st.integers(1, 30), st.integers(1, 30), st.integers(1, 40), st.integers(0, 9))
 def test_no_position_of_a_frame_is_taken_twice(h: int, w: int, count: int, seed: int) -> None:
-    taken = numbered((h, w), Batch(range(8)), Sampling(count, seed))
+    taken = numbered((h, w), Batch(range(8)), PositionSampling(count, seed))
     assert len(set(taken)) == len(taken) == 8 * min(count, h * w)
 
 
 def test_over_many_frames_every_position_is_taken_equally_often() -> None:
-    taken = numbered((7, 7), Batch(range(490)), Sampling(16, seed=5))
+    taken = numbered((7, 7), Batch(range(490)), PositionSampling(16, seed=5))
     counts = np.bincount([place for _, place in taken], minlength=49)
     assert counts.sum() == 490 * 16 and abs(counts - 160).max() <= 3
 
 
 def test_a_frames_positions_depend_on_its_index_and_the_seed_alone() -> None:
     def of_frame(index: int, batch: range, seed: int) -> list[int]:
-        taken = numbered((9, 9), Batch(batch), Sampling(5, seed))
+        taken = numbered((9, 9), Batch(batch), PositionSampling(5, seed))
         return [place for frame, place in taken if batch[frame] == index]
 
     one = of_frame(6, range(0, 8), 1)

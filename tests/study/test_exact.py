@@ -14,8 +14,8 @@ from tiny import made_up_facts, made_up_similarity
 
 from search.study.exact.bounds import ROUNDING, Bounds
 from search.study.exact.branch_and_bound import TooLarge, count_plans, exact_front
-from search.study.exact.vectorized import NOTHING, Walks
-from search.study.objectives import Predicted, Valuer
+from search.study.exact.vectorized import NOTHING, PlanTable
+from search.study.objectives import PlanEvaluator, Predicted
 from search.study.pareto import front
 from search.study.problem import Limits, Problem
 from spaces.consumers import HEAD, Reader, Readers
@@ -106,7 +106,7 @@ def thinned(problem: Problem, every: int) -> Problem:
 
 def everything(problem: Problem) -> list[Predicted]:
     """All plans of the space, each once, by the encoding, the cost model and the proxy."""
-    slots, valuer = problem.encoding.slots, Valuer(problem)
+    slots, valuer = problem.encoding.slots, PlanEvaluator(problem)
     names = [slot.name for slot in slots]
     plans = {
         problem.encoding.decode(dict(zip(names, chosen, strict=True)))
@@ -129,7 +129,7 @@ def found(problem: Problem) -> list[tuple[int, float]]:
 
 
 def unmerged(problem: Problem) -> int:
-    return Valuer(problem).costs.unmerged_bytes
+    return PlanEvaluator(problem).costs.unmerged_bytes
 
 
 def limits_of(problem: Problem) -> list[Limits]:
@@ -157,7 +157,7 @@ def test_the_drawn_problems_are_of_every_kind() -> None:
     kinds: Counter[str] = Counter()
     for seed in SMALL:
         problem = drawn(seed)
-        walks = Walks(problem)
+        walks = PlanTable(problem)
         table = walks.adapters.table[:-1]
         kinds["a fold that saves bytes"] += bool((table < 0).any())
         kinds["a map that costs bytes"] += bool((table > 0).any())
@@ -238,7 +238,7 @@ def test_no_random_plan_beats_the_front_of_a_space_of_more_than_a_million(seed: 
     problem = large(seed)
     problem = replace(problem, limits=Limits(0.9 * unmerged(problem), 0.1))
     assert count_plans(problem) > 1_000_000
-    exact, valuer = exact_front(problem).front, Valuer(problem)
+    exact, valuer = exact_front(problem).front, PlanEvaluator(problem)
     assert len(exact) > 10
     for one, following in pairwise(exact):
         assert one.bytes < following.bytes and one.proxy < following.proxy
@@ -252,7 +252,7 @@ def test_no_random_plan_beats_the_front_of_a_space_of_more_than_a_million(seed: 
 
 
 def random_plans(
-    problem: Problem, valuer: Valuer, near: Sequence[Predicted], count: int
+    problem: Problem, valuer: PlanEvaluator, near: Sequence[Predicted], count: int
 ) -> list[Predicted]:
     """Half of them drawn at random, half of them one or two choices away from the given ones."""
     rng, encoding = np.random.default_rng(0), problem.encoding
@@ -285,7 +285,7 @@ def test_plans_of_real_networks_are_valued_as_the_cost_model_and_the_proxy_do(
     problem = Problem(
         street.facts, {s: float(k) for s, k in zip(shares, rng.random(len(shares)), strict=True)}
     )
-    walks, valuer = Walks(problem), Valuer(problem)
+    walks, valuer = PlanTable(problem), PlanEvaluator(problem)
     picks = np.array(
         [rng.choice([NOTHING, *walks.landing(k)], 800) for k in range(len(walks.segments))]
     )

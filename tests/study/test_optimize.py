@@ -19,7 +19,7 @@ from optuna.trial import TrialState
 from tiny import World
 
 from search.study.claims import Claims
-from search.study.objectives import Valued, Valuer
+from search.study.objectives import PlanEvaluator, Valued
 from search.study.optimize import Explored, StudySettings, explore
 from search.study.pareto import front, hypervolume, nondominated
 from search.study.problem import Cost, Limits, Problem, SamplerName
@@ -42,7 +42,7 @@ def explored(
 ) -> Explored:
     folder.mkdir(exist_ok=True)
     settings = StudySettings("made-up", str(folder / "study.log"), sampler, trials, seed)
-    valuer = Valuer(problem)
+    valuer = PlanEvaluator(problem)
     starts = starting_plans(problem, [smallest(problem, valuer).plan])
     return explore(valuer, settings, starts)
 
@@ -65,7 +65,7 @@ MIDDLE = World({"a": 4, "det": 4}, {"det": (1, 3)})
 
 def everything(problem: Problem) -> list[Valued]:
     """All plans of the space, each once."""
-    slots, valuer = problem.encoding.slots, Valuer(problem)
+    slots, valuer = problem.encoding.slots, PlanEvaluator(problem)
     names = [slot.name for slot in slots]
     plans = {
         problem.encoding.decode(dict(zip(names, chosen, strict=True)))
@@ -75,7 +75,7 @@ def everything(problem: Problem) -> list[Valued]:
 
 
 def true_front(problem: Problem) -> list[tuple[float, ...]]:
-    valuer = Valuer(problem)
+    valuer = PlanEvaluator(problem)
     points = [v.objectives for v in everything(problem) if valuer.feasible(v)]
     return sorted(points[i] for i in nondominated(points))
 
@@ -195,7 +195,7 @@ def test_running_again_with_more_trials_adds_only_the_difference(tmp_path: Path)
     first = explored(problem, tmp_path, 20)
     told: list[int] = []
     settings = StudySettings("made-up", str(tmp_path / "study.log"), "local", 32, 0)
-    second = explore(Valuer(problem), settings, (), told.append)
+    second = explore(PlanEvaluator(problem), settings, (), told.append)
     assert (first.trials, second.trials) == (20, 32)
     assert told[0] == 20 and sum(told) == 32
     assert second.progress[:20] == first.progress
@@ -245,7 +245,7 @@ def test_a_quality_floor_holds_for_every_model(tmp_path: Path, floor: float) -> 
 
 
 def test_the_worst_model_counts_for_the_floor_and_the_mean_for_the_quality() -> None:
-    valuer = Valuer(SMALL.within(1.0))
+    valuer = PlanEvaluator(SMALL.within(1.0))
     for valued in everything(valuer.problem):
         by_model = valuer.proxy.by_model(valued.plan)
         assert valued.worst == min(by_model.values())
@@ -278,9 +278,9 @@ def test_a_measured_latency_is_asked_for_once_per_plan_and_kept(tmp_path: Path) 
         return random.random()
 
     settings = StudySettings("made-up", str(tmp_path / "study.log"), "local", 100, 0)
-    first = explore(Valuer(problem, measured), settings)
+    first = explore(PlanEvaluator(problem, measured), settings)
     assert len(asked) == len(set(asked)) == first.trials
-    assert explore(Valuer(problem, measured), settings) == first  # not measured again
+    assert explore(PlanEvaluator(problem, measured), settings) == first  # not measured again
     assert len(asked) == first.trials
 
 
@@ -289,7 +289,7 @@ def test_a_measured_latency_is_asked_for_once_per_plan_and_kept(tmp_path: Path) 
 
 @pytest.mark.parametrize("trials", [1, 2, 3])
 def test_the_first_trial_is_within_any_budget_that_can_be_met(tmp_path: Path, trials: int) -> None:
-    least = smallest(MIDDLE.within(1.0), Valuer(MIDDLE.within(1.0)))
+    least = smallest(MIDDLE.within(1.0), PlanEvaluator(MIDDLE.within(1.0)))
     problem = Problem(MIDDLE.facts, MIDDLE.kept, Limits(bytes=least.bytes))
     found = explored(problem, tmp_path, trials)
     assert [v.plan for v in found.front] == [least.plan]
@@ -299,7 +299,7 @@ def test_an_empty_space_holds_one_plan(tmp_path: Path) -> None:
     problem = Problem(SMALL.facts, {}, Limits())
     found = explored(problem, tmp_path, 3)
     assert [v.plan for v in found.front] == [SharePlan()] and found.exhausted
-    assert smallest(problem, Valuer(problem)).plan == SharePlan()
+    assert smallest(problem, PlanEvaluator(problem)).plan == SharePlan()
 
 
 def test_the_starting_plans_are_what_is_known_nothing_and_the_best_of_each_stage() -> None:
@@ -351,7 +351,7 @@ def test_the_starting_plans_are_the_first_trials_in_their_order(tmp_path: Path) 
     problem = MIDDLE.within(0.7)
     starts = starting_plans(problem)
     settings = StudySettings("made-up", str(tmp_path / "study.log"), "nsga2", len(starts) + 2, 0)
-    explore(Valuer(problem), settings, starts)
+    explore(PlanEvaluator(problem), settings, starts)
     tried = [t.user_attrs["claim"][0] for t in complete(stored(tmp_path)[0])]
     assert tried[: len(starts)] == [plan.hash for plan in starts]
 
@@ -371,7 +371,7 @@ def test_the_smallest_plan_is_the_smallest_of_all(
 ) -> None:
     problem = World(stages, taps, seed).within(1.0)
     assert problem.encoding.size < 5_000
-    least = smallest(problem, Valuer(problem))
+    least = smallest(problem, PlanEvaluator(problem))
     assert least.bytes == min(v.bytes for v in everything(problem))
 
 
@@ -384,7 +384,7 @@ def test_before_a_budget_is_refused_a_large_space_is_descended_from_every_share(
     )  # take this space for a large one
     problem = World({"a": 4, "b": 3}, {"b": (0, 2)}, seed).within(1.0)
     least = min(valued.bytes for valued in everything(problem))
-    assert smallest_thoroughly(problem, Valuer(problem)).bytes == least
+    assert smallest_thoroughly(problem, PlanEvaluator(problem)).bytes == least
 
 
 def test_the_shortlist_takes_the_best_proxies_of_the_layers_next_to_the_front() -> None:

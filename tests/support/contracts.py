@@ -15,7 +15,7 @@ from tiny import World, shares_in
 from search.metrics.base import Metric
 from search.statistics.observed import Observed
 from search.study.claims import Claims
-from search.study.objectives import NotMeasuredHere, Valued, Valuer
+from search.study.objectives import NotMeasuredHere, PlanEvaluator, Valued
 from search.study.optimize import NoSuchStudy, StudySettings, explore, join
 from search.study.pareto import nondominated
 from search.study.problem import Problem
@@ -102,34 +102,34 @@ class StoreContract:
         return claims
 
     def test_what_was_valued_is_there_for_the_next_process(self) -> None:
-        first = explore(Valuer(self.problem), self.settings(10))
+        first = explore(PlanEvaluator(self.problem), self.settings(10))
         told: list[int] = []
-        again = explore(Valuer(self.problem), self.settings(14), (), told.append)
+        again = explore(PlanEvaluator(self.problem), self.settings(14), (), told.append)
         assert (first.trials, again.trials, told[0], sum(told)) == (10, 14, 10, 14)
         assert again.progress[:10] == first.progress
         assert again.feasible[: len(first.feasible)] == first.feasible
 
     def test_an_exhausted_space_has_every_plan_once_and_its_true_front(self) -> None:
-        found = explore(Valuer(self.problem), self.settings(1000))
+        found = explore(PlanEvaluator(self.problem), self.settings(1000))
         plans = every_plan(self.problem)
         assert found.exhausted and found.trials == len(plans)
-        valuer = Valuer(self.problem)
+        valuer = PlanEvaluator(self.problem)
         within = [v for v in map(valuer.value, plans) if valuer.feasible(v)]
         best = nondominated([v.objectives for v in within])
         assert [v.objectives for v in found.front] == sorted(within[k].objectives for k in best)
 
     def test_two_searches_in_one_store_do_not_disturb_each_other(self) -> None:
-        alone = explore(Valuer(self.problem), self.settings(12, "one"))
-        explore(Valuer(self.problem), self.settings(20, "two"))
-        assert explore(Valuer(self.problem), self.settings(12, "one")) == alone
+        alone = explore(PlanEvaluator(self.problem), self.settings(12, "one"))
+        explore(PlanEvaluator(self.problem), self.settings(20, "two"))
+        assert explore(PlanEvaluator(self.problem), self.settings(12, "one")) == alone
         beaten = self.study(self.settings(0, "two"))
         assert len(beaten.trials) == 20
-        assert explore(Valuer(self.problem), self.settings(20, "one")).progress[:12] == (
+        assert explore(PlanEvaluator(self.problem), self.settings(20, "one")).progress[:12] == (
             alone.progress
         )
 
     def test_of_two_processes_that_claim_one_plan_at_most_one_has_it(self) -> None:
-        explore(Valuer(self.problem), self.settings(1))
+        explore(PlanEvaluator(self.problem), self.settings(1))
         one, other = self.study(self.settings(1)), self.study(self.settings(1))
         mine, theirs = self.claims(one, "1/0"), self.claims(other, "2/0")
         first, second = one.ask(), other.ask()
@@ -145,7 +145,7 @@ class StoreContract:
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("search.study.claims.GRACE", 0.05)
-        explore(Valuer(self.problem), self.settings(1))
+        explore(PlanEvaluator(self.problem), self.settings(1))
         one, other = self.study(self.settings(1)), self.study(self.settings(1))
         mine, theirs = self.claims(one, "1/0"), self.claims(other, "2/0")
         assert theirs.take(other.ask(), "plan")
@@ -159,7 +159,7 @@ class StoreContract:
         """A process that was stopped for long goes on: all its plans are valued, each once."""
         store = self.settings(1).store
 
-        class Slow(Valuer):
+        class Slow(PlanEvaluator):
             def value(self, plan: SharePlan) -> Valued:
                 if not self._predicted:  # the first one: meanwhile we are taken for dead
                     storage = open_store(store)
@@ -174,7 +174,7 @@ class StoreContract:
         assert states == [TrialState.FAIL, *[TrialState.COMPLETE] * 8]
 
     def test_who_joins_what_is_no_search_is_told_so(self) -> None:
-        explore(Valuer(self.problem), self.settings(1))
+        explore(PlanEvaluator(self.problem), self.settings(1))
         optuna.create_study(study_name="foreign", storage=open_store(self.where))
         known = self.settings(1).study_name(self.problem)
         with pytest.raises(NoSuchStudy, match=f"'gone' is no study of this store.* {known}"):
@@ -188,7 +188,7 @@ class StoreContract:
 
     def test_a_measured_latency_is_refused_to_workers_before_any_trial(self) -> None:
         problem = replace(self.problem, costs=("latency",))
-        explore(Valuer(problem, lambda plan: 1.0), self.settings(3))
+        explore(PlanEvaluator(problem, lambda plan: 1.0), self.settings(3))
         name = self.settings(3).study_name(problem)
         with pytest.raises(NotMeasuredHere, match="cannot be joined"):
             join(self.where, name)

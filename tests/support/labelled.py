@@ -30,7 +30,7 @@ from search.config.loading import load_config
 from search.config.run import RunConfig
 from search.data.frames import scene
 from search.pipelines.correlate import correlate
-from search.results.metric_comparison import League
+from search.results.metric_comparison import MetricComparison
 from spaces.inputs import prepare_batch
 from spaces.stages import StagedModel
 from spaces.zoo import ModelSpec, load_model
@@ -54,7 +54,7 @@ class Compared:
     """A finished comparison of guides."""
 
     config: RunConfig
-    league: League
+    league: MetricComparison
     spoken: Spoken
 
     @property

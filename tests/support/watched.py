@@ -19,7 +19,7 @@ from search.config.loading import load_config
 from search.data.synthetic.scenes import SceneSettings, render
 from search.results.rounds import Round
 from search.watch.round import do_round  # noqa: F401  (imported by the command only when it runs)
-from search.watch.workspace import Post
+from search.watch.workspace import Workspace
 from spaces.bundle import bundle_id
 
 DAY = SceneSettings(seed=21, width=192, height=144)
@@ -59,8 +59,8 @@ class Watched:
         return cls(write_config(folder, dict(data)))
 
     @property
-    def post(self) -> Post:
-        return Post(load_config(self.config))
+    def post(self) -> Workspace:
+        return Workspace(load_config(self.config))
 
     @property
     def rounds(self) -> list[Round]:

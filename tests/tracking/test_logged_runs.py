@@ -17,7 +17,7 @@ from servers import Server, free_port
 from tiny import Ran, Weights, config_data, merged, run_config, write_config
 
 from search.config.loading import load_config
-from search.results.metric_comparison import GROUPS, League
+from search.results.metric_comparison import GROUPS, MetricComparison
 from search.results.search_result import Result
 from search.tracking.client import TrackerUnreachable, record
 from search.tracking.payloads import search_run
@@ -280,7 +280,7 @@ def test_a_league_keeps_its_files_its_pictures_and_its_table(
     assert listed("pictures") == pictures
     for name in ("league.json", "guides.csv"):
         assert held(name) == (tiny_league.out / name).read_bytes()
-    assert League.from_dict(json.loads(held("league.json"))) == tiny_league.league
+    assert MetricComparison.from_dict(json.loads(held("league.json"))) == tiny_league.league
     table = json.loads(held("guides.json"))
     ranking = [row[table["columns"].index("guide")] for row in table["data"]]
     assert ranking == tiny_league.league.deciding.ranking

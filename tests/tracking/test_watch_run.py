@@ -21,7 +21,7 @@ from mlflow.tracking import MlflowClient
 from servers import Server
 from tiny import Ran
 
-from search.results.rounds import CameraRound, Decision, History, Round, Verdict
+from search.results.rounds import CameraRound, Decision, History, PromotionRecord, Round
 from search.tracking.client import TrackerUnreachable, pages, record
 from search.tracking.payloads.watch_run import DECISIONS, NOTED, note
 from search.tracking.run_writer import last_candidates
@@ -63,8 +63,8 @@ def made_up(number: int, seed: int = 0) -> Round:
     )
 
 
-def made_up_verdict(chance: random.Random, decision: Decision) -> Verdict:
-    return Verdict(
+def made_up_verdict(chance: random.Random, decision: Decision) -> PromotionRecord:
+    return PromotionRecord(
         result="0123456789ab",
         challenger=PLANS[1],
         bundle="ba9876543210",

@@ -17,16 +17,16 @@ from search.drift.detection import compare
 from search.drift.frame_features import Description
 from search.drift.reference import Reference
 from search.drift.reference_storage import load
-from search.watch.inspection import Likeness, Sight, take_up
-from search.watch.workspace import Post, Window
+from search.watch.inspection import Inspection, Likeness, take_up
+from search.watch.workspace import Window, Workspace
 from spaces.deployment import Deployment
 
 BASE = "base-0123"
 
 
 @pytest.fixture
-def post(weights: Weights, tmp_path: Path) -> Post:
-    return Post(load_config(write_config(tmp_path, watched_data(weights))))
+def post(weights: Weights, tmp_path: Path) -> Workspace:
+    return Workspace(load_config(write_config(tmp_path, watched_data(weights))))
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def camera() -> Camera:
     return Camera(20)
 
 
-def window(post: Post, camera: str, number: int) -> Window:
+def window(post: Workspace, camera: str, number: int) -> Window:
     folder = post.folder / "cameras" / camera / f"{number:08d}"
     folder.mkdir(parents=True, exist_ok=True)
     for k in range(WINDOW):
@@ -43,19 +43,19 @@ def window(post: Post, camera: str, number: int) -> Window:
 
 
 def seen_by(
-    cameras: Mapping[str, Description], post: Post, reference: Reference, windows: int = 1
-) -> Sight:
+    cameras: Mapping[str, Description], post: Workspace, reference: Reference, windows: int = 1
+) -> Inspection:
     """All cameras beside the same part of the last search."""
     new = [window(post, name, n + 1) for name in cameras for n in range(windows)]
     nearest = {
         name: Likeness(BASE, reference, compare(reference, seen, comparisons=len(cameras)))
         for name, seen in cameras.items()
     }
-    return Sight(Deployment({}, {}, None), new, cameras, nearest, None)  # type: ignore[arg-type]
+    return Inspection(Deployment({}, {}, None), new, cameras, nearest, None)  # type: ignore[arg-type]
 
 
 def test_cameras_that_resemble_the_same_part_all_make_it_larger(
-    post: Post, camera: Camera
+    post: Workspace, camera: Camera
 ) -> None:
     reference = Reference.of(camera.frames(60))
     seen = {name: camera.frames(WINDOW) for name in ("gate", "yard")}
@@ -67,7 +67,7 @@ def test_cameras_that_resemble_the_same_part_all_make_it_larger(
         np.testing.assert_array_equal(sample.scores, wanted.samples[view].scores)
 
 
-def test_windows_of_one_camera_are_taken_up_one_by_one(post: Post, camera: Camera) -> None:
+def test_windows_of_one_camera_are_taken_up_one_by_one(post: Workspace, camera: Camera) -> None:
     reference, seen = Reference.of(camera.frames(60)), camera.frames(2 * WINDOW)
     take_up(post, seen_by({"gate": seen}, post, reference, windows=2))
     found = load(post.reference(BASE))
@@ -77,7 +77,7 @@ def test_windows_of_one_camera_are_taken_up_one_by_one(post: Post, camera: Camer
 
 
 def test_neither_what_has_changed_nor_a_part_of_a_search_is_taken_up(
-    post: Post, camera: Camera
+    post: Workspace, camera: Camera
 ) -> None:
     reference, same = Reference.of(camera.frames(120)), camera.frames(WINDOW)
     other = changed(camera.frames(WINDOW), lambda rows: rows + 1e3)

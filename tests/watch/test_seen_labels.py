@@ -12,7 +12,7 @@ from tiny import STREET
 from search.data.frames import ImageFiles, Joined, RenderedScenes, Subset, contents
 from search.data.ground_truth import BoxTruth, ClassTruth, Truth, marks, part_of, scenes_truth
 from search.utils.files import CannotWrite
-from search.watch.seen_labels import LEAST, KnownLabels
+from search.watch.seen_labels import LEAST, SeenLabels
 
 CATEGORIES = ({"id": 1, "name": "car"},)
 
@@ -37,11 +37,11 @@ def labelled(folder: Path, count: int) -> dict[str, Truth]:
 
 
 @pytest.fixture
-def known(tmp_path: Path) -> KnownLabels:
-    return KnownLabels(tmp_path / "labels")
+def known(tmp_path: Path) -> SeenLabels:
+    return SeenLabels(tmp_path / "labels")
 
 
-def test_only_labels_that_have_come_since_are_new(known: KnownLabels, tmp_path: Path) -> None:
+def test_only_labels_that_have_come_since_are_new(known: SeenLabels, tmp_path: Path) -> None:
     known.keep("b1", labelled(tmp_path / "before", 20))
     assert known.new("b1", labelled(tmp_path / "before", 20)) == {}
     # moved to another folder they are the same, and what came last is new
@@ -53,7 +53,7 @@ def test_only_labels_that_have_come_since_are_new(known: KnownLabels, tmp_path: 
     assert known.new("b1", labelled(tmp_path / "after", 19 + LEAST)) == {}
 
 
-def test_a_picture_that_is_labelled_otherwise_is_new(known: KnownLabels, tmp_path: Path) -> None:
+def test_a_picture_that_is_labelled_otherwise_is_new(known: SeenLabels, tmp_path: Path) -> None:
     before = labelled(tmp_path / "before", 20)
     known.keep("b1", before)
     classes = before["cls"]
@@ -65,7 +65,7 @@ def test_a_picture_that_is_labelled_otherwise_is_new(known: KnownLabels, tmp_pat
 
 
 def test_of_a_bundle_of_which_nothing_is_known_all_labels_are_new(
-    known: KnownLabels, tmp_path: Path
+    known: SeenLabels, tmp_path: Path
 ) -> None:
     now = labelled(tmp_path / "now", LEAST)
     assert set(known.new("b1", now)) == {"cls", "det"}
@@ -76,7 +76,7 @@ def test_of_a_bundle_of_which_nothing_is_known_all_labels_are_new(
         assert set(known.new("b1", now)) == {"cls", "det"}
 
 
-def test_the_files_of_other_bundles_are_removed(known: KnownLabels, tmp_path: Path) -> None:
+def test_the_files_of_other_bundles_are_removed(known: SeenLabels, tmp_path: Path) -> None:
     for bundle in ("b1", "b2", "b3"):
         known.keep(bundle, labelled(tmp_path / "now", 1))
     known.keep_only(("b3", None, "b1", "b9"))
@@ -86,7 +86,7 @@ def test_the_files_of_other_bundles_are_removed(known: KnownLabels, tmp_path: Pa
 def test_a_folder_that_takes_no_files_is_told(tmp_path: Path) -> None:
     (tmp_path / "labels").touch()
     with pytest.raises(CannotWrite):
-        KnownLabels(tmp_path / "labels").keep("b1", {})
+        SeenLabels(tmp_path / "labels").keep("b1", {})
 
 
 @pytest.mark.parametrize("task", ["classification", "detection"])

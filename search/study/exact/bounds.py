@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from search.study.exact.vectorized import NOTHING, Bools, Floats, Ints, Walks
+from search.study.exact.vectorized import NOTHING, Bools, Floats, Ints, PlanTable
 from search.study.objectives import Predicted
 from search.study.pareto import front
 from search.study.problem import Limits
@@ -76,7 +76,7 @@ class Edges:
     under each (or, where nothing lands, on the segment below, by the edge under itself).
     """
 
-    def __init__(self, walks: Walks) -> None:
+    def __init__(self, walks: PlanTable) -> None:
         self.walks = walks
         self.count = len(walks.segments)
         self.open = max(len(segment.stages) for segment in walks.segments) + 2
@@ -176,7 +176,7 @@ class Tail:
 class Bounds:
     """Which half decided plans may still lead to a better one than is known."""
 
-    def __init__(self, walks: Walks, known: Incumbents) -> None:
+    def __init__(self, walks: PlanTable, known: Incumbents) -> None:
         self.walks, self.known = walks, known
         self.edges = Edges(walks)
         self.open = self.edges.open

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search.study.exact.bounds import Bounds, Edges, Incumbents, Rows, Tail
-from search.study.exact.vectorized import NOTHING, Bools, Floats, Ints, Walks
-from search.study.objectives import Predicted, Valuer
+from search.study.exact.vectorized import NOTHING, Bools, Floats, Ints, PlanTable
+from search.study.objectives import PlanEvaluator, Predicted
 from search.study.problem import Problem
 from spaces.errors import MergeSearchError
 from spaces.liveness import canonical
@@ -94,8 +94,8 @@ class _Search:
 
     def __init__(self, problem: Problem, progress: Callable[[int], None]) -> None:
         self.progress = progress
-        self.valuer = Valuer(problem)
-        self.walks = Walks(problem)
+        self.valuer = PlanEvaluator(problem)
+        self.walks = PlanTable(problem)
         self.known = Incumbents(problem.limits)
         self.bounds = Bounds(self.walks, self.known)
         self.steps = _steps(self.bounds)
@@ -182,7 +182,7 @@ def count_plans(problem: Problem) -> int:
     Raises:
         TooLarge: there are more than COUNTED_AT_MOST combinations of cuts.
     """
-    walks = Walks(problem)
+    walks = PlanTable(problem)
     edges = Edges(walks)
     cuts = [_cuts(walks, segment) for segment in range(len(walks.segments))]
     combinations = prod(len(one) for one in cuts)
@@ -238,7 +238,7 @@ def _step(
     return _Step(decides, segment, table, counts, bounds.tail(undecided))
 
 
-def _cuts(walks: Walks, segment: int) -> Ints:
+def _cuts(walks: PlanTable, segment: int) -> Ints:
     """At which heights a share may land in a segment, after what holds if none does."""
     found = {int(walks.cut[k]) for k in walks.landing(segment)}
     return np.array([int(walks.uncut[segment]), *sorted(found)], np.intp)

@@ -68,7 +68,7 @@ class Values:
     """Where this is false, some representation would depend on itself: there is no such plan."""
 
 
-class Walks:
+class PlanTable:
     """The shares of a problem, numbered, and all that a plan's value is looked up in.
 
     Plans are the columns of an array (segments, n): number of the share that lands there, or

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from search.results.documents import Outcome
+from search.results.documents import Provenance
 
 
-def tags(outcome: Outcome) -> dict[str, str]:
+def tags(outcome: Provenance) -> dict[str, str]:
     return {
         "merge_search.search": outcome.name,
         "merge_search.frames": str(outcome.frames["hash"]),
     }
 
 
-def origin(outcome: Outcome) -> dict[str, Any]:
+def origin(outcome: Provenance) -> dict[str, Any]:
     """The parameters of every result: what its numbers depend on."""
     return {
         "seed": outcome.seed,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from search.evaluation.per_frame import main_name
-from search.results.metric_comparison import GROUPS, League
+from search.results.metric_comparison import GROUPS, MetricComparison
 from search.results.verification import Verification
 from search.tracking.payloads.common import origin
 from search.tracking.payloads.search_run import certainty
@@ -42,7 +42,7 @@ def verification_columns(verification: Verification) -> dict[str, list[Any]]:
     return columns | {"shares": [str(SharePlan.from_dict(c.plan)) for c in found]}
 
 
-def league_parameters(league: League) -> dict[str, Any]:
+def league_parameters(league: MetricComparison) -> dict[str, Any]:
     return {
         "models": ", ".join(f"{name}={arch}" for name, arch in league.models.items()),
         "adapters": ", ".join(league.adapters),
@@ -52,7 +52,7 @@ def league_parameters(league: League) -> dict[str, Any]:
     }
 
 
-def league_metrics(league: League) -> dict[str, float]:
+def league_metrics(league: MetricComparison) -> dict[str, float]:
     """`r_GUIDE` over all shares, `r_same_GUIDE` and so on; what is not defined is not logged."""
     metrics = {f"seconds_{name}": taken for name, taken in league.guide_seconds.items()}
     metrics["seconds_statistics"] = league.seconds["statistics"]
@@ -66,7 +66,7 @@ def league_metrics(league: League) -> dict[str, float]:
     return metrics
 
 
-def league_columns(league: League) -> dict[str, list[Any]]:
+def league_columns(league: MetricComparison) -> dict[str, list[Any]]:
     """The league table, best guide first; NaN where a correlation is not defined."""
     ranking, measured = league.deciding.ranking, league.reporting
     columns: dict[str, list[Any]] = {
