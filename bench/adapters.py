@@ -35,8 +35,9 @@ from search.metrics.registry import METRICS
 from search.pipelines.prepare import load_deployment, observe
 from search.statistics.observed import Observed
 from search.statistics.similarity import LAMBDAS
-from search.utils.console import Reporter
+from search.utils.console import ConsoleReporter
 from search.utils.files import write_text
+from search.utils.reporter import Reporter
 from spaces.adapters import LinearMap, resize
 from spaces.deployment import Deployment
 from spaces.liveness import previous
@@ -80,7 +81,7 @@ def main() -> None:
     parser.add_argument("--shares", type=int, default=36)
     parser.add_argument("--photos", type=int, default=200, help="labelled ones, for top-1")
     arguments = parser.parse_args()
-    reporter = Reporter()
+    reporter = ConsoleReporter()
     config = configured(MODELS)
     deployment = load_deployment(config, reporter)
     known = csv_truth(DATA / "labels.csv", config.frames.sampling)

@@ -59,8 +59,9 @@ from search.evaluation.per_frame import FrameScores, main_score, scores_of
 from search.pipelines.export import export
 from search.pipelines.prepare import load_deployment, open_truth
 from search.pipelines.run import run
-from search.utils.console import Reporter
+from search.utils.console import ConsoleReporter
 from search.utils.format import megabytes, percent, percents
+from search.utils.reporter import Reporter
 from spaces.bundle import Contents, load_bundle, write_bundle
 from spaces.deployment import Deployment
 from spaces.graph_export import Graph, program_of, write_onnx
@@ -129,7 +130,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("--pair", choices=["lite0+lite1", "quickstart"], action="append")
     wanted = parser.parse_args().pair
-    reporter = Reporter(Console(width=150, highlight=False))
+    reporter = ConsoleReporter(Console(width=150, highlight=False))
     report = {}
     with tempfile.TemporaryDirectory() as folder:
         for pair in pairs(Path(folder)):

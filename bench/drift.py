@@ -44,8 +44,9 @@ from search.drift.detection import RATE, compare
 from search.drift.frame_features import VIEWS, Description, describe, models_key
 from search.drift.reference import ENOUGH, Reference, Sample
 from search.pipelines.prepare import load_deployment
-from search.utils.console import Reporter
+from search.utils.console import ConsoleReporter
 from search.utils.files import replacing
+from search.utils.reporter import Reporter
 from spaces.deployment import Deployment
 
 ROOT = Path(__file__).parent.parent
@@ -72,7 +73,7 @@ NAMES = ("pets2009_s2l1_view1", "street_traffic_ckuhn")
 
 
 def main() -> None:
-    reporter, start = Reporter(), time.perf_counter()
+    reporter, start = ConsoleReporter(), time.perf_counter()
     eyes = Eyes.of_quickstart(reporter)
     unchanged = [
         eyes.see(RenderedScenes(replace(STREET, seed=100 + k), ENOUGH + UNCHANGED))

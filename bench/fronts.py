@@ -47,7 +47,8 @@ from search.study.samplers import sampler_named
 from search.study.smallest_plan import smallest
 from search.study.storage import open_store
 from search.study.warm_start import by_bytes, greedy, starting_plans
-from search.utils.console import Reporter
+from search.utils.console import ConsoleReporter
+from search.utils.reporter import Reporter
 from spaces.activations import Footprint
 from spaces.consumers import HEAD
 from spaces.cost import CostModel
@@ -119,7 +120,7 @@ def main() -> None:
     parser.add_argument("--also", type=Path, nargs="*", default=[], metavar="CONFIG",
                         help="the spaces of these configs, too")  # fmt: skip
     options = parser.parse_args()
-    start, reporter = time.perf_counter(), Reporter(Console(width=110, highlight=False))
+    start, reporter = time.perf_counter(), ConsoleReporter(Console(width=110, highlight=False))
     spaces = [_space(*named, reporter) for named in _problems(options.also, reporter)]
     default = SearchConfig().sampler
     measured: dict[str, dict[str, list[list[Valued]]]] = {}

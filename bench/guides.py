@@ -43,8 +43,9 @@ from search.report import metric_comparison_figures
 from search.results.metric_comparison import PARTS, Part, Table
 from search.statistics.observed import Observed
 from search.study.proxy import upstream
-from search.utils.console import Reporter
+from search.utils.console import ConsoleReporter
 from search.utils.files import write_text
+from search.utils.reporter import Reporter
 from spaces.errors import BadPlan
 from spaces.liveness import Layouts, canonical
 from spaces.model_facts import layouts_of
@@ -76,7 +77,7 @@ def main() -> None:
     arguments = parser.parse_args()
     names = arguments.models
     start = time.perf_counter()
-    reporter = Reporter()
+    reporter = ConsoleReporter()
     config = configured(names)
     deployment = load_deployment(config, reporter)
     known = csv_truth(DATA / "labels.csv", config.frames.sampling)

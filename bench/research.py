@@ -55,8 +55,9 @@ from search.study.pareto import front, hypervolume
 from search.study.problem import Problem
 from search.study.smallest_plan import smallest
 from search.study.warm_start import starting_plans
-from search.utils.console import Reporter
+from search.utils.console import ConsoleReporter
 from search.utils.files import make_folder
+from search.utils.reporter import Reporter
 from spaces.plan import Share, SharePlan
 
 SEEDS = range(5)
@@ -94,7 +95,7 @@ class Arm:
 
 
 def main() -> None:
-    reporter = Reporter()
+    reporter = ConsoleReporter()
     found = []
     with tempfile.TemporaryDirectory() as folder:
         for seed in SEEDS:

@@ -48,7 +48,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from search.data.frames import ImageFiles, Sampling, Subset, folder_frames, spans
 from search.statistics.similarity import Statistics
 from search.statistics.streaming import Moments, Pass, PassSettings
-from search.utils.console import Reporter
+from search.utils.console import ConsoleReporter
 from spaces.batchnorm_fusion import fused
 from spaces.merged import Models
 from spaces.model_facts import ModelFacts, survey_all
@@ -252,7 +252,7 @@ def main() -> None:
         f"peak_mb_{4 * FRAMES}": round(many, 1),
         "peak_ratio": round(many / few, 4),
     }
-    Reporter().table(
+    ConsoleReporter().table(
         "Statistics of two EfficientNet-Lites, every block",
         ["what", "value"],
         [[name, str(value)] for name, value in report.items()],

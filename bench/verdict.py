@@ -39,8 +39,9 @@ from search.evaluation.bundles import ByAnswers
 from search.evaluation.evaluate import EvaluationSetup, tallies
 from search.evaluation.per_frame import FrameScores, main_name, means_known
 from search.statistics.observed import Observed
-from search.utils.console import Reporter
+from search.utils.console import ConsoleReporter
 from search.utils.progress import silent
+from search.utils.reporter import Reporter
 from spaces.plan import SharePlan
 
 SEED, PLANS, FRESH = 0, 10, 512
@@ -57,7 +58,7 @@ Matrix = NDArray[np.float64]
 def main() -> None:
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        plans = answered(Path(folder), Reporter())
+        plans = answered(Path(folder), ConsoleReporter())
     chance = np.random.default_rng(SEED)
     verdicts = {size: Verdicts.made(plans, size, chance) for size in SIZES}
     report: dict[str, Any] = {

@@ -51,7 +51,9 @@ from search.evaluation.per_frame import Scores, mean_known
 from search.pipelines.prepare import load_deployment, observe, open_truth, pose, similarities
 from search.study.exact.branch_and_bound import exact_front
 from search.study.pareto import spread
-from search.utils.console import Reporter
+from search.utils.console import ConsoleReporter
+from search.utils.progress import silent
+from search.utils.reporter import Reporter
 from spaces.adapters import LinearMap
 from spaces.deployment import Deployment
 from spaces.merged import Maps, MergedModel
@@ -76,10 +78,10 @@ class Case:
     truth: Mapping[str, Truth]
 
     def together(self) -> list[dict[str, Scores]]:
-        return accuracy(self.bench, self.plans, self.truth, _silent)
+        return accuracy(self.bench, self.plans, self.truth, silent)
 
     def one_by_one(self) -> list[dict[str, Scores]]:
-        return [accuracy(self.bench, [p], self.truth, _silent)[0] for p in self.plans]
+        return [accuracy(self.bench, [p], self.truth, silent)[0] for p in self.plans]
 
     def planned(self, plans: Sequence[SharePlan]) -> PlanSet:
         return PlanSet(self.bench.models, self.bench.facts, plans, self.bench.maps)
@@ -93,7 +95,7 @@ class Case:
 
 
 def main() -> None:
-    reporter = Reporter()
+    reporter = ConsoleReporter()
     case = lite(reporter)
     peaks = memory(case, reporter)
     report: dict[str, Any] = {
@@ -150,7 +152,7 @@ def _case(config: RunConfig, truth: Mapping[str, Truth] | None, reporter: Report
     front = exact_front(pose(config, deployment, similarity)).front
     listed = [front[k].plan for k in spread(len(front), SHORTLIST)]
     bench = EvaluationSetup(deployment.running, deployment.facts, observed.maps_for(listed), BATCH)
-    means = [mean_known(f) or 0.0 for f in fidelity(bench, listed, observed.unseen, _silent)]
+    means = [mean_known(f) or 0.0 for f in fidelity(bench, listed, observed.unseen, silent)]
     best = sorted(range(len(listed)), key=lambda k: -means[k])[:CANDIDATES]
     known = open_truth(config, deployment, frames, reporter) if truth is None else truth
     return Case(deployment, bench, [BASELINE, *(listed[k] for k in sorted(best))], known)
@@ -219,9 +221,6 @@ def _seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def _silent(done: int) -> None: ...
-
-
 # Memory.
 
 
@@ -248,12 +247,12 @@ def peak(folder: Path, batch: int, frames: int) -> None:
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
         yaml.safe_dump({**yaml.safe_load(LITE), "frames": {"folder": str(DATA)}}, file)
         file.flush()
-        deployment = load_deployment(_configured(Path(file.name)), Reporter())
+        deployment = load_deployment(_configured(Path(file.name)), ConsoleReporter())
     plans, maps = _read(folder)
     bench = EvaluationSetup(deployment.running, deployment.facts, maps, batch)
     truth = photos(frames)
     before = _resident()
-    accuracy(bench, plans, dict.fromkeys(bench.models, truth), _silent)
+    accuracy(bench, plans, dict.fromkeys(bench.models, truth), silent)
     print(before, _resident())
 
 

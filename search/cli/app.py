@@ -19,7 +19,7 @@ from search.utils.redact import without_credentials
 from spaces.errors import MergeSearchError
 
 if TYPE_CHECKING:  # imported where it is wanted: help is there at once
-    from search.utils.console import Reporter
+    from search.utils.reporter import Reporter
 
 PROGRAM = "merge-search"
 NOT_LOGGED = 3
@@ -126,18 +126,18 @@ def reporter() -> Reporter:
     """Says what the options allow; the command's only one."""
     from rich.console import Console
 
-    from search.utils.console import Quiet, Reporter
+    from search.utils.console import ConsoleReporter, QuietReporter
 
     meta = click.get_current_context().meta
     errors = Console(stderr=True, highlight=False)
     output = errors if _ANSWER in meta else Console(highlight=False)
     if _QUIET in meta:
         output = Console(quiet=True) if _ANSWER in meta else output
-        meta[_REPORTER] = Quiet(output, warnings=errors)
+        meta[_REPORTER] = QuietReporter(output, warnings=errors)
     else:
-        meta[_REPORTER] = Reporter(output)
-    told: Reporter = meta[_REPORTER]
-    return told
+        meta[_REPORTER] = ConsoleReporter(output)
+    reporter: Reporter = meta[_REPORTER]
+    return reporter
 
 
 def flags() -> list[str]:
@@ -222,7 +222,7 @@ def _stopped(context: click.Context) -> str:
 
 def _unexpected(context: click.Context, error: BaseException) -> str:
     told = context.meta.get(_REPORTER)
-    step = told.at if told is not None and told.at else "Starting"
+    step = told.current_step if told is not None and told.current_step else "Starting"
     said = without_credentials(" ".join(str(error).split())[:500])
     what = type(error).__name__ + (f" ({said})" if said else "")
     memory = isinstance(error, MemoryError) or "out of memory" in said or "allocate" in said

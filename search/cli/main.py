@@ -12,7 +12,7 @@ import click
 from search.cli import app
 
 if TYPE_CHECKING:  # imported where they are wanted: help is there at once
-    from search.utils.console import Reporter
+    from search.utils.reporter import Reporter
     from search.utils.schedule import Due
     from search.watch.workspace import Workspace
 

@@ -25,8 +25,8 @@ import psutil
 import torch
 from torch import nn
 
-from search.utils.console import Reporter
 from search.utils.format import MEGABYTE
+from search.utils.reporter import Reporter
 from spaces.bundle import BUNDLE, WEIGHTS, Contents, load_bundle, read_contents, write_bundle
 from spaces.cost import CostModel
 from spaces.errors import MergeSearchError

@@ -16,8 +16,8 @@ from search.results.registered_plan import RegisteredPlan
 from search.study.problem import Limits
 from search.tracking import client
 from search.tracking.target import Target
-from search.utils.console import Reporter
 from search.utils.format import megabytes, percent, percents
+from search.utils.reporter import Reporter
 from spaces.errors import MergeSearchError
 
 

@@ -17,7 +17,7 @@ from search.results.search_result import BUNDLE_FOLDER
 from search.tracking import client
 from search.tracking.registry import Entry, Registry
 from search.tracking.target import Target
-from search.utils.console import Reporter
+from search.utils.reporter import Reporter
 from search.utils.timing import this_moment
 from spaces.bundle import holds_bundle
 

@@ -19,7 +19,6 @@ from search.evaluation.evaluate import (
     Answers,
     Collected,
     EvaluationSetup,
-    Progress,
     answering,
     as_truth,
     collect,
@@ -29,7 +28,7 @@ from search.evaluation.evaluate import (
     tally,
 )
 from search.evaluation.per_frame import FrameScores, Tallies, main_score, mean_known, scores_of
-from search.utils.progress import silent
+from search.utils.progress import Progress, silent
 from spaces.bundle import Bundle
 from spaces.inputs import Frame
 from spaces.plan_set import Output, PlanSet

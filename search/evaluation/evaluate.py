@@ -22,6 +22,7 @@ from search.evaluation.accuracy import (
     top_k,
 )
 from search.evaluation.per_frame import FrameScores, Scores, main_score, scores_of
+from search.utils.progress import Progress
 from spaces.inputs import Frame
 from spaces.merged import Maps, Models
 from spaces.model_facts import ModelFacts
@@ -29,7 +30,6 @@ from spaces.plan import SharePlan
 from spaces.plan_set import Output, PlanSet
 from spaces.stages import StagedModel
 
-Progress = Callable[[int], None]
 Answers = NDArray[Any]
 """`Ranked` for a classifier, `Detections` for a detector."""
 Answering = Callable[[list[Frame]], Iterable[tuple[Output, Tensor]]]

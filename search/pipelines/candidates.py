@@ -18,7 +18,7 @@ from search.evaluation.evaluate import (
 )
 from search.evaluation.per_frame import FrameScores, Tallies, scores_of
 from search.results.search_result import CandidateRecord, PlanRecord, Verified
-from search.utils.console import Reporter
+from search.utils.reporter import Reporter
 from spaces.plan import SharePlan
 
 

@@ -20,7 +20,6 @@ from search.evaluation.correlation import RESAMPLES
 from search.evaluation.evaluate import (
     BASELINE,
     EvaluationSetup,
-    Progress,
     accuracy,
     steps_to_verify,
 )
@@ -43,8 +42,9 @@ from search.statistics.observed import Observed
 from search.statistics.similarity import Statistics
 from search.tracking.outbox import record_or_keep
 from search.tracking.target import Target, remember
-from search.utils.console import Reporter
 from search.utils.files import make_folder, write_json, write_text
+from search.utils.progress import Progress
+from search.utils.reporter import Reporter
 from search.utils.timing import StepTimings, this_moment
 from spaces.deployment import Deployment
 from spaces.errors import MergeSearchError

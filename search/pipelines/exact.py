@@ -13,9 +13,9 @@ from search.study.exact.branch_and_bound import Exact, exact_front
 from search.study.objectives import Predicted
 from search.study.pareto import hypervolume
 from search.study.problem import Problem
-from search.utils.console import Reporter
 from search.utils.files import make_folder, write_json
 from search.utils.format import MEGABYTE, percent
+from search.utils.reporter import Reporter
 from spaces.cost import CostModel
 
 FILE = "exact.json"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from search.deploy.export import Format, Source, write
 from search.pipelines.finished_run import Finished
-from search.utils.console import Reporter
+from search.utils.reporter import Reporter
 
 
 def export(

@@ -13,7 +13,7 @@ from search.pipelines.prepare import load_deployment, observe
 from search.results.documents import Damaged, read_document
 from search.results.search_result import CandidateRecord, PlanRecord, Result
 from search.statistics.observed import Observed
-from search.utils.console import Reporter
+from search.utils.reporter import Reporter
 from spaces.errors import MergeSearchError
 
 DOCUMENT = "result.json"

@@ -20,11 +20,12 @@ from search.pipelines.statistics_cache import (
     statistics_key,
     summed,
 )
+from search.report.console_tables import show_stages
 from search.statistics.observed import Observed, Part
 from search.statistics.similarity import Statistics
 from search.statistics.storage import load
 from search.study.problem import Problem
-from search.utils.console import Reporter
+from search.utils.reporter import Reporter
 from spaces.cost import CostModel
 from spaces.deployment import Deployment
 from spaces.errors import MergeSearchError
@@ -42,7 +43,7 @@ class NothingToShare(MergeSearchError):
 def load_deployment(config: RunConfig, reporter: Reporter) -> Deployment:
     """Load, cut and survey the models, and move them to their device; print the stage tables."""
     deployment = surveyed(config, reporter)
-    reporter.stage_table(deployment.facts)
+    show_stages(deployment.facts, reporter)
     return deployment
 
 

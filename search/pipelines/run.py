@@ -54,10 +54,10 @@ from search.study.warm_start import starting_plans
 from search.tracking.outbox import record_or_keep
 from search.tracking.system_metrics import watched
 from search.tracking.target import Target, remember
-from search.utils.console import Reporter
 from search.utils.files import make_folder, write_json
 from search.utils.format import megabytes, percent
 from search.utils.redact import without_credentials
+from search.utils.reporter import Reporter
 from search.utils.timing import StepTimings, this_moment
 from spaces.bundle import bundle_id
 from spaces.deployment import Deployment

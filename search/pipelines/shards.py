@@ -11,7 +11,7 @@ from search.pipelines.prepare import load_deployment, open_frames
 from search.pipelines.statistics_cache import cached_statistics, statistics_key, take_moments
 from search.statistics.storage import BadStatistics, Saved, load, save
 from search.statistics.streaming import WHOLE, Shard
-from search.utils.console import Reporter
+from search.utils.reporter import Reporter
 
 FOLDER = "stats"
 

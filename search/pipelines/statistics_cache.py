@@ -10,8 +10,8 @@ from search.config.run import RunConfig
 from search.data.frames import FrameSet
 from search.statistics.storage import Saved, load, save
 from search.statistics.streaming import WHOLE, Moments, Shard, measure
-from search.utils.console import Reporter
 from search.utils.files import make_folder
+from search.utils.reporter import Reporter
 from spaces.deployment import Deployment
 
 STATISTICS_VERSION = 3

@@ -18,8 +18,8 @@ from search.results.search_result import PlanRecord, Verified, verified_front
 from search.results.verification import Verification
 from search.tracking.outbox import record_or_keep
 from search.tracking.target import Target
-from search.utils.console import Reporter
 from search.utils.files import write_json
+from search.utils.reporter import Reporter
 from search.utils.timing import StepTimings, this_moment
 from spaces.plan import SharePlan
 

@@ -9,8 +9,8 @@ from search.report.score_text import interval_text, score_name, score_text
 from search.results.search_result import CandidateRecord, Verified, verified_front
 from search.study.objectives import UNITS
 from search.study.problem import Cost
-from search.utils.console import Reporter
 from search.utils.format import MEGABYTE, percent, percents
+from search.utils.reporter import Reporter
 from spaces.plan import SharePlan
 
 Cells = tuple[list[str], list[list[str]]]

@@ -14,12 +14,27 @@ from search.metrics.registry import METRICS
 from search.report.figures import matrix, save_heatmap
 from search.results.metric_comparison import GROUPS, MetricComparison
 from search.results.search_result import CandidateRecord, PlanRecord, Result
-from search.utils.console import Reporter
 from search.utils.files import make_folder, write_text
 from search.utils.format import megabytes, percent, percents
+from search.utils.reporter import Reporter
 from spaces.deployment import Deployment
 from spaces.errors import BadPlan
+from spaces.model_facts import ModelFacts
 from spaces.plan import Share, SharePlan
+
+STAGE_HEADER = ("stage", "shape", "bytes", "MACs (M)", "tap")
+
+
+def show_stages(facts: Mapping[str, ModelFacts], reporter: Reporter) -> None:
+    """Show one table of stages per model."""
+    for name, fact in facts.items():
+        rows = [
+            [stage.name, " x ".join(str(side) for side in stage.shape), f"{stage.bytes:,}",
+             f"{stage.macs / 1e6:,.1f}", "tap" if stage.tap else ""]
+            for stage in fact.stages
+        ]  # fmt: skip
+        rows.append(["head", "", f"{fact.head_bytes:,}", f"{fact.head_macs / 1e6:,.1f}", ""])
+        reporter.details(f"{name} ({fact.task})", STAGE_HEADER, rows)
 
 
 def show_plan(file: Path, reporter: Reporter) -> None:

@@ -25,6 +25,7 @@ from search.study.pareto import front, hypervolume, nondominated
 from search.study.problem import Limits, Problem, SamplerName
 from search.study.samplers import Fresh, distributions, sampler_named
 from search.study.storage import open_known_store, open_store, speaking_for
+from search.utils.progress import Progress, silent
 from spaces.errors import MergeSearchError
 from spaces.plan import SharePlan
 
@@ -32,13 +33,12 @@ LAYERS = 3
 PROBLEM, SETTINGS, STARTS = "problem", "settings", "starts"
 WAIT = 0.2
 """Seconds between looks at what other processes are still valuing."""
-Progress = Callable[[int], None]
 Showing = Callable[[int], AbstractContextManager[Progress]]
 
 
 def hidden(trials: int) -> AbstractContextManager[Progress]:
     """Nobody watches."""
-    return contextlib.nullcontext(lambda done: None)
+    return contextlib.nullcontext(silent)
 
 
 class NoSuchStudy(MergeSearchError):
@@ -105,7 +105,7 @@ def explore(
     valuer: PlanEvaluator,
     settings: StudySettings,
     starts: Sequence[SharePlan] = (),
-    progress: Progress = lambda trials: None,
+    progress: Progress = silent,
 ) -> Explored:
     """Value plans until the study has its number of trials, or the space no other plan.
 

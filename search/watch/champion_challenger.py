@@ -16,7 +16,7 @@ from search.evaluation.bundles import BundleQuality, ByAnswers, ByTruth, Differe
 from search.evaluation.evaluate import EvaluationSetup
 from search.results.registered_plan import RegisteredPlan
 from search.results.search_result import BUNDLE_FOLDER, CandidateRecord, Result
-from search.utils.console import Reporter
+from search.utils.reporter import Reporter
 from search.watch.workspace import Workspace
 from spaces.bundle import Bundle, load_bundle
 from spaces.deployment import Deployment

@@ -15,8 +15,8 @@ from datetime import datetime
 from pathlib import Path
 
 from search.results.rounds import EXIT_CODES, History
-from search.utils.console import Reporter
 from search.utils.locks import alone
+from search.utils.reporter import Reporter
 from search.utils.schedule import Clock, Due, Schedule
 
 LOCK = "watch.lock"

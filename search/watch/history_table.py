@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from search.deploy.champion import CURRENT
 from search.evaluation.per_frame import mean_known
 from search.results.rounds import PromotionRecord, Round
-from search.utils.console import Reporter
 from search.utils.format import megabytes, percent
+from search.utils.reporter import Reporter
 from search.utils.timing import to_the_minute
 from search.watch.workspace import Workspace
 

@@ -13,7 +13,7 @@ from search.drift.reference_storage import load, save
 from search.evaluation.bundles import BundleQuality, ByAnswers
 from search.evaluation.evaluate import EvaluationSetup
 from search.pipelines.prepare import forget, open_frames, surveyed
-from search.utils.console import Reporter
+from search.utils.reporter import Reporter
 from search.watch.workspace import Window, Workspace, of_camera
 from spaces.bundle import load_bundle
 from spaces.deployment import Deployment

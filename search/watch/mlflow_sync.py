@@ -12,7 +12,7 @@ from search.tracking.client import TrackerUnreachable
 from search.tracking.outbox import UNLOGGED, sync
 from search.tracking.target import Target
 from search.tracking.watch_run import record_rounds
-from search.utils.console import Reporter
+from search.utils.reporter import Reporter
 from search.watch.workspace import Workspace
 from spaces.bundle import BadBundle
 

@@ -14,8 +14,8 @@ from datetime import UTC, datetime
 from search.cameras.polling import collect
 from search.config.run import RunConfig
 from search.results.rounds import CameraRound, Decision, PromotionRecord, Round
-from search.utils.console import Reporter
 from search.utils.format import percent, percents
+from search.utils.reporter import Reporter
 from search.utils.schedule import Due
 from search.utils.timing import this_moment
 from search.watch.history_table import sentences

@@ -25,7 +25,7 @@ from search.results.documents import DOCUMENTS, identity
 from search.results.rounds import PromotionRecord
 from search.results.search_result import BUNDLE_FOLDER, CandidateRecord, Result
 from search.tracking.outbox import NotLogged
-from search.utils.console import Reporter
+from search.utils.reporter import Reporter
 from search.utils.timing import this_moment
 from search.watch.champion_challenger import ComparisonSetup, compare_plans
 from search.watch.inspection import Inspection

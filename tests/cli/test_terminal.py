@@ -29,7 +29,7 @@ from tiny import Ran, merged, run_config, write_config
 from search.cli import app
 from search.cli.main import main
 from search.pipelines import statistics_cache
-from search.utils.console import Reporter
+from search.utils.console import ConsoleReporter
 
 FAILED = "CPU allocator: you tried to allocate\n  1 TB"
 
@@ -96,7 +96,7 @@ def test_who_wants_no_colour_gets_none(start: Start, config: Path) -> None:
 @pytest.mark.parametrize("models", [2, 3, 6])
 def test_words_in_tables_are_whole_on_narrow_terminals(width: int, models: int) -> None:
     told = io.StringIO()
-    reporter = Reporter(Console(file=told, width=width, highlight=False))
+    reporter = ConsoleReporter(Console(file=told, width=width, highlight=False))
     header = ["plan", "MB", "saved", "fidelity", *(f"lite{k} top-1" for k in range(models))]
     reporter.table("Verified", header, [["bd5ca8d9ee32 *+", "17.31", "35.6%", "96.9%"]
                                         + models * ["100.0%"]])  # fmt: skip

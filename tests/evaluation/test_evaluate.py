@@ -22,15 +22,13 @@ from search.evaluation.evaluate import (
 )
 from search.evaluation.per_frame import main_score
 from search.statistics.observed import Observed
+from search.utils.progress import silent
 from spaces.inputs import prepare_batch
 from spaces.merged import MergedModel
 from spaces.plan import IDENTITY, SharePlan
 
 COUNT = 12
 LABELS, BOXES = (scenes_truth(STREET, COUNT, t) for t in ("classification", "detection"))
-
-
-def silent(done: int) -> None: ...
 
 
 def some_plans(observed: Observed) -> list[SharePlan]:

@@ -14,14 +14,14 @@ from search.config.base import BadConfig
 from search.data.frames import BadFrames
 from search.pipelines.finished_run import Finished, NoSuchPlan, NoSuchRun
 from search.results.documents import Damaged
-from search.utils.console import Reporter
+from search.utils.console import ConsoleReporter
 from search.utils.files import write_json
 
 
 def test_it_is_the_same_run(tiny_run: Ran) -> None:
     again = Finished.at(tiny_run.out)
     assert again.result == tiny_run.result and again.config == tiny_run.config
-    observed = again.observe(Reporter())
+    observed = again.observe(ConsoleReporter())
     assert observed.frames.hash == tiny_run.result.frames["hash"]
 
 
@@ -50,7 +50,7 @@ def test_frames_that_have_changed_are_refused(tiny_run: Ran) -> None:
     frames = again.config.frames.model_copy(update={"count": 27})
     changed = replace(again, config=again.config.model_copy(update={"frames": frames}))
     with pytest.raises(BadFrames, match=r"have changed since: 27 with hash .* it was 28 with"):
-        changed.observe(Reporter())
+        changed.observe(ConsoleReporter())
 
 
 def test_what_is_no_finished_run_is_named(tiny_run: Ran, tmp_path: Path) -> None:

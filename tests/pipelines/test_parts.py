@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ import pytest
 from click.testing import CliRunner
 from contracts import MetricContract
 from PIL import Image
-from rich.console import Console
 from tiny import (
     CLASSIFIER,
     DETECTOR,
@@ -46,8 +44,9 @@ from search.statistics.observed import Observed
 from search.statistics.second_moments import SecondMoments
 from search.statistics.similarity import Statistics
 from search.statistics.streaming import FOLDS, Moments, PassSettings, measure
-from search.utils.console import Reporter
 from search.utils.files import make_folder
+from search.utils.progress import Progress
+from search.utils.reporter import Reporter, SilentReporter
 from spaces.deployment import Deployment
 from spaces.plan import Share, SharePlan
 
@@ -56,20 +55,19 @@ WINDOW: dict[str, Any] = {"scenes": {"seed": 4, "night": 1.0}, "count": 12}
 """Three of its frames are kept unseen, nine are seen: a batch of eight, and one left over."""
 
 
-class Counting(Reporter):
-    """Hears how many frames go through the models, and how many shares are told of."""
+class CountingReporter(SilentReporter):
+    """Counts the units that each task reports: frames through the models, shares, ..."""
 
     def __init__(self) -> None:
-        super().__init__(Console(file=io.StringIO()))
-        self.heard: dict[str, int] = {}
+        self.done_by_task: dict[str, int] = {}
 
     @contextmanager
-    def progress(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
-        def hear(done: int) -> None:
+    def progress(self, task: str, total: int) -> Iterator[Progress]:
+        def count(done: int) -> None:
             assert done >= 0
-            self.heard[what] = self.heard.get(what, 0) + done
+            self.done_by_task[task] = self.done_by_task.get(task, 0) + done
 
-        yield hear
+        yield count
 
 
 def config_of(weights: Weights, folder: Path, frames: Any, **changes: Any) -> RunConfig:
@@ -175,12 +173,12 @@ def test_only_a_new_part_is_measured_and_the_old_one_s_files_stay(
     alone = config_of(weights, tmp_path, DAY)
     valued(alone, observed_with(alone))
     before = files_in(alone.cache_folder)
-    listener = Counting()
+    listener = CountingReporter()
     more = config_of(weights, tmp_path, {"parts": [DAY, WINDOW]})
     observed = observed_with(more, listener)
     similarities(more, observed, more.search.adapter_specs, listener)
-    assert listener.heard["frames"] == 8
-    assert listener.heard["shares"] == len(shares_in(observed))
+    assert listener.done_by_task["frames"] == 8
+    assert listener.done_by_task["shares"] == len(shares_in(observed))
     after = files_in(more.cache_folder)
     assert {name: after[name] for name in before} == before
     new = sorted(name.split("/")[0] for name in set(after) - set(before))

@@ -28,7 +28,8 @@ from search.statistics.observed import Observed
 from search.statistics.similarity import Statistics
 from search.statistics.streaming import Moments, PassSettings, measure
 from search.study.problem import Limits, Problem
-from search.utils.console import Reporter
+from search.utils.console import ConsoleReporter
+from search.utils.reporter import Reporter
 from spaces.activations import Footprint
 from spaces.consumers import HEAD
 from spaces.cost import CostModel
@@ -174,7 +175,7 @@ class Spoken:
 
 def listening() -> Spoken:
     buffer = io.StringIO()
-    return Spoken(Reporter(Console(file=buffer, width=300, highlight=False)), buffer)
+    return Spoken(ConsoleReporter(Console(file=buffer, width=300, highlight=False)), buffer)
 
 
 @dataclass(frozen=True)
