@@ -36,7 +36,7 @@ from rich.console import Console
 
 from search.config.loading import load_config
 from search.config.search import SearchConfig
-from search.pipelines.prepare import load_deployment, observe, pose, similarities
+from search.pipelines.prepare import build_problem, load_deployment, observe, similarities
 from search.report.figures import save_figure
 from search.study.exact.branch_and_bound import count_plans, exact_front
 from search.study.objectives import PlanEvaluator, Valued
@@ -184,7 +184,7 @@ def _real(path: Path, reporter: Reporter) -> Problem:
     deployment = load_deployment(config, reporter)
     observed = observe(config, deployment, config.frames.open(config.base), reporter)
     similarity = similarities(config, observed, config.search.adapter_specs, reporter)
-    return pose(config, deployment, similarity)
+    return build_problem(config, deployment, similarity)
 
 
 def synthetic(models: int, stages: int, seed: int) -> Problem:

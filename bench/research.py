@@ -47,7 +47,13 @@ from search.config.run import RunConfig
 from search.data.frames import RenderedScenes, Subset
 from search.data.synthetic.scenes import SceneSettings
 from search.metrics.fidelity import fidelity_alone
-from search.pipelines.prepare import load_deployment, observe, open_frames, pose, similarities
+from search.pipelines.prepare import (
+    build_problem,
+    load_deployment,
+    observe,
+    open_frames,
+    similarities,
+)
 from search.statistics.observed import Observed
 from search.study.objectives import PlanEvaluator
 from search.study.optimize import Explored, StudySettings, explore
@@ -167,7 +173,7 @@ def searched(config: RunConfig, known: Sequence[SharePlan], reporter: Reporter) 
     similarity = similarities(config, observed, config.search.adapter_specs, reporter)
     marks.append(now())
     ends: list[Seconds] = []
-    problem = pose(config, deployment, similarity)
+    problem = build_problem(config, deployment, similarity)
     valuer = PlanEvaluator(problem)
     starts = starting_plans(problem, (*known, smallest(problem, valuer).plan))
     settings = StudySettings(

@@ -48,7 +48,13 @@ from search.data.frames import Sampling, Subset
 from search.data.ground_truth import ClassTruth, Truth
 from search.evaluation.evaluate import BASELINE, EvaluationSetup, accuracy, fidelity
 from search.evaluation.per_frame import Scores, mean_known
-from search.pipelines.prepare import load_deployment, observe, open_truth, pose, similarities
+from search.pipelines.prepare import (
+    build_problem,
+    load_deployment,
+    observe,
+    open_truth,
+    similarities,
+)
 from search.study.exact.branch_and_bound import exact_front
 from search.study.pareto import spread
 from search.utils.console import ConsoleReporter
@@ -149,7 +155,7 @@ def _case(config: RunConfig, truth: Mapping[str, Truth] | None, reporter: Report
     frames = config.frames.open(config.base)
     observed = observe(config, deployment, frames, reporter)
     similarity = similarities(config, observed, config.search.adapter_specs, reporter)
-    front = exact_front(pose(config, deployment, similarity)).front
+    front = exact_front(build_problem(config, deployment, similarity)).front
     listed = [front[k].plan for k in spread(len(front), SHORTLIST)]
     bench = EvaluationSetup(deployment.running, deployment.facts, observed.maps_for(listed), BATCH)
     means = [mean_known(f) or 0.0 for f in fidelity(bench, listed, observed.unseen, silent)]

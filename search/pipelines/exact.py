@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from search.config.run import RunConfig
-from search.pipelines.prepare import load_deployment, observe, open_frames, pose, similarities
+from search.pipelines.prepare import (
+    build_problem,
+    load_deployment,
+    observe,
+    open_frames,
+    similarities,
+)
 from search.results.search_result import Result
 from search.study.exact.branch_and_bound import Exact, exact_front
 from search.study.objectives import Predicted
@@ -32,7 +38,7 @@ def measure_exactly(config: RunConfig, reporter: Reporter) -> Path:
     deployment = load_deployment(config, reporter)
     observed = observe(config, deployment, open_frames(config, reporter), reporter)
     similarity = similarities(config, observed, config.search.adapter_specs, reporter)
-    problem = pose(config, deployment, similarity)
+    problem = build_problem(config, deployment, similarity)
     reporter.step(f"The true front of {problem.encoding.size:,} combinations")
     with reporter.working("bounding"):
         exact = exact_front(problem)

@@ -183,8 +183,10 @@ def similarities(
         return metric.similarities(observed, shares, progress)
 
 
-def pose(config: RunConfig, deployment: Deployment, similarity: Mapping[Share, float]) -> Problem:
-    """What the config asks of these models: the shares worth a look, limits and objectives."""
+def build_problem(
+    config: RunConfig, deployment: Deployment, similarity: Mapping[Share, float]
+) -> Problem:
+    """Return the search problem: the shares above `search.floor`, the limits, the objectives."""
     facts = deployment.facts
     return Problem(
         facts=facts,

@@ -12,7 +12,7 @@ from search.pipelines.candidates import verify_plans
 from search.pipelines.finished_run import Finished, NoSuchPlan
 from search.pipelines.prepare import load_deployment, observe, open_truth
 from search.pipelines.verify_inputs import FreshData
-from search.report.candidate_table import tell
+from search.report.candidate_table import print_candidates
 from search.results.documents import DOCUMENTS, PLACES, identity
 from search.results.search_result import PlanRecord, Verified, verified_front
 from search.results.verification import Verification
@@ -72,7 +72,7 @@ def verify_again(
     )
     write_json(out / PLACES[Verification] / DOCUMENTS[Verification], verification.to_dict())
     title = "Verified" if truth else "Fidelity"
-    tell(verified, verification.unmerged_bytes, verification.chosen, title, reporter)
+    print_candidates(verified, verification.unmerged_bytes, verification.chosen, title, reporter)
     reporter.say(verification.against)
     reporter.step("Logging to MLflow")
     with reporter.working("MLflow"):

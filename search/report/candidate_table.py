@@ -17,7 +17,7 @@ Cells = tuple[list[str], list[list[str]]]
 """A header, and rows."""
 
 
-def tell(
+def print_candidates(
     verified: Verified, unmerged_bytes: int, chosen: str | None, title: str, reporter: Reporter
 ) -> None:
     """The candidates as tables, by rising bytes; what each shares, and what that does.

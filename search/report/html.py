@@ -29,7 +29,7 @@ from search.report.plan_diagram.drawing import (
     standing_alone,
 )
 from search.report.plan_diagram.palette import style
-from search.report.rejected import Tried, not_chosen, reasons, under_floor, unverified
+from search.report.rejected import SearchTrace, not_chosen, reasons, under_floor, unverified
 from search.report.summary import numbers, sentence
 from search.report.svg import to_text
 from search.report.svg_charts import front_chart, rung_chart
@@ -67,7 +67,7 @@ class PlanFigure:
     chosen: bool
 
 
-def write_report(result: Result, tried: Tried, places: Places, out: Path) -> None:
+def write_report(result: Result, tried: SearchTrace, places: Places, out: Path) -> None:
     """OUT/report.html and OUT/plan.svg, each wholly or not at all.
 
     Raises:
@@ -79,7 +79,7 @@ def write_report(result: Result, tried: Tried, places: Places, out: Path) -> Non
     write_text(out / REPORT, page(result, tried, places))
 
 
-def page(result: Result, tried: Tried, places: Places) -> str:
+def page(result: Result, tried: SearchTrace, places: Places) -> str:
     """The whole page. The template escapes all text; only what is drawn here is taken as it is."""
     parts = Environment(
         loader=PackageLoader("search.report", TEMPLATES),
@@ -154,7 +154,7 @@ def _others(result: Result, similarity: Mapping[Share, float]) -> list[PlanFigur
     return [_plan_figure(result, c, similarity) for c in records if c.hash != result.chosen]
 
 
-def _rungs(result: Result, tried: Tried) -> list[RungFigure]:
+def _rungs(result: Result, tried: SearchTrace) -> list[RungFigure]:
     """Proxy to fidelity over the shortlist, and both to ground truth over the candidates."""
     candidates = result.candidates
     listed = [(p.proxy, p.fidelity) for p in tried.shortlist]
@@ -178,7 +178,7 @@ def _rung(
     return RungFigure(f"{across.capitalize()} to {up}", told, plans, picture)
 
 
-def _left(result: Result, tried: Tried) -> dict[str, Any]:
+def _left(result: Result, tried: SearchTrace) -> dict[str, Any]:
     """What was tried and rejected, from pairs of stages to candidates."""
     floor = float(result.config["search"]["floor"])
     low = under_floor(tried, floor)

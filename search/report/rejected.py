@@ -15,7 +15,7 @@ _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 
 @dataclass(frozen=True)
-class Shortlisted:
+class ShortlistedPlan:
     """A plan of which fidelity was measured."""
 
     hash: str
@@ -26,7 +26,7 @@ class Shortlisted:
 
 
 @dataclass(frozen=True)
-class Tried:
+class SearchTrace:
     """What a result does not hold, since it is only told: all that was tried on the way."""
 
     similarity: Mapping[Share, float]
@@ -37,7 +37,7 @@ class Tried:
     """Pairs that may."""
     feasible: int
     """Plans that were valued and lay within the limits."""
-    shortlist: Sequence[Shortlisted]
+    shortlist: Sequence[ShortlistedPlan]
 
 
 @dataclass(frozen=True)
@@ -69,13 +69,13 @@ def _with_ranges(words: str, found: Sequence[Sequence[str]]) -> str:
     return text
 
 
-def under_floor(tried: Tried, floor: float) -> list[tuple[Share, float]]:
+def under_floor(tried: SearchTrace, floor: float) -> list[tuple[Share, float]]:
     """Shares that are too dissimilar to be searched, the most similar first."""
     low = [(share, value) for share, value in tried.similarity.items() if value <= floor]
     return sorted(low, key=lambda entry: (-entry[1], entry[0]))
 
 
-def unverified(tried: Tried, result: Result) -> list[tuple[Shortlisted, str]]:
+def unverified(tried: SearchTrace, result: Result) -> list[tuple[ShortlistedPlan, str]]:
     """Plans of the shortlist that are no candidates, and why not."""
     verified = {candidate.hash for candidate in result.candidates}
     return [
@@ -85,7 +85,7 @@ def unverified(tried: Tried, result: Result) -> list[tuple[Shortlisted, str]]:
     ]
 
 
-def _why_unverified(plan: Shortlisted, result: Result) -> str:
+def _why_unverified(plan: ShortlistedPlan, result: Result) -> str:
     if plan.fidelity is None:
         return "its fidelity is not known"
     if result.quality_floor is not None:

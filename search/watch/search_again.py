@@ -19,7 +19,8 @@ from search.deploy.comparison import Comparison
 from search.deploy.promotion import PromotionDecision, judge, measured
 from search.pipelines.finished_run import Finished
 from search.pipelines.prepare import open_truth
-from search.pipelines.run import PriorKnowledge, run
+from search.pipelines.run import run
+from search.pipelines.run_steps.records import PriorKnowledge
 from search.report.plan_diff import difference, in_words
 from search.results.documents import DOCUMENTS, identity
 from search.results.rounds import PromotionRecord

@@ -149,7 +149,7 @@ def _between_trials(command: Command, journal: Path, chance: random.Random) -> N
 
 
 def _after_the_search(command: Command, journal: Path, chance: random.Random) -> None:
-    wait_until(lambda: "plans valued" in command.said or not command.runs)
+    wait_until(lambda: "plans evaluated" in command.said or not command.runs)
     time.sleep(chance.uniform(0, 2))
 
 

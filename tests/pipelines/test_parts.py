@@ -37,7 +37,8 @@ from search.metrics.fidelity_cache import BadNotes
 from search.metrics.registry import METRICS
 from search.pipelines.finished_run import Finished
 from search.pipelines.prepare import load_deployment, observe, similarities
-from search.pipelines.run import PriorKnowledge, found
+from search.pipelines.run import run_without_logging
+from search.pipelines.run_steps.records import PriorKnowledge
 from search.pipelines.statistics_cache import summed
 from search.results.search_result import Result
 from search.statistics.observed import Observed
@@ -341,9 +342,8 @@ def searched(
 ) -> tuple[RunConfig, Result, str]:
     """What a run finds, and what it says; nothing is logged."""
     config, spoken = load_config(write_config(folder, data)), listening()
-    result = found(
-        config, make_folder(config.out_folder), spoken.reporter, PriorKnowledge(champion)
-    )
+    make_folder(config.out_folder)
+    result = run_without_logging(config, spoken.reporter, PriorKnowledge(champion))
     return config, result, spoken.text
 
 
@@ -385,11 +385,11 @@ def test_a_plan_in_service_that_cannot_be_searched_is_told_of(
     _, first, _ = searched(tmp_path / "first", data)
     found_before = SharePlan.from_dict(first.front[0].plan)
     cases: list[tuple[SharePlan, dict[str, Any], str]] = [
-        (SharePlan(), {}, "it is predicted to miss what is asked for"),
+        (SharePlan(), {}, "it is predicted to miss the limits of the config"),
         (
             found_before,
             {"search.floor": 1.5, "budget": "100%"},
-            "not among those that are explored",
+            "not in the search space",
         ),
     ]
     for number, (champion, changes, why) in enumerate(cases):

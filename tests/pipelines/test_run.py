@@ -25,7 +25,8 @@ from search.data.ground_truth import BadTruth
 from search.evaluation.evaluate import EvaluationSetup, accuracy
 from search.pipelines.exact import measure_exactly
 from search.pipelines.prepare import NothingToShare
-from search.pipelines.run import BudgetTooSmall, run
+from search.pipelines.run import run
+from search.pipelines.run_steps.search_front import BudgetTooSmall
 from search.results.rank_agreement import in_words, rungs
 from search.results.search_result import Result
 from search.utils.files import CannotWrite
@@ -273,7 +274,7 @@ def test_an_exhausted_space_is_told(tmp_path: Path, data: dict[str, Any]) -> Non
     path = write_config(tmp_path, merged(data, {"search.floor": 2.0, "budget": "100%"}))
     ran = run_config(path)
     assert ran.result.study["exhausted"] and ran.result.study["trials"] == 1
-    assert "which is all that the space holds" in ran.said
+    assert "which is the whole search space" in ran.said
 
 
 def test_the_true_front_is_told_and_how_much_of_it_the_study_found(

@@ -20,7 +20,14 @@ from search.cli.main import main
 from search.config.loading import load_config
 from search.report.html import page
 from search.report.next_steps import Places, next_steps
-from search.report.rejected import Shortlisted, Tried, not_chosen, reasons, under_floor, unverified
+from search.report.rejected import (
+    SearchTrace,
+    ShortlistedPlan,
+    not_chosen,
+    reasons,
+    under_floor,
+    unverified,
+)
 from search.report.summary import numbers, sentence
 from search.results.search_result import CandidateRecord, Result
 from spaces.plan import Ref, Share, SharePlan
@@ -53,14 +60,14 @@ def written(tiny_run: Ran) -> dict[str, Any]:
     return data
 
 
-def tried_of(result: Result) -> Tried:
+def tried_of(result: Result) -> SearchTrace:
     """As little as a page needs beside its result."""
     shares = [s for c in result.candidates for s in SharePlan.from_dict(c.plan).shares]
     similarity = {share: 0.5 for share in shares}
-    return Tried(similarity, {}, len(shares), len(result.front), ())
+    return SearchTrace(similarity, {}, len(shares), len(result.front), ())
 
 
-def shown(result: Result, tried: Tried | None = None, places: Places = NOWHERE) -> Tag:
+def shown(result: Result, tried: SearchTrace | None = None, places: Places = NOWHERE) -> Tag:
     return parse(page(result, tried or tried_of(result), places))
 
 
@@ -337,7 +344,7 @@ def test_reasons_that_differ_in_numbers_alone_are_one() -> None:
 
 def test_shares_under_the_floor_are_those_that_are_not_above_it() -> None:
     one, two, three = (Share(Ref("b", f"s{k}"), Ref("a", "s0")) for k in range(3))
-    tried = Tried({one: 0.3, two: 0.2, three: 0.05}, {}, 3, 1, ())
+    tried = SearchTrace({one: 0.3, two: 0.2, three: 0.05}, {}, 3, 1, ())
     assert under_floor(tried, 0.2) == [(two, 0.2), (three, 0.05)]
     assert under_floor(tried, 0.0) == []
 
@@ -347,10 +354,10 @@ def test_every_shortlisted_plan_that_was_not_verified_has_a_reason(tiny_run: Ran
     verified = result.candidates[0]
     worst = min(f for c in result.candidates if (f := c.mean_fidelity) is not None)
     listed = (
-        Shortlisted(verified.hash, 1, 0.5, 0.1),
-        Shortlisted("unfaithful", 1, 0.5, worst - 0.01),
-        Shortlisted("large", 1, 0.5, worst),
-        Shortlisted("unknown", 1, 0.5, None),
+        ShortlistedPlan(verified.hash, 1, 0.5, 0.1),
+        ShortlistedPlan("unfaithful", 1, 0.5, worst - 0.01),
+        ShortlistedPlan("large", 1, 0.5, worst),
+        ShortlistedPlan("unknown", 1, 0.5, None),
     )
     tried = replace(tried_of(result), shortlist=listed)
     why = {plan.hash: reason for plan, reason in unverified(tried, result)}

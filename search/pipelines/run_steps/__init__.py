@@ -1,0 +1,1 @@
+"""The steps of `merge-search run`: search, verify the front, build the result, write files."""

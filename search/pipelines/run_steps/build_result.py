@@ -1,0 +1,102 @@
+"""The third step of a run: everything it found as plain data, the content of result.json."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from search.config.run import RunConfig
+from search.data.frames import described
+from search.data.ground_truth import truth_described
+from search.pipelines.run_steps.records import FrontSearch, FrontVerification, RunInputs
+from search.results.search_result import (
+    ModelRecord,
+    PlanRecord,
+    Result,
+    choose,
+    verified_front,
+)
+from search.study.objectives import PlanEvaluator, Valued
+from search.utils.timing import this_moment
+from spaces.deployment import Deployment
+
+
+def build_result(
+    inputs: RunInputs,
+    found: FrontSearch,
+    verification: FrontVerification,
+    seconds: Mapping[str, float],
+) -> Result:
+    """Return the run as plain data. `seconds` says how long each step took."""
+    config, evaluator, verified = inputs.config, found.evaluator, verification.verified
+    limits, candidates = evaluator.problem.limits, verified.candidates
+    chosen = choose(candidates, config.quality_floor)
+    return Result(
+        name=config.name,
+        seed=config.seed,
+        metric=config.search.metric,
+        budget_bytes=None if config.budget is None else int(limits.bytes),
+        quality_floor=config.quality_floor,
+        unmerged_bytes=evaluator.costs.unmerged_bytes,
+        unmerged_macs=evaluator.costs.unmerged_macs,
+        smallest_bytes=found.smallest.bytes,
+        frames=described(found.observed.frames),
+        models=model_records(config, inputs.deployment),
+        study=study_summary(config, found),
+        baseline=verified.baseline,
+        baseline_intervals=verified.intervals,
+        front=[plan_record(valued, evaluator) for valued in found.explored.front],
+        candidates=candidates,
+        verified_front=verified_front(candidates),
+        chosen=chosen.hash if chosen else None,
+        rungs=verification.rank_agreement,
+        config=config.as_written(),
+        base=os.path.relpath(config.base, config.out_folder),
+        truth={name: truth_described(truth) for name, truth in inputs.truth.items()},
+        latency_ms=verification.latency_ms,
+        seconds=dict(seconds),
+        created=this_moment(),
+    )
+
+
+def study_summary(config: RunConfig, found: FrontSearch) -> dict[str, Any]:
+    """Return what result.json says about the study."""
+    problem, explored = found.evaluator.problem, found.explored
+    return {
+        "problem": problem.hash,
+        "sampler": config.search.sampler,
+        "objectives": list(problem.costs),
+        "trials": explored.trials,
+        "space": problem.encoding.size,
+        "exhausted": explored.exhausted,
+        "hypervolume": list(explored.progress),
+    }
+
+
+def plan_record(valued: Valued, evaluator: PlanEvaluator) -> PlanRecord:
+    """Return a plan of the study with its costs and its predicted quality."""
+    return PlanRecord(
+        hash=valued.plan.hash,
+        plan=valued.plan.to_dict(),
+        bytes=valued.bytes,
+        macs=evaluator.costs.macs(valued.plan),
+        saved_pct=round(100 * (1 - valued.bytes / evaluator.costs.unmerged_bytes), 3),
+        proxy=valued.proxy,
+        costs=dict(zip(evaluator.problem.costs, valued.costs, strict=True)),
+    )
+
+
+def model_records(config: RunConfig, deployment: Deployment) -> dict[str, ModelRecord]:
+    """Return what result.json says about each model."""
+    return {
+        name: ModelRecord(
+            arch=config.models[name].arch,
+            task=fact.task,
+            stages=[{**asdict(stage), "shape": list(stage.shape)} for stage in fact.stages],
+            head_bytes=fact.head_bytes,
+            head_macs=fact.head_macs,
+        )
+        for name, fact in deployment.facts.items()
+    }

@@ -1,0 +1,72 @@
+"""What one step of a run hands to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from search.config.run import RunConfig
+from search.data.frames import FrameSet
+from search.data.ground_truth import Truth
+from search.evaluation.latency import Latency
+from search.report.rejected import ShortlistedPlan
+from search.results.search_result import Rungs, Verified
+from search.statistics.observed import Observed
+from search.study.objectives import PlanEvaluator, Predicted, Valued
+from search.study.optimize import Explored
+from spaces.deployment import Deployment
+from spaces.plan import Share, SharePlan
+
+
+@dataclass(frozen=True)
+class PriorKnowledge:
+    """What the caller knows before the search begins."""
+
+    champion: SharePlan | None = None
+    """The plan in service: it is evaluated first and, if feasible, is always verified."""
+    deployment: Deployment | None = None
+    """The config's models, if they are loaded already."""
+
+
+NO_PRIOR_KNOWLEDGE = PriorKnowledge()
+
+
+@dataclass(frozen=True)
+class RunInputs:
+    """The config of a run with its models, frames and labels opened."""
+
+    config: RunConfig
+    deployment: Deployment
+    frames: FrameSet
+    """The unlabelled frames."""
+    truth: Mapping[str, Truth]
+    """Ground truth by model; models without labels are missing."""
+
+
+@dataclass(frozen=True)
+class FrontSearch:
+    """The search space and what exploring it found."""
+
+    observed: Observed
+    similarity: Mapping[Share, float]
+    """Of every legal share."""
+    evaluator: PlanEvaluator
+    latency: Latency
+    smallest: Predicted
+    """The plan with the fewest bytes that is known."""
+    explored: Explored
+    champion: Valued | None
+    """The plan in service with its predicted value; None if there is none or if it is outside the
+    search space or the limits."""
+
+
+@dataclass(frozen=True)
+class FrontVerification:
+    """What the verification stages measured."""
+
+    verified: Verified
+    rank_agreement: Rungs
+    shortlist: tuple[ShortlistedPlan, ...]
+    """Every plan whose fidelity was measured."""
+    latency_ms: dict[str, float]
+    """Milliseconds per frame of the unmerged models and of each candidate."""

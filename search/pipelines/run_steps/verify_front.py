@@ -1,0 +1,101 @@
+"""The second step of a run: measure the predicted front.
+
+Each verification stage passes fewer plans on to the next: the proxy values every plan of the
+study, fidelity is measured for a shortlist of the front, ground truth for the candidates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from search.evaluation.evaluate import EvaluationSetup, fidelity
+from search.evaluation.latency import Latency
+from search.evaluation.per_frame import mean_known
+from search.pipelines.candidates import verify_plans
+from search.pipelines.run_steps.build_result import plan_record
+from search.pipelines.run_steps.records import FrontSearch, FrontVerification, RunInputs
+from search.report.rejected import ShortlistedPlan
+from search.results.rank_agreement import rungs, shortlist_rung
+from search.results.search_result import UNMERGED, CandidateRecord
+from search.study.objectives import Valued
+from search.study.pareto import spread
+from search.utils.reporter import Reporter
+from spaces.plan import SharePlan
+
+
+def verify_front(inputs: RunInputs, found: FrontSearch, reporter: Reporter) -> FrontVerification:
+    """Measure fidelity on a shortlist, ground truth and latency on the best of it.
+
+    Also compute how well each verification stage predicted the order of plans in the next.
+    """
+    settings, deployment = inputs.config.verify, inputs.deployment
+    shortlist = select_shortlist(found, settings.shortlist)
+    plans, held_out = [valued.plan for valued in shortlist], found.observed.unseen
+    with reporter.working("linear maps"):
+        maps = found.observed.maps_for(plans)
+    setup = EvaluationSetup(deployment.served, deployment.facts, maps, settings.batch)
+    reporter.step(f"Fidelity of the {len(plans)} most promising plans on {len(held_out)} frames")
+    with reporter.progress("frames", len(held_out)) as progress:
+        fidelities = fidelity(setup, plans, held_out, progress)
+    best = select_candidates(
+        fidelities, shortlist, settings.candidates, inputs.config.quality_floor
+    )
+    if found.champion:
+        best = [0, *(k for k in best if k)]
+    records = [plan_record(shortlist[k], found.evaluator) for k in best]
+    verified = verify_plans(setup, records, [fidelities[k] for k in best], inputs.truth, reporter)
+    shortlist_agreement = shortlist_rung([valued.proxy for valued in shortlist], fidelities)
+    with reporter.working("latency"):
+        latency_ms = measure_latency(verified.candidates, found.latency)
+    return FrontVerification(
+        verified=verified,
+        rank_agreement=rungs(verified.candidates) | shortlist_agreement,
+        shortlist=tuple(
+            ShortlistedPlan(valued.plan.hash, valued.bytes, valued.proxy, mean_known(by_model))
+            for valued, by_model in zip(shortlist, fidelities, strict=True)
+        ),
+        latency_ms=latency_ms,
+    )
+
+
+def select_shortlist(found: FrontSearch, most: int) -> list[Valued]:
+    """Return the champion, if there is one, and at most `most` plans of the front."""
+    shortlist, champion = found.explored.shortlist(most), found.champion
+    if champion is None:
+        return shortlist
+    return [champion, *(valued for valued in shortlist if valued.plan != champion.plan)]
+
+
+def select_candidates(
+    fidelities: Sequence[Mapping[str, float | None]],
+    shortlist: Sequence[Valued],
+    most: int,
+    quality_floor: float | None,
+) -> list[int]:
+    """Return the indices of the plans to verify on ground truth, in rising order.
+
+    Without a floor these are the plans with the best mean fidelity, and of equals the smallest.
+    With a floor they are the smallest plans of which every model's fidelity reaches it, then the
+    plans that miss it by least. If no fidelity is known, they are spread evenly.
+    """
+    means = [mean_known(by_model) for by_model in fidelities]
+    measured = [k for k, mean in enumerate(means) if mean is not None]
+    if not measured:
+        return spread(len(fidelities), most)
+
+    def sort_key(k: int) -> tuple[float, float]:
+        if quality_floor is None:
+            return (-(means[k] or 0.0), shortlist[k].bytes)
+        worst = min(value for value in fidelities[k].values() if value is not None)
+        return (max(0.0, quality_floor - worst), shortlist[k].bytes)
+
+    return sorted(sorted(measured, key=sort_key)[:most])
+
+
+def measure_latency(candidates: Sequence[CandidateRecord], latency: Latency) -> dict[str, float]:
+    """Return milliseconds per frame of the unmerged models and of each candidate."""
+    plans = {c.hash: SharePlan.from_dict(c.plan) for c in candidates}
+    return {
+        name: round(latency.milliseconds(plan), 3)
+        for name, plan in {UNMERGED: SharePlan(), **plans}.items()
+    }

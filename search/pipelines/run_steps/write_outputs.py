@@ -1,0 +1,81 @@
+"""The last step of a run: the files under OUT."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from search.deploy.export import Source, remove_bundle, write
+from search.pipelines.run_steps.records import FrontSearch, FrontVerification, RunInputs
+from search.report import figures
+from search.report.html import write_report
+from search.report.interactive import save_explorer
+from search.report.next_steps import Places
+from search.report.rejected import SearchTrace
+from search.results.search_result import BUNDLE_FOLDER, Result
+from search.study.trials_table import save_trials
+from search.utils.files import write_json
+from search.utils.reporter import Reporter
+from spaces.bundle import bundle_id
+
+
+def write_outputs(
+    result: Result,
+    inputs: RunInputs,
+    found: FrontSearch,
+    verification: FrontVerification,
+    reporter: Reporter,
+) -> Result:
+    """Write everything that a run leaves under OUT; return the result with its bundle's id."""
+    out = inputs.config.out_folder
+    with reporter.working("pictures"):
+        figures.draw(result, found.similarity, out)
+        save_trials(found.explored, found.evaluator, out)
+        save_explorer(result, found.explored, out)
+    write_result(result, out)
+    result = write_chosen_bundle(Source(inputs.config, result, found.observed), out, reporter)
+    write_report(result, search_trace(found, verification), Places.of(inputs.config), out)
+    return result
+
+
+def write_result(result: Result, out: Path) -> None:
+    """Write OUT/plans/*.json, then OUT/result.json; each file is replaced atomically."""
+    for record in result.front:
+        write_json(out / "plans" / f"{record.hash}.json", record.plan)
+    _write_result_file(result, out)
+
+
+def write_chosen_bundle(source: Source, out: Path, reporter: Reporter) -> Result:
+    """Write the chosen plan to OUT/bundle, and its id to OUT/result.json; return the new result.
+
+    If no plan was chosen, remove the bundle of an earlier run.
+    """
+    result, folder = source.result, out / BUNDLE_FOLDER
+    chosen = result.chosen_candidate
+    if chosen is None:
+        remove_bundle(folder)
+        return result
+    reporter.step(f"Bundle of the chosen plan {chosen.hash}")
+    with reporter.working("bundle"):
+        checks = write(source, chosen, folder, ())
+    for check in checks:
+        reporter.say(f"  {check}")
+    result = replace(result, bundle=bundle_id(folder))
+    _write_result_file(result, out)
+    return result
+
+
+def search_trace(found: FrontSearch, verification: FrontVerification) -> SearchTrace:
+    """Return what the report says about plans and shares that were rejected."""
+    pairs = found.observed.deployment.pairs
+    return SearchTrace(
+        similarity=found.similarity,
+        rejected=pairs.rejected,
+        legal=len(pairs.legal),
+        feasible=len(found.explored.feasible),
+        shortlist=verification.shortlist,
+    )
+
+
+def _write_result_file(result: Result, out: Path) -> None:
+    write_json(out / "result.json", result.to_dict())
