@@ -10,7 +10,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 SPREAD := -n auto --dist loadfile --no-loadscope-reorder
 
-.PHONY: help quickstart test test-fast test-ui soak check bench clean
+.PHONY: help quickstart test test-fast test-ui soak check docs bench clean
 
 help:
 	@echo "make quickstart  install into .venv and merge a classifier and a detector (no GPU, no account)"
@@ -19,6 +19,7 @@ help:
 	@echo "make test-ui     the quickstart's pages in a real browser (needs Debian's chromium)"
 	@echo "make soak        two hundred rounds of the watch, with all that may go wrong (ten minutes)"
 	@echo "make check       ruff and mypy"
+	@echo "make docs        the documentation as a site in build/docs; a broken link stops it"
 	@echo "make bench       speed, accuracy and memory of the statistics (reads MERGE_SEARCH_DATA)"
 	@echo "make clean       remove .venv and what runs wrote"
 
@@ -38,12 +39,17 @@ test-ui: $(VENV)/.installed-dev
 	$(PYTEST) -m ui
 
 soak: $(VENV)/.installed-dev
-	MERGE_SEARCH_SOAK_ROUNDS=200 $(PYTEST) tests/test_watch_soak.py --durations=1
+	MERGE_SEARCH_SOAK_ROUNDS=200 $(PYTEST) tests/integration/test_watch_soak.py --durations=1
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV)/.installed-docs
+	$(BIN)/python docs/site/generate.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict -f docs/site/mkdocs.yml
+	@echo "Open build/docs/index.html"
 
 bench: $(VENV)/.installed-dev
 	@$(PIP) -e ".[bench]"
@@ -62,4 +68,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 $(VENV)/.installed-dev: $(VENV)/.installed
 	@echo "Installing the dev extras"
 	@$(PIP) -e ".[dev]"
+	@touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	@echo "Installing the docs extra"
+	@$(PIP) -e ".[docs]"
 	@touch $@

@@ -1,48 +1,49 @@
-"""What the docs say of the commands is what the commands say of themselves."""
+"""The documentation agrees with the program: commands, config keys, examples and links."""
 
 from __future__ import annotations
 
+import ast
 import re
+import sys
 from pathlib import Path
+from typing import Any
 
-import click
 import pytest
 import yaml
-from click.testing import CliRunner
 
-from search.cli.main import main
 from search.config.loading import load_config
 from search.config.watch import WatchConfig
 
 ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGES = [*ROOT.glob("*.md"), *DOCS.rglob("*.md")]
+
+sys.path.append(str(DOCS / "site"))
+import generate  # noqa: E402
+import offline  # noqa: E402
+
+GENERATED = generate.generated_files()
 
 
-def commands() -> list[tuple[str, ...]]:
-    found: list[tuple[str, ...]] = [()]
-    for name, command in sorted(main.commands.items()):
-        found.append((name,))
-        if isinstance(command, click.Group):
-            found += [(name, inner) for inner in sorted(command.commands)]
-    return found
+def read(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
 
 
-def help_of(command: tuple[str, ...]) -> str:
-    result = CliRunner().invoke(main, [*command, "--help"], prog_name="merge-search")
-    assert result.exit_code == 0
-    return result.output
+@pytest.mark.parametrize("path", GENERATED, ids=lambda path: path.name)
+def test_generated_pages_are_up_to_date(path: Path) -> None:
+    assert read(path) == GENERATED[path], "run: python docs/site/generate.py"
 
 
-@pytest.mark.parametrize("command", commands(), ids=" ".join)
-def test_the_help_of_every_command_stands_in_the_docs(command: tuple[str, ...]) -> None:
-    documented = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
-    assert help_of(command).strip() in documented
+@pytest.mark.parametrize("command", generate.command_paths(), ids=" ".join)
+def test_the_commands_page_has_the_help_of_every_command(command: tuple[str, ...]) -> None:
+    assert generate.help_text(command) in read(DOCS / "reference/commands.md")
 
 
-def test_every_command_that_the_readme_shows_exists() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    shown = set(re.findall(r"(?m)(?:`|^ {4})merge-search ((?:plan )?[a-z-]+)", readme))
-    known = {" ".join(command) for command in commands()}
-    assert shown and shown <= known
+def test_every_command_in_the_readme_exists() -> None:
+    typed = re.compile(r"(?m)(?:`|^ {4})merge-search ((?:plan )?[a-z-]+)")
+    shown = set(typed.findall(read(ROOT / "README.md")))
+    commands = {" ".join(command) for command in generate.command_paths()}
+    assert shown and shown <= commands
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "runs").glob("*.yaml")), ids=lambda p: p.stem)
@@ -52,37 +53,62 @@ def test_every_shipped_config_is_accepted(path: Path, monkeypatch: pytest.Monkey
     assert load_config(path).name == path.stem
 
 
-def test_the_config_in_the_docs_is_accepted(tmp_path: Path) -> None:
-    text = (ROOT / "docs" / "config.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
+def yaml_blocks(page: Path) -> list[Any]:
+    return re.findall(r"```yaml\n(.*?)```", read(page), flags=re.DOTALL)
+
+
+def test_the_annotated_config_shows_the_defaults(tmp_path: Path) -> None:
+    (block,) = yaml_blocks(DOCS / "reference/config.md")
     file = tmp_path / "documented.yaml"
     file.write_text(block, encoding="utf-8")
     config = load_config(file)
-    plain = load_config(
-        file, ["search={}", "verify={}", "statistics={}", "mlflow={}"]
-    )  # the values that the docs show are the defaults
-    assert config.search == plain.search
-    assert config.verify == plain.verify
-    assert config.statistics == plain.statistics
-    assert config.mlflow == plain.mlflow
-    assert config.watch is not None
-    known = config.watch
-    assert known == WatchConfig(interval=known.interval, cameras=known.cameras)
+    defaults = load_config(file, ["search={}", "verify={}", "statistics={}", "mlflow={}"])
+    assert config.search == defaults.search
+    assert config.verify == defaults.verify
+    assert config.statistics == defaults.statistics
+    assert config.mlflow == defaults.mlflow
+    watch = config.watch
+    assert watch is not None
+    assert watch == WatchConfig(interval=watch.interval, cameras=watch.cameras)
 
 
-def test_the_watch_in_the_docs_is_accepted(tmp_path: Path) -> None:
-    page = (ROOT / "docs" / "watch.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)
+def test_the_watch_section_in_the_tutorial_is_accepted(tmp_path: Path) -> None:
+    (block,) = yaml_blocks(DOCS / "tutorial/5-watch-cameras.md")
     file = tmp_path / "street-watch.yaml"
-    shipped = yaml.safe_load((ROOT / "runs" / "street-watch.yaml").read_text(encoding="utf-8"))
+    shipped = yaml.safe_load(read(ROOT / "runs/street-watch.yaml"))
     file.write_text(yaml.safe_dump(shipped | yaml.safe_load(block)), encoding="utf-8")
     config = load_config(file)
     assert config.watch is not None and config.promotion.by == "either"
     assert set(config.watch.cameras) == {"gate", "yard", "street", "model"}
 
 
-def test_every_link_within_the_docs_leads_somewhere() -> None:
-    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
-    for page in pages:
-        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
-            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_link_leads_to_a_file(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", read(page)):
+        assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    pages = {path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")}
+    listed = re.findall(r"(?m)^\s+- (?:\w+: )?(\S+\.md)$", read(DOCS / "site/mkdocs.yml"))
+    assert sorted(listed) == sorted(pages)
+
+
+@pytest.mark.parametrize(
+    ("html", "loads"),
+    [
+        ('<script src="https://cdn.example/x.js"></script>', True),
+        ("<img src=//cdn.example/x.png>", True),
+        ('<link rel="stylesheet" href="https://fonts.example/css">', True),
+        ('<link rel="stylesheet" href="assets/main.css">', False),
+        ('<a href="https://example.org">a link that a reader may follow</a>', False),
+    ],
+)
+def test_a_page_that_loads_from_another_host_is_noticed(html: str, loads: bool) -> None:
+    assert bool(offline.foreign(html)) == loads
+
+
+def test_documented_python_examples_are_valid_syntax() -> None:
+    for page in PAGES:
+        for block in re.findall(r"```python\n(.*?)```", read(page), flags=re.DOTALL):
+            ast.parse(block, page.name)

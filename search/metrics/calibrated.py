@@ -51,7 +51,10 @@ class _Calibrated(Metric):
 
 
 class CalibratedExplained(_Calibrated):
-    """R^2, to the power at which fidelity is nearest to a straight line: see docs/guides.md."""
+    """R^2, to the power at which fidelity is nearest to a straight line.
+
+    Measured in docs/benchmarks/metrics.md.
+    """
 
     name = "calibrated_r2"
     label = "R² calibrated per recipient stage"

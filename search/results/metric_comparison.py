@@ -72,7 +72,7 @@ Tables = Mapping[Part, Table]
 
 @dataclass(frozen=True)
 class MetricComparison:
-    """Everything of one comparison: the schema of league.json (docs/correlate.md)."""
+    """Everything of one comparison: the schema of league.json (docs/how-to/choose-a-metric.md)."""
 
     name: str
     seed: int

@@ -1,4 +1,4 @@
-"""What a run found, as plain data: the schema of result.json (docs/result.md)."""
+"""What a run found, as plain data: the schema of result.json (docs/reference/result.md)."""
 
 from __future__ import annotations
 

@@ -139,7 +139,7 @@ class Statistics:
         Fitted on all frames of both folds. What a regression predicts varies less than what it
         predicts, and the recipient's layers were trained on the full variance; so each of its
         channels is stretched about its mean to the variance that the recipient's has. It costs
-        nothing, and merged models keep far more accuracy with it: docs/adapters.md.
+        nothing, and merged models keep far more accuracy with it: docs/explanation/adapters.md.
         """
         return self.linear_maps([share])[share]
 

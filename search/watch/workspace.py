@@ -63,7 +63,7 @@ class Workspace:
         if self.config.watch is None:
             raise BadConfig(
                 f"{self.config.name}: no section `watch` in the config: it names the cameras and "
-                "says when to look at them (docs/watch.md)"
+                "says when to look at them (docs/tutorial/5-watch-cameras.md)"
             )
         return self.config.watch
 

@@ -1,4 +1,4 @@
-"""The files in docs/scheduling.md are what cron, systemd, Compose and Kubernetes understand."""
+"""cron, systemd, Compose and Kubernetes understand the files in docs/how-to/schedule.md."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import yaml
 
 from search.utils.schedule import Schedule
 
-DOCS = Path(__file__).parents[2] / "docs" / "scheduling.md"
+DOCS = Path(__file__).parents[2] / "docs" / "how-to" / "schedule.md"
 HOME = "/srv/street"
 PROGRAM = f"{HOME}/.venv/bin/merge-search"
 
