@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -23,6 +23,8 @@ from spaces.inputs import Frame
 
 YOUNG = 60.0
 """Seconds since a file's last change within which somebody may still be writing it."""
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 Cursor = dict[str, Any]
 
@@ -85,7 +87,7 @@ class FolderCamera:
         stamps, problems = _in_order(self._stamps())
         passed, last = cursor, _stamp_in(cursor.get("folder"))
         for stamp in stamps:
-            if last and (stamp <= last or stamp.mtime < last.mtime + self.every * 1e9):
+            if last and (stamp <= last or stamp.mtime < last.mtime + _nanoseconds(self.every)):
                 continue
             try:
                 frame = read_image(self.folder / stamp.file)
@@ -191,7 +193,7 @@ class StreamCamera:
     def look(self, cursor: Cursor) -> Iterator[Seen]:
         try:
             for frame in frames_of_stream(self.url, self.every, self.patience):
-                yield Seen(frame, _iso(time.time()), cursor)
+                yield Seen(frame, _iso(time.time_ns()), cursor)
         except BadVideo as error:
             raise CameraFault(str(error)) from None
 
@@ -210,7 +212,7 @@ class SceneCamera:
         first = cursor.get("scenes", 0)
         for index in range(first, first + self.count):
             frame = render(self.settings, index).image
-            yield Seen(frame, _iso(time.time()), {"scenes": index + 1})
+            yield Seen(frame, _iso(time.time_ns()), {"scenes": index + 1})
 
 
 class _Stamp(NamedTuple):
@@ -225,15 +227,15 @@ class _Stamp(NamedTuple):
 
     @property
     def when(self) -> str:
-        return _iso(self.mtime / 1e9)
+        return _iso(self.mtime)
 
     @property
     def ahead(self) -> bool:
-        return self.mtime / 1e9 > time.time() + YOUNG
+        return self.mtime > time.time_ns() + _nanoseconds(YOUNG)
 
     @property
     def unfinished(self) -> bool:
-        return self.mtime / 1e9 > time.time() - YOUNG
+        return self.mtime > time.time_ns() - _nanoseconds(YOUNG)
 
 
 def _stamp_in(data: dict[str, Any] | None) -> _Stamp | None:
@@ -287,5 +289,16 @@ def _unless_gone(folder: Path) -> Callable[[OSError], None]:
     return tell
 
 
-def _iso(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+def _nanoseconds(seconds: float) -> int:
+    """Convert a duration in seconds to whole nanoseconds.
+
+    Times of modification stay integers: as float64, today's are 256 ns apart, and sums of them
+    with a duration round to either side.
+    """
+    return round(seconds * 1e9)
+
+
+def _iso(nanoseconds: int) -> str:
+    """Format nanoseconds since 1970 as ISO 8601 in UTC, cut to milliseconds."""
+    moment = EPOCH + timedelta(microseconds=nanoseconds // 1000)
+    return moment.isoformat(timespec="milliseconds")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -104,16 +105,17 @@ class _Reading:
             return self.damaged("it holds no pictures")
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
-        begin = float((stream.start_time or 0) * (stream.time_base or 0))
-        for packet in _packets_from(container, stream, begin + after):
+        start = stream.start_time or 0
+        for packet in _packets_from(container, stream, start, after):
             if packet.is_corrupt:
                 self.damaged("a frame is incomplete")
             for frame in self._decoded(packet):
                 if frame.is_corrupt:
                     self.damaged("a frame is incomplete")
-                elif frame.time is not None:
-                    self._move(frame.time - begin)
-                    yield frame.time - begin, frame
+                elif frame.pts is not None:
+                    seconds = _seconds(frame.pts - start, frame.time_base)
+                    self._move(seconds)
+                    yield seconds, frame
         self._check_end(container, stream)
 
     def _decoded(self, packet: Packet[VideoStream]) -> list[VideoFrame]:
@@ -135,12 +137,14 @@ class _Reading:
             declared = float(stream.duration * stream.time_base)
         else:
             declared = (container.duration or 0) / av.time_base
+            if "matroska" in container.format.name:  # declares its end, not its length
+                declared -= _seconds(stream.start_time or 0, stream.time_base)
         if declared - self.reached > MISSING + self._longest_gap:
             self.damaged(f"it ends there, and not at {declared:.1f} s as its header says")
 
 
 def _packets_from(
-    container: InputContainer, stream: VideoStream, seconds: float
+    container: InputContainer, stream: VideoStream, start: int, after: float
 ) -> Iterator[Packet[VideoStream]]:
     """The packets from the last key frame at or before a time: what is old is not decoded.
 
@@ -149,7 +153,7 @@ def _packets_from(
     waiting: list[Packet[VideoStream]] = []
     packets = container.demux(stream)
     for packet in packets:
-        old = packet.pts is not None and float(packet.pts * packet.time_base) <= seconds
+        old = packet.pts is not None and _seconds(packet.pts - start, packet.time_base) <= after
         if old and packet.is_keyframe:
             waiting.clear()
         waiting.append(packet)
@@ -202,6 +206,15 @@ def _whole(packet: Packet[Any]) -> list[VideoFrame]:
         return [frame for frame in packet.decode() if not frame.is_corrupt]
     except av.InvalidDataError:
         return []
+
+
+def _seconds(ticks: int, time_base: Fraction | None) -> float:
+    """Convert a difference of presentation times to seconds.
+
+    Subtract before converting: as float64, presentation times that count from 1970 are a quarter
+    of a microsecond apart.
+    """
+    return float(ticks * (time_base or 0))
 
 
 def _next_multiple(seconds: float, every: float) -> float:

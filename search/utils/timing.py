@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class StepTimings:
@@ -34,5 +36,5 @@ def to_the_minute(moment: str) -> str:
 
 
 def milliseconds(moment: str) -> int:
-    """ISO 8601 in milliseconds since 1970."""
-    return int(datetime.fromisoformat(moment).timestamp() * 1000)
+    """Convert ISO 8601 to whole milliseconds since 1970, rounded down."""
+    return (datetime.fromisoformat(moment).astimezone(UTC) - EPOCH) // timedelta(milliseconds=1)

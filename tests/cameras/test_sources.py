@@ -71,8 +71,12 @@ def write_video(
     times: Sequence[float],
     codec: str = "libx264",
     container: str | None = None,
+    start: int = 0,
 ) -> None:
-    """A video whose frame at `t` seconds is as grey as `10 * t`, with a key frame every 7."""
+    """A video whose frame at `t` seconds is as grey as `10 * t`, with a key frame every 7.
+
+    Its presentation times count from `start`, in milliseconds.
+    """
     with av.open(target if isinstance(target, io.BytesIO) else str(target), "w", container) as out:
         stream: Any = out.add_stream(codec, rate=25)
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
@@ -80,7 +84,7 @@ def write_video(
         stream.codec_context.time_base = stream.time_base = Fraction(1, 1000)
         for t in times:
             frame = av.VideoFrame.from_ndarray(flat(round(10 * t)), format="rgb24")
-            frame.pts, frame.time_base = round(t * 1000), Fraction(1, 1000)
+            frame.pts, frame.time_base = start + round(t * 1000), Fraction(1, 1000)
             out.mux(stream.encode(frame))
         out.mux(stream.encode(None))
 
@@ -135,6 +139,30 @@ def test_frames_are_taken_by_time_and_after_a_time(
     for t, frame in found:
         assert frame.shape == (HEIGHT, WIDTH, 3) and frame.dtype == np.uint8
         assert abs(level_of(frame) - 10 * t) < 5
+
+
+@pytest.mark.parametrize(("suffix", "start"), [
+    ("mkv", 90_000_123), ("mkv", LONG_AGO * 1000 + 123), ("ts", 90_000_123), ("mp4", 90_000_123),
+])  # fmt: skip
+def test_times_count_from_the_first_frame_whatever_the_video_counts_from(
+    tmp_path: Path, suffix: str, start: int
+) -> None:
+    plain, late = tmp_path / f"plain.{suffix}", tmp_path / f"late.{suffix}"
+    write_video(plain, steady(6), "mpeg4")
+    write_video(late, steady(6), "mpeg4", start=start)
+    found = [t for t, _ in frames_of_file(late, 0.3, -1)]
+    assert found == [k * 3 / 10 for k in range(20)]
+    assert found == [t for t, _ in frames_of_file(plain, 0.3, -1)]
+    for k, reached in enumerate(found):
+        assert [t for t, _ in frames_of_file(late, 0.3, reached)] == found[k + 1 :]
+
+
+def test_a_cut_video_that_counts_from_a_late_time_says_how_far_it_goes(tmp_path: Path) -> None:
+    path = tmp_path / "cut.mkv"
+    write_video(path, steady(12), "mpeg4", start=90_000_000)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(BadVideo, match=r"cannot be read beyond \d\.\d s .*1[12]\.\d s"):
+        list(frames_of_file(path, 1.0, -1))
 
 
 @given(st.lists(st.integers(1, 40), min_size=2, max_size=25), st.sampled_from([0.1, 0.3, 1.0]))
@@ -248,6 +276,63 @@ def test_of_images_close_in_time_the_first_is_taken_and_one_older_than_that_neve
     put(tmp_path / "late.png", 200, LONG_AGO + 1)
     put(tmp_path / "soon.png", 210, LONG_AGO + 5.5)
     assert all_well(camera, seen[-1].cursor) == []
+
+
+def put_at(path: Path, level: int, nanoseconds: int) -> None:
+    """Write an image with that time of modification, in nanoseconds since 1970."""
+    put(path, level, 0)
+    os.utime(path, ns=(nanoseconds, nanoseconds))
+
+
+# Near today, consecutive float64 numbers of nanoseconds are 256 apart: conversion of the base
+# time plus 100 rounds down, plus 200 up.
+@pytest.mark.parametrize("offset", [0, 100, 127, 128, 129, 200, 255])
+def test_images_with_the_same_modification_time_are_all_taken(tmp_path: Path, offset: int) -> None:
+    for k in range(4):
+        put_at(tmp_path / f"{k}.png", 10 * k, LONG_AGO * 10**9 + offset)
+    camera = FolderCamera(tmp_path, 0)
+    seen = all_well(camera, {})
+    assert levels(seen) == [0, 10, 20, 30]
+    for k, each in enumerate(seen):
+        assert levels(all_well(camera, each.cursor)) == levels(seen[k + 1 :])
+
+
+@pytest.mark.parametrize("offset", [0, 100, 127, 128, 129, 200, 255])
+@pytest.mark.parametrize("every", [0.1, 0.3, 1.0, 2.0])
+def test_the_interval_between_images_is_counted_to_the_nanosecond(
+    tmp_path: Path, every: float, offset: int
+) -> None:
+    first, interval = LONG_AGO * 10**9 + offset, round(every * 10**9)
+    times = {10: 0, 20: interval - 1, 30: interval, 40: 2 * interval - 1, 50: 2 * interval}
+    for level, time_after_first in times.items():
+        put_at(tmp_path / f"{level}.png", level, first + time_after_first)
+    assert levels(all_well(FolderCamera(tmp_path, every), {})) == [10, 30, 50]
+
+
+def test_the_time_of_a_frame_is_never_rounded_up(tmp_path: Path) -> None:
+    put_at(tmp_path / "a.png", 10, LONG_AGO * 10**9 + 999_999_999)
+    (seen,) = all_well(FolderCamera(tmp_path, 0), {})
+    assert seen.when == "2023-11-14T22:13:20.999+00:00"
+
+
+@pytest.mark.parametrize("offset", [0, 100, 200])
+def test_a_file_is_young_and_from_the_future_to_the_nanosecond(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offset: int
+) -> None:
+    now, limit = LONG_AGO * 10**9 + offset, round(YOUNG * 10**9)
+    monkeypatch.setattr(time, "time_ns", lambda: now)
+    path = tmp_path / "a.png"
+    for modified, fault_expected in (
+        (now - limit + 1, False),  # may still be written: no fault yet
+        (now - limit, True),
+        (now + limit, False),
+        (now + limit + 1, True),
+    ):
+        path.write_bytes(b"no image")
+        os.utime(path, ns=(modified, modified))
+        _, fault = taken(FolderCamera(tmp_path, 0), {})
+        assert (fault is not None) == fault_expected
+        assert ("in the future" in str(fault)) == (modified > now + limit)
 
 
 def test_a_half_written_image_is_waited_for_and_a_broken_old_one_is_told_once(
