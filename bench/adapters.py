@@ -29,7 +29,7 @@ from guides import DATA, SEED, configured, split_photos
 from torch import Tensor, nn
 
 from search.data.class_labels import csv_truth
-from search.data.frames import FrameSet, Subset, batches, split
+from search.data.frames import FrameSet, Subset, batches, split_frames
 from search.data.ground_truth import ClassTruth
 from search.metrics.registry import METRICS
 from search.pipelines.prepare import load_deployment, observe
@@ -147,7 +147,7 @@ def _samples(observed: Observed, shares: Sequence[Share]) -> dict[Grid, dict[Ref
         before = previous(share.donor, layouts_of(deployment.facts))
         refs = {share.recipient, share.donor} | ({before} if before else set())
         wanted[_grid(deployment, share.recipient)] |= refs
-    seen, _ = split(observed.frames, len(observed.unseen))
+    seen, _ = split_frames(observed.frames, len(observed.unseen))
     found: dict[Grid, dict[Ref, list[Tensor]]] = {
         grid: {ref: [] for ref in refs} for grid, refs in wanted.items()
     }

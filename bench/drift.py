@@ -38,7 +38,14 @@ from safetensors.numpy import load_file, save_file
 from scipy.stats import binomtest, ks_2samp
 
 from search.config.loading import load_config
-from search.data.frames import FrameSet, RenderedScenes, Sampling, Subset, folder_frames, spans
+from search.data.frames import (
+    FrameSet,
+    RenderedScenes,
+    Sampling,
+    Subset,
+    batch_ranges,
+    folder_frames,
+)
 from search.data.synthetic.scenes import SceneSettings
 from search.drift.detection import RATE, compare
 from search.drift.frame_features import VIEWS, Description, describe, models_key
@@ -230,7 +237,7 @@ class Eyes:
         return cls(deployment, reporter)
 
     def see(self, frames: FrameSet) -> Description:
-        pieces = [Subset(frames, tuple(piece)) for piece in spans(len(frames), PIECE)]
+        pieces = [Subset(frames, tuple(piece)) for piece in batch_ranges(len(frames), PIECE)]
         work = [joblib.delayed(kept)(self.deployment, piece) for piece in pieces]
         found: list[Description] = []
         with self.reporter.progress("frames", len(frames)) as progress:

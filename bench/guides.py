@@ -27,7 +27,7 @@ import numpy as np
 from search.config.run import RunConfig
 from search.data.class_labels import csv_truth
 from search.data.frames import Subset
-from search.data.ground_truth import Truth, part_of
+from search.data.ground_truth import Truth, truth_subset
 from search.evaluation.evaluate import EvaluationSetup, accuracy, steps_to_verify
 from search.evaluation.per_frame import main_score
 from search.pipelines.correlate import (
@@ -147,7 +147,8 @@ def split_photos(
         "reporting": sorted(order[cut + DECIDING :]),
     }
     parts: dict[Part, dict[str, Truth]] = {
-        part: {name: part_of(known, indices) for name in names} for part, indices in chosen.items()
+        part: {name: truth_subset(known, indices) for name in names}
+        for part, indices in chosen.items()
     }
     return Subset(known.frames, tuple(sorted(order[:cut]))), parts
 

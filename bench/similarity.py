@@ -45,7 +45,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from search.data.frames import ImageFiles, Sampling, Subset, folder_frames, spans
+from search.data.frames import ImageFiles, Sampling, Subset, batch_ranges, folder_frames
 from search.statistics.similarity import Statistics
 from search.statistics.streaming import Moments, Pass, PassSettings
 from search.utils.console import ConsoleReporter
@@ -214,14 +214,14 @@ def peak_of(frames: int) -> float:
 def peak(frames: int) -> None:
     """One pass, its frames read batch by batch; prints the peak of resident memory."""
     setup, subset = Setup.load(), photos(frames)
-    setup.measured(setup.prepared(subset, indices) for indices in spans(frames, BATCH))
+    setup.measured(setup.prepared(subset, indices) for indices in batch_ranges(frames, BATCH))
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
 def main() -> None:
     few, many = peak_of(FRAMES), peak_of(4 * FRAMES)  # first: a child begins with our own peak
     setup, subset = Setup.load(), photos(FRAMES)
-    batches = [setup.prepared(subset, indices) for indices in spans(FRAMES, BATCH)]
+    batches = [setup.prepared(subset, indices) for indices in batch_ranges(FRAMES, BATCH)]
     setup.forward(setup.models, batches[:1])
     setup.measured(batches[:1])
     taken: dict[str, list[float]] = {name: [] for name in ("forward", "own", "pass", "solve")}

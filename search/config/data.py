@@ -18,11 +18,11 @@ from search.data.coco import Category, coco_truth
 from search.data.frames import (
     BadFrames,
     FrameSet,
-    Joined,
+    JoinedFrames,
     RenderedScenes,
     Sampling,
+    count_duplicates,
     folder_frames,
-    repeated,
 )
 from search.data.ground_truth import Truth, scenes_truth
 from spaces.stages import Task
@@ -83,8 +83,8 @@ class FramesConfig(PartConfig):
         """
         if self.parts is None:
             return super().open(base)
-        joined = Joined(tuple(part.open(base) for part in self.parts))
-        if again := repeated(joined):
+        joined = JoinedFrames(tuple(part.open(base) for part in self.parts))
+        if again := count_duplicates(joined):
             raise BadFrames(f"frames.parts: {again} frames are in more than one part, or twice")
         return joined
 

@@ -1,4 +1,4 @@
-"""Class labels: from a CSV file, from class folders, or from ReaL's list for ImageNet."""
+"""Class labels from a CSV file, from class folders, or from the ReaL list for ImageNet."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from search.data.frames import IMAGE_SUFFIXES, ImageFiles, Sampling
-from search.data.ground_truth import BadTruth, ClassTruth, files_of, taken_of
+from search.data.frames import ImageFiles, Sampling, image_paths
+from search.data.ground_truth import BadTruth, ClassTruth, existing_images, sample_indices
 
 
 def csv_truth(file: Path, sampling: Sampling) -> ClassTruth:
-    """Labels from a CSV file: `path`, relative to the file, and `label_index` or `label_indices`.
+    """Read a CSV file with the columns `path` and `label_index` or `label_indices`.
 
-    The latter holds all right classes of a frame (3;17). A frame of none is left out.
+    Paths are relative to the file. `label_indices` lists all correct classes of a frame (3;17);
+    a frame without any is left out.
 
     Raises:
-        BadTruth: the file is missing or malformed, or names images that are not there.
+        BadTruth: the file is missing or malformed, or names images that do not exist.
     """
     try:
         with file.open(newline="", encoding="utf-8-sig") as handle:
@@ -32,93 +33,98 @@ def csv_truth(file: Path, sampling: Sampling) -> ClassTruth:
             f"labels {file}: needs a header line with path,label_index or path,label_indices, "
             "and rows"
         )
-    parse = _index if "label_index" in columns else _indices
-    rows.sort(key=lambda row: row["path"] or "")  # as a folder's frames are ordered
-    rows = [rows[i] for i in taken_of(len(rows), sampling, file)]
-    return _labelled([(file.parent / (row["path"] or ""), parse(row, file)) for row in rows], file)
+    parse = _parse_index if "label_index" in columns else _parse_indices
+    rows.sort(key=lambda row: row["path"] or "")  # the order of a folder's frames
+    rows = [rows[i] for i in sample_indices(len(rows), sampling, file)]
+    return _class_truth(
+        [(file.parent / (row["path"] or ""), parse(row, file)) for row in rows], file
+    )
 
 
 def folder_truth(folder: Path, sampling: Sampling) -> ClassTruth:
-    """One sub-folder per class, in alphabetical order, as torchvision's ImageFolder has it."""
+    """Read a folder with one sub-folder per class, numbered in alphabetical order.
+
+    This is the layout of torchvision's ImageFolder.
+
+    Raises:
+        BadTruth: the folder has no sub-folder with images.
+    """
     classes = sorted(p for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
-    found = [(path, label) for label, sub in enumerate(classes) for path in _images(sub)]
-    if not found:
+    images = [(path, label) for label, sub in enumerate(classes) for path in image_paths(sub)]
+    if not images:
         raise BadTruth(f"image folder {folder}: needs one sub-folder of images per class")
-    taken = [found[i] for i in taken_of(len(found), sampling, folder)]
-    frames = ImageFiles(tuple(path for path, _ in taken))
-    return ClassTruth.single(frames, (label for _, label in taken))
+    sampled = [images[i] for i in sample_indices(len(images), sampling, folder)]
+    frames = ImageFiles(tuple(path for path, _ in sampled))
+    return ClassTruth.single(frames, (label for _, label in sampled))
 
 
 def real_truth(file: Path, images: Path, sampling: Sampling) -> ClassTruth:
-    """ReaL's labels: entry k of the JSON list holds all right classes of the k-th image.
+    """Read ReaL labels: entry k of the JSON list holds all correct classes of image k.
 
-    That is ILSVRC2012_val_0000000k, from 1; any of them may lie in or below the folder `images`.
-    An image of no right class is left out.
+    Image k is ILSVRC2012_val_0000000k, counted from 1; `images` may hold any subset of the images,
+    also in sub-folders. An image without a correct class is left out.
 
     Raises:
-        BadTruth: the file is missing or malformed, or an image is none of those that it is for.
+        BadTruth: the file is missing or malformed, or an image has no entry in it.
 
     Source: Beyer et al. 2020, "Are we done with ImageNet?".
     """
-    listed = _real_lists(file)
-    found = _images(images)
-    if not found:
+    labels = _read_real_labels(file)
+    paths = image_paths(images)
+    if not paths:
         raise BadTruth(f"labels {file}: no images in {images}")
-    taken = [found[i] for i in taken_of(len(found), sampling, images)]
-    return _labelled([(path, listed[_place(path, len(listed), file)]) for path in taken], file)
+    sampled = [paths[i] for i in sample_indices(len(paths), sampling, images)]
+    return _class_truth(
+        [(path, labels[_real_position(path, len(labels), file)]) for path in sampled], file
+    )
 
 
-def _labelled(found: Sequence[tuple[Path, frozenset[int]]], source: Path) -> ClassTruth:
-    """The images that have a right class, with it."""
-    scored = [(path, right) for path, right in found if right]
-    if not scored:
-        raise BadTruth(f"labels {source}: no right class for any of {len(found)} images")
-    frames = files_of(tuple(path for path, _ in scored), source)
-    return ClassTruth(frames, tuple(right for _, right in scored))
+def _class_truth(images: Sequence[tuple[Path, frozenset[int]]], source: Path) -> ClassTruth:
+    """Build ground truth from the images that have a correct class."""
+    labelled = [(path, classes) for path, classes in images if classes]
+    if not labelled:
+        raise BadTruth(f"labels {source}: no correct class for any of {len(images)} images")
+    frames = existing_images(tuple(path for path, _ in labelled), source)
+    return ClassTruth(frames, tuple(classes for _, classes in labelled))
 
 
-def _index(row: Mapping[str, str | None], file: Path) -> frozenset[int]:
+def _parse_index(row: Mapping[str, str | None], file: Path) -> frozenset[int]:
     text = row["label_index"]
     if not text or not re.fullmatch(r"\s*[0-9]{1,9}\s*", text):
         raise BadTruth(
-            f"labels {file}: label_index {text!r} of {row['path']} is not a whole number"
+            f"labels {file}: label_index {text!r} of {row['path']} must be a whole number"
         )
     return frozenset((int(text),))
 
 
-def _indices(row: Mapping[str, str | None], file: Path) -> frozenset[int]:
+def _parse_indices(row: Mapping[str, str | None], file: Path) -> frozenset[int]:
     text = row["label_indices"]
     if text is None or not re.fullmatch(r"\s*([0-9]{1,9}(\s*;\s*[0-9]{1,9})*)?\s*", text):
         raise BadTruth(
-            f"labels {file}: label_indices {text!r} of {row['path']} must be whole numbers with "
-            "; between them, as in 3;17, or nothing"
+            f"labels {file}: label_indices {text!r} of {row['path']} must be whole numbers "
+            "separated by ; as in 3;17, or empty"
         )
     return frozenset(int(number) for number in text.split(";") if number.strip())
 
 
-def _images(folder: Path) -> list[Path]:
-    """In the order of a folder's frames."""
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-
-
-def _real_lists(file: Path) -> list[frozenset[int]]:
+def _read_real_labels(file: Path) -> list[frozenset[int]]:
     try:
-        listed = json.loads(file.read_text(encoding="utf-8"))
+        labels = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise BadTruth(f"labels {file}: cannot be read ({error})") from error
     except json.JSONDecodeError as error:
         raise BadTruth(f"labels {file}: is not JSON ({error})") from error
-    if not isinstance(listed, list) or not all(_is_indices(entry) for entry in listed):
+    if not isinstance(labels, list) or not all(_is_indices(entry) for entry in labels):
         raise BadTruth(f"labels {file}: must be a list with a list of class indices per image")
-    return [frozenset(entry) for entry in listed]
+    return [frozenset(entry) for entry in labels]
 
 
 def _is_indices(entry: Any) -> bool:
     return isinstance(entry, list) and all(type(i) is int and i >= 0 for i in entry)
 
 
-def _place(path: Path, count: int, file: Path) -> int:
-    """Which entry of ReaL's list is this image's."""
+def _real_position(path: Path, count: int, file: Path) -> int:
+    """Return the index of an image's entry in the ReaL list."""
     name = re.fullmatch(r"ILSVRC2012_val_(\d{8})", path.stem)
     if not name or not 1 <= int(name[1]) <= count:
         raise BadTruth(

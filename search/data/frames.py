@@ -1,9 +1,9 @@
-"""Camera frames: an ordered, hashed set of pictures, from a folder or rendered."""
+"""Camera frames: ordered, hashed sets of pictures, read from a folder or rendered."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -17,8 +17,8 @@ from spaces.errors import MergeSearchError
 from spaces.inputs import Frame
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm"}
-LATER_UNSEEN = 4
-"""One of so many frames at most is kept from the statistics, of every part but the first."""
+LATER_HELD_OUT_DIVISOR = 4
+"""Every part but the first holds out at most its frame count divided by this."""
 
 
 class BadFrames(MergeSearchError):
@@ -26,31 +26,41 @@ class BadFrames(MergeSearchError):
 
 
 class FrameSet(Protocol):
-    """Frames in a fixed order. `hash` changes when any frame's content does."""
+    """Frames in a fixed order."""
 
     @property
-    def hash(self) -> str: ...
+    def hash(self) -> str:
+        """16 hex digits that change when the content of any frame changes."""
+        ...
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Frame: ...
 
+    def identities(self) -> Sequence[Hashable]:
+        """Return a key per frame that says where it comes from: its file, or its settings."""
+        ...
+
+    def content_keys(self) -> Sequence[Hashable]:
+        """Return a key per frame that changes with its content and not with its location."""
+        ...
+
 
 @dataclass(frozen=True)
 class Sampling:
-    """Which of the frames at hand are taken: every `stride`-th from `offset`, `count` at most."""
+    """Which of the available frames are used: every `stride`-th from `offset`, at most `count`."""
 
     count: int | None = None
     stride: int = 1
     offset: int = 0
 
     def indices(self, available: int) -> range:
-        """When more remain than `count`, those taken are spread evenly over all that remain."""
-        taken = range(self.offset, available, self.stride)
-        if self.count is None or len(taken) <= self.count:
-            return taken
-        step = len(taken) // self.count
-        return taken[: step * self.count : step]
+        """Return the indices to use; if more than `count` remain, spread the choice evenly."""
+        candidates = range(self.offset, available, self.stride)
+        if self.count is None or len(candidates) <= self.count:
+            return candidates
+        step = len(candidates) // self.count
+        return candidates[: step * self.count : step]
 
 
 @dataclass(frozen=True)
@@ -67,17 +77,23 @@ class ImageFiles:
 
     @cached_property
     def hash(self) -> str:
-        return hashlib.sha256(b"".join(self.digests)).hexdigest()[:16]
+        return _short_hash(b"".join(self.digests))
 
     @cached_property
     def digests(self) -> tuple[bytes, ...]:
-        """Of each file's content."""
-        return tuple(hashlib.sha256(_bytes(path)).digest() for path in self.paths)
+        """The SHA-256 of each file."""
+        return tuple(hashlib.sha256(_file_bytes(path)).digest() for path in self.paths)
+
+    def identities(self) -> Sequence[Hashable]:
+        return [path.resolve() for path in self.paths]
+
+    def content_keys(self) -> Sequence[Hashable]:
+        return [digest.hex() for digest in self.digests]
 
 
 @dataclass(frozen=True)
 class RenderedScenes:
-    """Frames from the renderer; each depends on the settings and its index alone."""
+    """Frames from the renderer; each depends only on the settings and its index."""
 
     settings: SceneSettings
     count: int
@@ -86,17 +102,22 @@ class RenderedScenes:
         return self.count
 
     def __getitem__(self, index: int) -> Frame:
-        return scene(self.settings, index).image
+        return cached_scene(self.settings, index).image
 
     @cached_property
     def hash(self) -> str:
-        text = f"scenes {RENDERER_VERSION} {self.settings!r} {self.count}"
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return _short_hash(f"scenes {RENDERER_VERSION} {self.settings!r} {self.count}".encode())
+
+    def identities(self) -> Sequence[Hashable]:
+        return [(self.settings, index) for index in range(self.count)]
+
+    def content_keys(self) -> Sequence[Hashable]:
+        return self.identities()
 
 
 @dataclass(frozen=True)
 class Subset:
-    """Some frames of another set."""
+    """Some frames of another set, by their indices in it."""
 
     frames: FrameSet
     indices: tuple[int, ...]
@@ -109,13 +130,21 @@ class Subset:
 
     @cached_property
     def hash(self) -> str:
-        text = f"{self.frames.hash} {self.indices}"
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return _short_hash(f"{self.frames.hash} {self.indices}".encode())
+
+    def identities(self) -> Sequence[Hashable]:
+        return self._selected(self.frames.identities())
+
+    def content_keys(self) -> Sequence[Hashable]:
+        return self._selected(self.frames.content_keys())
+
+    def _selected(self, keys: Sequence[Hashable]) -> Sequence[Hashable]:
+        return [keys[index] for index in self.indices]
 
 
 @dataclass(frozen=True)
-class Joined:
-    """The frames of several sets, one after another."""
+class JoinedFrames:
+    """The frames of several sets (the parts), one after another."""
 
     parts: tuple[FrameSet, ...]
 
@@ -133,60 +162,70 @@ class Joined:
     def hash(self) -> str:
         if len(self.parts) == 1:
             return self.parts[0].hash
-        text = " ".join(part.hash for part in self.parts)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return _short_hash(" ".join(part.hash for part in self.parts).encode())
+
+    def identities(self) -> Sequence[Hashable]:
+        return [key for part in self.parts for key in part.identities()]
+
+    def content_keys(self) -> Sequence[Hashable]:
+        return [key for part in self.parts for key in part.content_keys()]
 
 
-def described(frames: FrameSet) -> dict[str, Any]:
-    """What results say of a frame set: `hash` and `count`."""
+def summarise_frames(frames: FrameSet) -> dict[str, Any]:
+    """Return the record of a frame set in results: `hash` and `count`."""
     return {"hash": frames.hash, "count": len(frames)}
 
 
 def parts_of(frames: FrameSet) -> tuple[FrameSet, ...]:
-    """The sets that joined frames are of; any other is one part."""
-    return frames.parts if isinstance(frames, Joined) else (frames,)
+    """Return the parts of joined frames; any other frame set is its own only part."""
+    return frames.parts if isinstance(frames, JoinedFrames) else (frames,)
 
 
-def split_parts(frames: FrameSet, unseen: int) -> list[tuple[Subset, Subset]]:
-    """Each part in two, by itself: what becomes of one does not change when others come after.
+def split_parts(frames: FrameSet, held_out: int) -> list[tuple[Subset, Subset]]:
+    """Split each part into frames for the statistics and held-out frames.
 
-    The first gives `unseen` frames, as it would alone; every other as many, but no more than a
-    quarter of its own.
+    A part is split on its own, so later parts do not change its split. The first part holds out
+    `held_out` frames, as if it were the only one; every other part holds out as many, but at most
+    a quarter of its frames.
 
     Raises:
-        BadFrames: a part would have nothing left to be seen.
+        BadFrames: a part would have no frames left for the statistics.
     """
     first, *later = parts_of(frames)
-    few = [max(1, min(unseen, len(part) // LATER_UNSEEN)) for part in later]
-    return [_split(first, unseen), *(_split(p, n) for p, n in zip(later, few, strict=True))]
+    counts = [max(1, min(held_out, len(part) // LATER_HELD_OUT_DIVISOR)) for part in later]
+    return [
+        _split_part(first, held_out),
+        *(_split_part(part, count) for part, count in zip(later, counts, strict=True)),
+    ]
 
 
-def split(frames: FrameSet, unseen: int) -> tuple[Subset, Subset]:
-    """The frames in two: all others, and `unseen` of them, evenly spread; joined ones by
-    `split_parts`.
+def split_frames(frames: FrameSet, held_out: int) -> tuple[Subset, Subset]:
+    """Split frames into those for the statistics and `held_out` evenly spread others.
+
+    Joined frames are split by `split_parts`.
 
     Raises:
-        BadFrames: nothing would be left to be seen.
+        BadFrames: no frames would be left for the statistics.
     """
-    if isinstance(frames, Joined):
-        seen, kept = zip(*split_parts(frames, unseen), strict=True)
-        return _within(frames, seen), _within(frames, kept)
-    return _split(frames, unseen)
+    if isinstance(frames, JoinedFrames):
+        for_statistics, held_outs = zip(*split_parts(frames, held_out), strict=True)
+        return _joined_subset(frames, for_statistics), _joined_subset(frames, held_outs)
+    return _split_part(frames, held_out)
 
 
-def _split(frames: FrameSet, unseen: int) -> tuple[Subset, Subset]:
-    if len(frames) <= unseen:
+def _split_part(frames: FrameSet, held_out: int) -> tuple[Subset, Subset]:
+    if len(frames) <= held_out:
         raise BadFrames(
-            f"{len(frames)} frames, of which verify.fidelity_frames keeps {unseen} for fidelity: "
-            "none are left for the statistics; give more frames"
+            f"{len(frames)} frames, of which verify.fidelity_frames keeps {held_out} for fidelity:"
+            " none are left for the statistics; give more frames"
         )
-    kept = set(Sampling(unseen).indices(len(frames)))
-    seen = tuple(i for i in range(len(frames)) if i not in kept)
-    return Subset(frames, seen), Subset(frames, tuple(sorted(kept)))
+    chosen = set(Sampling(held_out).indices(len(frames)))
+    others = tuple(i for i in range(len(frames)) if i not in chosen)
+    return Subset(frames, others), Subset(frames, tuple(sorted(chosen)))
 
 
-def _within(joined: Joined, subsets: Sequence[Subset]) -> Subset:
-    """The same frames of each part, by their places in the whole."""
+def _joined_subset(joined: JoinedFrames, subsets: Sequence[Subset]) -> Subset:
+    """Return the union of one subset per part, as a subset of the joined frames."""
     indices: list[int] = []
     start = 0
     for part, subset in zip(joined.parts, subsets, strict=True):
@@ -196,81 +235,54 @@ def _within(joined: Joined, subsets: Sequence[Subset]) -> Subset:
 
 
 @lru_cache(maxsize=512)
-def scene(settings: SceneSettings, index: int) -> Scene:
-    """A rendered scene; labels and pictures of the same frames are asked for one after another."""
+def cached_scene(settings: SceneSettings, index: int) -> Scene:
+    """Return a rendered scene; cached, because labels and pictures are read separately."""
     return render(settings, index)
 
 
 def folder_frames(folder: Path, sampling: Sampling) -> ImageFiles:
-    """The images below a folder, ordered by name.
+    """Return the images in a folder and its sub-folders, ordered by path.
 
     Raises:
-        BadFrames: there is no such folder, or it holds no images.
+        BadFrames: the folder does not exist, or holds no images.
     """
     if not folder.is_dir():
         raise BadFrames(f"frames folder {folder}: there is no such folder")
-    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-    if not found:
-        wanted = ", ".join(sorted(IMAGE_SUFFIXES))
-        raise BadFrames(f"frames folder {folder}: holds no images ({wanted})")
-    taken = sampling.indices(len(found))
-    if not taken:
+    images = image_paths(folder)
+    if not images:
+        suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
+        raise BadFrames(f"frames folder {folder}: holds no images ({suffixes})")
+    indices = sampling.indices(len(images))
+    if not indices:
         raise BadFrames(
-            f"frames folder {folder}: offset {sampling.offset} leaves none of its "
-            f"{len(found)} images"
+            f"frames folder {folder}: offset {sampling.offset} skips all of its "
+            f"{len(images)} images"
         )
-    return ImageFiles(tuple(found[i] for i in taken))
+    return ImageFiles(tuple(images[i] for i in indices))
 
 
-def overlap(one: FrameSet, other: FrameSet) -> int:
-    """How many frames are in both sets, told by their files, or by the renderer's settings."""
-    known = set(_each(other, _names))
-    return sum(name in known for name in _each(one, _names))
+def image_paths(folder: Path) -> list[Path]:
+    """Return the image files in a folder and its sub-folders, ordered by path."""
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
 
 
-def repeated(frames: FrameSet) -> int:
-    """How many frames of the set are in it already, told as by `overlap`."""
-    names = _each(frames, _names)
-    return len(names) - len(set(names))
+def count_overlap(first: FrameSet, second: FrameSet) -> int:
+    """Return how many frames of `first` are in `second`, compared by `identities`."""
+    shared = set(second.identities())
+    return sum(identity in shared for identity in first.identities())
 
 
-def contents(frames: FrameSet) -> list[str]:
-    """Of each frame, what changes with its content and not with its place."""
-    return [str(content) for content in _each(frames, _contents)]
-
-
-def _each(frames: FrameSet, told: Callable[[FrameSet], Sequence[Hashable]]) -> Sequence[Hashable]:
-    """What is told of each frame, by the set of its own that it is of."""
-    if isinstance(frames, Subset):
-        of_all = _each(frames.frames, told)
-        return [of_all[index] for index in frames.indices]
-    if isinstance(frames, Joined):
-        return [one for part in frames.parts for one in _each(part, told)]
-    return told(frames)
-
-
-def _names(frames: FrameSet) -> Sequence[Hashable]:
-    if isinstance(frames, ImageFiles):
-        return [path.resolve() for path in frames.paths]
-    return _rendered(frames)
-
-
-def _contents(frames: FrameSet) -> Sequence[Hashable]:
-    if isinstance(frames, ImageFiles):
-        return [digest.hex() for digest in frames.digests]
-    return _rendered(frames)
-
-
-def _rendered(frames: FrameSet) -> Sequence[Hashable]:
-    settings = frames.settings if isinstance(frames, RenderedScenes) else id(frames)
-    return [(settings, index) for index in range(len(frames))]
+def count_duplicates(frames: FrameSet) -> int:
+    """Return how many frames repeat an earlier one of the set, compared by `identities`."""
+    identities = frames.identities()
+    return len(identities) - len(set(identities))
 
 
 def read_image(path: Path) -> Frame:
-    """An image file as uint8 (H, W, 3) RGB.
+    """Return an image file as uint8 (H, W, 3) RGB.
 
     Raises:
-        BadFrames: the file is missing or is not a whole image.
+        BadFrames: the file is missing or damaged.
     """
     try:
         with Image.open(path) as image:
@@ -283,22 +295,26 @@ def read_image(path: Path) -> Frame:
         ValueError,
     ) as error:
         raise BadFrames(
-            f"image {path}: cannot be read ({error}); remove it or put a whole image in its place"
+            f"image {path}: cannot be read ({error}); remove it or replace it by an intact image"
         ) from error
 
 
 def batches(frames: FrameSet, size: int) -> Iterator[tuple[range, list[Frame]]]:
-    """Consecutive batches with the indices of their frames; the last may be smaller."""
-    for indices in spans(len(frames), size):
+    """Yield consecutive batches with the indices of their frames; the last may be smaller."""
+    for indices in batch_ranges(len(frames), size):
         yield indices, [frames[i] for i in indices]
 
 
-def spans(count: int, size: int) -> list[range]:
-    """`count` indices in consecutive batches; the last may be smaller."""
+def batch_ranges(count: int, size: int) -> list[range]:
+    """Return `count` indices in consecutive batches; the last may be smaller."""
     return [range(start, min(start + size, count)) for start in range(0, count, size)]
 
 
-def _bytes(path: Path) -> bytes:
+def _short_hash(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def _file_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:

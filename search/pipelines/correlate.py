@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from search.config.run import RunConfig
-from search.data.frames import described
-from search.data.ground_truth import BadTruth, BoxTruth, Truth, part_of
+from search.data.frames import summarise_frames
+from search.data.ground_truth import BadTruth, BoxTruth, Truth, truth_subset
 from search.evaluation.bootstrap import LEVEL
 from search.evaluation.correlation import RESAMPLES
 from search.evaluation.evaluate import (
@@ -142,7 +142,7 @@ def correlate(config: RunConfig, reporter: Reporter) -> MetricComparison:
         name=config.name,
         seed=config.seed,
         adapters=config.search.adapters,
-        frames=described(observed.frames),
+        frames=summarise_frames(observed.frames),
         models={name: model.arch for name, model in config.models.items()},
         shares={
             "all": len(shares),
@@ -180,8 +180,8 @@ def split_truth(truth: Mapping[str, Truth]) -> dict[Part, dict[str, Truth]]:
     parts: dict[Part, dict[str, Truth]] = {part: {} for part in PARTS}
     for name, known in truth.items():
         indices = range(len(known.frames))
-        parts["deciding"][name] = part_of(known, indices[::DECIDES])
-        parts["reporting"][name] = part_of(known, [i for i in indices if i % DECIDES])
+        parts["deciding"][name] = truth_subset(known, indices[::DECIDES])
+        parts["reporting"][name] = truth_subset(known, [i for i in indices if i % DECIDES])
         for part in PARTS:
             _check_part(name, part, parts[part][name])
     return parts

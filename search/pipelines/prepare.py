@@ -11,7 +11,14 @@ from pathlib import Path
 import torch
 
 from search.config.run import RunConfig
-from search.data.frames import FrameSet, Joined, Subset, overlap, split, split_parts
+from search.data.frames import (
+    FrameSet,
+    JoinedFrames,
+    Subset,
+    count_overlap,
+    split_frames,
+    split_parts,
+)
 from search.data.ground_truth import BadTruth, BoxTruth, Truth, check_classes
 from search.metrics.registry import METRICS
 from search.pipelines.statistics_cache import (
@@ -100,11 +107,11 @@ def open_truth(
         with reporter.working(f"labelled frames of {name}"):
             known = section.open(config.base, model.task, name)
         check_classes(known, model.num_classes, name)
-        if isinstance(known, BoxTruth) and (part := known.part_measured(model.num_classes)):
+        if isinstance(known, BoxTruth) and (part := known.coverage_note(model.num_classes)):
             reporter.say(f"  {name}: {part}")
-        if overlap(known.frames, frames):
+        if shared := count_overlap(known.frames, frames):
             raise BadTruth(
-                f"truth.{name}: {overlap(known.frames, frames)} of its frames are also among "
+                f"truth.{name}: {shared} of its frames are also among "
                 "`frames`: accuracy must be measured on others (see stride and offset)"
             )
         truth[name] = known
@@ -122,7 +129,7 @@ def observe(
         BadFrames: there are too few frames, or a part has too few.
     """
     kept = config.verify.fidelity_frames
-    seen, unseen = split(frames, kept)
+    seen, unseen = split_frames(frames, kept)
     config.pass_settings.demand(len(seen))
     reporter.step(f"Statistics of every stage over {len(seen)} frames, one pass")
     halves = split_parts(frames, kept)
@@ -135,7 +142,7 @@ def observe(
 def forget(config: RunConfig, deployment: Deployment, part: FrameSet) -> None:
     """Remove the statistics of frames that came after the config's own from the cache: they take
     as many bytes as those of all frames together."""
-    joined = Joined((config.frames.open(config.base), part))
+    joined = JoinedFrames((config.frames.open(config.base), part))
     *_, (seen, _) = split_parts(joined, config.verify.fidelity_frames)
     key = statistics_key(config, deployment, seen)
     cached_statistics(config, key).unlink(missing_ok=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from search.config.run import RunConfig
-from search.data.frames import BadFrames, Subset, parts_of, split
+from search.data.frames import BadFrames, Subset, parts_of, split_frames
 from search.pipelines.prepare import load_deployment, open_frames
 from search.pipelines.statistics_cache import cached_statistics, statistics_key, take_moments
 from search.statistics.storage import BadStatistics, Saved, load, save
@@ -60,7 +60,7 @@ def _seen(config: RunConfig, reporter: Reporter) -> Subset:
             "frames.parts: their statistics are kept part by part, and a part that was measured "
             "is not measured again, so `stats` takes no shards of them; `run` measures what is new"
         )
-    return split(frames, config.verify.fidelity_frames)[0]
+    return split_frames(frames, config.verify.fidelity_frames)[0]
 
 
 def _sum(files: Sequence[Path], key: str) -> Saved:

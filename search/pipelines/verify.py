@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from search.data.frames import FrameSet, described
-from search.data.ground_truth import Truth, truth_described
+from search.data.frames import FrameSet, summarise_frames
+from search.data.ground_truth import Truth, summarise_truth
 from search.evaluation.evaluate import EvaluationSetup, fidelity
 from search.pipelines.candidates import verify_plans
 from search.pipelines.finished_run import Finished, NoSuchPlan
@@ -58,8 +58,8 @@ def verify_again(
         name=config.name,
         seed=config.seed,
         result=identity(finished.document.read_bytes()),
-        frames=described(unlabelled),
-        truth={name: truth_described(known) for name, known in truth.items()},
+        frames=summarise_frames(unlabelled),
+        truth={name: summarise_truth(known) for name, known in truth.items()},
         unmerged_bytes=finished.result.unmerged_bytes,
         baseline=verified.baseline,
         baseline_intervals=verified.intervals,

@@ -11,7 +11,7 @@ import yaml
 
 from search.config.loading import config_of
 from search.config.run import RunConfig
-from search.data.frames import FrameSet, Joined, Sampling, folder_frames, overlap
+from search.data.frames import FrameSet, JoinedFrames, Sampling, count_overlap, folder_frames
 from search.data.ground_truth import BadTruth, Truth
 from search.pipelines.finished_run import Finished
 from spaces.errors import MergeSearchError
@@ -79,14 +79,14 @@ class FreshData:
         """
         if self.frames is not None:
             frames = folder_frames(self.frames.resolve(), Sampling())
-            if both := overlap(frames, seen):
+            if both := count_overlap(frames, seen):
                 raise BadTruth(
                     f"frames folder {self.frames}: {both} of its images are also among the frames "
                     "of the search: fidelity must be measured on others"
                 )
             return frames
         if self.labels:
-            return Joined(tuple({t.frames.hash: t.frames for t in truth.values()}.values()))
+            return JoinedFrames(tuple({t.frames.hash: t.frames for t in truth.values()}.values()))
         return None
 
     def _section(self, name: str, finished: Finished) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from search.data.frames import BadFrames, FrameSet, spans
+from search.data.frames import BadFrames, FrameSet, batch_ranges
 from search.statistics.hsic import gram, u_centred
 from search.statistics.sampling import HELD_EVERY as HELD_EVERY
 from search.statistics.sampling import Batch, PositionSampling, Pyramid, Spots
@@ -111,7 +111,7 @@ class PassSettings:
                 f"{len(frames)} frames of a part are left for the statistics, which need "
                 f"{SMALLEST_BATCH} or more: give more frames, or leave the part out"
             )
-        return [b for b in spans(len(frames), self.batch) if len(b) >= SMALLEST_BATCH]
+        return [b for b in batch_ranges(len(frames), self.batch) if len(b) >= SMALLEST_BATCH]
 
 
 @dataclass

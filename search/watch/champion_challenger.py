@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from search.config.run import RunConfig
-from search.data.frames import FrameSet, Joined, split_parts
+from search.data.frames import FrameSet, JoinedFrames, split_parts
 from search.data.ground_truth import Truth
 from search.deploy.champion import Champion
 from search.deploy.comparison import Comparison
@@ -48,7 +48,7 @@ class ComparisonSetup:
         frames = self.config.frames.open(self.config.base)
         parts = split_parts(frames, self.config.verify.fidelity_frames)
         later = parts[len(parts) - len(self.new) :]
-        return Joined(tuple(u for (_, u), new in zip(later, self.new, strict=True) if new))
+        return JoinedFrames(tuple(u for (_, u), new in zip(later, self.new, strict=True) if new))
 
     def labels_against(self, champion: Champion) -> tuple[str, Mapping[str, Truth]]:
         """The labels, in words too, that both plans are measured on: those that are new to the

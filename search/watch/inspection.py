@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from search.data.frames import FrameSet, Joined, Sampling, Subset
+from search.data.frames import FrameSet, JoinedFrames, Sampling, Subset
 from search.drift.detection import Drift, compare
 from search.drift.frame_features import Description, describe, models_key
 from search.drift.reference import BadReference, Reference
@@ -183,4 +183,4 @@ def _agreed(
 
 
 def _frames(windows: Sequence[Window]) -> FrameSet:
-    return Joined(tuple(window.frames for window in windows))
+    return JoinedFrames(tuple(window.frames for window in windows))

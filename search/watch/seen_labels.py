@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from search.data.ground_truth import Truth, marks, part_of
+from search.data.ground_truth import Truth, label_hashes, truth_subset
 from search.utils.files import write_json
 
 LEAST = 16
@@ -26,7 +26,10 @@ class SeenLabels:
         Raises:
             CannotWrite: the folder does not take it.
         """
-        write_json(self._file(bundle), {name: marks(known) for name, known in truth.items()})
+        write_json(
+            self._file(bundle),
+            {name: label_hashes(known) for name, known in truth.items()},
+        )
 
     def new(self, bundle: str, truth: Mapping[str, Truth]) -> dict[str, Truth]:
         """The labels that the search of a bundle has not known, of models with enough of them.
@@ -37,9 +40,9 @@ class SeenLabels:
         found: dict[str, Truth] = {}
         for name, known in truth.items():
             old = set(before.get(name, ()))
-            indices = [k for k, mark in enumerate(marks(known)) if mark not in old]
+            indices = [k for k, mark in enumerate(label_hashes(known)) if mark not in old]
             if len(indices) >= LEAST:
-                found[name] = part_of(known, indices)
+                found[name] = truth_subset(known, indices)
         return found
 
     def keep_only(self, bundles: Iterable[str | None]) -> None:

@@ -13,7 +13,7 @@ from tiny import Weights, config_data, merged, save_image, write_config
 from search.config.base import BadConfig, parse_budget
 from search.config.loading import config_of, load_config
 from search.config.run import RunConfig
-from search.data.frames import Joined
+from search.data.frames import JoinedFrames
 from search.data.ground_truth import BoxTruth, ClassTruth
 from search.statistics.streaming import PassSettings
 from search.study.problem import Limits
@@ -116,7 +116,7 @@ def test_frames_may_come_in_parts(tmp_path: Path, good: dict[str, Any]) -> None:
     parts = [{"scenes": {"seed": 1}, "count": 5}, {"folder": "window", "stride": 2}]
     config = load_config(write_config(tmp_path, merged(good, {"frames": {"parts": parts}})))
     frames = config.frames.open(config.base)
-    assert isinstance(frames, Joined) and [len(part) for part in frames.parts] == [5, 2]
+    assert isinstance(frames, JoinedFrames) and [len(part) for part in frames.parts] == [5, 2]
     again = load_config(write_config(tmp_path, config.as_written(), "again.yaml"))
     assert again == config and again.frames.open(again.base).hash == frames.hash
 

@@ -21,15 +21,15 @@ from tiny import (
 
 from search.config.loading import load_config
 from search.data.class_labels import csv_truth, folder_truth, real_truth
-from search.data.coco import Classes, coco_truth
+from search.data.coco import ClassCategories, coco_truth
 from search.data.frames import Sampling, read_image
 from search.data.ground_truth import (
     BadTruth,
     BoxTruth,
     ClassTruth,
     check_classes,
-    part_of,
     scenes_truth,
+    truth_subset,
 )
 from search.data.synthetic.scenes import CLASSES as KINDS
 from search.data.synthetic.scenes import render
@@ -88,7 +88,7 @@ def test_sampling_keeps_labels_with_their_images(tmp_path: Path) -> None:
         ("path,label_index,label_indices\nimages/0.png,1,1\n", "label_index or path,label_ind"),
         ("path,label_indices\nimages/0.png,3;x\n", "label_indices '3;x' of images/0.png"),
         ("path,label_indices\nimages/0.png,3;\n", "label_indices '3;' of images/0.png"),
-        ("path,label_indices\nimages/0.png,3 4\n", "whole numbers with ; between them"),
+        ("path,label_indices\nimages/0.png,3 4\n", "whole numbers separated by ;"),
         ("path,label_indices\nimages/0.png,-1\n", "label_indices '-1'"),
         ("path,label_indices\nimages/0.png\n", "label_indices None"),
         ("path,label_indices\nimages/0.png,\nimages/1.png, \n", "for any of 2 images"),
@@ -100,7 +100,7 @@ def test_sampling_keeps_labels_with_their_images(tmp_path: Path) -> None:
         ("path,label_index\nimages/0.png,\n", "label_index ''"),
         ("path,label_index\nimages/0.png\n", "label_index None"),
         ("path,label_index\nimages/0.png,1\nimages/9.png,1\nimages/8.png,2\n", "2 of 3 images"),
-        ("path,label_index\n,1\n", "1 of 1 images are not there"),
+        ("path,label_index\n,1\n", "1 of 1 images do not exist"),
     ],
 )
 def test_malformed_label_files_are_refused(tmp_path: Path, text: str, told: str) -> None:
@@ -123,7 +123,7 @@ def test_a_frame_may_have_several_right_classes_or_none(tmp_path: Path) -> None:
     assert right(truth) == [{3, 17}, {5}]
     whole = csv_truth(labels_file(tmp_path, GOOD_CSV), ALL)
     assert (truth.frames[1] == whole.frames[2]).all(), "the frame of none is left out"
-    part = part_of(truth, [1])
+    part = truth_subset(truth, [1])
     assert isinstance(part, ClassTruth) and right(part) == [{5}]
 
 
@@ -155,7 +155,7 @@ def test_reals_list_goes_by_the_numbers_in_the_names(tmp_path: Path) -> None:
     names = ("n01/ILSVRC2012_val_00000003.JPEG", "n02/ILSVRC2012_val_00000001.png",
              "n02/ILSVRC2012_val_00000002.JPEG")  # fmt: skip
     truth = real_truth(real_file(tmp_path, REAL, names), tmp_path / "val", ALL)
-    assert right(truth) == [{1, 4}, {2}], "the second image has no right class"
+    assert right(truth) == [{1, 4}, {2}], "the second image has no correct class"
     assert (truth.frames[0] == read_image(tmp_path / "val" / names[0])).all()
     assert (truth.frames[1] == read_image(tmp_path / "val" / names[1])).all()
 
@@ -173,7 +173,7 @@ def test_reals_list_goes_by_the_numbers_in_the_names(tmp_path: Path) -> None:
         (REAL, ["cat.png"], "cat.png must be named ILSVRC2012_val_00000001 to"),
         (REAL, ["ILSVRC2012_val_00000005.png"], "to ILSVRC2012_val_00000004"),
         (REAL, ["ILSVRC2012_val_00000000.png"], "must be named"),
-        (REAL, ["ILSVRC2012_val_00000002.png"], "no right class for any of 1 images"),
+        (REAL, ["ILSVRC2012_val_00000002.png"], "no correct class for any of 1 images"),
     ],
 )
 def test_what_is_not_reals_list_or_not_its_images_is_refused(
@@ -299,7 +299,7 @@ def test_malformed_coco_files_are_refused(tmp_path: Path, data: Any) -> None:
 def test_a_coco_file_of_other_images_is_refused(tmp_path: Path) -> None:
     path = coco_file(tmp_path, COCO)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(BadTruth, match="2 of 2 images are not there"):
+    with pytest.raises(BadTruth, match="2 of 2 images do not exist"):
         coco_truth(path, tmp_path / "empty", ALL)
     with pytest.raises(BadTruth, match="cannot be read"):
         coco_truth(tmp_path / "gone.json", tmp_path, ALL)
@@ -342,7 +342,7 @@ STREET_COCO: dict[str, Any] = {
 }  # fmt: skip
 
 
-def with_classes(folder: Path, classes: Classes) -> BoxTruth:
+def with_classes(folder: Path, classes: ClassCategories) -> BoxTruth:
     return coco_truth(coco_file(folder, STREET_COCO), folder, ALL, classes)
 
 
@@ -356,7 +356,7 @@ def with_classes(folder: Path, classes: Classes) -> BoxTruth:
     ],
 )
 def test_classes_are_the_categories_that_the_user_says(
-    tmp_path: Path, classes: Classes, ids: list[int | None]
+    tmp_path: Path, classes: ClassCategories, ids: list[int | None]
 ) -> None:
     truth = with_classes(tmp_path, classes)
     assert truth.category_ids(3) == ids
@@ -367,15 +367,15 @@ def test_only_the_categories_that_a_class_answers_to_are_measured(tmp_path: Path
     truth = with_classes(tmp_path, {1: "person", 4: "bus"})
     assert [[a["bbox"] for a in listed] for listed in truth.annotations] == [[], [[1, 2, 10, 20]]]
     assert len(truth.frames) == 2, "what a frame shows else is no reason to leave it out"
-    assert truth.unmeasured == ("car", "cat", "dog", "dog")
-    told = truth.part_measured(4)
+    assert truth.unscored == ("car", "cat", "dog", "dog")
+    told = truth.coverage_note(4)
     assert told == (
-        "measured are 2 of 6 categories (person, bus); 2 of its 4 classes have no category"
+        "only 2 of 6 categories are scored (person, bus); 2 of its 4 classes have no category"
     )
-    part = part_of(truth, [1])
+    part = truth_subset(truth, [1])
     assert isinstance(part, BoxTruth) and part.category_ids(4) == [1, None, None, 6]
     whole = coco_truth(coco_file(tmp_path, COCO), tmp_path, ALL, ["dog", "cat"])
-    assert whole.part_measured(2) is None
+    assert whole.coverage_note(2) is None
 
 
 def test_a_run_says_what_it_does_not_measure(
@@ -390,7 +390,9 @@ def test_a_run_says_what_it_does_not_measure(
     config = load_config(write_config(tmp_path, changed))
     truth = open_truth(config, mixed.deployment, mixed.frames, spoken.reporter)
     assert set(truth) == {"det"}
-    told = "det: measured are 2 of 6 categories (person, bus); 4 of its 6 classes have no category"
+    told = (
+        "det: only 2 of 6 categories are scored (person, bus); 4 of its 6 classes have no category"
+    )
     assert told in spoken.text
 
 
@@ -407,7 +409,7 @@ def test_a_run_says_what_it_does_not_measure(
     ],
 )
 def test_classes_that_name_no_category_or_one_twice_are_refused(
-    tmp_path: Path, classes: Classes, told: str
+    tmp_path: Path, classes: ClassCategories, told: str
 ) -> None:
     with pytest.raises(BadTruth) as caught:
         with_classes(tmp_path, classes)

@@ -29,7 +29,7 @@ from tiny import (
 from search.cli.main import main
 from search.config.loading import load_config
 from search.config.run import RunConfig
-from search.data.frames import BadFrames, Joined, split_parts
+from search.data.frames import BadFrames, JoinedFrames, split_parts
 from search.data.ground_truth import BadTruth
 from search.data.synthetic.scenes import SceneSettings, render
 from search.metrics.fidelity import HOPELESS, fidelity_alone
@@ -92,7 +92,7 @@ def files_in(folder: Path) -> dict[str, bytes]:
 
 
 def seen_halves(observed: Observed) -> list[Any]:
-    assert isinstance(observed.frames, Joined)
+    assert isinstance(observed.frames, JoinedFrames)
     return [seen for seen, _ in split_parts(observed.frames, 12)]
 
 
@@ -270,7 +270,7 @@ def test_each_part_is_measured_with_the_maps_of_the_first_and_itself(
     shares, facts = shares_in(three)[::6], three.deployment.facts
     found = METRICS["fidelity"].similarities(three, shares)
     frames = three.frames
-    assert isinstance(frames, Joined)
+    assert isinstance(frames, JoinedFrames)
     agreed = dict.fromkeys(shares, 0.0)
     (first, _), *_ = halves = split_parts(frames, 12)
     for part, (seen, unseen) in zip(frames.parts, halves, strict=True):

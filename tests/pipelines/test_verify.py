@@ -31,7 +31,7 @@ from tiny import (
 from search.cli.main import main
 from search.config.base import BadConfig
 from search.config.loading import config_of
-from search.data.frames import scene
+from search.data.frames import cached_scene
 from search.data.ground_truth import BadTruth
 from search.pipelines.finished_run import Finished, NoSuchPlan
 from search.pipelines.prepare import load_deployment
@@ -63,7 +63,9 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Frames that the run has not seen."""
     folder = tmp_path_factory.mktemp("photos")
     for k in range(OTHERS):
-        Image.fromarray(scene(replace(STREET, seed=77), k).image).save(folder / f"{k:02d}.png")
+        Image.fromarray(cached_scene(replace(STREET, seed=77), k).image).save(
+            folder / f"{k:02d}.png"
+        )
     return folder
 
 
@@ -76,7 +78,7 @@ def answers(tiny_run: Ran, photos: Path) -> Path:
     frames = sorted(photos.iterdir())
     with torch.inference_mode():
         for name, model in deployment.models.items():
-            pictures = [scene(replace(STREET, seed=77), k).image for k in range(OTHERS)]
+            pictures = [cached_scene(replace(STREET, seed=77), k).image for k in range(OTHERS)]
             said = model(model.prepared(pictures)).argmax(1).tolist()
             rows = [f"{path},{label}\n" for path, label in zip(frames, said, strict=True)]
             (folder / f"{name}.csv").write_text("path,label_index\n" + "".join(rows))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from search.data.frames import FrameSet
-from search.data.ground_truth import BoxTruth, annotation
+from search.data.ground_truth import BoxTruth, coco_annotation
 from search.evaluation.accuracy import Geometry, coco_map
 from search.evaluation.evaluate import BASELINE, EvaluationSetup, accuracy
 from spaces.inputs import Fit, Frame, InputSpec, boxes_to_frame, prepare
@@ -82,6 +82,12 @@ class Drawn:
     def __getitem__(self, index: int) -> Frame:
         return drawn(SIZES[index // 2], self.box(index), index % 2)
 
+    def identities(self) -> Sequence[Hashable]:
+        return [*range(len(self))]
+
+    def content_keys(self) -> Sequence[Hashable]:
+        return [*range(len(self))]
+
     def box(self, index: int) -> list[int]:
         return [side + 3 * index for side in BOX]
 
@@ -92,7 +98,7 @@ def truth_of(frames: Drawn, classes: Mapping[int, int]) -> BoxTruth:
     for k in range(len(frames)):
         x1, y1, x2, y2 = frames.box(k)
         box = {"bbox": [x1, y1, x2 - x1, y2 - y1], "category_id": ids[k % 2]}
-        boxes.append((annotation(box),) if ids[k % 2] in classes.values() else ())
+        boxes.append((coco_annotation(box),) if ids[k % 2] in classes.values() else ())
     categories = tuple(
         {"id": i, "name": name} for i, name in NAMES.items() if i in classes.values()
     )

@@ -28,7 +28,7 @@ from tiny import (
 
 from search.config.loading import load_config
 from search.config.run import RunConfig
-from search.data.frames import scene
+from search.data.frames import cached_scene
 from search.pipelines.correlate import correlate
 from search.results.metric_comparison import MetricComparison
 from spaces.inputs import prepare_batch
@@ -65,7 +65,7 @@ class Compared:
 @torch.no_grad()
 def labelled(weights: Weights, folder: Path) -> Labelled:
     """Write the pictures, the networks and their answers."""
-    pictures = [scene(STREET, i).image for i in range(PICTURES)]
+    pictures = [cached_scene(STREET, i).image for i in range(PICTURES)]
     for k, picture in enumerate(pictures):
         Image.fromarray(picture).save(folder / f"{k:02d}.png")
     data = config_data(weights)

@@ -21,7 +21,7 @@ from torch import nn
 
 from search.config.loading import load_config
 from search.config.run import RunConfig
-from search.data.frames import RenderedScenes, split
+from search.data.frames import RenderedScenes, split_frames
 from search.data.synthetic.scenes import SceneSettings
 from search.pipelines.run import run
 from search.statistics.observed import Observed
@@ -98,7 +98,7 @@ def observe(
     facts = survey_all(models)
     pairs = pairs_of(facts)
     frames = RenderedScenes(STREET, count)
-    seen, unseen = split(frames, 12)
+    seen, unseen = split_frames(frames, 12)
     moments = measure(models, facts, pairs.legal, seen, settings or PassSettings(batch=8))
     return Observed(Deployment(models, facts, pairs), Statistics(moments, facts), frames, unseen)
 

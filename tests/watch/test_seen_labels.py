@@ -9,8 +9,15 @@ import pytest
 from PIL import Image
 from tiny import STREET
 
-from search.data.frames import ImageFiles, Joined, RenderedScenes, Subset, contents
-from search.data.ground_truth import BoxTruth, ClassTruth, Truth, marks, part_of, scenes_truth
+from search.data.frames import ImageFiles, JoinedFrames, RenderedScenes, Subset
+from search.data.ground_truth import (
+    BoxTruth,
+    ClassTruth,
+    Truth,
+    label_hashes,
+    scenes_truth,
+    truth_subset,
+)
 from search.utils.files import CannotWrite
 from search.watch.seen_labels import LEAST, SeenLabels
 
@@ -48,7 +55,7 @@ def test_only_labels_that_have_come_since_are_new(known: SeenLabels, tmp_path: P
     found = known.new("b1", labelled(tmp_path / "after", 20 + LEAST))
     now = labelled(tmp_path / "after", 20 + LEAST)
     for name, truth in found.items():
-        assert marks(truth) == marks(now[name])[20:] and len(truth.frames) == LEAST
+        assert label_hashes(truth) == label_hashes(now[name])[20:] and len(truth.frames) == LEAST
     assert set(found) == {"cls", "det"}
     assert known.new("b1", labelled(tmp_path / "after", 19 + LEAST)) == {}
 
@@ -92,13 +99,16 @@ def test_a_folder_that_takes_no_files_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize("task", ["classification", "detection"])
 def test_rendered_labels_are_told_apart_by_settings_and_index(task: str) -> None:
     few, more = (scenes_truth(STREET, count, task) for count in (4, 6))  # type: ignore[arg-type]
-    assert marks(few) == marks(more)[:4] and len(set(marks(more))) == 6
-    assert marks(part_of(more, (5, 2))) == [marks(more)[5], marks(more)[2]]
+    assert label_hashes(few) == label_hashes(more)[:4] and len(set(label_hashes(more))) == 6
+    assert label_hashes(truth_subset(more, (5, 2))) == [
+        label_hashes(more)[5],
+        label_hashes(more)[2],
+    ]
 
 
 def test_contents_are_those_of_each_frame_in_its_place(tmp_path: Path) -> None:
     files, scenes = pictures(tmp_path / "p", 3), RenderedScenes(STREET, 2)
-    all_of_them = Joined((files, Subset(files, (2, 0)), scenes))
-    of_files, of_scenes = contents(files), contents(scenes)
+    all_of_them = JoinedFrames((files, Subset(files, (2, 0)), scenes))
+    of_files, of_scenes = files.content_keys(), scenes.content_keys()
     assert len({*of_files, *of_scenes}) == 5
-    assert contents(all_of_them) == [*of_files, of_files[2], of_files[0], *of_scenes]
+    assert all_of_them.content_keys() == [*of_files, of_files[2], of_files[0], *of_scenes]
