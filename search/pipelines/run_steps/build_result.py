@@ -8,8 +8,8 @@ from dataclasses import asdict
 from typing import Any
 
 from search.config.run import RunConfig
-from search.data.frames import described
-from search.data.ground_truth import truth_described
+from search.data.frames import summarise_frames
+from search.data.ground_truth import summarise_truth
 from search.pipelines.run_steps.records import FrontSearch, FrontVerification, RunInputs
 from search.results.search_result import (
     ModelRecord,
@@ -42,7 +42,7 @@ def build_result(
         unmerged_bytes=evaluator.costs.unmerged_bytes,
         unmerged_macs=evaluator.costs.unmerged_macs,
         smallest_bytes=found.smallest.bytes,
-        frames=described(found.observed.frames),
+        frames=summarise_frames(found.observed.frames),
         models=model_records(config, inputs.deployment),
         study=study_summary(config, found),
         baseline=verified.baseline,
@@ -54,7 +54,7 @@ def build_result(
         rungs=verification.rank_agreement,
         config=config.as_written(),
         base=os.path.relpath(config.base, config.out_folder),
-        truth={name: truth_described(truth) for name, truth in inputs.truth.items()},
+        truth={name: summarise_truth(truth) for name, truth in inputs.truth.items()},
         latency_ms=verification.latency_ms,
         seconds=dict(seconds),
         created=this_moment(),
