@@ -9,7 +9,7 @@ from typing import Any, Literal
 import pytest
 from browsers import SCREENSHOTS
 from playwright.sync_api import Browser, Page
-from tiny import Ran, Weights, merged, run_config, three_models, write_config
+from tiny import FinishedRun, Weights, run_config, three_model_config, with_changes, write_config
 
 pytestmark = pytest.mark.ui
 
@@ -63,19 +63,23 @@ CONTRASTS = """() => {
 
 
 @pytest.fixture(scope="module")
-def three_run(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Ran:
+def three_run(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
     """Three models, two of them with ground truth, that share a lot."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        data = three_models(weights)
+        data = three_model_config(weights)
         truth = dict.fromkeys("ac", data["truth"]["a"])
-        changed = merged(data, {"truth": truth, "budget": "60%"})
+        changed = with_changes(data, {"truth": truth, "budget": "60%"})
         return run_config(write_config(tmp_path_factory.mktemp("three"), changed))
 
 
 @contextmanager
 def opened(
-    chromium: Browser, ran: Ran, width: int = 1280, height: int = 900, scheme: Scheme = "light"
+    chromium: Browser,
+    ran: FinishedRun,
+    width: int = 1280,
+    height: int = 900,
+    scheme: Scheme = "light",
 ) -> Iterator[Page]:
     """The report, of which nothing may complain and which may ask for nothing but itself."""
     context = chromium.new_context(
@@ -116,7 +120,7 @@ def head(page: Page, name: str) -> Any:
 
 
 def test_pictures_are_there_and_nothing_is_asked_of_anybody(
-    chromium: Browser, tiny_run: Ran, three_run: Ran
+    chromium: Browser, tiny_run: FinishedRun, three_run: FinishedRun
 ) -> None:
     for ran, width in ((tiny_run, 1280), (three_run, 1280), (three_run, 360)):
         with opened(chromium, ran, width) as page:
@@ -131,7 +135,7 @@ def test_pictures_are_there_and_nothing_is_asked_of_anybody(
 
 
 def test_the_first_screen_has_the_sentence_the_numbers_the_front_and_the_plan(
-    chromium: Browser, tiny_run: Ran
+    chromium: Browser, tiny_run: FinishedRun
 ) -> None:
     with opened(chromium, tiny_run) as page:
         for part in ("h1", ".numbers", ".first figure:first-child svg", ".first .wide svg"):
@@ -139,7 +143,7 @@ def test_the_first_screen_has_the_sentence_the_numbers_the_front_and_the_plan(
             assert box is not None and box["y"] + box["height"] <= 900, part
 
 
-def test_columns_sort_by_mouse_and_by_keyboard(chromium: Browser, tiny_run: Ran) -> None:
+def test_columns_sort_by_mouse_and_by_keyboard(chromium: Browser, tiny_run: FinishedRun) -> None:
     records = tiny_run.result.candidates
     with opened(chromium, tiny_run) as page:
         sizes = sorted(c.bytes for c in records)
@@ -163,7 +167,7 @@ def test_columns_sort_by_mouse_and_by_keyboard(chromium: Browser, tiny_run: Ran)
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_phone_shows_it_without_moving_sideways(
-    chromium: Browser, tiny_run: Ran, three_run: Ran, scheme: Scheme
+    chromium: Browser, tiny_run: FinishedRun, three_run: FinishedRun, scheme: Scheme
 ) -> None:
     for ran in (tiny_run, three_run):
         with opened(chromium, ran, 360, 740, scheme) as page:
@@ -173,7 +177,7 @@ def test_a_phone_shows_it_without_moving_sideways(
             assert not page.locator(".first .wide svg").is_visible()
 
 
-def test_the_dark_is_dark(chromium: Browser, tiny_run: Ran) -> None:
+def test_the_dark_is_dark(chromium: Browser, tiny_run: FinishedRun) -> None:
     with opened(chromium, tiny_run) as page:
         light = background(page)
     with opened(chromium, tiny_run, scheme="dark") as page:
@@ -188,7 +192,7 @@ def test_the_dark_is_dark(chromium: Browser, tiny_run: Ran) -> None:
 @pytest.mark.parametrize("width", [1280, 360])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_all_text_is_legible(
-    chromium: Browser, three_run: Ran, scheme: Scheme, width: int
+    chromium: Browser, three_run: FinishedRun, scheme: Scheme, width: int
 ) -> None:
     with opened(chromium, three_run, width, 900, scheme) as page:
         open_all(page)
@@ -199,7 +203,9 @@ def test_all_text_is_legible(
         assert len({entry["ground"] for entry in found}) > 8  # stages and heat maps are among it
 
 
-def test_names_of_stages_stay_within_their_stages(chromium: Browser, three_run: Ran) -> None:
+def test_names_of_stages_stay_within_their_stages(
+    chromium: Browser, three_run: FinishedRun
+) -> None:
     outside = """all => all.filter((part) => part.checkVisibility()).flatMap((part) => {
       const outline = part.querySelector("rect").getBoundingClientRect();
       return [...part.querySelectorAll("text")].filter((text) => {
@@ -217,7 +223,7 @@ def test_names_of_stages_stay_within_their_stages(chromium: Browser, three_run: 
     [("light", 1280, 900, "light"), ("dark", 1280, 900, "dark"), ("phone", 360, 740, "light")],
 )
 def test_screenshots_are_kept_to_look_at(
-    chromium: Browser, three_run: Ran, name: str, width: int, height: int, scheme: Scheme
+    chromium: Browser, three_run: FinishedRun, name: str, width: int, height: int, scheme: Scheme
 ) -> None:
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     with opened(chromium, three_run, width, height, scheme) as page:

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 from labelled import Labelled, write_labels
 from PIL import Image
-from tiny import Ran, Weights, config_data, merged, write_config
+from tiny import FinishedRun, Weights, config_data, with_changes, write_config
 
 from search.cli.main import main
 
@@ -27,7 +27,7 @@ COMMANDS = [
 @pytest.fixture
 def data(weights: Weights) -> dict[str, Any]:
     changes = {"search.trials": 5, "verify.shortlist": 2, "verify.candidates": 1}
-    return merged(config_data(weights), changes)
+    return with_changes(config_data(weights), changes)
 
 
 def call(*arguments: str | Path) -> Result:
@@ -101,7 +101,7 @@ def test_run_writes_its_files_and_says_what_next(tmp_path: Path, data: dict[str,
 def test_errors_are_one_line_with_an_exit_code(
     tmp_path: Path, data: dict[str, Any], changes: dict[str, Any], code: int, told: str
 ) -> None:
-    answer = call("run", write_config(tmp_path, merged(data, changes)))
+    answer = call("run", write_config(tmp_path, with_changes(data, changes)))
     assert told in one_line(answer, code)
 
 
@@ -139,7 +139,7 @@ def test_similarity_writes_a_table_and_a_picture(tmp_path: Path, data: dict[str,
 
 
 def test_correlate_writes_its_league_and_says_where(known: Labelled, tmp_path: Path) -> None:
-    path = write_config(tmp_path, merged(known.data, {
+    path = write_config(tmp_path, with_changes(known.data, {
         "truth": {"a": {"csv": str(known.folder / "a.csv")}},
         "cache": str(known.folder / "cache"),
     }))  # fmt: skip
@@ -155,7 +155,7 @@ def test_correlate_writes_its_league_and_says_where(known: Labelled, tmp_path: P
 
 
 def test_correlate_without_ground_truth_is_one_line(tmp_path: Path, data: dict[str, Any]) -> None:
-    answer = call("correlate", write_config(tmp_path, merged(data, {"truth": {}})))
+    answer = call("correlate", write_config(tmp_path, with_changes(data, {"truth": {}})))
     assert "needs `truth:` for at least one model" in one_line(answer, 1)
 
 
@@ -164,7 +164,7 @@ def test_similarity_refuses_an_unknown_metric(tmp_path: Path, data: dict[str, An
     assert "'magic'" in one_line(answer, 1)
 
 
-def test_plan_show_tells_shares_costs_and_verification(tiny_run: Ran) -> None:
+def test_plan_show_tells_shares_costs_and_verification(tiny_run: FinishedRun) -> None:
     result = tiny_run.result
     chosen = next(c for c in result.candidates if c.hash == result.chosen)
     answer = call("plan", "show", tiny_run.out / "plans" / f"{chosen.hash}.json")
@@ -176,7 +176,7 @@ def test_plan_show_tells_shares_costs_and_verification(tiny_run: Ran) -> None:
     assert f"verified a: top1 {chosen.accuracy['a']['top1']:.3f}" in answer.stdout
 
 
-def test_plan_show_needs_no_result(tiny_run: Ran, tmp_path: Path) -> None:
+def test_plan_show_needs_no_result(tiny_run: FinishedRun, tmp_path: Path) -> None:
     file = next((tiny_run.out / "plans").glob("*.json"))
     copied = shutil.copy(file, tmp_path / "mine.json")
     answer = call("plan", "show", copied)
@@ -197,7 +197,9 @@ def test_plan_show_refuses_what_is_no_plan(tmp_path: Path, text: str, told: str)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"models": 3}'])
-def test_plan_show_names_a_damaged_result(tiny_run: Ran, tmp_path: Path, text: str) -> None:
+def test_plan_show_names_a_damaged_result(
+    tiny_run: FinishedRun, tmp_path: Path, text: str
+) -> None:
     file = next((tiny_run.out / "plans").glob("*.json"))
     (tmp_path / "plans").mkdir()
     copied = shutil.copy(file, tmp_path / "plans" / file.name)

@@ -20,11 +20,20 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner, Result
-from commands import FORKED, Start, wait_until
+from commands import FORKED, StartCommand, wait_until
 from labelled import Labelled, write_labels
 from rich.console import Console
-from terminals import COLOUR, CONTROL_C, HIDDEN, SHOWN, Terminal, errors_to, plainly, sit_at
-from tiny import Ran, merged, run_config, write_config
+from terminals import (
+    COLOUR,
+    CONTROL_C,
+    HIDDEN,
+    SHOWN,
+    Terminal,
+    attach_terminal,
+    redirect_stderr,
+    set_plain_environment,
+)
+from tiny import FinishedRun, run_config, with_changes, write_config
 
 from search.cli import app
 from search.cli.main import main
@@ -50,10 +59,12 @@ def call(*arguments: str | Path) -> Result:
     return CliRunner().invoke(main, [str(a) for a in arguments])
 
 
-def seen(start: Start, *arguments: str | Path, columns: int = 100, **settings: str) -> Terminal:
+def seen(
+    start: StartCommand, *arguments: str | Path, columns: int = 100, **settings: str
+) -> Terminal:
     """All that a terminal showed of a command that went well."""
     window = Terminal(columns)
-    command = start(*arguments, prepare=partial(sit_at, window.name, settings))
+    command = start(*arguments, prepare=partial(attach_terminal, window.name, settings))
     code = command.exit_code()
     window.close()
     assert code == 0, window.text
@@ -63,33 +74,35 @@ def seen(start: Start, *arguments: str | Path, columns: int = 100, **settings: s
 # A terminal, and what is none.
 
 
-def test_a_terminal_sees_time_left_and_time_taken_in_colour(start: Start, config: Path) -> None:
+def test_a_terminal_sees_time_left_and_time_taken_in_colour(
+    start: StartCommand, config: Path
+) -> None:
     window = seen(start, "run", config, "--set", "frames.count=80")
     bars = re.findall(r"  (\w+) [━╸╺ ]+ *\d+/\d+ [-\d:]+ left", window.text)
     assert "frames" in bars
     assert re.search(r"  MLflow \S \d:\d\d:\d\d", window.text)  # of which no end is known
     assert re.search(r"  (MLflow|frames|starting|models): \d+\.\d s\n", window.text)
-    assert COLOUR.search(window.said) and "artifacts" not in window.text
-    assert window.said.rindex(SHOWN) > window.said.rindex(HIDDEN)
+    assert COLOUR.search(window.output) and "artifacts" not in window.text
+    assert window.output.rindex(SHOWN) > window.output.rindex(HIDDEN)
 
 
 def test_what_is_no_terminal_gets_the_same_without_any_control(
-    start: Start, config: Path, tmp_path: Path
+    start: StartCommand, config: Path, tmp_path: Path
 ) -> None:
     shown = seen(start, "run", config, columns=80).text
-    command = start("run", config, prepare=partial(plainly, {}))
-    assert command.exit_code() == 0, command.said
-    raw = (tmp_path / "told-1").read_bytes()
+    command = start("run", config, prepare=partial(set_plain_environment, {}))
+    assert command.exit_code() == 0, command.output
+    raw = (tmp_path / "output-1").read_bytes()
     assert b"\x1b" not in raw and b"\r" not in raw and b"\n  trials" not in raw
     table = [
-        line for line in command.said.splitlines() if re.match(r"unmerged|[0-9a-f]{12}", line)
+        line for line in command.output.splitlines() if re.match(r"unmerged|[0-9a-f]{12}", line)
     ]
     assert len(table) > 5 and set(table) <= set(shown.splitlines())
 
 
-def test_who_wants_no_colour_gets_none(start: Start, config: Path) -> None:
+def test_who_wants_no_colour_gets_none(start: StartCommand, config: Path) -> None:
     window = seen(start, "run", config, "--set", "frames.count=80", NO_COLOR="1")
-    assert not COLOUR.search(window.said) and " left" in window.text
+    assert not COLOUR.search(window.output) and " left" in window.text
 
 
 @pytest.mark.parametrize("width", [80, 40])
@@ -110,12 +123,14 @@ def test_words_in_tables_are_whole_on_narrow_terminals(width: int, models: int) 
 # Scripts.
 
 
-def test_json_is_the_result_byte_for_byte(start: Start, config: Path, tmp_path: Path) -> None:
+def test_json_is_the_result_byte_for_byte(
+    start: StartCommand, config: Path, tmp_path: Path
+) -> None:
     errors = tmp_path / "errors"
-    command = start("run", config, "--json", prepare=partial(errors_to, str(errors)))
+    command = start("run", config, "--json", prepare=partial(redirect_stderr, str(errors)))
     assert command.exit_code() == 0, errors.read_text()
     written = (tmp_path / "out" / "tiny" / "result.json").read_bytes()
-    assert (tmp_path / "told-0").read_bytes() == written
+    assert (tmp_path / "output-0").read_bytes() == written
     assert json.loads(written)["name"] == "tiny"
     assert "Exploring" in errors.read_text() and "\x1b" not in errors.read_text()
 
@@ -138,7 +153,7 @@ def test_json_of_a_run_that_fails_is_empty(config: Path) -> None:
     assert "the smallest reachable is" in answer.stderr
 
 
-def test_every_other_document_too(tiny_run: Ran, tmp_path: Path) -> None:
+def test_every_other_document_too(tiny_run: FinishedRun, tmp_path: Path) -> None:
     out = shutil.copytree(tiny_run.out, tmp_path / "here" / "out" / "tiny")
     base = ("--set", f"out={out}")
     exact = call("exact", tiny_run.path, *base, "--json")
@@ -150,7 +165,7 @@ def test_every_other_document_too(tiny_run: Ran, tmp_path: Path) -> None:
 
 def test_json_of_correlate(known: Labelled, tmp_path: Path) -> None:
     write_labels(known.folder, known.labels)
-    data = merged(known.data, {
+    data = with_changes(known.data, {
         "truth": {"a": {"csv": str(known.folder / "a.csv")}},
         "cache": str(known.folder / "cache"),
     })  # fmt: skip
@@ -185,7 +200,7 @@ def test_quiet_is_the_tables_and_nothing_else(config: Path) -> None:
     assert all(line.startswith(starts) or re.match(r"[0-9a-f]{12} ", line) for line in lines)
 
 
-def test_quiet_still_warns(tiny_run: Ran, tmp_path: Path) -> None:
+def test_quiet_still_warns(tiny_run: FinishedRun, tmp_path: Path) -> None:
     """Of the models that a bundle was made of, which have gone since."""
     bundle = shutil.copytree(tiny_run.out / "bundle", tmp_path / "bundle")
     contents = (bundle / "bundle.json").read_text()
@@ -199,7 +214,7 @@ def test_quiet_still_warns(tiny_run: Ran, tmp_path: Path) -> None:
 
 
 def test_nobody_who_listens_any_more_is_no_error(
-    start: Start, config: Path, tmp_path: Path
+    start: StartCommand, config: Path, tmp_path: Path
 ) -> None:
     errors = tmp_path / "errors"
     command = start("run", config, prepare=partial(_deaf, str(errors)))
@@ -210,7 +225,7 @@ def test_nobody_who_listens_any_more_is_no_error(
 
 def _deaf(errors: str) -> None:
     """Standard output is a pipe that nobody reads."""
-    errors_to(errors)
+    redirect_stderr(errors)
     end, into = os.pipe()
     os.dup2(into, 1)
     os.close(into)
@@ -220,7 +235,7 @@ def _deaf(errors: str) -> None:
 # Errors.
 
 
-def test_a_traceback_is_there_for_who_wants_it(tiny_run: Ran, tmp_path: Path) -> None:
+def test_a_traceback_is_there_for_who_wants_it(tiny_run: FinishedRun, tmp_path: Path) -> None:
     """A damaged cache: something that the user can put right."""
     cache = tmp_path / "cache"
     shutil.copytree(tiny_run.config.cache_folder, cache)
@@ -266,7 +281,7 @@ def installed(terminal: Terminal, *arguments: str | Path) -> subprocess.Popen[by
     script = shutil.which("merge-search", path=str(Path(sys.executable).parent))
     assert script
     return subprocess.Popen(
-        [script, *map(str, arguments)], preexec_fn=partial(sit_at, terminal.name, {})
+        [script, *map(str, arguments)], preexec_fn=partial(attach_terminal, terminal.name, {})
     )
 
 
@@ -284,7 +299,7 @@ def test_after_control_c_the_command_that_it_prints_ends_at_the_same_front(
     terminal.wait_for(lambda: "merge-search: interrupted; " in terminal.text)
     told = terminal.text.splitlines()[-1]
     assert "every plan valued so far is kept" in told and "Traceback" not in terminal.text
-    assert terminal.said.rindex(SHOWN) > terminal.said.rindex(HIDDEN)
+    assert terminal.output.rindex(SHOWN) > terminal.output.rindex(HIDDEN)
     assert not (journal.parent / "result.json").exists()
     command = told.rpartition("go on from there: ")[2]
     arguments = shlex.split(command)[1:]
@@ -296,13 +311,13 @@ def test_after_control_c_the_command_that_it_prints_ends_at_the_same_front(
     assert result["study"]["trials"] == 150
 
 
-def test_what_keeps_nothing_says_so(start: Start, config: Path) -> None:
+def test_what_keeps_nothing_says_so(start: StartCommand, config: Path) -> None:
     arguments = ("stats", config, "--shard", "1/1", "--set", "frames.count=400")
     command = start(*arguments)
-    wait_until(lambda: "Statistics of every stage" in command.said)
+    wait_until(lambda: "Statistics of every stage" in command.output)
     command.send(signal.SIGTERM)
     assert command.exit_code() == 143
-    last = command.said.splitlines()[-1]
+    last = command.output.splitlines()[-1]
     again = shlex.join(["merge-search", *map(str, arguments)])
     assert last.startswith("merge-search: interrupted; nothing of it is kept; ")
     assert last.endswith(f": {again}")
@@ -329,12 +344,12 @@ def test_a_second_control_c_ends_at_once(terminal: Terminal) -> None:
     terminal.type(CONTROL_C)
     process.join(20)
     assert process.exitcode == 130 and time.monotonic() - begun < 10
-    assert terminal.said.rindex(SHOWN) > terminal.said.rindex(HIDDEN)
+    assert terminal.output.rindex(SHOWN) > terminal.output.rindex(HIDDEN)
 
 
 def _never_ready(terminal: str) -> None:
     """A command whose cleaning up takes for ever."""
-    sit_at(terminal, {})
+    attach_terminal(terminal, {})
 
     @click.group(cls=app.Program)
     def program() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import Weights, config_data, merged, save_image, write_config
+from tiny import Weights, config_data, save_noise_image, with_changes, write_config
 
 from search.config.base import BadConfig, parse_budget
 from search.config.loading import config_of, load_config
@@ -49,7 +49,7 @@ def test_a_good_config_loads_with_every_value(tmp_path: Path, good: dict[str, An
 
 
 def test_the_cut_of_a_model_is_its_own(tmp_path: Path, good: dict[str, Any]) -> None:
-    config = load_config(write_config(tmp_path, merged(good, {"models.a.cut": "blocks"})))
+    config = load_config(write_config(tmp_path, with_changes(good, {"models.a.cut": "blocks"})))
     assert {name: spec.cut for name, spec in config.model_specs().items()} == {
         "a": "blocks",
         "b": "stages",
@@ -57,13 +57,13 @@ def test_the_cut_of_a_model_is_its_own(tmp_path: Path, good: dict[str, Any]) -> 
 
 
 def test_the_cpu_is_always_there(tmp_path: Path, good: dict[str, Any]) -> None:
-    config = load_config(write_config(tmp_path, merged(good, {"device": "cpu"})))
+    config = load_config(write_config(tmp_path, with_changes(good, {"device": "cpu"})))
     assert config.torch_device == torch.device("cpu")
 
 
 def test_a_cuda_device_that_is_not_there_is_refused(tmp_path: Path, good: dict[str, Any]) -> None:
     missing = f"cuda:{torch.cuda.device_count()}"
-    config = load_config(write_config(tmp_path, merged(good, {"device": missing})))
+    config = load_config(write_config(tmp_path, with_changes(good, {"device": missing})))
     with pytest.raises(BadConfig, match=rf"^device: '{missing}': .*use auto, or cpu$"):
         _ = config.torch_device
 
@@ -71,7 +71,7 @@ def test_a_cuda_device_that_is_not_there_is_refused(tmp_path: Path, good: dict[s
 def test_relative_paths_start_at_the_folder_of_the_config(
     tmp_path: Path, good: dict[str, Any]
 ) -> None:
-    data = merged(good, {"models.a.weights": "w/a.pth", "out": "here", "cache": "there"})
+    data = with_changes(good, {"models.a.weights": "w/a.pth", "out": "here", "cache": "there"})
     config = load_config(write_config(tmp_path / "deep", data))
     assert config.model_specs()["a"].weights == str(tmp_path / "deep" / "w" / "a.pth")
     assert config.out_folder == tmp_path / "deep" / "here"
@@ -95,12 +95,12 @@ def test_out_is_named_after_the_run_by_default(tmp_path: Path, good: dict[str, A
 def test_where_weights_come_from(
     tmp_path: Path, good: dict[str, Any], keys: dict[str, Any], weights_read: str
 ) -> None:
-    data = merged(good, {"models.a": {"arch": "timm/resnet18", **keys}})
+    data = with_changes(good, {"models.a": {"arch": "timm/resnet18", **keys}})
     assert load_config(write_config(tmp_path, data)).model_specs()["a"].weights == weights_read
 
 
 def test_a_size_may_be_height_and_width(tmp_path: Path, good: dict[str, Any]) -> None:
-    config = load_config(write_config(tmp_path, merged(good, {"models.a.size": [96, 64]})))
+    config = load_config(write_config(tmp_path, with_changes(good, {"models.a.size": [96, 64]})))
     assert config.model_specs()["a"].size == (96, 64)
 
 
@@ -112,9 +112,9 @@ def test_what_is_written_back_loads_again_equal(tmp_path: Path, good: dict[str, 
 
 def test_frames_may_come_in_parts(tmp_path: Path, good: dict[str, Any]) -> None:
     for k in range(4):
-        save_image(tmp_path / "window" / f"{k}.png", seed=k)
+        save_noise_image(tmp_path / "window" / f"{k}.png", seed=k)
     parts = [{"scenes": {"seed": 1}, "count": 5}, {"folder": "window", "stride": 2}]
-    config = load_config(write_config(tmp_path, merged(good, {"frames": {"parts": parts}})))
+    config = load_config(write_config(tmp_path, with_changes(good, {"frames": {"parts": parts}})))
     frames = config.frames.open(config.base)
     assert isinstance(frames, JoinedFrames) and [len(part) for part in frames.parts] == [5, 2]
     again = load_config(write_config(tmp_path, config.as_written(), "again.yaml"))
@@ -125,7 +125,7 @@ def test_frames_may_come_in_parts(tmp_path: Path, good: dict[str, Any]) -> None:
 def test_the_categories_of_classes_are_written_back(
     tmp_path: Path, good: dict[str, Any], classes: Any
 ) -> None:
-    data = merged(good, {"truth.a": {"coco": "c.json", "classes": classes}})
+    data = with_changes(good, {"truth.a": {"coco": "c.json", "classes": classes}})
     config = load_config(write_config(tmp_path, data))
     assert config.truth["a"].classes == classes
     as_json = json.loads(json.dumps(config.as_written()))  # as result.json holds it
@@ -143,17 +143,17 @@ UNKNOWN = [
 def test_unknown_keys_are_refused_at_every_level(
     tmp_path: Path, good: dict[str, Any], key: str
 ) -> None:
-    assert f"{key}: unknown key" in refusal(tmp_path, merged(good, {key: 1}))
+    assert f"{key}: unknown key" in refusal(tmp_path, with_changes(good, {key: 1}))
 
 
 def test_a_budget_or_a_floor_is_asked_for_and_not_both(
     tmp_path: Path, good: dict[str, Any]
 ) -> None:
-    floor = merged(good, {"budget": None, "quality_floor": 0.97})
+    floor = with_changes(good, {"budget": None, "quality_floor": 0.97})
     config = load_config(write_config(tmp_path, floor))
     assert (config.budget, config.limits(1000)) == (None, Limits(quality=0.97))
     assert load_config(write_config(tmp_path, good)).limits(1000) == Limits(bytes=900)
-    for bad in (merged(good, {"budget": None}), merged(floor, {"budget": "65%"})):
+    for bad in (with_changes(good, {"budget": None}), with_changes(floor, {"budget": "65%"})):
         assert "give either budget" in refusal(tmp_path, bad)
 
 
@@ -162,11 +162,11 @@ def test_trials_are_kept_beside_the_results_or_where_storage_says(
 ) -> None:
     config = load_config(write_config(tmp_path, good))
     assert config.store == str(config.out_folder / "study.log")
-    config = load_config(write_config(tmp_path, merged(good, {"storage": "trials.log"})))
+    config = load_config(write_config(tmp_path, with_changes(good, {"storage": "trials.log"})))
     assert config.store == str(tmp_path / "trials.log")
     monkeypatch.setenv("SECRET", "s3cret-word")
     url = "postgresql://me:${SECRET}@host:5432/trials"
-    config = load_config(write_config(tmp_path, merged(good, {"storage": url})))
+    config = load_config(write_config(tmp_path, with_changes(good, {"storage": url})))
     assert config.store == "postgresql://me:s3cret-word@host:5432/trials"
     assert config.as_written()["storage"] == "postgresql://host:5432/trials"
     assert without_credentials(f"{url}?sslmode=require&password=s3cret-word&a=b c") == (
@@ -180,7 +180,7 @@ def test_trials_are_kept_beside_the_results_or_where_storage_says(
 
 @pytest.mark.parametrize("key", ["name", "models", "frames", "models.a.arch"])
 def test_missing_keys_are_named(tmp_path: Path, good: dict[str, Any], key: str) -> None:
-    data = merged(good, {})
+    data = with_changes(good, {})
     *parents, last = key.split(".")
     at = data
     for parent in parents:
@@ -284,19 +284,19 @@ REFUSED: list[tuple[str, Any, tuple[str, ...]]] = [
 def test_impossible_values_are_refused_with_key_value_and_what_is_accepted(
     tmp_path: Path, good: dict[str, Any], key: str, value: Any, told: tuple[str, ...]
 ) -> None:
-    text = refusal(tmp_path, merged(good, {key: value}))
+    text = refusal(tmp_path, with_changes(good, {key: value}))
     assert key.rpartition(".")[2] in text
     for part in told:
         assert part in text
 
 
 def test_one_model_is_not_enough(tmp_path: Path, good: dict[str, Any]) -> None:
-    data = merged(good, {"models": {"a": good["models"]["a"]}, "truth": {}})
+    data = with_changes(good, {"models": {"a": good["models"]["a"]}, "truth": {}})
     assert "models: name at least two" in refusal(tmp_path, data)
 
 
 def test_a_model_needs_a_source_of_weights(tmp_path: Path, good: dict[str, Any]) -> None:
-    text = refusal(tmp_path, merged(good, {"models.a": {"arch": "timm/resnet18"}}))
+    text = refusal(tmp_path, with_changes(good, {"models.a": {"arch": "timm/resnet18"}}))
     assert "models.a" in text and "pypi:PACKAGE" in text
 
 
@@ -305,7 +305,7 @@ def test_a_model_name_that_plans_could_not_write_is_refused(
     tmp_path: Path, good: dict[str, Any], name: str
 ) -> None:
     models = {name: good["models"]["a"], "b": good["models"]["b"]}
-    text = refusal(tmp_path, merged(good, {"models": models, "truth": {}}))
+    text = refusal(tmp_path, with_changes(good, {"models": models, "truth": {}}))
     assert repr(name) in text and "letters, digits" in text
 
 
@@ -314,12 +314,12 @@ def test_a_model_name_that_plans_could_not_write_is_refused(
 def test_scenes_want_a_count_and_no_sampling(
     tmp_path: Path, good: dict[str, Any], where: str, keys: dict[str, Any]
 ) -> None:
-    text = refusal(tmp_path, merged(good, {where: {"scenes": {"seed": 1}, **keys}}))
+    text = refusal(tmp_path, with_changes(good, {where: {"scenes": {"seed": 1}, **keys}}))
     assert f"{where}: scenes need a count, and no stride or offset" in text
 
 
 def test_all_problems_are_told_at_once(tmp_path: Path, good: dict[str, Any]) -> None:
-    text = refusal(tmp_path, merged(good, {"seed": -1, "search.trials": 0, "colour": 1}))
+    text = refusal(tmp_path, with_changes(good, {"seed": -1, "search.trials": 0, "colour": 1}))
     assert "seed:" in text and "search.trials:" in text and "colour:" in text
 
 
@@ -379,7 +379,7 @@ def test_an_environment_variable_stands_for_its_value(
     tmp_path: Path, good: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TINY_PLACE", "somewhere")
-    data = merged(good, {"out": "${TINY_PLACE}/else"})
+    data = with_changes(good, {"out": "${TINY_PLACE}/else"})
     assert load_config(write_config(tmp_path, data)).out_folder == tmp_path / "somewhere/else"
 
 
@@ -387,7 +387,7 @@ def test_an_environment_variable_that_is_not_set_is_refused_by_name(
     tmp_path: Path, good: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("TINY_PLACE", raising=False)
-    text = refusal(tmp_path, merged(good, {"mlflow.tracking_uri": "${TINY_PLACE}"}))
+    text = refusal(tmp_path, with_changes(good, {"mlflow.tracking_uri": "${TINY_PLACE}"}))
     assert "mlflow.tracking_uri" in text and "TINY_PLACE, which is not set" in text
 
 
@@ -444,7 +444,7 @@ def test_frames_and_truth_are_opened_as_written(tmp_path: Path, good: dict[str, 
 def test_truth_of_the_wrong_task_is_refused(
     tmp_path: Path, good: dict[str, Any], section: dict[str, Any], task: Any
 ) -> None:
-    config = opened(tmp_path, merged(good, {"truth.a": section}))
+    config = opened(tmp_path, with_changes(good, {"truth.a": section}))
     with pytest.raises(BadConfig, match=rf"truth\.a: a does {task}, but this is truth for"):
         config.truth["a"].open(config.base, task, "a")
 
@@ -456,7 +456,9 @@ def test_truth_of_the_wrong_task_is_refused(
 def test_files_that_are_not_there_are_named(
     tmp_path: Path, good: dict[str, Any], section: dict[str, Any]
 ) -> None:
-    config = opened(tmp_path, merged(good, {"truth.a": section, "frames": {"folder": "gone"}}))
+    config = opened(
+        tmp_path, with_changes(good, {"truth.a": section, "frames": {"folder": "gone"}})
+    )
     with pytest.raises(MergeSearchError, match="gone: there is no such folder"):
         config.frames.open(config.base)
     task: Any = "detection" if "coco" in section else "classification"
@@ -468,13 +470,13 @@ def test_files_that_are_not_there_are_named(
 def test_images_lie_beside_the_file_or_where_the_config_says(
     tmp_path: Path, good: dict[str, Any]
 ) -> None:
-    save_image(tmp_path / "val" / "ILSVRC2012_val_00000002.png", seed=0)
+    save_noise_image(tmp_path / "val" / "ILSVRC2012_val_00000002.png", seed=0)
     (tmp_path / "val" / "real.json").write_text("[[], [5, 1]]")
     (tmp_path / "real.json").write_text("[[], [5, 1]]")
     for section in (
         {"real": "val/real.json"},
         {"real": "real.json", "images": "val"},
     ):
-        config = opened(tmp_path, merged(good, {"truth.a": section}))
+        config = opened(tmp_path, with_changes(good, {"truth.a": section}))
         truth = config.truth["a"].open(config.base, "classification", "a")
         assert isinstance(truth, ClassTruth) and truth.labels == (frozenset((1, 5)),)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from tiny import STREET, save_image
+from tiny import STREET, save_noise_image
 
 from search.data.frames import (
     BadFrames,
@@ -36,13 +36,13 @@ from search.statistics.streaming import PassSettings
 
 def photos(folder: Path, count: int = 6) -> ImageFiles:
     for k in range(count):
-        save_image(folder / f"{k:03}.png", seed=k)
+        save_noise_image(folder / f"{k:03}.png", seed=k)
     return folder_frames(folder, Sampling())
 
 
 def test_a_folder_is_read_in_path_order(tmp_path: Path) -> None:
     for name in ("b.png", "a/z.jpg", "c.JPEG", "a/a.bmp"):
-        save_image(tmp_path / name, seed=1)
+        save_noise_image(tmp_path / name, seed=1)
     (tmp_path / "notes.txt").write_text("no image")
     frames = folder_frames(tmp_path, Sampling())
     assert [p.relative_to(tmp_path).as_posix() for p in frames.paths] == [
@@ -153,7 +153,7 @@ def test_the_hash_changes_with_content_order_and_count(tmp_path: Path) -> None:
         ImageFiles(frames.paths[::-1]).hash,
         ImageFiles((*frames.paths, frames.paths[0])).hash,
     }
-    save_image(frames.paths[3], seed=99)
+    save_noise_image(frames.paths[3], seed=99)
     hashes.add(ImageFiles(frames.paths).hash)
     assert len(hashes) == 5
 

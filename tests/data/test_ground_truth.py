@@ -12,10 +12,10 @@ from tiny import (
     DETECTOR,
     STREET,
     Weights,
+    capture_reporter,
     config_data,
-    listening,
-    merged,
-    save_image,
+    save_noise_image,
+    with_changes,
     write_config,
 )
 
@@ -46,7 +46,7 @@ def right(truth: ClassTruth) -> list[set[int]]:
 
 def labels_file(folder: Path, text: str, images: int = 3) -> Path:
     for k in range(images):
-        save_image(folder / "images" / f"{k}.png", seed=k)
+        save_noise_image(folder / "images" / f"{k}.png", seed=k)
     path = folder / "labels.csv"
     path.write_text(text, encoding="utf-8")
     return path
@@ -142,7 +142,7 @@ def test_a_frame_without_a_right_class_is_no_ground_truth() -> None:
 def real_file(folder: Path, data: Any, names: Sequence[str]) -> Path:
     """ReaL's list beside a folder with some of ImageNet's validation images."""
     for k, name in enumerate(names):
-        save_image(folder / "val" / name, seed=k)
+        save_noise_image(folder / "val" / name, seed=k)
     path = folder / "real.json"
     path.write_text(data if isinstance(data, str) else json.dumps(data), encoding="utf-8")
     return path
@@ -193,7 +193,7 @@ def test_a_list_of_reals_that_is_not_there_is_refused(tmp_path: Path) -> None:
 def test_an_offset_beyond_all_labels_is_refused(tmp_path: Path) -> None:
     beyond = Sampling(offset=50)
     images = coco_file(tmp_path, COCO)
-    save_image(tmp_path / "classes" / "cat" / "0.png", seed=1)
+    save_noise_image(tmp_path / "classes" / "cat" / "0.png", seed=1)
     with pytest.raises(BadTruth, match="offset"):
         csv_truth(labels_file(tmp_path, GOOD_CSV), beyond)
     with pytest.raises(BadTruth, match="offset"):
@@ -204,13 +204,13 @@ def test_an_offset_beyond_all_labels_is_refused(tmp_path: Path) -> None:
 
 def test_class_folders_are_numbered_in_alphabetical_order(tmp_path: Path) -> None:
     for k, name in enumerate(("dog/1.png", "ant/7.png", "cat/3.png", "ant/deep/2.png")):
-        save_image(tmp_path / name, seed=k)
+        save_noise_image(tmp_path / name, seed=k)
     (tmp_path / "readme.txt").write_text("not a class")
     assert right(folder_truth(tmp_path, ALL)) == [{0}, {0}, {1}, {2}]
 
 
 def test_folders_without_classes_are_refused(tmp_path: Path) -> None:
-    save_image(tmp_path / "flat" / "1.png", seed=0)
+    save_noise_image(tmp_path / "flat" / "1.png", seed=0)
     (tmp_path / "hollow" / "cat").mkdir(parents=True)
     for name in ("flat", "hollow", "gone"):
         with pytest.raises(BadTruth, match="one sub-folder of images per class") as caught:
@@ -234,7 +234,7 @@ COCO: dict[str, Any] = {
 
 def coco_file(folder: Path, data: Any) -> Path:
     for k in range(2):
-        save_image(folder / f"{k}.png", seed=k)
+        save_noise_image(folder / f"{k}.png", seed=k)
     path = folder / "instances.json"
     path.write_text(data if isinstance(data, str) else json.dumps(data), encoding="utf-8")
     return path
@@ -385,8 +385,8 @@ def test_a_run_says_what_it_does_not_measure(
     data = config_data(weights)
     models = {"cls": data["models"]["a"], "det": {**data["models"]["b"], "arch": DETECTOR}}
     section = {"coco": "instances.json", "classes": {1: "person", 4: "bus"}}
-    changed = merged(data, {"models": models, "truth": {"det": section}})
-    spoken = listening()
+    changed = with_changes(data, {"models": models, "truth": {"det": section}})
+    spoken = capture_reporter()
     config = load_config(write_config(tmp_path, changed))
     truth = open_truth(config, mixed.deployment, mixed.frames, spoken.reporter)
     assert set(truth) == {"det"}
@@ -455,7 +455,7 @@ def test_scenes_know_their_own_labels_and_boxes() -> None:
 
 
 def test_labels_without_a_single_box_are_refused(tmp_path: Path) -> None:
-    save_image(tmp_path / "a.png", seed=0)
+    save_noise_image(tmp_path / "a.png", seed=0)
     file = tmp_path / "instances.json"
     file.write_text(
         json.dumps(

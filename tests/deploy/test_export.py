@@ -12,7 +12,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 from PIL import Image
-from tiny import Ran, Weights, config_data, merged, run_config, write_config
+from tiny import FinishedRun, Weights, config_data, run_config, with_changes, write_config
 
 import spaces
 from search.cli.main import main
@@ -26,7 +26,7 @@ def command(*arguments: str | Path) -> Result:
 
 
 @pytest.fixture(scope="module")
-def bundle(tiny_run: Ran, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bundle(tiny_run: FinishedRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("export") / "bundle"
     done = command("export", tiny_run.out, "--to", folder, "--format", "onnx")
     assert done.exit_code == 0, done.output
@@ -34,7 +34,7 @@ def bundle(tiny_run: Ran, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_it_holds_the_chosen_plan_and_says_so(bundle: Path, tiny_run: Ran) -> None:
+def test_it_holds_the_chosen_plan_and_says_so(bundle: Path, tiny_run: FinishedRun) -> None:
     chosen = tiny_run.result.chosen
     record = next(c for c in tiny_run.result.candidates if c.hash == chosen)
     assert json.loads((bundle / "plan.json").read_text()) == record.plan
@@ -77,7 +77,7 @@ def test_spaces_has_it_by_name() -> None:
 
 
 def test_any_plan_of_the_front_and_an_older_bundle_is_replaced(
-    tiny_run: Ran, tmp_path: Path
+    tiny_run: FinishedRun, tmp_path: Path
 ) -> None:
     records = sorted(tiny_run.result.front, key=lambda r: r.bytes)
     for record in (records[0], records[-1]):
@@ -90,7 +90,7 @@ def test_any_plan_of_the_front_and_an_older_bundle_is_replaced(
 
 
 def test_what_cannot_be_done_is_one_sentence_and_changes_nothing(
-    tiny_run: Ran, tmp_path: Path
+    tiny_run: FinishedRun, tmp_path: Path
 ) -> None:
     mine = tmp_path / "mine"
     mine.mkdir()
@@ -140,10 +140,10 @@ def test_bench_bundle_without_the_models_weights_measures_the_bundle(
 
 
 def test_half_precision_is_counted_verified_and_exported(
-    weights: Weights, tmp_path: Path, tiny_run: Ran, monkeypatch: pytest.MonkeyPatch
+    weights: Weights, tmp_path: Path, tiny_run: FinishedRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    data = merged(config_data(weights), {"dtype": "float16", "search.trials": 12})
+    data = with_changes(config_data(weights), {"dtype": "float16", "search.trials": 12})
     half = run_config(write_config(tmp_path, data))
     assert 0.5 < half.result.unmerged_bytes / tiny_run.result.unmerged_bytes < 0.56
     assert half.result.candidates and half.result.baseline["a"]["top1"] >= 0

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 from mlflow.tracking import MlflowClient
 from servers import Server
-from tiny import Ran
+from tiny import FinishedRun
 
 from search.cli.main import main
 from search.config.search import PromotionConfig
@@ -111,7 +111,7 @@ def test_the_first_is_promoted_if_it_is_fit() -> None:
 
 
 @pytest.fixture
-def out(tiny_run: Ran, tmp_path: Path) -> Path:
+def out(tiny_run: FinishedRun, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_run.out, tmp_path / "out"))
 
 
@@ -140,10 +140,10 @@ def tags(target: Target, version: int) -> dict[str, str]:
     return dict(client.get_model_version("tiny", str(version)).tags)
 
 
-def test_every_run_proposes_its_chosen_plan(tiny_run: Ran) -> None:
+def test_every_run_proposes_its_chosen_plan(tiny_run: FinishedRun) -> None:
     target = Target.of(tiny_run.config)
     assert aliases(target) == {"challenger": 1}
-    assert "model 'tiny', version 1" in tiny_run.said
+    assert "model 'tiny', version 1" in tiny_run.output
     with registry(target, "tiny") as known:
         entry = known.challenger()
     assert entry is not None
@@ -156,7 +156,7 @@ def test_every_run_proposes_its_chosen_plan(tiny_run: Ran) -> None:
 
 
 def test_from_challenger_to_champion_and_back(
-    tiny_run: Ran, out: Path, local: Target, monkeypatch: pytest.MonkeyPatch
+    tiny_run: FinishedRun, out: Path, local: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", local.uri)
     config = tiny_run.config.base / "config.yaml"
@@ -212,7 +212,7 @@ def _with_its_bundle(result: Result, out: Path) -> Result:
 
 
 def test_logging_again_registers_nothing_and_an_older_one_is_not_proposed(
-    tiny_run: Ran, out: Path, local: Target
+    tiny_run: FinishedRun, out: Path, local: Target
 ) -> None:
     newer = later(tiny_run.result, 5, 0.9, out)
     record(newer, out, local)
@@ -225,7 +225,7 @@ def test_logging_again_registers_nothing_and_an_older_one_is_not_proposed(
 
 
 def test_a_server_has_a_registry_too(
-    tiny_run: Ran, out: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+    tiny_run: FinishedRun, out: Path, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = Target(server.uri, "registered", None)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
@@ -236,7 +236,7 @@ def test_a_server_has_a_registry_too(
 
 
 def test_promoting_what_is_not_there_is_told_in_a_sentence(
-    tiny_run: Ran, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_run: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'none.db'}")
     done = CliRunner().invoke(main, ["promote", str(tiny_run.config.base / "config.yaml")])

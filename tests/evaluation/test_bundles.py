@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from packing import packed, specs_of
+from bundles import model_specs, write_plan_bundle
 from tiny import STREET, Weights, shares_in
 
 from search.data.frames import RenderedScenes
@@ -45,7 +45,7 @@ def bundles(
 ) -> list[Bundle]:
     folder, found = tmp_path_factory.mktemp("bundles"), []
     for number, plan in enumerate(plans):
-        packed(mixed, plan, specs_of(weights), folder / str(number))
+        write_plan_bundle(mixed, plan, model_specs(weights), folder / str(number))
         found.append(load_bundle(folder / str(number)))
     return found
 

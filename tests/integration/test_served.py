@@ -17,7 +17,7 @@ from mlflow.artifacts import download_artifacts
 from mlflow.entities import LoggedModel
 from mlflow.tracking import MlflowClient
 from servers import Server
-from tiny import Ran
+from tiny import FinishedRun
 from torch import Tensor
 
 from search.data.frames import RenderedScenes
@@ -58,7 +58,7 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def out(tiny_run: Ran, tmp_path: Path) -> Path:
+def out(tiny_run: FinishedRun, tmp_path: Path) -> Path:
     """A copy of a finished run's folder, to log from."""
     return Path(shutil.copytree(tiny_run.out, tmp_path / "out"))
 
@@ -83,7 +83,7 @@ def asked(fresh: Path, uri: str, model: LoggedModel, tmp_path: Path) -> dict[str
     return answers
 
 
-def bundled(tiny_run: Ran, tmp_path: Path) -> dict[str, object]:
+def bundled(tiny_run: FinishedRun, tmp_path: Path) -> dict[str, object]:
     frames = np.load(tmp_path / "frames.npy")
     answers = load_bundle(tiny_run.out / "bundle")([*frames])
     assert len(answers) == 2 and all(len(answer) == 2 for answer in answers.values())
@@ -92,15 +92,15 @@ def bundled(tiny_run: Ran, tmp_path: Path) -> dict[str, object]:
     }
 
 
-def test_the_chosen_plan_lies_beside_the_result_as_a_bundle(tiny_run: Ran) -> None:
+def test_the_chosen_plan_lies_beside_the_result_as_a_bundle(tiny_run: FinishedRun) -> None:
     plan = json.loads((tiny_run.out / "bundle" / "plan.json").read_text())
     chosen = next(c for c in tiny_run.result.candidates if c.hash == tiny_run.result.chosen)
     assert plan == chosen.plan
-    assert "Bundle of the chosen plan" in tiny_run.said and "as predicted" in tiny_run.said
+    assert "Bundle of the chosen plan" in tiny_run.output and "as predicted" in tiny_run.output
 
 
 def test_a_fresh_environment_answers_as_the_bundle_does(
-    tiny_run: Ran, fresh: Path, tmp_path: Path
+    tiny_run: FinishedRun, fresh: Path, tmp_path: Path
 ) -> None:
     target = Target.of(tiny_run.config)
     (model,) = models(target)
@@ -108,7 +108,7 @@ def test_a_fresh_environment_answers_as_the_bundle_does(
 
 
 def test_so_it_does_from_a_server(
-    tiny_run: Ran, out: Path, server: Server, fresh: Path, tmp_path: Path
+    tiny_run: FinishedRun, out: Path, server: Server, fresh: Path, tmp_path: Path
 ) -> None:
     target = Target(server.uri, "served", None)
     record(tiny_run.result, out, target)
@@ -117,7 +117,7 @@ def test_so_it_does_from_a_server(
 
 
 def test_it_says_what_it_is_and_what_it_needs(
-    tiny_run: Ran, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_run: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target, result = Target.of(tiny_run.config), tiny_run.result
     (model,) = models(target)
@@ -142,7 +142,7 @@ def test_it_says_what_it_is_and_what_it_needs(
 
 
 def test_another_runs_bundle_is_not_logged_with_a_result(
-    tiny_run: Ran, out: Path, tmp_path: Path
+    tiny_run: FinishedRun, out: Path, tmp_path: Path
 ) -> None:
     other = replace(tiny_run.result, bundle="0" * 12)
     write_json(out / "result.json", other.to_dict())
@@ -153,7 +153,7 @@ def test_another_runs_bundle_is_not_logged_with_a_result(
 
 
 def test_what_is_kept_for_later_has_the_bundle_whatever_becomes_of_it(
-    tiny_run: Ran, out: Path
+    tiny_run: FinishedRun, out: Path
 ) -> None:
     kept = keep((out / "result.json").read_bytes(), out / "result.json", out)
     wanted = (out / "bundle" / "weights.safetensors").read_bytes()

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from commands import Start
-from dying import NEVER, dying_at
+from commands import StartCommand
 from mlflow.tracking import MlflowClient
-from tiny import Weights, merged
+from process_killer import NEVER, kill_before_step
+from tiny import Weights, with_changes
 from watched import DAY, NIGHT, Watched, watched_data
 
 from search.tracking.target import Target
@@ -42,9 +42,9 @@ class Scene:
 
 
 @pytest.fixture
-def scene(weights: Weights, tmp_path: Path, start: Start) -> Scene:
+def scene(weights: Weights, tmp_path: Path, start: StartCommand) -> Scene:
     # Whatever is found is good enough: the round promotes.
-    data = merged(watched_data(weights), {"promotion.slack": 1.0})
+    data = with_changes(watched_data(weights), {"promotion.slack": 1.0})
     watched = Watched.at(tmp_path / "watched", data)
     watched.deliver(DAY)
     assert start("watch", watched.config, "--once").exit_code() == 11
@@ -53,8 +53,8 @@ def scene(weights: Weights, tmp_path: Path, start: Start) -> Scene:
     snapshot = tmp_path / "snapshot"
     shutil.copytree(watched.config.parent, snapshot, symlinks=True)
     log = tmp_path / "steps"
-    whole = start("watch", watched.config, "--once", prepare=dying_at(NEVER, log))
-    assert whole.exit_code() == 11, whole.said
+    whole = start("watch", watched.config, "--once", prepare=kill_before_step(NEVER, log))
+    assert whole.exit_code() == 11, whole.output
     after = watched.in_service()
     assert before is not None and after is not None
     return Scene(watched, snapshot, log.read_text().splitlines(), before, after)
@@ -70,7 +70,7 @@ def chosen(steps: list[str]) -> Iterator[int]:
 
 @pytest.mark.durability
 def test_whatever_is_killed_when_there_is_one_champion_and_one_promotion(
-    scene: Scene, start: Start, tmp_path: Path
+    scene: Scene, start: StartCommand, tmp_path: Path
 ) -> None:
     watched = scene.watched
     numbers = list(chosen(scene.steps))
@@ -78,13 +78,13 @@ def test_whatever_is_killed_when_there_is_one_champion_and_one_promotion(
     for number in numbers:
         scene.again()
         victim = start("watch", watched.config, "--once",
-                       prepare=dying_at(number, tmp_path / "steps"))  # fmt: skip
-        assert victim.exit_code() == -9, f"step {number}: {victim.said}"
+                       prepare=kill_before_step(number, tmp_path / "steps"))  # fmt: skip
+        assert victim.exit_code() == -9, f"step {number}: {victim.output}"
         known = watched.post.service.champion()
         assert known is not None, f"step {number}, {scene.steps[number]}: no champion"
         load_bundle(watched.post.service.bundle(known.bundle))  # whole, or it would be refused
         again = start("watch", watched.config, "--once")
-        assert again.exit_code() in (0, 11), f"step {number}: {again.said}"
+        assert again.exit_code() in (0, 11), f"step {number}: {again.output}"
         _promoted_once(scene, f"step {number}, {scene.steps[number]}")
 
 

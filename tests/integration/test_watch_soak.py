@@ -23,12 +23,12 @@ from typing import Any
 
 import psutil
 import pytest
-from commands import FORKED, as_it_is, small_files
-from dying import dying_at
+from commands import FORKED, limit_file_size, no_preparation
 from mlflow.tracking import MlflowClient
 from PIL import Image, ImageOps
+from process_killer import kill_before_step
 from servers import Server
-from tiny import Weights, listening, merged
+from tiny import Weights, capture_reporter, with_changes
 from watched import DAY, NIGHT, WINDOW, Watched, picture, watched_data
 
 from search.cli.main import main
@@ -135,10 +135,10 @@ class World:
     def _fault(self) -> Callable[[], Any]:
         """What befalls this round: mostly nothing."""
         if self._disk_full:
-            return small_files(2000)
+            return limit_file_size(2000)
         if len(self.codes) % 6 == 3:
-            return dying_at(self.chance.randrange(STEPS), self.folder / "steps")
-        return as_it_is
+            return kill_before_step(self.chance.randrange(STEPS), self.folder / "steps")
+        return no_preparation
 
     @property
     def _disk_full(self) -> bool:
@@ -155,7 +155,7 @@ def _round(told: Path, config: Path, due: Due, prepare: Callable[[], Any], used:
     try:
         main(["watch", str(config), "--once", "--due", due.at.isoformat(timespec="seconds")])
     finally:
-        if prepare is as_it_is:
+        if prepare is no_preparation:
             used.write_text(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
 
 
@@ -182,7 +182,7 @@ def world(weights: Weights, tmp_path: Path, server: Server) -> World:
         "promotion.slack": 1.0, "search.trials": 12,
         "verify.candidates": 2, "verify.shortlist": 3,
     }  # fmt: skip
-    watched = Watched.at(tmp_path / "soaked", merged(watched_data(weights), changes))
+    watched = Watched.at(tmp_path / "soaked", with_changes(watched_data(weights), changes))
     for index in range(POOL):
         picture(DAY, index), picture(NIGHT, index)
     return World(watched, server, tmp_path)
@@ -192,7 +192,7 @@ def world(weights: Weights, tmp_path: Path, server: Server) -> World:
 def test_many_rounds_with_all_that_may_go_wrong(world: World) -> None:
     watched, history = world.watched, world.watched.post.history
     with pytest.raises(Enough):
-        watch(Schedule.interval("1 h"), history, Hurried(), world, listening().reporter)
+        watch(Schedule.interval("1 h"), history, Hurried(), world, capture_reporter().reporter)
     world.server.start()
     code, said = watched.once()  # MLflow is told what it has missed
     assert code in (0, 10, 11), said

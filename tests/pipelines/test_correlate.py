@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from labelled import PICTURES, Compared, Labelled, compare
 from PIL import Image
-from tiny import STREET, Weights, config_data, listening, merged, write_config
+from tiny import STREET, Weights, capture_reporter, config_data, with_changes, write_config
 
 from search.config.loading import load_config
 from search.data.frames import RenderedScenes, Subset
@@ -56,7 +56,7 @@ def rows(tiny_league: Compared) -> list[Row]:
 @pytest.fixture(scope="module")
 def observed(tiny_league: Compared) -> Observed:
     """The same statistics as the comparison's, from its cache."""
-    config, reporter = tiny_league.config, listening().reporter
+    config, reporter = tiny_league.config, capture_reporter().reporter
     deployment = load_deployment(config, reporter)
     return observe(config, deployment, config.frames.open(config.base), reporter)
 
@@ -324,9 +324,9 @@ def test_what_is_kept_is_relative_to_the_recipient_alone() -> None:
 def test_a_bad_config_is_told_in_a_sentence_before_anything_is_written(
     tmp_path: Path, weights: Weights, changes: dict[str, Any], told: str
 ) -> None:
-    path = write_config(tmp_path, merged(config_data(weights), changes))
+    path = write_config(tmp_path, with_changes(config_data(weights), changes))
     with pytest.raises(MergeSearchError, match=told) as caught:
-        correlate(load_config(path), listening().reporter)
+        correlate(load_config(path), capture_reporter().reporter)
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.rglob("league.json"))
 

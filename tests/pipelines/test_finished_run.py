@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tiny import Ran
+from tiny import FinishedRun
 
 from search.config.base import BadConfig
 from search.data.frames import BadFrames
@@ -18,21 +18,21 @@ from search.utils.console import ConsoleReporter
 from search.utils.files import write_json
 
 
-def test_it_is_the_same_run(tiny_run: Ran) -> None:
+def test_it_is_the_same_run(tiny_run: FinishedRun) -> None:
     again = Finished.at(tiny_run.out)
     assert again.result == tiny_run.result and again.config == tiny_run.config
     observed = again.observe(ConsoleReporter())
     assert observed.frames.hash == tiny_run.result.frames["hash"]
 
 
-def test_a_tree_that_was_moved_is_found(tiny_run: Ran, tmp_path: Path) -> None:
+def test_a_tree_that_was_moved_is_found(tiny_run: FinishedRun, tmp_path: Path) -> None:
     moved = tmp_path / "moved"
     shutil.copytree(tiny_run.config.base, moved)
     again = Finished.at(moved / tiny_run.out.relative_to(tiny_run.config.base))
     assert again.config.base == moved
 
 
-def test_a_plan_is_named_by_the_beginning_of_its_hash(tiny_run: Ran) -> None:
+def test_a_plan_is_named_by_the_beginning_of_its_hash(tiny_run: FinishedRun) -> None:
     again = Finished.at(tiny_run.out)
     chosen = again.result.chosen
     assert chosen and again.plan(None).hash == chosen == again.plan(chosen[:8]).hash
@@ -44,7 +44,7 @@ def test_a_plan_is_named_by_the_beginning_of_its_hash(tiny_run: Ran) -> None:
             replace(again, result=replace(again.result, chosen="")).plan("")
 
 
-def test_frames_that_have_changed_are_refused(tiny_run: Ran) -> None:
+def test_frames_that_have_changed_are_refused(tiny_run: FinishedRun) -> None:
     again = Finished.at(tiny_run.out)
     assert len(again.frames()) == 28
     frames = again.config.frames.model_copy(update={"count": 27})
@@ -53,7 +53,7 @@ def test_frames_that_have_changed_are_refused(tiny_run: Ran) -> None:
         changed.observe(ConsoleReporter())
 
 
-def test_what_is_no_finished_run_is_named(tiny_run: Ran, tmp_path: Path) -> None:
+def test_what_is_no_finished_run_is_named(tiny_run: FinishedRun, tmp_path: Path) -> None:
     with pytest.raises(NoSuchRun, match=r"no result\.json; give the folder"):
         Finished.at(tmp_path)
     data = json.loads((tiny_run.out / "result.json").read_text())

@@ -19,10 +19,10 @@ from tiny import (
     DETECTOR,
     Matrix,
     Weights,
+    capture_reporter,
     config_data,
-    listening,
-    merged,
     shares_in,
+    with_changes,
     write_config,
 )
 
@@ -73,17 +73,17 @@ class CountingReporter(SilentReporter):
 
 def config_of(weights: Weights, folder: Path, frames: Any, **changes: Any) -> RunConfig:
     changes = {"frames": frames, "search.metric": "fidelity", **changes}
-    return load_config(write_config(folder, merged(config_data(weights), changes)))
+    return load_config(write_config(folder, with_changes(config_data(weights), changes)))
 
 
 def observed_with(config: RunConfig, reporter: Reporter | None = None) -> Observed:
-    reporter = reporter or listening().reporter
+    reporter = reporter or capture_reporter().reporter
     deployment = load_deployment(config, reporter)
     return observe(config, deployment, config.frames.open(config.base), reporter)
 
 
 def valued(config: RunConfig, observed: Observed) -> dict[Share, float]:
-    return similarities(config, observed, config.search.adapter_specs, listening().reporter)
+    return similarities(config, observed, config.search.adapter_specs, capture_reporter().reporter)
 
 
 def files_in(folder: Path) -> dict[str, bytes]:
@@ -334,14 +334,14 @@ def test_other_models_weights_or_shares_have_notes_of_their_own(
 def data(weights: Weights) -> dict[str, Any]:
     changes = {"search.trials": 12, "verify.shortlist": 3, "verify.candidates": 2,
                "search.metric": "fidelity"}  # fmt: skip
-    return merged(config_data(weights), changes)
+    return with_changes(config_data(weights), changes)
 
 
 def searched(
     folder: Path, data: Any, champion: SharePlan | None = None
 ) -> tuple[RunConfig, Result, str]:
     """What a run finds, and what it says; nothing is logged."""
-    config, spoken = load_config(write_config(folder, data)), listening()
+    config, spoken = load_config(write_config(folder, data)), capture_reporter()
     make_folder(config.out_folder)
     result = run_without_logging(config, spoken.reporter, PriorKnowledge(champion))
     return config, result, spoken.text
@@ -357,14 +357,16 @@ def test_a_search_on_more_frames_begins_with_what_the_last_one_found(
     tmp_path: Path, data: dict[str, Any]
 ) -> None:
     _, first, _ = searched(tmp_path, data)
-    config, second, _ = searched(tmp_path, merged(data, {"frames": {"parts": [DAY, WINDOW]}}))
+    config, second, _ = searched(
+        tmp_path, with_changes(data, {"frames": {"parts": [DAY, WINDOW]}})
+    )
     assert second.frames["count"] == 40
     assert second.study["problem"] != first.study["problem"]
     known = dict.fromkeys([first.chosen, *(c.hash for c in first.candidates)])
     assert tried(config)[: len(known)] == list(known)
     finished = Finished.at(config.out_folder)
     assert finished.frames().hash == second.frames["hash"]
-    assert finished.observe(listening().reporter).statistics.moments.frames == 24
+    assert finished.observe(capture_reporter().reporter).statistics.moments.frames == 24
 
 
 @pytest.mark.parametrize("frames", [DAY, {"parts": [DAY, WINDOW]}])
@@ -373,7 +375,9 @@ def test_the_plan_in_service_is_tried_and_verified_first(
 ) -> None:
     _, first, _ = searched(tmp_path / "first", data)
     champion = SharePlan.from_dict(min(first.front, key=lambda r: r.proxy).plan)
-    config, result, _ = searched(tmp_path / "again", merged(data, {"frames": frames}), champion)
+    config, result, _ = searched(
+        tmp_path / "again", with_changes(data, {"frames": frames}), champion
+    )
     verified = [c.hash for c in result.candidates]
     assert verified[0] == tried(config)[0] == champion.hash
     assert len(set(verified)) == len(verified) in (2, 3)
@@ -393,7 +397,7 @@ def test_a_plan_in_service_that_cannot_be_searched_is_told_of(
         ),
     ]
     for number, (champion, changes, why) in enumerate(cases):
-        _, result, said = searched(tmp_path / str(number), merged(data, changes), champion)
+        _, result, said = searched(tmp_path / str(number), with_changes(data, changes), champion)
         assert champion.hash not in {c.hash for c in result.candidates}
         assert f"The plan in service, {champion.hash}, is not verified: " in said and why in said
 
@@ -402,4 +406,4 @@ def test_labelled_frames_must_not_be_in_any_part(tmp_path: Path, data: dict[str,
     truth = {"scenes": WINDOW["scenes"], "count": 6}
     changes = {"frames": {"parts": [DAY, WINDOW]}, "truth": {"a": truth}}
     with pytest.raises(BadTruth, match="6 of its frames are also among"):
-        searched(tmp_path, merged(data, changes))
+        searched(tmp_path, with_changes(data, changes))

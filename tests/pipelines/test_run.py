@@ -11,11 +11,11 @@ from PIL import Image
 from tiny import (
     CLASSES,
     DETECTOR,
-    Ran,
+    FinishedRun,
     Weights,
-    listening,
-    merged,
+    capture_reporter,
     run_config,
+    with_changes,
     write_config,
 )
 
@@ -43,25 +43,25 @@ def numbers(result: Result) -> dict[str, Any]:
     return {k: v for k, v in written.items() if k not in other}
 
 
-def test_plans_lie_under_the_hashes_that_name_them(tiny_run: Ran) -> None:
+def test_plans_lie_under_the_hashes_that_name_them(tiny_run: FinishedRun) -> None:
     written = {p.stem: p for p in (tiny_run.out / "plans").glob("*.json")}
     assert set(written) >= {record.hash for record in tiny_run.result.front}
     for name, path in written.items():
         assert SharePlan.from_json(path.read_text(encoding="utf-8")).hash == name
 
 
-def test_pictures_are_whole_images(tiny_run: Ran) -> None:
+def test_pictures_are_whole_images(tiny_run: FinishedRun) -> None:
     for name in ("front.png", "similarity.png"):
         with Image.open(tiny_run.out / name) as picture:
             picture.load()
             assert min(picture.size) > 300
 
 
-def test_nothing_unfinished_is_left_behind(tiny_run: Ran) -> None:
+def test_nothing_unfinished_is_left_behind(tiny_run: FinishedRun) -> None:
     assert not [p for p in tiny_run.out.rglob("*") if ".part" in p.name]
 
 
-def test_the_chosen_plan_and_the_whole_front_are_within_the_budget(tiny_run: Ran) -> None:
+def test_the_chosen_plan_and_the_whole_front_are_within_the_budget(tiny_run: FinishedRun) -> None:
     result = tiny_run.result
     assert result.budget_bytes == parse_budget("90%", result.unmerged_bytes)
     assert result.chosen in {c.hash for c in result.candidates}
@@ -69,14 +69,14 @@ def test_the_chosen_plan_and_the_whole_front_are_within_the_budget(tiny_run: Ran
     assert 0 < result.smallest_bytes <= min(r.bytes for r in result.front)
 
 
-def test_every_plan_holds_the_bytes_that_the_result_says(tiny_run: Ran) -> None:
+def test_every_plan_holds_the_bytes_that_the_result_says(tiny_run: FinishedRun) -> None:
     from search.pipelines.prepare import load_deployment, observe
 
-    reporter = listening().reporter
+    reporter = capture_reporter().reporter
     deployment = load_deployment(tiny_run.config, reporter)
     frames = tiny_run.config.frames.open(tiny_run.config.base)
     observed = observe(tiny_run.config, deployment, frames, reporter)
-    assert "cached from an earlier run" not in tiny_run.said
+    assert "cached from an earlier run" not in tiny_run.output
     for record in tiny_run.result.candidates:
         plan = SharePlan.from_dict(record.plan)
         maps = observed.maps_for([plan])
@@ -87,12 +87,14 @@ def test_every_plan_holds_the_bytes_that_the_result_says(tiny_run: Ran) -> None:
         assert accuracy(bench, [plan], truth, lambda done: None) == [record.accuracy]
 
 
-def test_the_stage_tables_and_the_verified_plans_are_told(tiny_run: Ran) -> None:
+def test_the_stage_tables_and_the_verified_plans_are_told(tiny_run: FinishedRun) -> None:
     for word in ("conv_head", "unmerged", tiny_run.result.chosen, "a top-1", "experiment"):
-        assert word in tiny_run.said
+        assert word in tiny_run.output
 
 
-def test_every_accuracy_lies_in_its_interval_and_every_change_has_one(tiny_run: Ran) -> None:
+def test_every_accuracy_lies_in_its_interval_and_every_change_has_one(
+    tiny_run: FinishedRun,
+) -> None:
     result = tiny_run.result
     measured = [(result.baseline, result.baseline_intervals)]
     measured += [(c.accuracy, c.intervals) for c in result.candidates]
@@ -107,28 +109,30 @@ def test_every_accuracy_lies_in_its_interval_and_every_change_has_one(tiny_run: 
         assert low <= change <= high
         assert c.quality_interval[0] <= c.quality_kept <= c.quality_interval[1]
         assert (c.verdicts["a"] == "worse") == (high < 0)
-        assert f"against unmerged: a {c.verdicts['a']}" in tiny_run.said
+        assert f"against unmerged: a {c.verdicts['a']}" in tiny_run.output
     assert any(low < high for low, high in result.baseline_intervals["a"].values())
-    assert "95% intervals over the labelled frames" in tiny_run.said
+    assert "95% intervals over the labelled frames" in tiny_run.output
 
 
-def test_the_rungs_of_the_ladder_say_how_well_they_foretold_each_other(tiny_run: Ran) -> None:
+def test_the_rungs_of_the_ladder_say_how_well_they_foretold_each_other(
+    tiny_run: FinishedRun,
+) -> None:
     found = tiny_run.result.rungs
     assert found == rungs(tiny_run.result.candidates) | {
         "shortlist_proxy_fidelity": found["shortlist_proxy_fidelity"]
     }
     assert any(rho is not None and -1 <= rho <= 1 for rho in found.values())
-    assert in_words(found) in tiny_run.said
+    assert in_words(found) in tiny_run.output
 
 
 def test_without_labels_nothing_is_said_of_accuracy(tmp_path: Path, data: dict[str, Any]) -> None:
-    ran = run_config(write_config(tmp_path, merged(data, {"truth": {}})))
+    ran = run_config(write_config(tmp_path, with_changes(data, {"truth": {}})))
     assert ran.result.baseline == ran.result.baseline_intervals == {}
     for c in ran.result.candidates:
         assert c.accuracy == c.intervals == c.differences == c.verdicts == {}
         assert c.quality_kept is c.quality_interval is None
-    assert "intervals" not in ran.said and "unmerged:" not in ran.said
-    assert "proxy and truth -" in ran.said
+    assert "intervals" not in ran.output and "unmerged:" not in ran.output
+    assert "proxy and truth -" in ran.output
 
 
 def test_the_same_seed_finds_the_same_in_another_folder(
@@ -145,7 +149,7 @@ def test_a_second_run_goes_on_where_the_first_one_stood(
     path = write_config(tmp_path, data)
     first, second = run_config(path), run_config(path)
     assert numbers(first.result) == numbers(second.result)
-    assert "cached from an earlier run" in second.said
+    assert "cached from an earlier run" in second.output
     more = run_config(path, ["search.trials=20"])
     assert more.result.study["trials"] == 20
     assert more.result.study["hypervolume"][:12] == first.result.study["hypervolume"]
@@ -154,7 +158,7 @@ def test_a_second_run_goes_on_where_the_first_one_stood(
 def test_random_weights_are_the_same_each_time(tmp_path: Path, data: dict[str, Any]) -> None:
     """`pretrained: false` is for trying out: it too must find the same twice."""
     untrained = {"arch": "timm/test_efficientnet", "pretrained": False, "size": 64}
-    data = merged(data, {"models": {"a": untrained, "b": dict(untrained)}, "truth": {},
+    data = with_changes(data, {"models": {"a": untrained, "b": dict(untrained)}, "truth": {},
                          "search.floor": 0.001})  # fmt: skip
     one, other = (run_config(write_config(tmp_path / name, data)) for name in ("one", "other"))
     assert numbers(one.result) == numbers(other.result)
@@ -168,7 +172,7 @@ def test_a_classifier_and_a_detector_are_merged(
                 "num_classes": CLASSES[DETECTOR], "fit": "squash"}  # fmt: skip
     models = {"cls": data["models"]["a"], "det": detector}
     truth = dict.fromkeys(models, data["truth"]["a"])
-    changed = merged(data, {"models": models, "truth": truth})
+    changed = with_changes(data, {"models": models, "truth": truth})
     result = run_config(write_config(tmp_path, changed)).result
     assert set(result.baseline) == {"cls", "det"}
     assert "map" in result.baseline["det"] and "top1" in result.baseline["cls"]
@@ -189,7 +193,7 @@ def test_a_budget_that_cannot_be_met_names_the_smallest_plan_and_exits_with_2(
 ) -> None:
     config = load_config(write_config(tmp_path, data), ["budget=1 kB"])
     with pytest.raises(BudgetTooSmall) as caught:
-        run(config, listening().reporter)
+        run(config, capture_reporter().reporter)
     least = caught.value.least
     assert caught.value.exit_code == 2
     for told in (least.plan.hash, str(least.bytes), str(least.plan), "0.00 MB"):
@@ -206,7 +210,7 @@ def test_a_budget_that_cannot_be_met_names_the_smallest_plan_and_exits_with_2(
 def test_when_no_share_is_worth_anything_the_unmerged_set_is_the_smallest(
     tmp_path: Path, data: dict[str, Any]
 ) -> None:
-    path = write_config(tmp_path, merged(data, {"search.floor": 2.0}))
+    path = write_config(tmp_path, with_changes(data, {"search.floor": 2.0}))
     with pytest.raises(BudgetTooSmall, match="nothing shared"):
         run_config(path)
     result = run_config(path, ["budget=100%"]).result
@@ -216,14 +220,14 @@ def test_when_no_share_is_worth_anything_the_unmerged_set_is_the_smallest(
 def test_with_a_quality_floor_the_fewest_bytes_that_keep_it_are_chosen(
     tmp_path: Path, data: dict[str, Any]
 ) -> None:
-    path = write_config(tmp_path, merged(data, {"budget": None, "quality_floor": 0.5}))
+    path = write_config(tmp_path, with_changes(data, {"budget": None, "quality_floor": 0.5}))
     ran = run_config(path, ["search.trials=40"])
     result = ran.result
     assert (result.budget_bytes, result.quality_floor) == (None, 0.5)
     assert all(min(r.kept.values()) >= 0 for r in result.candidates)
     keeping = [c for c in result.candidates if min(c.kept.values()) >= 0.5]
     assert keeping and result.chosen == min(keeping, key=lambda c: c.bytes).hash
-    assert "50.0% of every model's quality" in ran.said
+    assert "50.0% of every model's quality" in ran.output
 
 
 def test_a_floor_that_nothing_keeps_when_verified_chooses_nothing_and_says_so(
@@ -232,21 +236,21 @@ def test_a_floor_that_nothing_keeps_when_verified_chooses_nothing_and_says_so(
     monkeypatch.setattr(
         "search.pipelines.candidates.kept_by_model", lambda *scores: {"a": 0.25, "b": 0.5}
     )  # a truth that is worse than all that was predicted
-    path = write_config(tmp_path, merged(data, {"budget": None, "quality_floor": 0.9}))
+    path = write_config(tmp_path, with_changes(data, {"budget": None, "quality_floor": 0.9}))
     ran = run_config(path)
     assert ran.result.chosen is None and (ran.out / "result.json").is_file()
-    assert "None of them keeps 90.0%" in ran.said and "keeps 25.0% on its worst" in ran.said
+    assert "None of them keeps 90.0%" in ran.output and "keeps 25.0% on its worst" in ran.output
 
 
 def test_all_objectives_are_measured_and_told(tmp_path: Path, data: dict[str, Any]) -> None:
     objectives = ["macs", "latency", "activation"]
-    path = write_config(tmp_path, merged(data, {"search.objectives": objectives}))
+    path = write_config(tmp_path, with_changes(data, {"search.objectives": objectives}))
     ran = run_config(path, ["search.trials=4"])
     assert ran.result.study["objectives"] == objectives
     for record in (*ran.result.front, *ran.result.candidates):
         assert list(record.costs) == objectives and record.costs["latency"] > 0
         assert record.costs["macs"] == record.macs / 1e6
-    assert "latency ms" in ran.said and "activation MB" in ran.said
+    assert "latency ms" in ran.output and "activation MB" in ran.output
 
 
 def test_a_search_begins_with_what_an_earlier_one_into_the_same_folder_found(
@@ -271,10 +275,10 @@ def test_a_damaged_earlier_result_is_no_hindrance(tmp_path: Path, data: dict[str
 
 
 def test_an_exhausted_space_is_told(tmp_path: Path, data: dict[str, Any]) -> None:
-    path = write_config(tmp_path, merged(data, {"search.floor": 2.0, "budget": "100%"}))
+    path = write_config(tmp_path, with_changes(data, {"search.floor": 2.0, "budget": "100%"}))
     ran = run_config(path)
     assert ran.result.study["exhausted"] and ran.result.study["trials"] == 1
-    assert "which is the whole search space" in ran.said
+    assert "which is the whole search space" in ran.output
 
 
 def test_the_true_front_is_told_and_how_much_of_it_the_study_found(
@@ -282,7 +286,7 @@ def test_the_true_front_is_told_and_how_much_of_it_the_study_found(
 ) -> None:
     path = write_config(tmp_path, data)
     result = run_config(path, ["search.trials=120"]).result
-    listener = listening()
+    listener = capture_reporter()
     written = json.loads(
         measure_exactly(load_config(path), listener.reporter).read_text(encoding="utf-8")
     )
@@ -295,7 +299,7 @@ def test_the_true_front_is_told_and_how_much_of_it_the_study_found(
             for held, proxy in zip(bytes_, proxies, strict=True)
         )
     assert "The study in tiny has found" in listener.text
-    other = listening()
+    other = capture_reporter()
     measure_exactly(load_config(path, ["budget=80%"]), other.reporter)
     assert "The study" not in other.text  # that was of another problem
 
@@ -316,7 +320,7 @@ def test_the_true_front_is_told_and_how_much_of_it_the_study_found(
 def test_an_error_leaves_the_old_result_and_no_other(
     tmp_path: Path, data: dict[str, Any], changes: dict[str, Any], told: str
 ) -> None:
-    path = write_config(tmp_path, merged(data, changes))
+    path = write_config(tmp_path, with_changes(data, changes))
     out = tmp_path / "out" / "tiny"
     out.mkdir(parents=True)
     (out / "result.json").write_text("the old one")
@@ -329,9 +333,9 @@ def test_an_error_leaves_the_old_result_and_no_other(
 
 def test_those_errors_have_names(tmp_path: Path, data: dict[str, Any]) -> None:
     with pytest.raises(NothingToShare):
-        run_config(write_config(tmp_path, merged(data, {"models.b.fit": "crop"})))
+        run_config(write_config(tmp_path, with_changes(data, {"models.b.fit": "crop"})))
     with pytest.raises(BadTruth):
-        run_config(write_config(tmp_path, merged(data, {"truth.a.scenes.seed": 1})))
+        run_config(write_config(tmp_path, with_changes(data, {"truth.a.scenes.seed": 1})))
 
 
 @pytest.mark.parametrize("key", ["out", "cache"])
@@ -339,7 +343,7 @@ def test_a_folder_that_takes_no_files_is_named_before_any_work(
     tmp_path: Path, data: dict[str, Any], key: str
 ) -> None:
     (tmp_path / "file").write_text("in the way")
-    path = write_config(tmp_path, merged(data, {key: "file/below"}))
+    path = write_config(tmp_path, with_changes(data, {key: "file/below"}))
     with pytest.raises(CannotWrite, match="file/below") as caught:
         run_config(path)
     assert f"`{key}:`" in str(caught.value)
@@ -354,7 +358,7 @@ def test_a_damaged_study_is_named(tmp_path: Path, data: dict[str, Any]) -> None:
         run_config(path)
 
 
-def test_results_are_finite_json(tiny_run: Ran) -> None:
+def test_results_are_finite_json(tiny_run: FinishedRun) -> None:
     def refuse(constant: str) -> float:
         raise AssertionError(constant)
 

@@ -13,10 +13,10 @@ from tiny import (
     CLASSIFIER,
     STREET,
     Weights,
+    capture_reporter,
     config_data,
-    listening,
     load_tiny,
-    merged,
+    with_changes,
     write_config,
 )
 
@@ -47,7 +47,7 @@ def refusal(*args: str | Path) -> str:
 @pytest.fixture(scope="module")
 def config(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A config whose 28 frames of the pass make three and a half batches."""
-    data = merged(config_data(weights), {"frames.count": 40, "cache": "cache"})
+    data = with_changes(config_data(weights), {"frames.count": 40, "cache": "cache"})
     return write_config(tmp_path_factory.mktemp("stats"), data)
 
 
@@ -61,7 +61,7 @@ def parts(config: Path) -> list[Path]:
 
 def observed(config: RunConfig) -> tuple[Observed, str]:
     """What a run of the config observes, and what it said meanwhile."""
-    spoken = listening()
+    spoken = capture_reporter()
     deployment = load_deployment(config, spoken.reporter)
     found = observe(config, deployment, config.frames.open(config.base), spoken.reporter)
     return found, spoken.text

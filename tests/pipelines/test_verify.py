@@ -17,14 +17,14 @@ from PIL import Image
 from servers import free_port
 from tiny import (
     STREET,
-    Ran,
-    Spoken,
+    CapturedReporter,
+    FinishedRun,
     Weights,
+    capture_reporter,
     config_data,
-    listening,
-    merged,
     run_config,
-    save_image,
+    save_noise_image,
+    with_changes,
     write_config,
 )
 
@@ -52,7 +52,7 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def out(tiny_run: Ran, tmp_path: Path) -> Path:
+def out(tiny_run: FinishedRun, tmp_path: Path) -> Path:
     """A finished run of one's own."""
     shutil.copytree(tiny_run.config.base, tmp_path / "copied")
     return tmp_path / "copied" / tiny_run.out.relative_to(tiny_run.config.base)
@@ -70,11 +70,11 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def answers(tiny_run: Ran, photos: Path) -> Path:
+def answers(tiny_run: FinishedRun, photos: Path) -> Path:
     """Labels that are the unmerged networks' own answers: a.csv and b.csv."""
     folder = photos.parent / "answers"
     folder.mkdir()
-    deployment = load_deployment(tiny_run.config, listening().reporter)
+    deployment = load_deployment(tiny_run.config, capture_reporter().reporter)
     frames = sorted(photos.iterdir())
     with torch.inference_mode():
         for name, model in deployment.models.items():
@@ -87,12 +87,12 @@ def answers(tiny_run: Ran, photos: Path) -> Path:
 
 def verified(
     out: Path, data: FreshData, starts: Sequence[str] = ()
-) -> tuple[Verification, Spoken]:
-    spoken = listening()
+) -> tuple[Verification, CapturedReporter]:
+    spoken = capture_reporter()
     return verify_again(out, starts, data, spoken.reporter), spoken
 
 
-def test_on_its_own_data_it_says_what_the_run_said(tiny_run: Ran, out: Path) -> None:
+def test_on_its_own_data_it_says_what_the_run_said(tiny_run: FinishedRun, out: Path) -> None:
     found, spoken = verified(out, FreshData())
     assert found.candidates == tiny_run.result.candidates
     assert found.baseline == tiny_run.result.baseline
@@ -137,7 +137,7 @@ def test_without_labels_nothing_is_said_about_accuracy(out: Path, photos: Path) 
     assert "top-1" not in spoken.text and "round truth" not in spoken.text
 
 
-def test_plans_of_the_front_are_named_by_their_hashes(tiny_run: Ran, out: Path) -> None:
+def test_plans_of_the_front_are_named_by_their_hashes(tiny_run: FinishedRun, out: Path) -> None:
     others = {r.hash for r in tiny_run.result.front} - {c.hash for c in tiny_run.result.candidates}
     assert others, "the run verifies only some of its front"
     other = sorted(others)[0]
@@ -191,19 +191,21 @@ def test_what_mlflow_did_not_take_is_kept_and_told_later(
 
 
 @pytest.fixture(scope="module")
-def photo_run(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Ran:
+def photo_run(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
     """A run that was searched on image files."""
     folder = tmp_path_factory.mktemp("photo-run")
     for k in range(28):
-        save_image(folder / "frames" / f"{k:02d}.png", seed=k)
+        save_noise_image(folder / "frames" / f"{k:02d}.png", seed=k)
     changes = {"frames": {"folder": "frames"}, "truth": {}, "search.trials": 5,
                "verify.shortlist": 2, "verify.candidates": 1}  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        return run_config(write_config(folder, merged(config_data(weights), changes)))
+        return run_config(write_config(folder, with_changes(config_data(weights), changes)))
 
 
-def test_frames_that_the_search_has_seen_are_refused(photo_run: Ran, tmp_path: Path) -> None:
+def test_frames_that_the_search_has_seen_are_refused(
+    photo_run: FinishedRun, tmp_path: Path
+) -> None:
     seen = photo_run.config.base / "frames"
     labels = tmp_path / "seen.csv"
     labels.write_text(f"path,label_index\n{seen / '03.png'},1\n{seen / '04.png'},2\n")
@@ -214,7 +216,9 @@ def test_frames_that_the_search_has_seen_are_refused(photo_run: Ran, tmp_path: P
     assert not (photo_run.out / "verify").exists()
 
 
-def test_without_truth_in_its_config_a_run_is_verified_for_fidelity(photo_run: Ran) -> None:
+def test_without_truth_in_its_config_a_run_is_verified_for_fidelity(
+    photo_run: FinishedRun,
+) -> None:
     found, spoken = verified(photo_run.out, FreshData())
     assert found.candidates == photo_run.result.candidates and found.truth == {}
     assert "Fidelity only" in spoken.text
@@ -231,14 +235,16 @@ def test_without_truth_in_its_config_a_run_is_verified_for_fidelity(photo_run: R
         (["a=x.txt"], "--labels a=x.txt: must be a .csv file, a folder with a sub-folder"),
     ],
 )
-def test_labels_that_are_none_are_refused(tiny_run: Ran, texts: list[str], told: str) -> None:
+def test_labels_that_are_none_are_refused(
+    tiny_run: FinishedRun, texts: list[str], told: str
+) -> None:
     with pytest.raises(BadData) as caught:
         FreshData.parse(texts, [], [], None).asked_of(Finished.at(tiny_run.out))
     assert told in str(caught.value)
 
 
 @pytest.mark.parametrize("option", ["images", "classes"])
-def test_what_is_said_of_labels_goes_with_labels(tiny_run: Ran, option: str) -> None:
+def test_what_is_said_of_labels_goes_with_labels(tiny_run: FinishedRun, option: str) -> None:
     given = {option: ["a=x"]}
     data = FreshData.parse([], given.get("images", []), given.get("classes", []), None)
     with pytest.raises(BadData, match=f"--{option} a=...: goes with --labels a="):
@@ -253,7 +259,7 @@ def test_classes_that_are_no_yaml_are_refused() -> None:
         FreshData.parse([], [], ["b=[car"], None)
 
 
-def with_detector(tiny_run: Ran, truth: dict[str, Any]) -> Finished:
+def with_detector(tiny_run: FinishedRun, truth: dict[str, Any]) -> Finished:
     """As if the run's model b were a detector."""
     known = Finished.at(tiny_run.out)
     models = {**known.result.models, "b": replace(known.result.models["b"], task="detection")}
@@ -263,7 +269,9 @@ def with_detector(tiny_run: Ran, truth: dict[str, Any]) -> Finished:
     return replace(known, config=config, result=replace(known.result, models=models))
 
 
-def test_the_form_of_labels_is_told_by_file_and_task(tiny_run: Ran, tmp_path: Path) -> None:
+def test_the_form_of_labels_is_told_by_file_and_task(
+    tiny_run: FinishedRun, tmp_path: Path
+) -> None:
     known = with_detector(tiny_run, {})
     (tmp_path / "classes").mkdir()
     texts = [f"a={tmp_path / 'l.csv'}", f"b={tmp_path / 'i.JSON'}"]
@@ -276,7 +284,7 @@ def test_the_form_of_labels_is_told_by_file_and_task(tiny_run: Ran, tmp_path: Pa
     assert truth["a"].image_folder == str(tmp_path / "classes")
 
 
-def test_a_detectors_classes_are_those_of_the_run_unless_said(tiny_run: Ran) -> None:
+def test_a_detectors_classes_are_those_of_the_run_unless_said(tiny_run: FinishedRun) -> None:
     known = with_detector(tiny_run, {"b": {"coco": "old.json", "classes": {1: "car", 3: 7}}})
     data = FreshData.parse(["b=new.json"], [], [], None)
     assert data.asked_of(known).truth["b"].classes == {1: "car", 3: 7}

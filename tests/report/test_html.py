@@ -13,8 +13,8 @@ from xml.etree import ElementTree as ET
 
 import pytest
 from click.testing import CliRunner
-from pages import Tag, parse, read_page
-from tiny import Ran, Weights, merged, run_config, three_models, write_config
+from html_pages import Element, parse_page, read_page
+from tiny import FinishedRun, Weights, run_config, three_model_config, with_changes, write_config
 
 from search.cli.main import main
 from search.config.loading import load_config
@@ -38,23 +38,23 @@ SECTIONS = ["candidates", "rungs", "similarity", "tried", "settings", "next"]
 
 
 @pytest.fixture(scope="module")
-def three_run(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Ran:
+def three_run(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
     """Three models without ground truth, whose budget asks for several shares."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         changes = {"truth": {}, "budget": "60%", "search.trials": 60}
         folder = tmp_path_factory.mktemp("three-run")
-        data = merged(three_models(weights), changes)
+        data = with_changes(three_model_config(weights), changes)
         return run_config(write_config(folder, data, "tiny.yaml"))
 
 
 @pytest.fixture(scope="module")
-def report(tiny_run: Ran) -> Tag:
+def report(tiny_run: FinishedRun) -> Element:
     return read_page(tiny_run.out / "report.html")
 
 
 @pytest.fixture
-def written(tiny_run: Ran) -> dict[str, Any]:
+def written(tiny_run: FinishedRun) -> dict[str, Any]:
     data = json.loads((tiny_run.out / "result.json").read_text(encoding="utf-8"))
     assert isinstance(data, dict)
     return data
@@ -67,11 +67,11 @@ def tried_of(result: Result) -> SearchTrace:
     return SearchTrace(similarity, {}, len(shares), len(result.front), ())
 
 
-def shown(result: Result, tried: SearchTrace | None = None, places: Places = NOWHERE) -> Tag:
-    return parse(page(result, tried or tried_of(result), places))
+def shown(result: Result, tried: SearchTrace | None = None, places: Places = NOWHERE) -> Element:
+    return parse_page(page(result, tried or tried_of(result), places))
 
 
-def section(whole: Tag, name: str) -> Tag:
+def section(whole: Element, name: str) -> Element:
     (found,) = whole.all("section", id=name)
     return found
 
@@ -80,7 +80,9 @@ def mb(count: int) -> str:
     return f"{count / 1e6:.2f} MB"
 
 
-def test_the_headline_has_the_numbers_of_result_json(report: Tag, written: dict[str, Any]) -> None:
+def test_the_headline_has_the_numbers_of_result_json(
+    report: Element, written: dict[str, Any]
+) -> None:
     (chosen,) = (c for c in written["candidates"] if c["hash"] == written["chosen"])
     (headline,) = report.all("h1")
     assert headline.text == (
@@ -99,7 +101,7 @@ def test_the_headline_has_the_numbers_of_result_json(report: Tag, written: dict[
     assert f"unmerged {100 * written['baseline']['a']['top1']:.1f}%" in notes
 
 
-def test_every_candidate_has_its_row(report: Tag, written: dict[str, Any]) -> None:
+def test_every_candidate_has_its_row(report: Element, written: dict[str, Any]) -> None:
     (table,) = report.all("table", class_="sortable")
     header, unmerged, *rows = table.rows()
     assert header == ["Plan", "MB", "Saved", "Quality kept", "Fidelity", "Proxy", "a top-1"]
@@ -120,7 +122,9 @@ def test_every_candidate_has_its_row(report: Tag, written: dict[str, Any]) -> No
         assert row[6].rpartition(", ")[2] in ("better", "worse", "no difference")
 
 
-def test_heat_maps_have_a_cell_for_every_pair_of_stages(tiny_run: Ran, report: Tag) -> None:
+def test_heat_maps_have_a_cell_for_every_pair_of_stages(
+    tiny_run: FinishedRun, report: Element
+) -> None:
     maps = report.all("table", class_="heat")
     stages = [stage["name"] for stage in tiny_run.result.models["a"].stages]
     assert [table.all("caption")[0].text for table in maps] == [
@@ -140,14 +144,14 @@ def chosen_of(result: Result) -> CandidateRecord:
     return next(c for c in result.candidates if c.hash == result.chosen)
 
 
-def test_the_rungs_are_those_of_the_result(report: Tag, written: dict[str, Any]) -> None:
+def test_the_rungs_are_those_of_the_result(report: Element, written: dict[str, Any]) -> None:
     told = [figure.all("b")[0].text for figure in section(report, "rungs").all("figure")]
     names = ("shortlist_proxy_fidelity", "proxy_truth", "fidelity_truth")
     found = [written["rungs"][name] for name in names]
     assert told == ["not defined" if rho is None else f"{rho:z.2f}" for rho in found]
 
 
-def test_what_was_left_adds_up(report: Tag, written: dict[str, Any]) -> None:
+def test_what_was_left_adds_up(report: Element, written: dict[str, Any]) -> None:
     part = section(report, "tried")
     titles = [title.text for title in part.all("h3")]
     stages = [len(model["stages"]) for model in written["models"].values()]
@@ -164,7 +168,7 @@ def test_what_was_left_adds_up(report: Tag, written: dict[str, Any]) -> None:
     assert listed - unlisted == len(written["candidates"])
 
 
-def test_every_section_is_there_with_a_heading(report: Tag, three_run: Ran) -> None:
+def test_every_section_is_there_with_a_heading(report: Element, three_run: FinishedRun) -> None:
     for whole in (report, read_page(three_run.out / "report.html")):
         found = [s for s in whole.all("section") if "id" in s.attributes]
         assert [s.attributes["id"] for s in found] == SECTIONS
@@ -173,23 +177,25 @@ def test_every_section_is_there_with_a_heading(report: Tag, three_run: Ran) -> N
             assert part.attributes["aria-labelledby"] == heading.attributes["id"]
 
 
-def test_every_picture_has_words_and_every_name_is_given_once(report: Tag, three_run: Ran) -> None:
+def test_every_picture_has_words_and_every_name_is_given_once(
+    report: Element, three_run: FinishedRun
+) -> None:
     for whole in (report, read_page(three_run.out / "report.html")):
         pictures = whole.all("svg")
         assert len(pictures) >= 4 and not whole.all("img")
         for picture in pictures:
             assert picture.attributes["role"] == "img"
-            (title,) = (p for p in picture.inside if isinstance(p, Tag) and p.name == "title")
+            (title,) = (p for p in picture.inside if isinstance(p, Element) and p.name == "title")
             (words,) = picture.all("desc")
             names = picture.attributes["aria-labelledby"].split()
             assert names == [title.attributes["id"], words.attributes["id"]]
             assert title.raw.strip() and words.raw.strip()
-        ids = [t.attributes["id"] for t in whole.everything() if "id" in t.attributes]
+        ids = [t.attributes["id"] for t in whole.tree() if "id" in t.attributes]
         assert [name for name, count in Counter(ids).items() if count > 1] == []
 
 
-def test_nothing_comes_from_elsewhere(tiny_run: Ran, report: Tag) -> None:
-    for tag in report.everything():
+def test_nothing_comes_from_elsewhere(tiny_run: FinishedRun, report: Element) -> None:
+    for tag in report.tree():
         for name in ("src", "href", "xlink:href", "action", "srcset"):
             assert tag.attributes.get(name, "#").startswith(("#", "data:"))
         assert "style" not in tag.attributes  # which the policy would not take
@@ -204,7 +210,7 @@ def test_nothing_comes_from_elsewhere(tiny_run: Ran, report: Tag) -> None:
     assert outside <= {"http://www.w3.org/2000/svg"}  # a name, which nobody fetches
 
 
-def test_text_is_escaped_wherever_it_comes_from(tiny_run: Ran) -> None:
+def test_text_is_escaped_wherever_it_comes_from(tiny_run: FinishedRun) -> None:
     result, evil = tiny_run.result, "<script>alert(1)</script><img src=x>&\"'"
     models = {name: replace(model, arch=f"timm/{evil}") for name, model in result.models.items()}
     config = {**result.config, "out": evil}
@@ -221,7 +227,7 @@ def test_text_is_escaped_wherever_it_comes_from(tiny_run: Ran) -> None:
     assert any(text.raw.startswith(last) for text in whole.all("tspan"))
 
 
-def test_no_credentials_are_told(tiny_run: Ran) -> None:
+def test_no_credentials_are_told(tiny_run: FinishedRun) -> None:
     path = tiny_run.path
     secret = load_config(path, ["mlflow.tracking_uri=http://me:s3cret@host:5000"])
     whole = page(replace(tiny_run.result, config=secret.as_written()), tried_of(tiny_run.result),
@@ -229,12 +235,12 @@ def test_no_credentials_are_told(tiny_run: Ran) -> None:
     assert "host:5000" in whole and "s3cret" not in whole
 
 
-def test_a_page_is_the_same_every_time(tiny_run: Ran) -> None:
+def test_a_page_is_the_same_every_time(tiny_run: FinishedRun) -> None:
     result = tiny_run.result
     assert page(result, tried_of(result), NOWHERE) == page(result, tried_of(result), NOWHERE)
 
 
-def test_what_is_to_be_typed_is_known_and_works(tiny_run: Ran, report: Tag) -> None:
+def test_what_is_to_be_typed_is_known_and_works(tiny_run: FinishedRun, report: Element) -> None:
     typed = [shlex.split(code.raw) for code in section(report, "next").all("code")]
     out = Path(typed[0][-1]).parent.parent
     assert out.resolve() == tiny_run.out.resolve()
@@ -247,14 +253,14 @@ def test_what_is_to_be_typed_is_known_and_works(tiny_run: Ran, report: Tag) -> N
     assert shown.exit_code == 0 and tiny_run.result.chosen in shown.output
 
 
-def test_without_its_config_there_is_no_word_of_the_ui(tiny_run: Ran) -> None:
+def test_without_its_config_there_is_no_word_of_the_ui(tiny_run: FinishedRun) -> None:
     commands = [step.command for step in next_steps(tiny_run.result, NOWHERE)]
     assert not [command for command in commands if " ui " in command]
     moved = tiny_run.config.model_copy(update={"name": "other"})
     assert Places.of(moved).config is None
 
 
-def test_three_models_without_labels_are_told_by_fidelity(three_run: Ran) -> None:
+def test_three_models_without_labels_are_told_by_fidelity(three_run: FinishedRun) -> None:
     result, whole = three_run.result, read_page(three_run.out / "report.html")
     chosen = chosen_of(result)
     known = [f for f in chosen.fidelity.values() if f is not None]
@@ -273,7 +279,7 @@ def test_three_models_without_labels_are_told_by_fidelity(three_run: Ran) -> Non
         assert f"{model} takes {stage} from {share['donor']}" in first.text
 
 
-def test_a_floor_that_nothing_keeps_is_told_as_such(tiny_run: Ran) -> None:
+def test_a_floor_that_nothing_keeps_is_told_as_such(tiny_run: FinishedRun) -> None:
     kept = ({"a": 0.5, "b": 1.0}, {"a": 0.9, "b": 0.8}, {"a": 0.7, "b": 0.6})
     candidates = [
         replace(c, kept=k) for c, k in zip(tiny_run.result.candidates, kept, strict=True)
@@ -297,7 +303,7 @@ def test_a_floor_that_nothing_keeps_is_told_as_such(tiny_run: Ran) -> None:
     assert "export" not in commands and "verify" in commands
 
 
-def test_a_floor_that_is_kept_is_told_with_what_it_costs(tiny_run: Ran) -> None:
+def test_a_floor_that_is_kept_is_told_with_what_it_costs(tiny_run: FinishedRun) -> None:
     smallest = min(tiny_run.result.candidates, key=lambda c: c.bytes)
     floor = min(min(c.kept.values()) for c in tiny_run.result.candidates)
     result = replace(tiny_run.result, budget_bytes=None, quality_floor=floor, chosen=smallest.hash)
@@ -310,7 +316,7 @@ def test_a_floor_that_is_kept_is_told_with_what_it_costs(tiny_run: Ran) -> None:
         assert left.why.endswith(f"the chosen plan's {mb(smallest.bytes)}")
 
 
-def test_nothing_shared_and_nothing_known_is_told(tiny_run: Ran) -> None:
+def test_nothing_shared_and_nothing_known_is_told(tiny_run: FinishedRun) -> None:
     one = replace(
         tiny_run.result.candidates[0], plan=SharePlan().to_dict(), hash=SharePlan().hash,
         fidelity={"a": None, "b": None}, accuracy={}, kept={}, quality_kept=None, intervals={},
@@ -327,7 +333,7 @@ def test_nothing_shared_and_nothing_known_is_told(tiny_run: Ran) -> None:
     assert [number.value for number in numbers(result)][1:] == ["-", "0"]
 
 
-def test_plan_svg_is_the_drawing_on_the_page(tiny_run: Ran, report: Tag) -> None:
+def test_plan_svg_is_the_drawing_on_the_page(tiny_run: FinishedRun, report: Element) -> None:
     alone = ET.parse(tiny_run.out / "plan.svg").getroot()
     words = alone.findtext("{http://www.w3.org/2000/svg}desc")
     figure = report.all("figure", class_="plan")[0]
@@ -349,7 +355,7 @@ def test_shares_under_the_floor_are_those_that_are_not_above_it() -> None:
     assert under_floor(tried, 0.0) == []
 
 
-def test_every_shortlisted_plan_that_was_not_verified_has_a_reason(tiny_run: Ran) -> None:
+def test_every_shortlisted_plan_that_was_not_verified_has_a_reason(tiny_run: FinishedRun) -> None:
     result = tiny_run.result
     verified = result.candidates[0]
     worst = min(f for c in result.candidates if (f := c.mean_fidelity) is not None)
@@ -370,7 +376,9 @@ def test_every_shortlisted_plan_that_was_not_verified_has_a_reason(tiny_run: Ran
     )["large"]  # fmt: skip
 
 
-def test_each_candidate_that_was_not_chosen_has_the_reason_of_the_rule(tiny_run: Ran) -> None:
+def test_each_candidate_that_was_not_chosen_has_the_reason_of_the_rule(
+    tiny_run: FinishedRun,
+) -> None:
     chosen = chosen_of(tiny_run.result)
     assert chosen.quality_kept is not None
     worse = replace(chosen, hash="worse", quality_kept=chosen.quality_kept - 0.1)

@@ -10,7 +10,7 @@ from itertools import pairwise
 from xml.etree import ElementTree as ET
 
 import pytest
-from tiny import Ran, World
+from tiny import FinishedRun, MadeUpDeployment
 
 from search.report.plan_diagram.drawing import NARROW, WIDE, draw_plan, in_words, standing_alone
 from search.report.plan_diagram.layout import (
@@ -30,11 +30,11 @@ from spaces.liveness import liveness
 from spaces.plan import Ref, Share, SharePlan
 
 SVG = f"{{{NAMESPACE}}}"
-THREE = World({"a": 7, "b": 5, "c": 9}, {"b": (2, 4)})
-FOUR = World({"a": 6, "b": 6, "c": 6, "d": 6})
+THREE = MadeUpDeployment({"a": 7, "b": 5, "c": 9}, {"b": (2, 4)})
+FOUR = MadeUpDeployment({"a": 6, "b": 6, "c": 6, "d": 6})
 
 
-def records(world: World) -> dict[str, ModelRecord]:
+def records(world: MadeUpDeployment) -> dict[str, ModelRecord]:
     """As a result holds the world's models."""
     return {
         name: ModelRecord(
@@ -50,11 +50,11 @@ def records(world: World) -> dict[str, ModelRecord]:
     }
 
 
-def plans(world: World, count: int) -> list[SharePlan]:
+def plans(world: MadeUpDeployment, count: int) -> list[SharePlan]:
     """Seeded plans of one to five shares, without cycles."""
     chance, found = random.Random(count), list[SharePlan]()
     while len(found) < count:
-        shares = chance.choices(sorted(world.kept), k=chance.randint(1, 5))
+        shares = chance.choices(sorted(world.similarities), k=chance.randint(1, 5))
         with suppress(BadPlan):
             plan = SharePlan(tuple({share.recipient: share for share in shares}.values()))
             liveness(plan, layouts_of(records(world)))
@@ -67,12 +67,16 @@ def share(donor: str, recipient: str) -> Share:
 
 
 def drawn(
-    result: Result, models: Mapping[str, ModelRecord], plan: SharePlan, world: World, width: float
+    result: Result,
+    models: Mapping[str, ModelRecord],
+    plan: SharePlan,
+    world: MadeUpDeployment,
+    width: float,
 ) -> ET.Element:
     """The drawing, as whoever opens it reads it."""
     made_up = replace(result, models=dict(models))
     record = replace(result.candidates[0], plan=plan.to_dict(), hash=plan.hash)
-    return ET.fromstring(to_text(draw_plan(made_up, record, world.kept, width)))
+    return ET.fromstring(to_text(draw_plan(made_up, record, world.similarities, width)))
 
 
 def stages(root: ET.Element) -> dict[str, ET.Element]:
@@ -93,7 +97,7 @@ def of_class(root: ET.Element, name: str) -> list[ET.Element]:
 @pytest.mark.parametrize("width", [WIDE, NARROW])
 @pytest.mark.parametrize("world", [THREE, FOUR], ids=["three", "four"])
 def test_live_stages_are_solid_and_released_ones_dashed(
-    tiny_run: Ran, world: World, width: float
+    tiny_run: FinishedRun, world: MadeUpDeployment, width: float
 ) -> None:
     models = records(world)
     dashed = 0
@@ -110,21 +114,23 @@ def test_live_stages_are_solid_and_released_ones_dashed(
 
 
 @pytest.mark.parametrize("world", [THREE, FOUR], ids=["three", "four"])
-def test_arrows_are_the_shares_with_their_similarities(tiny_run: Ran, world: World) -> None:
+def test_arrows_are_the_shares_with_their_similarities(
+    tiny_run: FinishedRun, world: MadeUpDeployment
+) -> None:
     for plan in plans(world, 12):
         root = drawn(tiny_run.result, records(world), plan, world, WIDE)
         told = {part.findtext(f"{SVG}title") for part in of_class(root, "pd-share")}
-        assert told == {in_words(s, world.kept[s]) for s in plan.shares}
+        assert told == {in_words(s, world.similarities[s]) for s in plan.shares}
         labels = sorted(
             part.findtext(f"{SVG}text") or "" for part in of_class(root, "pd-similarity")
         )
-        assert labels == sorted(f"{world.kept[s]:.2f}" for s in plan.shares)
+        assert labels == sorted(f"{world.similarities[s]:.2f}" for s in plan.shares)
 
 
 def test_an_arrow_runs_from_the_donors_outlet_to_the_recipients() -> None:
     models = records(THREE)
     for plan in plans(THREE, 12):
-        sheet = lay_out(models, plan, THREE.kept, WIDE)
+        sheet = lay_out(models, plan, THREE.similarities, WIDE)
         rows = {row.model: row for row in sheet.rows}
         for arrow in sheet.arrows:
             donor, recipient = rows[arrow.share.donor.model], rows[arrow.share.recipient.model]
@@ -138,7 +144,9 @@ def test_an_arrow_runs_from_the_donors_outlet_to_the_recipients() -> None:
 
 @pytest.mark.parametrize("width", [200.0, NARROW, WIDE])
 @pytest.mark.parametrize("world", [THREE, FOUR], ids=["three", "four"])
-def test_widths_follow_the_bytes_with_one_scale_for_all(world: World, width: float) -> None:
+def test_widths_follow_the_bytes_with_one_scale_for_all(
+    world: MadeUpDeployment, width: float
+) -> None:
     sheet = lay_out(records(world), SharePlan(), {}, width)
     boxes = sorted(every_box(sheet), key=lambda box: box.bytes)
     assert len({box.bytes for box in boxes}) > 10
@@ -157,7 +165,7 @@ def every_box(sheet: Sheet) -> list[Box]:
 
 @pytest.mark.parametrize("width", [WIDE, NARROW])
 def test_boxes_stand_side_by_side_on_the_sheet_and_names_fit_in(
-    tiny_run: Ran, width: float
+    tiny_run: FinishedRun, width: float
 ) -> None:
     for models in (records(THREE), records(FOUR), tiny_run.result.models):
         sheet = lay_out(models, SharePlan(), {}, width)
@@ -192,13 +200,16 @@ def test_an_arrow_past_another_row_crosses_it_where_a_gap_is() -> None:
 def test_what_stands_on_arrows_does_not_overlap() -> None:
     plan = SharePlan((share("a:s3", "b:s1"), share("a:s4", "b:s2"), share("a:s5", "b:s4")))
     for width in (WIDE, NARROW):
-        places = [arrow.label for arrow in lay_out(records(THREE), plan, THREE.kept, width).arrows]
+        places = [
+            arrow.label
+            for arrow in lay_out(records(THREE), plan, THREE.similarities, width).arrows
+        ]
         for k, (x, y) in enumerate(places):
             for to_x, to_y in places[k + 1 :]:
                 assert abs(x - to_x) > 40 or abs(y - to_y) > 18
 
 
-def test_without_a_plan_the_models_stand_whole(tiny_run: Ran) -> None:
+def test_without_a_plan_the_models_stand_whole(tiny_run: FinishedRun) -> None:
     result = tiny_run.result
     root = draw_plan(result, None, {})
     assert not of_class(root, "pd-released") and not of_class(root, "pd-share")
@@ -207,7 +218,7 @@ def test_without_a_plan_the_models_stand_whole(tiny_run: Ran) -> None:
     assert "nothing released" in (root.findtext("desc") or "")
 
 
-def test_the_description_says_what_the_picture_shows(tiny_run: Ran) -> None:
+def test_the_description_says_what_the_picture_shows(tiny_run: FinishedRun) -> None:
     chosen = chosen_of(tiny_run)
     root = draw_plan(tiny_run.result, chosen, {})
     assert root.get("role") == "img"
@@ -225,13 +236,13 @@ def test_the_description_says_what_the_picture_shows(tiny_run: Ran) -> None:
         assert not gone or f"released {', '.join(gone)}." in description
 
 
-def chosen_of(ran: Ran) -> CandidateRecord:
+def chosen_of(ran: FinishedRun) -> CandidateRecord:
     found = next(c for c in ran.result.candidates if c.hash == ran.result.chosen)
     assert isinstance(found, CandidateRecord)
     return found
 
 
-def test_a_picture_of_its_own_needs_no_page_around_it(tiny_run: Ran) -> None:
+def test_a_picture_of_its_own_needs_no_page_around_it(tiny_run: FinishedRun) -> None:
     text = standing_alone(tiny_run.result, chosen_of(tiny_run), {})
     assert (tiny_run.out / "plan.svg").read_text(encoding="utf-8").startswith(text[:200])
     root = ET.fromstring(text)
@@ -244,8 +255,10 @@ def test_a_picture_of_its_own_needs_no_page_around_it(tiny_run: Ran) -> None:
             assert (part.get("fill") or "").startswith("#")
 
 
-def test_of_many_stages_the_drawing_grows_and_its_letters_stay_as_large(tiny_run: Ran) -> None:
-    many = World({"a": 40, "b": 5})
+def test_of_many_stages_the_drawing_grows_and_its_letters_stay_as_large(
+    tiny_run: FinishedRun,
+) -> None:
+    many = MadeUpDeployment({"a": 40, "b": 5})
     root = drawn(tiny_run.result, records(many), SharePlan(), many, WIDE)
     _, _, width, _ = root.get("viewBox", "").split()
     assert float(width) > WIDE and root.get("width") == width

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from tiny import Ran
+from tiny import FinishedRun
 
 from search.results.search_result import CandidateRecord, Result, choose, versions
 from spaces.plan import SharePlan
@@ -22,17 +22,17 @@ def candidate(name: str, size: int, kept: float | None, fidelity: float | None) 
     )
 
 
-def test_a_result_comes_back_equal_from_its_file(tiny_run: Ran) -> None:
+def test_a_result_comes_back_equal_from_its_file(tiny_run: FinishedRun) -> None:
     text = (tiny_run.out / "result.json").read_text(encoding="utf-8")
     assert Result.from_dict(json.loads(text)) == tiny_run.result
 
 
-def test_a_result_names_its_versions(tiny_run: Ran) -> None:
+def test_a_result_names_its_versions(tiny_run: FinishedRun) -> None:
     assert tiny_run.result.versions == versions()
     assert {"python", "torch", "timm", "optuna", "merge-search"} <= set(versions())
 
 
-def test_a_result_holds_the_config_it_ran(tiny_run: Ran) -> None:
+def test_a_result_holds_the_config_it_ran(tiny_run: FinishedRun) -> None:
     assert tiny_run.result.config == tiny_run.config.as_written()
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 import torch
-from example_plans import drawn
+from example_plans import every_example_plan
 from networks import Deployment
 from tiny import shares_in
 from torch import Tensor, nn
@@ -157,7 +157,7 @@ def check(
     assert costs.activation(plan) == max(measured)
 
 
-@drawn
+@every_example_plan
 def test_the_activations_of_drawn_plans_are_what_the_module_has_alive(
     street: Deployment, shares: list[Share]
 ) -> None:

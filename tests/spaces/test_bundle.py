@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from packing import packed, specs_of
+from bundles import model_specs, write_plan_bundle
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tiny import STREET, Weights, shares_in
@@ -40,7 +40,7 @@ DTYPES: tuple[Dtype, ...] = ("float32", "float16", "bfloat16")
 
 @pytest.fixture(scope="session")
 def specs(weights: Weights) -> dict[str, ModelSpec]:
-    return specs_of(weights)
+    return model_specs(weights)
 
 
 def some_plans(observed: Observed) -> list[SharePlan]:
@@ -64,7 +64,7 @@ def test_what_comes_back_answers_as_what_went_in(
     frames = [RenderedScenes(STREET, 4)[k] for k in range(3)]
     for number, plan in enumerate(some_plans(observed)):
         folder = tmp_path / str(number)
-        merged, _, _ = packed(observed, plan, specs, folder, "float32")
+        merged, _, _ = write_plan_bundle(observed, plan, specs, folder, "float32")
         with torch.inference_mode():
             wanted = merged({n: prepare_batch(frames, m.input) for n, m in models.items()})
         answers = load_bundle(folder)(frames)
@@ -94,7 +94,7 @@ def test_bytes_predicted_are_bytes_written_are_bytes_resident(
     observed: Observed = request.getfixturevalue(which)
     for number, plan in enumerate(some_plans(observed)):
         folder = tmp_path / str(number)
-        _, contents, written = packed(observed, plan, specs, folder, dtype)
+        _, contents, written = write_plan_bundle(observed, plan, specs, folder, dtype)
         assert CostModel(contents.facts).bytes(plan) == written == in_file(folder)
         assert written == bytes_of(tensors_of(load_bundle(folder)))
 
@@ -111,8 +111,8 @@ def test_half_precision_answers_nearly_the_same_in_half_the_bytes(
 ) -> None:
     frames = [RenderedScenes(STREET, 4)[k] for k in range(3)]
     plan = some_plans(mixed)[4]
-    _, _, whole = packed(mixed, plan, specs, tmp_path / "whole", "float32")
-    _, _, half = packed(mixed, plan, specs, tmp_path / "half", dtype)
+    _, _, whole = write_plan_bundle(mixed, plan, specs, tmp_path / "whole", "float32")
+    _, _, half = write_plan_bundle(mixed, plan, specs, tmp_path / "half", dtype)
     assert 0.5 < half / whole < 0.6
     wanted, found = (load_bundle(tmp_path / name)(frames)["cls"] for name in ("whole", "half"))
     assert isinstance(wanted, torch.Tensor) and isinstance(found, torch.Tensor)
@@ -139,7 +139,7 @@ def test_numbers_that_float16_cannot_hold_are_refused(
 def test_frames_of_any_sizes_and_one_alone(
     mixed: Observed, specs: dict[str, ModelSpec], tmp_path: Path
 ) -> None:
-    packed(mixed, some_plans(mixed)[3], specs, tmp_path / "x", "float32")
+    write_plan_bundle(mixed, some_plans(mixed)[3], specs, tmp_path / "x", "float32")
     bundle = load_bundle(tmp_path / "x")
     rng = np.random.default_rng(0)
     frames = [rng.integers(0, 255, (h, w, 3), np.uint8) for h, w in ((48, 99), (200, 130))]
@@ -172,7 +172,7 @@ def test_a_plan_is_written_as_it_means(
     """A share that nothing reads is not in the bundle."""
     last = shares_in(pair)[-1]
     early = next(s for s in shares_in(pair) if s.recipient.model == last.recipient.model)
-    packed(pair, SharePlan((last, early)), specs, tmp_path / "x", "float32")
+    write_plan_bundle(pair, SharePlan((last, early)), specs, tmp_path / "x", "float32")
     plan = SharePlan.from_json((tmp_path / "x" / "plan.json").read_text())
     assert plan == SharePlan((last,))
     assert plan == canonical(plan, CostModel(pair.deployment.facts).layouts)
@@ -180,7 +180,7 @@ def test_a_plan_is_written_as_it_means(
 
 @pytest.fixture
 def good(mixed: Observed, specs: dict[str, ModelSpec], tmp_path: Path) -> Path:
-    packed(mixed, some_plans(mixed)[3], specs, tmp_path / "good", "float32")
+    write_plan_bundle(mixed, some_plans(mixed)[3], specs, tmp_path / "good", "float32")
     assert isinstance(load_bundle(tmp_path / "good"), Bundle)
     return tmp_path / "good"
 

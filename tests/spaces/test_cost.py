@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from example_plans import drawn, share
+from example_plans import every_example_plan, share
 from networks import Deployment, Zoo
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -43,7 +43,7 @@ def done_macs(deployment: Deployment, module: MergedModel) -> int:
     return int(counter.get_total_flops()) // 2
 
 
-@drawn
+@every_example_plan
 def test_the_bytes_of_drawn_plans_are_what_the_module_holds(
     street: Deployment, shares: list[Share]
 ) -> None:
@@ -53,7 +53,7 @@ def test_the_bytes_of_drawn_plans_are_what_the_module_holds(
     assert predicted == held_bytes(module) == stored_bytes(module)
 
 
-@drawn
+@every_example_plan
 def test_the_macs_of_drawn_plans_are_what_the_module_does(
     street: Deployment, shares: list[Share]
 ) -> None:

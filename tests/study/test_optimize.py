@@ -16,7 +16,7 @@ import optuna
 import pytest
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
-from tiny import World
+from tiny import MadeUpDeployment
 
 from search.study.claims import Claims
 from search.study.objectives import PlanEvaluator, Valued
@@ -59,8 +59,8 @@ def complete(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
     return study.get_trials(states=(TrialState.COMPLETE,))
 
 
-SMALL = World({"a": 2, "b": 2})
-MIDDLE = World({"a": 4, "det": 4}, {"det": (1, 3)})
+SMALL = MadeUpDeployment({"a": 2, "b": 2})
+MIDDLE = MadeUpDeployment({"a": 4, "det": 4}, {"det": (1, 3)})
 
 
 def everything(problem: Problem) -> list[Valued]:
@@ -87,7 +87,7 @@ def true_front(problem: Problem) -> list[tuple[float, ...]]:
 def test_no_trial_is_spent_on_a_plan_that_is_known_and_an_exhausted_space_ends_the_search(
     tmp_path: Path, sampler: SamplerName
 ) -> None:
-    problem = SMALL.within(0.9)
+    problem = SMALL.problem(0.9)
     found = explored(problem, tmp_path, 150, sampler=sampler)
     assert problem.encoding.size == 25
     assert found.exhausted and found.trials == len(everything(problem)) < 25
@@ -101,7 +101,7 @@ def test_no_trial_is_spent_on_a_plan_that_is_known_and_an_exhausted_space_ends_t
 def test_every_trial_is_another_plan_in_a_space_too_large_to_exhaust(
     tmp_path: Path, sampler: SamplerName
 ) -> None:
-    problem = MIDDLE.within(0.7)
+    problem = MIDDLE.problem(0.7)
     found = explored(problem, tmp_path, 60, sampler=sampler)
     assert (found.trials, len(found.progress), found.exhausted) == (60, 60, False)
     valued = [t.user_attrs["claim"][0] for t in complete(stored(tmp_path)[0])]
@@ -114,7 +114,7 @@ def test_every_trial_is_another_plan_in_a_space_too_large_to_exhaust(
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_the_same_seed_finds_the_same(tmp_path: Path, sampler: SamplerName) -> None:
-    problem = World({"a": 5, "det": 5}, {"det": (2, 4)}).within(0.7)
+    problem = MadeUpDeployment({"a": 5, "det": 5}, {"det": (2, 4)}).problem(0.7)
     one, same, other = (
         explored(problem, tmp_path / str(k), 60, seed, sampler) for k, seed in enumerate((1, 1, 2))
     )
@@ -123,7 +123,7 @@ def test_the_same_seed_finds_the_same(tmp_path: Path, sampler: SamplerName) -> N
 
 
 def test_exactly_at_its_size_a_space_is_done_without_a_look_for_more(tmp_path: Path) -> None:
-    problem = SMALL.within(0.9)
+    problem = SMALL.problem(0.9)
     size = len(everything(problem))
     found = explored(problem, tmp_path, size)
     assert found.trials == size
@@ -134,7 +134,7 @@ def test_exactly_at_its_size_a_space_is_done_without_a_look_for_more(tmp_path: P
 
 
 def test_the_local_sampler_beats_chance_and_nsga2_at_equal_trials(tmp_path: Path) -> None:
-    problem = World({"a": 9, "det": 9}, {"det": (4, 6, 8)}, seed=1).within(0.6)
+    problem = MadeUpDeployment({"a": 9, "det": 9}, {"det": (4, 6, 8)}, seed=1).problem(0.6)
     assert problem.encoding.size > 100_000
     volumes = {
         sampler: np.mean(
@@ -149,7 +149,7 @@ def test_the_local_sampler_beats_chance_and_nsga2_at_equal_trials(tmp_path: Path
 
 
 def test_beside_a_share_lie_those_a_stage_away_from_the_same_donor_model() -> None:
-    problem = MIDDLE.within(1.0)
+    problem = MIDDLE.problem(1.0)
     beside = LocalSampler(problem, 0).beside
     for slot in problem.encoding.slots:
         assert beside[slot.name]["-"] == []
@@ -168,7 +168,7 @@ def test_beside_a_share_lie_those_a_stage_away_from_the_same_donor_model() -> No
 
 
 def test_progress_is_the_hypervolume_so_far_and_never_falls(tmp_path: Path) -> None:
-    problem = MIDDLE.within(0.7)
+    problem = MIDDLE.problem(0.7)
     found = explored(problem, tmp_path, 40)
     assert all(b >= a for a, b in pairwise(found.progress))
     budget = problem.limits.bytes
@@ -177,7 +177,7 @@ def test_progress_is_the_hypervolume_so_far_and_never_falls(tmp_path: Path) -> N
 
 
 def test_trials_over_the_budget_are_complete_and_marked(tmp_path: Path) -> None:
-    problem = SMALL.within(0.6)
+    problem = SMALL.problem(0.6)
     found = explored(problem, tmp_path, 12)
     (study,) = stored(tmp_path)
     over = 0
@@ -191,7 +191,7 @@ def test_trials_over_the_budget_are_complete_and_marked(tmp_path: Path) -> None:
 
 
 def test_running_again_with_more_trials_adds_only_the_difference(tmp_path: Path) -> None:
-    problem = MIDDLE.within(0.9)
+    problem = MIDDLE.problem(0.9)
     first = explored(problem, tmp_path, 20)
     told: list[int] = []
     settings = StudySettings("made-up", str(tmp_path / "study.log"), "local", 32, 0)
@@ -204,11 +204,11 @@ def test_running_again_with_more_trials_adds_only_the_difference(tmp_path: Path)
 
 
 def test_another_problem_seed_or_sampler_is_another_study(tmp_path: Path) -> None:
-    problem = MIDDLE.within(0.9)
+    problem = MIDDLE.problem(0.9)
     less = {share: kept * 0.9 for share, kept in problem.kept.items()}
     for other in (
         problem,
-        MIDDLE.within(0.8),
+        MIDDLE.problem(0.8),
         replace(problem, limits=Limits(quality=0.5)),
         replace(problem, kept=less),
         replace(problem, costs=("bytes", "macs")),
@@ -221,7 +221,10 @@ def test_another_problem_seed_or_sampler_is_another_study(tmp_path: Path) -> Non
 
 def test_a_problem_is_data() -> None:
     """JSON in, the same problem out, worth the same: another machine needs nothing else."""
-    for problem in (MIDDLE.within(0.7), Problem(MIDDLE.facts, MIDDLE.kept, Limits(quality=0.4))):
+    for problem in (
+        MIDDLE.problem(0.7),
+        Problem(MIDDLE.facts, MIDDLE.similarities, Limits(quality=0.4)),
+    ):
         again = Problem.from_dict(json.loads(json.dumps(problem.to_dict())))
         assert again.hash == problem.hash and again.limits == problem.limits
         assert again.facts == problem.facts and again.costs == problem.costs
@@ -235,7 +238,7 @@ def test_a_problem_is_data() -> None:
 
 @pytest.mark.parametrize("floor", [0.3, 0.6, 0.8])
 def test_a_quality_floor_holds_for_every_model(tmp_path: Path, floor: float) -> None:
-    problem = Problem(SMALL.facts, SMALL.kept, Limits(quality=floor))
+    problem = Problem(SMALL.facts, SMALL.similarities, Limits(quality=floor))
     found = explored(problem, tmp_path, 100)
     assert found.exhausted and all(v.worst >= floor for v in found.feasible)
     fewest = min(v.bytes for v in everything(problem) if v.worst >= floor)
@@ -245,7 +248,7 @@ def test_a_quality_floor_holds_for_every_model(tmp_path: Path, floor: float) -> 
 
 
 def test_the_worst_model_counts_for_the_floor_and_the_mean_for_the_quality() -> None:
-    valuer = PlanEvaluator(SMALL.within(1.0))
+    valuer = PlanEvaluator(SMALL.problem(1.0))
     for valued in everything(valuer.problem):
         by_model = valuer.proxy.by_model(valued.plan)
         assert valued.worst == min(by_model.values())
@@ -257,7 +260,7 @@ def test_the_worst_model_counts_for_the_floor_and_the_mean_for_the_quality() -> 
     [("macs",), ("bytes", "macs"), ("activation", "bytes"), ("bytes", "macs", "activation")],
 )
 def test_other_objectives_are_made_small_too(tmp_path: Path, costs: tuple[Cost, ...]) -> None:
-    problem = replace(SMALL.within(0.95), costs=costs)
+    problem = replace(SMALL.problem(0.95), costs=costs)
     found = explored(problem, tmp_path, 100)
     model = CostModel(problem.facts)
     measure = {"bytes": model.bytes, "macs": model.macs, "activation": model.activation}
@@ -270,7 +273,7 @@ def test_other_objectives_are_made_small_too(tmp_path: Path, costs: tuple[Cost, 
 
 
 def test_a_measured_latency_is_asked_for_once_per_plan_and_kept(tmp_path: Path) -> None:
-    problem = replace(SMALL.within(0.95), costs=("latency",))
+    problem = replace(SMALL.problem(0.95), costs=("latency",))
     asked: list[SharePlan] = []
 
     def measured(plan: SharePlan) -> float:
@@ -289,8 +292,8 @@ def test_a_measured_latency_is_asked_for_once_per_plan_and_kept(tmp_path: Path) 
 
 @pytest.mark.parametrize("trials", [1, 2, 3])
 def test_the_first_trial_is_within_any_budget_that_can_be_met(tmp_path: Path, trials: int) -> None:
-    least = smallest(MIDDLE.within(1.0), PlanEvaluator(MIDDLE.within(1.0)))
-    problem = Problem(MIDDLE.facts, MIDDLE.kept, Limits(bytes=least.bytes))
+    least = smallest(MIDDLE.problem(1.0), PlanEvaluator(MIDDLE.problem(1.0)))
+    problem = Problem(MIDDLE.facts, MIDDLE.similarities, Limits(bytes=least.bytes))
     found = explored(problem, tmp_path, trials)
     assert [v.plan for v in found.front] == [least.plan]
 
@@ -303,7 +306,7 @@ def test_an_empty_space_holds_one_plan(tmp_path: Path) -> None:
 
 
 def test_the_starting_plans_are_what_is_known_nothing_and_the_best_of_each_stage() -> None:
-    problem = MIDDLE.within(0.7)
+    problem = MIDDLE.problem(0.7)
     known = SharePlan((max(problem.kept, key=lambda s: (s.recipient.stage, -problem.kept[s])),))
     plans = starting_plans(problem, [known])
     assert plans[:2] == [known, SharePlan()] and len(plans) == len(set(plans))
@@ -313,7 +316,7 @@ def test_the_starting_plans_are_what_is_known_nothing_and_the_best_of_each_stage
 
 
 def test_every_model_is_tried_as_the_trunk_of_all_others_at_every_depth() -> None:
-    problem = World({"a": 3, "b": 3, "c": 3}).within(0.7)
+    problem = MadeUpDeployment({"a": 3, "b": 3, "c": 3}).problem(0.7)
     plans = starting_plans(problem)
     for trunk in "abc":
         others = sorted({"a", "b", "c"} - {trunk})
@@ -327,14 +330,14 @@ def test_every_model_is_tried_as_the_trunk_of_all_others_at_every_depth() -> Non
 
 def test_what_the_space_does_not_hold_is_left_out_of_the_starting_plans() -> None:
     elsewhere = Share(Ref("gone", "s1"), Ref("a", "s1"))
-    assert starting_plans(SMALL.within(1.0), [SharePlan((elsewhere,))]) == starting_plans(
-        SMALL.within(1.0)
+    assert starting_plans(SMALL.problem(1.0), [SharePlan((elsewhere,))]) == starting_plans(
+        SMALL.problem(1.0)
     )
     assert len(starting_plans(Problem(SMALL.facts, {}), [SharePlan((elsewhere,))])) == 1
 
 
 def test_greedy_takes_share_after_share_and_each_step_is_a_plan_of_the_space() -> None:
-    problem = MIDDLE.within(0.7)
+    problem = MIDDLE.problem(0.7)
     order = by_bytes(problem)
     model = CostModel(problem.facts)
     alone = [model.bytes(SharePlan((share,))) for share in order]
@@ -348,7 +351,7 @@ def test_greedy_takes_share_after_share_and_each_step_is_a_plan_of_the_space() -
 
 
 def test_the_starting_plans_are_the_first_trials_in_their_order(tmp_path: Path) -> None:
-    problem = MIDDLE.within(0.7)
+    problem = MIDDLE.problem(0.7)
     starts = starting_plans(problem)
     settings = StudySettings("made-up", str(tmp_path / "study.log"), "nsga2", len(starts) + 2, 0)
     explore(PlanEvaluator(problem), settings, starts)
@@ -369,7 +372,7 @@ def test_the_starting_plans_are_the_first_trials_in_their_order(tmp_path: Path) 
 def test_the_smallest_plan_is_the_smallest_of_all(
     stages: dict[str, int], taps: dict[str, tuple[int, ...]], seed: int
 ) -> None:
-    problem = World(stages, taps, seed).within(1.0)
+    problem = MadeUpDeployment(stages, taps, seed).problem(1.0)
     assert problem.encoding.size < 5_000
     least = smallest(problem, PlanEvaluator(problem))
     assert least.bytes == min(v.bytes for v in everything(problem))
@@ -382,7 +385,7 @@ def test_before_a_budget_is_refused_a_large_space_is_descended_from_every_share(
     monkeypatch.setattr(
         "search.study.smallest_plan.LOOKED_THROUGH", 0
     )  # take this space for a large one
-    problem = World({"a": 4, "b": 3}, {"b": (0, 2)}, seed).within(1.0)
+    problem = MadeUpDeployment({"a": 4, "b": 3}, {"b": (0, 2)}, seed).problem(1.0)
     least = min(valued.bytes for valued in everything(problem))
     assert smallest_thoroughly(problem, PlanEvaluator(problem)).bytes == least
 

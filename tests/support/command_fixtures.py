@@ -1,4 +1,4 @@
-"""Fixtures over `commands`; a module that wants them names this one in its `pytest_plugins`."""
+"""Fixtures for `commands`; tests/conftest.py loads them as a plugin."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import Command, Start, as_it_is
+from commands import Command, StartCommand, no_preparation
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    """Starts commands whose output is a file; what still runs after the test is killed."""
+def start(tmp_path: Path) -> Iterator[StartCommand]:
+    """Start commands whose output goes to files; kill those still running after the test."""
     started: list[Command] = []
 
-    def launch(*arguments: str | Path, prepare: Callable[[], Any] = as_it_is) -> Command:
-        told = tmp_path / f"told-{len(started)}"
-        started.append(Command(told, tuple(map(str, arguments)), prepare))
+    def launch(*arguments: str | Path, prepare: Callable[[], Any] = no_preparation) -> Command:
+        log = tmp_path / f"output-{len(started)}"
+        started.append(Command(log, tuple(map(str, arguments)), prepare))
         return started[-1]
 
     yield launch

@@ -1,4 +1,4 @@
-"""`merge-search` as a user's shell starts it: processes of their own, which can be killed."""
+"""Run `merge-search` in processes that a test can signal and kill."""
 
 from __future__ import annotations
 
@@ -24,35 +24,38 @@ FORKED.set_forkserver_preload(IMPORTED)
 
 
 class Command:
-    """`merge-search ARGUMENTS` in a process of its own, which has imported everything already."""
+    """`merge-search ARGUMENTS` in a process forked from one that has imported everything.
 
-    def __init__(self, told: Path, arguments: tuple[str, ...], prepare: Callable[[], Any]) -> None:
-        self._told = told
-        self._process = FORKED.Process(target=_call, args=(told, arguments, prepare))
+    Both of its streams go to the file `log`; `prepare` runs in the process before the command.
+    """
+
+    def __init__(self, log: Path, arguments: tuple[str, ...], prepare: Callable[[], Any]) -> None:
+        self._log = log
+        self._process = FORKED.Process(target=_run_command, args=(log, arguments, prepare))
         self._process.start()
         assert self._process.pid is not None
         self.pid = self._process.pid
 
     @property
-    def said(self) -> str:
-        """On both its streams, so far."""
-        return self._told.read_text() if self._told.exists() else ""
+    def output(self) -> str:
+        """What it has written so far, standard output and standard error together."""
+        return self._log.read_text() if self._log.exists() else ""
 
     @property
     def study(self) -> str:
-        """The name that it gives to workers."""
-        name: str = re.findall(r"merge-search worker \S+ (\S+)", self.said)[0]
+        """The name of its study, from the line that says how a worker joins."""
+        name: str = re.findall(r"merge-search worker \S+ (\S+)", self.output)[0]
         return name
 
     @property
-    def runs(self) -> bool:
+    def is_running(self) -> bool:
         return self._process.is_alive()
 
     def send(self, number: signal.Signals) -> None:
         os.kill(self.pid, number)
 
     def kill(self) -> bool:
-        """SIGKILL, if it still runs; returns whether that was its end."""
+        """Send SIGKILL; return whether it, and no exit before it, ended the process."""
         self._process.kill()
         return self.exit_code() == -signal.SIGKILL
 
@@ -61,52 +64,55 @@ class Command:
         return self._process.exitcode
 
 
-def _call(told: Path, arguments: tuple[str, ...], prepare: Callable[[], Any]) -> None:
-    log = os.open(told, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
+def _run_command(log: Path, arguments: tuple[str, ...], prepare: Callable[[], Any]) -> None:
+    stream = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    os.dup2(stream, 1)
+    os.dup2(stream, 2)
     os.environ.pop("MLFLOW_TRACKING_URI", None)
-    # Ignored, and so inherited, where a shell has put the tests into its background.
+    # A shell that runs the tests in the background ignores SIGINT, and processes inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     prepare()
     main(list(arguments))
 
 
-def as_it_is() -> None:
-    """No preparation."""
+def no_preparation() -> None:
+    """Do nothing: the default for `prepare`."""
 
 
-def small_files(size: int) -> Callable[[], None]:
-    """No file grows beyond that many bytes; the kernel answers EFBIG in the middle of a write."""
+def limit_file_size(size: int) -> Callable[[], None]:
+    """Return a preparation that limits every file to `size` bytes: longer writes fail (EFBIG)."""
     return partial(resource.setrlimit, resource.RLIMIT_FSIZE, (size, size))
 
 
-def powerless() -> None:
-    """Permission bits hold for root too."""
-    version_3_of_this_process = (ctypes.c_uint32 * 2)(0x20080522, 0)
-    nothing = (ctypes.c_uint32 * 6)()
-    assert ctypes.CDLL(None).capset(version_3_of_this_process, nothing) == 0
+def drop_root_capabilities() -> None:
+    """Drop all capabilities, so that permission bits are respected although the user is root."""
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # version 3 of the structure, this process
+    no_capabilities = (ctypes.c_uint32 * 6)()
+    assert ctypes.CDLL(None).capset(header, no_capabilities) == 0
 
 
-Start = Callable[..., Command]
+StartCommand = Callable[..., Command]
 
 
 def wait_until(reached: Callable[[], bool], seconds: float = 60) -> None:
+    """Poll until `reached()` is true; fail after that many seconds."""
     end = time.monotonic() + seconds
     while not reached():
-        assert time.monotonic() < end, "it never came to that"
+        assert time.monotonic() < end, f"still not reached after {seconds} s"
         time.sleep(0.005)
 
 
-def finish(start: Start, *arguments: str | Path) -> Command:
+def run_to_end(start: StartCommand, *arguments: str | Path) -> Command:
+    """Run `merge-search run ARGUMENTS` and assert that it succeeds."""
     command = start("run", *arguments)
-    assert command.exit_code() == 0, command.said
+    assert command.exit_code() == 0, command.output
     return command
 
 
-def failed_in_one_sentence(command: Command, code: int = 1) -> str:
-    assert command.exit_code() == code, command.said
-    assert "Traceback" not in command.said
-    *_, last = command.said.splitlines()
-    assert last.startswith("merge-search: ") and command.said.count("merge-search: ") == 1
+def assert_fails_in_one_sentence(command: Command, code: int = 1) -> str:
+    """Return the last line of the output: the only error message, without a traceback."""
+    assert command.exit_code() == code, command.output
+    assert "Traceback" not in command.output
+    *_, last = command.output.splitlines()
+    assert last.startswith("merge-search: ") and command.output.count("merge-search: ") == 1
     return last

@@ -10,7 +10,7 @@ from itertools import product
 import optuna
 import pytest
 from optuna.trial import TrialState
-from tiny import World, shares_in
+from tiny import MadeUpDeployment, shares_in
 
 from search.metrics.base import Metric
 from search.statistics.observed import Observed
@@ -86,7 +86,7 @@ class StoreContract:
     """
 
     where: str
-    problem = World({"a": 3, "b": 2}).within(0.8)
+    problem = MadeUpDeployment({"a": 3, "b": 2}).problem(0.8)
 
     def settings(self, trials: int, name: str = "made-up") -> StudySettings:
         return StudySettings(name, self.where, "local", trials, 0)

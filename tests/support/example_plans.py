@@ -13,7 +13,7 @@ def share(donor: str, recipient: str, adapter: AdapterSpec = LINEAR) -> Share:
     return Share(Ref.parse(recipient), Ref.parse(donor), adapter)
 
 
-DRAWN = {
+EXAMPLE_PLANS = {
     "nothing": [],
     "folded": [share("det:blocks.4", "b0:blocks.4")],
     "folded, low rank": [share("det:blocks.4", "b0:blocks.4", LOW)],
@@ -49,4 +49,6 @@ DRAWN = {
     ],
     "dead shares": [share("b0:blocks.3", "det:blocks.5"), share("b0:blocks.4", "det:blocks.6")],
 }
-drawn = pytest.mark.parametrize("shares", DRAWN.values(), ids=DRAWN.keys())
+every_example_plan = pytest.mark.parametrize(
+    "shares", EXAMPLE_PLANS.values(), ids=EXAMPLE_PLANS.keys()
+)

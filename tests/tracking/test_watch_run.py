@@ -19,7 +19,7 @@ from commands import FORKED
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 from servers import Server
-from tiny import Ran
+from tiny import FinishedRun
 
 from search.results.rounds import CameraRound, Decision, History, PromotionRecord, Round
 from search.tracking.client import TrackerUnreachable, pages, record
@@ -349,7 +349,7 @@ def test_a_server_that_was_away_gets_all_that_it_missed(
 
 
 def test_a_watch_is_not_mistaken_for_a_search(
-    tiny_run: Ran, local: Target, history: History
+    tiny_run: FinishedRun, local: Target, history: History
 ) -> None:
     keep(history, range(1, 4))
     record_rounds(local, history, "tiny")

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import Start, wait_until
+from commands import StartCommand, wait_until
 from servers import Server
-from tiny import CLASSIFIER, Weights, load_tiny, merged
+from tiny import CLASSIFIER, Weights, load_tiny, with_changes
 from watched import DAY, NIGHT, WINDOW, Watched, picture, watched_data
 
 from search.data.frames import read_image
@@ -97,7 +97,7 @@ def test_from_the_first_plan_to_one_for_the_night(watched: Watched) -> None:
 def test_a_rule_that_asks_for_labels_promotes_nothing_without_them(
     weights: Weights, tmp_path: Path
 ) -> None:
-    data = merged(watched_data(weights), {"promotion.by": "truth"})
+    data = with_changes(watched_data(weights), {"promotion.by": "truth"})
     watched = Watched.at(tmp_path / "watched", data)
     watched.deliver(DAY)
     code, said = watched.once()
@@ -124,7 +124,7 @@ def test_a_rule_that_asks_for_labels_promotes_nothing_without_them(
 
 
 def test_new_labels_decide_if_there_are_enough_of_them(weights: Weights, tmp_path: Path) -> None:
-    data = merged(watched_data(weights), {"truth": {"a": {"csv": "labels.csv"}}})
+    data = with_changes(watched_data(weights), {"truth": {"a": {"csv": "labels.csv"}}})
     watched = Watched.at(tmp_path / "watched", data)
     model = load_tiny(weights, {"a": (CLASSIFIER, 1)})["a"]
     label(watched, model, 0, LEAST)
@@ -183,7 +183,7 @@ def test_a_dead_camera_and_damaged_pictures_do_not_stop_the_others(
     weights: Weights, tmp_path: Path
 ) -> None:
     cameras = {"gate": {"folder": "gate"}, "yard": {"folder": "nowhere"}}
-    data = merged(watched_data(weights), {"watch.cameras": cameras})
+    data = with_changes(watched_data(weights), {"watch.cameras": cameras})
     watched = Watched.at(tmp_path / "watched", data)
     watched.deliver(DAY, WINDOW + 1)
     first = min(watched.gate.iterdir())
@@ -212,7 +212,7 @@ def test_a_round_that_fails_says_why_and_is_made_up_for(
 
 def test_mlflow_is_told_when_it_is_back(weights: Weights, tmp_path: Path, server: Server) -> None:
     mlflow = {"tracking_uri": server.uri, "experiment": "watched"}
-    data = merged(watched_data(weights), {"mlflow": mlflow})
+    data = with_changes(watched_data(weights), {"mlflow": mlflow})
     watched = Watched.at(tmp_path / "watched", data)
     watched.deliver(DAY)
     server.stop()
@@ -234,7 +234,7 @@ def test_mlflow_is_told_when_it_is_back(weights: Weights, tmp_path: Path, server
     assert watched.once()[0] == 0 and watched.in_service() == first
 
 
-def test_only_one_watches_a_config(watched: Watched, start: Start) -> None:
+def test_only_one_watches_a_config(watched: Watched, start: StartCommand) -> None:
     with only_one(watched.post.folder):
         code, said = watched.once()
         assert code == 5 and f"(number {os.getpid()}) watches" in said
@@ -263,7 +263,7 @@ def test_what_cannot_be_watched_is_told_in_a_sentence(weights: Weights, tmp_path
         ({"watch.cameras.gate": {"stream": "ftp://me:secret@there"}}, "must begin with rtsp://"),
     ):
         folder = tmp_path / told.replace("/", "_")
-        code, said = Watched.at(folder, merged(watched_data(weights), change)).once()
+        code, said = Watched.at(folder, with_changes(watched_data(weights), change)).once()
         assert code == 1 and told in said and "secret" not in said, said
 
 
@@ -308,7 +308,7 @@ def test_what_is_not_looked_back_on_any_more_takes_no_room(
     weights: Weights, tmp_path: Path
 ) -> None:
     changes = {"watch.remember": 1, "promotion.slack": 1.0}
-    watched = Watched.at(tmp_path / "watched", merged(watched_data(weights), changes))
+    watched = Watched.at(tmp_path / "watched", with_changes(watched_data(weights), changes))
     held = []
     for settings in (
         DAY,
@@ -347,7 +347,7 @@ def test_three_real_cameras(weights: Weights, tmp_path: Path) -> None:
         "street": {"folder": str(DATA / "street_traffic_ckuhn")},
         "parking": {"video": str(DATA / "car-detection.mp4"), "every": 0.1},
     }
-    data = merged(watched_data(weights), {"watch.cameras": cameras})
+    data = with_changes(watched_data(weights), {"watch.cameras": cameras})
     watched = Watched.at(tmp_path / "watched", data)
     code, said = watched.once()
     assert code == 11, said

@@ -1,4 +1,4 @@
-"""A page as whoever reads it: its text, its tags, its tables and its links; no browser."""
+"""Parse HTML and SVG pages for tests: text, elements and tables, without a browser."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ HIDDEN = {"style", "script", "title", "desc"}
 
 
 @dataclass
-class Tag:
-    """An element with its attributes, the text in it, and the elements in it."""
+class Element:
+    """An element: its attributes, and the texts and elements inside it in order."""
 
     name: str
     attributes: dict[str, str]
-    inside: list[Tag | str] = field(default_factory=list)
+    inside: list[Element | str] = field(default_factory=list)
 
     @property
     def text(self) -> str:
-        """What is seen: without the words of pictures, styles and scripts."""
+        """The visible text, without that of styles, scripts and the titles of pictures."""
         parts = (
             part if isinstance(part, str) else "" if part.name in HIDDEN else part.text
             for part in self.inside
@@ -29,49 +29,51 @@ class Tag:
 
     @property
     def raw(self) -> str:
+        """All text, hidden text included."""
         return "".join(part if isinstance(part, str) else part.raw for part in self.inside)
 
-    def all(self, name: str, **attributes: str) -> list[Tag]:
-        """Every element of that name below it; `class_` is one of its classes."""
+    def all(self, name: str, **attributes: str) -> list[Element]:
+        """Return descendants by name and attributes; `class_` matches any one of the classes."""
         found = []
         for part in self.inside:
-            if isinstance(part, Tag):
+            if isinstance(part, Element):
                 if part.name == name and all(part.has(k, v) for k, v in attributes.items()):
                     found.append(part)
                 found += part.all(name, **attributes)
         return found
 
     def has(self, name: str, value: str) -> bool:
-        known = self.attributes.get(name.rstrip("_"), "")
-        return value in known.split() if name == "class_" else known == value
+        actual = self.attributes.get(name.rstrip("_"), "")
+        return value in actual.split() if name == "class_" else actual == value
 
     def rows(self) -> list[list[str]]:
-        """Of a table."""
+        """Return the texts of the cells of each row below this element."""
         cells = ("th", "td")
         return [
-            [part.text for part in row.inside if isinstance(part, Tag) and part.name in cells]
+            [part.text for part in row.inside if isinstance(part, Element) and part.name in cells]
             for row in self.all("tr")
         ]
 
-    def everything(self) -> list[Tag]:
-        below = [part for part in self.inside if isinstance(part, Tag)]
-        return [self, *(one for part in below for one in part.everything())]
+    def tree(self) -> list[Element]:
+        """Return this element and all its descendants in document order."""
+        children = [part for part in self.inside if isinstance(part, Element)]
+        return [self, *(element for child in children for element in child.tree())]
 
 
 class _Reader(HTMLParser):
     def __init__(self) -> None:
         super().__init__()
-        self.open = [Tag("page", {})]
+        self.open = [Element("page", {})]
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        new = Tag(tag, {name: value or "" for name, value in attrs})
+        new = Element(tag, {name: value or "" for name, value in attrs})
         self.open[-1].inside.append(new)
         if tag not in VOID:
             self.open.append(new)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        known = {name: value or "" for name, value in attrs}
-        self.open[-1].inside.append(Tag(tag, known))
+        attributes = {name: value or "" for name, value in attrs}
+        self.open[-1].inside.append(Element(tag, attributes))
 
     def handle_endtag(self, tag: str) -> None:
         closed = self.open.pop()
@@ -81,8 +83,8 @@ class _Reader(HTMLParser):
         self.open[-1].inside.append(data)
 
 
-def parse(text: str) -> Tag:
-    """The page; every element in it is closed, in its order."""
+def parse_page(text: str) -> Element:
+    """Return the root of the page; assert that every element is closed in the right order."""
     reader = _Reader()
     reader.feed(text)
     reader.close()
@@ -90,5 +92,5 @@ def parse(text: str) -> Tag:
     return page
 
 
-def read_page(path: Path) -> Tag:
-    return parse(path.read_text(encoding="utf-8"))
+def read_page(path: Path) -> Element:
+    return parse_page(path.read_text(encoding="utf-8"))

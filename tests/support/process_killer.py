@@ -1,4 +1,4 @@
-"""Processes that die at a chosen step: right before the kernel makes a file the one of record."""
+"""Kill a process before a chosen step: a rename of a file or a change in MLflow's registry."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from mlflow.tracking import MlflowClient
 NEVER = 10**9
 
 
-def dying_at(step: int, steps: Path) -> Callable[[], None]:
-    """Prepares a process to be killed before its `step`-th step, counted from 0.
+def kill_before_step(step: int, steps: Path) -> Callable[[], None]:
+    """Return a preparation that kills the process with SIGKILL before step number `step` (from 0).
 
-    Steps are renames of files and folders, and what is set in MLflow's registry; what each was is
-    written to the file `steps`, a line each.
+    Steps are renames of files and folders and changes in MLflow's registry. The file `steps` gets
+    one line for each completed step.
     """
     return partial(_prepare, step, steps)
 
@@ -28,13 +28,13 @@ def _prepare(step: int, steps: Path) -> None:
     done = 0
 
     def counting(call: Callable[..., Any], name: Callable[..., str]) -> Callable[..., Any]:
-        def counted(*given: Any, **named: Any) -> Any:
+        def counted(*args: Any, **kwargs: Any) -> Any:
             nonlocal done
             if done == step:
                 os.kill(os.getpid(), signal.SIGKILL)
-            os.write(log, f"{name(*given)}\n".encode())
+            os.write(log, f"{name(*args)}\n".encode())
             done += 1
-            return call(*given, **named)
+            return call(*args, **kwargs)
 
         return counted
 

@@ -1,4 +1,4 @@
-"""Plans of the tiny deployments, written as bundles."""
+"""Write plans of the tiny deployments as bundles."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from spaces.zoo import ModelSpec
 ARCHS = {"cls": (CLASSIFIER, 1), "det": (DETECTOR, 3), "a": (CLASSIFIER, 1), "b": (CLASSIFIER, 2)}
 
 
-def specs_of(weights: Weights) -> dict[str, ModelSpec]:
-    """Of all models of the fixtures `pair` and `mixed`."""
+def model_specs(weights: Weights) -> dict[str, ModelSpec]:
+    """Return the spec of every model in the fixtures `pair` and `mixed`, by name."""
     return {
         name: ModelSpec(name, arch, str(weights(arch, seed)), CLASSES[arch],
                         (SIZE[arch], SIZE[arch]), "squash")
@@ -27,20 +27,20 @@ def specs_of(weights: Weights) -> dict[str, ModelSpec]:
     }  # fmt: skip
 
 
-def packed(
+def write_plan_bundle(
     observed: Observed,
     plan: SharePlan,
     specs: Mapping[str, ModelSpec],
     folder: Path,
     dtype: Dtype = "float32",
 ) -> tuple[MergedModel, Contents, int]:
-    """What goes into the bundle in that new folder, and its bytes."""
-    known = observed.deployment
-    facts = survey_all(known.models, dtype)
-    merged = MergedModel(known.models, known.facts, plan, observed.maps_for([plan]))
+    """Write a bundle into a new folder; return its merged model, contents and size in bytes."""
+    deployment = observed.deployment
+    facts = survey_all(deployment.models, dtype)
+    merged = MergedModel(deployment.models, deployment.facts, plan, observed.maps_for([plan]))
     contents = Contents(
         specs={name: specs[name] for name in facts},
-        inputs={name: model.input for name, model in known.models.items()},
+        inputs={name: model.input for name, model in deployment.models.items()},
         facts=facts,
         plan=merged.plan,
         dtype=dtype,
