@@ -38,7 +38,8 @@ from search.config.loading import load_config
 from search.config.search import SearchConfig
 from search.pipelines.prepare import build_problem, load_deployment, observe, similarities
 from search.report.figures import save_figure
-from search.study.exact.branch_and_bound import count_plans, exact_front
+from search.study.exact.branch_and_bound import exact_front
+from search.study.exact.counting import count_plans
 from search.study.objectives import PlanEvaluator, Valued
 from search.study.optimize import StudySettings, explore
 from search.study.pareto import hypervolume

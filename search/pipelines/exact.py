@@ -15,7 +15,7 @@ from search.pipelines.prepare import (
     similarities,
 )
 from search.results.search_result import Result
-from search.study.exact.branch_and_bound import Exact, exact_front
+from search.study.exact.branch_and_bound import ExactFront, exact_front
 from search.study.objectives import Predicted
 from search.study.pareto import hypervolume
 from search.study.problem import Problem
@@ -42,7 +42,7 @@ def measure_exactly(config: RunConfig, reporter: Reporter) -> Path:
     reporter.step(f"The true front of {problem.encoding.size:,} combinations")
     with reporter.working("bounding"):
         exact = exact_front(problem)
-    reporter.say(f"  {len(exact.front)} plans; {exact.looked_at:,} half decided ones looked at")
+    reporter.say(f"  {len(exact.front)} plans; {exact.examined:,} half decided ones looked at")
     unmerged = CostModel(problem.facts).unmerged_bytes
     tell(exact, unmerged, reporter)
     whole = min(problem.limits.bytes, unmerged)
@@ -54,7 +54,7 @@ def measure_exactly(config: RunConfig, reporter: Reporter) -> Path:
     return out / FILE
 
 
-def tell(exact: Exact, unmerged: int, reporter: Reporter) -> None:
+def tell(exact: ExactFront, unmerged: int, reporter: Reporter) -> None:
     """The front as a table."""
     rows = [
         [p.plan.hash, f"{p.bytes / MEGABYTE:.2f}", percent(1 - p.bytes / unmerged),
@@ -65,12 +65,12 @@ def tell(exact: Exact, unmerged: int, reporter: Reporter) -> None:
     reporter.table("The true front", header, rows)
 
 
-def _data(exact: Exact, problem: Problem, unmerged: int) -> dict[str, Any]:
+def _data(exact: ExactFront, problem: Problem, unmerged: int) -> dict[str, Any]:
     return {
         "problem": problem.hash,
         "unmerged_bytes": unmerged,
         "space": exact.combinations,
-        "looked_at": exact.looked_at,
+        "looked_at": exact.examined,
         "front": [_record(found) for found in exact.front],
     }
 

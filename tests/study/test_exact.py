@@ -13,8 +13,10 @@ from networks import LOW_RANK, Deployment
 from tiny import made_up_facts, made_up_similarity
 
 from search.study.exact.bounds import ROUNDING, Bounds
-from search.study.exact.branch_and_bound import TooLarge, count_plans, exact_front
-from search.study.exact.vectorized import NOTHING, PlanTable
+from search.study.exact.branch_and_bound import TooLarge, exact_front
+from search.study.exact.counting import count_plans
+from search.study.exact.plan_table import PlanTable
+from search.study.exact.segments import NO_SHARE
 from search.study.objectives import PlanEvaluator, Predicted
 from search.study.pareto import front
 from search.study.problem import Limits, Problem
@@ -157,18 +159,20 @@ def test_the_drawn_problems_are_of_every_kind() -> None:
     kinds: Counter[str] = Counter()
     for seed in SMALL:
         problem = drawn(seed)
-        walks = PlanTable(problem)
-        table = walks.adapters.table[:-1]
-        kinds["a fold that saves bytes"] += bool((table < 0).any())
-        kinds["a map that costs bytes"] += bool((table > 0).any())
+        table = PlanTable(problem)
+        bytes_by_context = table.adapter_bytes.table[:-1]
+        kinds["a fold that saves bytes"] += bool((bytes_by_context < 0).any())
+        kinds["a map that costs bytes"] += bool((bytes_by_context > 0).any())
         kinds["a cost that depends on others"] += bool(
-            (table.max((1, 2)) > table.min((1, 2))).any()
+            (bytes_by_context.max((1, 2)) > bytes_by_context.min((1, 2))).any()
         )
-        kinds["a representation handed on"] += len(walks.adapters.results) > 1
-        kinds["a tensor held twice"] += bool(walks.held.tied)
+        kinds["a representation handed on"] += len(table.adapter_bytes.results) > 1
+        kinds["a tensor held twice"] += bool(table.stage_bytes.tied)
         kinds["a cycle"] += count_plans(problem) < problem.encoding.size
-        kinds["an adapter that another beats"] += len(walks.useful()) < len(walks.shares)
-        kinds["adapters that cost nothing"] += not walks.adapters.any
+        kinds["an adapter that another beats"] += len(table.undominated_shares()) < len(
+            table.shares
+        )
+        kinds["adapters that cost nothing"] += not table.adapter_bytes.any
     assert len(kinds) == 8 and min(kinds.values()) >= 3, kinds
 
 
@@ -209,13 +213,15 @@ def test_giving_up_what_is_beaten_changes_nothing(
     problem = replace(problem, limits=Limits(0.9 * unmerged(problem), 0.3))
     pruned = exact_front(problem)
 
-    monkeypatch.setattr("search.study.exact.branch_and_bound.CELLS", 1)
-    monkeypatch.setattr("search.study.exact.bounds.TAIL", 1)
+    monkeypatch.setattr("search.study.exact.branch_and_bound.MAX_ENTRIES", 1)
+    monkeypatch.setattr("search.study.exact.bounds.RELAXED_POINTS", 1)
     assert points(exact_front(problem).front) == points(pruned.front)
-    monkeypatch.setattr(Bounds, "hopeful", lambda bounds, rows, tail: np.ones(len(rows), np.bool_))
+    monkeypatch.setattr(
+        Bounds, "may_improve", lambda bounds, partial, relaxed: np.ones(len(partial), np.bool_)
+    )
     unpruned = exact_front(problem)
     assert points(unpruned.front) == points(pruned.front)
-    assert unpruned.looked_at > pruned.looked_at
+    assert unpruned.examined > pruned.examined
 
 
 @pytest.mark.parametrize("seed", range(0, 24, 5))
@@ -224,7 +230,7 @@ def test_seeds_change_nothing_and_progress_hears_of_all(seed: int) -> None:
     problem = replace(problem, limits=Limits(0.9 * unmerged(problem)))
     heard: list[int] = []
     plain = exact_front(problem, heard.append)
-    assert sum(heard) == plain.looked_at and plain.combinations == problem.encoding.size
+    assert sum(heard) == plain.examined and plain.combinations == problem.encoding.size
     seeds = [p.plan for p in everything(problem)[:50]]
     assert points(exact_front(problem, seeds=seeds).front) == points(plain.front)
 
@@ -269,11 +275,11 @@ def random_plans(
 
 
 def test_what_is_out_of_reach_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("search.study.exact.branch_and_bound.LOOKED_AT_MOST", 1_000)
-    monkeypatch.setattr("search.study.exact.branch_and_bound.COUNTED_AT_MOST", 100)
-    with pytest.raises(TooLarge, match="1,000 half decided plans were looked at and more remain"):
+    monkeypatch.setattr("search.study.exact.branch_and_bound.MAX_EXAMINED", 1_000)
+    monkeypatch.setattr("search.study.exact.counting.MAX_COMBINATIONS", 100)
+    with pytest.raises(TooLarge, match="1,000 partial plans were examined and more remain"):
         exact_front(large(0))
-    with pytest.raises(TooLarge, match=r"cannot be counted.* and at most 100 are gone through"):
+    with pytest.raises(TooLarge, match=r"cannot be counted.* and the limit is 100"):
         count_plans(large(0))
 
 
@@ -285,14 +291,14 @@ def test_plans_of_real_networks_are_valued_as_the_cost_model_and_the_proxy_do(
     problem = Problem(
         street.facts, {s: float(k) for s, k in zip(shares, rng.random(len(shares)), strict=True)}
     )
-    walks, valuer = PlanTable(problem), PlanEvaluator(problem)
+    table, valuer = PlanTable(problem), PlanEvaluator(problem)
     picks = np.array(
-        [rng.choice([NOTHING, *walks.landing(k)], 800) for k in range(len(walks.segments))]
+        [rng.choice([NO_SHARE, *table.shares_into(k)], 800) for k in range(len(table.segments))]
     )
-    values = walks.value(picks)
+    values = table.evaluate(picks)
     assert 80 < values.acyclic.sum() < 800
     for k in range(800):
-        plan = walks.plan(picks[:, k])
+        plan = table.plan(picks[:, k])
         if not values.acyclic[k]:
             with pytest.raises(BadPlan, match="cycle"):
                 liveness(plan, problem.layouts)

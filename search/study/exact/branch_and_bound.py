@@ -1,295 +1,242 @@
-"""The true front of a problem, by branch and bound: the yardstick for a study.
+"""The exact front of a problem, by branch and bound: the reference that studies are measured by.
 
-Half decided plans are decided further in three rounds. First the cuts: which stage of each
-segment some share replaces. Then the extents: how far under its cut each segment lives on for
-others. Now the bytes of all stages are known. Last the picks: which share lands at each cut. What
-is half decided is bounded on both sides at every step, and given up where it cannot lead to a
-feasible plan that beats the known ones. The best picks by quality alone are a closed form (best
-chains, as in shortest paths), so good plans are known before the search begins.
+Partial plans are branched in three rounds of decisions. The first decides `replaced` of each
+segment, the second `retained`; now the bytes of all stages are known. The third decides the share
+of each segment. After every decision a partial plan is bounded from below in bytes and from above
+in quality, and pruned if no completion can be feasible and improve on the incumbents. The
+completion of the highest quality has a closed form (best paths, as in `segment_graph`), so good
+incumbents are known before the search begins.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
-from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from search.study.exact.bounds import Bounds, Edges, Incumbents, Rows, Tail
-from search.study.exact.vectorized import NOTHING, Bools, Floats, Ints, PlanTable
+from search.study.exact.bounds import Bounds, Incumbents, RelaxedFront
+from search.study.exact.partial_plans import Kind, PartialPlans
+from search.study.exact.plan_table import PlanTable
+from search.study.exact.segments import NO_SHARE, Bools, Floats, Ints
 from search.study.objectives import PlanEvaluator, Predicted
 from search.study.problem import Problem
 from spaces.errors import MergeSearchError
 from spaces.liveness import canonical
 from spaces.plan import SharePlan
 
-LOOKED_AT_MOST = 50_000_000
-"""A search gives up after so many half or fully decided plans."""
-COUNTED_AT_MOST = 10_000_000
-"""Plans are counted by their cuts, of which there may be so many."""
-BATCH = 20_000
-"""Plans are counted for so many combinations of cuts at a time."""
-CELLS = 4_000_000
+MAX_EXAMINED = 50_000_000
+"""A search gives up after this many partial and complete plans."""
+MAX_ENTRIES = 4_000_000
 """Entries of the largest array of one step: 32 MB."""
 
 
 class TooLarge(MergeSearchError):
-    """The space holds more than can be looked through."""
+    """The space is too large to be searched or counted."""
 
 
 @dataclass(frozen=True)
-class Exact:
-    """The front, and what it took to find it."""
+class ExactFront:
+    """The exact front, and what it took to find it."""
 
     front: tuple[Predicted, ...]
-    """By rising bytes. Whatever the space holds that is feasible, some plan here holds no more
-    bytes and keeps no less, but for rounding."""
+    """By rising bytes. For every feasible plan of the space there is a plan here that holds no
+    more bytes and keeps no less quality, but for rounding."""
     combinations: int
     """Size of the space as a study sees it."""
-    looked_at: int
-    """How many half or fully decided plans were bounded or valued."""
+    examined: int
+    """How many partial and complete plans were bounded or valued."""
 
 
 def exact_front(
     problem: Problem,
-    progress: Callable[[int], None] = lambda looked_at: None,
+    progress: Callable[[int], None] = lambda examined: None,
     seeds: Sequence[SharePlan] = (),
-) -> Exact:
-    """The feasible plans that no other beats: bytes down, proxy quality up.
+) -> ExactFront:
+    """Return the feasible plans that no other dominates: fewest bytes, highest proxy quality.
 
-    `seeds` are plans that are known to be good, and make the search faster; `progress` hears of
-    every lot of half decided plans how many it was.
+    `seeds` are plans that are known to be good; they make the search faster. `progress` is called
+    with the number of plans of every batch.
 
     Raises:
-        TooLarge: the search has looked at LOOKED_AT_MOST half decided plans.
+        TooLarge: the search has examined MAX_EXAMINED plans.
     """
     search = _Search(problem, progress)
-    walks = search.walks
-    search.offer(np.array([walks.column(plan) for plan in (SharePlan(), *seeds)]).T)
-    cuts = [step for step in search.steps if step.decides == "cuts"]
-    search.run(cuts)  # the best picks of every cut, so that there is much to beat
-    search.run(search.steps)
-    return Exact(tuple(search.known.plans), problem.encoding.size, search.looked_at)
+    search.add_incumbents(
+        np.array([search.table.column(plan) for plan in (SharePlan(), *seeds)]).T
+    )
+    # The best shares for every combination of `replaced` give incumbents that prune well.
+    search.run([decision for decision in search.decisions if decision.kind == "replaced"])
+    search.run(search.decisions)
+    return ExactFront(tuple(search.incumbents.plans), problem.encoding.size, search.examined)
 
 
 @dataclass(frozen=True)
-class _Step:
-    """One segment's cut, extent or pick is decided."""
+class _Decision:
+    """A decision about one segment, and its options."""
 
-    decides: Literal["cuts", "extents", "picks"]
+    kind: Kind
     segment: int
     options: Ints
-    """(cuts, most): what there is to choose from, by the segment's cut."""
+    """(replaced, most): the options, by the segment's `replaced`."""
     counts: Ints
-    """(cuts,): how many of these there are."""
-    tail: Tail
-    """Of the segments whose cut is undecided after this step."""
+    """(replaced,): how many options there are."""
+    relaxed: RelaxedFront
+    """Of the segments whose `replaced` is undecided after this decision."""
 
 
 class _Search:
-    """Half decided plans on their way through the steps, depth first."""
+    """Partial plans on their way through the decisions, depth first, a batch at a time."""
 
     def __init__(self, problem: Problem, progress: Callable[[int], None]) -> None:
         self.progress = progress
-        self.valuer = PlanEvaluator(problem)
-        self.walks = PlanTable(problem)
-        self.known = Incumbents(problem.limits)
-        self.bounds = Bounds(self.walks, self.known)
-        self.steps = _steps(self.bounds)
-        self.most = max(256, CELLS // (2 * len(self.walks.segments) ** 2))
-        """So many half decided plans are bounded together."""
-        self.looked_at = 0
+        self.evaluator = PlanEvaluator(problem)
+        self.table = PlanTable(problem)
+        self.incumbents = Incumbents(problem.limits)
+        self.bounds = Bounds(self.table, self.incumbents)
+        self.decisions = _decisions(self.bounds)
+        self.batch_size = max(256, MAX_ENTRIES // (2 * len(self.table.segments) ** 2))
+        """Partial plans that are bounded together."""
+        self.examined = 0
 
-    def run(self, steps: Sequence[_Step]) -> None:
-        """Decide everything that the steps decide, wherever it may pay."""
-        start = _undecided(self.bounds)
-        waiting = [start, *(start.take(slice(0, 0)) for _ in steps)]
-        while any(len(rows) for rows in waiting[:-1]):
-            at = self._next(waiting[:-1])
-            step, rows = steps[at], waiting[at]
-            lot = max(1, self.most // int(step.counts.max()))
-            waiting[at] = rows.take(slice(lot, None))
-            rows = self._hopeful(self._decided(rows.take(slice(0, lot)), step), step)
-            if at + 1 == len(steps) or steps[at + 1].decides != step.decides:
-                self.offer(self.bounds.edges.best(rows))
-            if at + 1 < len(steps):
-                waiting[at + 1] = waiting[at + 1].join(rows)
+    def run(self, decisions: Sequence[_Decision]) -> None:
+        """Take all decisions for every partial plan that is not pruned."""
+        start = PartialPlans.undecided(self.table, self.bounds.graph.undecided)
+        pending = [start, *(start.take(slice(0, 0)) for _ in decisions)]
+        while any(len(partial) for partial in pending[:-1]):
+            depth = self._next_depth(pending[:-1])
+            decision, partial = decisions[depth], pending[depth]
+            count = max(1, self.batch_size // int(decision.counts.max()))
+            pending[depth] = partial.take(slice(count, None))
+            partial = self._prune(self._branch(partial.take(slice(0, count)), decision), decision)
+            last = depth + 1 == len(decisions)
+            if last or decisions[depth + 1].kind != decision.kind:
+                self.add_incumbents(self.bounds.graph.best_shares(partial))
+            if not last:
+                pending[depth + 1] = pending[depth + 1].join(partial)
 
-    def _next(self, waiting: Sequence[Rows]) -> int:
-        """The deepest lot that fills a batch; if there is none, the shallowest."""
-        full = [at for at, rows in enumerate(waiting) if len(rows) >= self.most]
-        return full[-1] if full else next(at for at, rows in enumerate(waiting) if len(rows))
+    def _next_depth(self, pending: Sequence[PartialPlans]) -> int:
+        """The deepest decision for which a full batch waits; if there is none, the shallowest."""
+        full = [depth for depth, partial in enumerate(pending) if len(partial) >= self.batch_size]
+        if full:
+            return full[-1]
+        return next(depth for depth, partial in enumerate(pending) if len(partial))
 
-    def _decided(self, rows: Rows, step: _Step) -> Rows:
-        """Every row with every option of the step, each with its own columns."""
-        cuts = rows.cuts[step.segment]
-        counts = step.counts[cuts]
-        columns = np.repeat(np.arange(len(rows)), counts)
-        nth = np.arange(len(columns)) - np.repeat(np.cumsum(counts) - counts, counts)
-        grown = rows.take(columns)
-        getattr(grown, step.decides)[step.segment] = step.options[cuts[columns], nth]
-        return grown.take(self._taken(grown, step)) if step.decides == "picks" else grown
+    def _branch(self, partial: PartialPlans, decision: _Decision) -> PartialPlans:
+        branched = partial.branch(
+            decision.kind, decision.segment, decision.options, decision.counts
+        )
+        if decision.kind != "shares":
+            return branched
+        return branched.take(self._has_live_donor(branched, decision.segment))
 
-    def _taken(self, rows: Rows, step: _Step) -> Bools:
-        """Where the pick's donor lives: above the cut of its segment, or within the extent."""
-        picks, columns = rows.picks[step.segment], np.arange(len(rows))
-        source, height = self.walks.source[picks], self.walks.height[picks]
-        via = height >= rows.cuts[source, columns]
-        taken: Bools = (picks == NOTHING) | via | (height <= rows.extents[source, columns])
-        return taken
+    def _has_live_donor(self, partial: PartialPlans, segment: int) -> Bools:
+        """(n,): whether the donor of the segment's share is live."""
+        share, columns = partial.shares[segment], np.arange(len(partial))
+        donor, position = self.table.donor_segment[share], self.table.donor_position[share]
+        in_suffix = position >= partial.replaced[donor, columns]
+        in_retained_prefix = position <= partial.retained[donor, columns]
+        live: Bools = (share == NO_SHARE) | in_suffix | in_retained_prefix
+        return live
 
-    def _hopeful(self, rows: Rows, step: _Step) -> Rows:
-        self._count(len(rows))
-        return rows.take(self.bounds.hopeful(rows, step.tail)) if len(rows) else rows
+    def _prune(self, partial: PartialPlans, decision: _Decision) -> PartialPlans:
+        self._count(len(partial))
+        if not len(partial):
+            return partial
+        return partial.take(self.bounds.may_improve(partial, decision.relaxed))
 
-    def offer(self, picks: Ints) -> None:
-        """Value complete plans, (segments, n), and keep the best. Ties that rounding could turn
-        are settled by the cost model and the proxy."""
-        if not picks.shape[1]:
+    def add_incumbents(self, chosen: Ints) -> None:
+        """Value complete plans, (segments, n), and add the best ones to the incumbents.
+
+        The table's qualities may be off by rounding: the cost model and the proxy have the last
+        word on a plan.
+        """
+        if not chosen.shape[1]:
             return
-        self._count(picks.shape[1])
-        values = self.walks.value(picks)
-        left = values.acyclic & self.bounds.near_quality(values.worst)
-        while (left := left & ~self.known.beaten(values.bytes, values.quality)).any():
-            for at in _leading(values.bytes, values.quality, np.flatnonzero(left)):
-                left[at] = False
-                plan = canonical(self.walks.plan(picks[:, at]), self.valuer.problem.layouts)
-                self.known.add(self.valuer.predict(plan))
+        self._count(chosen.shape[1])
+        values = self.table.evaluate(chosen)
+        left = values.acyclic & self.bounds.near_quality_limit(values.worst)
+        while (left := left & ~self.incumbents.dominate(values.bytes, values.quality)).any():
+            for column in _undominated(values.bytes, values.quality, np.flatnonzero(left)):
+                left[column] = False
+                plan = self.table.plan(chosen[:, column])
+                self.incumbents.add(
+                    self.evaluator.predict(canonical(plan, self.evaluator.problem.layouts))
+                )
 
-    def _count(self, more: int) -> None:
-        self.looked_at += more
-        self.progress(more)
-        if self.looked_at > LOOKED_AT_MOST:
+    def _count(self, plans: int) -> None:
+        self.examined += plans
+        self.progress(plans)
+        if self.examined > MAX_EXAMINED:
             raise TooLarge(
-                f"the true front is out of reach: {LOOKED_AT_MOST:,} half decided plans were"
-                " looked at and more remain; fewer stages, models or adapters, or tighter"
-                " limits, make the space smaller"
+                f"the exact front is out of reach: {MAX_EXAMINED:,} partial plans were examined"
+                " and more remain; use fewer stages, models or adapters, or tighter limits"
             )
 
 
-def count_plans(problem: Problem) -> int:
-    """How many different canonical plans the space holds.
-
-    Every chosen share is live, so these are the choices without a cycle. Under given cuts the
-    segments' ends and the input are the nodes of a graph and the shares its edges; a plan is a
-    tree in it that leads all ends to the input. The number of these is the determinant of the
-    graph's Laplacian without the input's row and column (Tutte 1948, the matrix-tree theorem for
-    directed graphs).
-
-    Raises:
-        TooLarge: there are more than COUNTED_AT_MOST combinations of cuts.
-    """
-    walks = PlanTable(problem)
-    edges = Edges(walks)
-    cuts = [_cuts(walks, segment) for segment in range(len(walks.segments))]
-    combinations = prod(len(one) for one in cuts)
-    if combinations > COUNTED_AT_MOST:
-        raise TooLarge(
-            f"the plans cannot be counted: their shares can land in {combinations:,} combinations"
-            f" of stages, and at most {COUNTED_AT_MOST:,} are gone through"
-        )
-    total = 0
-    for start in range(0, combinations, BATCH):
-        nth = np.arange(start, min(start + BATCH, combinations))
-        places = np.unravel_index(nth, [len(one) for one in cuts])
-        chosen = np.stack([one[place] for one, place in zip(cuts, places, strict=True)])
-        total += sum(_determinants(_laplacians(edges, chosen)))
-    return total
+def _decisions(bounds: Bounds) -> list[_Decision]:
+    """All decisions in their order: large segments first, none where there is no choice."""
+    table = bounds.table
+    by_size = np.argsort(-table.stage_bytes.table[:, 0, 0], kind="stable").tolist()
+    with_shares = [segment for segment in by_size if len(table.replaced_options(segment)) > 1]
+    decisions = [
+        _decide_replaced(bounds, segment, with_shares[k + 1 :])
+        for k, segment in enumerate(with_shares)
+    ]
+    retained = [_decide_retained(bounds, segment) for segment in by_size]
+    decisions += [decision for decision in retained if decision.counts.max() > 1]
+    return decisions + [_decide_share(bounds, segment) for segment in with_shares]
 
 
-def _steps(bounds: Bounds) -> list[_Step]:
-    """Large segments first; where nothing can be chosen there is no step."""
-    walks = bounds.walks
-    order = np.argsort(-walks.held.table[:, 0, 0], kind="stable").tolist()
-    landed = [segment for segment in order if len(_cuts(walks, segment)) > 1]
-    useful = walks.useful()
-    steps = []
-    for k, segment in enumerate(landed):
-        options = {bounds.open: _cuts(walks, segment).tolist()}
-        steps.append(_step("cuts", segment, options, bounds, landed[k + 1 :]))
-    for segment in order:
-        heights = sorted({int(walks.height[k]) for k in useful if walks.source[k] == segment})
-        cuts = {*_cuts(walks, segment).tolist()}
-        options = {cut: [0, *(height for height in heights if height < cut)] for cut in cuts}
-        steps.append(_step("extents", segment, options, bounds, []))
-    for segment in landed:
-        numbers = [k for k in useful if walks.lands[k] == segment]
-        cuts = {int(walks.cut[k]) for k in numbers}
-        options = {cut: [k for k in numbers if walks.cut[k] == cut] for cut in cuts}
-        steps.append(_step("picks", segment, {0: [NOTHING], **options}, bounds, []))
-    return [step for step in steps if step.decides != "extents" or step.counts.max() > 1]
+def _decide_replaced(bounds: Bounds, segment: int, undecided: list[int]) -> _Decision:
+    options = {bounds.graph.undecided: bounds.table.replaced_options(segment).tolist()}
+    return _decision("replaced", segment, options, bounds, undecided)
 
 
-def _step(
-    decides: Literal["cuts", "extents", "picks"],
+def _decide_retained(bounds: Bounds, segment: int) -> _Decision:
+    """The prefix is retained up to the position of some donor, or not at all."""
+    table = bounds.table
+    donors = sorted(
+        {
+            int(table.donor_position[share])
+            for share in table.undominated_shares()
+            if table.donor_segment[share] == segment
+        }
+    )
+    options = {
+        replaced: [0, *(position for position in donors if position < replaced)]
+        for replaced in {*table.replaced_options(segment).tolist()}
+    }
+    return _decision("retained", segment, options, bounds, [])
+
+
+def _decide_share(bounds: Bounds, segment: int) -> _Decision:
+    table, options = bounds.table, {0: [NO_SHARE]}
+    for share in table.undominated_shares():
+        if table.recipient_segment[share] == segment:
+            options.setdefault(int(table.recipient_position[share]), []).append(share)
+    return _decision("shares", segment, options, bounds, [])
+
+
+def _decision(
+    kind: Kind,
     segment: int,
-    options: dict[int, list[int]],
+    options_by_replaced: Mapping[int, list[int]],
     bounds: Bounds,
     undecided: list[int],
-) -> _Step:
-    counts = np.zeros(bounds.open + 1, np.intp)
-    table = np.zeros((bounds.open + 1, max(len(one) for one in options.values())), np.intp)
-    for cut, chosen in options.items():
-        counts[cut] = len(chosen)
-        table[cut, : len(chosen)] = chosen
-    return _Step(decides, segment, table, counts, bounds.tail(undecided))
+) -> _Decision:
+    most = max(len(options) for options in options_by_replaced.values())
+    counts = np.zeros(bounds.graph.undecided + 1, np.intp)
+    table = np.zeros((bounds.graph.undecided + 1, most), np.intp)
+    for replaced, options in options_by_replaced.items():
+        counts[replaced] = len(options)
+        table[replaced, : len(options)] = options
+    return _Decision(kind, segment, table, counts, bounds.relaxed_front(undecided))
 
 
-def _cuts(walks: PlanTable, segment: int) -> Ints:
-    """At which heights a share may land in a segment, after what holds if none does."""
-    found = {int(walks.cut[k]) for k in walks.landing(segment)}
-    return np.array([int(walks.uncut[segment]), *sorted(found)], np.intp)
-
-
-def _undecided(bounds: Bounds) -> Rows:
-    """One plan, of which nothing is decided but what allows of no choice."""
-    walks = bounds.walks
-    fixed = [len(_cuts(walks, segment)) == 1 for segment in range(len(walks.segments))]
-    cuts = np.where(fixed, walks.uncut, bounds.open)
-    return Rows(
-        cuts[:, None],
-        np.full_like(cuts, bounds.open)[:, None],
-        np.full_like(cuts, NOTHING)[:, None],
-    )
-
-
-def _leading(held: Ints, quality: Floats, among: Ints) -> Ints:
-    """Those of the plans that no other of them beats."""
-    order = among[np.lexsort((-quality[among], held[among]))]
+def _undominated(total_bytes: Ints, quality: Floats, among: Ints) -> Ints:
+    """Return the indices, of those in `among`, of the plans that no other of them dominates."""
+    order = among[np.lexsort((-quality[among], total_bytes[among]))]
     best = np.maximum.accumulate(quality[order])
-    leads: Ints = order[np.append(True, best[1:] > best[:-1])]
-    return leads
-
-
-def _laplacians(edges: Edges, cuts: Ints) -> NDArray[Any]:
-    """(n, s, s) over the s segments that end in a tap, from (segments, n) cuts."""
-    free = np.full_like(cuts, edges.open)
-    ways = edges.ways.take(edges.places(Rows(cuts, free, free)))
-    tapped = [k for k, segment in enumerate(edges.walks.segments) if segment.taps]
-    found = np.zeros((cuts.shape[1], len(tapped), len(tapped)), np.int64)
-    for row, segment in enumerate(tapped):
-        found[:, row, row] = ways[segment].sum(axis=0)
-        for edge, parent in enumerate(edges.parents.tolist()):
-            if parent in tapped:
-                found[:, row, tapped.index(parent)] -= ways[segment, edge]
-    return found
-
-
-def _determinants(matrices: NDArray[Any]) -> list[int]:
-    """Exact, of Laplacians (n, s, s): Bareiss's elimination, in which all divisions come out even.
-
-    A leading minor is 0 only if some segments can but lead to each other; then so is the whole.
-    """
-    values = matrices.astype(object)
-    before = np.ones(len(values), object)
-    for k in range(values.shape[1] - 1):
-        pivot = values[:, k, k]
-        for row in range(k + 1, values.shape[1]):
-            for column in range(k + 1, values.shape[1]):
-                cross = values[:, row, k] * values[:, k, column]
-                values[:, row, column] = (values[:, row, column] * pivot - cross) // before
-        before = np.where(pivot == 0, 1, pivot)
-    return [int(value) for value in values[:, -1, -1]]
+    undominated: Ints = order[np.append(True, best[1:] > best[:-1])]
+    return undominated

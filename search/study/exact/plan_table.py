@@ -1,0 +1,181 @@
+"""Bytes and predicted quality of very many complete plans at a time, in numpy.
+
+Three facts about segments (see `segments`) replace the walk back from the taps that
+`spaces.liveness` makes for a single plan:
+
+- Every share is live: the tap at its segment's end depends on it.
+- Which stages of a segment are live follows from two numbers, `replaced` and `retained`.
+- What a tap depends on is a chain of segments. A *suffix donor*, at or above the recipient in its
+  own segment, depends on that segment's share. A *prefix donor*, below the recipient, does not: it
+  depends on the end of the previous segment, or on the input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from search.study.exact.byte_tables import AdapterBytes, StageBytes
+from search.study.exact.segments import (
+    NO_SHARE,
+    Bools,
+    Floats,
+    Ints,
+    quality_weights,
+    split_into_segments,
+    stage_positions,
+)
+from search.study.problem import Problem
+from search.study.proxy import Proxy
+from spaces.cost import CostModel
+from spaces.plan import Ref, Share, SharePlan
+
+
+@dataclass(frozen=True)
+class PlanValues:
+    """The values of complete plans; all arrays are (n,)."""
+
+    bytes: Ints
+    quality: Floats
+    """Mean over the models; equal to the proxy's but for rounding."""
+    worst: Floats
+    """The lowest quality of any model."""
+    acyclic: Bools
+    """False where a representation would depend on itself: there is no such plan."""
+
+
+class PlanTable:
+    """The shares of a problem by number, and the tables from which plans are valued.
+
+    A complete plan is a column of share numbers, (segments,), with NO_SHARE where a segment has no
+    share; many plans are an array `chosen`, (segments, n). Arrays over shares have a last entry
+    for NO_SHARE, which is index -1.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        costs, proxy = CostModel(problem.facts), Proxy(problem.kept, problem.layouts)
+        self.segments = tuple(split_into_segments(problem.layouts))
+        self.shares = tuple(_shares_of(problem))
+        self.positions = stage_positions(self.segments)
+        recipients = [self.positions[share.recipient] for share in self.shares]
+        donors = [self.positions[share.donor] for share in self.shares]
+        self.recipient_segment = np.array([segment for segment, _ in recipients] + [0], np.intp)
+        self.recipient_position = np.array([place for _, place in recipients] + [0], np.intp)
+        self.donor_segment = np.array([segment for segment, _ in donors] + [0], np.intp)
+        self.donor_position = np.array([place for _, place in donors] + [0], np.intp)
+        self.quality = np.array([proxy.kept[share] for share in self.shares] + [1.0])
+        """(shares + 1,): the part of the quality that each share keeps, 0 to 1."""
+        self.replaced_without_share = np.array(
+            [segment.replaced_without_share for segment in self.segments], np.intp
+        )
+        self.previous = np.array([segment.previous for segment in self.segments], np.intp)
+        self.weights = quality_weights(self.segments, problem.layouts)
+        self.tapped = np.array([segment.taps > 0 for segment in self.segments])
+        self.stage_bytes = StageBytes(self.segments, problem.facts)
+        self.adapter_bytes = AdapterBytes(self.shares, list(self.positions), problem.facts, costs)
+
+    def shares_into(self, segment: int) -> Ints:
+        """Return the numbers of the shares whose recipient lies in a segment."""
+        return np.flatnonzero(self.recipient_segment[:-1] == segment)
+
+    def replaced_options(self, segment: int) -> Ints:
+        """Return the values that `replaced` can take in a segment; first the one of no share."""
+        positions = {int(self.recipient_position[share]) for share in self.shares_into(segment)}
+        return np.array([int(self.replaced_without_share[segment]), *sorted(positions)], np.intp)
+
+    def plan(self, column: Ints) -> SharePlan:
+        """Return the plan of one column, (segments,)."""
+        return SharePlan(tuple(self.shares[number] for number in column if number != NO_SHARE))
+
+    def column(self, plan: SharePlan) -> Ints:
+        """Return a plan's column, (segments,), without shares that the space does not hold."""
+        column = np.full(len(self.segments), NO_SHARE)
+        for number, share in enumerate(self.shares):
+            if share in plan.shares:
+                column[self.recipient_segment[number]] = number
+        return column
+
+    def undominated_shares(self) -> list[int]:
+        """Return the numbers of the shares that a plan on the front may need.
+
+        A share is left out if another adapter between the same two representations keeps no less
+        quality and costs no more bytes in any context.
+        """
+        rivals_by_ends: dict[tuple[Ref, Ref], list[int]] = {}
+        for number, share in enumerate(self.shares):
+            rivals = rivals_by_ends.setdefault((share.recipient, share.donor), [])
+            if not any(self._dominates(rival, number) for rival in rivals):
+                rivals[:] = [r for r in rivals if not self._dominates(number, r)] + [number]
+        return sorted(number for rivals in rivals_by_ends.values() for number in rivals)
+
+    def _dominates(self, share: int, other: int) -> bool:
+        table = self.adapter_bytes.table
+        no_more_bytes = (table[share] <= table[other]).all()
+        return bool(self.quality[share] >= self.quality[other] and no_more_bytes)
+
+    def evaluate(self, chosen: Ints) -> PlanValues:
+        """Value complete plans, (segments, n)."""
+        has_share = chosen != NO_SHARE
+        replaced = np.where(
+            has_share, self.recipient_position[chosen], self.replaced_without_share[:, None]
+        )
+        donor_segment = np.where(
+            has_share, self.donor_segment[chosen], np.arange(len(chosen))[:, None]
+        )
+        from_prefix = has_share & (
+            self.donor_position[chosen] < np.take_along_axis(replaced, donor_segment, 0)
+        )
+        depends_on = np.where(
+            has_share & ~from_prefix, donor_segment, self.previous[donor_segment]
+        )
+        end_quality = self._end_quality(self.quality[chosen], depends_on)
+        retained = self._retained(chosen, donor_segment, from_prefix)
+        total = self.stage_bytes.bytes(replaced, retained)
+        total += self._adapter_bytes(chosen, replaced, retained)
+        by_model = self.weights @ end_quality
+        acyclic: Bools = np.all(end_quality[self.tapped] >= 0, axis=0)
+        return PlanValues(total, by_model.mean(axis=0), by_model.min(axis=0), acyclic)
+
+    def _end_quality(self, share_quality: Floats, depends_on: Ints) -> Floats:
+        """(segments, n): quality kept at each segment's end; -1 where it depends on itself.
+
+        `depends_on` is the segment whose end each segment's end depends on, or INPUT.
+        """
+        quality = np.full((len(share_quality) + 1, share_quality.shape[1]), -1.0)
+        quality[-1] = 1.0  # the input
+        for _ in range(len(share_quality)):
+            arriving = np.take_along_axis(quality, depends_on, 0)
+            quality[:-1] = np.where(arriving >= 0, share_quality * arriving, -1.0)
+        return quality[:-1]
+
+    def _retained(self, chosen: Ints, donor_segment: Ints, from_prefix: Bools) -> Ints:
+        """(segments, n): position of the last prefix donor of each segment, 0 without one."""
+        retained, columns = np.zeros_like(chosen), np.arange(chosen.shape[1])
+        positions = np.where(from_prefix, self.donor_position[chosen], 0)
+        for donor, position in zip(donor_segment, positions, strict=True):
+            retained[donor, columns] = np.maximum(retained[donor, columns], position)
+        return retained
+
+    def _adapter_bytes(self, chosen: Ints, replaced: Ints, retained: Ints) -> Ints:
+        """(n,): bytes of all adapters of each plan."""
+        if not self.adapter_bytes.any:
+            return np.zeros(chosen.shape[1], np.intp)
+        live = np.zeros((len(self.positions) + 1, chosen.shape[1]), np.bool_)  # last: no stage
+        donors = np.zeros_like(live)
+        for number, (segment, position) in enumerate(self.positions.values()):
+            live[number] = (position > replaced[segment]) | (position <= retained[segment])
+        columns = np.arange(chosen.shape[1])
+        for shares in chosen:
+            donors[self.adapter_bytes.donor[shares], columns] = True
+        donors[-1] = False
+        total = np.zeros(chosen.shape[1], np.intp)
+        for shares in chosen:
+            total += self.adapter_bytes.bytes(shares, live, donors)
+        return total
+
+
+def _shares_of(problem: Problem) -> Iterator[Share]:
+    for slot in problem.encoding.slots:
+        yield from (share for share in slot.choices.values() if share is not None)

@@ -1,0 +1,130 @@
+"""A graph whose best paths bound the quality that a partial plan can still reach."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from search.study.exact.partial_plans import PartialPlans
+from search.study.exact.plan_table import PlanTable
+from search.study.exact.segments import NO_SHARE, Floats, Ints
+
+SMALLEST_QUALITY = 1e-15
+"""A share counts as keeping at least this quality, so that 0 means "depends on itself"."""
+
+
+class SegmentGraph:
+    """The nodes are the segments' ends and the input, the edges are the shares.
+
+    With s segments, 2s edges lead to each segment's end:
+
+    - Edge t < s stands for the suffix donors of segment t. It starts at the end of segment t,
+      because such a donor depends on segment t's share.
+    - Edge s + t stands for the prefix donors of segment t. It starts at the end of the segment
+      before t, or at the input. If segment t itself has no share, its own edge s + t is the
+      unmerged segment, of quality 1.
+
+    Which donors belong to an edge depends on its donors' segment t: a suffix donor's position is
+    at least `replaced`, a prefix donor's position is at most `retained`. That number is the
+    edge's *donor limit*. What is undecided is taken for whatever allows most donors.
+
+    The tables are indexed by segment, its `replaced`, edge and donor limit.
+    """
+
+    def __init__(self, table: PlanTable) -> None:
+        self.table = table
+        self.count = len(table.segments)
+        self.undecided = max(len(segment.stages) for segment in table.segments) + 2
+        """Code for a `replaced` or `retained` that is not decided."""
+        shape = (self.count, self.undecided + 1, 2 * self.count, self.undecided + 1)
+        self.quality = np.zeros(shape)
+        """The highest quality of a share on the edge; 0 if there is none."""
+        self.best_share = np.full(shape, NO_SHARE)
+        """The share that keeps this quality."""
+        self.share_count = np.zeros(shape, np.intp)
+        """How many shares are on the edge; an unmerged segment counts as 1."""
+        self.starts = np.concatenate([np.arange(self.count), table.previous])
+        """(2s,): the segment at whose end each edge starts, or INPUT."""
+        for segment in range(self.count):
+            for replaced in (0, self.undecided):
+                self.quality[segment, replaced, self.count + segment] = 1.0
+                self.share_count[segment, replaced, self.count + segment] = 1
+        undominated = {*table.undominated_shares()}
+        # By rising quality: the last share written into an entry is the best one.
+        for share in np.argsort(table.quality[:-1]).tolist():
+            self._add_share(share, share in undominated)
+
+    def _add_share(self, share: int, undominated: bool) -> None:
+        table = self.table
+        segment, replaced = int(table.recipient_segment[share]), table.recipient_position[share]
+        donor, position = int(table.donor_segment[share]), int(table.donor_position[share])
+        edges = (
+            (
+                donor,
+                slice(0, position + 1),
+            ),  # a suffix donor if its segment's replaced <= position
+            (self.count + donor, slice(position, None)),  # a prefix donor if retained >= position
+        )
+        for code in (int(replaced), self.undecided):
+            for edge, limits in edges:
+                self.share_count[segment, code, edge, limits] += 1
+                if undominated:
+                    quality = max(table.quality[share], SMALLEST_QUALITY)
+                    self.quality[segment, code, edge, limits] = quality
+                    self.best_share[segment, code, edge, limits] = share
+
+    def table_index(self, partial: PartialPlans) -> Ints:
+        """(segments, edges, n): the flat index of every plan's edges in the tables."""
+        undecided, replaced = partial.replaced == self.undecided, partial.replaced
+        suffix_limit = np.where(undecided, 0, replaced)
+        # While `retained` is undecided, the whole prefix may hold donors, at no cost.
+        whole_prefix = np.where(undecided, self.undecided, np.maximum(replaced, 1) - 1)
+        prefix_limit = np.where(partial.retained == self.undecided, whole_prefix, partial.retained)
+        donor_limit = np.concatenate([suffix_limit, prefix_limit])
+        segments, edges = np.ogrid[: self.count, : 2 * self.count]
+        row = (segments * (self.undecided + 1))[:, :, None] + replaced[:, None, :]
+        index: Ints = (row * (2 * self.count) + edges[:, :, None]) * (
+            self.undecided + 1
+        ) + donor_limit
+        return index
+
+    def edge_quality(self, partial: PartialPlans) -> Floats:
+        """(segments, edges, n): the highest quality that each edge can keep, 0 without one."""
+        table = self.table
+        quality: Floats = self.quality.take(self.table_index(partial))
+        columns = np.arange(len(partial))
+        for segment, shares in enumerate(partial.shares):
+            decided = columns[shares >= 0]
+            if len(decided):
+                share = shares[decided]
+                donor = table.donor_segment[share]
+                from_prefix = table.donor_position[share] < partial.replaced[donor, decided]
+                quality[segment][:, decided] = 0.0
+                quality[segment, donor + self.count * from_prefix, decided] = np.maximum(
+                    table.quality[share], SMALLEST_QUALITY
+                )
+        return quality
+
+    def end_quality(self, edge_quality: Floats) -> Floats:
+        """(segments + 1, n): the highest quality at each segment's end; last the input's, 1.
+
+        A path's quality is the product of its edges'; the best paths are found by relaxation
+        (Bellman 1958). 0 if no path leads here from the input.
+        """
+        ends = np.zeros((self.count + 1, edge_quality.shape[2]))
+        ends[-1] = 1.0
+        for _ in range(self.count):
+            before = ends.copy()
+            for segment in range(self.count):
+                ends[segment] = (edge_quality[segment] * ends[self.starts]).max(axis=0)
+            if np.array_equal(before, ends):
+                break
+        return ends
+
+    def best_shares(self, partial: PartialPlans) -> Ints:
+        """(segments, n): complete plans of the highest quality, whatever their bytes."""
+        quality = self.edge_quality(partial)
+        candidates = self.best_share.take(self.table_index(partial))
+        arriving = quality * self.end_quality(quality)[self.starts]
+        edge = arriving.argmax(axis=1)
+        chosen: Ints = np.take_along_axis(candidates, edge[:, None], 1)[:, 0]
+        return np.where(partial.shares >= 0, partial.shares, chosen)
