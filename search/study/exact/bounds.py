@@ -142,8 +142,9 @@ class Bounds:
             self.table.adapter_bytes.minimum[partial.shares],
             self.minimum_adapter_bytes[segments, partial.replaced],
         )
-        total: Ints = self.table.stage_bytes.bytes(partial.replaced, retained)
-        return total + adapters.sum(axis=0)
+        stages = self.table.stage_bytes.bytes(partial.replaced, retained)
+        total: Ints = stages + adapters.sum(axis=0)
+        return total
 
 
 def _thinned(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
