@@ -25,7 +25,7 @@ pytestmark = pytest.mark.ui
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "runs" / "quickstart.yaml"
-MERGE_SEARCH = [sys.executable, "-W", "ignore", "-c", "from search.cli import main; main()"]
+MERGE_SEARCH = [sys.executable, "-W", "ignore", "-c", "from search.cli.main import main; main()"]
 PATIENCE = 60_000
 """Milliseconds: the machine may have other work."""
 CELLS = """async (names) => {

@@ -218,7 +218,7 @@ def test_a_client_that_is_killed_in_the_middle_loses_nothing(
 ) -> None:
     target = Target(server.uri, "client killed", None)
     remember(target, out)
-    script = "from search.cli import main; main()"
+    script = "from search.cli.main import main; main()"
     command = [sys.executable, "-c", script, "sync", str(out)]
     with subprocess.Popen(command, start_new_session=True) as client:
         with as_soon_as(created(server, target, 3), lambda: os.killpg(client.pid, signal.SIGKILL)):

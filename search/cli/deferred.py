@@ -1,0 +1,81 @@
+"""The functions behind the commands, imported when a command first uses them.
+
+They import torch, Optuna and MLflow, which takes seconds: `--help` must not wait for that, and a
+command shows that it is starting.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from search.cli import app
+from spaces.lazy import lazy_attributes
+
+if TYPE_CHECKING:
+    from search.config.loading import load_config as load_config
+    from search.deploy.benchmark import bench_bundle as bench_bundle
+    from search.deploy.export import FORMATS as FORMATS
+    from search.deploy.promotion import promote as promote
+    from search.deploy.promotion import rollback as rollback
+    from search.pipelines.correlate import correlate as correlate
+    from search.pipelines.exact import measure_exactly as measure_exactly
+    from search.pipelines.export import export as export
+    from search.pipelines.run import run as run
+    from search.pipelines.shards import measure_shard as measure_shard
+    from search.pipelines.shards import merge_shards as merge_shards
+    from search.pipelines.similarity import measure_similarity as measure_similarity
+    from search.pipelines.verify import verify_again as verify_again
+    from search.pipelines.verify_inputs import FreshData as FreshData
+    from search.report.console_tables import show_plan as show_plan
+    from search.results.rounds import EXIT_CODES as EXIT_CODES
+    from search.statistics.streaming import Shard as Shard
+    from search.study.optimize import join as join
+    from search.tracking.client import pages as pages
+    from search.tracking.client import serve as serve
+    from search.tracking.outbox import sync as sync
+    from search.tracking.target import Target as Target
+    from search.watch.daemon import RoundProcess as RoundProcess
+    from search.watch.daemon import only_one as only_one
+    from search.watch.daemon import watch as watch
+    from search.watch.history_table import show_history as show_history
+    from search.watch.round import do_round as do_round
+    from search.watch.workspace import Workspace as Workspace
+
+MODULES = {
+    "load_config": "search.config.loading",
+    "bench_bundle": "search.deploy.benchmark",
+    "FORMATS": "search.deploy.export",
+    "promote": "search.deploy.promotion",
+    "rollback": "search.deploy.promotion",
+    "correlate": "search.pipelines.correlate",
+    "measure_exactly": "search.pipelines.exact",
+    "export": "search.pipelines.export",
+    "run": "search.pipelines.run",
+    "measure_shard": "search.pipelines.shards",
+    "merge_shards": "search.pipelines.shards",
+    "measure_similarity": "search.pipelines.similarity",
+    "verify_again": "search.pipelines.verify",
+    "FreshData": "search.pipelines.verify_inputs",
+    "show_plan": "search.report.console_tables",
+    "EXIT_CODES": "search.results.rounds",
+    "Shard": "search.statistics.streaming",
+    "join": "search.study.optimize",
+    "pages": "search.tracking.client",
+    "serve": "search.tracking.client",
+    "sync": "search.tracking.outbox",
+    "Target": "search.tracking.target",
+    "RoundProcess": "search.watch.daemon",
+    "only_one": "search.watch.daemon",
+    "watch": "search.watch.daemon",
+    "show_history": "search.watch.history_table",
+    "do_round": "search.watch.round",
+    "Workspace": "search.watch.workspace",
+}
+_load = lazy_attributes(__name__, MODULES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in MODULES:
+        return _load(name)
+    with app.reporter().working("starting"):
+        return _load(name)
