@@ -222,3 +222,38 @@ def test_the_reader_of_calls_sees_every_way_to_unpickle(text: str) -> None:
 def test_the_reader_of_calls_lets_safe_loading_pass() -> None:
     safe = "torch.load(p, weights_only=True)\nnp.load(p, allow_pickle=False)\njson.load(f)"
     assert unsafe_loads(ast.parse(safe)) == []
+
+
+def lazy_modules() -> dict[Path, ast.Module]:
+    """Return the modules that import their members when these are first used."""
+    trees = {path: parsed(path) for path in sources()}
+    return {
+        path: tree
+        for path, tree in trees.items()
+        if path.name != "lazy.py" and any(called(c) == "lazy_attributes" for c in calls(tree))
+    }
+
+
+def declared_members(tree: ast.Module) -> dict[str, str]:
+    """Return the module of each name that is imported for type checkers and exported again."""
+    blocks = [n for n in tree.body if isinstance(n, ast.If) and "TYPE_CHECKING" in ast.unparse(n)]
+    return {
+        alias.name: str(node.module)
+        for block in blocks
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if alias.asname == alias.name
+    }
+
+
+def test_lazy_members_are_those_that_type_checkers_see() -> None:
+    lazy = lazy_modules()
+    assert lazy
+    for path, tree in lazy.items():
+        (modules,) = (
+            ast.literal_eval(node.value)
+            for node in tree.body
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "MODULES"
+        )
+        assert modules == declared_members(tree), path

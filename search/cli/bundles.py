@@ -25,10 +25,11 @@ from search.cli.search import STATISTICS_SAVED
 def export(out: Path, plan: str | None, folder: Path, formats: tuple[str, ...]) -> None:
     """Export a plan of a run as a bundle, ready to deploy.
 
-    OUT is the output folder of the run. A bundle is a merged model in a folder: DIR gets every tensor once (weights.safetensors), the plan, the description of the networks
-    (bundle.json), a card (CARD.md) and an example. spaces.load_bundle(DIR) returns one module
-    that takes camera frames and returns the answers of all models; it needs nothing else of the
-    run. The bundle is checked on real frames before DIR appears.
+    OUT is the output folder of the run. DIR gets a merged model: every tensor once
+    (weights.safetensors), the plan, the description of the networks (bundle.json), a card
+    (CARD.md) and an example. spaces.load_bundle(DIR) returns one module that takes camera frames
+    and returns the answers of all models; it needs nothing else of the run. The bundle is checked
+    on real frames before DIR appears.
     """
     chosen_formats = [name for name in deferred.FORMATS if name in formats]
     deferred.export(out, plan, folder, chosen_formats, app.reporter())

@@ -150,7 +150,7 @@ def test_correlate_writes_its_league_and_says_where(known: Labelled, tmp_path: P
     assert {p.name for p in out.iterdir()} == {
         "league.json", "guides.csv", "points.png", "maps.png", "bars.png",
     }  # fmt: skip
-    assert f"Wrote {out}/league.json, guides.csv and pictures." in answer.stdout
+    assert f"Wrote {out}/league.json, guides.csv and figures." in answer.stdout
     assert "44 shares" in answer.stdout and answer.stderr == ""
 
 

@@ -185,7 +185,7 @@ def test_what_leaves_no_document_refuses_json(command: list[str]) -> None:
     before = call("--json", *command)
     name = "show" if "plan" in command else command["stats" in command]
     assert before.exit_code == 2
-    assert f"Error: {name} leaves no JSON document: run it without --json" in before.stderr
+    assert f"Error: {name} writes no JSON document: run it without --json" in before.stderr
     after = call(*command, "--json")
     assert after.exit_code == 2 and "No such option" in after.stderr
     assert before.stdout == after.stdout == ""
@@ -266,7 +266,7 @@ def test_a_fault_of_ours_is_one_paragraph(
     monkeypatch.setattr(statistics_cache, "measure", fails)
     plain, debugged = call("run", config), call("--debug", "run", config)
     (line,) = plain.stderr.splitlines()
-    assert line.startswith(f"merge-search: unexpected {told}, in the step 'Statistics of every")
+    assert line.startswith(f"merge-search: unexpected {told} in the step 'Statistics of every")
     assert "run again with --debug" in line and "Traceback" not in plain.output
     assert ("statistics.batch" in line) == ("0" not in told.partition("(")[2][:5])
     assert "Traceback" in debugged.stderr and "in fails" in debugged.stderr
@@ -298,10 +298,10 @@ def test_after_control_c_the_command_that_it_prints_ends_at_the_same_front(
     assert process.wait(60) == 130
     terminal.wait_for(lambda: "merge-search: interrupted; " in terminal.text)
     told = terminal.text.splitlines()[-1]
-    assert "every plan valued so far is kept" in told and "Traceback" not in terminal.text
+    assert "finished trials are saved" in told and "Traceback" not in terminal.text
     assert terminal.output.rindex(SHOWN) > terminal.output.rindex(HIDDEN)
     assert not (journal.parent / "result.json").exists()
-    command = told.rpartition("go on from there: ")[2]
+    command = told.rpartition("to continue: ")[2]
     arguments = shlex.split(command)[1:]
     assert arguments == ["run", str(path), *many]
     answer = call(*arguments, "--json")
@@ -319,19 +319,19 @@ def test_what_keeps_nothing_says_so(start: StartCommand, config: Path) -> None:
     assert command.exit_code() == 143
     last = command.output.splitlines()[-1]
     again = shlex.join(["merge-search", *map(str, arguments)])
-    assert last.startswith("merge-search: interrupted; nothing of it is kept; ")
+    assert last.startswith("merge-search: interrupted; nothing is saved; ")
     assert last.endswith(f": {again}")
     assert not (config.parent / "out" / "tiny" / "stats").exists()
 
 
-def test_every_command_says_what_is_kept() -> None:
+def test_every_command_says_what_is_saved_when_it_is_stopped() -> None:
     found: dict[str, click.Command] = {}
     for name, command in main.commands.items():
         inner = command.commands if isinstance(command, click.Group) else {name: command}
         found |= inner
     for name, command in found.items():
         assert isinstance(command, app.Command), name
-        assert "kept" in command.kept or "look in MLflow" in command.kept or "stay" in command.kept
+        assert "run" in command.when_stopped and "command again" in command.when_stopped, name
 
 
 def test_a_second_control_c_ends_at_once(terminal: Terminal) -> None:
