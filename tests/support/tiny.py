@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib.util
 import io
+import shutil
+import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +32,7 @@ from search.statistics.observed import Observed
 from search.statistics.similarity import Statistics
 from search.statistics.streaming import Moments, PassSettings, measure
 from search.study.problem import Limits, Problem
+from search.tracking.target import STORE
 from search.utils.console import ConsoleReporter
 from search.utils.reporter import Reporter
 from spaces.activations import Footprint
@@ -143,9 +148,29 @@ def _classifier(weights: Weights, seed: int) -> dict[str, Any]:
 
 
 def write_config(folder: Path, data: Any, name: str = "config.yaml") -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write a config into a folder, beside an empty MLflow store for its runs.
+
+    MLflow takes seconds to create a store and none to open a copy of one. Tests of a new store
+    remove OUT first.
+    """
     path = folder / name
+    store = folder / "out" / STORE
+    store.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
+    if not store.exists():
+        shutil.copy(empty_store(), store)
+    return path
+
+
+@cache
+def empty_store() -> Path:
+    """A new MLflow store without runs, for this process."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    folder = Path(tempfile.mkdtemp(prefix="merge-search-store-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    path = folder / STORE
+    SqlAlchemyStore(f"sqlite:///{path}", str(folder))
     return path
 
 
