@@ -10,6 +10,7 @@ import pytest
 from hypothesis import settings
 from networks import Deployment, Zoo
 from postgres import Postgres
+from quick import shorten_stopwatch
 
 # The same examples on every machine, and no deadline: a network is slow the first time it runs.
 settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=50)
@@ -19,6 +20,10 @@ pytest_plugins = ["tiny_fixtures", "server_fixtures", "command_fixtures", "brows
 
 LONGEST = ("test_watch_", "test_watch.py", "test_durability", "test_run")
 """Files that take minutes come first, so that all cores are busy to the end."""
+
+
+def pytest_configure() -> None:
+    shorten_stopwatch()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

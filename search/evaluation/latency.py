@@ -37,6 +37,9 @@ class StopwatchSettings:
             raise ValueError(f"nothing can be timed with {self}")
 
 
+DEFAULT_STOPWATCH = StopwatchSettings()
+
+
 class Stopwatch:
     """Times one call over and over, alone: no garbage collection falls into it."""
 
@@ -75,7 +78,7 @@ class Latency:
 
     def __init__(self, observed: Observed, settings: StopwatchSettings | None = None) -> None:
         self._observed = observed
-        self._settings = settings or StopwatchSettings()
+        self._settings = settings or DEFAULT_STOPWATCH
         self._maps: dict[Share, LinearMap] = {}
 
     def milliseconds(self, plan: SharePlan) -> float:
@@ -114,7 +117,6 @@ class Latency:
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    gc.collect()
     enabled = gc.isenabled()
     gc.disable()
     try:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from quick import QUICK
 from tiny import CLASSIFIER, Weights, observe, shares_in
 
 from search.evaluation.latency import Latency, Stopwatch, StopwatchSettings
@@ -22,7 +23,6 @@ from spaces.merged import MergedModel
 from spaces.plan import IDENTITY, LINEAR, AdapterSpec, Share, SharePlan
 from spaces.zoo import ModelSpec, load_model
 
-QUICK = StopwatchSettings(warmup=1, runs=3, seconds=0.0, frames=2)
 CPU = torch.device("cpu")
 
 

@@ -14,6 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from quick import shorten_stopwatch
+
 from search.cli.main import main
 
 IMPORTED = ["search.cli.main", "search.pipelines.run", "search.study.optimize", "effdet",
@@ -71,6 +73,7 @@ def _run_command(log: Path, arguments: tuple[str, ...], prepare: Callable[[], An
     os.environ.pop("MLFLOW_TRACKING_URI", None)
     # A shell that runs the tests in the background ignores SIGINT, and processes inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    shorten_stopwatch()
     prepare()
     main(list(arguments))
 
