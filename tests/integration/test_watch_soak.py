@@ -27,6 +27,7 @@ from commands import FORKED, limit_file_size, no_preparation
 from mlflow.tracking import MlflowClient
 from PIL import Image, ImageOps
 from process_killer import kill_before_step
+from quick import shorten_stopwatch
 from servers import Server
 from tiny import Weights, capture_reporter, with_changes
 from watched import DAY, NIGHT, WINDOW, Watched, picture, watched_data
@@ -151,6 +152,7 @@ def _round(told: Path, config: Path, due: Due, prepare: Callable[[], Any], used:
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.environ.pop("MLFLOW_TRACKING_URI", None)
+    shorten_stopwatch()
     prepare()
     try:
         main(["watch", str(config), "--once", "--due", due.at.isoformat(timespec="seconds")])

@@ -170,7 +170,7 @@ def empty_store() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="merge-search-store-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     path = folder / STORE
-    SqlAlchemyStore(f"sqlite:///{path}", str(folder))
+    SqlAlchemyStore(f"sqlite:///{path}", str(folder))  # type: ignore[no-untyped-call]
     return path
 
 
