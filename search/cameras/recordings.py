@@ -11,10 +11,10 @@ kill in between it comes again, and is then near-identical to the last one kept.
 from __future__ import annotations
 
 import io
-import json
 import re
 import shutil
 from collections.abc import Collection
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +24,8 @@ from PIL import Image
 from search.cameras.deduplication import GreyPicture, grey_picture, near_identical
 from search.cameras.sources import Cursor, Seen
 from search.data.frames import read_image
-from search.utils.files import CannotWrite, write_bytes, write_json
+from search.utils.files import CannotWrite, write_bytes
+from search.utils.records import BadRecord, NoRecord, read_record, write_record
 from spaces.errors import MergeSearchError
 from spaces.inputs import Frame
 
@@ -60,8 +61,7 @@ class Recordings:
 
     @property
     def cursor(self) -> Cursor:
-        cursor: Cursor = self._state["cursor"]
-        return cursor
+        return self._state.cursor
 
     @property
     def waiting(self) -> int:
@@ -135,7 +135,7 @@ class Recordings:
 
     def failed(self, now: datetime) -> None:
         """Note a fault: the camera is not to be asked for a while, longer with each in a row."""
-        faults = self._state["faults"] + 1
+        faults = self._state.faults + 1
         doublings = min(faults - 1, 20)  # beyond the longest pause; a timedelta ends somewhere
         pause = min(FIRST_PAUSE * 2**doublings, LONGEST_PAUSE)
         self._write(faults=faults, not_before=(now + pause).isoformat())
@@ -146,9 +146,9 @@ class Recordings:
 
     def may_ask(self, now: datetime) -> bool:
         """Whether the pause after the last fault is over."""
-        if self._state["not_before"] is None:
+        if self._state.not_before is None:
             return True
-        left = datetime.fromisoformat(self._state["not_before"]) - now
+        left = datetime.fromisoformat(self._state.not_before) - now
         return not timedelta(0) < left <= LONGEST_PAUSE  # longer: the clock has been put back
 
     def _newest(self) -> _Kept | None:
@@ -160,22 +160,31 @@ class Recordings:
         return None
 
     def _write(self, **changes: Any) -> None:
-        if any(self._state[key] != value for key, value in changes.items()):
-            state = self._state | changes
-            write_json(self._folder / "camera.json", state)
+        state = replace(self._state, **changes)
+        if state != self._state:
+            write_record(self._folder / "camera.json", state)
             self._state = state
 
 
-def _read_state(path: Path) -> dict[str, Any]:
-    fresh = {"cursor": {}, "faults": 0, "not_before": None}
+@dataclass(frozen=True)
+class CameraState:
+    """The record camera.json of a camera."""
+
+    cursor: dict[str, Any]
+    faults: int
+    """Failed polls in a row."""
+    not_before: str | None
+    """When the camera may be asked again after a fault: ISO 8601."""
+
+
+def _read_state(path: Path) -> CameraState:
     try:
-        read = json.loads(path.read_bytes())
-        return {key: read[key] for key in fresh}
-    except FileNotFoundError:
-        return fresh
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return read_record(CameraState, path)
+    except NoRecord:
+        return CameraState(cursor={}, faults=0, not_before=None)
+    except BadRecord as error:
         raise BadFootage(
-            f"{path}: cannot be read ({error}); remove it, and the camera is read from its begin"
+            f"{error}; remove the file, and the camera is read from its beginning"
         ) from error
 
 

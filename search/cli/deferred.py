@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from search.tracking.client import serve as serve
     from search.tracking.outbox import sync as sync
     from search.tracking.target import Target as Target
+    from search.utils.files import json_bytes as json_bytes
+    from search.utils.records import dump_record as dump_record
     from search.watch.daemon import RoundProcess as RoundProcess
     from search.watch.daemon import only_one as only_one
     from search.watch.daemon import watch as watch
@@ -64,6 +66,8 @@ MODULES = {
     "serve": "search.tracking.client",
     "sync": "search.tracking.outbox",
     "Target": "search.tracking.target",
+    "json_bytes": "search.utils.files",
+    "dump_record": "search.utils.records",
     "RoundProcess": "search.watch.daemon",
     "only_one": "search.watch.daemon",
     "watch": "search.watch.daemon",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NoReturn
@@ -85,5 +84,4 @@ def history(config: RunConfig, reporter: Reporter, last: int) -> None:
     workspace = deferred.Workspace(config)
     rounds = workspace.history.latest(last)
     deferred.show_history(rounds, workspace, reporter)
-    records = json.dumps([record.to_dict() for record in rounds], indent=2, allow_nan=False)
-    app.print_document(f"{records}\n".encode())
+    app.print_document(deferred.json_bytes([deferred.dump_record(ended) for ended in rounds]))

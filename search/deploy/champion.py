@@ -11,28 +11,25 @@ either the champion that was or the one that is is of record, and its bundle can
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from search.results.registered_plan import RegisteredPlan
 from search.results.rounds import PromotionRecord
-from search.utils.files import CannotWrite, link_or_copy, replacing_folder, write_json
+from search.utils.files import CannotWrite, link_or_copy, replacing_folder
+from search.utils.records import BadRecord, NoRecord, read_record, write_record
 from spaces.bundle import BUNDLE, bundle_id, read_contents
-from spaces.errors import MergeSearchError
 from spaces.plan import SharePlan
 
 RECORD, BUNDLES, CURRENT = "champion.json", "bundles", "current"
 SERVICE = "service"
 """Below OUT."""
-CHAMPION_VERSION = 1
 
 
-class DamagedRecord(MergeSearchError):
+class DamagedChampion(BadRecord):
     """The record of the plan in service cannot be read, or its bundle is not there."""
 
 
@@ -40,6 +37,7 @@ class DamagedRecord(MergeSearchError):
 class Champion:
     """The plan in service."""
 
+    version: Literal[1] = field(default=1, kw_only=True)
     standing: RegisteredPlan
     """What is known of it."""
     since: str
@@ -58,18 +56,6 @@ class Champion:
     def bundle(self) -> str:
         return self.standing.bundle
 
-    def to_dict(self) -> dict[str, Any]:
-        return {"version": CHAMPION_VERSION, **asdict(self)}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Champion:
-        fields = dict(data)
-        if fields.pop("version", None) != CHAMPION_VERSION:
-            raise ValueError(f"version {data.get('version')!r}; only {CHAMPION_VERSION} is known")
-        fields["standing"] = RegisteredPlan.from_dict(data["standing"])
-        fields["verdict"] = None if data["verdict"] is None else PromotionRecord(**data["verdict"])
-        return cls(**fields)
-
 
 @dataclass(frozen=True)
 class ChampionStore:
@@ -85,19 +71,19 @@ class ChampionStore:
         """The champion of record; None if there never was one.
 
         Raises:
-            DamagedRecord: there is a record, but it cannot be read, or its bundle is not whole.
+            DamagedChampion: there is a record, but it cannot be read, or its bundle is not whole.
         """
         try:
-            found = Champion.from_dict(json.loads(self.record.read_text(encoding="utf-8")))
-        except FileNotFoundError:
+            found = read_record(Champion, self.record)
+        except NoRecord:
             return None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DamagedRecord(
-                f"{self.record} does not say which plan is in service ({type(error).__name__}: "
-                f"{error}); put it back from a backup, or move it away and promote a plan again"
+        except BadRecord as error:
+            raise DamagedChampion(
+                f"{error}: the file does not say which plan is in service; put it back from a "
+                "backup, or move it away and promote a plan again"
             ) from error
         if not self.holds(found.bundle):
-            raise DamagedRecord(
+            raise DamagedChampion(
                 f"{self.bundle(found.bundle)}: the bundle in service is not there; put it back, "
                 f"or move {self.record} away and promote a plan again"
             )
@@ -117,22 +103,22 @@ class ChampionStore:
         """Put a bundle, which is copied, in service.
 
         Raises:
-            DamagedRecord: it is another bundle than the champion's.
+            DamagedChampion: it is another bundle than the champion's.
             CannotWrite: the folder does not take it; the champion before stays.
         """
         self._store(bundle, champion.bundle)
-        write_json(self.record, champion.to_dict())
+        write_record(self.record, champion)
         self.tidy(champion)
 
     def note_told(self, champion: Champion) -> None:
         """Write down that MLflow's registry knows."""
-        write_json(self.record, replace(champion, told=True).to_dict())
+        write_record(self.record, replace(champion, told=True))
 
     def mend(self) -> None:
         """Do what a process that was killed while it put a plan in service has left to do.
 
         Raises:
-            DamagedRecord, CannotWrite: as `champion` and `take`.
+            DamagedChampion, CannotWrite: as `champion` and `take`.
         """
         if (champion := self.champion()) is not None:
             self.tidy(champion)
@@ -153,7 +139,7 @@ class ChampionStore:
             for source in bundle.iterdir():
                 link_or_copy(str(source), str(part / source.name))
             if (found := bundle_id(part)) != identity:
-                raise DamagedRecord(f"{bundle} holds bundle {found}, not {identity}")
+                raise DamagedChampion(f"{bundle} holds bundle {found}, not {identity}")
 
     def _point(self, identity: str) -> None:
         link, target = self.folder / CURRENT, Path(BUNDLES) / identity

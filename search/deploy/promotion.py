@@ -94,20 +94,19 @@ def promote(config: RunConfig, reporter: Reporter) -> None:
             raise NoSuchVersion(
                 f"{config.name} has no challenger in MLflow; `merge-search run` proposes one"
             )
-        proposed = RegisteredPlan.from_dict(challenger.standing)
-        serving = None if champion is None else RegisteredPlan.from_dict(champion.standing)
-        limits = config.limits(proposed.unmerged_bytes)
-        judgement = judge(config.promotion, limits, Comparison(proposed, serving))
+        comparison = Comparison(challenger.plan, None if champion is None else champion.plan)
+        limits = config.limits(challenger.plan.unmerged_bytes)
+        judgement = judge(config.promotion, limits, comparison)
         if not judgement.promoted:
             registry.refuse(challenger, judgement.reason)
             raise NotPromoted(
-                f"version {challenger.version} of {config.name} (plan {proposed.plan}) is not "
-                f"promoted: {judgement.reason}"
+                f"version {challenger.version} of {config.name} (plan {challenger.plan.plan}) "
+                f"is not promoted: {judgement.reason}"
             )
         registry.promote(challenger, champion, judgement.reason)
     reporter.say(
-        f"Version {challenger.version} of {config.name} (plan {proposed.plan}) is the champion: "
-        f"{judgement.reason}"
+        f"Version {challenger.version} of {config.name} (plan {challenger.plan.plan}) "
+        f"is the champion: {judgement.reason}"
     )
 
 
@@ -130,7 +129,7 @@ def rollback(config: RunConfig, why: str, reporter: Reporter) -> None:
             )
         registry.go_back(champion, before, why)
     reporter.say(
-        f"Version {before.version} of {config.name} (plan {before.standing['plan']}) is the "
+        f"Version {before.version} of {config.name} (plan {before.plan.plan}) is the "
         f"champion again, instead of version {champion.version}"
     )
 

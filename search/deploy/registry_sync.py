@@ -12,7 +12,6 @@ from pathlib import Path
 
 from search.config.run import RunConfig
 from search.deploy.champion import Champion, ChampionStore
-from search.results.registered_plan import RegisteredPlan
 from search.results.search_result import BUNDLE_FOLDER
 from search.tracking import client
 from search.tracking.registry import Entry, Registry
@@ -33,7 +32,7 @@ def reconcile(config: RunConfig, service: ChampionStore, reporter: Reporter) -> 
         ours, theirs = service.champion(), registry.champion()
         if ours is not None and not ours.told:
             _tell(ours, theirs, registry, service)
-        elif theirs is not None and (ours is None or theirs.standing["bundle"] != ours.bundle):
+        elif theirs is not None and (ours is None or theirs.plan.bundle != ours.bundle):
             _take_over(theirs, ours, config, registry, service)
             reporter.say(
                 f"  version {theirs.version} of {config.name} was made champion in MLflow: it is "
@@ -44,7 +43,7 @@ def reconcile(config: RunConfig, service: ChampionStore, reporter: Reporter) -> 
 def _tell(
     ours: Champion, theirs: Entry | None, registry: Registry, service: ChampionStore
 ) -> None:
-    if theirs is None or theirs.standing["bundle"] != ours.bundle:
+    if theirs is None or theirs.plan.bundle != ours.bundle:
         version = registry.of_bundle(ours.bundle)
         if version is None:
             return  # its search is not logged yet; it will be told with it
@@ -60,7 +59,7 @@ def _take_over(
     service: ChampionStore,
 ) -> None:
     champion = Champion(
-        standing=RegisteredPlan.from_dict(theirs.standing),
+        standing=theirs.plan,
         since=this_moment(),
         reason=f"version {theirs.version} was made champion in MLflow",
         before=None if ours is None else ours.bundle,

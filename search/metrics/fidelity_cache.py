@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from search.utils.files import write_json
+from search.utils.records import BadRecord, read_record, write_record
 from spaces.errors import MergeSearchError
 from spaces.plan import Share
 
 
 class BadNotes(MergeSearchError):
     """A file of agreements that cannot be read, or is of other shares."""
+
+
+AGAIN = "delete the file, and the agreements are measured again"
+
+
+@dataclass(frozen=True)
+class AgreementRecord:
+    """The JSON file of the agreements of several shares."""
+
+    frames: int
+    sums: dict[str, float]
+    """By the text of the share."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +43,7 @@ class Agreement:
             CannotWrite: the folder does not take it.
         """
         sums = {str(share): total for share, total in self.sums.items()}
-        write_json(path, {"frames": self.frames, "sums": sums})
+        write_record(path, AgreementRecord(self.frames, sums))
 
     @classmethod
     def load(cls, path: Path, shares: Sequence[Share]) -> Agreement:
@@ -42,14 +53,13 @@ class Agreement:
             BadNotes: it is damaged, or does not tell of all of them.
         """
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-            sums = {share: float(data["sums"][str(share)]) for share in shares}
-            return cls(int(data["frames"]), sums)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise BadNotes(
-                f"{path} is not a whole file of agreements ({type(error).__name__}); delete it, "
-                "and they are measured again"
-            ) from error
+            record = read_record(AgreementRecord, path)
+        except BadRecord as error:
+            raise BadNotes(f"{error}; {AGAIN}") from error
+        missing = [str(share) for share in shares if str(share) not in record.sums]
+        if missing:
+            raise BadNotes(f"{path}: no agreement of {missing[0]}; {AGAIN}")
+        return cls(record.frames, {share: record.sums[str(share)] for share in shares})
 
 
 def means(known: Iterable[Agreement], shares: Sequence[Share]) -> dict[Share, float]:

@@ -42,8 +42,9 @@ from search.statistics.observed import Observed
 from search.statistics.similarity import Statistics
 from search.tracking.outbox import record_or_keep
 from search.tracking.target import Target, remember
-from search.utils.files import make_folder, write_json, write_text
+from search.utils.files import make_folder, write_text
 from search.utils.progress import Progress
+from search.utils.records import write_record
 from search.utils.reporter import Reporter
 from search.utils.timing import StepTimings, this_moment
 from spaces.deployment import Deployment
@@ -287,7 +288,7 @@ def save(
 ) -> None:
     """guides.csv, then league.json, each wholly or not at all."""
     write_text(out / "guides.csv", guides_csv(guides, measured))
-    write_json(out / "league.json", league.to_dict())
+    write_record(out / "league.json", league)
 
 
 def guides_csv(guides: Guides, measured: Mapping[Part, Measured]) -> str:

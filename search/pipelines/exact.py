@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from search.study.pareto import hypervolume
 from search.study.problem import Problem
 from search.utils.files import make_folder, write_json
 from search.utils.format import MEGABYTE, percent
+from search.utils.records import BadRecord, read_record
 from search.utils.reporter import Reporter
 from spaces.cost import CostModel
 
@@ -88,8 +88,8 @@ def _record(found: Predicted) -> dict[str, Any]:
 def _found_by_study(out: Path, problem: Problem) -> list[tuple[int, float]] | None:
     """Bytes and proxy of the front that a run into OUT found for this very problem, if one did."""
     try:
-        result = Result.from_dict(json.loads((out / "result.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError):
+        result = read_record(Result, out / "result.json")
+    except BadRecord:
         return None
     if result.study["problem"] != problem.hash:
         return None

@@ -10,9 +10,10 @@ from search.config.loading import config_of
 from search.config.run import RunConfig
 from search.data.frames import BadFrames, FrameSet
 from search.pipelines.prepare import load_deployment, observe
-from search.results.documents import Damaged, read_document
+from search.results.documents import read_document
 from search.results.search_result import CandidateRecord, PlanRecord, Result
 from search.statistics.observed import Observed
+from search.utils.records import BadRecord
 from search.utils.reporter import Reporter
 from spaces.errors import MergeSearchError
 
@@ -45,7 +46,7 @@ class Finished:
 
         Raises:
             NoSuchRun: there is no result.json.
-            Damaged: there is one, but of another version, or not whole.
+            BadRecord: there is one, but of another version, or not whole.
             BadConfig: it holds a config that this version does not accept.
         """
         document = out / DOCUMENT
@@ -55,7 +56,7 @@ class Finished:
             )
         result = read_document(document)
         if not isinstance(result, Result):
-            raise Damaged(f"{document} is no result of `merge-search run`")
+            raise BadRecord(f"{document} is no result of `merge-search run`")
         base = (out / result.base).resolve()
         return cls(out, result, config_of(result.config, base, document))
 

@@ -18,7 +18,7 @@ from search.results.search_result import PlanRecord, Verified, verified_front
 from search.results.verification import Verification
 from search.tracking.outbox import record_or_keep
 from search.tracking.target import Target
-from search.utils.files import write_json
+from search.utils.records import write_record
 from search.utils.reporter import Reporter
 from search.utils.timing import StepTimings, this_moment
 from spaces.plan import SharePlan
@@ -70,7 +70,7 @@ def verify_again(
         seconds=clock.seconds,
         created=this_moment(),
     )
-    write_json(out / PLACES[Verification] / DOCUMENTS[Verification], verification.to_dict())
+    write_record(out / PLACES[Verification] / DOCUMENTS[Verification], verification)
     title = "Verified" if truth else "Fidelity"
     print_candidates(verified, verification.unmerged_bytes, verification.chosen, title, reporter)
     reporter.say(verification.against)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from search.results.metric_comparison import GROUPS, MetricComparison
 from search.results.search_result import CandidateRecord, PlanRecord, Result
 from search.utils.files import make_folder, write_text
 from search.utils.format import megabytes, percent, percents
+from search.utils.records import BadRecord, read_record
 from search.utils.reporter import Reporter
 from spaces.deployment import Deployment
 from spaces.errors import BadPlan
@@ -80,9 +80,9 @@ def _record(file: Path, plan: SharePlan) -> PlanRecord | None:
     if not path.is_file():
         return None
     try:
-        result = Result.from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadPlan(f"{path} is not a result ({type(error).__name__}: {error})") from error
+        result = read_record(Result, path)
+    except BadRecord as error:
+        raise BadPlan(f"{error}: this is not the result of a run") from error
     known: list[PlanRecord] = [*result.candidates, *result.front]
     return next((record for record in known if record.hash == plan.hash), None)
 

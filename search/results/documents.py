@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,8 +10,8 @@ from typing import Any, Protocol
 from search.results.metric_comparison import MetricComparison
 from search.results.search_result import Result
 from search.results.verification import Verification
+from search.utils.records import read_record
 from search.utils.timing import milliseconds
-from spaces.errors import MergeSearchError
 
 Document = Result | MetricComparison | Verification
 """What a command has found, as it lies in a file."""
@@ -32,25 +31,14 @@ PLACES = {Result: ".", MetricComparison: "correlate", Verification: "verify"}
 """The folder below OUT where each document lies."""
 
 
-class Damaged(MergeSearchError):
-    """A result that cannot be read back."""
-
-
 def read_document(document: Path) -> Document:
-    """What is in a result.json, league.json or verified.json.
+    """Read a result.json, league.json or verified.json.
 
     Raises:
-        Damaged: it is not what its name says.
+        BadRecord: The file is damaged or written by another version.
     """
     kind = next(kind for kind, name in DOCUMENTS.items() if name == document.name)
-    try:
-        outcome = kind.from_dict(json.loads(document.read_text(encoding="utf-8")))
-        span(outcome)
-        return outcome
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Damaged(
-            f"{document} is not a whole {document.stem} ({type(error).__name__}: {error})"
-        ) from error
+    return read_record(kind, document)
 
 
 class Provenance(Protocol):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +18,7 @@ from search.evaluation.correlation import (
 )
 from search.evaluation.per_frame import Scores
 from search.results.search_result import versions
+from search.utils.records import IsoTime
 from spaces.plan import Ref, Share
 
 SCHEMA_VERSION = 1
@@ -93,18 +94,9 @@ class MetricComparison:
     settings: dict[str, Any]
     config: dict[str, Any]
     seconds: dict[str, float]
-    created: str
+    created: IsoTime
     versions: dict[str, str] = field(default_factory=versions)
     schema: int = SCHEMA_VERSION
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> MetricComparison:
-        """The league that `to_dict` wrote."""
-        parts: dict[str, Table] = {part: _table(data[part]) for part in PARTS}
-        return cls(**{**data, **parts})
 
 
 def correlations(guide: Values, kept: Values, seed: int) -> Correlations:
@@ -158,14 +150,3 @@ def _points(guide: Values, kept: Values, shares: Sequence[Share]) -> tuple[Vecto
 
 def _strength(found: Correlation) -> float:
     return -1.0 if found.value is None else abs(found.value)
-
-
-def _table(data: Mapping[str, Any]) -> Table:
-    guides = {
-        name: {
-            group: {coefficient: Correlation(**number) for coefficient, number in known.items()}
-            for group, known in groups.items()
-        }
-        for name, groups in data["guides"].items()
-    }
-    return Table(**{**data, "guides": guides})

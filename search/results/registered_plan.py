@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from search.results.search_result import CandidateRecord, Result
 
@@ -47,12 +46,3 @@ class RegisteredPlan:
             frames=str(result.frames["hash"]),
             created=result.created,
         )
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> RegisteredPlan:
-        pairs = {name: data.get(name) for name in ("interval", "fidelity_interval")}
-        sure = {name: None if pair is None else (pair[0], pair[1]) for name, pair in pairs.items()}
-        return cls(**{**data, **sure})
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)

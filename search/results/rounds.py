@@ -8,14 +8,12 @@ number.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from search.utils.files import write_json
-from spaces.errors import MergeSearchError
+from search.utils.records import BadRecord, read_record, write_record
 
 Decision = Literal["waiting", "unchanged", "searched", "promoted", "failed"]
 """Too few new frames to tell; the plan in service still holds; searched again, and the plan in
@@ -27,10 +25,9 @@ EXIT_CODES: dict[Decision, int] = {
 """Of `merge-search watch --once`."""
 
 FOLDER = "rounds"
-ROUND_VERSION = 1
 
 
-class BadRound(MergeSearchError):
+class BadRound(BadRecord):
     """A file that is not the record of a round."""
 
 
@@ -78,6 +75,7 @@ class PromotionRecord:
 class Round:
     """One look at the cameras, and what came of it."""
 
+    version: Literal[1] = field(default=1, kw_only=True)
     number: int
     due: str
     """When it was due; ISO 8601, UTC, as the others."""
@@ -109,23 +107,6 @@ class Round:
         """Of all cameras."""
         return sum(camera.frames for camera in self.cameras.values())
 
-    def to_dict(self) -> dict[str, Any]:
-        return {"version": ROUND_VERSION, **asdict(self)}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Round:
-        """The round that `to_dict` wrote.
-
-        Raises:
-            BadRound: it was written by another version.
-        """
-        fields = dict(data)
-        if fields.pop("version", None) != ROUND_VERSION:
-            raise BadRound(f"round version {data.get('version')!r}: only {ROUND_VERSION} is known")
-        fields["cameras"] = {name: CameraRound(**c) for name, c in data["cameras"].items()}
-        fields["verdict"] = None if data["verdict"] is None else PromotionRecord(**data["verdict"])
-        return cls(**fields)
-
 
 @dataclass(frozen=True)
 class History:
@@ -155,7 +136,7 @@ class History:
 
     def keep(self, ended: Round) -> None:
         """Write the round, wholly or not at all."""
-        write_json(self.file(ended.number), ended.to_dict())
+        write_record(self.file(ended.number), ended)
 
     def file(self, number: int) -> Path:
         """Where the round of that number is, or would be."""
@@ -167,9 +148,8 @@ class History:
 
 def _read(path: Path) -> Round:
     try:
-        return Round.from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return read_record(Round, path)
+    except BadRecord as error:
         raise BadRound(
-            f"{path} is not the record of a round ({type(error).__name__}: {error}); "
-            "move it away, and what it told is lost"
+            f"{error}; it is not the record of a round: move it away, and that round is forgotten"
         ) from error

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any, Literal
 
 from search.evaluation.confidence import Intervals
 from search.evaluation.per_frame import Scores, main_name, mean_known
 from search.study.pareto import front
+from search.utils.records import IsoTime
 
 SCHEMA_VERSION = 4
 UNMERGED = "unmerged"
@@ -103,7 +104,7 @@ class Result:
     base: str
     """The folder of the config, from which its paths start, relative to OUT."""
     seconds: dict[str, float]
-    created: str
+    created: IsoTime
     truth: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Per model with ground truth, `hash` and `count` of its labelled frames."""
     latency_ms: dict[str, float] = field(default_factory=dict)
@@ -122,18 +123,6 @@ class Result:
     def nearest_worst(self) -> float | None:
         """What the candidate that comes nearest to a floor keeps on its worst model."""
         return max((min(c.kept.values()) for c in self.candidates if c.kept), default=None)
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Result:
-        """The result that `to_dict` wrote."""
-        fields = dict(data)
-        fields["models"] = {name: ModelRecord(**m) for name, m in data["models"].items()}
-        fields["front"] = [PlanRecord(**entry) for entry in data["front"]]
-        fields["candidates"] = [CandidateRecord(**entry) for entry in data["candidates"]]
-        return cls(**fields)
 
 
 def versions() -> dict[str, str]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from search.evaluation.confidence import Intervals
 from search.evaluation.per_frame import Scores
 from search.results.search_result import CandidateRecord, choose, versions
+from search.utils.records import IsoTime
 
 SCHEMA_VERSION = 1
 
@@ -35,7 +35,7 @@ class Verification:
     config: dict[str, Any]
     """The run's, with the labels that were used for its `truth`."""
     seconds: dict[str, float]
-    created: str
+    created: IsoTime
     versions: dict[str, str] = field(default_factory=versions)
     schema: int = SCHEMA_VERSION
 
@@ -55,12 +55,3 @@ class Verification:
         """The plan that the search chose, or, if it is not among them, the best of them."""
         chosen = [c for c in self.candidates if c.hash == self.chosen]
         return chosen[0] if chosen else choose(self.candidates, None)
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Verification:
-        """The verification that `to_dict` wrote."""
-        candidates = [CandidateRecord(**entry) for entry in data["candidates"]]
-        return cls(**{**data, "candidates": candidates})

@@ -12,14 +12,15 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from search.results.documents import DOCUMENTS, PLACES, Damaged, Document, identity, read_document
+from search.results.documents import DOCUMENTS, PLACES, Document, identity, read_document
 from search.results.search_result import BUNDLE_FOLDER, Result
 from search.tracking import client
 from search.tracking.client import TrackerUnreachable
 from search.tracking.run_writer import BESIDE_RESULT
 from search.tracking.system_metrics import SYSTEM
-from search.tracking.target import ENVIRONMENT, REMEMBERED, Target, UnknownTarget, recall, remember
+from search.tracking.target import ENVIRONMENT, REMEMBERED, Target, recall, remember
 from search.utils.files import CannotWrite, json_bytes, link_or_copy, write_bytes
+from search.utils.records import BadRecord, dump_record
 from spaces.errors import MergeSearchError
 
 UNLOGGED = "unlogged"
@@ -49,7 +50,7 @@ def record_or_keep(outcome: Document, out: Path, target: Target) -> str:
     """
     remember(target, out)
     document = out / PLACES[type(outcome)] / DOCUMENTS[type(outcome)]
-    kept = keep(json_bytes(outcome.to_dict()), document, out)
+    kept = keep(json_bytes(dump_record(outcome)), document, out)
     try:
         said = client.record(outcome, kept, target)
     except TrackerUnreachable as error:
@@ -95,7 +96,7 @@ def sync(out: Path) -> Iterator[str]:
     Raises:
         NothingToLog: there is no result in OUT and nothing is kept.
         TrackerUnreachable: the store did not take one; it and all after it stay kept.
-        Damaged: in the end, naming all files that could not be read.
+        BadRecord: in the end, naming all files that could not be read.
     """
     documents = [out / PLACES[kind] / name for kind, name in DOCUMENTS.items()]
     lying = [document for document in documents if document.is_file()]
@@ -116,7 +117,7 @@ def sync(out: Path) -> Iterator[str]:
         _drop(kept)
         yield f"{outcome.name} of {outcome.created}: {said}"
     if damaged:
-        raise Damaged("; ".join(damaged))
+        raise BadRecord("; ".join(damaged))
 
 
 def _replay(outcome: Document, kept: Path, target: Target) -> str:
@@ -141,9 +142,9 @@ def _read_kept(kept: Path) -> Document:
         document = kept / name
         if document.is_file():
             if identity(document.read_bytes()) != kept.name:
-                raise Damaged(f"{document} is not what was kept there")
+                raise BadRecord(f"{document} is not what was kept there")
             return read_document(document)
-    raise Damaged(f"{kept} holds no result")
+    raise BadRecord(f"{kept} holds no result")
 
 
 def _drop(kept: Path) -> None:
@@ -162,5 +163,5 @@ def _noting(damaged: list[str]) -> Iterator[None]:
     """What is damaged does not stop the others."""
     try:
         yield
-    except (Damaged, UnknownTarget) as error:
+    except BadRecord as error:
         damaged.append(str(error))

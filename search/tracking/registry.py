@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from search.results.registered_plan import RegisteredPlan
+from search.utils.records import dump_record, load_record
 from spaces.bundle import BUNDLE, BadBundle
 
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
@@ -43,13 +44,15 @@ class Entry:
     """A version, and what was known of its plan when it was registered."""
 
     version: str
-    standing: Mapping[str, Any]
+    plan: RegisteredPlan
     replaced: str | None
     """The version that was champion before."""
 
     @classmethod
     def of(cls, found: ModelVersion) -> Entry:
-        return cls(str(found.version), json.loads(found.tags[STANDING]), found.tags.get(REPLACED))
+        source = f"tag {STANDING} of version {found.version} of {found.name}"
+        plan = load_record(RegisteredPlan, found.tags[STANDING], source)
+        return cls(str(found.version), plan, found.tags.get(REPLACED))
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class Registry:
     client: MlflowClient
     name: str
 
-    def register(self, model: LoggedModel, standing: Mapping[str, Any], tag: str) -> None:
+    def register(self, model: LoggedModel, plan: RegisteredPlan, tag: str) -> None:
         """A version of that name for a logged model; once, however often it is asked for.
 
         `tag` is the identity of the result that it is of.
@@ -77,12 +80,12 @@ class Registry:
                 run_id=model.source_run_id,
                 model_id=model.model_id,
                 tags={
-                    STANDING: json.dumps(standing),
+                    STANDING: json.dumps(dump_record(plan)),
                     RESULT: tag,
                     MODEL: str(model.model_id),
-                    "merge_search.plan": str(standing["plan"]),
-                    "bytes_mb": f"{standing['bytes'] / 1e6:.2f}",
-                    "quality_kept": str(standing["quality"]),
+                    "merge_search.plan": plan.plan,
+                    "bytes_mb": f"{plan.bytes / 1e6:.2f}",
+                    "quality_kept": str(plan.quality),
                 },
             )
 
@@ -101,7 +104,7 @@ class Registry:
         if not mine:
             return None
         known = self.challenger()
-        if known is None or known.standing["created"] <= mine[0].standing["created"]:
+        if known is None or known.plan.created <= mine[0].plan.created:
             self._set(CHALLENGER, mine[0].version)
         return mine[0].version
 
@@ -118,8 +121,8 @@ class Registry:
 
     def of_bundle(self, bundle: str) -> Entry | None:
         """The version of the bundle of that identity, the latest if there are several."""
-        mine = [v for v in self._versions() if json.loads(v.tags[STANDING])["bundle"] == bundle]
-        return Entry.of(max(mine, key=lambda v: int(v.version))) if mine else None
+        mine = [v for v in map(Entry.of, self._versions()) if v.plan.bundle == bundle]
+        return max(mine, key=lambda v: int(v.version), default=None)
 
     def fetch(self, entry: Entry, folder: Path) -> Path:
         """Download what was logged of a version; returns the folder of its bundle.

@@ -17,7 +17,9 @@ from search.tracking.models import RegisteredModels
 from search.tracking.payloads import common
 from search.tracking.payloads.search_run import DatasetFacts
 from search.tracking.registry import Registry
+from search.tracking.system_metrics import Sample
 from search.tracking.target import Target
+from search.utils.records import read_record
 from search.utils.timing import to_the_minute
 
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
@@ -136,8 +138,8 @@ class ResultRuns:
         if not samples.is_file():
             return
         metrics = [
-            Metric(name, float(value), int(sample["time"]), step)
-            for step, sample in enumerate(json.loads(samples.read_text(encoding="utf-8")))
+            Metric(name, value, int(sample["time"]), step)
+            for step, sample in enumerate(read_record(list[Sample], samples))
             for name, value in sample.items()
             if name != "time"
         ]

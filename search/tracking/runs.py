@@ -72,8 +72,8 @@ def _log_candidate(
     if chosen and result.bundle and holds_bundle(folder / BUNDLE_FOLDER, result.bundle):
         parameters = search_run.model_parameters(result, candidate)
         logged = shelf.models.log(folder / BUNDLE_FOLDER, result.name, run, parameters)
-        standing = RegisteredPlan.of(result, candidate).to_dict()
-        shelf.registry.register(logged, standing, shelf.identity)
+        plan = RegisteredPlan.of(result, candidate)
+        shelf.registry.register(logged, plan, shelf.identity)
         model = str(logged.model_id)
     shelf.log_metrics(run, search_run.measured_metrics(result, candidate), model)
     shelf.client.log_dict(run, candidate.plan, "plan.json")

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from search.config.run import RunConfig
-from search.utils.files import make_folder, write_json
+from search.utils.files import make_folder
+from search.utils.records import BadRecord, read_record, write_record
 from search.utils.redact import without_credentials
-from spaces.errors import MergeSearchError
 
 ENVIRONMENT = "MLFLOW_TRACKING_URI"
 STORE = "mlflow.db"
@@ -19,7 +18,7 @@ REMEMBERED = "tracking.json"
 DATABASES = ("sqlite:", "postgresql", "mysql", "mssql")
 
 
-class UnknownTarget(MergeSearchError):
+class UnknownTarget(BadRecord):
     """It is not known where the runs of a folder go."""
 
 
@@ -53,14 +52,25 @@ class Target:
         return cls(uri, experiment, artifacts if uri.startswith(DATABASES) else None)
 
 
+@dataclass(frozen=True)
+class StoredTarget:
+    """The target in OUT/tracking.json."""
+
+    uri: str
+    """Without credentials."""
+    experiment: str
+    artifacts: str
+    """Where a local store keeps the artifacts, as a URI."""
+
+
 def remember(target: Target, out: Path) -> None:
     """Write where runs go to OUT/tracking.json, but for the credentials; `recall` reads it."""
-    held = {
-        "uri": without_credentials(_anchored(target.uri)),
-        "experiment": target.experiment,
-        "artifacts": target.artifacts or (out / ARTIFACTS).resolve().as_uri(),
-    }
-    write_json(out / REMEMBERED, held)
+    stored = StoredTarget(
+        uri=without_credentials(_anchored(target.uri)),
+        experiment=target.experiment,
+        artifacts=target.artifacts or (out / ARTIFACTS).resolve().as_uri(),
+    )
+    write_record(out / REMEMBERED, stored)
 
 
 def recall(folder: Path) -> Target:
@@ -71,13 +81,12 @@ def recall(folder: Path) -> Target:
     """
     path = folder / REMEMBERED
     try:
-        held = json.loads(path.read_text(encoding="utf-8"))
-        return Target.at(str(held["uri"]), str(held["experiment"]), str(held["artifacts"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        stored = read_record(StoredTarget, path)
+    except BadRecord as error:
         raise UnknownTarget(
-            f"{path} does not say where runs go ({type(error).__name__}: {error}); "
-            "every run writes it when it starts"
+            f"{error}; {REMEMBERED} says where runs go, and every run writes it when it starts"
         ) from error
+    return Target.at(stored.uri, stored.experiment, stored.artifacts)
 
 
 def _anchored(uri: str) -> str:

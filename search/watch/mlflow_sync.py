@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from search.deploy.registry_sync import reconcile
-from search.results.documents import Damaged
-from search.results.rounds import BadRound, Round
+from search.results.rounds import Round
 from search.tracking import client
 from search.tracking.client import TrackerUnreachable
 from search.tracking.outbox import UNLOGGED, sync
 from search.tracking.target import Target
 from search.tracking.watch_run import record_rounds
+from search.utils.records import BadRecord
 from search.utils.reporter import Reporter
 from search.watch.workspace import Workspace
 from spaces.bundle import BadBundle
@@ -22,7 +22,7 @@ def hear_from_mlflow(post: Workspace, reporter: Reporter) -> None:
     try:
         with reporter.working("MLflow"):
             reconcile(post.config, post.service, reporter)
-    except (TrackerUnreachable, BadBundle) as error:
+    except (TrackerUnreachable, BadBundle, BadRecord) as error:
         reporter.warn(f"{error}; the round goes on without it")
 
 
@@ -35,7 +35,7 @@ def tell_mlflow(post: Workspace, ended: Round, reporter: Reporter) -> None:
             _note_refusal(post, ended)
             said = record_rounds(Target.of(post.config), post.history, post.config.name)
         reporter.say(f"  {said}")
-    except (TrackerUnreachable, BadBundle, BadRound) as error:
+    except (TrackerUnreachable, BadBundle, BadRecord) as error:
         reporter.warn(f"{error}; the next round tells it again")
 
 
@@ -46,7 +46,7 @@ def _tell_results(out: Path, reporter: Reporter) -> None:
     try:
         for said in sync(out):
             reporter.say(f"  {said}")
-    except Damaged as error:
+    except BadRecord as error:
         reporter.warn(f"{error}; delete what is damaged: MLflow is told of all else")
 
 

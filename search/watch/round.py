@@ -34,7 +34,7 @@ def do_round(config: RunConfig, due: Due, reporter: Reporter) -> Round:
 
     Raises:
         Busy: another process does a round of this config.
-        BadRound, DamagedRecord: what was kept of earlier rounds cannot be read.
+        BadRound, DamagedChampion: what was kept of earlier rounds cannot be read.
         CannotWrite: the round cannot be written down.
     """
     post = Workspace(config)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from search.data.ground_truth import Truth, label_hashes, truth_subset
 from search.utils.files import write_json
+from search.utils.records import BadRecord, read_record
 
 LEAST = 16
 """New labelled frames of a model; of fewer its fidelity says more."""
@@ -57,7 +57,6 @@ class SeenLabels:
 
     def _read(self, bundle: str) -> dict[str, list[str]]:
         try:
-            found = json.loads(self._file(bundle).read_text(encoding="utf-8"))
-            return {str(name): [str(mark) for mark in known] for name, known in found.items()}
-        except (OSError, ValueError, AttributeError, TypeError):
+            return read_record(dict[str, list[str]], self._file(bundle))
+        except BadRecord:
             return {}

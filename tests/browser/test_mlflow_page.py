@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -20,6 +19,7 @@ from servers import free_port, wait_for
 
 from search.results.search_result import Result
 from search.tracking.payloads.search_run import measured_metrics, run_name, unmerged_metrics
+from search.utils.records import read_record
 
 pytestmark = pytest.mark.ui
 
@@ -80,7 +80,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
     try:
         wait_for(f"http://127.0.0.1:{port}", server, log)
         told = dict(re.findall(r"(?m)^(MLflow UI|Candidates): (\S+)$", log.read_text()))
-        result = Result.from_dict(json.loads((folder / "out" / "result.json").read_text()))
+        result = read_record(Result, folder / "out" / "result.json")
         yield Shown(result, store, told["MLflow UI"], told["Candidates"])
     finally:
         os.killpg(server.pid, signal.SIGTERM)

@@ -24,7 +24,7 @@ from search.results.search_result import Result
 from search.study.problem import Limits
 from search.tracking.client import record, registry
 from search.tracking.target import Target
-from search.utils.files import write_json
+from search.utils.records import write_record
 
 # The rule.
 
@@ -126,7 +126,7 @@ def later(result: Result, seed: int, quality: float, out: Path) -> Result:
     other = replace(
         result, seed=seed, candidates=chosen, created=f"2030-01-0{seed}T00:00:00+00:00"
     )
-    write_json(out / "result.json", other.to_dict())
+    write_record(out / "result.json", other)
     return other
 
 
@@ -147,7 +147,7 @@ def test_every_run_proposes_its_chosen_plan(tiny_run: FinishedRun) -> None:
     with registry(target, "tiny") as known:
         entry = known.challenger()
     assert entry is not None
-    standing = RegisteredPlan.from_dict(entry.standing)
+    standing = entry.plan
     chosen = next(c for c in tiny_run.result.candidates if c.hash == tiny_run.result.chosen)
     assert (standing.plan, standing.bytes, standing.quality) == (
         chosen.hash, chosen.bytes, chosen.quality_kept,
@@ -207,7 +207,7 @@ def _with_its_bundle(result: Result, out: Path) -> Result:
     from spaces.bundle import bundle_id
 
     other = replace(result, bundle=bundle_id(out / "bundle"))
-    write_json(out / "result.json", other.to_dict())
+    write_record(out / "result.json", other)
     return other
 
 

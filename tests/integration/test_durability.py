@@ -53,6 +53,7 @@ from search.study.problem import Problem
 from search.study.samplers import Fresh, Outlook, sampler_named
 from search.study.storage import DamagedStudy, StoreFailed, open_store, speaking_for
 from search.tracking.run_writer import PARENT_TAG, RESULT_TAG
+from search.utils.records import load_record
 
 TRIALS = 600
 BYTES_OF_A_TRIAL = 3500  # about, in a journal
@@ -189,7 +190,7 @@ def test_a_search_killed_at_twenty_moments_loses_nothing(
 def is_whole(path: Path, old: bytes) -> bool:
     """It is the old result, or all of the new one."""
     found = path.read_bytes()
-    return found == old or Result.from_dict(json.loads(found)).study["trials"] == TRIALS
+    return found == old or load_record(Result, found, "found").study["trials"] == TRIALS
 
 
 def logged_once(result: Path, config: Path) -> bool:

@@ -25,7 +25,7 @@ from search.data.synthetic.scenes import SceneSettings
 from search.tracking.client import record
 from search.tracking.outbox import keep
 from search.tracking.target import Target
-from search.utils.files import write_json
+from search.utils.records import write_record
 from spaces.bundle import load_bundle
 
 ASK = """
@@ -145,7 +145,7 @@ def test_another_runs_bundle_is_not_logged_with_a_result(
     tiny_run: FinishedRun, out: Path, tmp_path: Path
 ) -> None:
     other = replace(tiny_run.result, bundle="0" * 12)
-    write_json(out / "result.json", other.to_dict())
+    write_record(out / "result.json", other)
     store = shutil.copy(tiny_run.config.base / "out" / "mlflow.db", tmp_path / "mlflow.db")
     target = Target(f"sqlite:///{store}", "other", (tmp_path / "artifacts").as_uri())
     record(other, out, target)

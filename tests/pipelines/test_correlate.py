@@ -35,6 +35,7 @@ from search.pipelines.correlate import Guides as AllGuides
 from search.pipelines.prepare import load_deployment, observe
 from search.results.metric_comparison import PARTS, MetricComparison, Part
 from search.statistics.observed import Observed
+from search.utils.records import read_record
 from spaces.errors import MergeSearchError
 from spaces.plan import AdapterSpec, Ref, Share, SharePlan
 from spaces.shares import shares_of
@@ -162,8 +163,7 @@ def test_accuracies_are_those_of_each_plan_alone_on_its_part(
 
 def test_the_league_says_what_it_rests_on(tiny_league: Compared) -> None:
     league, config = tiny_league.league, tiny_league.config
-    written = json.loads((tiny_league.out / "league.json").read_text(encoding="utf-8"))
-    assert MetricComparison.from_dict(written) == league
+    assert read_record(MetricComparison, tiny_league.out / "league.json") == league
     assert (league.schema, league.seed, league.name) == (1, config.seed, "tiny")
     assert league.config == config.as_written()
     assert league.deciding.frames == {"a": 4, "b": 4}

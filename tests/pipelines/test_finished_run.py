@@ -13,9 +13,9 @@ from tiny import FinishedRun
 from search.config.base import BadConfig
 from search.data.frames import BadFrames
 from search.pipelines.finished_run import Finished, NoSuchPlan, NoSuchRun
-from search.results.documents import Damaged
 from search.utils.console import ConsoleReporter
 from search.utils.files import write_json
+from search.utils.records import BadRecord
 
 
 def test_it_is_the_same_run(tiny_run: FinishedRun) -> None:
@@ -58,7 +58,7 @@ def test_what_is_no_finished_run_is_named(tiny_run: FinishedRun, tmp_path: Path)
         Finished.at(tmp_path)
     data = json.loads((tiny_run.out / "result.json").read_text())
     write_json(tmp_path / "result.json", {**data, "schema": 99, "unheard_of": 1})
-    with pytest.raises(Damaged, match=r"result\.json is not a whole result"):
+    with pytest.raises(BadRecord, match=r"result\.json: "):
         Finished.at(tmp_path)
     config = {**data["config"], "seed": -1}
     write_json(tmp_path / "result.json", {**data, "config": config})

@@ -308,7 +308,7 @@ def test_damaged_notes_are_refused_by_name(weights: Weights, tmp_path: Path, con
     valued(config, observed)
     (path,) = (tmp_path / "cache" / "notes").rglob("*.json")
     path.write_text(content)
-    with pytest.raises(BadNotes, match=f"{path.name} is not a whole file.*delete it"):
+    with pytest.raises(BadNotes, match=f"{path.name}: .*delete the file"):
         valued(config, observed)
     path.unlink()
     assert valued(config, observed)

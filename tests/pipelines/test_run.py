@@ -30,6 +30,7 @@ from search.pipelines.run_steps.search_front import BudgetTooSmall
 from search.results.rank_agreement import in_words, rungs
 from search.results.search_result import Result
 from search.utils.files import CannotWrite
+from search.utils.records import dump_record
 from spaces.errors import MergeSearchError
 from spaces.liveness import liveness
 from spaces.merged import MergedModel
@@ -39,7 +40,7 @@ from spaces.stages import Layout, bytes_of, tensors_of
 
 def numbers(result: Result) -> dict[str, Any]:
     """All of a result but what the clock says, the paths, and what was asked for."""
-    written, other = result.to_dict(), ("seconds", "latency_ms", "created", "config")
+    written, other = dump_record(result), ("seconds", "latency_ms", "created", "config")
     return {k: v for k, v in written.items() if k not in other}
 
 

@@ -23,6 +23,7 @@ from search.results.metric_comparison import (
     cross_stage,
     same_stage,
 )
+from search.utils.records import dump_record, load_record
 from spaces.plan import IDENTITY, LINEAR, Share
 from spaces.shares import pairs_of, shares_of
 
@@ -121,7 +122,8 @@ def test_a_league_outlives_being_written_down() -> None:
         name="made-up", seed=0, adapters=["linear"], frames={"hash": "0", "count": 1},
         models={"a": "timm/x"}, shares={"all": len(SHARES)}, guides={"noise": "noise"},
         guide_seconds={"noise": 0.1}, winner=measured.winner, deciding=measured,
-        reporting=measured, settings={}, config={}, seconds={}, created="now", versions={},
+        reporting=measured, settings={}, config={}, seconds={},
+        created="2026-05-04T12:00:00+00:00", versions={},
     )  # fmt: skip
-    written = json.dumps(league.to_dict(), allow_nan=False)
-    assert MetricComparison.from_dict(json.loads(written)) == league
+    written = json.dumps(dump_record(league), allow_nan=False)
+    assert load_record(MetricComparison, written, "league.json") == league

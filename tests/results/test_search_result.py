@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +9,7 @@ import pytest
 from tiny import FinishedRun
 
 from search.results.search_result import CandidateRecord, Result, choose, versions
+from search.utils.records import load_record
 from spaces.plan import SharePlan
 
 
@@ -24,7 +24,7 @@ def candidate(name: str, size: int, kept: float | None, fidelity: float | None) 
 
 def test_a_result_comes_back_equal_from_its_file(tiny_run: FinishedRun) -> None:
     text = (tiny_run.out / "result.json").read_text(encoding="utf-8")
-    assert Result.from_dict(json.loads(text)) == tiny_run.result
+    assert load_record(Result, text, "result.json") == tiny_run.result
 
 
 def test_a_result_names_its_versions(tiny_run: FinishedRun) -> None:

@@ -23,6 +23,7 @@ from search.tracking.client import TrackerUnreachable, record
 from search.tracking.payloads import search_run
 from search.tracking.run_writer import PARENT_TAG
 from search.tracking.target import ENVIRONMENT, Target
+from search.utils.records import load_record
 from spaces.plan import SharePlan
 
 
@@ -117,8 +118,8 @@ def test_the_parent_holds_the_result_the_pictures_and_the_config(
         "pictures/front.png", "pictures/similarity.png", "pictures/same_stage.png",
         "pictures/plan.svg",
     }  # fmt: skip
-    held = json.loads(logged.read(logged.parent, "result.json", tmp_path))
-    assert Result.from_dict(held) == tiny_run.result
+    held = logged.read(logged.parent, "result.json", tmp_path)
+    assert load_record(Result, held, "result.json") == tiny_run.result
     picture = logged.read(logged.parent, "pictures/front.png", tmp_path)
     assert picture == (tiny_run.out / "front.png").read_bytes()
 
@@ -170,8 +171,8 @@ def test_a_real_server_takes_a_run(tiny_run: FinishedRun, server: Server, tmp_pa
     logged = Logged(server.uri)
     assert logged.parent.info.run_id in said
     assert len(logged.children) == len(tiny_run.result.candidates) + 1
-    held = json.loads(logged.read(logged.parent, "result.json", tmp_path))
-    assert Result.from_dict(held) == tiny_run.result
+    held = logged.read(logged.parent, "result.json", tmp_path)
+    assert load_record(Result, held, "result.json") == tiny_run.result
 
 
 @pytest.fixture
@@ -210,7 +211,7 @@ def test_the_result_is_kept_when_the_server_is_not_there(tmp_path: Path, weights
         run_config(path)
     out = tmp_path / "out" / "tiny"
     kept = (out / "result.json").read_text()
-    assert Result.from_dict(json.loads(kept)).chosen
+    assert load_record(Result, kept, "result.json").chosen
     assert (out / "front.png").is_file()
     assert SECRET not in kept
 
@@ -288,7 +289,7 @@ def test_a_league_keeps_its_files_its_pictures_and_its_table(
     assert listed("pictures") == pictures
     for name in ("league.json", "guides.csv"):
         assert held(name) == (tiny_league.out / name).read_bytes()
-    assert MetricComparison.from_dict(json.loads(held("league.json"))) == tiny_league.league
+    assert load_record(MetricComparison, held("league.json"), "league.json") == tiny_league.league
     table = json.loads(held("guides.json"))
     ranking = [row[table["columns"].index("guide")] for row in table["data"]]
     assert ranking == tiny_league.league.deciding.ranking

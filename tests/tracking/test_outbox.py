@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -30,7 +29,7 @@ from search.tracking.client import record
 from search.tracking.outbox import BESIDE, NotLogged, record_or_keep, sync
 from search.tracking.run_writer import PARENT_TAG, RESULT_TAG
 from search.tracking.target import Target, recall, remember
-from search.utils.files import write_json
+from search.utils.records import load_record, write_record
 from spaces.plan import SharePlan
 
 SECRET = "s3cret-word"
@@ -61,7 +60,7 @@ def nobody(credentials: str = "") -> Target:
 def rerun(result: Result, seed: int, out: Path) -> Result:
     """What another run would leave in OUT in place of what lies there."""
     other = replace(result, seed=seed, created=f"2030-01-0{seed}T00:00:00+00:00")
-    write_json(out / "result.json", other.to_dict())
+    write_record(out / "result.json", other)
     (out / "front.png").write_bytes(b"picture of run %d" % seed)
     return other
 
@@ -189,7 +188,7 @@ def test_a_server_that_was_away_gets_all_that_it_missed(
     for parent in held.parents:
         files, drawn = held.files(parent), f"picture of run {parent.data.params['seed']}"
         assert files["pictures/front.png"] == drawn.encode()
-        assert Result.from_dict(json.loads(files["result.json"])) in results
+        assert load_record(Result, files["result.json"], "result.json") in results
     (again,) = call_sync(out)[1]
     assert "was there already" in again
     assert_all_is_there_once(target, results)
@@ -288,7 +287,7 @@ def test_what_is_damaged_is_named_and_stops_nothing_else(
     code, said, complaint = call_sync(out)
     assert code == 1 and len(said) == 1 and complaint.startswith("merge-search: ")
     for path in (cut, changed, out):
-        assert f"{path / 'result.json'} is not" in complaint
+        assert str(path / "result.json") in complaint
     assert str(whole) not in complaint and kept(out) == [cut, changed]
     assert_all_is_there_once(replace(local, experiment="nobody"), [results[whole.name]])
     assert (
@@ -345,7 +344,7 @@ def test_a_folder_that_does_not_say_where_its_runs_go_is_told_in_a_sentence(
         (out / "tracking.json").write_text(text)
     code, _, complaint = call_sync(out)
     assert code == 1 and len(complaint.splitlines()) == 1
-    assert f"{out / 'tracking.json'} does not say where runs go" in complaint
+    assert f"{out / 'tracking.json'}: " in complaint and "says where runs go" in complaint
 
 
 def test_credentials_are_never_written_down(tiny_run: FinishedRun, out: Path) -> None:

@@ -39,7 +39,7 @@ def alias(watched: Watched, name: str = "champion") -> str | None:
     """The plan that MLflow's registry has for champion."""
     with registry(Target.of(watched.post.config), "watched") as known:
         entry = known.champion() if name == "champion" else known.challenger()
-    return None if entry is None else str(entry.standing["plan"])
+    return None if entry is None else entry.plan.plan
 
 
 def taken_up(watched: Watched, part: str) -> tuple[str, ...]:
@@ -226,7 +226,7 @@ def test_mlflow_is_told_when_it_is_back(weights: Weights, tmp_path: Path, server
         entry = known.champion()
         assert entry is not None
         fetched = known.fetch(entry, tmp_path / "fetched")
-    assert bundle_id(fetched) == entry.standing["bundle"]
+    assert bundle_id(fetched) == entry.plan.bundle
 
     # A machine that has lost its folder gets the plan in service from there.
     shutil.rmtree(watched.post.service.folder)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,10 +17,11 @@ from search.study.smallest_plan import smallest, smallest_thoroughly
 from search.study.warm_start import starting_plans
 from search.utils.files import write_json
 from search.utils.format import megabytes, percent
+from search.utils.records import BadRecord, read_record
 from search.utils.redact import without_credentials
 from search.utils.reporter import Reporter
 from search.utils.timing import StepTimings
-from spaces.errors import MergeSearchError
+from spaces.errors import BadPlan, MergeSearchError
 from spaces.plan import SharePlan
 
 
@@ -89,12 +89,11 @@ def smallest_within_limits(evaluator: PlanEvaluator, out: Path) -> Predicted:
 def load_earlier_plans(out: Path) -> list[SharePlan]:
     """Return the plans in OUT/result.json, the chosen one first; none if it cannot be read."""
     try:
-        data = json.loads((out / "result.json").read_text(encoding="utf-8"))
-        earlier = Result.from_dict(data)
+        earlier = read_record(Result, out / "result.json")
         chosen = [earlier.chosen_candidate] if earlier.chosen_candidate else []
         records = (*chosen, *earlier.candidates, *earlier.front)
         return [SharePlan.from_dict(record.plan) for record in records]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, MergeSearchError):
+    except (BadRecord, BadPlan):
         return []  # absent, foreign or of another version: these plans are only a head start
 
 

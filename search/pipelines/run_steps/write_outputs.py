@@ -15,6 +15,7 @@ from search.report.rejected import SearchTrace
 from search.results.search_result import BUNDLE_FOLDER, Result
 from search.study.trials_table import save_trials
 from search.utils.files import write_json
+from search.utils.records import write_record
 from search.utils.reporter import Reporter
 from spaces.bundle import bundle_id
 
@@ -78,4 +79,4 @@ def search_trace(found: FrontSearch, verification: FrontVerification) -> SearchT
 
 
 def _write_result_file(result: Result, out: Path) -> None:
-    write_json(out / "result.json", result.to_dict())
+    write_record(out / "result.json", result)
