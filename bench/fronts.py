@@ -36,7 +36,7 @@ from rich.console import Console
 
 from search.config.loading import load_config
 from search.config.search import SearchConfig
-from search.pipelines.prepare import build_problem, load_deployment, observe, similarities
+from search.pipelines.prepare import build_problem, compute_similarities, load_deployment, observe
 from search.report.figures import save_figure
 from search.study.exact.branch_and_bound import exact_front
 from search.study.exact.counting import count_plans
@@ -184,7 +184,7 @@ def _real(path: Path, reporter: Reporter) -> Problem:
     config = load_config(path, [f"cache={ROOT / 'runs' / 'cache'}"])
     deployment = load_deployment(config, reporter)
     observed = observe(config, deployment, config.frames.open(config.base), reporter)
-    similarity = similarities(config, observed, config.search.adapter_specs, reporter)
+    similarity = compute_similarities(config, observed, config.search.adapter_specs, reporter)
     return build_problem(config, deployment, similarity)
 
 

@@ -31,14 +31,13 @@ from search.data.ground_truth import Truth, truth_subset
 from search.evaluation.evaluate import EvaluationSetup, accuracy, steps_to_verify
 from search.evaluation.per_frame import main_score
 from search.pipelines.correlate import (
-    Guides,
-    Measured,
-    compare,
+    MetricValues,
+    build_table,
+    compute_metrics,
     guides_csv,
-    measure_parts,
-    value_shares,
 )
 from search.pipelines.prepare import load_deployment, observe
+from search.pipelines.share_accuracy import ShareAccuracy, measure_parts
 from search.report import metric_comparison_figures
 from search.results.metric_comparison import PARTS, Part, Table
 from search.statistics.observed import Observed
@@ -84,9 +83,9 @@ def main() -> None:
     unlabelled, parts = split_photos(known, names)
     observed = observe(config, deployment, unlabelled, reporter)
     shares = shares_of(deployment.pairs.legal, deployment.facts, (LINEAR,))
-    guides = value_shares(observed, shares, reporter)
+    guides = compute_metrics(observed, shares, reporter)
     measured = measure_parts(observed, shares, parts, config.verify.batch, reporter)
-    tables = {part: compare(guides, measured[part], parts[part], SEED) for part in PARTS}
+    tables = {part: build_table(guides, measured[part], parts[part], SEED) for part in PARTS}
     _show(tables, guides, reporter)
     _keep(tables, guides, measured, observed)
 
@@ -153,7 +152,7 @@ def split_photos(
     return Subset(known.frames, tuple(sorted(order[:cut]))), parts
 
 
-def _show(tables: Mapping[Part, Table], guides: Guides, reporter: Reporter) -> None:
+def _show(tables: Mapping[Part, Table], guides: MetricValues, reporter: Reporter) -> None:
     """One row per guide: r by group, Spearman over all, r when deciding, seconds."""
     decided, told = tables["deciding"], tables["reporting"]
     rows = []
@@ -174,8 +173,8 @@ def _show(tables: Mapping[Part, Table], guides: Guides, reporter: Reporter) -> N
 
 def _keep(
     tables: Mapping[Part, Table],
-    guides: Guides,
-    measured: Mapping[Part, Measured],
+    guides: MetricValues,
+    measured: Mapping[Part, ShareAccuracy],
     observed: Observed,
 ) -> None:
     """The rows behind the table, and its pictures."""
@@ -186,8 +185,8 @@ def _keep(
 
 def _several_shares(
     observed: Observed,
-    guides: Guides,
-    measured: Mapping[Part, Measured],
+    guides: MetricValues,
+    measured: Mapping[Part, ShareAccuracy],
     parts: Mapping[Part, Mapping[str, Truth]],
     plans: Sequence[SharePlan],
     reporter: Reporter,

@@ -49,10 +49,10 @@ from search.data.synthetic.scenes import SceneSettings
 from search.metrics.fidelity import fidelity_alone
 from search.pipelines.prepare import (
     build_problem,
+    compute_similarities,
     load_deployment,
     observe,
     open_frames,
-    similarities,
 )
 from search.statistics.observed import Observed
 from search.study.objectives import PlanEvaluator
@@ -170,7 +170,7 @@ def searched(config: RunConfig, known: Sequence[SharePlan], reporter: Reporter) 
     marks.append(now())
     observed = observe(config, deployment, open_frames(config, reporter), reporter)
     marks.append(now())
-    similarity = similarities(config, observed, config.search.adapter_specs, reporter)
+    similarity = compute_similarities(config, observed, config.search.adapter_specs, reporter)
     marks.append(now())
     ends: list[Seconds] = []
     problem = build_problem(config, deployment, similarity)

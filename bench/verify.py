@@ -50,10 +50,10 @@ from search.evaluation.evaluate import BASELINE, EvaluationSetup, accuracy, fide
 from search.evaluation.per_frame import Scores, mean_known
 from search.pipelines.prepare import (
     build_problem,
+    compute_similarities,
     load_deployment,
     observe,
     open_truth,
-    similarities,
 )
 from search.study.exact.branch_and_bound import exact_front
 from search.study.pareto import spread
@@ -154,7 +154,7 @@ def _case(config: RunConfig, truth: Mapping[str, Truth] | None, reporter: Report
     deployment = load_deployment(config, reporter)
     frames = config.frames.open(config.base)
     observed = observe(config, deployment, frames, reporter)
-    similarity = similarities(config, observed, config.search.adapter_specs, reporter)
+    similarity = compute_similarities(config, observed, config.search.adapter_specs, reporter)
     front = exact_front(build_problem(config, deployment, similarity)).front
     listed = [front[k].plan for k in spread(len(front), SHORTLIST)]
     bench = EvaluationSetup(deployment.running, deployment.facts, observed.maps_for(listed), BATCH)

@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from search.deploy.promotion import promote as promote
     from search.deploy.promotion import rollback as rollback
     from search.pipelines.correlate import correlate as correlate
-    from search.pipelines.exact import measure_exactly as measure_exactly
+    from search.pipelines.exact import find_exact_front as find_exact_front
     from search.pipelines.export import export as export
     from search.pipelines.run import run as run
     from search.pipelines.shards import measure_shard as measure_shard
     from search.pipelines.shards import merge_shards as merge_shards
     from search.pipelines.similarity import measure_similarity as measure_similarity
-    from search.pipelines.verify import verify_again as verify_again
-    from search.pipelines.verify_inputs import FreshData as FreshData
+    from search.pipelines.verify import verify as verify
+    from search.pipelines.verify_inputs import VerificationInputs as VerificationInputs
     from search.report.console_tables import show_plan as show_plan
     from search.results.rounds import EXIT_CODES as EXIT_CODES
     from search.statistics.streaming import Shard as Shard
@@ -50,14 +50,14 @@ MODULES = {
     "promote": "search.deploy.promotion",
     "rollback": "search.deploy.promotion",
     "correlate": "search.pipelines.correlate",
-    "measure_exactly": "search.pipelines.exact",
+    "find_exact_front": "search.pipelines.exact",
     "export": "search.pipelines.export",
     "run": "search.pipelines.run",
     "measure_shard": "search.pipelines.shards",
     "merge_shards": "search.pipelines.shards",
     "measure_similarity": "search.pipelines.similarity",
-    "verify_again": "search.pipelines.verify",
-    "FreshData": "search.pipelines.verify_inputs",
+    "verify": "search.pipelines.verify",
+    "VerificationInputs": "search.pipelines.verify_inputs",
     "show_plan": "search.report.console_tables",
     "EXIT_CODES": "search.results.rounds",
     "Shard": "search.statistics.streaming",

@@ -92,10 +92,10 @@ def verify(
     Example:
       merge-search verify OUT --labels classifier=val.csv --labels detector=instances.json
     """
-    data = deferred.FreshData.parse(labels, images, classes, frames)
+    data = deferred.VerificationInputs.parse(labels, images, classes, frames)
     document = out / "verify" / "verified.json"
     with app.printing_document(document):
-        deferred.verify_again(out, plans, data, app.reporter())
+        deferred.verify(out, plans, data, app.reporter())
     app.reporter().say(f"Wrote {app.display_path(document)}")
 
 
@@ -132,5 +132,5 @@ def exact(config: RunConfig, reporter: Reporter) -> None:
     """
     document = config.out_folder / "exact.json"
     with app.printing_document(document):
-        deferred.measure_exactly(config, reporter)
+        deferred.find_exact_front(config, reporter)
     reporter.say(f"Wrote {app.display_path(document)}")

@@ -1,4 +1,4 @@
-"""Candidates: plans measured on ground truth, and the table that tells of them."""
+"""Plans measured on ground truth, as candidate records."""
 
 from __future__ import annotations
 
@@ -23,54 +23,56 @@ from spaces.plan import SharePlan
 
 
 def verify_plans(
-    bench: EvaluationSetup,
+    setup: EvaluationSetup,
     plans: Sequence[PlanRecord],
-    faithful: Sequence[Mapping[str, float | None]],
+    fidelities: Sequence[Mapping[str, float | None]],
     truth: Mapping[str, Truth],
     reporter: Reporter,
 ) -> Verified:
-    """Measure plans, and the unmerged models, on ground truth.
+    """Measure plans and the unmerged models on ground truth.
 
-    `faithful` is each plan's fidelity by model. Without ground truth nothing is measured, and the
-    candidates have no accuracy.
+    `fidelities` holds each plan's fidelity by model. Without ground truth nothing is measured, and
+    the candidates have no accuracy.
     """
     compared = [BASELINE, *(SharePlan.from_dict(record.plan) for record in plans)]
     measured: list[dict[str, FrameScores]] = [{} for _ in compared]
     if truth:
         reporter.step(f"Ground truth of {len(plans)} candidates and the unmerged models")
         with reporter.progress("steps", steps_to_verify(len(compared), truth)) as progress:
-            measured = tallies(bench, compared, truth, progress)
+            measured = tallies(setup, compared, truth, progress)
     unmerged, *merged = measured
     resampling = Resampling(truth)
     candidates = []
     with reporter.progress("intervals", len(plans)) as progress:
-        for record, agreed, found in zip(plans, faithful, merged, strict=True):
-            candidates.append(_candidate(record, agreed, found, unmerged, resampling))
+        for record, by_model, frame_scores in zip(plans, fidelities, merged, strict=True):
+            candidates.append(
+                _candidate_record(record, by_model, frame_scores, unmerged, resampling)
+            )
             progress(1)
     return Verified(scores_of(unmerged), resampling.intervals(unmerged), candidates)
 
 
-def _candidate(
-    record: PlanRecord,
-    agreed: Mapping[str, float | None],
+def _candidate_record(
+    plan: PlanRecord,
+    fidelity_by_model: Mapping[str, float | None],
     merged: Tallies,
     unmerged: Tallies,
     resampling: Resampling,
 ) -> CandidateRecord:
     scores, baseline = scores_of(merged), scores_of(unmerged)
-    kept = kept_by_model(scores, baseline, agreed)
+    kept = kept_by_model(scores, baseline, fidelity_by_model)
     return CandidateRecord(
-        **_as_planned(record),
-        fidelity=dict(agreed),
+        **_plan_fields(plan),
+        fidelity=dict(fidelity_by_model),
         accuracy=scores,
         kept=kept,
-        quality_kept=quality_kept(scores, baseline, agreed),
+        quality_kept=quality_kept(scores, baseline, fidelity_by_model),
         intervals=resampling.intervals(merged),
         differences=resampling.differences(merged, unmerged),
         quality_interval=resampling.quality(kept, merged, unmerged),
     )
 
 
-def _as_planned(record: PlanRecord) -> dict[str, Any]:
-    """What was known of a plan before it was verified; it may have been verified before."""
-    return {field.name: getattr(record, field.name) for field in fields(PlanRecord)}
+def _plan_fields(plan: PlanRecord) -> dict[str, Any]:
+    """Return the fields of a plan without those of an earlier verification."""
+    return {field.name: getattr(plan, field.name) for field in fields(PlanRecord)}

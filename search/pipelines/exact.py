@@ -1,17 +1,18 @@
-"""`merge-search exact`: the true front, and how much of it a study has found."""
+"""`merge-search exact`: the true front, and how much of it a study found."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from search.config.run import RunConfig
 from search.pipelines.prepare import (
     build_problem,
+    compute_similarities,
     load_deployment,
     observe,
     open_frames,
-    similarities,
 )
 from search.results.search_result import Result
 from search.study.exact.branch_and_bound import ExactFront, exact_front
@@ -25,39 +26,49 @@ from search.utils.reporter import Reporter
 from spaces.cost import CostModel
 
 FILE = "exact.json"
+Point = tuple[int, float]
+"""Bytes held and predicted quality of a plan."""
 
 
-def measure_exactly(config: RunConfig, reporter: Reporter) -> Path:
-    """Find the true front of the config's problem, tell it, and write it to OUT/exact.json.
+def find_exact_front(config: RunConfig, reporter: Reporter) -> Path:
+    """Find the true front of the config's problem, print it, and write it to OUT/exact.json.
+
+    Return the path of the file.
 
     Raises:
-        TooLarge: the space holds more than can be looked through.
-        MergeSearchError: anything else the user can put right.
+        TooLarge: the search space is too large to be searched exhaustively.
+        MergeSearchError: anything else that the user can correct.
     """
     out = make_folder(config.out_folder)
-    deployment = load_deployment(config, reporter)
-    observed = observe(config, deployment, open_frames(config, reporter), reporter)
-    similarity = similarities(config, observed, config.search.adapter_specs, reporter)
-    problem = build_problem(config, deployment, similarity)
+    problem = build_problem_from_config(config, reporter)
     reporter.step(f"The true front of {problem.encoding.size:,} combinations")
     with reporter.working("bounding"):
         exact = exact_front(problem)
-    reporter.say(f"  {len(exact.front)} plans; {exact.examined:,} half decided ones looked at")
+    reporter.say(f"  {len(exact.front)} plans; {exact.examined:,} partial plans examined")
     unmerged = CostModel(problem.facts).unmerged_bytes
-    tell(exact, unmerged, reporter)
-    whole = min(problem.limits.bytes, unmerged)
-    found = _found_by_study(out, problem)
-    if found is not None:
-        share = _area(found, whole) / _area([(p.bytes, p.proxy) for p in exact.front], whole)
+    print_front(exact, unmerged, reporter)
+    studied = load_studied_front(out, problem)
+    if studied is not None:
+        budget = min(problem.limits.bytes, unmerged)
+        true_front = [(p.bytes, p.proxy) for p in exact.front]
+        share = _hypervolume(studied, budget) / _hypervolume(true_front, budget)
         reporter.say(f"The study in {out.name} has found {percent(share)} of its hypervolume.")
-    write_json(out / FILE, _data(exact, problem, unmerged))
+    write_json(out / FILE, to_dict(exact, problem, unmerged))
     return out / FILE
 
 
-def tell(exact: ExactFront, unmerged: int, reporter: Reporter) -> None:
-    """The front as a table."""
+def build_problem_from_config(config: RunConfig, reporter: Reporter) -> Problem:
+    """Load models and frames and return the search problem, as `run` poses it."""
+    deployment = load_deployment(config, reporter)
+    observed = observe(config, deployment, open_frames(config, reporter), reporter)
+    similarity = compute_similarities(config, observed, config.search.adapter_specs, reporter)
+    return build_problem(config, deployment, similarity)
+
+
+def print_front(exact: ExactFront, unmerged_bytes: int, reporter: Reporter) -> None:
+    """Print one row per plan of the true front."""
     rows = [
-        [p.plan.hash, f"{p.bytes / MEGABYTE:.2f}", percent(1 - p.bytes / unmerged),
+        [p.plan.hash, f"{p.bytes / MEGABYTE:.2f}", percent(1 - p.bytes / unmerged_bytes),
          f"{p.proxy:.3f}", f"{p.worst:.3f}", str(len(p.plan.shares))]
         for p in exact.front
     ]  # fmt: skip
@@ -65,28 +76,19 @@ def tell(exact: ExactFront, unmerged: int, reporter: Reporter) -> None:
     reporter.table("The true front", header, rows)
 
 
-def _data(exact: ExactFront, problem: Problem, unmerged: int) -> dict[str, Any]:
+def to_dict(exact: ExactFront, problem: Problem, unmerged_bytes: int) -> dict[str, Any]:
+    """Return the content of exact.json."""
     return {
         "problem": problem.hash,
-        "unmerged_bytes": unmerged,
+        "unmerged_bytes": unmerged_bytes,
         "space": exact.combinations,
         "looked_at": exact.examined,
-        "front": [_record(found) for found in exact.front],
+        "front": [_plan_to_dict(predicted) for predicted in exact.front],
     }
 
 
-def _record(found: Predicted) -> dict[str, Any]:
-    return {
-        "hash": found.plan.hash,
-        "plan": found.plan.to_dict(),
-        "bytes": found.bytes,
-        "proxy": found.proxy,
-        "worst": found.worst,
-    }
-
-
-def _found_by_study(out: Path, problem: Problem) -> list[tuple[int, float]] | None:
-    """Bytes and proxy of the front that a run into OUT found for this very problem, if one did."""
+def load_studied_front(out: Path, problem: Problem) -> list[Point] | None:
+    """Return the front in OUT/result.json, or None unless a run into OUT solved this problem."""
     try:
         result = read_record(Result, out / "result.json")
     except BadRecord:
@@ -96,5 +98,15 @@ def _found_by_study(out: Path, problem: Problem) -> list[tuple[int, float]] | No
     return [(record.bytes, record.proxy) for record in result.front]
 
 
-def _area(points: list[tuple[int, float]], whole: float) -> float:
-    return hypervolume([(held / whole, quality) for held, quality in points], (1.0, 0.0))
+def _plan_to_dict(predicted: Predicted) -> dict[str, Any]:
+    return {
+        "hash": predicted.plan.hash,
+        "plan": predicted.plan.to_dict(),
+        "bytes": predicted.bytes,
+        "proxy": predicted.proxy,
+        "worst": predicted.worst,
+    }
+
+
+def _hypervolume(points: Sequence[Point], budget: float) -> float:
+    return hypervolume([(held / budget, quality) for held, quality in points], (1.0, 0.0))

@@ -1,4 +1,4 @@
-"""`merge-search export`: a plan of a finished run, written as a bundle."""
+"""`merge-search export`: write a plan of a finished run as a bundle."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from search.deploy.export import Format, Source, write
-from search.pipelines.finished_run import Finished
+from search.pipelines.finished_run import LoadedRun
 from search.utils.reporter import Reporter
 
 
 def export(
     out: Path, plan: str | None, folder: Path, formats: Sequence[Format], reporter: Reporter
 ) -> None:
-    """Write a plan that the run in OUT has found, by default the chosen one, to a folder.
+    """Write a plan of the run in OUT, by default the chosen plan, to a folder.
 
     Raises:
-        NoSuchRun, NoSuchPlan: there is none of that name.
-        CannotWrite: the folder is somebody else's, or cannot be written.
-        MergeSearchError: anything else the user can put right.
+        NoSuchRun, NoSuchPlan: OUT holds no finished run, or the run no such plan.
+        CannotWrite: the folder holds other files, or cannot be written to.
+        MergeSearchError: anything else that the user can correct.
     """
-    finished = Finished.at(out)
+    finished = LoadedRun.from_folder(out)
     record = finished.plan(plan)
     source = Source(finished.config, finished.result, finished.observe(reporter))
     reporter.step(f"Bundle of plan {record.hash}")

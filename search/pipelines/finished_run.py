@@ -1,4 +1,4 @@
-"""What a finished run was about, taken up again from its folder: its models, frames and maps."""
+"""A finished run, read back from its OUT folder with its models, frames and statistics."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ DOCUMENT = "result.json"
 
 
 class NoSuchRun(MergeSearchError):
-    """No run has finished in this folder."""
+    """The folder holds no finished run."""
 
 
 class NoSuchPlan(MergeSearchError):
-    """The run has found no plan of that hash."""
+    """The run found no plan with that hash, or several."""
 
 
 @dataclass(frozen=True)
-class Finished:
-    """A run that has ended: what it found, and the config that it was asked with."""
+class LoadedRun:
+    """The result of a run and the config that it was started with."""
 
     out: Path
     result: Result
@@ -38,15 +38,16 @@ class Finished:
 
     @property
     def document(self) -> Path:
+        """The path of result.json."""
         return self.out / DOCUMENT
 
     @classmethod
-    def at(cls, out: Path) -> Finished:
-        """The run whose OUT that is.
+    def from_folder(cls, out: Path) -> LoadedRun:
+        """Read the run in the folder OUT.
 
         Raises:
             NoSuchRun: there is no result.json.
-            BadRecord: there is one, but of another version, or not whole.
+            BadRecord: result.json is incomplete or of another version.
             BadConfig: it holds a config that this version does not accept.
         """
         document = out / DOCUMENT
@@ -61,17 +62,17 @@ class Finished:
         return cls(out, result, config_of(result.config, base, document))
 
     def observe(self, reporter: Reporter) -> Observed:
-        """Its models and frames again; the statistics from the cache, if they are there."""
+        """Load the models and frames again, and the statistics, from the cache if possible."""
         deployment = load_deployment(self.config, reporter)
         with reporter.working("frames"):
             frames = self.frames()
         return observe(self.config, deployment, frames, reporter)
 
     def frames(self) -> FrameSet:
-        """The unlabelled frames that it was searched on.
+        """Open the unlabelled frames that the run searched on.
 
         Raises:
-            BadFrames: they are not there, or not those any more: other maps would be fitted.
+            BadFrames: they are missing or have changed, so that other maps would be fitted.
         """
         frames = self.config.frames.open(self.config.base)
         if frames.hash != self.result.frames["hash"]:
@@ -82,33 +83,35 @@ class Finished:
             )
         return frames
 
-    def plan(self, start: str | None) -> PlanRecord:
-        """The one plan whose hash begins so; without one, the chosen plan.
+    def plan(self, hash_prefix: str | None) -> PlanRecord:
+        """Return the plan with this hash prefix; without a prefix, the chosen plan.
 
         Raises:
-            NoSuchPlan: none or several begin so, or none was chosen.
+            NoSuchPlan: no plan or several have the prefix, or none was chosen.
         """
-        wanted = start or self.result.chosen
+        wanted = hash_prefix or self.result.chosen
         if wanted is None:
-            raise NoSuchPlan(f"{self.out}: no plan was chosen; name one of {_some(self.plans)}")
-        found = [record for record in self.plans if record.hash.startswith(wanted)]
-        if len(found) != 1:
-            some = "none" if not found else f"{len(found)} plans"
             raise NoSuchPlan(
-                f"{self.out}: {some} with a hash that begins with {wanted!r}; there are "
-                f"{_some(self.plans)}"
+                f"{self.out}: no plan was chosen; name one of {_list_plans(self.plans)}"
             )
-        return found[0]
+        matches = [record for record in self.plans if record.hash.startswith(wanted)]
+        if len(matches) != 1:
+            count = "no plan" if not matches else f"{len(matches)} plans"
+            raise NoSuchPlan(
+                f"{self.out}: {count} with a hash that begins with {wanted!r}; there are "
+                f"{_list_plans(self.plans)}"
+            )
+        return matches[0]
 
     @property
     def plans(self) -> list[PlanRecord]:
-        """All plans that the run names, the verified ones first, each once."""
+        """All plans of the result, each once, the verified plans first."""
         candidates: list[PlanRecord] = list(self.result.candidates)
-        known = {record.hash for record in candidates}
-        return candidates + [r for r in self.result.front if r.hash not in known]
+        verified = {record.hash for record in candidates}
+        return candidates + [r for r in self.result.front if r.hash not in verified]
 
 
-def _some(records: Sequence[PlanRecord]) -> str:
+def _list_plans(records: Sequence[PlanRecord]) -> str:
     verified = [r.hash for r in records if isinstance(r, CandidateRecord)]
     rest = len(records) - len(verified)
     return ", ".join(verified) + (f" and {rest} more in plans/" if rest else "")

@@ -1,4 +1,5 @@
-"""From a config to surveyed models, and from frames to similarities; every command starts here."""
+"""The steps that commands have in common: from a config to models, frames, statistics and the
+search problem."""
 
 from __future__ import annotations
 
@@ -22,10 +23,10 @@ from search.data.frames import (
 from search.data.ground_truth import BadTruth, BoxTruth, Truth, check_classes
 from search.metrics.registry import METRICS
 from search.pipelines.statistics_cache import (
-    cached_moments,
-    cached_statistics,
+    load_or_measure_moments,
     statistics_key,
-    summed,
+    statistics_path,
+    sum_moments,
 )
 from search.report.console_tables import show_stages
 from search.statistics.observed import Observed, Part
@@ -44,18 +45,22 @@ from spaces.zoo import ModelSpec, load_model
 
 
 class NothingToShare(MergeSearchError):
-    """The models have no legal pair of stages at all."""
+    """No pair of stages of the models can be shared."""
 
 
 def load_deployment(config: RunConfig, reporter: Reporter) -> Deployment:
-    """Load, cut and survey the models, and move them to their device; print the stage tables."""
-    deployment = surveyed(config, reporter)
+    """Survey the models and report their stages as tables.
+
+    Raises:
+        NothingToShare: no representation may replace another.
+    """
+    deployment = survey_models(config, reporter)
     show_stages(deployment.facts, reporter)
     return deployment
 
 
-def surveyed(config: RunConfig, reporter: Reporter) -> Deployment:
-    """The same without the tables.
+def survey_models(config: RunConfig, reporter: Reporter) -> Deployment:
+    """Load, cut and survey the models, and move them to their device.
 
     Raises:
         NothingToShare: no representation may replace another.
@@ -74,19 +79,21 @@ def surveyed(config: RunConfig, reporter: Reporter) -> Deployment:
     pairs = pairs_of(facts)
     if not pairs.legal:
         pair, reason = next(iter(pairs.rejected.items()))
-        raise NothingToShare(f"no representation may replace another; {pair}, say: {reason}")
+        raise NothingToShare(
+            f"no representation may replace another; for example {pair}: {reason}"
+        )
     return Deployment(models, facts, pairs)
 
 
 def _load(spec: ModelSpec, seed: int) -> StagedModel:
-    """`weights: none` are random: the same ones for the same seed and name."""
+    """Load a model. Random weights (`weights: none`) depend on the seed and the name only."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed * 1_000_003 + zlib.crc32(spec.name.encode()))
         return load_model(spec)
 
 
 def open_frames(config: RunConfig, reporter: Reporter) -> FrameSet:
-    """The unlabelled frames of the config; what they are is hashed, which takes its time."""
+    """Open the unlabelled frames of the config. Hashing them takes a while."""
     with reporter.working("frames"):
         return config.frames.open(config.base)
 
@@ -94,58 +101,60 @@ def open_frames(config: RunConfig, reporter: Reporter) -> FrameSet:
 def open_truth(
     config: RunConfig, deployment: Deployment, frames: FrameSet, reporter: Reporter
 ) -> dict[str, Truth]:
-    """The ground truth of every model that has one, checked against the model's classes.
+    """Open the ground truth of every model that has labels, and check it against the classes.
 
-    What of it is not measured is told.
+    Boxes of classes that a model does not know are not measured; report how many.
 
     Raises:
-        BadTruth: labels and model do not fit, or the labelled frames are among the unlabelled.
+        BadTruth: labels and model do not fit, or labelled frames are also among the unlabelled.
     """
     truth: dict[str, Truth] = {}
     for name, section in config.truth.items():
         model = deployment.models[name]
         with reporter.working(f"labelled frames of {name}"):
-            known = section.open(config.base, model.task, name)
-        check_classes(known, model.num_classes, name)
-        if isinstance(known, BoxTruth) and (part := known.coverage_note(model.num_classes)):
+            labelled = section.open(config.base, model.task, name)
+        check_classes(labelled, model.num_classes, name)
+        if isinstance(labelled, BoxTruth) and (part := labelled.coverage_note(model.num_classes)):
             reporter.say(f"  {name}: {part}")
-        if shared := count_overlap(known.frames, frames):
+        if shared := count_overlap(labelled.frames, frames):
             raise BadTruth(
                 f"truth.{name}: {shared} of its frames are also among "
                 "`frames`: accuracy must be measured on others (see stride and offset)"
             )
-        truth[name] = known
+        truth[name] = labelled
     return truth
 
 
 def observe(
     config: RunConfig, deployment: Deployment, frames: FrameSet, reporter: Reporter
 ) -> Observed:
-    """One pass over the frames, or what an earlier one of the same has left in the cache.
+    """Measure the statistics in one pass over the frames, or read them from the cache.
 
-    Of frames in parts each has its own pass, and only those that are new take theirs.
+    Frames in parts are cached part by part, so only new parts are measured.
 
     Raises:
         BadFrames: there are too few frames, or a part has too few.
     """
-    kept = config.verify.fidelity_frames
-    seen, unseen = split_frames(frames, kept)
+    held_out_count = config.verify.fidelity_frames
+    seen, unseen = split_frames(frames, held_out_count)
     config.pass_settings.demand(len(seen))
     reporter.step(f"Statistics of every stage over {len(seen)} frames, one pass")
-    halves = split_parts(frames, kept)
-    measured = (cached_moments(config, deployment, part, reporter) for part, _ in halves)
-    statistics = Statistics(summed(measured), deployment.facts)
+    halves = split_parts(frames, held_out_count)
+    measured = (load_or_measure_moments(config, deployment, part, reporter) for part, _ in halves)
+    statistics = Statistics(sum_moments(measured), deployment.facts)
     parts = _parts(config, deployment, halves, statistics)
     return Observed(deployment, statistics, frames, unseen, parts)
 
 
-def forget(config: RunConfig, deployment: Deployment, part: FrameSet) -> None:
-    """Remove the statistics of frames that came after the config's own from the cache: they take
-    as many bytes as those of all frames together."""
+def drop_cached_statistics(config: RunConfig, deployment: Deployment, part: FrameSet) -> None:
+    """Remove the statistics of a part that was added to the config's frames from the cache.
+
+    They take as many bytes as the statistics of all frames together.
+    """
     joined = JoinedFrames((config.frames.open(config.base), part))
     *_, (seen, _) = split_parts(joined, config.verify.fidelity_frames)
     key = statistics_key(config, deployment, seen)
-    cached_statistics(config, key).unlink(missing_ok=True)
+    statistics_path(config, key).unlink(missing_ok=True)
 
 
 def _parts(
@@ -154,34 +163,38 @@ def _parts(
     halves: Sequence[tuple[Subset, Subset]],
     statistics: Statistics,
 ) -> tuple[Part, ...]:
-    """What is known of each part, whichever come and go; `statistics` are those of all of them."""
+    """Return each part with its statistics. `statistics` are those of all parts together.
+
+    A part depends on itself and on the first part only, so its cached values stay valid when
+    other parts come and go.
+    """
     keys = [statistics_key(config, deployment, seen) for seen, _ in halves]
     parts = []
     for number, (_, unseen) in enumerate(halves):
         fitted_on = list(dict.fromkeys((keys[0], keys[number])))
-        files = [cached_statistics(config, key) for key in fitted_on]
-        known = (
-            partial(_read, files, deployment)
+        files = [statistics_path(config, key) for key in fitted_on]
+        load_statistics = (
+            partial(_read_statistics, files, deployment)
             if len(fitted_on) < len(halves)
             else (lambda: statistics)
         )
-        notes = config.cache_folder / "notes" / _hashed(*fitted_on, unseen.hash, config.dtype)
-        parts.append(Part(unseen, known, notes))
+        notes = config.cache_folder / "notes" / _hash(*fitted_on, unseen.hash, config.dtype)
+        parts.append(Part(unseen, load_statistics, notes))
     return tuple(parts)
 
 
-def _read(files: Sequence[Path], deployment: Deployment) -> Statistics:
-    return Statistics(summed(load(file).moments for file in files), deployment.facts)
+def _read_statistics(files: Sequence[Path], deployment: Deployment) -> Statistics:
+    return Statistics(sum_moments(load(file).moments for file in files), deployment.facts)
 
 
-def _hashed(*texts: str) -> str:
+def _hash(*texts: str) -> str:
     return hashlib.sha256(" ".join(texts).encode()).hexdigest()[:16]
 
 
-def similarities(
+def compute_similarities(
     config: RunConfig, observed: Observed, adapters: Sequence[AdapterSpec], reporter: Reporter
 ) -> dict[Share, float]:
-    """The config's metric of every legal pair, with each adapter that fits it."""
+    """Compute the config's metric of every legal share, with each adapter that fits it."""
     metric = METRICS[config.search.metric]
     deployment = observed.deployment
     shares = shares_of(deployment.pairs.legal, deployment.facts, adapters)

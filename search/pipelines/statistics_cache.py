@@ -1,4 +1,4 @@
-"""The statistics of sets of frames: measured once, kept under a key of all they depend on."""
+"""The statistics of frame sets: measured once, cached under a key of all that they depend on."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from search.utils.reporter import Reporter
 from spaces.deployment import Deployment
 
 STATISTICS_VERSION = 3
-"""Part of the cache key: bump it when the pass computes something else."""
+"""Part of the cache key: increase it when the pass computes something else."""
 
 
 def statistics_key(config: RunConfig, deployment: Deployment, frames: FrameSet) -> str:
-    """A hash of all that the statistics depend on: models, pairs, frames and settings."""
+    """Return a hash of all that the statistics depend on: models, pairs, frames and settings."""
     seen = {
         "models": deployment.fingerprints,
         "pairs": [str(pair) for pair in deployment.pairs.legal],
@@ -29,46 +29,46 @@ def statistics_key(config: RunConfig, deployment: Deployment, frames: FrameSet) 
     return hashlib.sha256(f"{STATISTICS_VERSION} {seen}".encode()).hexdigest()[:16]
 
 
-def cached_statistics(config: RunConfig, key: str) -> Path:
-    """Where the statistics of that key are kept."""
+def statistics_path(config: RunConfig, key: str) -> Path:
+    """Return the cache file of the statistics with this key."""
     return make_folder(config.cache_folder, "cache") / "statistics" / f"{key}.safetensors"
 
 
-def take_moments(
+def measure_moments(
     config: RunConfig,
     deployment: Deployment,
     frames: FrameSet,
     reporter: Reporter,
     shard: Shard = WHOLE,
 ) -> Moments:
-    """The pass itself, over one shard of the frames."""
+    """Run the models once over one shard of the frames and accumulate their moments."""
     settings = config.pass_settings
     total = sum(len(batch) for batch in shard.of(settings.batches(frames)))
-    known = deployment
+    legal_pairs = deployment.pairs.legal
     with reporter.progress("frames", total) as progress:
         return measure(
-            known.running, known.facts, known.pairs.legal, frames, settings, progress, shard
+            deployment.running, deployment.facts, legal_pairs, frames, settings, progress, shard
         )
 
 
-def cached_moments(
+def load_or_measure_moments(
     config: RunConfig, deployment: Deployment, frames: FrameSet, reporter: Reporter
 ) -> Moments:
-    """What an earlier pass over the same frames has left, or else the pass."""
+    """Read the moments from the cache; if they are not there, measure and cache them."""
     key = statistics_key(config, deployment, frames)
-    path = cached_statistics(config, key)
+    path = statistics_path(config, key)
     if path.is_file():
         reporter.say("  cached from an earlier run on the same models and frames")
-        with reporter.working("reading them"):
+        with reporter.working("reading the cache"):
             return load(path).moments
-    moments = take_moments(config, deployment, frames, reporter)
-    with reporter.working("keeping them"):
+    moments = measure_moments(config, deployment, frames, reporter)
+    with reporter.working("writing the cache"):
         save(path, Saved(moments, key, WHOLE))
     return moments
 
 
-def summed(moments: Iterable[Moments]) -> Moments:
-    """The moments of all frames together; the first of them becomes the sum."""
+def sum_moments(moments: Iterable[Moments]) -> Moments:
+    """Return the moments of all frame sets together. The first of `moments` becomes the sum."""
     total, *others = moments
     for part in others:
         total.merge(part)

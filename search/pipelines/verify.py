@@ -1,17 +1,19 @@
-"""`merge-search verify`: plans of a finished run, measured on data that its search did not see."""
+"""`merge-search verify`: measure plans of a finished run on data that its search did not see."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from search.config.run import RunConfig
 from search.data.frames import FrameSet, summarise_frames
 from search.data.ground_truth import Truth, summarise_truth
 from search.evaluation.evaluate import EvaluationSetup, fidelity
 from search.pipelines.candidates import verify_plans
-from search.pipelines.finished_run import Finished, NoSuchPlan
+from search.pipelines.finished_run import LoadedRun, NoSuchPlan
 from search.pipelines.prepare import load_deployment, observe, open_truth
-from search.pipelines.verify_inputs import FreshData
+from search.pipelines.verify_inputs import VerificationInputs
 from search.report.candidate_table import print_candidates
 from search.results.documents import DOCUMENTS, PLACES, identity
 from search.results.search_result import PlanRecord, Verified, verified_front
@@ -24,81 +26,118 @@ from search.utils.timing import StepTimings, this_moment
 from spaces.plan import SharePlan
 
 
-def verify_again(
-    out: Path, starts: Sequence[str], data: FreshData, reporter: Reporter
-) -> Verification:
-    """Measure plans of the run in OUT, write OUT/verify/verified.json, and log it.
+@dataclass(frozen=True)
+class Measurement:
+    """Plans of a finished run with what was measured of them."""
 
-    `starts` are the beginnings of the plans' hashes; if there are none, the plans that the run
-    has verified.
+    config: RunConfig
+    """The run's config with the labels that were used for its `truth`."""
+    plans: Sequence[PlanRecord]
+    truth: Mapping[str, Truth]
+    fidelity_frames: FrameSet
+    verified: Verified
+
+
+def verify(
+    out: Path, hash_prefixes: Sequence[str], inputs: VerificationInputs, reporter: Reporter
+) -> Verification:
+    """Measure plans of the run in OUT, write OUT/verify/verified.json, and log to MLflow.
+
+    `hash_prefixes` select the plans by the beginnings of their hashes; if it is empty, the plans
+    that the run verified are measured.
 
     Raises:
-        NotLogged: MLflow did not take it; everything else is done and kept.
-        MergeSearchError: anything else the user can put right.
+        NotLogged: MLflow did not take the verification; everything else is done, and `sync` can
+            log it.
+        MergeSearchError: anything else that the user can correct.
     """
-    finished = Finished.at(out)
-    config = data.asked_of(finished)
-    plans = _plans(finished, starts)
-    clock = StepTimings()
-    with clock.timing("models"):
-        deployment = load_deployment(config, reporter)
-        with reporter.working("frames"):
-            frames = finished.frames()
-        truth = open_truth(config, deployment, frames, reporter)
-        given = data.unlabelled(frames, truth)
-    with clock.timing("statistics"):
-        observed = observe(config, deployment, frames, reporter)
-        unlabelled = observed.unseen if given is None else given
-        with reporter.working("linear maps"):
-            maps = observed.maps_for([SharePlan.from_dict(record.plan) for record in plans])
-    with clock.timing("verification"):
-        bench = EvaluationSetup(deployment.served, deployment.facts, maps, config.verify.batch)
-        verified = measure(bench, plans, unlabelled, truth, reporter)
-    verification = Verification(
-        name=config.name,
-        seed=config.seed,
-        result=identity(finished.document.read_bytes()),
-        frames=summarise_frames(unlabelled),
-        truth={name: summarise_truth(known) for name, known in truth.items()},
-        unmerged_bytes=finished.result.unmerged_bytes,
-        baseline=verified.baseline,
-        baseline_intervals=verified.intervals,
-        candidates=verified.candidates,
-        verified_front=verified_front(verified.candidates),
-        chosen=next((r.hash for r in plans if r.hash == finished.result.chosen), None),
-        config=config.as_written(),
-        seconds=clock.seconds,
-        created=this_moment(),
-    )
+    finished = LoadedRun.from_folder(out)
+    timings = StepTimings()
+    measurement = measure(finished, hash_prefixes, inputs, timings, reporter)
+    verification = build_verification(finished, measurement, timings.seconds)
     write_record(out / PLACES[Verification] / DOCUMENTS[Verification], verification)
-    title = "Verified" if truth else "Fidelity"
-    print_candidates(verified, verification.unmerged_bytes, verification.chosen, title, reporter)
+    title = "Verified" if measurement.truth else "Fidelity"
+    print_candidates(
+        measurement.verified, verification.unmerged_bytes, verification.chosen, title, reporter
+    )
     reporter.say(verification.against)
     reporter.step("Logging to MLflow")
     with reporter.working("MLflow"):
-        logged = record_or_keep(verification, out, Target.of(config))
+        logged = record_or_keep(verification, out, Target.of(measurement.config))
     reporter.say(f"  {logged}")
     return verification
 
 
 def measure(
-    bench: EvaluationSetup,
-    plans: Sequence[PlanRecord],
-    unlabelled: FrameSet,
-    truth: Mapping[str, Truth],
+    finished: LoadedRun,
+    hash_prefixes: Sequence[str],
+    inputs: VerificationInputs,
+    timings: StepTimings,
     reporter: Reporter,
-) -> Verified:
-    """Fidelity of the plans on the unlabelled frames, and their scores on ground truth."""
-    shares = [SharePlan.from_dict(record.plan) for record in plans]
-    reporter.step(f"Fidelity of {len(plans)} plans on {len(unlabelled)} frames")
-    with reporter.progress("frames", len(unlabelled)) as progress:
-        faithful = fidelity(bench, shares, unlabelled, progress)
-    return verify_plans(bench, plans, faithful, truth, reporter)
+) -> Measurement:
+    """Measure fidelity and ground truth of plans of the run."""
+    config = inputs.config_for(finished)
+    plans = select_plans(finished, hash_prefixes)
+    with timings.timing("models"):
+        deployment = load_deployment(config, reporter)
+        with reporter.working("frames"):
+            frames = finished.frames()
+        truth = open_truth(config, deployment, frames, reporter)
+        given_frames = inputs.fidelity_frames(frames, truth)
+    with timings.timing("statistics"):
+        observed = observe(config, deployment, frames, reporter)
+        fidelity_frames = observed.unseen if given_frames is None else given_frames
+        with reporter.working("linear maps"):
+            maps = observed.maps_for([SharePlan.from_dict(record.plan) for record in plans])
+    with timings.timing("verification"):
+        setup = EvaluationSetup(deployment.served, deployment.facts, maps, config.verify.batch)
+        fidelities = measure_fidelity(setup, plans, fidelity_frames, reporter)
+        verified = verify_plans(setup, plans, fidelities, truth, reporter)
+    return Measurement(config, plans, truth, fidelity_frames, verified)
 
 
-def _plans(finished: Finished, starts: Sequence[str]) -> list[PlanRecord]:
-    if starts:
-        return list({r.hash: r for r in map(finished.plan, starts)}.values())
+def measure_fidelity(
+    setup: EvaluationSetup, plans: Sequence[PlanRecord], frames: FrameSet, reporter: Reporter
+) -> list[dict[str, float | None]]:
+    """Measure each plan's fidelity by model on unlabelled frames."""
+    share_plans = [SharePlan.from_dict(record.plan) for record in plans]
+    reporter.step(f"Fidelity of {len(plans)} plans on {len(frames)} frames")
+    with reporter.progress("frames", len(frames)) as progress:
+        return fidelity(setup, share_plans, frames, progress)
+
+
+def build_verification(
+    finished: LoadedRun, measurement: Measurement, seconds: Mapping[str, float]
+) -> Verification:
+    """Return the verification as plain data: the content of verified.json."""
+    config, result, verified = measurement.config, finished.result, measurement.verified
+    hashes = {record.hash for record in measurement.plans}
+    return Verification(
+        name=config.name,
+        seed=config.seed,
+        result=identity(finished.document.read_bytes()),
+        frames=summarise_frames(measurement.fidelity_frames),
+        truth={name: summarise_truth(truth) for name, truth in measurement.truth.items()},
+        unmerged_bytes=result.unmerged_bytes,
+        baseline=verified.baseline,
+        baseline_intervals=verified.intervals,
+        candidates=verified.candidates,
+        verified_front=verified_front(verified.candidates),
+        chosen=result.chosen if result.chosen in hashes else None,
+        config=config.as_written(),
+        seconds=dict(seconds),
+        created=this_moment(),
+    )
+
+
+def select_plans(finished: LoadedRun, hash_prefixes: Sequence[str]) -> list[PlanRecord]:
+    """Return the plans with these hash prefixes, each once; without any, the verified plans.
+
+    Raises:
+        NoSuchPlan: a prefix is of no plan or of several, or the run verified no plan.
+    """
+    if hash_prefixes:
+        return list({r.hash: r for r in map(finished.plan, hash_prefixes)}.values())
     if not finished.result.candidates:
-        raise NoSuchPlan(f"{finished.out}: the run has verified no plan; name one with --plan")
+        raise NoSuchPlan(f"{finished.out}: the run verified no plan; name one with --plan")
     return list(finished.result.candidates)

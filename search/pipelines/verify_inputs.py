@@ -1,4 +1,4 @@
-"""Labels and frames that a person gives by hand, to verify a finished run's plans on."""
+"""Labels and frames given on the command line, to verify the plans of a finished run on."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from search.config.loading import config_of
 from search.config.run import RunConfig
 from search.data.frames import FrameSet, JoinedFrames, Sampling, count_overlap, folder_frames
 from search.data.ground_truth import BadTruth, Truth
-from search.pipelines.finished_run import Finished
+from search.pipelines.finished_run import LoadedRun
 from spaces.errors import MergeSearchError
 
 
 class BadData(MergeSearchError):
-    """Labels to verify on that are of no known form, or of no model of the run."""
+    """The given labels have an unknown format, or belong to no model of the run."""
 
 
 @dataclass(frozen=True)
-class FreshData:
-    """What to verify on; if nothing is given, on what the run itself has kept for it."""
+class VerificationInputs:
+    """The data to verify on. What is not given is taken from the config of the run."""
 
     labels: Mapping[str, Path] = field(default_factory=dict)
-    """Per model a CSV file, a folder of class folders, or a .json file: COCO's, or ReaL's."""
+    """By model: a CSV file, a folder of class folders, or a .json file in COCO or ReaL format."""
     images: Mapping[str, Path] = field(default_factory=dict)
-    """Per model the folder of the images of its .json file; by default that of the file."""
+    """By model: the folder with the images of its .json file; by default that of the file."""
     classes: Mapping[str, Any] = field(default_factory=dict)
-    """Per model the categories of its classes, as `classes` in a config; by default the run's."""
+    """By model: the categories of its classes, as `classes` in a config; by default the run's."""
     frames: Path | None = None
     """A folder of unlabelled frames, for fidelity."""
 
@@ -41,11 +41,11 @@ class FreshData:
         images: Sequence[str],
         classes: Sequence[str],
         frames: Path | None,
-    ) -> FreshData:
-        """From texts of the form MODEL=VALUE.
+    ) -> VerificationInputs:
+        """Parse options of the form MODEL=VALUE.
 
         Raises:
-            BadData: a text is not of that form, or a model is named twice.
+            BadData: an option is not of that form, or a model is named twice.
         """
         return cls(
             {name: Path(value) for name, value in _by_model("labels", labels).items()},
@@ -54,12 +54,12 @@ class FreshData:
             frames,
         )
 
-    def asked_of(self, finished: Finished) -> RunConfig:
-        """The run's config with these labels for its ground truth.
+    def config_for(self, finished: LoadedRun) -> RunConfig:
+        """Return the config of the run with these labels as its ground truth.
 
         Raises:
-            BadData: a model is none of the run's, or its labels are of no known form.
-            BadConfig: the labels of a model and what is said of them do not go together.
+            BadData: a model is not in the run, or the format of its labels is unknown.
+            BadConfig: the options of a model contradict each other.
         """
         for option, given in (("images", self.images), ("classes", self.classes)):
             for name in given:
@@ -68,18 +68,20 @@ class FreshData:
         if not self.labels and self.frames is None:
             return finished.config
         truth = {name: self._section(name, finished) for name in self.labels}
-        asked = {**finished.config.as_written(), "truth": truth}
-        return config_of(asked, finished.config.base, finished.document)
+        data = {**finished.config.as_written(), "truth": truth}
+        return config_of(data, finished.config.base, finished.document)
 
-    def unlabelled(self, seen: FrameSet, truth: Mapping[str, Truth]) -> FrameSet | None:
-        """The frames for fidelity: those given, else the labelled ones; None if nothing is given.
+    def fidelity_frames(
+        self, search_frames: FrameSet, truth: Mapping[str, Truth]
+    ) -> FrameSet | None:
+        """Return the given frames, else the labelled frames; None if neither is given.
 
         Raises:
-            BadTruth: some of those given are among those that the search has seen.
+            BadTruth: some of the given frames are also frames of the search.
         """
         if self.frames is not None:
             frames = folder_frames(self.frames.resolve(), Sampling())
-            if both := count_overlap(frames, seen):
+            if both := count_overlap(frames, search_frames):
                 raise BadTruth(
                     f"frames folder {self.frames}: {both} of its images are also among the frames "
                     "of the search: fidelity must be measured on others"
@@ -89,12 +91,12 @@ class FreshData:
             return JoinedFrames(tuple({t.frames.hash: t.frames for t in truth.values()}.values()))
         return None
 
-    def _section(self, name: str, finished: Finished) -> dict[str, Any]:
-        """What the model's `truth` would be in a config."""
-        path, known = self.labels[name], finished.result.models
-        if name not in known:
+    def _section(self, name: str, finished: LoadedRun) -> dict[str, Any]:
+        """Return the model's section of `truth` in a config."""
+        path, models = self.labels[name], finished.result.models
+        if name not in models:
             raise BadData(
-                f"--labels {name}={path}: the run has no such model, but {', '.join(known)}"
+                f"--labels {name}={path}: the run has no such model; it has {', '.join(models)}"
             )
         section: dict[str, Any] = {}
         if name in self.images:
@@ -103,18 +105,18 @@ class FreshData:
             section["classes"] = self.classes[name]
         if path.is_dir():
             return {"image_folder": str(path.resolve()), **section}
-        forms = {".csv": "csv", ".json": "real"}
-        if known[name].task == "detection":
-            forms[".json"] = "coco"
-            before = finished.config.truth.get(name)
-            if before and before.classes:
-                section = {"classes": before.classes, **section}
-        if path.suffix.lower() not in forms:
+        formats = {".csv": "csv", ".json": "real"}
+        if models[name].task == "detection":
+            formats[".json"] = "coco"
+            of_run = finished.config.truth.get(name)
+            if of_run and of_run.classes:
+                section = {"classes": of_run.classes, **section}
+        if path.suffix.lower() not in formats:
             raise BadData(
                 f"--labels {name}={path}: must be a .csv file, a folder with a sub-folder of "
                 "images per class, or a .json file"
             )
-        return {forms[path.suffix.lower()]: str(path.resolve()), **section}
+        return {formats[path.suffix.lower()]: str(path.resolve()), **section}
 
 
 def _by_model(option: str, texts: Sequence[str]) -> dict[str, str]:
@@ -124,7 +126,7 @@ def _by_model(option: str, texts: Sequence[str]) -> dict[str, str]:
         if not (name and equals and value):
             raise BadData(f"--{option} {text}: write it as MODEL=...")
         if name in values:
-            raise BadData(f"--{option} {text}: {name} was given {values[name]} already")
+            raise BadData(f"--{option} {text}: {name} already has {values[name]}")
         values[name] = value
     return values
 

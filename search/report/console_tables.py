@@ -111,7 +111,7 @@ def show_similarity(
     return table, picture
 
 
-def show_league(league: MetricComparison, reporter: Reporter) -> None:
+def show_metric_comparison(league: MetricComparison, reporter: Reporter) -> None:
     """One table per coefficient, in the order that the deciding frames gave the guides."""
     measured = league.reporting
     for coefficient in COEFFICIENTS:

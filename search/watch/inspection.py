@@ -12,7 +12,7 @@ from search.drift.reference import BadReference, Reference
 from search.drift.reference_storage import load, save
 from search.evaluation.bundles import BundleQuality, ByAnswers
 from search.evaluation.evaluate import EvaluationSetup
-from search.pipelines.prepare import forget, open_frames, surveyed
+from search.pipelines.prepare import drop_cached_statistics, open_frames, survey_models
 from search.utils.reporter import Reporter
 from search.watch.workspace import Window, Workspace, of_camera
 from spaces.bundle import load_bundle
@@ -68,7 +68,7 @@ def sight(
 
     `known` are the windows that the last search looked back on.
     """
-    deployment = surveyed(post.config, reporter)
+    deployment = survey_models(post.config, reporter)
     base = _base(post, deployment, reporter)
     seen = {
         camera: _described(post, deployment, _frames(of_camera(new, camera)), camera, reporter)
@@ -118,7 +118,7 @@ def remember(post: Workspace, parts: Sequence[Window], sight: Inspection) -> Non
     for window in post.known(post.history.last()):
         if window not in parts:
             post.reference(window.name).unlink(missing_ok=True)
-            forget(post.config, sight.deployment, window.frames)
+            drop_cached_statistics(post.config, sight.deployment, window.frames)
 
 
 def _base(post: Workspace, deployment: Deployment, reporter: Reporter) -> tuple[str, Reference]:

@@ -17,7 +17,7 @@ from search.config.run import RunConfig
 from search.deploy.champion import Champion
 from search.deploy.comparison import Comparison
 from search.deploy.promotion import PromotionDecision, judge, measured
-from search.pipelines.finished_run import Finished
+from search.pipelines.finished_run import LoadedRun
 from search.pipelines.prepare import open_truth
 from search.pipelines.run import run
 from search.pipelines.run_steps.records import PriorKnowledge
@@ -105,7 +105,7 @@ def _below(config: RunConfig, path: Path) -> str:
 def found(config: RunConfig, known: PriorKnowledge, reporter: Reporter) -> Result:
     """What the search of that config finds; or has found, if a crash came after its end."""
     try:
-        finished = Finished.at(config.out_folder)
+        finished = LoadedRun.from_folder(config.out_folder)
         if finished.result.config == config.as_written() and _whole(finished):
             finished.frames()
             reporter.say("  searched already, before an interruption")
@@ -116,10 +116,10 @@ def found(config: RunConfig, known: PriorKnowledge, reporter: Reporter) -> Resul
         return run(config, reporter, known)
     except NotLogged as error:
         reporter.warn(str(error))
-        return Finished.at(config.out_folder).result
+        return LoadedRun.from_folder(config.out_folder).result
 
 
-def _whole(finished: Finished) -> bool:
+def _whole(finished: LoadedRun) -> bool:
     """Whether its bundle is there: it is written last."""
     identity = finished.result.bundle
     if identity is None:

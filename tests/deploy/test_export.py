@@ -98,7 +98,7 @@ def test_what_cannot_be_done_is_one_sentence_and_changes_nothing(
     for arguments, said in (
         ((tiny_run.out, "--to", mine), "holds other things"),
         ((tiny_run.out, "--to", mine / "notes.txt"), "holds other things"),
-        ((tiny_run.out, "--to", tmp_path / "new", "--plan", "zzz"), "none with a hash"),
+        ((tiny_run.out, "--to", tmp_path / "new", "--plan", "zzz"), "no plan with a hash"),
         ((tmp_path, "--to", tmp_path / "new"), "no result.json"),
     ):
         done = command("export", *arguments)

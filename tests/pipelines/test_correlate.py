@@ -22,17 +22,15 @@ from search.data.frames import RenderedScenes, Subset
 from search.data.ground_truth import BadTruth, BoxTruth, ClassTruth, scenes_truth
 from search.evaluation.evaluate import EvaluationSetup, accuracy
 from search.metrics.registry import METRICS
-from search.pipelines.correlate import (
+from search.pipelines.correlate import MetricValues, correlate, guides_csv
+from search.pipelines.prepare import load_deployment, observe
+from search.pipelines.share_accuracy import (
     DECIDES,
-    Measured,
     NothingToCorrelate,
-    correlate,
-    guides_csv,
-    measure,
+    ShareAccuracy,
+    measure_shares,
     split_truth,
 )
-from search.pipelines.correlate import Guides as AllGuides
-from search.pipelines.prepare import load_deployment, observe
 from search.results.metric_comparison import PARTS, MetricComparison, Part
 from search.statistics.observed import Observed
 from search.utils.records import read_record
@@ -277,7 +275,7 @@ def test_detectors_and_classifiers_are_measured_together(mixed: Observed) -> Non
     maps = mixed.maps_for([SharePlan((share,)) for share in shares])
     bench = EvaluationSetup(known.models, known.facts, maps, 3)
     told: list[int] = []
-    measured = measure(bench, shares, truth, told.append)
+    measured = measure_shares(bench, shares, truth, told.append)
     assert sum(told) == 6 + 5 * 2 and list(measured.scores) == shares
     for share in shares:
         name = share.recipient.model
@@ -294,14 +292,14 @@ def test_what_is_kept_is_relative_to_the_recipient_alone() -> None:
         "c": {"map": 0.0, "ap50": 0.0},
     }
     scores = dict(zip(shares, (0.2, 0.9, 0.3), strict=True))
-    measured = Measured(unmerged, scores)
+    measured = ShareAccuracy(unmerged, scores)
     assert measured.kept == {
         shares[0]: pytest.approx(0.5),
         shares[1]: pytest.approx(0.9 / 0.8),
     }
     assert list(measured.left_out) == ["c"]
     text = guides_csv(
-        AllGuides({"r2": dict.fromkeys(shares, 0.1)}, {"r2": 0.0}),
+        MetricValues({"r2": dict.fromkeys(shares, 0.1)}, {"r2": 0.0}),
         {"reporting": measured, "deciding": measured},
     )
     assert text.splitlines()[3] == "a:s,c:s,linear,0.3,,0.3,,0.1"

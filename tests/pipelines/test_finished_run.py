@@ -12,14 +12,14 @@ from tiny import FinishedRun
 
 from search.config.base import BadConfig
 from search.data.frames import BadFrames
-from search.pipelines.finished_run import Finished, NoSuchPlan, NoSuchRun
+from search.pipelines.finished_run import LoadedRun, NoSuchPlan, NoSuchRun
 from search.utils.console import ConsoleReporter
 from search.utils.files import write_json
 from search.utils.records import BadRecord
 
 
 def test_it_is_the_same_run(tiny_run: FinishedRun) -> None:
-    again = Finished.at(tiny_run.out)
+    again = LoadedRun.from_folder(tiny_run.out)
     assert again.result == tiny_run.result and again.config == tiny_run.config
     observed = again.observe(ConsoleReporter())
     assert observed.frames.hash == tiny_run.result.frames["hash"]
@@ -28,16 +28,16 @@ def test_it_is_the_same_run(tiny_run: FinishedRun) -> None:
 def test_a_tree_that_was_moved_is_found(tiny_run: FinishedRun, tmp_path: Path) -> None:
     moved = tmp_path / "moved"
     shutil.copytree(tiny_run.config.base, moved)
-    again = Finished.at(moved / tiny_run.out.relative_to(tiny_run.config.base))
+    again = LoadedRun.from_folder(moved / tiny_run.out.relative_to(tiny_run.config.base))
     assert again.config.base == moved
 
 
 def test_a_plan_is_named_by_the_beginning_of_its_hash(tiny_run: FinishedRun) -> None:
-    again = Finished.at(tiny_run.out)
+    again = LoadedRun.from_folder(tiny_run.out)
     chosen = again.result.chosen
     assert chosen and again.plan(None).hash == chosen == again.plan(chosen[:8]).hash
     assert {record.hash for record in again.plans} >= {r.hash for r in again.result.front}
-    with pytest.raises(NoSuchPlan, match=f"none with a hash that begins with 'xyz'.*{chosen}"):
+    with pytest.raises(NoSuchPlan, match=f"no plan with a hash that begins with 'xyz'.*{chosen}"):
         again.plan("xyz")
     if len(again.plans) > 1:
         with pytest.raises(NoSuchPlan, match="plans with a hash that begins with ''"):
@@ -45,7 +45,7 @@ def test_a_plan_is_named_by_the_beginning_of_its_hash(tiny_run: FinishedRun) -> 
 
 
 def test_frames_that_have_changed_are_refused(tiny_run: FinishedRun) -> None:
-    again = Finished.at(tiny_run.out)
+    again = LoadedRun.from_folder(tiny_run.out)
     assert len(again.frames()) == 28
     frames = again.config.frames.model_copy(update={"count": 27})
     changed = replace(again, config=again.config.model_copy(update={"frames": frames}))
@@ -55,12 +55,12 @@ def test_frames_that_have_changed_are_refused(tiny_run: FinishedRun) -> None:
 
 def test_what_is_no_finished_run_is_named(tiny_run: FinishedRun, tmp_path: Path) -> None:
     with pytest.raises(NoSuchRun, match=r"no result\.json; give the folder"):
-        Finished.at(tmp_path)
+        LoadedRun.from_folder(tmp_path)
     data = json.loads((tiny_run.out / "result.json").read_text())
     write_json(tmp_path / "result.json", {**data, "schema": 99, "unheard_of": 1})
     with pytest.raises(BadRecord, match=r"result\.json: "):
-        Finished.at(tmp_path)
+        LoadedRun.from_folder(tmp_path)
     config = {**data["config"], "seed": -1}
     write_json(tmp_path / "result.json", {**data, "config": config})
     with pytest.raises(BadConfig, match=r"result\.json: seed"):
-        Finished.at(tmp_path)
+        LoadedRun.from_folder(tmp_path)

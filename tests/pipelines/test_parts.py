@@ -35,11 +35,11 @@ from search.data.synthetic.scenes import SceneSettings, render
 from search.metrics.fidelity import HOPELESS, fidelity_alone
 from search.metrics.fidelity_cache import BadNotes
 from search.metrics.registry import METRICS
-from search.pipelines.finished_run import Finished
-from search.pipelines.prepare import load_deployment, observe, similarities
+from search.pipelines.finished_run import LoadedRun
+from search.pipelines.prepare import compute_similarities, load_deployment, observe
 from search.pipelines.run import run_without_logging
 from search.pipelines.run_steps.records import PriorKnowledge
-from search.pipelines.statistics_cache import summed
+from search.pipelines.statistics_cache import sum_moments
 from search.results.search_result import Result
 from search.statistics.observed import Observed
 from search.statistics.second_moments import SecondMoments
@@ -83,7 +83,9 @@ def observed_with(config: RunConfig, reporter: Reporter | None = None) -> Observ
 
 
 def valued(config: RunConfig, observed: Observed) -> dict[Share, float]:
-    return similarities(config, observed, config.search.adapter_specs, capture_reporter().reporter)
+    return compute_similarities(
+        config, observed, config.search.adapter_specs, capture_reporter().reporter
+    )
 
 
 def files_in(folder: Path) -> dict[str, bytes]:
@@ -160,7 +162,9 @@ def test_the_statistics_of_parts_are_the_sums_of_each_one_s(both: Observed) -> N
 def test_the_order_of_parts_changes_their_sum_by_rounding_only(both: Observed) -> None:
     halves = seen_halves(both)
     there, back = (
-        Statistics(summed(moments_of(both.deployment, h) for h in order), both.deployment.facts)
+        Statistics(
+            sum_moments(moments_of(both.deployment, h) for h in order), both.deployment.facts
+        )
         for order in (halves, halves[::-1])
     )
     for pair in both.deployment.pairs.legal[::5]:
@@ -177,7 +181,7 @@ def test_only_a_new_part_is_measured_and_the_old_one_s_files_stay(
     listener = CountingReporter()
     more = config_of(weights, tmp_path, {"parts": [DAY, WINDOW]})
     observed = observed_with(more, listener)
-    similarities(more, observed, more.search.adapter_specs, listener)
+    compute_similarities(more, observed, more.search.adapter_specs, listener)
     assert listener.done_by_task["frames"] == 8
     assert listener.done_by_task["shares"] == len(shares_in(observed))
     after = files_in(more.cache_folder)
@@ -275,7 +279,7 @@ def test_each_part_is_measured_with_the_maps_of_the_first_and_itself(
     (first, _), *_ = halves = split_parts(frames, 12)
     for part, (seen, unseen) in zip(frames.parts, halves, strict=True):
         fitted_on = [first] if seen == first else [first, seen]
-        moments = summed(moments_of(three.deployment, frames) for frames in fitted_on)
+        moments = sum_moments(moments_of(three.deployment, frames) for frames in fitted_on)
         observed = Observed(three.deployment, Statistics(moments, facts), part, unseen)
         for share in shares:
             if observed.statistics.explained(share) > HOPELESS:
@@ -364,7 +368,7 @@ def test_a_search_on_more_frames_begins_with_what_the_last_one_found(
     assert second.study["problem"] != first.study["problem"]
     known = dict.fromkeys([first.chosen, *(c.hash for c in first.candidates)])
     assert tried(config)[: len(known)] == list(known)
-    finished = Finished.at(config.out_folder)
+    finished = LoadedRun.from_folder(config.out_folder)
     assert finished.frames().hash == second.frames["hash"]
     assert finished.observe(capture_reporter().reporter).statistics.moments.frames == 24
 

@@ -23,7 +23,7 @@ from search.config.base import parse_budget
 from search.config.loading import load_config
 from search.data.ground_truth import BadTruth
 from search.evaluation.evaluate import EvaluationSetup, accuracy
-from search.pipelines.exact import measure_exactly
+from search.pipelines.exact import find_exact_front
 from search.pipelines.prepare import NothingToShare
 from search.pipelines.run import run
 from search.pipelines.run_steps.search_front import BudgetTooSmall
@@ -289,7 +289,7 @@ def test_the_true_front_is_told_and_how_much_of_it_the_study_found(
     result = run_config(path, ["search.trials=120"]).result
     listener = capture_reporter()
     written = json.loads(
-        measure_exactly(load_config(path), listener.reporter).read_text(encoding="utf-8")
+        find_exact_front(load_config(path), listener.reporter).read_text(encoding="utf-8")
     )
     assert written["problem"] == result.study["problem"]
     bytes_, proxies = ([f[key] for f in written["front"]] for key in ("bytes", "proxy"))
@@ -301,7 +301,7 @@ def test_the_true_front_is_told_and_how_much_of_it_the_study_found(
         )
     assert "The study in tiny has found" in listener.text
     other = capture_reporter()
-    measure_exactly(load_config(path, ["budget=80%"]), other.reporter)
+    find_exact_front(load_config(path, ["budget=80%"]), other.reporter)
     assert "The study" not in other.text  # that was of another problem
 
 

@@ -98,7 +98,7 @@ def test_a_missing_shard_is_named(config: Path, parts: list[Path]) -> None:
 
 def test_a_shard_that_is_given_twice_is_refused(config: Path, parts: list[Path]) -> None:
     told = refusal("merge", config, *parts, parts[0])
-    assert str(parts[0]) in told and "give each once" in told
+    assert str(parts[0]) in told and "give each shard once" in told
 
 
 def test_shards_of_different_counts_do_not_mix(config: Path, parts: list[Path]) -> None:

@@ -33,10 +33,10 @@ from search.config.base import BadConfig
 from search.config.loading import config_of
 from search.data.frames import cached_scene
 from search.data.ground_truth import BadTruth
-from search.pipelines.finished_run import Finished, NoSuchPlan
+from search.pipelines.finished_run import LoadedRun, NoSuchPlan
 from search.pipelines.prepare import load_deployment
-from search.pipelines.verify import verify_again
-from search.pipelines.verify_inputs import BadData, FreshData
+from search.pipelines.verify import verify
+from search.pipelines.verify_inputs import BadData, VerificationInputs
 from search.results.documents import identity, read_document
 from search.results.verification import Verification
 from search.tracking.outbox import NotLogged, sync
@@ -86,14 +86,14 @@ def answers(tiny_run: FinishedRun, photos: Path) -> Path:
 
 
 def verified(
-    out: Path, data: FreshData, starts: Sequence[str] = ()
+    out: Path, data: VerificationInputs, starts: Sequence[str] = ()
 ) -> tuple[Verification, CapturedReporter]:
     spoken = capture_reporter()
-    return verify_again(out, starts, data, spoken.reporter), spoken
+    return verify(out, starts, data, spoken.reporter), spoken
 
 
 def test_on_its_own_data_it_says_what_the_run_said(tiny_run: FinishedRun, out: Path) -> None:
-    found, spoken = verified(out, FreshData())
+    found, spoken = verified(out, VerificationInputs())
     assert found.candidates == tiny_run.result.candidates
     assert found.baseline == tiny_run.result.baseline
     assert found.baseline_intervals == tiny_run.result.baseline_intervals
@@ -107,7 +107,7 @@ def test_on_its_own_data_it_says_what_the_run_said(tiny_run: FinishedRun, out: P
 
 
 def test_against_the_networks_own_answers_accuracy_is_fidelity(out: Path, answers: Path) -> None:
-    data = FreshData({"a": answers / "a.csv", "b": answers / "b.csv"})
+    data = VerificationInputs({"a": answers / "a.csv", "b": answers / "b.csv"})
     found, spoken = verified(out, data)
     assert all({**found.frames, "labels": t["labels"]} == t for t in found.truth.values())
     assert found.frames["count"] == OTHERS
@@ -121,14 +121,14 @@ def test_against_the_networks_own_answers_accuracy_is_fidelity(out: Path, answer
 
 
 def test_models_without_labels_count_with_their_fidelity(out: Path, answers: Path) -> None:
-    found, _ = verified(out, FreshData({"b": answers / "b.csv"}))
+    found, _ = verified(out, VerificationInputs({"b": answers / "b.csv"}))
     assert set(found.baseline) == set(found.truth) == {"b"}, "not the config's truth of a"
     for candidate in found.candidates:
         assert candidate.kept["a"] == candidate.fidelity["a"]
 
 
 def test_without_labels_nothing_is_said_about_accuracy(out: Path, photos: Path) -> None:
-    found, spoken = verified(out, FreshData(frames=photos))
+    found, spoken = verified(out, VerificationInputs(frames=photos))
     assert found.truth == found.baseline == {} and found.verified_front == []
     assert found.frames["count"] == OTHERS
     assert all(c.accuracy == {} and c.quality_kept is None for c in found.candidates)
@@ -141,23 +141,23 @@ def test_plans_of_the_front_are_named_by_their_hashes(tiny_run: FinishedRun, out
     others = {r.hash for r in tiny_run.result.front} - {c.hash for c in tiny_run.result.candidates}
     assert others, "the run verifies only some of its front"
     other = sorted(others)[0]
-    found, _ = verified(out, FreshData(), [other, other[:8]])
+    found, _ = verified(out, VerificationInputs(), [other, other[:8]])
     (candidate,) = found.candidates
     record = next(r for r in tiny_run.result.front if r.hash == other)
     assert (candidate.hash, candidate.plan, candidate.bytes) == (other, record.plan, record.bytes)
     assert found.chosen is None and found.foremost == candidate
     assert set(candidate.accuracy) == {"a"}
-    with pytest.raises(NoSuchPlan, match="none with a hash that begins with 'xyz'"):
-        verified(out, FreshData(), ["xyz"])
+    with pytest.raises(NoSuchPlan, match="no plan with a hash that begins with 'xyz'"):
+        verified(out, VerificationInputs(), ["xyz"])
 
 
 def test_what_it_found_lies_in_a_file_and_in_mlflow(out: Path, photos: Path) -> None:
     before = (out / "result.json").read_bytes()
-    found, _ = verified(out, FreshData(frames=photos))
+    found, _ = verified(out, VerificationInputs(frames=photos))
     file = out / "verify" / "verified.json"
     assert read_document(file) == found
     assert found.result == identity(before) and (out / "result.json").read_bytes() == before
-    client = MlflowClient(tracking_uri=Target.of(Finished.at(out).config).uri)
+    client = MlflowClient(tracking_uri=Target.of(LoadedRun.from_folder(out).config).uri)
     known = client.get_experiment_by_name("merge-search")
     assert known is not None
     mine = f"tags.`merge_search.result` = '{identity(file.read_bytes())}'"
@@ -175,10 +175,10 @@ def test_what_it_found_lies_in_a_file_and_in_mlflow(out: Path, photos: Path) -> 
 def test_what_mlflow_did_not_take_is_kept_and_told_later(
     out: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    local = Target.of(Finished.at(out).config).uri
+    local = Target.of(LoadedRun.from_folder(out).config).uri
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
     with pytest.raises(NotLogged, match="merge-search sync"):
-        verified(out, FreshData(frames=photos))
+        verified(out, VerificationInputs(frames=photos))
     (kept,) = (out / "unlogged").glob("*/verified.json")
     assert kept.read_bytes() == (out / "verify" / "verified.json").read_bytes()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", local)
@@ -210,16 +210,16 @@ def test_frames_that_the_search_has_seen_are_refused(
     labels = tmp_path / "seen.csv"
     labels.write_text(f"path,label_index\n{seen / '03.png'},1\n{seen / '04.png'},2\n")
     with pytest.raises(BadTruth, match=r"truth\.a: 2 of its frames are also among"):
-        verified(photo_run.out, FreshData({"a": labels}))
+        verified(photo_run.out, VerificationInputs({"a": labels}))
     with pytest.raises(BadTruth, match=r"28 of its images are also among the frames of the sea"):
-        verified(photo_run.out, FreshData(frames=seen))
+        verified(photo_run.out, VerificationInputs(frames=seen))
     assert not (photo_run.out / "verify").exists()
 
 
 def test_without_truth_in_its_config_a_run_is_verified_for_fidelity(
     photo_run: FinishedRun,
 ) -> None:
-    found, spoken = verified(photo_run.out, FreshData())
+    found, spoken = verified(photo_run.out, VerificationInputs())
     assert found.candidates == photo_run.result.candidates and found.truth == {}
     assert "Fidelity only" in spoken.text
 
@@ -230,8 +230,8 @@ def test_without_truth_in_its_config_a_run_is_verified_for_fidelity(
         (["a"], "--labels a: write it as MODEL="),
         (["=x.csv"], "--labels =x.csv: write it as MODEL="),
         (["a="], "--labels a=: write it as MODEL="),
-        (["a=x.csv", "a=y.csv"], "a was given x.csv already"),
-        (["c=x.csv"], "--labels c=x.csv: the run has no such model, but a, b"),
+        (["a=x.csv", "a=y.csv"], "a already has x.csv"),
+        (["c=x.csv"], "--labels c=x.csv: the run has no such model; it has a, b"),
         (["a=x.txt"], "--labels a=x.txt: must be a .csv file, a folder with a sub-folder"),
     ],
 )
@@ -239,29 +239,33 @@ def test_labels_that_are_none_are_refused(
     tiny_run: FinishedRun, texts: list[str], told: str
 ) -> None:
     with pytest.raises(BadData) as caught:
-        FreshData.parse(texts, [], [], None).asked_of(Finished.at(tiny_run.out))
+        VerificationInputs.parse(texts, [], [], None).config_for(
+            LoadedRun.from_folder(tiny_run.out)
+        )
     assert told in str(caught.value)
 
 
 @pytest.mark.parametrize("option", ["images", "classes"])
 def test_what_is_said_of_labels_goes_with_labels(tiny_run: FinishedRun, option: str) -> None:
     given = {option: ["a=x"]}
-    data = FreshData.parse([], given.get("images", []), given.get("classes", []), None)
+    data = VerificationInputs.parse([], given.get("images", []), given.get("classes", []), None)
     with pytest.raises(BadData, match=f"--{option} a=...: goes with --labels a="):
-        data.asked_of(Finished.at(tiny_run.out))
-    data = FreshData.parse(["a=x.csv"], given.get("images", []), given.get("classes", []), None)
+        data.config_for(LoadedRun.from_folder(tiny_run.out))
+    data = VerificationInputs.parse(
+        ["a=x.csv"], given.get("images", []), given.get("classes", []), None
+    )
     with pytest.raises(BadConfig, match=r"truth\.a.*: "):
-        data.asked_of(Finished.at(tiny_run.out))
+        data.config_for(LoadedRun.from_folder(tiny_run.out))
 
 
 def test_classes_that_are_no_yaml_are_refused() -> None:
     with pytest.raises(BadData, match=r"--classes b=\[car: write it as \[person, car\]"):
-        FreshData.parse([], [], ["b=[car"], None)
+        VerificationInputs.parse([], [], ["b=[car"], None)
 
 
-def with_detector(tiny_run: FinishedRun, truth: dict[str, Any]) -> Finished:
+def with_detector(tiny_run: FinishedRun, truth: dict[str, Any]) -> LoadedRun:
     """As if the run's model b were a detector."""
-    known = Finished.at(tiny_run.out)
+    known = LoadedRun.from_folder(tiny_run.out)
     models = {**known.result.models, "b": replace(known.result.models["b"], task="detection")}
     config = config_of(
         {**known.config.as_written(), "truth": truth}, known.config.base, known.document
@@ -275,21 +279,29 @@ def test_the_form_of_labels_is_told_by_file_and_task(
     known = with_detector(tiny_run, {})
     (tmp_path / "classes").mkdir()
     texts = [f"a={tmp_path / 'l.csv'}", f"b={tmp_path / 'i.JSON'}"]
-    truth = FreshData.parse(texts, [f"b={tmp_path}"], [], None).asked_of(known).truth
+    truth = VerificationInputs.parse(texts, [f"b={tmp_path}"], [], None).config_for(known).truth
     assert truth["a"].csv == str(tmp_path / "l.csv")
     assert (truth["b"].coco, truth["b"].images) == (str(tmp_path / "i.JSON"), str(tmp_path))
-    truth = FreshData.parse([f"a={tmp_path / 'real.json'}"], [], [], None).asked_of(known).truth
+    truth = (
+        VerificationInputs.parse([f"a={tmp_path / 'real.json'}"], [], [], None)
+        .config_for(known)
+        .truth
+    )
     assert truth["a"].real == str(tmp_path / "real.json") and "b" not in truth
-    truth = FreshData.parse([f"a={tmp_path / 'classes'}"], [], [], None).asked_of(known).truth
+    truth = (
+        VerificationInputs.parse([f"a={tmp_path / 'classes'}"], [], [], None)
+        .config_for(known)
+        .truth
+    )
     assert truth["a"].image_folder == str(tmp_path / "classes")
 
 
 def test_a_detectors_classes_are_those_of_the_run_unless_said(tiny_run: FinishedRun) -> None:
     known = with_detector(tiny_run, {"b": {"coco": "old.json", "classes": {1: "car", 3: 7}}})
-    data = FreshData.parse(["b=new.json"], [], [], None)
-    assert data.asked_of(known).truth["b"].classes == {1: "car", 3: 7}
-    data = FreshData.parse(["b=new.json"], [], ["b=[bus, 4]"], None)
-    assert data.asked_of(known).truth["b"].classes == ["bus", 4]
+    data = VerificationInputs.parse(["b=new.json"], [], [], None)
+    assert data.config_for(known).truth["b"].classes == {1: "car", 3: 7}
+    data = VerificationInputs.parse(["b=new.json"], [], ["b=[bus, 4]"], None)
+    assert data.config_for(known).truth["b"].classes == ["bus", 4]
 
 
 def test_the_command_says_where_its_file_is(out: Path, photos: Path) -> None:

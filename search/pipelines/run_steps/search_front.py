@@ -7,7 +7,7 @@ from pathlib import Path
 
 from search.config.run import RunConfig
 from search.evaluation.latency import Latency
-from search.pipelines.prepare import build_problem, observe, similarities
+from search.pipelines.prepare import build_problem, compute_similarities, observe
 from search.pipelines.run_steps.records import FrontSearch, RunInputs
 from search.results.search_result import Result
 from search.study.objectives import PlanEvaluator, Predicted, Valued
@@ -55,7 +55,7 @@ def search(
     with timings.timing("statistics"):
         observed = observe(config, deployment, inputs.frames, reporter)
     with timings.timing("similarity"):
-        similarity = similarities(config, observed, config.search.adapter_specs, reporter)
+        similarity = compute_similarities(config, observed, config.search.adapter_specs, reporter)
     latency = Latency(observed)
     evaluator = PlanEvaluator(build_problem(config, deployment, similarity), latency.milliseconds)
     with reporter.working("smallest plan"):
