@@ -19,6 +19,7 @@ DOCS = ROOT / "docs"
 PAGES = [*ROOT.glob("*.md"), *DOCS.rglob("*.md")]
 
 sys.path.append(str(DOCS / "site"))
+import drawings  # noqa: E402
 import generate  # noqa: E402
 import offline  # noqa: E402
 
@@ -112,3 +113,14 @@ def test_documented_python_examples_are_valid_syntax() -> None:
     for page in PAGES:
         for block in re.findall(r"```python\n(.*?)```", read(page), flags=re.DOTALL):
             ast.parse(block, page.name)
+
+
+def test_contributing_has_a_row_for_every_package() -> None:
+    layers = drawings.layers(ROOT)
+    rows = re.findall(r"(?m)^\| (\d) \| `([\w/]+)` \|", read(ROOT / "CONTRIBUTING.md"))
+    floors = {f"search/{package}": n for n, floor in enumerate(layers, 1) for package in floor}
+    assert {package: int(floor) for floor, package in rows} == floors | {"spaces": 0}
+
+
+def test_the_readme_has_at_most_120_lines() -> None:
+    assert len(read(ROOT / "README.md").splitlines()) <= 120
