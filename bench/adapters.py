@@ -40,10 +40,10 @@ from search.utils.files import write_text
 from search.utils.reporter import Reporter
 from spaces.adapters import LinearMap, resize
 from spaces.deployment import Deployment
-from spaces.liveness import previous
-from spaces.model_facts import layouts_of
+from spaces.liveness import previous_stage
+from spaces.model_facts import layouts_by_model
 from spaces.plan import LINEAR, AdapterSpec, Ref, Share
-from spaces.shares import shares_of
+from spaces.shares import enumerate_shares
 from spaces.stages import Grid
 
 MODELS = ("lite0", "lite1")
@@ -100,7 +100,7 @@ def main() -> None:
 
 def _chosen(observed: Observed, most: int) -> list[Share]:
     deployment = observed.deployment
-    shares = shares_of(deployment.pairs.legal, deployment.facts, (LINEAR,))
+    shares = enumerate_shares(deployment.pairs.legal, deployment.facts, (LINEAR,))
     fidelity = METRICS["fidelity"].similarities(observed, shares)
     between = [share for share in shares if WORST < fidelity[share] < BEST]
     random.Random(SEED).shuffle(between)
@@ -129,7 +129,7 @@ def _variants(observed: Observed, shares: Sequence[Share]) -> dict[tuple[Share, 
                     variants[share, name] = Variant(
                         share, (share.donor,), _Map(linear), _tail(deployment, share)
                     )
-        before = previous(share.donor, layouts_of(deployment.facts))
+        before = previous_stage(share.donor, layouts_by_model(deployment.facts))
         if before is not None:
             both = [samples[grid][share.donor], samples[grid][before]]
             variants[share, "two donors"] = Variant(
@@ -144,7 +144,7 @@ def _samples(observed: Observed, shares: Sequence[Share]) -> dict[Grid, dict[Ref
     deployment = observed.deployment
     wanted: dict[Grid, set[Ref]] = defaultdict(set)
     for share in shares:
-        before = previous(share.donor, layouts_of(deployment.facts))
+        before = previous_stage(share.donor, layouts_by_model(deployment.facts))
         refs = {share.recipient, share.donor} | ({before} if before else set())
         wanted[_grid(deployment, share.recipient)] |= refs
     seen, _ = split_frames(observed.frames, len(observed.unseen))
@@ -234,8 +234,8 @@ def _walked(deployment: Deployment, frames: FrameSet) -> Iterator[tuple[range, R
                 indices,
                 {
                     Ref(name, stage): value
-                    for name, model in deployment.running.items()
-                    for stage, value in model.walk(model.prepared(pictures))
+                    for name, model in deployment.fused_models.items()
+                    for stage, value in model.walk(model.prepare_frames(pictures))
                 },
             )
 

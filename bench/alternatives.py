@@ -62,9 +62,9 @@ from search.pipelines.run import run
 from search.utils.console import ConsoleReporter
 from search.utils.format import megabytes, percent, percents
 from search.utils.reporter import Reporter
-from spaces.bundle import Contents, load_bundle, write_bundle
+from spaces.bundle import BundleContents, load_bundle, write_bundle
 from spaces.deployment import Deployment
-from spaces.graph_export import Graph, program_of, write_onnx
+from spaces.graph_export import BundleGraph, export_program, write_onnx
 from spaces.inputs import Frame, prepare_batch
 from spaces.merged import MergedModel
 from spaces.precision import Dtype
@@ -243,7 +243,7 @@ def replaced(config: RunConfig, old: str, new: str) -> RunConfig:
 
 def unshared(config: RunConfig, deployment: Deployment, dtype: Dtype, folder: Path) -> Path:
     folder.mkdir()
-    contents = Contents(
+    contents = BundleContents(
         specs=config.model_specs(),
         inputs={name: model.input for name, model in deployment.models.items()},
         facts={name: replace(fact, dtype=dtype) for name, fact in deployment.facts.items()},
@@ -251,11 +251,11 @@ def unshared(config: RunConfig, deployment: Deployment, dtype: Dtype, folder: Pa
         dtype=dtype,
     )
     write_bundle(folder, contents, MergedModel(deployment.models, contents.facts, BASELINE, {}))
-    graph = Graph(load_bundle(folder))
+    graph = BundleGraph(load_bundle(folder))
     blank = {
         name: torch.zeros(2, 3, spec.height, spec.width) for name, spec in contents.inputs.items()
     }
-    program = program_of(graph, list(graph.named(blank).values()))
+    program = export_program(graph, list(graph.named(blank).values()))
     write_onnx(graph, program, folder / ONNX)
     return folder / ONNX
 
@@ -363,7 +363,7 @@ def against_torch(
     found: Mapping[str, FrameScores], deployment: Deployment, truth: Mapping[str, Truth]
 ) -> str:
     """What says that the graphs are measured as `run` measures."""
-    bench = EvaluationSetup(deployment.running, deployment.facts, {}, BATCH)
+    bench = EvaluationSetup(deployment.fused_models, deployment.facts, {}, BATCH)
     (wanted,) = tallies(bench, [BASELINE], truth, lambda done: None)
     apart = max(abs(main_score(found[n].scores) - main_score(t.scores)) for n, t in wanted.items())
     return f"scores of the unmerged graph and of the torch networks differ by at most {apart:.2g}"

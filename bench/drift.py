@@ -233,7 +233,7 @@ class Eyes:
     def of_quickstart(cls, reporter: Reporter) -> Eyes:
         config = load_config(ROOT / "runs" / "quickstart.yaml")
         deployment = load_deployment(config, reporter)
-        assert deployment.running  # made once, here, and sent to all processes
+        assert deployment.fused_models  # made once, here, and sent to all processes
         return cls(deployment, reporter)
 
     def see(self, frames: FrameSet) -> Description:

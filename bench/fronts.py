@@ -56,7 +56,7 @@ from spaces.cost import CostModel
 from spaces.inputs import FieldOfView
 from spaces.model_facts import ModelFacts
 from spaces.plan import LINEAR, Share, SharePlan
-from spaces.shares import pairs_of, shares_of
+from spaces.shares import enumerate_shares, find_pairs
 from spaces.stages import Layout, StageFacts
 
 matplotlib.use("Agg")
@@ -192,7 +192,7 @@ def synthetic(models: int, stages: int, seed: int) -> Problem:
     """Models whose later stages hold more; the closer two stages' depths, the more is kept."""
     rng = np.random.default_rng(seed)
     facts = {f"m{k}": _made_up(f"m{k}", stages, rng) for k in range(models)}
-    shares = shares_of(pairs_of(facts).legal, facts, (LINEAR,))
+    shares = enumerate_shares(find_pairs(facts).legal, facts, (LINEAR,))
     kept = {share: _made_up_kept(share, rng) for share in shares}
     unmerged = CostModel(facts).unmerged_bytes
     return Problem(facts, kept, Limits(bytes=unmerged // 2))
@@ -211,7 +211,7 @@ def _made_up(name: str, stages: int, rng: np.random.Generator) -> ModelFacts:
         ),
         tensors={s: {f"{name}/{s}": held[s]} for s in names} | {HEAD: {f"{name}/head": 5_000}},
         head_macs=0,
-        readers={s: {} for s in names},
+        consumers={s: {} for s in names},
         input_bytes=0,
         head_footprint=nothing,
     )

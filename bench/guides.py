@@ -47,9 +47,9 @@ from search.utils.files import write_text
 from search.utils.reporter import Reporter
 from spaces.errors import BadPlan
 from spaces.liveness import Layouts, canonical
-from spaces.model_facts import layouts_of
+from spaces.model_facts import layouts_by_model
 from spaces.plan import LINEAR, Ref, Share, SharePlan
-from spaces.shares import shares_of
+from spaces.shares import enumerate_shares
 
 DATA = Path(os.environ.get("MERGE_SEARCH_DATA", "../shared/data")) / "imagenet1k_1000"
 OUT = Path(__file__).parent.parent / "runs" / "out" / "guides"
@@ -82,7 +82,7 @@ def main() -> None:
     known = csv_truth(DATA / "labels.csv", config.frames.sampling)
     unlabelled, parts = split_photos(known, names)
     observed = observe(config, deployment, unlabelled, reporter)
-    shares = shares_of(deployment.pairs.legal, deployment.facts, (LINEAR,))
+    shares = enumerate_shares(deployment.pairs.legal, deployment.facts, (LINEAR,))
     guides = compute_metrics(observed, shares, reporter)
     measured = measure_parts(observed, shares, parts, config.verify.batch, reporter)
     tables = {part: build_table(guides, measured[part], parts[part], SEED) for part in PARTS}
@@ -91,7 +91,7 @@ def main() -> None:
 
     lookup = next(name for name in tables["deciding"].ranking if name not in MERGED)
     worth = [share for share, value in guides.values["r2"].items() if value > FLOOR]
-    plans = random_plans(worth, layouts_of(deployment.facts), arguments.plans)
+    plans = random_plans(worth, layouts_by_model(deployment.facts), arguments.plans)
     composed = _several_shares(observed, guides, measured, parts, plans, reporter)
     best = tables["reporting"]
     print(
@@ -195,8 +195,10 @@ def _several_shares(
     if not plans:
         return {"composition": None, "r": None}
     deployment = observed.deployment
-    layouts = layouts_of(deployment.facts)
-    bench = EvaluationSetup(deployment.running, deployment.facts, observed.maps_for(plans), 16)
+    layouts = layouts_by_model(deployment.facts)
+    bench = EvaluationSetup(
+        deployment.fused_models, deployment.facts, observed.maps_for(plans), 16
+    )
     kept = {}
     for part in PARTS:
         total = steps_to_verify(len(plans), parts[part])

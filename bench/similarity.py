@@ -49,11 +49,11 @@ from search.data.frames import ImageFiles, Sampling, Subset, batch_ranges, folde
 from search.statistics.similarity import Statistics
 from search.statistics.streaming import Moments, Pass, PassSettings
 from search.utils.console import ConsoleReporter
-from spaces.batchnorm_fusion import fused
-from spaces.merged import Models
-from spaces.model_facts import ModelFacts, survey_all
+from spaces.batchnorm_fusion import fuse_batchnorms
+from spaces.merged import ModelsByName
+from spaces.model_facts import ModelFacts, collect_facts
 from spaces.plan import LINEAR, Ref
-from spaces.shares import Pair, Pairs, pairs_of, shares_of
+from spaces.shares import Pair, Pairs, enumerate_shares, find_pairs
 from spaces.stages import StagedModel
 from spaces.zoo import ModelSpec, load_model
 
@@ -72,9 +72,9 @@ Matrix = NDArray[np.float64]
 class Setup:
     """Two networks, and which of their representations may replace which."""
 
-    models: Models
+    models: ModelsByName
     """As their library has them."""
-    twins: Models
+    twins: ModelsByName
     """As `merge-search` runs them."""
     facts: dict[str, ModelFacts]
     pairs: Pairs
@@ -88,19 +88,19 @@ class Setup:
             )
             for name in NETWORKS
         }  # fmt: skip
-        facts = survey_all(models)
-        twins = {name: fused(model) for name, model in models.items()}
-        return cls(models, twins, facts, pairs_of(facts))
+        facts = collect_facts(models)
+        twins = {name: fuse_batchnorms(model) for name, model in models.items()}
+        return cls(models, twins, facts, find_pairs(facts))
 
     def blocks(self, name: str) -> list[str]:
         return [stage for stage in self.facts[name].layout.stages if stage.startswith("blocks")]
 
     def prepared(self, frames: Subset, indices: range) -> Batch:
         """A batch; both networks read the same input."""
-        return indices, self.models[NETWORKS[0]].prepared([frames[i] for i in indices])
+        return indices, self.models[NETWORKS[0]].prepare_frames([frames[i] for i in indices])
 
     @torch.inference_mode()
-    def forward(self, models: Models, batches: Sequence[Batch]) -> None:
+    def forward(self, models: ModelsByName, batches: Sequence[Batch]) -> None:
         for _, inputs in batches:
             for model in models.values():
                 model(inputs)
@@ -129,7 +129,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def solved(moments: Moments, setup: Setup) -> None:
-    shares = shares_of(setup.pairs.legal, setup.facts, (LINEAR,))
+    shares = enumerate_shares(setup.pairs.legal, setup.facts, (LINEAR,))
     Statistics(moments, setup.facts).linear_maps(shares)
 
 

@@ -120,7 +120,7 @@ def on_fresh_frames(
     observed: Observed, plans: Sequence[SharePlan], reporter: Reporter
 ) -> Answered:
     known = observed.deployment
-    bench = EvaluationSetup(known.served, known.facts, observed.maps_for(plans), batch=16)
+    bench = EvaluationSetup(known.deployed_models, known.facts, observed.maps_for(plans), batch=16)
     fresh = RenderedScenes(changed_camera(600 + SEED), FRESH)
     with reporter.progress("frames", FRESH) as progress:
         right = ByAnswers.on(bench, fresh, progress).right

@@ -62,8 +62,8 @@ from search.utils.progress import silent
 from search.utils.reporter import Reporter
 from spaces.adapters import LinearMap
 from spaces.deployment import Deployment
-from spaces.merged import Maps, MergedModel
-from spaces.node import in_order
+from spaces.merged import LinearMaps, MergedModel
+from spaces.node import upstream_nodes
 from spaces.plan import SharePlan
 from spaces.plan_set import PlanSet
 
@@ -95,7 +95,7 @@ class Case:
     def macs(self, plans: Sequence[SharePlan]) -> int:
         """Of a frame through all that the plans' answers need, but for the linear maps."""
         distinct, facts = self.planned(plans).distinct, self.bench.facts
-        nodes = in_order(tuple(node for _, taps in distinct for node in taps))
+        nodes = upstream_nodes(tuple(node for _, taps in distinct for node in taps))
         stages = [facts[n.ref.model].stage(n.ref.stage).macs for n in nodes if not n.share]
         return sum(stages) + sum(facts[name].head_macs for name, _ in distinct)
 
@@ -157,7 +157,9 @@ def _case(config: RunConfig, truth: Mapping[str, Truth] | None, reporter: Report
     similarity = compute_similarities(config, observed, config.search.adapter_specs, reporter)
     front = exact_front(build_problem(config, deployment, similarity)).front
     listed = [front[k].plan for k in spread(len(front), SHORTLIST)]
-    bench = EvaluationSetup(deployment.running, deployment.facts, observed.maps_for(listed), BATCH)
+    bench = EvaluationSetup(
+        deployment.fused_models, deployment.facts, observed.maps_for(listed), BATCH
+    )
     means = [mean_known(f) or 0.0 for f in fidelity(bench, listed, observed.unseen, silent)]
     best = sorted(range(len(listed)), key=lambda k: -means[k])[:CANDIDATES]
     known = open_truth(config, deployment, frames, reporter) if truth is None else truth
@@ -202,7 +204,7 @@ def logits(case: Case) -> dict[str, float]:
     """How far the classifiers' answers are apart, on one batch."""
     frames = next(iter(case.truth.values())).frames
     pictures = [frames[k] for k in range(ANSWERED)]
-    inputs = {name: m.prepared(pictures) for name, m in case.bench.models.items()}
+    inputs = {name: m.prepare_frames(pictures) for name, m in case.bench.models.items()}
     every = case.planned(case.plans)
     known = dict(every.answers(inputs))
     apart, relative = 0.0, 0.0
@@ -255,7 +257,7 @@ def peak(folder: Path, batch: int, frames: int) -> None:
         file.flush()
         deployment = load_deployment(_configured(Path(file.name)), ConsoleReporter())
     plans, maps = _read(folder)
-    bench = EvaluationSetup(deployment.running, deployment.facts, maps, batch)
+    bench = EvaluationSetup(deployment.fused_models, deployment.facts, maps, batch)
     truth = photos(frames)
     before = _resident()
     accuracy(bench, plans, dict.fromkeys(bench.models, truth), silent)
@@ -269,7 +271,7 @@ def _resident() -> float:
     return round(int(kilobytes) / 1024, 1)
 
 
-def _write(plans: Sequence[SharePlan], maps: Maps, folder: Path) -> None:
+def _write(plans: Sequence[SharePlan], maps: LinearMaps, folder: Path) -> None:
     (folder / "plans.json").write_text(json.dumps([plan.to_dict() for plan in plans]))
     tensors: dict[str, Tensor] = {}
     for share, linear in maps.items():
@@ -277,7 +279,7 @@ def _write(plans: Sequence[SharePlan], maps: Maps, folder: Path) -> None:
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "maps")
 
 
-def _read(folder: Path) -> tuple[list[SharePlan], Maps]:
+def _read(folder: Path) -> tuple[list[SharePlan], LinearMaps]:
     plans = [SharePlan.from_dict(p) for p in json.loads((folder / "plans.json").read_text())]
     tensors = load_file(folder / "maps")
     shares = {share for plan in plans for share in plan.shares}

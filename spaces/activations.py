@@ -33,7 +33,7 @@ class Footprint:
             raise ValueError(f"a footprint holds {self.held} of a peak of {self.peak} bytes")
 
 
-class Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class AllocationTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While entered, follows every storage that an operation makes until it is freed."""
 
     def __init__(self) -> None:
@@ -73,14 +73,14 @@ class Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 @torch.no_grad()
-def run_measured(call: Callable[[Any], Any], given: Any) -> tuple[Any, Footprint]:
+def run_with_footprint(call: Callable[[Any], Any], given: Any) -> tuple[Any, Footprint]:
     """What `call(given)` answers, and its footprint; `given` is alive throughout."""
-    with Alive() as alive:
+    with AllocationTracker() as alive:
         answer = call(given)
     return answer, Footprint(alive.peak, alive.now)
 
 
-class Ledger:
+class ActivationLedger:
     """Bytes alive while calls of known footprint run one after another; values have any keys.
 
     A value that is a view keeps alive what it is a view of.

@@ -13,14 +13,14 @@ from spaces.stages import StagedModel
 
 ROUNDING = 1e-4
 """How far a fused stage may be from the stage's own representation, by its greatest value."""
-PART = 4
+CHUNK_SIZE = 4
 """What a block holds between its layers is several times what it gives: of so few frames it stays
 in the processor's cache."""
 
 
 @torch.inference_mode(False)  # whoever asks in that mode, others will want gradients of the twin
 @torch.no_grad()
-def fused(model: StagedModel) -> StagedModel:
+def fuse_batchnorms(model: StagedModel) -> StagedModel:
     """The same network with the BatchNorms of its stages folded, run in parts of the batch.
 
     Its representations are the model's own but for rounding. A stage of which that does not hold,
@@ -28,8 +28,8 @@ def fused(model: StagedModel) -> StagedModel:
     does the head.
     """
     twin = copy.deepcopy(model)
-    twin.part = PART
-    representation = model.example()
+    twin.chunk_size = CHUNK_SIZE
+    representation = model.example_input()
     for place, stage in enumerate(model.stages):
         wanted = stage(representation)
         candidate = _fused_stage(copy.deepcopy(stage), representation)

@@ -29,9 +29,9 @@ from spaces.inputs import Frame, InputSpec, boxes_to_frame, prepare_batch
 from spaces.merged import MergedModel
 from spaces.model_facts import ModelFacts, facts_from_json, facts_to_json
 from spaces.plan import Share, SharePlan
-from spaces.precision import Dtype, as_kept, weights_of, widen
-from spaces.stages import Task, bytes_of
-from spaces.zoo import ModelSpec, skeleton
+from spaces.precision import Dtype, compute_in_float32, to_stored_dtype, weight_names
+from spaces.stages import Task, total_bytes
+from spaces.zoo import ModelSpec, build_skeleton
 
 BUNDLE, PLAN, WEIGHTS = "bundle.json", "plan.json", "weights.safetensors"
 BUNDLE_VERSION = 1
@@ -52,12 +52,12 @@ class Detections(NamedTuple):
     """(n,) from 1."""
 
 
-Answer = Tensor | list[Detections]
+ModelOutput = Tensor | list[Detections]
 """(frames, classes) logits of a classifier; of a detector what it finds in each frame."""
 
 
 @dataclass(frozen=True)
-class Contents:
+class BundleContents:
     """All of a bundle but its tensors."""
 
     specs: Mapping[str, ModelSpec]
@@ -83,17 +83,17 @@ class Bundle(nn.Module):
         self.tasks = dict(tasks)
 
     @torch.inference_mode()
-    def forward(self, frames: Frame | Sequence[Frame]) -> dict[str, Answer]:
+    def forward(self, frames: Frame | Sequence[Frame]) -> dict[str, ModelOutput]:
         """Every model's answer for one uint8 (H, W, 3) frame, or for several of any sizes.
 
         Raises:
             BadInput: a frame is something else, or there is none.
         """
         several = _checked([frames] if isinstance(frames, np.ndarray) else list(frames))
-        answers = self.merged(self.prepared(several))
+        answers = self.merged(self.prepare_frames(several))
         return {name: self._usual(name, answer, several) for name, answer in answers.items()}
 
-    def prepared(self, frames: list[Frame]) -> dict[str, Tensor]:
+    def prepare_frames(self, frames: list[Frame]) -> dict[str, Tensor]:
         """The inputs that are read, each (batch, 3, height, width)."""
         device = next(self.merged.parameters()).device
         return {
@@ -101,7 +101,7 @@ class Bundle(nn.Module):
             for name in sorted(self.merged.inputs_read)
         }
 
-    def _usual(self, name: str, answer: Tensor, frames: Sequence[Frame]) -> Answer:
+    def _usual(self, name: str, answer: Tensor, frames: Sequence[Frame]) -> ModelOutput:
         if self.tasks[name] == "classification":
             return answer
         sizes = [(frame.shape[0], frame.shape[1]) for frame in frames]
@@ -131,13 +131,13 @@ def _detections(rows: Tensor, size: tuple[int, int], spec: InputSpec) -> Detecti
     return Detections(boxes, rows[:, 4], rows[:, 5].long())
 
 
-def write_bundle(folder: Path, contents: Contents, merged: MergedModel) -> int:
+def write_bundle(folder: Path, contents: BundleContents, merged: MergedModel) -> int:
     """Write the three files into a folder that is there; returns the bytes of all tensors.
 
     Raises:
         BadWeights: the dtype cannot hold the weights.
     """
-    weights = weights_of(merged)
+    weights = weight_names(merged)
     tensors = {
         places[0].name: _kept(tensor, contents.dtype, weights)
         for tensor, places in _tensors(merged)
@@ -153,7 +153,7 @@ def write_bundle(folder: Path, contents: Contents, merged: MergedModel) -> int:
         "facts": facts_to_json(contents.facts),
     }
     (folder / BUNDLE).write_text(json.dumps(data, indent=1) + "\n")
-    return bytes_of([*tensors.values()])
+    return total_bytes([*tensors.values()])
 
 
 def load_bundle(folder: Path | str) -> Bundle:
@@ -163,8 +163,8 @@ def load_bundle(folder: Path | str) -> Bundle:
         BadBundle: a file is missing, damaged, or does not fit the others.
     """
     folder = Path(folder)
-    contents = read_contents(folder)
-    models = {name: skeleton(spec) for name, spec in contents.specs.items()}
+    contents = read_bundle_contents(folder)
+    models = {name: build_skeleton(spec) for name, spec in contents.specs.items()}
     try:
         with torch.device("meta"):
             maps = {share: _hollow(share, contents.facts) for share in contents.plan.shares}
@@ -173,12 +173,12 @@ def load_bundle(folder: Path | str) -> Bundle:
     except (OSError, SafetensorError, BadPlan, KeyError, ValueError) as error:
         raise BadBundle(f"{folder}: is not a whole bundle ({error})") from error
     _fill(merged, tensors, folder)
-    widen(merged)
+    compute_in_float32(merged)
     bundle = Bundle(merged, contents.inputs, contents.tasks)
     return bundle.eval().requires_grad_(False)
 
 
-def read_contents(folder: Path) -> Contents:
+def read_bundle_contents(folder: Path) -> BundleContents:
     """All of a bundle but its tensors.
 
     Raises:
@@ -193,7 +193,7 @@ def read_contents(folder: Path) -> Contents:
             )
         if data["plan"] != plan.hash:
             raise BadBundle(f"{folder / PLAN}: is plan {plan.hash}, not {data['plan']}")
-        return Contents(
+        return BundleContents(
             specs={name: _spec(fields) for name, fields in data["models"].items()},
             inputs={name: _input(fields) for name, fields in data["inputs"].items()},
             facts=facts_from_json(data["facts"]),
@@ -267,7 +267,7 @@ def _tensors(module: nn.Module) -> Iterator[tuple[Tensor, list[_Place]]]:
 
 def _kept(tensor: Tensor, dtype: Dtype, weights: Mapping[int, str]) -> Tensor:
     name = weights.get(id(tensor))
-    kept = tensor.detach() if name is None else as_kept(tensor.detach(), dtype, name)
+    kept = tensor.detach() if name is None else to_stored_dtype(tensor.detach(), dtype, name)
     return kept.cpu().contiguous()
 
 

@@ -32,7 +32,7 @@ _ASKING = {"__get__", "size", "dim", "stride", "is_contiguous", "numel", "requir
 
 
 @dataclass(frozen=True)
-class Reader:
+class Consumer:
     """A dense convolution or linear layer that reads a representation: `path` within `owner`."""
 
     owner: str
@@ -55,17 +55,17 @@ class Reader:
 
 
 @dataclass(frozen=True)
-class Readers:
+class Consumers:
     """All that a module does with a representation."""
 
-    foldable: tuple[Reader, ...]
+    foldable: tuple[Consumer, ...]
     refusal: str = ""
     """Why a map cannot be folded; empty if it can."""
     passes: bool = False
     """The module hands the representation on (pooled, say): whoever reads its output reads it."""
 
 
-class _Watch(TorchFunctionMode):
+class _ReadRecorder(TorchFunctionMode):
     """Notes every function that is handed a watched tensor."""
 
     def __init__(self, watched: Tensor) -> None:
@@ -107,30 +107,30 @@ class _Watch(TorchFunctionMode):
 
 
 @torch.no_grad()
-def find_readers(owner: str, module: nn.Module, call: Any, watched: Tensor) -> Readers:
+def find_consumers(owner: str, module: nn.Module, call: Any, watched: Tensor) -> Consumers:
     """Run `module(call)` and report what it does with `watched`, a tensor within `call`."""
     paths = {
         id(child.weight): path
         for path, child in module.named_modules()
         if isinstance(child, (nn.Conv2d, nn.Linear))
     }
-    with _Watch(watched) as watch:
+    with _ReadRecorder(watched) as watch:
         answer = module(call)
-    found: list[Reader] = []
+    found: list[Consumer] = []
     for name, args, kwargs, out in watch.reads:
         weight = _weight(args, kwargs)
         path = paths.get(id(weight))
         if name not in _DENSE or path is None:
-            return Readers((), f"{owner} reads it with {name}")
+            return Consumers((), f"{owner} reads it with {name}")
         if watch.uses[id(weight)] > 1:
-            return Readers((), f"{owner}.{path}: the layer is used more than once")
+            return Consumers((), f"{owner}.{path}: the layer is used more than once")
         layer = module.get_submodule(path)
         refusal = fold_refusal(layer)
         if refusal:
-            return Readers((), f"{owner}.{path}: {refusal}")
-        found.append(_reader(owner, path, layer, out))
+            return Consumers((), f"{owner}.{path}: {refusal}")
+        found.append(_consumer(owner, path, layer, out))
     passes = any(answer is tensor for tensor in watch.watched)
-    return Readers(tuple(found), passes=passes)
+    return Consumers(tuple(found), passes=passes)
 
 
 def _weight(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -150,7 +150,7 @@ def fold_refusal(layer: nn.Module) -> str:
     return ""
 
 
-def folded(layer: nn.Module, weight: Tensor, bias: Tensor) -> nn.Module:
+def fold_into_layer(layer: nn.Module, weight: Tensor, bias: Tensor) -> nn.Module:
     """The layer that does `layer(weight @ x + bias)` in one step.
 
     `weight` is (recipient channels, donor channels), `bias` (recipient channels,).
@@ -178,15 +178,15 @@ def folded(layer: nn.Module, weight: Tensor, bias: Tensor) -> nn.Module:
     return conv
 
 
-def _reader(owner: str, path: str, layer: nn.Module, out: Tensor) -> Reader:
+def _consumer(owner: str, path: str, layer: nn.Module, out: Tensor) -> Consumer:
     if isinstance(layer, nn.Linear):
-        return Reader(
+        return Consumer(
             owner, path, layer.out_features, 1, layer.bias is not None, layer.out_features
         )
     assert isinstance(layer, nn.Conv2d)
     kernel = layer.kernel_size[0] * layer.kernel_size[1]
     positions = out.shape[-2] * out.shape[-1]
-    return Reader(
+    return Consumer(
         owner,
         path,
         layer.out_channels,

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import pairwise
 
-from spaces.activations import Footprint, Ledger
+from spaces.activations import ActivationLedger, Footprint
 from spaces.consumers import HEAD
 from spaces.liveness import Liveness, liveness
-from spaces.map_folding import fold_of
-from spaces.merged import Step, running_order
-from spaces.model_facts import ModelFacts, layouts_of
+from spaces.map_folding import find_fold_targets
+from spaces.merged import ExecutionStep, execution_order
+from spaces.model_facts import ModelFacts, layouts_by_model
 from spaces.node import Node, tap_nodes
 from spaces.plan import Share, SharePlan
 from spaces.precision import element_bytes
@@ -24,7 +24,7 @@ class CostModel:
 
     def __init__(self, facts: Mapping[str, ModelFacts]) -> None:
         self.facts = facts
-        self.layouts = layouts_of(facts)
+        self.layouts = layouts_by_model(facts)
         self.unmerged_bytes = self.bytes(SharePlan())
         self.unmerged_macs = self.macs(SharePlan())
         self.unmerged_activation = self.activation(SharePlan())
@@ -50,7 +50,7 @@ class CostModel:
         """Most bytes of float32 activations that are alive at once while one frame runs."""
         return max(peak for _, peak in self.activations(plan))
 
-    def activations(self, plan: SharePlan) -> list[tuple[Step, int]]:
+    def activations(self, plan: SharePlan) -> list[tuple[ExecutionStep, int]]:
         """The steps of the merged model, and the most bytes that are alive during each.
 
         They are the inputs that are yet to be read, the representations that wait for a reader,
@@ -59,8 +59,8 @@ class CostModel:
         """
         live = liveness(plan, self.layouts)
         heads = ((name, tap_nodes(name, plan, self.layouts)) for name in self.layouts)
-        steps = running_order(heads)
-        memory, peaks = Ledger(), list[int]()
+        steps = execution_order(heads)
+        memory, peaks = ActivationLedger(), list[int]()
         for step in steps:
             if not step.reads:
                 memory.give(("input", step.model), self.facts[step.model].input_bytes)
@@ -73,7 +73,7 @@ class CostModel:
                 memory.free(value)
         return list(zip(steps, peaks, strict=True))
 
-    def _footprint(self, step: Step, live: Liveness) -> Footprint:
+    def _footprint(self, step: ExecutionStep, live: Liveness) -> Footprint:
         node = step.makes
         if node is None:
             return self.facts[step.model].head_footprint
@@ -89,14 +89,17 @@ class CostModel:
     def _handed_on(self, node: Node) -> Share | None:
         """The share whose tensor a stage hands on, as a pool does, with the donor's channels."""
         while node.share is None and node.source is not None:
-            readers = self.facts[node.ref.model].readers[node.source.ref.stage]
+            readers = self.facts[node.ref.model].consumers[node.source.ref.stage]
             if node.ref.stage not in readers or not readers[node.ref.stage].passes:
                 return None
             node = node.source
         return node.share
 
     def _is_folded(self, share: Share, live: Liveness) -> bool:
-        return share.adapter.kind == "linear" and not fold_of(share, live, self.facts).refusal
+        return (
+            share.adapter.kind == "linear"
+            and not find_fold_targets(share, live, self.facts).refusal
+        )
 
     def adapter_footprint(self, share: Share, live: Liveness) -> Footprint:
         """The activations of a live share: the resized donor, then the result of each map."""
@@ -124,9 +127,9 @@ class CostModel:
         if share.adapter.kind == "identity":
             return 0
         donor, recipient = self._channels(share)
-        fold = fold_of(share, live, self.facts)
+        fold = find_fold_targets(share, live, self.facts)
         if not fold.refusal:
-            more = sum(r.folded_size(donor) - r.own_size(recipient) for r in fold.readers)
+            more = sum(r.folded_size(donor) - r.own_size(recipient) for r in fold.consumers)
         else:
             more = _map_size(donor, recipient, share.adapter.rank) + recipient
         return more * element_bytes(self.facts[share.recipient.model].dtype)
@@ -136,10 +139,10 @@ class CostModel:
         if share.adapter.kind == "identity":
             return 0
         donor, recipient = self._ends(share)
-        fold = fold_of(share, live, self.facts)
+        fold = find_fold_targets(share, live, self.facts)
         if not fold.refusal:
             more = donor.channels - recipient.channels
-            return sum(more * reader.macs_per_channel for reader in fold.readers)
+            return sum(more * consumer.macs_per_channel for consumer in fold.consumers)
         height, width = recipient.grid or (1, 1)
         size = _map_size(donor.channels, recipient.channels, share.adapter.rank)
         return height * width * size

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from spaces.batchnorm_fusion import fused
-from spaces.merged import Models
+from spaces.batchnorm_fusion import fuse_batchnorms
+from spaces.merged import ModelsByName
 from spaces.model_facts import ModelFacts
-from spaces.precision import Dtype, rounded
+from spaces.precision import Dtype, round_weights
 from spaces.shares import Pairs
 from spaces.stages import StagedModel
 
@@ -19,14 +19,14 @@ from spaces.stages import StagedModel
 class Deployment:
     """The models, all that is known of them, and which representations may replace which."""
 
-    models: Models
+    models: ModelsByName
     facts: Mapping[str, ModelFacts]
     pairs: Pairs
 
     @cached_property
-    def running(self) -> Models:
+    def fused_models(self) -> ModelsByName:
         """The models' fused twins: they answer as the models do, and sooner."""
-        return {name: fused(model) for name, model in self.models.items()}
+        return {name: fuse_batchnorms(model) for name, model in self.models.items()}
 
     @property
     def dtype(self) -> Dtype:
@@ -34,12 +34,14 @@ class Deployment:
         return next(iter(self.facts.values())).dtype
 
     @cached_property
-    def served(self) -> Models:
+    def deployed_models(self) -> ModelsByName:
         """The twins of the models as they are deployed, with the weights that their dtype can
         hold: what is verified."""
         if self.dtype == "float32":
-            return self.running
-        return {name: fused(rounded(m, self.dtype)) for name, m in self.models.items()}
+            return self.fused_models
+        return {
+            name: fuse_batchnorms(round_weights(m, self.dtype)) for name, m in self.models.items()
+        }
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:

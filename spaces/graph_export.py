@@ -26,11 +26,11 @@ from spaces.stages import DetectionHead
 LARGEST_BATCH = 1024
 
 
-class NoExporter(MergeSearchError):
+class ExporterMissing(MergeSearchError):
     """What exports to ONNX, or runs it, is not installed."""
 
 
-class Graph(nn.Module):
+class BundleGraph(nn.Module):
     """Prepared inputs in, tensors out, in the order of `inputs` and `outputs`."""
 
     def __init__(self, bundle: Bundle) -> None:
@@ -58,7 +58,7 @@ def _read(head: nn.Module, taps: list[Tensor]) -> tuple[Tensor, ...]:
     return head.dense(taps) if isinstance(head, DetectionHead) else (head(taps),)
 
 
-def program_of(graph: Graph, examples: Sequence[Tensor]) -> torch.export.ExportedProgram:
+def export_program(graph: BundleGraph, examples: Sequence[Tensor]) -> torch.export.ExportedProgram:
     """The graph for batches of any size; `examples` are inputs of two frames or more."""
     batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
     shapes = (tuple({0: batch} for _ in examples),)
@@ -72,7 +72,7 @@ def write_program(program: torch.export.ExportedProgram, path: Path) -> None:
         torch.export.save(program, path)
 
 
-def write_onnx(graph: Graph, program: torch.export.ExportedProgram, path: Path) -> None:
+def write_onnx(graph: BundleGraph, program: torch.export.ExportedProgram, path: Path) -> None:
     """Write the program as ONNX.
 
     Raises:
@@ -84,7 +84,7 @@ def write_onnx(graph: Graph, program: torch.export.ExportedProgram, path: Path) 
                 program, dynamo=True, input_names=graph.inputs, output_names=graph.outputs
             )
     except ImportError as error:
-        raise NoExporter(_missing(error)) from error
+        raise ExporterMissing(_missing(error)) from error
     assert exported is not None
     exported.save(path)
 
@@ -98,12 +98,12 @@ def run_onnx(path: Path, inputs: Mapping[str, Tensor]) -> list[NDArray[np.float3
     try:
         import onnxruntime
     except ImportError as error:
-        raise NoExporter(_missing(error)) from error
+        raise ExporterMissing(_missing(error)) from error
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     return list(session.run(None, {name: t.numpy() for name, t in inputs.items()}))
 
 
-def greatest_difference(
+def max_relative_difference(
     wanted: Sequence[Tensor], found: Sequence[Tensor | NDArray[np.float32]]
 ) -> float:
     """The greatest difference of any number, by the greatest number of its output."""

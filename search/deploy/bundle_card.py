@@ -9,7 +9,7 @@ from search.report.score_text import score_name
 from search.results.search_result import CandidateRecord, PlanRecord, Result
 from search.utils.format import MEGABYTE, percent
 from spaces.plan import SharePlan
-from spaces.zoo import ModelSpec, licence_of
+from spaces.zoo import ModelSpec, weights_licence
 
 CARD = "CARD.md"
 
@@ -31,7 +31,7 @@ def card(
         _table(
             ["model", "network", "task", "weights", "licence of the weights"],
             [
-                [name, spec.arch, result.models[name].task, _source(spec), licence_of(spec)]
+                [name, spec.arch, result.models[name].task, _source(spec), weights_licence(spec)]
                 for name, spec in specs.items()
             ],
         ),

@@ -21,7 +21,7 @@ from search.results.registered_plan import RegisteredPlan
 from search.results.rounds import PromotionRecord
 from search.utils.files import CannotWrite, link_or_copy, replacing_folder
 from search.utils.records import BadRecord, NoRecord, read_record, write_record
-from spaces.bundle import BUNDLE, bundle_id, read_contents
+from spaces.bundle import BUNDLE, bundle_id, read_bundle_contents
 from spaces.plan import SharePlan
 
 RECORD, BUNDLES, CURRENT = "champion.json", "bundles", "current"
@@ -97,7 +97,7 @@ class ChampionStore:
         return (self.bundle(identity) / BUNDLE).is_file()
 
     def plan(self, champion: Champion) -> SharePlan:
-        return read_contents(self.bundle(champion.bundle)).plan
+        return read_bundle_contents(self.bundle(champion.bundle)).plan
 
     def take(self, bundle: Path, champion: Champion) -> None:
         """Put a bundle, which is copied, in service.

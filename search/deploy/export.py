@@ -21,12 +21,12 @@ from search.results.search_result import PlanRecord, Result
 from search.statistics.observed import Observed
 from search.utils.files import replacing_folder
 from search.utils.format import megabytes
-from spaces.bundle import BUNDLE, Bundle, Contents, load_bundle, write_bundle
+from spaces.bundle import BUNDLE, Bundle, BundleContents, load_bundle, write_bundle
 from spaces.errors import MergeSearchError
 from spaces.graph_export import (
-    Graph,
-    greatest_difference,
-    program_of,
+    BundleGraph,
+    export_program,
+    max_relative_difference,
     run_onnx,
     write_onnx,
     write_program,
@@ -71,7 +71,7 @@ def write(
     """Write the bundle, wholly or not at all; returns what was checked, in sentences."""
     plan, known = SharePlan.from_dict(record.plan), source.observed.deployment
     merged = MergedModel(known.models, known.facts, plan, source.observed.maps_for([plan]))
-    contents = Contents(
+    contents = BundleContents(
         specs=source.config.model_specs(),
         inputs={name: model.input for name, model in known.models.items()},
         facts=known.facts,
@@ -112,8 +112,8 @@ def _bytes_are_as_promised(held: int, record: PlanRecord) -> str:
 
 @torch.inference_mode()
 def _answers_are_the_same(bundle: Bundle, before: Bundle, source: Source) -> str:
-    inputs = Graph(bundle).named(bundle.prepared(source.frames)).values()
-    far = greatest_difference(Graph(before)(*inputs), Graph(bundle)(*inputs))
+    inputs = BundleGraph(bundle).named(bundle.prepare_frames(source.frames)).values()
+    far = max_relative_difference(BundleGraph(before)(*inputs), BundleGraph(bundle)(*inputs))
     if far > TOLERANCE[source.observed.deployment.dtype]:
         raise BundleCheckFailed(
             f"read back, the bundle's answers differ by {far:.1e} of the greatest"
@@ -129,12 +129,12 @@ def _write_formats(
 ) -> list[str]:
     if not formats:
         return []
-    graph = Graph(bundle)
-    inputs = graph.named(bundle.prepared(source.frames))
+    graph = BundleGraph(bundle)
+    inputs = graph.named(bundle.prepare_frames(source.frames))
     with torch.inference_mode():
         wanted = graph(*inputs.values())
-    examples = graph.named(bundle.prepared([*source.frames, *source.frames][:2]))
-    program = program_of(graph, list(examples.values()))
+    examples = graph.named(bundle.prepare_frames([*source.frames, *source.frames][:2]))
+    program = export_program(graph, list(examples.values()))
     checks = []
     if "program" in formats:
         write_program(program, folder / PROGRAM)
@@ -150,7 +150,7 @@ def _write_formats(
 def _near(
     name: str, wanted: Sequence[Tensor], found: Sequence[Tensor | NDArray[np.float32]]
 ) -> str:
-    far = greatest_difference(wanted, found)
+    far = max_relative_difference(wanted, found)
     if far > TOLERANCE["float32"]:
         raise BundleCheckFailed(
             f"{name}: its answers differ from the bundle's by {far:.1e} of the greatest"

@@ -20,7 +20,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 from search.data.frames import BadFrames, FrameSet, batches
 from search.statistics.streaming import BadRepresentation
 from spaces.deployment import Deployment
-from spaces.merged import inputs_of
+from spaces.merged import prepare_inputs
 from spaces.stages import StagedModel
 
 Matrix = NDArray[np.float64]
@@ -66,9 +66,9 @@ def describe(
     """
     if not len(frames):
         raise BadFrames("no frames to describe: give at least one")
-    running, rows = deployment.running, {view: list[Tensor]() for view in VIEWS}
+    running, rows = deployment.fused_models, {view: list[Tensor]() for view in VIEWS}
     for indices, pictures in batches(frames, batch):
-        inputs = inputs_of(running, pictures)
+        inputs = prepare_inputs(running, pictures)
         found = [_views(model, inputs[name]) for name, model in running.items()]
         for view, parts in rows.items():
             parts.append(torch.cat([views[view] for views in found], 1).cpu())

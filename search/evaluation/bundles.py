@@ -31,7 +31,7 @@ from search.evaluation.per_frame import FrameScores, Tallies, main_score, mean_k
 from search.utils.progress import Progress, silent
 from spaces.bundle import Bundle
 from spaces.inputs import Frame
-from spaces.plan_set import Output, PlanSet
+from spaces.plan_set import OutputKey, PlanSet
 
 
 @dataclass(frozen=True)
@@ -111,8 +111,8 @@ def served(bundle: Bundle) -> Answering:
     """The bundle's answers, told apart by their models' names."""
 
     @torch.inference_mode()
-    def answers(pictures: list[Frame]) -> list[tuple[Output, Tensor]]:
-        found = bundle.merged(bundle.prepared(pictures))
+    def answers(pictures: list[Frame]) -> list[tuple[OutputKey, Tensor]]:
+        found = bundle.merged(bundle.prepare_frames(pictures))
         return [((name, ()), answer) for name, answer in found.items()]
 
     return answers

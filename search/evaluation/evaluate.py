@@ -24,15 +24,15 @@ from search.evaluation.accuracy import (
 from search.evaluation.per_frame import FrameScores, Scores, main_score, scores_of
 from search.utils.progress import Progress
 from spaces.inputs import Frame
-from spaces.merged import Maps, Models
+from spaces.merged import LinearMaps, ModelsByName
 from spaces.model_facts import ModelFacts
 from spaces.plan import SharePlan
-from spaces.plan_set import Output, PlanSet
+from spaces.plan_set import OutputKey, PlanSet
 from spaces.stages import StagedModel
 
 Answers = NDArray[Any]
 """`Ranked` for a classifier, `Detections` for a detector."""
-Answering = Callable[[list[Frame]], Iterable[tuple[Output, Tensor]]]
+Answering = Callable[[list[Frame]], Iterable[tuple[OutputKey, Tensor]]]
 """From a batch of frames to answers, each with what tells it from the others."""
 BASELINE = SharePlan()
 
@@ -41,9 +41,9 @@ BASELINE = SharePlan()
 class EvaluationSetup:
     """What plans are verified with."""
 
-    models: Models
+    models: ModelsByName
     facts: Mapping[str, ModelFacts]
-    maps: Maps
+    maps: LinearMaps
     batch: int
 
 
@@ -51,7 +51,7 @@ class EvaluationSetup:
 class Collected:
     """Every distinct answer over all frames, and the frames' sizes."""
 
-    answers: Mapping[Output, Answers]
+    answers: Mapping[OutputKey, Answers]
     sizes: list[tuple[int, int]]
 
 
@@ -68,7 +68,7 @@ def fidelity(
     baseline, *merged = together.outputs
     originals = {name: collected.answers[output] for name, output in baseline.items()}
     right = as_truth(originals, collected, bench, frames)
-    known: dict[Output, float | None] = {}
+    known: dict[OutputKey, float | None] = {}
     for output in {output for outputs in merged for output in outputs.values()}:
         name, answers = output[0], collected.answers[output]
         known[output] = (
@@ -119,9 +119,9 @@ def tallies(
     """
     together = PlanSet(bench.models, bench.facts, plans, bench.maps)
     times = Counter(output for outputs in together.outputs for output in outputs.values())
-    known: dict[Output, FrameScores] = {}
+    known: dict[OutputKey, FrameScores] = {}
     for names in same_frames(truth):
-        wanted = together.only(names)
+        wanted = together.restrict_to(names)
         answers = answering(wanted, bench.models)
         collected = collect(answers, bench, truth[names[0]].frames, progress)
         for output, found in collected.answers.items():
@@ -195,11 +195,11 @@ def same_frames(truth: Mapping[str, Truth]) -> list[list[str]]:
     return list(groups.values())
 
 
-def answering(together: PlanSet, models: Models) -> Answering:
+def answering(together: PlanSet, models: ModelsByName) -> Answering:
     """Every distinct answer of the plans."""
 
-    def answers(pictures: list[Frame]) -> Iterable[tuple[Output, Tensor]]:
-        inputs = {name: models[name].prepared(pictures) for name in together.inputs_read}
+    def answers(pictures: list[Frame]) -> Iterable[tuple[OutputKey, Tensor]]:
+        inputs = {name: models[name].prepare_frames(pictures) for name in together.inputs_read}
         return together.answers(inputs)
 
     return answers
@@ -209,7 +209,7 @@ def collect(
     answers: Answering, bench: EvaluationSetup, frames: FrameSet, progress: Progress
 ) -> Collected:
     """What is scored of all answers for all frames."""
-    parts: defaultdict[Output, list[Answers]] = defaultdict(list)
+    parts: defaultdict[OutputKey, list[Answers]] = defaultdict(list)
     sizes: list[tuple[int, int]] = []
     for _, pictures in batches(frames, bench.batch):
         for output, answer in answers(pictures):

@@ -17,7 +17,7 @@ from search.statistics.observed import Observed
 from spaces.adapters import LinearMap
 from spaces.liveness import canonical
 from spaces.merged import MergedModel
-from spaces.model_facts import layouts_of
+from spaces.model_facts import layouts_by_model
 from spaces.plan import Share, SharePlan
 
 
@@ -88,12 +88,12 @@ class Latency:
             BadPlan: the plan does not fit the deployment.
         """
         known = self._observed.deployment
-        plan = canonical(plan, layouts_of(known.facts))
-        merged = MergedModel(known.served, known.facts, plan, self._fitted(plan))
+        plan = canonical(plan, layouts_by_model(known.facts))
+        merged = MergedModel(known.deployed_models, known.facts, plan, self._fitted(plan))
         inputs = [
             {name: prepared[name] for name in merged.inputs_read} for prepared in self._inputs
         ]
-        device = next(iter(known.served.values())).device
+        device = next(iter(known.deployed_models.values())).device
         with torch.inference_mode():
             return Stopwatch(self._settings, device).milliseconds(
                 lambda run: merged(inputs[run % len(inputs)])
@@ -108,9 +108,9 @@ class Latency:
     @cached_property
     def _inputs(self) -> list[dict[str, Tensor]]:
         """Every model's input of each of the frames, a batch of one."""
-        models, frames = self._observed.deployment.served, self._observed.frames
+        models, frames = self._observed.deployment.deployed_models, self._observed.frames
         return [
-            {name: model.prepared([frames[index]]) for name, model in models.items()}
+            {name: model.prepare_frames([frames[index]]) for name, model in models.items()}
             for index in range(min(self._settings.frames, len(frames)))
         ]
 

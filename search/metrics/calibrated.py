@@ -12,9 +12,9 @@ from search.metrics.base import Metric
 from search.metrics.fidelity import fidelity_alone
 from search.statistics.observed import Observed
 from search.utils.progress import Progress, silent
-from spaces.model_facts import layouts_of
+from spaces.model_facts import layouts_by_model
 from spaces.plan import LINEAR, Ref, Share
-from spaces.shares import Pair, shares_of
+from spaces.shares import Pair, enumerate_shares
 
 Key = TypeVar("Key")
 Side = tuple[Ref, int]
@@ -94,8 +94,8 @@ class _Curves:
     ) -> None:
         deployment = observed.deployment
         legal = [pair for pair in deployment.pairs.legal if pair.recipient in recipients]
-        shares = shares_of(legal, deployment.facts, (LINEAR,))
-        self._layouts = layouts_of(deployment.facts)
+        shares = enumerate_shares(legal, deployment.facts, (LINEAR,))
+        self._layouts = layouts_by_model(deployment.facts)
         self.numbers = {share: lookup(observed, share) for share in shares}
         by_model = _grouped(shares, lambda share: (share.recipient, share.donor.model))
         self._peaks = {group: self._best(members).donor for group, members in by_model.items()}

@@ -14,7 +14,7 @@ from search.metrics.fidelity_cache import Agreement, means
 from search.statistics.observed import Observed, Part
 from search.utils.progress import Progress, silent
 from spaces.plan import Share, SharePlan
-from spaces.plan_set import Output, PlanSet
+from spaces.plan_set import OutputKey, PlanSet
 
 FRAMES = 64
 FIRST = 16
@@ -138,16 +138,16 @@ def _agreed(
     """
     if not unseen:
         return dict.fromkeys(shares, 0.0)
-    models = observed.deployment.running
+    models = observed.deployment.fused_models
     plans = [SharePlan((share,)) for share in shares]
     together = PlanSet(
         models, observed.deployment.facts, [SharePlan(), *plans], observed.maps_for(plans)
     )
     baseline, *merged = together.outputs
-    sums: dict[Output, float] = dict.fromkeys(together.distinct, 0.0)
+    sums: dict[OutputKey, float] = dict.fromkeys(together.distinct, 0.0)
     frames = Subset(observed.unseen, tuple(unseen))
     for indices, pictures in batches(frames, BATCH):
-        inputs = {name: models[name].prepared(pictures) for name in together.inputs_read}
+        inputs = {name: models[name].prepare_frames(pictures) for name in together.inputs_read}
         originals = {}
         for output, answer in together.probabilities(inputs):
             name = output[0]

@@ -37,7 +37,7 @@ class WeightedExplained(Metric):
     def similarities(
         self, observed: Observed, shares: Sequence[Share], progress: Progress = silent
     ) -> dict[Share, float]:
-        models = observed.deployment.running
+        models = observed.deployment.fused_models
         recipients = dict.fromkeys(share.recipient.model for share in shares)
         weights: dict[Ref, Matrix] = {}
         for name in recipients:
@@ -76,7 +76,7 @@ def fisher(model: StagedModel, frames: FrameSet) -> dict[Ref, Matrix]:
 def _traced(model: StagedModel, pictures: list[Frame]) -> tuple[dict[Ref, Tensor], Tensor]:
     """Every representation, and the square roots of the probabilities, differentiably."""
     with torch.enable_grad():
-        inputs = model.prepared(pictures).requires_grad_()
+        inputs = model.prepare_frames(pictures).requires_grad_()
         stages = dict(model.walk(inputs))
         found = model.probabilities([stages[tap] for tap in model.layout.taps])
         roots = found.clamp_min(torch.finfo(found.dtype).tiny).sqrt()  # no slope at 0

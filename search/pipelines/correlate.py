@@ -50,7 +50,7 @@ from search.utils.records import write_record
 from search.utils.reporter import Reporter
 from search.utils.timing import StepTimings, this_moment
 from spaces.plan import Share
-from spaces.shares import shares_of
+from spaces.shares import enumerate_shares
 
 FOLDER = PLACES[MetricComparison]
 
@@ -114,7 +114,7 @@ def measure(config: RunConfig, timings: StepTimings, reporter: Reporter) -> Meas
         truth = split_truth(open_truth(config, deployment, frames, reporter))
     with timings.timing("unmerged"):
         recipients = measurable_models(deployment, truth, batch, reporter)
-    legal = shares_of(deployment.pairs.legal, deployment.facts, config.search.adapter_specs)
+    legal = enumerate_shares(deployment.pairs.legal, deployment.facts, config.search.adapter_specs)
     shares = [share for share in legal if share.recipient.model in recipients]
     if not shares:
         raise NothingToCorrelate(

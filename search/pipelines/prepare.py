@@ -37,9 +37,9 @@ from search.utils.reporter import Reporter
 from spaces.cost import CostModel
 from spaces.deployment import Deployment
 from spaces.errors import MergeSearchError
-from spaces.model_facts import survey_all
+from spaces.model_facts import collect_facts
 from spaces.plan import AdapterSpec, Share
-from spaces.shares import pairs_of, shares_of
+from spaces.shares import enumerate_shares, find_pairs
 from spaces.stages import StagedModel
 from spaces.zoo import ModelSpec, load_model
 
@@ -74,9 +74,9 @@ def survey_models(config: RunConfig, reporter: Reporter) -> Deployment:
             models[name] = _load(spec, config.seed)
             progress(1)
     with reporter.working("stages"):
-        facts = survey_all(models, config.dtype)
+        facts = collect_facts(models, config.dtype)
         models = {name: model.to(device) for name, model in models.items()}
-    pairs = pairs_of(facts)
+    pairs = find_pairs(facts)
     if not pairs.legal:
         pair, reason = next(iter(pairs.rejected.items()))
         raise NothingToShare(
@@ -197,7 +197,7 @@ def compute_similarities(
     """Compute the config's metric of every legal share, with each adapter that fits it."""
     metric = METRICS[config.search.metric]
     deployment = observed.deployment
-    shares = shares_of(deployment.pairs.legal, deployment.facts, adapters)
+    shares = enumerate_shares(deployment.pairs.legal, deployment.facts, adapters)
     reporter.step(f"Similarity of {len(shares)} legal shares: {metric.label}")
     with reporter.progress("shares", len(shares)) as progress:
         return metric.similarities(observed, shares, progress)

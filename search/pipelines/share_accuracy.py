@@ -85,7 +85,7 @@ def measurable_models(
     Raises:
         NothingToCorrelate: no model scores above 0 on the reporting part.
     """
-    setup = EvaluationSetup(deployment.running, deployment.facts, {}, batch)
+    setup = EvaluationSetup(deployment.fused_models, deployment.facts, {}, batch)
     names: set[str] = set()
     for part in PARTS:
         reporter.step(f"Accuracy of the unmerged models on the {part} frames")
@@ -113,7 +113,7 @@ def measure_parts(
     deployment = observed.deployment
     with reporter.working("linear maps"):
         maps = observed.maps_for([SharePlan((share,)) for share in shares])
-    setup = EvaluationSetup(deployment.running, deployment.facts, maps, batch)
+    setup = EvaluationSetup(deployment.fused_models, deployment.facts, maps, batch)
     measured = {}
     for part in PARTS:
         reporter.step(f"Accuracy of {len(shares)} shares on the {part} frames")

@@ -47,7 +47,13 @@ def measure_moments(
     legal_pairs = deployment.pairs.legal
     with reporter.progress("frames", total) as progress:
         return measure(
-            deployment.running, deployment.facts, legal_pairs, frames, settings, progress, shard
+            deployment.fused_models,
+            deployment.facts,
+            legal_pairs,
+            frames,
+            settings,
+            progress,
+            shard,
         )
 
 

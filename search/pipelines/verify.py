@@ -90,7 +90,9 @@ def measure(
         with reporter.working("linear maps"):
             maps = observed.maps_for([SharePlan.from_dict(record.plan) for record in plans])
     with timings.timing("verification"):
-        setup = EvaluationSetup(deployment.served, deployment.facts, maps, config.verify.batch)
+        setup = EvaluationSetup(
+            deployment.deployed_models, deployment.facts, maps, config.verify.batch
+        )
         fidelities = measure_fidelity(setup, plans, fidelity_frames, reporter)
         verified = verify_plans(setup, plans, fidelities, truth, reporter)
     return Measurement(config, plans, truth, fidelity_frames, verified)

@@ -11,7 +11,7 @@ from search.statistics.similarity import Statistics
 from spaces.adapters import LinearMap
 from spaces.deployment import Deployment
 from spaces.plan import Share, SharePlan
-from spaces.precision import rounded_map
+from spaces.precision import round_map
 
 
 @dataclass(frozen=True)
@@ -43,4 +43,4 @@ class Observed:
         shares = {share for plan in plans for share in plan.shares}
         linear = sorted(share for share in shares if share.adapter.kind == "linear")
         fitted = self.statistics.linear_maps(linear)
-        return {s: rounded_map(fit, self.deployment.dtype) for s, fit in fitted.items()}
+        return {s: round_map(fit, self.deployment.dtype) for s, fit in fitted.items()}

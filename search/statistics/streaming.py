@@ -26,7 +26,7 @@ from search.statistics.sampling import HELD_EVERY as HELD_EVERY
 from search.statistics.sampling import Batch, PositionSampling, Pyramid, Spots
 from search.statistics.second_moments import Columns, SecondMoments
 from spaces.errors import MergeSearchError
-from spaces.merged import Models, inputs_of
+from spaces.merged import ModelsByName, prepare_inputs
 from spaces.model_facts import ModelFacts
 from spaces.plan import Ref
 from spaces.shares import Pair
@@ -137,7 +137,7 @@ class Moments:
 
 
 def measure(
-    models: Models,
+    models: ModelsByName,
     facts: Mapping[str, ModelFacts],
     pairs: Sequence[Pair],
     frames: FrameSet,
@@ -162,7 +162,7 @@ def measure(
     pass_ = Pass(models, facts, pairs, settings)
     for indices in batches:
         pictures = [frames[i] for i in indices]
-        pass_.add(indices, inputs_of(models, pictures))
+        pass_.add(indices, prepare_inputs(models, pictures))
         progress(len(indices))
     return pass_.finish()
 
@@ -172,7 +172,7 @@ class Pass:
 
     def __init__(
         self,
-        models: Models,
+        models: ModelsByName,
         facts: Mapping[str, ModelFacts],
         pairs: Sequence[Pair],
         settings: PassSettings,

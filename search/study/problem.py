@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from search.study.search_space import Encoding
 from spaces.liveness import Layouts
-from spaces.model_facts import ModelFacts, facts_from_json, facts_to_json, layouts_of
+from spaces.model_facts import ModelFacts, facts_from_json, facts_to_json, layouts_by_model
 from spaces.plan import AdapterSpec, Ref, Share
 
 Cost = Literal["bytes", "macs", "activation", "latency"]
@@ -55,7 +55,7 @@ class Problem:
 
     @cached_property
     def layouts(self) -> Layouts:
-        return layouts_of(self.facts)
+        return layouts_by_model(self.facts)
 
     @cached_property
     def encoding(self) -> Encoding:

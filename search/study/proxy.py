@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from math import prod
 
-from spaces.liveness import Layouts, previous
+from spaces.liveness import Layouts, previous_stage
 from spaces.plan import Ref, Share, SharePlan
 
 
@@ -46,5 +46,5 @@ def upstream(ref: Ref, shares: Mapping[Ref, Share], layouts: Layouts) -> list[Sh
             found.append(share)
             at = share.donor
         else:
-            at = previous(at, layouts)
+            at = previous_stage(at, layouts)
     return found

@@ -39,7 +39,7 @@ class ComparisonSetup:
     @cached_property
     def bench(self) -> EvaluationSetup:
         known = self.deployment
-        return EvaluationSetup(known.served, known.facts, {}, self.config.verify.batch)
+        return EvaluationSetup(known.deployed_models, known.facts, {}, self.config.verify.batch)
 
     @cached_property
     def fresh(self) -> FrameSet:

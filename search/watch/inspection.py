@@ -175,7 +175,9 @@ def _agreed(
     if champion is None:
         return None
     frames = _frames(new)
-    bench = EvaluationSetup(deployment.served, deployment.facts, {}, post.config.verify.batch)
+    bench = EvaluationSetup(
+        deployment.deployed_models, deployment.facts, {}, post.config.verify.batch
+    )
     bundle = load_bundle(post.service.bundle(champion.bundle)).to(post.config.torch_device)
     reporter.step(f"The plan in service and its models on {len(frames)} new frames")
     with reporter.progress("frames", 2 * len(frames)) as progress:

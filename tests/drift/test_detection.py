@@ -30,7 +30,7 @@ from search.drift.reference_storage import load, save
 from search.statistics.observed import Observed
 from search.statistics.streaming import BadRepresentation
 from search.utils.files import CannotWrite
-from spaces.batchnorm_fusion import fused
+from spaces.batchnorm_fusion import fuse_batchnorms
 from spaces.deployment import Deployment
 
 STATISTICS = len(VIEWS) * (COMPONENTS + 1)
@@ -329,8 +329,8 @@ def test_a_description_is_the_means_of_early_and_last_representations(
 ) -> None:
     pictures = [RenderedScenes(STREET, 60)[k] for k in range(2)]
     early, last = list[Matrix](), list[Matrix]()
-    for model in mixed.deployment.running.values():
-        stages = dict(model.walk(model.prepared(pictures)))
+    for model in mixed.deployment.fused_models.values():
+        stages = dict(model.walk(model.prepare_frames(pictures)))
         values = {name: stage.detach().double().numpy() for name, stage in stages.items()}
         count = len(values)
         early += [in_cells(v) for v in list(values.values())[count // 4 : (count + 1) // 2]]
@@ -383,7 +383,7 @@ def test_no_frames_and_infinite_values_are_told(pair: Observed) -> None:
     known = pair.deployment
     with pytest.raises(BadFrames, match="no frames to describe"):
         describe(known, RenderedScenes(STREET, 0), batch=4)
-    broken = {name: fused(model) for name, model in known.models.items()}
+    broken = {name: fuse_batchnorms(model) for name, model in known.models.items()}
     with torch.no_grad():
         next(broken["b"].stages[-2].parameters()).fill_(torch.inf)
     sick = Deployment(broken, known.facts, known.pairs)

@@ -103,7 +103,7 @@ def counted(observed: Observed) -> Iterator[Counter[str]]:
 
     handles = [
         stage.register_forward_hook(counting(f"{name}:{stage_name}"))
-        for name, model in observed.deployment.running.items()
+        for name, model in observed.deployment.fused_models.items()
         for stage_name, stage in zip(model.layout.stages, model.stages, strict=True)
     ]
     try:
@@ -134,7 +134,7 @@ def fingerprint(observed: Observed) -> list[Any]:
     known = observed.deployment
     return [
         (key, tensor.data_ptr(), tensor._version)
-        for models in (known.models, known.running)
+        for models in (known.models, known.fused_models)
         for model in models.values()
         for key, tensor in model.state_dict().items()
     ]
@@ -169,9 +169,9 @@ def test_the_twins_that_are_timed_answer_as_the_merged_originals(pair: Observed)
     for stage in ("blocks.2", "conv_head", "pool"):
         plan = SharePlan((same_stage(pair, stage, LINEAR),))
         maps = pair.maps_for([plan])
-        timed = MergedModel(known.running, known.facts, plan, maps)
+        timed = MergedModel(known.fused_models, known.facts, plan, maps)
         wanted = MergedModel(known.models, known.facts, plan, maps)
-        inputs = {name: model.example(1) for name, model in known.models.items()}
+        inputs = {name: model.example_input(1) for name, model in known.models.items()}
         for name, answer in timed(inputs).items():
             torch.testing.assert_close(answer, wanted(inputs)[name], rtol=1e-3, atol=1e-3)
 

@@ -22,7 +22,7 @@ from search.statistics.observed import Observed
 from search.statistics.similarity import Statistics
 from search.statistics.streaming import PassSettings, measure
 from spaces.deployment import Deployment
-from spaces.model_facts import survey_all
+from spaces.model_facts import collect_facts
 from spaces.plan import Ref, Share, SharePlan
 from spaces.shares import Pair, Pairs
 from spaces.zoo import ModelSpec, load_model
@@ -48,7 +48,7 @@ def test_a_late_share_of_trained_classifiers_keeps_a_good_part_of_the_top_1() ->
         )
         for name in ("lite0", "lite1")
     }  # fmt: skip
-    facts = survey_all(models)
+    facts = collect_facts(models)
     late = Share(Ref("lite1", "blocks.5"), Ref("lite0", "blocks.5"))
     cross = Share(Ref("lite1", "blocks.5"), Ref("lite0", "blocks.1"))
     pairs = tuple(Pair(share.donor, share.recipient) for share in (late, cross))
@@ -122,7 +122,7 @@ def test_local_checkpoints_give_the_outputs_they_were_saved_with(
     config = load_config(write_config(tmp_path, coco_config(folder, models)))
     loaded = load_deployment(config, capture_reporter().reporter).models
     with torch.inference_mode():
-        inputs = {name: model.example(2) for name, model in loaded.items()}
+        inputs = {name: model.example_input(2) for name, model in loaded.items()}
         answer = loaded["cls"](inputs["cls"])
         torch.testing.assert_close(answer, nets["cls"](inputs["cls"]), rtol=1e-4, atol=1e-5)
         reps = dict(loaded["det"].walk(inputs["det"]))

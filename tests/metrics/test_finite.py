@@ -13,9 +13,9 @@ from search.statistics.observed import Observed
 from search.statistics.similarity import Statistics
 from search.statistics.streaming import PassSettings, measure
 from spaces.deployment import Deployment
-from spaces.model_facts import survey_all
+from spaces.model_facts import collect_facts
 from spaces.plan import IDENTITY, LINEAR, AdapterSpec
-from spaces.shares import Pair, pairs_of
+from spaces.shares import Pair, find_pairs
 from spaces.stages import StagedModel
 from spaces.zoo import ModelSpec, load_model
 
@@ -48,8 +48,8 @@ def test_trained_weights_at_batch_four(name: str) -> None:
 
 def assert_finite(models: dict[str, StagedModel]) -> None:
     """Eight frames: far fewer rows than channels, so every covariance is singular."""
-    facts, frames = survey_all(models), RenderedScenes(STREET, 8)
-    pairs = pairs_of(facts)
+    facts, frames = collect_facts(models), RenderedScenes(STREET, 8)
+    pairs = find_pairs(facts)
     assert {pair.donor.model for pair in pairs.legal} == set(models)
     moments = measure(models, facts, pairs.legal, frames, PassSettings(batch=4, positions=4))
     assert all_finite(moments)

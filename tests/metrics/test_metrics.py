@@ -23,7 +23,7 @@ from spaces.inputs import prepare_batch
 from spaces.merged import MergedModel
 from spaces.plan import IDENTITY, LINEAR, AdapterSpec, Ref, Share, SharePlan
 from spaces.shares import Pair
-from spaces.stages import bytes_of, tensors_of
+from spaces.stages import total_bytes, unique_tensors
 
 COMPARISONS = ["bytes", "macs", "size"]
 """The seed paper's other guides: they look at what is shared, not at how like it is."""
@@ -69,7 +69,7 @@ def test_fidelity_is_the_agreement_of_the_merged_model_with_the_original(
     assert len(shares) >= 3
     found = METRICS["fidelity"].similarities(observed, shares)
     pictures = [observed.unseen[i] for i in range(len(observed.unseen))]
-    inputs = {name: model.prepared(pictures) for name, model in models.items()}
+    inputs = {name: model.prepare_frames(pictures) for name, model in models.items()}
     with torch.inference_mode():
         original = models[name](inputs[name])
         for share in shares:
@@ -155,7 +155,7 @@ def test_fisher_information_is_the_jacobians_square(pair: Observed) -> None:
     found = fisher(model, frames)[Ref("a", model.layout.stages[-1])]
     pictures = [pair.frames[i] for i in range(len(pair.frames))]
     with torch.no_grad():
-        probabilities = model(model.prepared(pictures)).softmax(1).double()
+        probabilities = model(model.prepare_frames(pictures)).softmax(1).double()
     weight = next(p for p in model.head.parameters() if p.dim() == 2).double()
     wanted = sum(weight.T @ (p.diag() - torch.outer(p, p)) @ weight for p in probabilities)
     wanted = (wanted / len(pictures)).numpy()
@@ -213,12 +213,14 @@ def test_cosine_is_that_of_the_tensors_and_0_where_channels_differ(pair: Observe
 
 def test_comparisons_are_what_the_merged_model_no_longer_holds(mixed: Observed) -> None:
     models, facts = mixed.deployment.models, mixed.deployment.facts
-    whole = {name: bytes_of(tensors_of(model)) for name, model in models.items()}
+    whole = {name: total_bytes(unique_tensors(model)) for name, model in models.items()}
     shares = shares_in(mixed)[::9]
     found = METRICS["bytes"].similarities(mixed, shares)
     for share in shares:
         plan = SharePlan((share,))
-        held = bytes_of(tensors_of(MergedModel(models, facts, plan, mixed.maps_for([plan]))))
+        held = total_bytes(
+            unique_tensors(MergedModel(models, facts, plan, mixed.maps_for([plan])))
+        )
         saved = sum(whole.values()) - held
         own = whole[share.recipient.model]
         assert found[share] == pytest.approx(1 - max(0, saved) / own)

@@ -36,7 +36,7 @@ from search.statistics.observed import Observed
 from search.utils.records import read_record
 from spaces.errors import MergeSearchError
 from spaces.plan import AdapterSpec, Ref, Share, SharePlan
-from spaces.shares import shares_of
+from spaces.shares import enumerate_shares
 
 Row = dict[str, str]
 KEPT = {"reporting": "kept", "deciding": "kept_deciding"}
@@ -96,7 +96,9 @@ def test_every_legal_share_is_a_row_with_every_guide(
     tiny_league: Compared, rows: list[Row], observed: Observed
 ) -> None:
     known = observed.deployment
-    legal = shares_of(known.pairs.legal, known.facts, tiny_league.config.search.adapter_specs)
+    legal = enumerate_shares(
+        known.pairs.legal, known.facts, tiny_league.config.search.adapter_specs
+    )
     assert [share_of(row) for row in rows] == list(legal)
     assert tiny_league.league.shares["all"] == len(rows)
     assert list(rows[0])[7:] == list(METRICS)
@@ -269,7 +271,7 @@ def test_detectors_and_classifiers_are_measured_together(mixed: Observed) -> Non
         "cls": scenes_truth(STREET, 6, "classification"),
         "det": scenes_truth(STREET, 6, "detection"),
     }
-    legal = shares_of(known.pairs.legal, known.facts, [AdapterSpec("linear")])
+    legal = enumerate_shares(known.pairs.legal, known.facts, [AdapterSpec("linear")])
     into = {name: [s for s in legal if s.recipient.model == name][:2] for name in truth}
     shares = [*into["cls"], *into["det"]]
     maps = mixed.maps_for([SharePlan((share,)) for share in shares])

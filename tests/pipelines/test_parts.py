@@ -100,7 +100,9 @@ def seen_halves(observed: Observed) -> list[Any]:
 
 def moments_of(deployment: Deployment, frames: Any) -> Moments:
     settings = PassSettings(batch=8, positions=8, seed=3)
-    return measure(deployment.running, deployment.facts, deployment.pairs.legal, frames, settings)
+    return measure(
+        deployment.fused_models, deployment.facts, deployment.pairs.legal, frames, settings
+    )
 
 
 @pytest.fixture(scope="module")

@@ -35,7 +35,7 @@ from spaces.errors import MergeSearchError
 from spaces.liveness import liveness
 from spaces.merged import MergedModel
 from spaces.plan import SharePlan
-from spaces.stages import Layout, bytes_of, tensors_of
+from spaces.stages import Layout, total_bytes, unique_tensors
 
 
 def numbers(result: Result) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def test_every_plan_holds_the_bytes_that_the_result_says(tiny_run: FinishedRun) 
         plan = SharePlan.from_dict(record.plan)
         maps = observed.maps_for([plan])
         model = MergedModel(deployment.models, deployment.facts, plan, maps)
-        assert bytes_of(tensors_of(model)) == record.bytes
+        assert total_bytes(unique_tensors(model)) == record.bytes
         bench = EvaluationSetup(deployment.models, deployment.facts, maps, 12)
         truth = {"a": tiny_run.config.truth["a"].open(tiny_run.config.base, "classification", "a")}
         assert accuracy(bench, [plan], truth, lambda done: None) == [record.accuracy]

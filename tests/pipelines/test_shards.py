@@ -29,8 +29,8 @@ from search.statistics.observed import Observed
 from search.statistics.similarity import Statistics
 from search.statistics.storage import BadStatistics, Saved, load, save
 from search.statistics.streaming import FOLDS, WHOLE, Moments, PassSettings, Shard, measure
-from spaces.model_facts import survey_all
-from spaces.shares import pairs_of
+from spaces.model_facts import collect_facts
+from spaces.shares import find_pairs
 
 
 def stats(*args: str | Path) -> Result:
@@ -178,8 +178,8 @@ def test_what_is_saved_is_loaded_again_to_the_last_bit(mixed: Observed, tmp_path
 def test_moments_without_pairs_can_be_saved(weights: Weights, tmp_path: Path) -> None:
 
     models = load_tiny(weights, {"a": (CLASSIFIER, 1)})
-    facts = survey_all(models)
-    assert not pairs_of(facts).legal
+    facts = collect_facts(models)
+    assert not find_pairs(facts).legal
     moments = measure(models, facts, [], RenderedScenes(STREET, 8), PassSettings(batch=4))
     save(tmp_path / "m", Saved(moments, "k", WHOLE))
     assert equal(load(tmp_path / "m").moments, moments)

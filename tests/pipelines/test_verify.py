@@ -79,7 +79,7 @@ def answers(tiny_run: FinishedRun, photos: Path) -> Path:
     with torch.inference_mode():
         for name, model in deployment.models.items():
             pictures = [cached_scene(replace(STREET, seed=77), k).image for k in range(OTHERS)]
-            said = model(model.prepared(pictures)).argmax(1).tolist()
+            said = model(model.prepare_frames(pictures)).argmax(1).tolist()
             rows = [f"{path},{label}\n" for path, label in zip(frames, said, strict=True)]
             (folder / f"{name}.csv").write_text("path,label_index\n" + "".join(rows))
     return folder

@@ -25,10 +25,10 @@ from search.results.metric_comparison import (
 )
 from search.utils.records import dump_record, load_record
 from spaces.plan import IDENTITY, LINEAR, Share
-from spaces.shares import pairs_of, shares_of
+from spaces.shares import enumerate_shares, find_pairs
 
 FACTS = made_up_facts({"a": 5, "b": 6, "c": 4}, {})
-SHARES = shares_of(pairs_of(FACTS).legal, FACTS, (LINEAR, IDENTITY))
+SHARES = enumerate_shares(find_pairs(FACTS).legal, FACTS, (LINEAR, IDENTITY))
 
 
 def numbers(of: Callable[[Share], float]) -> dict[Share, float]:

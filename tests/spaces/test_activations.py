@@ -12,10 +12,10 @@ from tiny import shares_in
 from torch import Tensor, nn
 
 from search.statistics.observed import Observed
-from spaces.activations import Alive, Footprint, Ledger, run_measured
+from spaces.activations import ActivationLedger, AllocationTracker, Footprint, run_with_footprint
 from spaces.cost import CostModel
 from spaces.liveness import canonical
-from spaces.merged import Maps, MergedModel, Models
+from spaces.merged import LinearMaps, MergedModel, ModelsByName
 from spaces.model_facts import ModelFacts
 from spaces.plan import IDENTITY, LINEAR, AdapterSpec, Ref, Share, SharePlan
 
@@ -60,12 +60,12 @@ CALLS: dict[str, tuple[Callable[[Tensor], object], int, int]] = {
 def test_a_footprint_is_what_one_counts_by_hand(
     call: Callable[[Tensor], object], peak: int, held: int
 ) -> None:
-    _, footprint = run_measured(call, IMAGE)
+    _, footprint = run_with_footprint(call, IMAGE)
     assert footprint == Footprint(FLOAT * peak, FLOAT * held)
 
 
 def test_what_is_made_under_watch_counts_until_its_last_reference_goes() -> None:
-    with Alive() as alive:
+    with AllocationTracker() as alive:
         one = torch.zeros(10)
         part = one[:2]
         del one
@@ -77,7 +77,7 @@ def test_what_is_made_under_watch_counts_until_its_last_reference_goes() -> None
 
 
 def test_many_short_lived_tensors_leave_nothing_behind() -> None:
-    with Alive() as alive:
+    with AllocationTracker() as alive:
         for size in range(1, 200):
             torch.zeros(size)
     assert (alive.now, alive.peak) == (0, 199 * FLOAT)
@@ -90,7 +90,7 @@ def test_no_footprint_holds_more_than_its_peak(peak: int, held: int) -> None:
 
 
 def test_in_a_ledger_a_view_keeps_what_it_is_a_view_of() -> None:
-    memory = Ledger()
+    memory = ActivationLedger()
     memory.give("input", 100)
     assert memory.run("a", "input", Footprint(30, 20)) == 130
     assert memory.run("view", "a", Footprint(5, 0)) == 125
@@ -123,7 +123,7 @@ class Handing(Mapping[str, Tensor]):
 @torch.no_grad()
 def peaks_of(merged: MergedModel, inputs: Mapping[str, Tensor]) -> list[int]:
     """The peak during each call of a merged model, on copies of its inputs that it owns."""
-    alive, peaks = Alive(), list[int]()
+    alive, peaks = AllocationTracker(), list[int]()
 
     def before(*_: object) -> None:
         alive.peak = alive.now
@@ -142,12 +142,16 @@ def peaks_of(merged: MergedModel, inputs: Mapping[str, Tensor]) -> list[int]:
 
 
 def check(
-    models: Models, facts: Mapping[str, ModelFacts], plan: SharePlan, maps: Maps, seed: int = 0
+    models: ModelsByName,
+    facts: Mapping[str, ModelFacts],
+    plan: SharePlan,
+    maps: LinearMaps,
+    seed: int = 0,
 ) -> None:
     """At every step the prediction is what is measured, on inputs that the survey never saw."""
     generator = torch.Generator().manual_seed(seed)
     inputs = {
-        name: torch.rand_like(model.example(1), generator=generator)
+        name: torch.rand_like(model.example_input(1), generator=generator)
         for name, model in models.items()
     }
     costs = CostModel(facts)

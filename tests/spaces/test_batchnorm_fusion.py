@@ -9,9 +9,9 @@ import torch
 from networks import Zoo, every_network, relative_error
 from torch import Tensor, nn
 
-from spaces.batchnorm_fusion import fused
+from spaces.batchnorm_fusion import fuse_batchnorms
 from spaces.inputs import InputSpec
-from spaces.stages import Layout, StagedModel, bytes_of, tensors_of
+from spaces.stages import Layout, StagedModel, total_bytes, unique_tensors
 
 
 def norms(model: StagedModel) -> int:
@@ -22,7 +22,7 @@ def norms(model: StagedModel) -> int:
 @torch.no_grad()
 def test_every_representation_and_the_answer_stay(zoo: Zoo, arch: str) -> None:
     model = zoo.model(arch)
-    twin, inputs = fused(model), zoo.original(arch).inputs
+    twin, inputs = fuse_batchnorms(model), zoo.original(arch).inputs
     for (name, found), (_, wanted) in zip(twin.walk(inputs), model.walk(inputs), strict=True):
         assert relative_error(found, wanted) < 1e-4, name
     assert relative_error(twin(inputs), model(inputs)) < 1e-3
@@ -31,11 +31,11 @@ def test_every_representation_and_the_answer_stay(zoo: Zoo, arch: str) -> None:
 @every_network
 def test_no_batch_norm_is_left_and_the_model_keeps_its_own(zoo: Zoo, arch: str) -> None:
     model = zoo.model(arch)
-    before, held = norms(model), bytes_of(tensors_of(model))
-    twin = fused(model)
+    before, held = norms(model), total_bytes(unique_tensors(model))
+    twin = fuse_batchnorms(model)
     assert norms(twin) == 0 < before
-    assert (norms(model), bytes_of(tensors_of(model))) == (before, held)
-    assert not {id(t) for t in tensors_of(twin)} & {id(t) for t in tensors_of(model)}
+    assert (norms(model), total_bytes(unique_tensors(model))) == (before, held)
+    assert not {id(t) for t in unique_tensors(twin)} & {id(t) for t in unique_tensors(model)}
 
 
 class Stage(nn.Module):
@@ -109,17 +109,23 @@ def test_only_what_stays_the_same_is_fused(stage: type[nn.Module], left: int) ->
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = chain(stage())
-    twin = fused(model)
-    assert norms(twin) == left and twin.part is not None
-    (_, found), (_, wanted) = next(twin.walk(model.example())), next(model.walk(model.example()))
+    twin = fuse_batchnorms(model)
+    assert norms(twin) == left and twin.chunk_size is not None
+    (_, found), (_, wanted) = (
+        next(twin.walk(model.example_input())),
+        next(model.walk(model.example_input())),
+    )
     assert relative_error(found, wanted) < 1e-5
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("batch", [1, 3, 4, 9])
 def test_the_parts_of_a_batch_are_the_whole(zoo: Zoo, batch: int) -> None:
-    model, twin = zoo.model("timm/mobilenetv2_100"), fused(zoo.model("timm/mobilenetv2_100"))
-    inputs = model.example(batch)
+    model, twin = (
+        zoo.model("timm/mobilenetv2_100"),
+        fuse_batchnorms(zoo.model("timm/mobilenetv2_100")),
+    )
+    inputs = model.example_input(batch)
     for (_, found), (_, wanted) in zip(twin.walk(inputs), model.walk(inputs), strict=True):
         assert found.shape == wanted.shape
         assert relative_error(found, wanted) < 1e-4
@@ -128,8 +134,8 @@ def test_the_parts_of_a_batch_are_the_whole(zoo: Zoo, batch: int) -> None:
 def test_a_twin_made_in_inference_mode_can_be_differentiated_later() -> None:
     model = chain(Plain())
     with torch.inference_mode():
-        twin = fused(model)
-    inputs = model.example().requires_grad_()
+        twin = fuse_batchnorms(model)
+    inputs = model.example_input().requires_grad_()
     _, representation = next(twin.walk(inputs))
     (slope,) = torch.autograd.grad(representation.square().sum(), inputs)
     assert slope.isfinite().all() and slope.any()

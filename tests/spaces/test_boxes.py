@@ -15,7 +15,7 @@ from search.data.ground_truth import BoxTruth, coco_annotation
 from search.evaluation.accuracy import Geometry, coco_map
 from search.evaluation.evaluate import BASELINE, EvaluationSetup, accuracy
 from spaces.inputs import Fit, Frame, InputSpec, boxes_to_frame, prepare
-from spaces.model_facts import survey
+from spaces.model_facts import collect_model_facts
 from spaces.stages import Layout, StagedModel
 
 FITS: tuple[Fit, Fit] = ("squash", "letterbox")
@@ -113,7 +113,9 @@ def geometry(fit: Fit) -> Geometry:
 @torch.inference_mode()
 def found_by(fit: Fit) -> np.ndarray:
     model, frames = finder(fit), Drawn()
-    answers: np.ndarray = model(model.prepared([frames[k] for k in range(len(frames))])).numpy()
+    answers: np.ndarray = model(
+        model.prepare_frames([frames[k] for k in range(len(frames))])
+    ).numpy()
     return answers
 
 
@@ -134,7 +136,7 @@ def test_a_box_lies_in_the_input_where_it_should_and_maps_back(
 @pytest.mark.parametrize("fit", FITS)
 def test_a_detector_that_is_right_scores_one(fit: Fit) -> None:
     model = finder(fit)
-    bench = EvaluationSetup({"det": model}, {"det": survey(model)}, {}, batch=4)
+    bench = EvaluationSetup({"det": model}, {"det": collect_model_facts(model)}, {}, batch=4)
     truth = truth_of(Drawn(), {1: 7, 2: 3})
     (scores,) = accuracy(bench, [BASELINE], {"det": truth}, lambda done: None)
     assert scores["det"] == pytest.approx(

@@ -19,7 +19,7 @@ from search.statistics.observed import Observed
 from spaces.bundle import (
     BadBundle,
     Bundle,
-    Contents,
+    BundleContents,
     bundle_id,
     holds_bundle,
     load_bundle,
@@ -32,7 +32,7 @@ from spaces.liveness import canonical
 from spaces.merged import MergedModel
 from spaces.plan import IDENTITY, LINEAR, AdapterSpec, SharePlan
 from spaces.precision import Dtype
-from spaces.stages import bytes_of, tensors_of
+from spaces.stages import total_bytes, unique_tensors
 from spaces.zoo import ModelSpec
 
 DTYPES: tuple[Dtype, ...] = ("float32", "float16", "bfloat16")
@@ -96,13 +96,13 @@ def test_bytes_predicted_are_bytes_written_are_bytes_resident(
         folder = tmp_path / str(number)
         _, contents, written = write_plan_bundle(observed, plan, specs, folder, dtype)
         assert CostModel(contents.facts).bytes(plan) == written == in_file(folder)
-        assert written == bytes_of(tensors_of(load_bundle(folder)))
+        assert written == total_bytes(unique_tensors(load_bundle(folder)))
 
 
 def in_file(folder: Path) -> int:
     """Bytes of the tensors in the file, by its own table."""
     with safe_open(folder / "weights.safetensors", "pt") as file:
-        return sum(bytes_of([file.get_tensor(name)]) for name in file.keys())
+        return sum(total_bytes([file.get_tensor(name)]) for name in file.keys())
 
 
 @pytest.mark.parametrize(("dtype", "near"), [("float16", 3e-3), ("bfloat16", 3e-2)])
@@ -129,7 +129,7 @@ def test_numbers_that_float16_cannot_hold_are_refused(
     kept = classifier.clone()
     classifier.fill_(70_000.0)
     try:
-        contents = Contents(specs, {}, known.facts, SharePlan(), "float16")
+        contents = BundleContents(specs, {}, known.facts, SharePlan(), "float16")
         with pytest.raises(BadWeights, match=r"heads.*weight.*float16 cannot; use bfloat16"):
             write_bundle(tmp_path, contents, merged)
     finally:

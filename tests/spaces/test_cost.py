@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from spaces.cost import CostModel
 from spaces.liveness import canonical, liveness
-from spaces.map_folding import fold_of
+from spaces.map_folding import find_fold_targets
 from spaces.merged import MergedModel
 from spaces.plan import IDENTITY, Share, SharePlan
 
@@ -70,7 +70,7 @@ def test_the_random_plans_are_of_every_kind(street: Deployment) -> None:
         kinds["chained"] += bool(donors & recipients)
         kinds["has dead shares"] += len(live.shares) < len(plan.shares)
         for one in live.shares:
-            folds = not fold_of(one, live, street.facts).refusal
+            folds = not find_fold_targets(one, live, street.facts).refusal
             rank = "low rank" if one.adapter.rank else "full rank"
             kinds[f"{one.adapter.kind} {rank} {'folded' if folds else 'kept'}"] += 1
     assert len(kinds) == 7 and min(kinds.values()) >= 3, kinds

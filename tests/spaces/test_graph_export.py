@@ -14,16 +14,16 @@ from search.data.frames import RenderedScenes
 from search.statistics.observed import Observed
 from spaces.bundle import Bundle
 from spaces.graph_export import (
-    Graph,
-    greatest_difference,
-    program_of,
+    BundleGraph,
+    export_program,
+    max_relative_difference,
     run_onnx,
     write_onnx,
     write_program,
 )
 from spaces.merged import MergedModel
 from spaces.plan import Share, SharePlan
-from spaces.stages import DetectionHead, bytes_of, tensors_of
+from spaces.stages import DetectionHead, total_bytes, unique_tensors
 
 
 def bundled(observed: Observed, plan: SharePlan) -> Bundle:
@@ -40,14 +40,14 @@ def late_share(observed: Observed) -> Share:
 
 def prepared(bundle: Bundle, count: int) -> list[torch.Tensor]:
     scenes = RenderedScenes(STREET, count)
-    inputs = bundle.prepared([scenes[k] for k in range(count)])
-    return list(Graph(bundle).named(inputs).values())
+    inputs = bundle.prepare_frames([scenes[k] for k in range(count)])
+    return list(BundleGraph(bundle).named(inputs).values())
 
 
 def test_the_dense_answer_is_what_the_detector_chooses_from(mixed: Observed) -> None:
     """Each box that it gives is among them, with its score for its class."""
     model = mixed.deployment.models["det"]
-    inputs = model.example()
+    inputs = model.example_input()
     taps = [r for name, r in model.walk(inputs) if name in model.layout.taps]
     assert isinstance(model.head, DetectionHead)
     boxes, scores = model.head.dense(taps)
@@ -63,8 +63,8 @@ def test_the_dense_answer_is_what_the_detector_chooses_from(mixed: Observed) -> 
 def exported(mixed: Observed, tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, Path]:
     folder = tmp_path_factory.mktemp("exported")
     bundle = bundled(mixed, SharePlan((late_share(mixed),)))
-    graph = Graph(bundle)
-    program = program_of(graph, prepared(bundle, 2))
+    graph = BundleGraph(bundle)
+    program = export_program(graph, prepared(bundle, 2))
     write_program(program, folder / "model.pt2")
     write_onnx(graph, program, folder / "model.onnx")
     return bundle, folder
@@ -75,19 +75,19 @@ def test_batches_of_any_size_give_the_same_numbers(
     exported: tuple[Bundle, Path], count: int
 ) -> None:
     bundle, folder = exported
-    graph, inputs = Graph(bundle), prepared(bundle, count)
+    graph, inputs = BundleGraph(bundle), prepared(bundle, count)
     program = torch.export.load(folder / "model.pt2").module()
     with torch.inference_mode():
         wanted, again = graph(*inputs), program(*inputs)
     named = dict(zip(graph.inputs, inputs, strict=True))
-    assert greatest_difference(wanted, run_onnx(folder / "model.onnx", named)) < 1e-4
-    assert greatest_difference(wanted, again) < 1e-5
+    assert max_relative_difference(wanted, run_onnx(folder / "model.onnx", named)) < 1e-4
+    assert max_relative_difference(wanted, again) < 1e-5
 
 
 def test_the_graph_answers_as_the_models_do(mixed: Observed) -> None:
     bundle = bundled(mixed, SharePlan())
     inputs = prepared(bundle, 2)
-    graph = Graph(bundle)
+    graph = BundleGraph(bundle)
     assert graph.inputs == ["cls_input", "det_input"]
     assert graph.outputs == ["cls_logits", "det_boxes", "det_scores"]
     with torch.inference_mode():
@@ -101,7 +101,7 @@ def test_onnx_holds_one_copy_of_what_is_shared(exported: tuple[Bundle, Path]) ->
     bundle, folder = exported
     held = onnx.load(folder / "model.onnx").graph.initializer
     large = [t for t in held if np.prod(t.dims) > 64]
-    whole = bytes_of(tensors_of(bundle))
+    whole = total_bytes(unique_tensors(bundle))
     kept = sum(4 * int(np.prod(t.dims)) for t in large)
     assert 0.8 * whole < kept <= 1.02 * whole
     contents = {t.raw_data for t in large}
@@ -111,10 +111,10 @@ def test_onnx_holds_one_copy_of_what_is_shared(exported: tuple[Bundle, Path]) ->
 def test_a_model_whose_stages_are_all_taken_over_asks_for_no_input(mixed: Observed) -> None:
     shares = [s for s in shares_in(mixed) if s.recipient.model == "cls"]
     whole = next(s for s in reversed(shares) if s.recipient.stage == "pool")
-    assert Graph(bundled(mixed, SharePlan((whole,)))).inputs == ["det_input"]
+    assert BundleGraph(bundled(mixed, SharePlan((whole,)))).inputs == ["det_input"]
 
 
 def test_the_difference_is_by_the_greatest_number_of_each_output() -> None:
     wanted = [torch.tensor([1.0, -4.0]), torch.tensor([100.0])]
     found = [np.array([1.0, -3.0], np.float32), np.array([101.0], np.float32)]
-    assert greatest_difference(wanted, found) == pytest.approx(0.25)
+    assert max_relative_difference(wanted, found) == pytest.approx(0.25)

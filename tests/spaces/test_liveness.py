@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from spaces.errors import BadPlan
 from spaces.liveness import canonical, liveness
-from spaces.node import in_order, tap_nodes
+from spaces.node import tap_nodes, upstream_nodes
 from spaces.plan import Ref, Share, SharePlan
 from spaces.stages import Layout
 
@@ -177,7 +177,7 @@ def test_the_nodes_are_the_live_stages_and_shares_in_an_order_that_runs(plan: Sh
     if slow_liveness(plan) is None:
         return
     roots = tuple(node for model in LAYOUTS for node in tap_nodes(model, plan, LAYOUTS))
-    order = in_order(roots)
+    order = upstream_nodes(roots)
     assert len(set(order)) == len(order)
     for position, node in enumerate(order):
         assert node.source is None or node.source in order[:position]

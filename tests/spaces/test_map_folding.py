@@ -13,12 +13,12 @@ from networks import Deployment, Zoo, raw_maps, relative_error
 from torch import Tensor, nn
 
 from spaces.adapters import LinearMap, build_adapter, resize
-from spaces.consumers import HEAD, Readers, find_readers, folded
+from spaces.consumers import HEAD, Consumers, find_consumers, fold_into_layer
 from spaces.errors import BadPlan
 from spaces.liveness import liveness
-from spaces.map_folding import Fold, fold_of
+from spaces.map_folding import FoldTargets, find_fold_targets
 from spaces.merged import MergedModel
-from spaces.model_facts import ModelFacts, layouts_of
+from spaces.model_facts import ModelFacts, layouts_by_model
 from spaces.plan import IDENTITY, LINEAR, AdapterSpec, Ref, Share, SharePlan
 from spaces.plan_set import PlanSet
 
@@ -27,14 +27,14 @@ def share(donor: str, recipient: str, adapter: AdapterSpec = LINEAR) -> Share:
     return Share(Ref.parse(recipient), Ref.parse(donor), adapter)
 
 
-def fold(facts: dict[str, ModelFacts], asked: Share, *others: Share) -> Fold:
+def fold(facts: dict[str, ModelFacts], asked: Share, *others: Share) -> FoldTargets:
     plan = SharePlan((asked, *others))
-    return fold_of(asked, liveness(plan, layouts_of(facts)), facts)
+    return find_fold_targets(asked, liveness(plan, layouts_by_model(facts)), facts)
 
 
-def readers_of(module: nn.Module, *shape: int) -> Readers:
+def readers_of(module: nn.Module, *shape: int) -> Consumers:
     watched = torch.randn(1, *(shape or (4, 6, 6)))
-    return find_readers("next", module.eval(), watched, watched)
+    return find_consumers("next", module.eval(), watched, watched)
 
 
 # --- one layer -----------------------------------------------------------------------------
@@ -63,7 +63,7 @@ def test_a_folded_convolution_is_the_map_and_the_convolution(
     weight, shift = torch.randn(recipient, donor).double(), torch.randn(recipient).double()
     donated = torch.randn(2, donor, 7, 8).double()
     mapped = F.conv2d(donated, weight[:, :, None, None], shift)
-    torch.testing.assert_close(folded(layer, weight, shift)(donated), layer(mapped))
+    torch.testing.assert_close(fold_into_layer(layer, weight, shift)(donated), layer(mapped))
 
 
 @given(st.integers(1, 6), st.integers(1, 6), st.booleans(), st.integers(0, 1000))
@@ -76,7 +76,7 @@ def test_a_folded_linear_layer_is_the_map_and_the_layer(
     weight, shift = torch.randn(recipient, donor).double(), torch.randn(recipient).double()
     donated = torch.randn(2, donor).double()
     mapped = F.linear(donated, weight, shift)
-    torch.testing.assert_close(folded(layer, weight, shift)(donated), layer(mapped))
+    torch.testing.assert_close(fold_into_layer(layer, weight, shift)(donated), layer(mapped))
 
 
 class Residual(nn.Module):
@@ -160,7 +160,7 @@ def test_every_layer_that_reads_it_is_found_behind_what_a_map_commutes_with(
 
 def test_a_pool_hands_its_input_on() -> None:
     found = readers_of(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()))
-    assert found == Readers((), passes=True)
+    assert found == Consumers((), passes=True)
 
 
 # --- adapters ------------------------------------------------------------------------------
@@ -234,7 +234,7 @@ def test_a_map_folds_into_all_layers_that_read_the_recipient(
 ) -> None:
     found = fold(street.facts, share(donor.replace("layer", "blocks.2"), recipient))
     assert not found.refusal
-    places = [f"{reader.owner}/{reader.path}" for reader in found.readers]
+    places = [f"{reader.owner}/{reader.path}" for reader in found.consumers]
     assert len(places) == len(set(places)) == len(readers)
     for expected in readers:
         assert any(place.startswith(expected) for place in places), places
@@ -242,13 +242,13 @@ def test_a_map_folds_into_all_layers_that_read_the_recipient(
 
 def test_a_map_in_front_of_a_depthwise_reader_stays(street: Deployment) -> None:
     found = fold(street.facts, share("det:stem", "b0:stem"))
-    assert "depthwise" in found.refusal and not found.readers
+    assert "depthwise" in found.refusal and not found.consumers
 
 
 def test_a_map_in_front_of_a_padded_convolution_stays(zoo: Zoo, street: Deployment) -> None:
     facts = street.facts | {"r18": zoo.facts("timm/resnet18", "r18")}
     found = fold(facts, share("b0:blocks.2", "r18:layer2"))
-    assert "zero padding" in found.refusal and not found.readers
+    assert "zero padding" in found.refusal and not found.consumers
 
 
 def test_a_map_whose_result_is_donated_on_stays(street: Deployment) -> None:
@@ -262,12 +262,12 @@ def test_a_map_whose_result_is_donated_on_stays(street: Deployment) -> None:
 
 def test_a_reader_that_no_longer_lives_takes_no_map_in(street: Deployment) -> None:
     tap, after = share("b0:blocks.4", "det:blocks.4"), share("b0:blocks.5", "det:blocks.5")
-    assert {reader.owner for reader in fold(street.facts, tap, after).readers} == {HEAD}
+    assert {reader.owner for reader in fold(street.facts, tap, after).consumers} == {HEAD}
 
 
 def test_identity_folds_nothing(street: Deployment) -> None:
     found = fold(street.facts, share("det:blocks.4", "b0:blocks.4", IDENTITY))
-    assert found.refusal and not found.readers
+    assert found.refusal and not found.consumers
 
 
 LOW = AdapterSpec("linear", 5)

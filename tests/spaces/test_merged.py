@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from spaces.errors import BadPlan
 from spaces.liveness import canonical, liveness
-from spaces.merged import MergedModel, running_order
-from spaces.model_facts import layouts_of
+from spaces.merged import MergedModel, execution_order
+from spaces.model_facts import layouts_by_model
 from spaces.node import Node, tap_nodes
 from spaces.plan import IDENTITY, LINEAR, AdapterSpec, Ref, Share, SharePlan
 
@@ -104,7 +104,7 @@ def calls_of(module: MergedModel, inputs: dict[str, Tensor]) -> Counter[str]:
 def test_every_live_part_runs_exactly_once_and_nothing_else_is_held(street: Deployment) -> None:
     for plan in street.random_plans(12):
         module = merged(street, *plan.shares)
-        live = liveness(plan, layouts_of(street.facts))
+        live = liveness(plan, layouts_by_model(street.facts))
         assert len(module.stages) == len(live.stages)
         assert len(module.adapters) == len(live.shares)
         counted = calls_of(module, street.inputs())
@@ -115,11 +115,11 @@ def test_every_live_part_runs_exactly_once_and_nothing_else_is_held(street: Depl
 def test_every_value_is_made_before_it_is_read_and_freed_after_its_last_reader(
     street: Deployment,
 ) -> None:
-    layouts = layouts_of(street.facts)
+    layouts = layouts_by_model(street.facts)
     for plan in street.random_plans(50):
         made: set[Node] = set()
         there: set[Node] = set()
-        for step in running_order((name, tap_nodes(name, plan, layouts)) for name in layouts):
+        for step in execution_order((name, tap_nodes(name, plan, layouts)) for name in layouts):
             assert there.issuperset(step.reads), "nothing is read before it is made, or once gone"
             if step.makes:
                 assert step.makes not in made, "nothing is made twice"
@@ -131,8 +131,8 @@ def test_every_value_is_made_before_it_is_read_and_freed_after_its_last_reader(
 
 
 def test_a_head_answers_before_other_models_begin(street: Deployment) -> None:
-    layouts = layouts_of(street.facts)
-    order = running_order((name, tap_nodes(name, SharePlan(), layouts)) for name in layouts)
+    layouts = layouts_by_model(street.facts)
+    order = execution_order((name, tap_nodes(name, SharePlan(), layouts)) for name in layouts)
     heads = [place for place, step in enumerate(order) if step.makes is None]
     ends = [sum(len(layouts[n].stages) + 1 for n in list(layouts)[: k + 1]) for k in range(4)]
     assert [order[place].model for place in heads] == list(layouts)
@@ -236,7 +236,7 @@ def test_a_plan_from_json_makes_the_same_module(street: Deployment) -> None:
 def test_the_merged_module_carries_the_canonical_plan(street: Deployment) -> None:
     read, dead = share("det:blocks.6", "b0:blocks.6"), share("det:blocks.4", "b0:blocks.4")
     assert merged(street, read, dead).plan == SharePlan((read,))
-    assert canonical(SharePlan((read, dead)), layouts_of(street.facts)) == SharePlan((read,))
+    assert canonical(SharePlan((read, dead)), layouts_by_model(street.facts)) == SharePlan((read,))
 
 
 def test_a_cycle_makes_no_module(street: Deployment) -> None:

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from spaces.liveness import canonical
 from spaces.merged import MergedModel
-from spaces.model_facts import layouts_of
-from spaces.node import in_order, tap_nodes
+from spaces.model_facts import layouts_by_model
+from spaces.node import tap_nodes, upstream_nodes
 from spaces.plan import IDENTITY, LINEAR, AdapterSpec, Ref, Share, SharePlan
 from spaces.plan_set import PlanSet
 
@@ -104,12 +104,12 @@ def test_an_answer_that_no_share_reaches_is_one_for_all_plans(street: Deployment
 
 def distinct_runs(deployment: Deployment, plans: tuple[SharePlan, ...]) -> Counter[str]:
     """How often each stage must run: once for each distinct node."""
-    layouts = layouts_of(deployment.facts)
+    layouts = layouts_by_model(deployment.facts)
     nodes = {
         node
         for plan in plans
         for name in deployment.models
-        for node in in_order(tap_nodes(name, canonical(plan, layouts), layouts))
+        for node in upstream_nodes(tap_nodes(name, canonical(plan, layouts), layouts))
     }
     return Counter(str(node.ref) for node in nodes if node.share is None)
 
@@ -180,7 +180,7 @@ def test_only_some_models_answers_are_those_of_all(street: Deployment, names: li
     together, inputs = plan_set(street, *PLANS), street.inputs()
     ran: list[str] = []
     with stage_hooks(street, lambda name, _: ran.append(name)):
-        some = dict(together.only(names).answers(inputs))
+        some = dict(together.restrict_to(names).answers(inputs))
     every = dict(together.answers(inputs))
     assert list(some) == [output for output in every if output[0] in names]
     assert all(torch.equal(some[output], every[output]) for output in some)
@@ -202,7 +202,7 @@ def test_probabilities_are_the_models_of_the_same_outputs(street: Deployment) ->
 
 @torch.no_grad()
 def test_a_classifiers_probabilities_are_the_softmax_of_its_answer(street: Deployment) -> None:
-    together, inputs = plan_set(street, SharePlan()).only(["v3"]), street.inputs(batch=2)
+    together, inputs = plan_set(street, SharePlan()).restrict_to(["v3"]), street.inputs(batch=2)
     ((_, found),) = together.probabilities(inputs)
     ((_, logits),) = together.answers(inputs)
     assert torch.equal(found, logits.softmax(1))
@@ -213,7 +213,7 @@ def test_a_detectors_probabilities_hold_its_detections_scores_and_classes(
     street: Deployment,
 ) -> None:
     """The best detection is that of the most probable class of all anchors."""
-    together, inputs = plan_set(street, SharePlan()).only(["det"]), street.inputs(batch=2)
+    together, inputs = plan_set(street, SharePlan()).restrict_to(["det"]), street.inputs(batch=2)
     ((_, found),) = together.probabilities(inputs)
     ((_, detections),) = together.answers(inputs)
     model: Any = street.models["det"]

@@ -9,7 +9,7 @@ from spaces.activations import Footprint
 from spaces.inputs import InputSpec
 from spaces.model_facts import ModelFacts
 from spaces.plan import IDENTITY, LINEAR, AdapterSpec, Ref
-from spaces.shares import Pair, Pairs, pairs_of, shares_of
+from spaces.shares import Pair, Pairs, enumerate_shares, find_pairs
 from spaces.stages import Layout, StageFacts
 
 LETTERBOX = InputSpec(64, 64, (0, 0, 0), (1, 1, 1), "letterbox").field_of_view
@@ -28,14 +28,14 @@ def facts_of(model: str, *shapes: tuple[int, ...], wide: bool = False) -> ModelF
         stages=tuple(stages),
         tensors={},
         head_macs=0,
-        readers={},
+        consumers={},
         input_bytes=0,
         head_footprint=none,
     )
 
 
 def pairs(*facts: ModelFacts) -> Pairs:
-    return pairs_of({fact.layout.model: fact for fact in facts})
+    return find_pairs({fact.layout.model: fact for fact in facts})
 
 
 def judged(donor: tuple[int, ...], recipient: tuple[int, ...]) -> str:
@@ -45,7 +45,7 @@ def judged(donor: tuple[int, ...], recipient: tuple[int, ...]) -> str:
 
 
 def test_every_ordered_pair_of_different_models_is_judged_once(street: Deployment) -> None:
-    found = pairs_of(street.facts)
+    found = find_pairs(street.facts)
     counts = [len(fact.stages) for fact in street.facts.values()]
     judged = [*found.legal, *found.rejected]
     assert len(judged) == len(set(judged)) == sum(counts) ** 2 - sum(n * n for n in counts)
@@ -107,7 +107,7 @@ def test_identity_needs_equal_channels_and_a_rank_below_both() -> None:
     adapters = (IDENTITY, LINEAR, *(AdapterSpec("linear", rank) for rank in (5, 6, 7, 8)))
     found = {
         str(share)
-        for share in shares_of(pairs_of(facts).legal, facts, adapters)
+        for share in enumerate_shares(find_pairs(facts).legal, facts, adapters)
         if share.recipient.model == "b"
     }
     equal = {

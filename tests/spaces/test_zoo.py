@@ -14,8 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from spaces.errors import BadInput, BadWeights, HubUnreachable, UncuttableModel
 from spaces.inputs import InputSpec
-from spaces.model_facts import ModelFacts, survey
-from spaces.stages import Layout, StagedModel, bytes_of, tensors_of
+from spaces.model_facts import ModelFacts, collect_model_facts
+from spaces.stages import Layout, StagedModel, total_bytes, unique_tensors
 from spaces.zoo import ModelSpec, load_model
 
 
@@ -48,7 +48,9 @@ def test_channels_and_reductions_are_those_of_the_librarys_own_table(zoo: Zoo, a
 @torch.no_grad()
 def test_the_table_has_the_shapes_of_the_real_tensors(zoo: Zoo, arch: str) -> None:
     model, facts = zoo.model(arch), zoo.facts(arch)
-    walked = [(name, tuple(rep.shape[1:])) for name, rep in model.walk(model.example(batch=2))]
+    walked = [
+        (name, tuple(rep.shape[1:])) for name, rep in model.walk(model.example_input(batch=2))
+    ]
     assert walked == [(stage.name, stage.shape) for stage in facts.stages]
 
 
@@ -57,7 +59,7 @@ def test_the_table_has_the_shapes_of_the_real_tensors(zoo: Zoo, arch: str) -> No
 def test_no_stage_and_no_head_changes_what_it_reads(zoo: Zoo, arch: str) -> None:
     """Another model may read the same tensor after it."""
     model = zoo.model(arch)
-    walked = [(name, rep, rep.clone()) for name, rep in model.walk(model.example(batch=1))]
+    walked = [(name, rep, rep.clone()) for name, rep in model.walk(model.example_input(batch=1))]
     model.head([rep for name, rep, _ in walked if name in model.layout.taps])
     assert [name for name, now, then in walked if not torch.equal(now, then)] == []
 
@@ -66,16 +68,16 @@ def test_no_stage_and_no_head_changes_what_it_reads(zoo: Zoo, arch: str) -> None
 def test_stages_and_head_hold_every_byte_of_the_network_once(zoo: Zoo, arch: str) -> None:
     model, facts = zoo.model(arch), zoo.facts(arch)
     head: Any = model.head
-    anchors = bytes_of(tensors_of(head.anchors)) if model.task == "detection" else 0
+    anchors = total_bytes(unique_tensors(head.anchors)) if model.task == "detection" else 0
     found = sum(stage.bytes for stage in facts.stages) + facts.head_bytes
-    assert found == zoo.original(arch).bytes + anchors == bytes_of(tensors_of(model))
+    assert found == zoo.original(arch).bytes + anchors == total_bytes(unique_tensors(model))
 
 
 @every_network
 def test_the_macs_of_the_table_are_those_of_one_forward_pass(zoo: Zoo, arch: str) -> None:
     model, facts = zoo.model(arch), zoo.facts(arch)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(model.example(batch=1))
+        model(model.example_input(batch=1))
     table = sum(stage.macs for stage in facts.stages) + facts.head_macs
     assert 2 * table == counter.get_total_flops()
 
@@ -100,7 +102,7 @@ def test_a_detectors_taps_are_its_three_pyramid_inputs(zoo: Zoo, arch: str) -> N
 @pytest.mark.parametrize("arch", DETECTORS)
 def test_detections_are_boxes_with_scores_and_classes_from_one(zoo: Zoo, arch: str) -> None:
     model = zoo.model(arch)
-    detections = model(model.example(batch=2))
+    detections = model(model.example_input(batch=2))
     assert detections.shape[0] == 2 and detections.shape[2] == 6
     scores, classes = detections[..., 4], detections[..., 5]
     assert ((scores >= 0) & (scores <= 1)).all()
@@ -136,7 +138,7 @@ def _survey_of(*stages: nn.Module) -> ModelFacts:
     head = nn.Sequential(_First(), nn.AdaptiveAvgPool2d(1))
     spec = InputSpec(32, 32, (0, 0, 0), (1, 1, 1))
     layout = Layout("tiny", names, names[-1:])
-    return survey(StagedModel(layout, stages, head, spec, "classification", 1))
+    return collect_model_facts(StagedModel(layout, stages, head, spec, "classification", 1))
 
 
 class _First(nn.Module):
@@ -148,9 +150,9 @@ def test_other_class_counts_change_only_the_head(zoo: Zoo) -> None:
     arch = "timm/mobilenetv2_100"
     few = load_model(ModelSpec("few", arch, "none", num_classes=7, size=(64, 64)))
     assert few.num_classes == 7
-    assert few(few.example(batch=2)).shape == (2, 7)
+    assert few(few.example_input(batch=2)).shape == (2, 7)
     of_stages = [stage.bytes for stage in zoo.facts(arch).stages]
-    assert [stage.bytes for stage in survey(few).stages] == of_stages
+    assert [stage.bytes for stage in collect_model_facts(few).stages] == of_stages
 
 
 @pytest.mark.parametrize("arch", ["vit_tiny_patch16_224", "levit_128s"])
@@ -240,7 +242,7 @@ def test_cut_at_its_blocks_a_network_answers_the_same(zoo: Zoo, arch: str) -> No
     stages, blocks = dict(coarse.walk(inputs)), dict(fine.walk(inputs))
     for tap, block in zip(coarse.layout.taps, fine.layout.taps, strict=True):
         assert torch.equal(stages[tap], blocks[block])
-    assert bytes_of(tensors_of(fine)) == bytes_of(tensors_of(coarse))
+    assert total_bytes(unique_tensors(fine)) == total_bytes(unique_tensors(coarse))
 
 
 @every_network

@@ -17,9 +17,9 @@ from search.statistics.similarity import LAMBDAS, DegenerateRepresentation, Stat
 from search.statistics.streaming import FOLDS, HELD_EVERY, Moments, PassSettings, measure
 from spaces.activations import Footprint
 from spaces.inputs import FieldOfView
-from spaces.model_facts import ModelFacts, survey_all
+from spaces.model_facts import ModelFacts, collect_facts
 from spaces.plan import IDENTITY, LINEAR, AdapterSpec, Ref, Share
-from spaces.shares import Pair, pairs_of
+from spaces.shares import Pair, find_pairs
 from spaces.stages import Layout, StageFacts
 
 X, Y = Ref("x", "s"), Ref("y", "s")
@@ -351,11 +351,11 @@ def test_frames_that_are_all_the_same_are_refused(weights: Weights) -> None:
     from search.data.frames import RenderedScenes
 
     models = load_tiny(weights, {"a": (CLASSIFIER, 1), "b": (CLASSIFIER, 2)})
-    facts = survey_all(models)
+    facts = collect_facts(models)
     same = Subset(RenderedScenes(STREET, 1), (0,) * 16)
     with pytest.raises(DegenerateRepresentation, match="are they all the same picture"):
         Statistics(
-            measure(models, facts, pairs_of(facts).legal, same, PassSettings(batch=8)), facts
+            measure(models, facts, find_pairs(facts).legal, same, PassSettings(batch=8)), facts
         )
 
 

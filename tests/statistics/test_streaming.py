@@ -33,9 +33,9 @@ from search.statistics.streaming import (
     measure,
 )
 from spaces.errors import BadWeights
-from spaces.model_facts import survey_all
+from spaces.model_facts import collect_facts
 from spaces.plan import Ref
-from spaces.shares import Pair, pairs_of
+from spaces.shares import Pair, find_pairs
 from spaces.stages import StagedModel
 from spaces.zoo import ModelSpec, load_model
 
@@ -218,9 +218,9 @@ def models(weights: Weights) -> dict[str, StagedModel]:
 
 
 def taken(models: dict[str, StagedModel], count: int, settings: PassSettings) -> Moments:
-    facts = survey_all(models)
+    facts = collect_facts(models)
     frames = RenderedScenes(STREET, count)
-    return measure(models, facts, pairs_of(facts).legal, frames, settings)
+    return measure(models, facts, find_pairs(facts).legal, frames, settings)
 
 
 def test_gram_statistics_equal_the_textbook_on_kept_representations(
@@ -286,9 +286,9 @@ def test_the_seed_picks_the_positions(models: dict[str, StagedModel]) -> None:
 
 
 def test_progress_hears_of_every_frame(models: dict[str, StagedModel]) -> None:
-    facts, told = survey_all(models), list[int]()
+    facts, told = collect_facts(models), list[int]()
     frames = RenderedScenes(STREET, 12)
-    measure(models, facts, pairs_of(facts).legal, frames, PassSettings(batch=4), told.append)
+    measure(models, facts, find_pairs(facts).legal, frames, PassSettings(batch=4), told.append)
     assert told == [4, 4, 4]
 
 
@@ -319,8 +319,8 @@ def test_a_stage_that_gives_no_numbers_is_named(weights: Weights, value: float) 
     with torch.no_grad():
         conv.weight[0] = value
     with pytest.raises(BadRepresentation, match=r"b:blocks\.2 gives NaN or infinite values"):
-        facts = survey_all(models)
-        measure(models, facts, pairs_of(facts).legal, RenderedScenes(STREET, 8),
+        facts = collect_facts(models)
+        measure(models, facts, find_pairs(facts).legal, RenderedScenes(STREET, 8),
                 PassSettings(batch=4))  # fmt: skip
 
 

@@ -20,12 +20,12 @@ from search.study.exact.segments import NO_SHARE
 from search.study.objectives import PlanEvaluator, Predicted
 from search.study.pareto import front
 from search.study.problem import Limits, Problem
-from spaces.consumers import HEAD, Reader, Readers
+from spaces.consumers import HEAD, Consumer, Consumers
 from spaces.errors import BadPlan
 from spaces.liveness import canonical, liveness
 from spaces.model_facts import ModelFacts
 from spaces.plan import IDENTITY, LINEAR, AdapterSpec, SharePlan
-from spaces.shares import pairs_of, shares_of
+from spaces.shares import enumerate_shares, find_pairs
 
 FORMS: list[tuple[dict[str, int], dict[str, tuple[int, ...]]]] = [
     ({"a": 3, "b": 3}, {}),
@@ -58,7 +58,7 @@ def _with_readers(fact: ModelFacts, rng: np.random.Generator) -> ModelFacts:
     for k in range(int(rng.integers(3))):
         for owner in rng.choice([*stages, HEAD], 2, replace=False):
             tensors[str(owner)][f"{fact.layout.model}/tied{k}"] = 3000 * (k + 1)
-    readers: dict[str, dict[str, Readers]] = {
+    readers: dict[str, dict[str, Consumers]] = {
         stage: {after: _drawn_readers(after, rng)} for stage, after in pairwise(stages)
     }
     for tap in fact.layout.taps:
@@ -66,27 +66,27 @@ def _with_readers(fact: ModelFacts, rng: np.random.Generator) -> ModelFacts:
     return replace(
         fact,
         tensors=tensors,
-        readers={stage: readers.get(stage, {}) for stage in stages},
+        consumers={stage: readers.get(stage, {}) for stage in stages},
         stages=tuple(
             replace(stage, shape=(int(rng.choice([4, 8, 16, 64])), 4, 4)) for stage in fact.stages
         ),
     )
 
 
-def _drawn_readers(owner: str, rng: np.random.Generator) -> Readers:
+def _drawn_readers(owner: str, rng: np.random.Generator) -> Consumers:
     kind = rng.integers(6)
     if kind == 0:
-        return Readers((), "the convolution is grouped or depthwise")
+        return Consumers((), "the convolution is grouped or depthwise")
     if kind == 1 and owner != HEAD:
-        return Readers((), passes=True)
+        return Consumers((), passes=True)
     outs = rng.integers(1, 60, size=int(rng.integers(1, 3)))
-    return Readers(tuple(Reader(owner, f"conv{n}", int(n), 1, bool(n % 2), 9) for n in outs))
+    return Consumers(tuple(Consumer(owner, f"conv{n}", int(n), 1, bool(n % 2), 9) for n in outs))
 
 
 def problem_of(
     facts: dict[str, ModelFacts], seed: int, adapters: Sequence[AdapterSpec]
 ) -> Problem:
-    shares = shares_of(pairs_of(facts).legal, facts, adapters)
+    shares = enumerate_shares(find_pairs(facts).legal, facts, adapters)
     return Problem(facts, made_up_similarity(shares, seed))
 
 
@@ -286,7 +286,9 @@ def test_what_is_out_of_reach_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_plans_of_real_networks_are_valued_as_the_cost_model_and_the_proxy_do(
     street: Deployment,
 ) -> None:
-    shares = shares_of(pairs_of(street.facts).legal, street.facts, (IDENTITY, LINEAR, LOW_RANK))
+    shares = enumerate_shares(
+        find_pairs(street.facts).legal, street.facts, (IDENTITY, LINEAR, LOW_RANK)
+    )
     rng = np.random.default_rng(1)
     problem = Problem(
         street.facts, {s: float(k) for s, k in zip(shares, rng.random(len(shares)), strict=True)}

@@ -61,7 +61,7 @@ def with_sizes(fact: ModelFacts, stage_mb: tuple[int, ...]) -> ModelFacts:
         layout=Layout(name, STAGES, ("s4",)),
         stages=tuple(replace(stage, name=name_) for stage, name_ in stages),
         tensors=tensors | {HEAD: {f"{name}/head": HEAD_MB * MB}},
-        readers={stage: {} for stage in STAGES},
+        consumers={stage: {} for stage in STAGES},
     )
 
 

@@ -15,13 +15,13 @@ from tiny import made_up_facts, made_up_similarity
 from search.study.proxy import Proxy, upstream
 from spaces.errors import BadPlan
 from spaces.liveness import canonical
-from spaces.model_facts import layouts_of
+from spaces.model_facts import layouts_by_model
 from spaces.plan import LINEAR, Ref, Share, SharePlan
-from spaces.shares import pairs_of, shares_of
+from spaces.shares import enumerate_shares, find_pairs
 
 FACTS = made_up_facts({"cls": 4, "det": 4}, {"det": (1, 2, 3)})
-LAYOUTS = layouts_of(FACTS)
-SHARES = shares_of(pairs_of(FACTS).legal, FACTS, (LINEAR,))
+LAYOUTS = layouts_by_model(FACTS)
+SHARES = enumerate_shares(find_pairs(FACTS).legal, FACTS, (LINEAR,))
 WORTH = made_up_similarity(SHARES, seed=0)
 PROXY = Proxy(WORTH, LAYOUTS)
 

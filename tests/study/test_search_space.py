@@ -16,13 +16,13 @@ from search.statistics.observed import Observed
 from search.study.search_space import NOTHING, Encoding
 from spaces.errors import BadPlan
 from spaces.liveness import canonical, liveness
-from spaces.model_facts import layouts_of
+from spaces.model_facts import layouts_by_model
 from spaces.plan import IDENTITY, LINEAR, Ref, Share, SharePlan
-from spaces.shares import pairs_of, shares_of
+from spaces.shares import enumerate_shares, find_pairs
 
 FACTS = made_up_facts({"cls": 4, "cas": 4, "det": 4}, {"det": (1, 2, 3)})
-LAYOUTS = layouts_of(FACTS)
-SHARES = shares_of(pairs_of(FACTS).legal, FACTS, (IDENTITY, LINEAR))
+LAYOUTS = layouts_by_model(FACTS)
+SHARES = enumerate_shares(find_pairs(FACTS).legal, FACTS, (IDENTITY, LINEAR))
 SPACE = Encoding(LAYOUTS, SHARES)
 parameters = st.fixed_dictionaries(
     {slot.name: st.sampled_from(sorted(slot.choices)) for slot in SPACE.slots}
@@ -58,7 +58,7 @@ def test_slots_cover_every_share_once_within_the_segment_of_its_tap() -> None:
 
 def test_the_slots_of_real_networks_cover_their_taps(mixed: Observed) -> None:
     facts = mixed.deployment.facts
-    space = Encoding(layouts_of(facts), shares_in(mixed))
+    space = Encoding(layouts_by_model(facts), shares_in(mixed))
     assert [slot.name for slot in space.slots] == [
         "cls:pool", "det:blocks.2", "det:blocks.4", "det:blocks.6",
     ]  # fmt: skip

@@ -8,9 +8,9 @@ from pathlib import Path
 from tiny import CLASSES, CLASSIFIER, DETECTOR, SIZE, Weights
 
 from search.statistics.observed import Observed
-from spaces.bundle import Contents, write_bundle
+from spaces.bundle import BundleContents, write_bundle
 from spaces.merged import MergedModel
-from spaces.model_facts import survey_all
+from spaces.model_facts import collect_facts
 from spaces.plan import SharePlan
 from spaces.precision import Dtype
 from spaces.zoo import ModelSpec
@@ -33,12 +33,12 @@ def write_plan_bundle(
     specs: Mapping[str, ModelSpec],
     folder: Path,
     dtype: Dtype = "float32",
-) -> tuple[MergedModel, Contents, int]:
+) -> tuple[MergedModel, BundleContents, int]:
     """Write a bundle into a new folder; return its merged model, contents and size in bytes."""
     deployment = observed.deployment
-    facts = survey_all(deployment.models, dtype)
+    facts = collect_facts(deployment.models, dtype)
     merged = MergedModel(deployment.models, deployment.facts, plan, observed.maps_for([plan]))
-    contents = Contents(
+    contents = BundleContents(
         specs={name: specs[name] for name in facts},
         inputs={name: model.input for name, model in deployment.models.items()},
         facts=facts,

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from spaces.adapters import LinearMap
 from spaces.errors import BadPlan
 from spaces.liveness import liveness
-from spaces.model_facts import ModelFacts, layouts_of, survey
+from spaces.model_facts import ModelFacts, collect_model_facts, layouts_by_model
 from spaces.plan import IDENTITY, LINEAR, AdapterSpec, Share, SharePlan
-from spaces.shares import pairs_of, shares_of
-from spaces.stages import StagedModel, bytes_of, tensors_of
+from spaces.shares import enumerate_shares, find_pairs
+from spaces.stages import StagedModel, total_bytes, unique_tensors
 from spaces.zoo import ModelSpec, load_model
 
 CLASSIFIERS = (
@@ -85,7 +85,7 @@ class Zoo:
 
     def facts(self, arch: str, name: str = "net") -> ModelFacts:
         if (arch, name) not in self._facts:
-            self._facts[arch, name] = survey(self.model(arch, name))
+            self._facts[arch, name] = collect_model_facts(self.model(arch, name))
         return self._facts[arch, name]
 
     def deployment(self, archs: Mapping[str, str]) -> Deployment:
@@ -108,7 +108,7 @@ class Zoo:
         return Original(
             inputs,
             (answer,) if isinstance(answer, Tensor) else tuple(m for maps in answer for m in maps),
-            bytes_of(tensors_of(net)),
+            total_bytes(unique_tensors(net)),
             tuple((e["module"], e["num_chs"], e["reduction"]) for e in entries),
         )
 
@@ -159,12 +159,12 @@ class Deployment:
     @cached_property
     def shares(self) -> tuple[Share, ...]:
         """Every legal share: identity and full rank for all, low rank for the small maps."""
-        legal = pairs_of(self.facts).legal
-        shares = shares_of(legal, self.facts, (IDENTITY, LINEAR, LOW_RANK))
+        legal = find_pairs(self.facts).legal
+        shares = enumerate_shares(legal, self.facts, (IDENTITY, LINEAR, LOW_RANK))
         return tuple(s for s in shares if not s.adapter.rank or self._entries(s) < SVD_LIMIT)
 
     def inputs(self, batch: int = 1) -> dict[str, Tensor]:
-        return {name: model.example(batch) for name, model in self.models.items()}
+        return {name: model.example_input(batch) for name, model in self.models.items()}
 
     def maps(self, *plans: SharePlan) -> dict[Share, LinearMap]:
         """A seeded random map for each share; one pair has the same map in all plans."""
@@ -177,7 +177,7 @@ class Deployment:
             shares = chance.choices(self.shares, k=chance.randint(1, 9))
             plan = SharePlan(tuple({share.recipient: share for share in shares}.values()))
             with suppress(BadPlan):
-                liveness(plan, layouts_of(self.facts))
+                liveness(plan, layouts_by_model(self.facts))
                 plans.append(plan)
         return plans
 

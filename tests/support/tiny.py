@@ -40,9 +40,9 @@ from spaces.consumers import HEAD
 from spaces.cost import CostModel
 from spaces.deployment import Deployment
 from spaces.inputs import FieldOfView
-from spaces.model_facts import ModelFacts, survey_all
+from spaces.model_facts import ModelFacts, collect_facts
 from spaces.plan import LINEAR, AdapterSpec, Share
-from spaces.shares import pairs_of, shares_of
+from spaces.shares import enumerate_shares, find_pairs
 from spaces.stages import Layout, StagedModel, StageFacts
 from spaces.zoo import ModelSpec, load_model
 
@@ -100,8 +100,8 @@ def observe(
     models: Mapping[str, StagedModel], count: int = 36, settings: PassSettings | None = None
 ) -> Observed:
     """The statistics of models over small rendered frames, of which 12 are kept unseen."""
-    facts = survey_all(models)
-    pairs = pairs_of(facts)
+    facts = collect_facts(models)
+    pairs = find_pairs(facts)
     frames = RenderedScenes(STREET, count)
     seen, unseen = split_frames(frames, 12)
     moments = measure(models, facts, pairs.legal, seen, settings or PassSettings(batch=8))
@@ -119,7 +119,7 @@ def all_finite(moments: Moments) -> bool:
 
 def shares_in(observed: Observed, *adapters: AdapterSpec) -> tuple[Share, ...]:
     known = observed.deployment
-    return shares_of(known.pairs.legal, known.facts, adapters or (LINEAR,))
+    return enumerate_shares(known.pairs.legal, known.facts, adapters or (LINEAR,))
 
 
 def config_data(weights: Weights) -> dict[str, Any]:
@@ -266,7 +266,7 @@ def made_up_facts(
             ),
             tensors={n: {f"{name}/{n}": sizes[n]} for n in names} | {HEAD: {f"{name}/h": 500}},
             head_macs=100,
-            readers={n: {} for n in names},
+            consumers={n: {} for n in names},
             input_bytes=3072,
             head_footprint=Footprint(40, 40),
         )  # fmt: skip
@@ -290,7 +290,7 @@ class MadeUpDeployment:
         self, stages: dict[str, int], taps: dict[str, tuple[int, ...]] | None = None, seed: int = 0
     ) -> None:
         self.facts = made_up_facts(stages, taps or {}, seed)
-        shares = shares_of(pairs_of(self.facts).legal, self.facts, (LINEAR,))
+        shares = enumerate_shares(find_pairs(self.facts).legal, self.facts, (LINEAR,))
         self.similarities = made_up_similarity(shares, seed)
         self.unmerged_bytes = CostModel(self.facts).unmerged_bytes
 

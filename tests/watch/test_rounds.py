@@ -158,7 +158,7 @@ def label(watched: Watched, model: StagedModel, first: int, count: int) -> None:
     for index in range(first, first + count):
         found = picture(DAY, 1000 + index)
         found.save(file.parent / f"labelled-{index}.png")
-        answer = model(model.prepared([np.asarray(found)])).argmax()
+        answer = model(model.prepare_frames([np.asarray(found)])).argmax()
         with file.open("a") as table:
             table.write(f"labelled-{index}.png,{answer}\n")
 

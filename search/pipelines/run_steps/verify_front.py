@@ -33,7 +33,7 @@ def verify_front(inputs: RunInputs, found: FrontSearch, reporter: Reporter) -> F
     plans, held_out = [valued.plan for valued in shortlist], found.observed.unseen
     with reporter.working("linear maps"):
         maps = found.observed.maps_for(plans)
-    setup = EvaluationSetup(deployment.served, deployment.facts, maps, settings.batch)
+    setup = EvaluationSetup(deployment.deployed_models, deployment.facts, maps, settings.batch)
     reporter.step(f"Fidelity of the {len(plans)} most promising plans on {len(held_out)} frames")
     with reporter.progress("frames", len(held_out)) as progress:
         fidelities = fidelity(setup, plans, held_out, progress)

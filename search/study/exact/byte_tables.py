@@ -116,7 +116,7 @@ class AdapterContexts:
         """The recipient, and the representations above that pass it on unchanged."""
         if share.adapter.kind != "identity":
             for ref in above:
-                readers = facts[ref.model].readers[self.passed_on[-1].stage]
+                readers = facts[ref.model].consumers[self.passed_on[-1].stage]
                 if ref.stage not in readers or not readers[ref.stage].passes:
                     break
                 self.passed_on.append(ref)
