@@ -49,7 +49,7 @@ check: $(VENV)/.installed-dev
 docs: $(VENV)/.installed-docs
 	$(BIN)/python docs/site/generate.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict -f docs/site/mkdocs.yml
-	@echo "Open build/docs/index.html"
+	@echo "Open build/docs/index.html; for the search box: python3 -m http.server -d build/docs"
 
 bench: $(VENV)/.installed-dev
 	@$(PIP) -e ".[bench]"

@@ -65,24 +65,23 @@ def purpose(root: Path, package: str) -> str:
 
 def floors_drawing(root: Path) -> str:
     floors = [*reversed(layers(root)), ("spaces",)]
-    height, gap, left = 64, 10, 46
+    gap, left = 10, 46
+    y = float(gap)
     parts = []
     for row, floor in enumerate(floors):
-        y = gap + row * (height + gap)
         width = (WIDTH - left - gap * len(floor)) / len(floor)
-        level = len(floors) - 1 - row
-        parts.append(text(18, y + height / 2 + 5, str(level), 15, MUTED))
-        for column, package in enumerate(floor):
+        names = [package if package == "spaces" else f"search/{package}" for package in floor]
+        texts = [paragraph(0, 0, purpose(root, name), int((width - 20) / 6.6)) for name in names]
+        height = 32 + 16 * max(len(lines) for lines in texts)
+        parts.append(text(18, y + height / 2 + 5, str(len(floors) - 1 - row), 15, MUTED))
+        for column, name in enumerate(names):
             x = left + column * (width + gap)
-            name = package if package == "spaces" else f"search/{package}"
-            folder = package if package == "spaces" else f"search/{package}"
             parts.append(box(x, y, width, height, FLOOR_COLOURS[row % 2]))
             parts.append(text(x + 12, y + 21, name, 14, font_weight="600"))
-            parts += paragraph(x + 12, y + 39, purpose(root, folder), int((width - 20) / 6.1))
-    bottom = gap + len(floors) * (height + gap)
-    rule = "A package imports itself and lower floors only."
-    parts.append(text(left, bottom + 10, rule, 12, MUTED))
-    return picture(bottom + 26, "The packages of merge-search on their floors", parts)
+            parts += paragraph(x + 12, y + 39, purpose(root, name), int((width - 20) / 6.6))
+        y += height + gap
+    parts.append(text(left, y + 12, "A package imports itself and lower floors only.", 12, MUTED))
+    return picture(y + 28, "The packages of merge-search on their floors", parts)
 
 
 # The steps of a run.

@@ -24,14 +24,14 @@ PROGRAM = f"{HOME}/.venv/bin/merge-search"
 
 
 def blocks() -> dict[str, tuple[str, str]]:
-    """By the file's name, which stands in its first comment: the language, and the text."""
-    found = re.findall(r"(?ms)^```(\w+)\n(.*?)^```$", DOCS.read_text(encoding="utf-8"))
-    named = {}
-    for language, text in found:
-        name = next(line for line in text.splitlines() if re.match(r"# \S", line))
-        named[name.removeprefix("# ").rpartition("/")[2]] = (language, text)
-    assert len(named) == len(found)
-    return named
+    """Return the language and the text of each file, by the name in its first comment."""
+    fences = re.findall(r"(?ms)^```(\w+)\n(.*?)^```$", DOCS.read_text(encoding="utf-8"))
+    files = {}
+    for language, text in fences:
+        comment = next(line for line in text.splitlines() if re.match(r"# \S", line))
+        files[comment.removeprefix("# ").rpartition("/")[2]] = (language, text)
+    assert len(files) == len(fences)
+    return files
 
 
 BLOCKS = blocks()
@@ -40,12 +40,13 @@ UNITS = {name: text for name, (language, text) in BLOCKS.items() if language == 
 (CRONTAB,) = (text for language, text in BLOCKS.values() if language == "crontab")
 
 
-def of_kind(kind: str) -> dict[str, Any]:
-    (found,) = (d for d in yaml.safe_load_all(BLOCKS["street.yaml"][1]) if d["kind"] == kind)
-    return dict(found)
+def manifest(kind: str) -> dict[str, Any]:
+    documents = yaml.safe_load_all(BLOCKS["street.yaml"][1])
+    (document,) = (d for d in documents if d["kind"] == kind)
+    return dict(document)
 
 
-CRON_JOB = of_kind("CronJob")["spec"]
+CRON_JOB = manifest("CronJob")["spec"]
 POD = CRON_JOB["jobTemplate"]["spec"]["template"]["spec"]
 (ROUND,) = POD["containers"]
 EXIT_CODES = {
@@ -54,7 +55,7 @@ EXIT_CODES = {
 }  # fmt: skip
 
 
-def test_all_ways_are_there() -> None:
+def test_the_page_has_a_file_for_every_scheduler() -> None:
     assert set(UNITS) == {
         "merge-search.service", "merge-search-round.service", "merge-search-round.timer",
         "merge-search-failed.service",
@@ -66,7 +67,7 @@ def test_all_ways_are_there() -> None:
 # cron.
 
 
-def test_the_crontab_s_lines_are_lines_of_a_crontab() -> None:
+def test_cron_accepts_the_lines_of_the_crontab() -> None:
     lines = [line for line in CRONTAB.splitlines() if re.match(r"[\d*]", line)]
     assert lines
     for line in lines:
@@ -75,20 +76,22 @@ def test_the_crontab_s_lines_are_lines_of_a_crontab() -> None:
         assert command == f"{HOME}/round"
 
 
-def fake(path: Path, body: str) -> None:
+def write_script(path: Path, body: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"#!/bin/sh\n{body}\n")
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
 
 
 @pytest.mark.parametrize("code", sorted(EXIT_CODES))
-def test_cron_sends_mail_when_a_person_should_know(code: int, tmp_path: Path) -> None:
-    fake(tmp_path / ".venv/bin/merge-search", f'echo "told: $*"; echo more >&2; exit {code}')
+def test_cron_sends_mail_about_failures_and_promotions(code: int, tmp_path: Path) -> None:
+    write_script(
+        tmp_path / ".venv/bin/merge-search", f'echo "ran: $*"; echo more >&2; exit {code}'
+    )
     script = SCRIPT.replace(HOME, str(tmp_path))
     done = subprocess.run(["sh", "-c", script], capture_output=True, text=True)
     assert done.returncode == code and done.stderr == ""
-    wanted = f"told: watch watch.yaml --once\nmore\nexit code {code}\n"
-    assert done.stdout == (wanted if code in (1, 11, 70) else "")
+    mail = f"ran: watch watch.yaml --once\nmore\nexit code {code}\n"
+    assert done.stdout == (mail if code in (1, 11, 70) else "")
 
 
 # systemd.
@@ -101,9 +104,9 @@ def unit(name: str) -> RawConfigParser:
     return parser
 
 
-def test_units_start_the_commands_that_are_told() -> None:
-    forever, once = unit("merge-search.service")["Service"], unit("merge-search-round.service")
-    assert forever["ExecStart"] == f"{PROGRAM} watch watch.yaml"
+def test_the_units_start_the_documented_commands() -> None:
+    service, once = unit("merge-search.service")["Service"], unit("merge-search-round.service")
+    assert service["ExecStart"] == f"{PROGRAM} watch watch.yaml"
     assert once["Service"]["ExecStart"] == f"{PROGRAM} watch watch.yaml --once"
     assert {"10", "11"} <= set(once["Service"]["SuccessExitStatus"].split())
     assert once["Unit"]["OnFailure"] in UNITS
@@ -112,7 +115,7 @@ def test_units_start_the_commands_that_are_told() -> None:
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd here")
-def test_systemd_understands_the_units(tmp_path: Path) -> None:
+def test_systemd_accepts_the_units(tmp_path: Path) -> None:
     for name, text in UNITS.items():
         (tmp_path / name).write_text(text.replace(PROGRAM, "/bin/true"))
     command = ["systemd-analyze", "verify", *(str(tmp_path / name) for name in UNITS)]
@@ -123,15 +126,15 @@ def test_systemd_understands_the_units(tmp_path: Path) -> None:
 # Kubernetes and Compose.
 
 
-def test_the_cron_job_is_one() -> None:
-    assert of_kind("CronJob")["apiVersion"] == "batch/v1"
+def test_the_cron_job_is_consistent() -> None:
+    assert manifest("CronJob")["apiVersion"] == "batch/v1"
     Schedule.cron(CRON_JOB["schedule"], CRON_JOB["timeZone"])
     assert CRON_JOB["concurrencyPolicy"] == "Forbid" and CRON_JOB["startingDeadlineSeconds"] > 0
     assert POD["restartPolicy"] == "Never"  # else podFailurePolicy is refused
     mounted = {mount["name"]: mount["mountPath"] for mount in ROUND["volumeMounts"]}
     assert set(mounted) == {volume["name"] for volume in POD["volumes"]}
     (claim,) = (v["persistentVolumeClaim"] for v in POD["volumes"] if v["name"] == "data")
-    assert claim["claimName"] == of_kind("PersistentVolumeClaim")["metadata"]["name"]
+    assert claim["claimName"] == manifest("PersistentVolumeClaim")["metadata"]["name"]
     for rule in CRON_JOB["jobTemplate"]["spec"]["podFailurePolicy"]["rules"]:
         codes = rule.get("onExitCodes", {"containerName": ROUND["name"], "values": []})
         assert codes["containerName"] == ROUND["name"]
@@ -139,24 +142,26 @@ def test_the_cron_job_is_one() -> None:
 
 
 def start(folder: Path, body: str) -> subprocess.Popen[bytes]:
-    """What the container runs, with another `merge-search` in its path."""
-    fake(folder / "merge-search", body)
+    """Start the command of the container, with a script in place of `merge-search`."""
+    write_script(folder / "merge-search", body)
     path = {"PATH": f"{folder}:{os.environ['PATH']}"}
     return subprocess.Popen([*ROUND["command"], *ROUND["args"]], env=path, cwd=folder)
 
 
 @pytest.mark.parametrize("code", sorted(EXIT_CODES))
 def test_only_failures_fail_the_job(code: int, tmp_path: Path) -> None:
-    process = start(tmp_path, f'echo "$*" > told; exit {code}')
+    process = start(tmp_path, f'echo "$*" > arguments; exit {code}')
     assert process.wait(20) == (0 if code in (10, 11) else code)
-    assert (tmp_path / "told").read_text() == "watch /config/watch.yaml --once\n"
+    assert (tmp_path / "arguments").read_text() == "watch /config/watch.yaml --once\n"
 
 
-def test_a_pod_that_is_stopped_stops_its_round_gently(tmp_path: Path) -> None:
-    body = "trap 'sleep 0.3; touch ended; exit 143' TERM\ntouch began\nwhile :; do sleep 0.1; done"
+def test_stopping_a_pod_stops_its_round_gently(tmp_path: Path) -> None:
+    body = (
+        "trap 'sleep 0.3; touch ended; exit 143' TERM\ntouch started\nwhile :; do sleep 0.1; done"
+    )
     process = start(tmp_path, body)
     end = time.monotonic() + 20
-    while not (tmp_path / "began").exists() and time.monotonic() < end:
+    while not (tmp_path / "started").exists() and time.monotonic() < end:
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) == 143 and (tmp_path / "ended").exists()
