@@ -18,7 +18,7 @@ settings.load_profile("repeatable")
 
 pytest_plugins = ["tiny_fixtures", "server_fixtures", "command_fixtures", "browser_fixtures"]
 
-LONGEST = ("test_watch_", "test_watch.py", "test_durability", "test_run")
+LONGEST = ("test_watch_", "test_rounds", "test_durability", "test_run")
 """Files that take minutes come first, so that all cores are busy to the end."""
 
 

@@ -1,1 +1,1 @@
-"""Sources of new frames. The only door to PyAV."""
+"""Sources of new frames and their recordings. The only door to PyAV."""

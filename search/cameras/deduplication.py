@@ -1,7 +1,8 @@
-"""Whether two frames of a fixed camera show the same: a still scene says nothing new.
+"""Whether two frames of a fixed camera show the same picture: a still scene adds no information.
 
-Two frames are compared cell by cell on a small grey picture. A hash of the whole picture is unfit
-here: what stands still decides all of its bits, and somebody who walks through changes none.
+Two frames are compared cell by cell on a small grey picture. A perceptual hash of the whole
+picture is unsuitable: the still background decides all of its bits, and a person who walks
+through changes none.
 """
 
 from __future__ import annotations
@@ -14,18 +15,19 @@ from spaces.inputs import Frame
 
 GRID = (48, 36)
 """Columns and rows; a cell of a 768x576 picture is 16 pixels wide, as is a person far away."""
-NOTABLE = 10
-"""Grey levels of 255 by which a cell must differ. Noise and compression stay below it."""
+TOLERANCE = 10
+"""Grey levels of 255 by which a cell may differ. Noise and compression stay below it."""
 
 GreyPicture = NDArray[np.int16]
 
 
 def grey_picture(frame: Frame) -> GreyPicture:
-    """A uint8 (H, W, 3) RGB frame as int16 (36, 48): the mean grey of each cell, 0 to 255."""
+    """Reduce a uint8 (H, W, 3) RGB frame to the mean grey of each cell, int16 (36, 48), 0 to
+    255."""
     grey = Image.fromarray(frame).convert("L")
     return np.asarray(grey.resize(GRID, Image.Resampling.BOX), dtype=np.int16)
 
 
-def near_identical(one: GreyPicture, other: GreyPicture) -> bool:
-    """Whether no cell differs notably; symmetric, and true of a picture and itself."""
-    return int(np.abs(one - other).max()) <= NOTABLE
+def near_identical(first: GreyPicture, second: GreyPicture) -> bool:
+    """Whether every cell is equal within the tolerance; symmetric and reflexive."""
+    return int(np.abs(first - second).max()) <= TOLERANCE

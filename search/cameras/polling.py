@@ -1,4 +1,4 @@
-"""One round of asking all cameras for new frames, all at the same time."""
+"""Poll all cameras at once for new frames, and store them."""
 
 from __future__ import annotations
 
@@ -6,77 +6,94 @@ import math
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from threading import Event
 
 from search.cameras.recordings import Recordings
-from search.cameras.sources import Camera, CameraFault, StreamCamera, tell
+from search.cameras.sources import Camera, CameraFault, StreamCamera, raise_if_any
+from search.cameras.video import Monotonic
 
 
 @dataclass(frozen=True)
-class Collected:
-    """How many frames of a camera were kept now, and what was wrong with it."""
+class PollResult:
+    """Outcome of polling one camera."""
 
     frames: int
+    """New frames stored; near-identical ones are skipped."""
     fault: str | None
 
 
-def collect(
-    cameras: Mapping[str, Camera], footage: Mapping[str, Recordings], most: int, now: datetime
-) -> dict[str, Collected]:
-    """Ask each camera for frames until `most` of its frames wait, or it has no more.
+def poll_cameras(
+    cameras: Mapping[str, Camera],
+    recordings: Mapping[str, Recordings],
+    max_waiting: int,
+    now: datetime,
+    clock: Monotonic = time.monotonic,
+) -> dict[str, PollResult]:
+    """Poll each camera until `max_waiting` of its frames wait for a window, or it has no more.
 
-    A camera whose pause after a fault is not over is not asked, and has no entry in the answer.
-    What is wrong with one does not touch the others, nor do they wait for it but at the end.
+    Cameras are polled in parallel, and a fault of one does not affect the others. A camera that
+    still pauses after a fault is skipped and missing from the result. `clock` limits how long a
+    stream is polled.
 
     Raises:
-        CannotWrite: frames cannot be kept; raised when all cameras have been asked.
+        CannotWrite: frames cannot be stored; raised when all cameras have been polled.
     """
-    stop = Event()
-    due = [name for name in cameras if footage[name].may_ask(now)]
+    poll = _Poll(max_waiting, now, clock)
+    due = [name for name in cameras if recordings[name].may_poll(now)]
     with ThreadPoolExecutor(max_workers=max(len(due), 1)) as pool:
-        asked = {
-            name: pool.submit(_ask, cameras[name], footage[name], most, now, stop) for name in due
-        }
+        futures = {name: pool.submit(poll.run, cameras[name], recordings[name]) for name in due}
         try:
-            wait(asked.values())
-        except BaseException:  # Ctrl-C: streams have no end of their own
-            stop.set()
+            wait(futures.values())
+        except BaseException:  # Ctrl-C: streams do not end by themselves
+            poll.stop.set()
             raise
-    return {name: future.result() for name, future in asked.items()}
+    return {name: future.result() for name, future in futures.items()}
 
 
-def _ask(camera: Camera, footage: Recordings, most: int, now: datetime, stop: Event) -> Collected:
-    before, end = footage.waiting, time.monotonic() + _longest(camera, most)
-    if before >= most:
-        return Collected(0, None)
-    try:
-        for seen in camera.look(footage.cursor):
-            footage.well()
-            footage.keep(seen)
-            if footage.waiting >= most or time.monotonic() > end or stop.is_set():
-                tell(seen.problems, seen.cursor)
-                break
+@dataclass(frozen=True)
+class _Poll:
+    """One poll of several cameras."""
+
+    max_waiting: int
+    now: datetime
+    clock: Monotonic
+    stop: Event = field(default_factory=Event)
+
+    def run(self, camera: Camera, recordings: Recordings) -> PollResult:
+        """Poll one camera."""
+        waiting_before = recordings.waiting
+        if waiting_before >= self.max_waiting:
+            return PollResult(0, None)
+        try:
+            self._store_frames(camera, recordings)
+        except CameraFault as fault:
+            self._record(fault, recordings)
+            return PollResult(recordings.waiting - waiting_before, str(fault))
+        return PollResult(recordings.waiting - waiting_before, None)
+
+    def _store_frames(self, camera: Camera, recordings: Recordings) -> None:
+        end = self.clock() + self._time_limit(camera)
+        for taken in camera.poll(recordings.cursor):
+            recordings.clear_fault()
+            recordings.add(taken)
+            enough = recordings.waiting >= self.max_waiting
+            if enough or self.clock() > end or self.stop.is_set():
+                raise_if_any(taken.problems, taken.cursor)
+                return
+        recordings.clear_fault()
+
+    def _time_limit(self, camera: Camera) -> float:
+        """Seconds that a poll may take: a stream never ends, and a still scene stores nothing."""
+        if isinstance(camera, StreamCamera):
+            return camera.every * self.max_waiting * 2 + camera.patience
+        return math.inf
+
+    def _record(self, fault: CameraFault, recordings: Recordings) -> None:
+        """Pause a camera that does not answer; let one that does resume behind the fault."""
+        if fault.resume_from is None:
+            recordings.record_fault(self.now)
         else:
-            footage.well()
-    except CameraFault as fault:
-        _note(footage, fault, now)
-        return Collected(footage.waiting - before, str(fault))
-    return Collected(footage.waiting - before, None)
-
-
-def _longest(camera: Camera, most: int) -> float:
-    """Seconds that a look may take: a stream has no end, and of a still scene nothing is kept."""
-    if isinstance(camera, StreamCamera):
-        return camera.every * most * 2 + camera.patience
-    return math.inf
-
-
-def _note(footage: Recordings, fault: CameraFault, now: datetime) -> None:
-    """A camera that does not answer is put off; one that does goes on behind what was wrong."""
-    if fault.passed is None:
-        footage.failed(now)
-    else:
-        footage.well()
-        footage.move(fault.passed)
+            recordings.clear_fault()
+            recordings.set_cursor(fault.resume_from)

@@ -1,11 +1,12 @@
-"""What is kept of one camera: its new frames, its windows of frames, and how far it was read.
+"""Stored frames of one camera, grouped into windows, and the cursor up to which it was read.
 
-    FOLDER/camera.json                    the cursor; faults in a row; not to be asked before
-    FOLDER/open/TIME-NUMBER.jpg           frames, too few yet for a window
+    FOLDER/camera.json                    cursor; number of faults in a row; end of the pause
+    FOLDER/open/TIME-NUMBER.jpg           frames that do not fill a window yet
     FOLDER/windows/00000003/*.jpg         frames of a window, which never changes
 
-A process may be killed anywhere. A frame is written before the cursor that is after it: after a
-kill in between it comes again, and is then near-identical to the last one kept.
+A process may be killed anywhere. Each frame is written before the cursor moves past it: after a
+kill in between, the frame comes again and is skipped, since it is near-identical to the last one
+stored.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from search.cameras.deduplication import GreyPicture, grey_picture, near_identical
-from search.cameras.sources import Cursor, Seen
+from search.cameras.sources import CameraFrame, Cursor
 from search.data.frames import read_image
 from search.utils.files import CannotWrite, write_bytes
 from search.utils.records import BadRecord, NoRecord, read_record, write_record
@@ -34,22 +35,22 @@ FIRST_PAUSE = timedelta(seconds=30)
 LONGEST_PAUSE = timedelta(hours=1)
 
 
-class BadFootage(MergeSearchError):
-    """What was kept of a camera is not as it was written."""
+class BadRecordings(MergeSearchError):
+    """The stored state of a camera cannot be read."""
 
 
-class _Kept(NamedTuple):
-    """A frame that was kept."""
+class _StoredFrame(NamedTuple):
+    """The last frame stored."""
 
     number: int
     picture: GreyPicture
 
 
 class Recordings:
-    """What is kept of one camera; one process writes it at a time.
+    """Stored frames of one camera. Only one process at a time may write.
 
     Raises:
-        BadFootage: its camera.json is there and cannot be read.
+        BadRecordings: camera.json exists and cannot be read.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -57,7 +58,7 @@ class Recordings:
         self._open = folder / "open"
         self._windows = folder / "windows"
         self._state = _read_state(folder / "camera.json")
-        self._last: _Kept | None = None
+        self._last: _StoredFrame | None = None
 
     @property
     def cursor(self) -> Cursor:
@@ -65,98 +66,100 @@ class Recordings:
 
     @property
     def waiting(self) -> int:
-        """How many frames are not in a window yet."""
+        """Number of frames that are not in a window yet."""
         return len(_frames(self._open))
 
-    def keep(self, seen: Seen) -> bool:
-        """Take a frame in, unless it shows the same as the last one kept; returns whether.
+    def add(self, taken: CameraFrame) -> bool:
+        """Store a frame unless it is near-identical to the last one stored; return whether it
+        was stored.
 
         Raises:
-            CannotWrite: the folder does not take files; nothing is taken in.
+            CannotWrite: the folder cannot be written to; neither frame nor cursor is stored.
         """
-        picture, last = grey_picture(seen.frame), self._last or self._newest()
+        picture, last = grey_picture(taken.frame), self._last or self._newest()
         distinct = last is None or not near_identical(picture, last.picture)
         if distinct:
-            last = _Kept(1 if last is None else last.number + 1, picture)
-            write_bytes(self._open / _name(seen.when, last.number), _jpeg(seen.frame))
+            last = _StoredFrame(1 if last is None else last.number + 1, picture)
+            write_bytes(self._open / _name(taken.taken_at, last.number), _jpeg(taken.frame))
         self._last = last
-        self.move(seen.cursor)
+        self.set_cursor(taken.cursor)
         return distinct
 
-    def move(self, cursor: Cursor) -> None:
-        """Go on from another cursor."""
+    def set_cursor(self, cursor: Cursor) -> None:
+        """Resume from this cursor."""
         self._write(cursor=cursor)
 
-    def close(self) -> int | None:
-        """Make the waiting frames the next window, and return its number; None if there are none.
+    def close_window(self) -> int | None:
+        """Make a window of the waiting frames and return its number; None if no frames wait.
 
         Raises:
             CannotWrite: the folder cannot be changed.
         """
         if not self.waiting:
             return None
-        number = max(self.windows(), default=0) + 1
+        number = max(self.window_numbers(), default=0) + 1
         try:
-            for left in self._open.glob(".*.part"):  # by a process that was killed
-                left.unlink()
+            for leftover in self._open.glob(".*.part"):  # of a process that was killed
+                leftover.unlink()
             self._windows.mkdir(exist_ok=True)
-            self._open.rename(self.window(number))
+            self._open.rename(self.window_folder(number))
         except OSError as error:
-            raise _cannot_write(self.window(number), error) from error
+            raise _cannot_write(self.window_folder(number), error) from error
         return number
 
-    def windows(self) -> list[int]:
-        """The numbers of the windows, in order."""
-        found = self._windows.iterdir() if self._windows.is_dir() else ()
-        return sorted(int(path.name) for path in found if re.fullmatch(r"\d{8}", path.name))
+    def window_numbers(self) -> list[int]:
+        """Return the numbers of the windows in ascending order."""
+        paths = self._windows.iterdir() if self._windows.is_dir() else ()
+        return sorted(int(path.name) for path in paths if re.fullmatch(r"\d{8}", path.name))
 
-    def window(self, number: int) -> Path:
-        """The folder with the frames of a window."""
+    def window_folder(self, number: int) -> Path:
+        """Return the folder with the frames of a window."""
         return self._windows / f"{number:08}"
 
     def prune(self, keep: Collection[int]) -> None:
-        """Remove the windows that are not to be kept.
+        """Remove all windows but these.
 
-        The newest always stays: by it the next number is known, and the last frame kept.
+        The newest window always stays: it tells the next number and the last frame stored.
 
         Raises:
             CannotWrite: the folder cannot be changed.
         """
-        for number in self.windows()[:-1]:
+        for number in self.window_numbers()[:-1]:
             if number not in keep:
-                # at once: half a window must not look like one
+                # rename first: half a window must not look like a window
                 hidden = self._windows / f".{number:08}"
                 try:
-                    self.window(number).rename(hidden)
+                    self.window_folder(number).rename(hidden)
                 except OSError as error:
-                    raise _cannot_write(self.window(number), error) from error
+                    raise _cannot_write(self.window_folder(number), error) from error
         for hidden in self._windows.glob(".*"):
             shutil.rmtree(hidden, ignore_errors=True)
 
-    def failed(self, now: datetime) -> None:
-        """Note a fault: the camera is not to be asked for a while, longer with each in a row."""
+    def record_fault(self, now: datetime) -> None:
+        """Pause the camera after a fault, twice as long after each further one in a row."""
         faults = self._state.faults + 1
-        doublings = min(faults - 1, 20)  # beyond the longest pause; a timedelta ends somewhere
+        doublings = min(faults - 1, 20)  # beyond the longest pause; larger timedeltas overflow
         pause = min(FIRST_PAUSE * 2**doublings, LONGEST_PAUSE)
         self._write(faults=faults, not_before=(now + pause).isoformat())
 
-    def well(self) -> None:
-        """Note that the camera answers."""
+    def clear_fault(self) -> None:
+        """Record that the camera answers."""
         self._write(faults=0, not_before=None)
 
-    def may_ask(self, now: datetime) -> bool:
+    def may_poll(self, now: datetime) -> bool:
         """Whether the pause after the last fault is over."""
         if self._state.not_before is None:
             return True
         left = datetime.fromisoformat(self._state.not_before) - now
-        return not timedelta(0) < left <= LONGEST_PAUSE  # longer: the clock has been put back
+        return not timedelta(0) < left <= LONGEST_PAUSE  # longer: the clock was set back
 
-    def _newest(self) -> _Kept | None:
-        """The frame that was kept last, by this process or another."""
-        for folder in (self._open, *map(self.window, reversed(self.windows()))):
-            if kept := _frames(folder):
-                newest = max(kept, key=_number)
-                return _Kept(_number(newest), grey_picture(read_image(newest)))
+    def _newest(self) -> _StoredFrame | None:
+        """Load the frame stored last, by this process or another."""
+        windows = map(self.window_folder, reversed(self.window_numbers()))
+        for folder in (self._open, *windows):
+            if frames := _frames(folder):
+                newest = max(frames, key=_number)
+                return _StoredFrame(_number(newest), grey_picture(read_image(newest)))
         return None
 
     def _write(self, **changes: Any) -> None:
@@ -183,19 +186,19 @@ def _read_state(path: Path) -> CameraState:
     except NoRecord:
         return CameraState(cursor={}, faults=0, not_before=None)
     except BadRecord as error:
-        raise BadFootage(
-            f"{error}; remove the file, and the camera is read from its beginning"
+        raise BadRecordings(
+            f"{error}; delete the file to read the camera from its beginning"
         ) from error
 
 
 def _frames(folder: Path) -> list[Path]:
-    """The whole frames in a folder; hidden files are not."""
+    """Return the complete frames in a folder; hidden files are incomplete."""
     return [path for path in folder.glob("*.jpg") if path.name[0] != "."]
 
 
-def _name(when: str, number: int) -> str:
-    """A file name that sorts by time, and then by the running number."""
-    moment = datetime.fromisoformat(when).astimezone(UTC)
+def _name(taken_at: str, number: int) -> str:
+    """Return a file name that sorts by time, then by number."""
+    moment = datetime.fromisoformat(taken_at).astimezone(UTC)
     return f"{moment:%Y%m%dT%H%M%S}.{moment.microsecond // 1000:03}-{number:08}.jpg"
 
 

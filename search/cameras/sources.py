@@ -1,7 +1,8 @@
-"""Cameras: where new frames come from, and how far each of them has been read.
+"""Cameras: sources of new frames that can be polled, and cursors that say how far each was read.
 
-A cursor says how far: plain data that fits into JSON, `{}` at first. Who keeps it from one look
-to the next misses no frame and gets none twice. One of another kind of camera counts as `{}`.
+A cursor is plain data that fits into JSON; `{}` starts from the beginning. Persist the cursor
+between polls to get every frame exactly once. A cursor from another camera type is treated as
+empty.
 """
 
 from __future__ import annotations
@@ -21,61 +22,60 @@ from search.data.synthetic.scenes import SceneSettings, render
 from spaces.errors import MergeSearchError
 from spaces.inputs import Frame
 
-YOUNG = 60.0
-"""Seconds since a file's last change within which somebody may still be writing it."""
-
+SETTLING_TIME = 60.0
+"""Seconds since a file's last change within which another program may still be writing it."""
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 Cursor = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A new frame, uint8 (H, W, 3) RGB; when it is from; and the cursor after it.
-
-    `when` is ISO 8601 in UTC, to milliseconds: for a frame out of a file when that file was last
-    written, for others when they were seen. `problems` are what was wrong on the way from the
-    begin of the look to this frame, for who looks no further.
-    """
+class CameraFrame:
+    """A new frame of a camera."""
 
     frame: Frame
-    when: str
+    """uint8 (H, W, 3) RGB."""
+    taken_at: str
+    """ISO 8601 in UTC, to milliseconds: when the file that holds the frame was last written; for
+    streams and scenes, when the frame arrived."""
     cursor: Cursor
+    """Where to resume after this frame."""
     problems: tuple[str, ...] = ()
+    """Faults met between the start of the poll and this frame, for a poll that stops here."""
 
 
 class CameraFault(MergeSearchError):
-    """Something is wrong with one camera; the others go on.
+    """One camera has a fault; the others go on.
 
-    With a cursor `passed`, the camera itself works: what was wrong lies before that cursor, and is
-    not met again by who goes on from there. Without one, it should be asked again later.
+    If `resume_from` is a cursor, the camera itself works: the fault lies before that cursor and
+    is not met again by a poll that starts there. If it is None, poll again later.
     """
 
-    def __init__(self, said: str, passed: Cursor | None = None) -> None:
-        super().__init__(said)
-        self.passed = passed
+    def __init__(self, message: str, resume_from: Cursor | None = None) -> None:
+        super().__init__(message)
+        self.resume_from = resume_from
 
 
 class Camera(Protocol):
-    """Something that has new frames from time to time."""
+    """A source of new frames."""
 
-    def look(self, cursor: Cursor) -> Iterator[Seen]:
-        """The frames after the cursor, oldest first.
+    def poll(self, cursor: Cursor) -> Iterator[CameraFrame]:
+        """Yield the frames after the cursor, oldest first.
 
         Raises:
-            CameraFault: in place of a normal end, after all frames that could be had.
+            CameraFault: the camera has a fault; raised after all frames that could be read.
         """
         ...
 
 
 @dataclass(frozen=True)
 class FolderCamera:
-    """Images that somebody puts into a folder, or into folders below it.
+    """Images that another program puts into a folder, or into folders below it.
 
-    They come in the order of their times of modification, then of their names; of those less than
-    `every` seconds apart only the first, with 0 all. An image that arrives with an older time
-    than one that was taken is never taken. What is hidden is left alone: copying programs give
-    such names to what they have not finished.
+    Frames come in order of modification time, then of name. Of images less than `every` seconds
+    apart only the first is taken; with 0 all are. An image that arrives with an older
+    modification time than one already taken is never taken. Hidden files are ignored: copying
+    programs give such names to unfinished copies.
 
     Cursor: `folder`, with the `mtime` (ns) and the relative path `file` of the last image.
     """
@@ -83,217 +83,227 @@ class FolderCamera:
     folder: Path
     every: float
 
-    def look(self, cursor: Cursor) -> Iterator[Seen]:
-        stamps, problems = _in_order(self._stamps())
-        passed, last = cursor, _stamp_in(cursor.get("folder"))
+    def poll(self, cursor: Cursor) -> Iterator[CameraFrame]:
+        stamps, problems = _split_future(self._stamps())
+        resume_from, last = cursor, _stamp_in(cursor.get("folder"))
         for stamp in stamps:
             if last and (stamp <= last or stamp.mtime < last.mtime + _nanoseconds(self.every)):
                 continue
             try:
                 frame = read_image(self.folder / stamp.file)
             except BadFrames as error:
-                if stamp.unfinished:
+                if stamp.may_be_unfinished:
                     break
                 if (self.folder / stamp.file).exists():
                     problems.append(str(error))
-                    passed = {"folder": stamp.data}
+                    resume_from = {"folder": stamp.as_dict}
                 continue
-            passed, last = {"folder": stamp.data}, stamp
-            yield Seen(frame, stamp.when, passed, tuple(problems))
-        tell(problems, passed)
+            resume_from, last = {"folder": stamp.as_dict}, stamp
+            yield CameraFrame(frame, stamp.time, resume_from, tuple(problems))
+        raise_if_any(problems, resume_from)
 
-    def _stamps(self) -> Iterator[_Stamp]:
+    def _stamps(self) -> Iterator[_FileStamp]:
         if not self.folder.is_dir():
-            raise CameraFault(f"camera folder {self.folder}: there is no such folder")
-        for parent, folders, names in os.walk(self.folder, onerror=_unless_gone(self.folder)):
+            raise CameraFault(
+                f"camera folder {self.folder}: no such folder; check the path and its mount"
+            )
+        for parent, folders, names in os.walk(self.folder, onerror=_fail_on(self.folder)):
             folders[:] = [name for name in folders if name[0] != "."]
             below = os.path.relpath(parent, self.folder).removeprefix(".")
             for name in names:
                 if name[0] != "." and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
-                    yield from _stamped(os.path.join(parent, name), os.path.join(below, name))
+                    yield from _stamp_of(os.path.join(parent, name), os.path.join(below, name))
 
 
 @dataclass(frozen=True)
 class VideoCamera:
-    """A video file, or all that a glob pattern matches, as recorders write one after another.
+    """A video file, or all files that match a glob pattern, as recorders write them in turn.
 
-    They come in the order of their times of modification, then of their names. The file that was
-    read last is read on when it has grown. A frame is taken every `every` seconds of each file.
+    Files come in order of modification time, then of name. If the file read last has grown, it
+    is resumed. A frame is taken every `every` seconds of each file.
 
-    Cursor: `video`, with the `file`, its `mtime` (ns) when it was opened, the `seconds` of it that
-    have been read, and whether that was all of it (`end`).
+    Cursor: `video`, with the `file`, its `mtime` (ns) when it was opened, the `seconds` of it
+    that have been read, and whether that was all of it (`end`).
     """
 
     pattern: str
     every: float
 
-    def look(self, cursor: Cursor) -> Iterator[Seen]:
-        stamps, problems = _in_order(self._stamps())
-        passed, last = cursor, cursor.get("video")
+    def poll(self, cursor: Cursor) -> Iterator[CameraFrame]:
+        stamps, problems = _split_future(self._stamps())
+        resume_from, last = cursor, cursor.get("video")
         for stamp in stamps:
-            if last and _behind(stamp, last):
+            if last and _already_read(stamp, last):
                 continue
             reached = last["seconds"] if last and last["file"] == stamp.file else -1.0
             try:
-                for seen in self._frames(stamp, reached):
-                    passed, reached = seen.cursor, seen.cursor["video"]["seconds"]
-                    yield replace(seen, problems=tuple(problems))
+                for taken in self._frames(stamp, reached):
+                    resume_from, reached = taken.cursor, taken.cursor["video"]["seconds"]
+                    yield replace(taken, problems=tuple(problems))
             except BadVideo as error:
-                if stamp.unfinished:
+                if stamp.may_be_unfinished:
                     break
                 if Path(stamp.file).exists():
                     problems.append(str(error))
-                    passed = {"video": stamp.data | {"seconds": reached, "end": True}}
-        tell(problems, passed)
+                    resume_from = _video_cursor(stamp, reached, end=True)
+        raise_if_any(problems, resume_from)
 
-    def _frames(self, stamp: _Stamp, after: float) -> Iterator[Seen]:
-        """The frames of one file; the cursor of the last says that there are no more.
+    def _frames(self, stamp: _FileStamp, after: float) -> Iterator[CameraFrame]:
+        """Yield the frames of one file; the last one's cursor says that there are no more.
 
         Raises:
-            BadVideo: after them; of an unfinished file the cursor then says that more may come.
+            BadVideo: the file is damaged; raised after all its frames. If the file may be
+                unfinished, the last cursor then says that more may come.
         """
         damage: BadVideo | None = None
-        held: tuple[float, Frame] | None = None  # until it is known whether it is the last
+        pending: tuple[float, Frame] | None = None  # until it is clear whether it is the last
         try:
-            for each in frames_of_file(Path(stamp.file), self.every, after):
-                if held:
-                    yield self._seen(stamp, *held, end=False)
-                held = each
+            for sampled in frames_of_file(Path(stamp.file), self.every, after):
+                if pending:
+                    yield self._taken(stamp, *pending, end=False)
+                pending = sampled
         except BadVideo as error:
             damage = error
-        if held:
-            yield self._seen(stamp, *held, end=damage is None or not stamp.unfinished)
+        if pending:
+            end = damage is None or not stamp.may_be_unfinished
+            yield self._taken(stamp, *pending, end=end)
         if damage:
             raise damage
 
-    def _seen(self, stamp: _Stamp, seconds: float, frame: Frame, end: bool) -> Seen:
-        cursor = {"video": stamp.data | {"seconds": seconds, "end": end}}
-        return Seen(frame, stamp.when, cursor)
+    def _taken(self, stamp: _FileStamp, seconds: float, frame: Frame, end: bool) -> CameraFrame:
+        return CameraFrame(frame, stamp.time, _video_cursor(stamp, seconds, end))
 
-    def _stamps(self) -> Iterator[_Stamp]:
-        one = Path(self.pattern).is_file()
-        names = [self.pattern] if one else glob.glob(self.pattern, recursive=True)
+    def _stamps(self) -> Iterator[_FileStamp]:
+        is_file = Path(self.pattern).is_file()
+        names = [self.pattern] if is_file else glob.glob(self.pattern, recursive=True)
         if not names:
-            raise CameraFault(f"camera video {self.pattern}: there is no such file")
+            raise CameraFault(
+                f"camera video {self.pattern}: no such file; check the path or pattern"
+            )
         for name in names:
-            yield from _stamped(name, name)
+            yield from _stamp_of(name, name)
 
 
 @dataclass(frozen=True)
 class StreamCamera:
-    """A network stream, a frame every `every` seconds; after `patience` seconds of none, a fault.
+    """A network stream: a frame every `every` seconds, a fault after `patience` seconds of none.
 
-    Its look has no end but a fault. The cursor stays as it is: what nobody saw is gone.
+    A poll only ends with a fault. The cursor never changes: frames that nobody reads are lost.
     """
 
     url: str
     every: float
     patience: float
 
-    def look(self, cursor: Cursor) -> Iterator[Seen]:
+    def poll(self, cursor: Cursor) -> Iterator[CameraFrame]:
         try:
             for frame in frames_of_stream(self.url, self.every, self.patience):
-                yield Seen(frame, _iso(time.time_ns()), cursor)
+                yield CameraFrame(frame, _iso(time.time_ns()), cursor)
         except BadVideo as error:
             raise CameraFault(str(error)) from None
 
 
 @dataclass(frozen=True)
 class SceneCamera:
-    """Rendered scenes, `count` new ones at every look: the camera that can be repeated.
+    """Rendered scenes, `count` new ones per poll: the camera whose frames can be reproduced.
 
-    Cursor: `scenes`, the index of the next.
+    Cursor: `scenes`, the index of the next scene.
     """
 
     settings: SceneSettings
     count: int
 
-    def look(self, cursor: Cursor) -> Iterator[Seen]:
+    def poll(self, cursor: Cursor) -> Iterator[CameraFrame]:
         first = cursor.get("scenes", 0)
         for index in range(first, first + self.count):
             frame = render(self.settings, index).image
-            yield Seen(frame, _iso(time.time_ns()), {"scenes": index + 1})
+            yield CameraFrame(frame, _iso(time.time_ns()), {"scenes": index + 1})
 
 
-class _Stamp(NamedTuple):
-    """A file's place in time, by which files are ordered. A tuple: there may be 100000."""
+class _FileStamp(NamedTuple):
+    """A file's modification time (ns) and name, which order files. A tuple: a folder may hold
+    100000 files."""
 
     mtime: int
     file: str
 
     @property
-    def data(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         return {"mtime": self.mtime, "file": self.file}
 
     @property
-    def when(self) -> str:
+    def time(self) -> str:
         return _iso(self.mtime)
 
     @property
-    def ahead(self) -> bool:
-        return self.mtime > time.time_ns() + _nanoseconds(YOUNG)
+    def in_future(self) -> bool:
+        return self.mtime > time.time_ns() + _nanoseconds(SETTLING_TIME)
 
     @property
-    def unfinished(self) -> bool:
-        return self.mtime > time.time_ns() - _nanoseconds(YOUNG)
+    def may_be_unfinished(self) -> bool:
+        return self.mtime > time.time_ns() - _nanoseconds(SETTLING_TIME)
 
 
-def _stamp_in(data: dict[str, Any] | None) -> _Stamp | None:
-    return _Stamp(data["mtime"], data["file"]) if data else None
+def _stamp_in(data: dict[str, Any] | None) -> _FileStamp | None:
+    return _FileStamp(data["mtime"], data["file"]) if data else None
 
 
-def _stamped(path: str, name: str) -> Iterator[_Stamp]:
-    """The stamp of a file that is known by a name; nothing if it has gone since it was listed."""
+def _stamp_of(path: str, name: str) -> Iterator[_FileStamp]:
+    """Yield the stamp of a file under the given name; nothing if the file has been deleted."""
     try:
-        yield _Stamp(os.stat(path).st_mtime_ns, name)
+        yield _FileStamp(os.stat(path).st_mtime_ns, name)
     except FileNotFoundError:
         return
 
 
-def _in_order(stamps: Iterable[_Stamp]) -> tuple[list[_Stamp], list[str]]:
-    """The files in order, and what is wrong with those from the future, which are left out.
+def _split_future(stamps: Iterable[_FileStamp]) -> tuple[list[_FileStamp], list[str]]:
+    """Return the files in order without those from the future, and a problem for each of those.
 
-    With a cursor on one of them, all that come later would lie behind it.
+    With a cursor on a file from the future, all later files would lie behind the cursor.
     """
     ordered = sorted(stamps)
-    ahead = [stamp for stamp in ordered if stamp.ahead]
-    return ordered[: len(ordered) - len(ahead)], [
-        f"{stamp.file}: its time of modification is in the future ({stamp.when}); set the clock "
-        "of the machine that writes it"
-        for stamp in ahead
+    future = [stamp for stamp in ordered if stamp.in_future]
+    return ordered[: len(ordered) - len(future)], [
+        f"{stamp.file}: its modification time is in the future ({stamp.time}); set the clock of "
+        "the machine that writes it"
+        for stamp in future
     ]
 
 
-def _behind(stamp: _Stamp, last: dict[str, Any]) -> bool:
-    """Whether a file has been read to its end, or another after it, by the cursor's data."""
+def _video_cursor(stamp: _FileStamp, seconds: float, end: bool) -> Cursor:
+    return {"video": stamp.as_dict | {"seconds": seconds, "end": end}}
+
+
+def _already_read(stamp: _FileStamp, last: dict[str, Any]) -> bool:
+    """Whether the cursor's data lies at the end of this file, or in a later file."""
     if stamp.file == last["file"]:
         return stamp.mtime == last["mtime"] and bool(last["end"])
-    return stamp < _Stamp(last["mtime"], last["file"])
+    return stamp < _FileStamp(last["mtime"], last["file"])
 
 
-def tell(problems: Sequence[str], passed: Cursor) -> None:
-    """Raise what was wrong with files, if anything was."""
+def raise_if_any(problems: Sequence[str], resume_from: Cursor) -> None:
+    """Raise a fault for problems with files, if there are any."""
     if problems:
         more = f" (and {len(problems) - 1} more such)" if len(problems) > 1 else ""
-        raise CameraFault(problems[0] + more, passed)
+        raise CameraFault(problems[0] + more, resume_from)
 
 
-def _unless_gone(folder: Path) -> Callable[[OSError], None]:
-    """What `os.walk` does with a folder that cannot be read; old ones may go while it walks."""
+def _fail_on(folder: Path) -> Callable[[OSError], None]:
+    """Return an error handler for `os.walk` that ignores folders deleted during the walk."""
 
-    def tell(error: OSError) -> None:
+    def fail(error: OSError) -> None:
         if not isinstance(error, FileNotFoundError):
             where = error.filename or folder
             raise CameraFault(f"camera folder {where}: cannot be read ({error.strerror})")
 
-    return tell
+    return fail
 
 
 def _nanoseconds(seconds: float) -> int:
     """Convert a duration in seconds to whole nanoseconds.
 
-    Times of modification stay integers: as float64, today's are 256 ns apart, and sums of them
-    with a duration round to either side.
+    Modification times stay integers: as float64, today's are 256 ns apart, and sums of them with
+    a duration round to either side.
     """
     return round(seconds * 1e9)
 

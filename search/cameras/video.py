@@ -1,13 +1,13 @@
-"""Frames of video files and of network streams: the only door to PyAV."""
+"""Frames of video files and network streams. The only door to PyAV."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import av
 import numpy as np
@@ -20,135 +20,157 @@ from search.utils.redact import without_credentials
 from spaces.errors import MergeSearchError
 from spaces.inputs import Frame
 
-MISSING = 1.0
-"""Seconds, beyond its longest gap, that a whole video may stop before its declared end."""
+END_TOLERANCE = 1.0
+"""Seconds, beyond its longest gap, that a complete video may stop before its declared end."""
 ROUNDING = 1e-6
-"""Seconds: 3 * 0.1 is later than 0.3."""
+"""Tolerance in seconds: 3 * 0.1 is later than 0.3."""
+
+Monotonic = Callable[[], float]
+"""A clock that never goes back; returns seconds."""
+Item = TypeVar("Item")
 
 av.logging.set_level(None)  # FFmpeg would print a line for every broken packet
 
 
 class BadVideo(MergeSearchError):
-    """A video file or a stream that cannot be read, or not to its end."""
+    """A video file or stream cannot be read, or not to its end."""
 
 
 def frames_of_file(path: Path, every: float, after: float) -> Iterator[tuple[float, Frame]]:
-    """Seconds since the video's begin and uint8 (H, W, 3) RGB frames, in order of time.
+    """Yield sampled frames of a video file in order of time.
 
-    Taken is the first frame at or after each multiple of `every` seconds, by the times that the
-    video itself gives its frames. `after` is the time of the frame to go on from: only later
-    ones are taken, and all with -1.
+    Each item is the frame's time in seconds since the first frame, and the frame as uint8
+    (H, W, 3) RGB. The first frame at or after each multiple of `every` seconds is taken, by the
+    times that the video gives its frames. Only frames later than `after` seconds are taken; pass
+    -1 to start from the beginning.
 
     Raises:
-        BadVideo: after all frames that could be decoded, when the file should have had more.
+        BadVideo: the file is damaged or cut off; raised after all frames that can be decoded.
     """
-    reading = _Reading()
+    reader = _FileReader()
     due = _next_multiple(after, every)
     try:
         with av.open(str(path), metadata_errors="replace") as container:
-            for seconds, frame in reading.frames(container, after):
+            for seconds, frame in reader.frames(container, after):
                 if seconds >= due - ROUNDING and seconds > after:
                     due = _next_multiple(seconds, every)
                     yield seconds, _pixels(frame)
     except (av.FFmpegError, OSError) as error:
-        reading.damaged(error.strerror or str(error))
-    if reading.damage:
-        how_far = f" beyond {reading.reached:.1f} s" if reading.reached > 0 else ""
+        reader.note_damage(error.strerror or str(error))
+    if reader.damage:
+        how_far = f" beyond {reader.reached:.1f} s" if reader.reached > 0 else ""
         raise BadVideo(
-            f"video {path}: cannot be read{how_far} ({reading.damage}); "
-            "put a whole video in its place"
+            f"video {path}: cannot be read{how_far} ({reader.damage}); "
+            "replace it with an intact file"
         )
 
 
-def frames_of_stream(url: str, every: float, patience: float) -> Iterator[Frame]:
-    """The newest uint8 (H, W, 3) RGB frame of an RTSP or HTTP stream, every so many seconds.
+def frames_of_stream(
+    url: str, every: float, patience: float, clock: Monotonic = time.monotonic
+) -> Iterator[Frame]:
+    """Yield the newest frame of an RTSP or HTTP stream every `every` seconds.
 
-    Every frame is decoded as it comes, so that none waits in a buffer and grows old.
+    Frames are uint8 (H, W, 3) RGB. Every frame is decoded on arrival, so that none ages in a
+    buffer. `clock` decides which frames are due; network timeouts use the system's clock.
 
     Raises:
         BadVideo: the stream cannot be opened, ends, or gives no frame for `patience` seconds.
     """
-    live = _Live(patience)
+    reader = _StreamReader(patience, clock)
     options = {"rtsp_transport": "tcp"} if url.startswith("rtsp") else {}
-    due = -math.inf
     try:
         with av.open(
             url, options=options, timeout=(patience, patience), metadata_errors="replace"
         ) as container:
-            for frame in live.frames(container):
-                if time.monotonic() >= due:
-                    due = time.monotonic() + every
-                    yield _pixels(frame)
-        said = live.end(None)
+            for frame in newest_when_due(reader.frames(container), every, clock):
+                yield _pixels(frame)
+        reason = reader.reason_for_end(None)
     except (av.FFmpegError, OSError) as error:
-        said = live.end(error)
+        reason = reader.reason_for_end(error)
     # not from the error, whose text holds the password
-    raise BadVideo(f"stream {without_credentials(url)}: {said}")
+    raise BadVideo(f"stream {without_credentials(url)}: {reason}")
 
 
-class _Reading:
-    """How far a file was decoded, and the first thing that was found wrong with it."""
+def newest_when_due(items: Iterable[Item], every: float, clock: Monotonic) -> Iterator[Item]:
+    """Yield the first item, then the first to arrive `every` seconds or more after the last one
+    was yielded."""
+    due = -math.inf
+    for item in items:
+        now = clock()
+        if now >= due:
+            due = now + every
+            yield item
+
+
+class _FileReader:
+    """Decode a file; keep how far it was decoded and the first damage found."""
 
     def __init__(self) -> None:
         self.reached = 0.0
+        """Seconds from the first frame to the last one decoded."""
         self.damage = ""
         self._longest_gap = 0.0
 
-    def damaged(self, how: str) -> None:
-        self.damage = self.damage or how
+    def note_damage(self, description: str) -> None:
+        self.damage = self.damage or description
 
     def frames(
         self, container: InputContainer, after: float
     ) -> Iterator[tuple[float, VideoFrame]]:
-        """Whole frames with their seconds since the begin, from one at or before `after` on."""
+        """Yield intact frames and their seconds since the first frame.
+
+        Starts at or before `after`.
+        """
         if not container.streams.video:
-            return self.damaged("it holds no pictures")
+            return self.note_damage("it holds no pictures")
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
         start = stream.start_time or 0
         for packet in _packets_from(container, stream, start, after):
             if packet.is_corrupt:
-                self.damaged("a frame is incomplete")
-            for frame in self._decoded(packet):
+                self.note_damage("a frame is incomplete")
+            for frame in self._decode(packet):
                 if frame.is_corrupt:
-                    self.damaged("a frame is incomplete")
+                    self.note_damage("a frame is incomplete")
                 elif frame.pts is not None:
                     seconds = _seconds(frame.pts - start, frame.time_base)
-                    self._move(seconds)
+                    self._advance(seconds)
                     yield seconds, frame
         self._check_end(container, stream)
 
-    def _decoded(self, packet: Packet[VideoStream]) -> list[VideoFrame]:
-        """A damaged packet costs its own frames, and not those that follow."""
+    def _decode(self, packet: Packet[VideoStream]) -> list[VideoFrame]:
+        """Decode a packet; damage costs its own frames, not those that follow."""
         try:
             return packet.decode()
         except av.FFmpegError as error:
-            self.damaged(error.strerror or str(error))
+            self.note_damage(error.strerror or str(error))
             return []
 
-    def _move(self, seconds: float) -> None:
+    def _advance(self, seconds: float) -> None:
         if self.reached:
             self._longest_gap = max(self._longest_gap, seconds - self.reached)
         self.reached = max(self.reached, seconds)
 
     def _check_end(self, container: InputContainer, stream: VideoStream) -> None:
-        """Of a Matroska file that was cut off, nothing tells but the end that is not reached."""
+        """Compare the last frame with the declared end: nothing else shows that a Matroska file
+        was cut off."""
         if stream.duration is not None and stream.time_base is not None:
             declared = float(stream.duration * stream.time_base)
         else:
             declared = (container.duration or 0) / av.time_base
             if "matroska" in container.format.name:  # declares its end, not its length
                 declared -= _seconds(stream.start_time or 0, stream.time_base)
-        if declared - self.reached > MISSING + self._longest_gap:
-            self.damaged(f"it ends there, and not at {declared:.1f} s as its header says")
+        if declared - self.reached > END_TOLERANCE + self._longest_gap:
+            self.note_damage(f"it ends there, and not at {declared:.1f} s as its header says")
 
 
 def _packets_from(
     container: InputContainer, stream: VideoStream, start: int, after: float
 ) -> Iterator[Packet[VideoStream]]:
-    """The packets from the last key frame at or before a time: what is old is not decoded.
+    """Yield packets from the last key frame at or before `after` seconds: older ones need no
+    decoding.
 
-    Not by seeking, which in some containers lands behind the key frame.
+    Reads instead of seeking, which in some containers lands behind the key frame.
     """
     waiting: list[Packet[VideoStream]] = []
     packets = container.demux(stream)
@@ -163,43 +185,49 @@ def _packets_from(
     yield from packets
 
 
-class _Live:
-    """A stream's frames as they come, and how it ended."""
+class _StreamReader:
+    """Decode a stream as it arrives; know why it ended."""
 
-    def __init__(self, patience: float) -> None:
+    def __init__(self, patience: float, clock: Monotonic) -> None:
         self._patience = patience
-        self._last = time.monotonic()
-        self._any = False
+        self._clock = clock
+        self._last_frame_at = clock()
+        self._had_frames = False
 
     def frames(self, container: InputContainer) -> Iterator[VideoFrame]:
-        """Whole frames. PyAV's own timeout is for a packet, and sound comes in packets, too.
+        """Yield intact frames.
+
+        PyAV's own timeout is for a packet of any kind, sound included; this one is for frames.
 
         Raises:
-            TimeoutError: there was none for too long.
+            TimeoutError: no frame arrived within the patience.
         """
         for packet in container.demux():
-            for frame in _whole(packet):
+            for frame in _intact_frames(packet):
                 yield frame
-                self._last, self._any = time.monotonic(), True
-            if self._late:
+                self._last_frame_at, self._had_frames = self._clock(), True
+            if self._timed_out:
                 raise TimeoutError
 
-    def end(self, error: av.FFmpegError | OSError | None) -> str:
-        """Why there are no more frames; what FFmpeg says of it depends on where it waited."""
-        if self._late or isinstance(error, av.ExitError | TimeoutError):
-            return f"no frame for {self._patience:g} s; is the camera on, and its address right?"
-        if self._any:
-            return "has ended; the stream of a camera should go on for ever"
+    def reason_for_end(self, error: av.FFmpegError | OSError | None) -> str:
+        """Return why there are no more frames; FFmpeg's own account depends on where it waited."""
+        if self._timed_out or isinstance(error, av.ExitError | TimeoutError):
+            return (
+                f"no frame for {self._patience:g} s; check that the camera is on and its address "
+                "is right"
+            )
+        if self._had_frames:
+            return "ended; the stream of a camera should never end"
         reason = error.strerror if error else "it holds no pictures"
-        return f"cannot be read ({reason}); is the camera on, and its address right?"
+        return f"cannot be read ({reason}); check that the camera is on and its address is right"
 
     @property
-    def _late(self) -> bool:
-        return time.monotonic() - self._last >= self._patience
+    def _timed_out(self) -> bool:
+        return self._clock() - self._last_frame_at >= self._patience
 
 
-def _whole(packet: Packet[Any]) -> list[VideoFrame]:
-    """The frames of a packet: none of sound, and none of which the network has lost a part."""
+def _intact_frames(packet: Packet[Any]) -> list[VideoFrame]:
+    """Return a packet's frames without those that lost data; none for a packet of sound."""
     if not isinstance(packet.stream, VideoStream):
         return []
     try:
@@ -218,7 +246,7 @@ def _seconds(ticks: int, time_base: Fraction | None) -> float:
 
 
 def _next_multiple(seconds: float, every: float) -> float:
-    """The first multiple of `every` that is later."""
+    """Return the first multiple of `every` later than `seconds`; 0 for negative `seconds`."""
     return 0.0 if seconds < 0 else (math.floor((seconds + ROUNDING) / every) + 1) * every
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-from search.cameras.polling import collect
+from search.cameras.polling import poll_cameras
 from search.config.run import RunConfig
 from search.results.rounds import CameraRound, Decision, PromotionRecord, Round
 from search.utils.format import percent, percents
@@ -106,7 +106,7 @@ class Underway:
             name: camera.open(self.post.config.base) for name, camera in asked.cameras.items()
         }
         with reporter.working("cameras"):
-            collected = collect(cameras, footage, asked.window, datetime.now(UTC))
+            collected = poll_cameras(cameras, footage, asked.window, datetime.now(UTC))
         for name in asked.cameras:
             known = collected.get(name)
             self.cameras[name] = replace(
@@ -115,7 +115,7 @@ class Underway:
                 fault="not asked: it rests after a fault" if known is None else known.fault,
             )
             if footage[name].waiting >= asked.window:
-                footage[name].close()
+                footage[name].close_window()
             if self.cameras[name].fault:
                 reporter.warn(f"{name}: {self.cameras[name].fault}")
 

@@ -100,7 +100,9 @@ class Workspace:
     def windows(self, camera: str) -> list[Window]:
         """All of a camera's, in their order."""
         kept = self.footage[camera]
-        return [Window(camera, number, kept.window(number)) for number in kept.windows()]
+        return [
+            Window(camera, number, kept.window_folder(number)) for number in kept.window_numbers()
+        ]
 
     def known(self, last: Round | None) -> list[Window]:
         """The windows that the last search looked back on; what came after the last round that

@@ -61,7 +61,7 @@ def scene(weights: Weights, tmp_path: Path, start: StartCommand) -> Scene:
 
 
 def chosen(steps: list[str]) -> Iterator[int]:
-    """Of the many steps of the cameras only a few: tests/test_footage.py kills at those."""
+    """Only a few of the many steps of the cameras: tests/cameras/test_polling.py kills there."""
     for number, step in enumerate(steps):
         every = 32 if "/cameras/" in step else EVERY
         if any(part in step for part in OURS) or number % every == 0:
