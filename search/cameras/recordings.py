@@ -177,7 +177,7 @@ class CameraState:
     faults: int
     """Failed polls in a row."""
     not_before: str | None
-    """When the camera may be asked again after a fault: ISO 8601."""
+    """End of the pause after a fault: ISO 8601."""
 
 
 def _read_state(path: Path) -> CameraState:

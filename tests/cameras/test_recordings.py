@@ -108,7 +108,7 @@ def test_a_leftover_of_a_killed_process_does_not_count_as_a_frame(tmp_path: Path
 @pytest.mark.parametrize("text", ["", "[]", "{}", "{", '{"cursor": {}}'])
 def test_an_unreadable_state_is_refused_by_name(tmp_path: Path, text: str) -> None:
     (tmp_path / "camera.json").write_text(text)
-    with pytest.raises(BadRecordings, match=r"camera\.json: .*remove the file"):
+    with pytest.raises(BadRecordings, match=r"camera\.json: .*delete the file"):
         Recordings(tmp_path)
 
 
