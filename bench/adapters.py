@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from guides import DATA, SEED, configured, split_photos
+from metrics import DATA, SEED, configured, split_photos
 from torch import Tensor, nn
 
 from search.data.class_labels import csv_truth

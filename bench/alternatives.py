@@ -40,11 +40,11 @@ import onnx
 import onnxruntime
 import torch
 import yaml
-from fronts import DATA, LITE, ROOT
 from numpy.typing import NDArray
 from onnxruntime import quantization
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from rich.console import Console
+from samplers import DATA, LITE, ROOT
 from torchvision.ops import batched_nms
 
 from search.config.loading import load_config

@@ -37,8 +37,8 @@ from typing import Any
 
 import torch
 import yaml
-from fronts import DATA, LITE, ROOT
 from safetensors.torch import load_file, save_file
+from samplers import DATA, LITE, ROOT
 from torch import Tensor
 
 from search.config.loading import load_config

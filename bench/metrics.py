@@ -1,6 +1,6 @@
 """Which guide predicts accuracy best, on real photos: lite0 and lite1, every share both ways.
 
-    MERGE_SEARCH_DATA=/path/to/data python bench/guides.py
+    MERGE_SEARCH_DATA=/path/to/data python bench/metrics.py
 
 The folder must hold imagenet1k_1000/labels.csv (path, label_index) and its images. Half of the
 photos go unlabelled into the statistics, `UNSEEN` more into fidelity; of the labelled others

@@ -1,6 +1,6 @@
 """How much of the true front a study finds, how soon, against what, and what a trial costs.
 
-    MERGE_SEARCH_DATA=/path/to/data python bench/search.py
+    MERGE_SEARCH_DATA=/path/to/data python bench/samplers.py
 
 Three spaces, the first two with real similarity matrices: lite0 and lite1 on real photos, the
 quickstart's classifier and detector on rendered scenes, and six made-up models of eight stages.

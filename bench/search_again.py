@@ -1,6 +1,6 @@
 """Searching again with what the last search has left, against searching again from nothing.
 
-    python bench/research.py
+    python bench/search_again.py
 
 The quickstart's networks. A search on 288 frames of a day; then the camera changes (night and
 rain), a window of 64 new frames comes, and the search is made again on both: *warm*, with the
@@ -38,9 +38,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from fronts import ROOT
 from numpy.typing import NDArray
 from PIL import Image
+from samplers import ROOT
 
 from search.config.loading import load_config
 from search.config.run import RunConfig

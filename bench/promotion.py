@@ -1,9 +1,9 @@
 """How often a verdict of the watch lets a worse plan through, and how much a search flatters.
 
-    python bench/verdict.py
+    python bench/promotion.py
 
 The quickstart's networks; a search on 288 frames of a day and a window of 64 from a camera with
-night and rain, as `bench/research.py` has it. The plans of its front with the best similarity
+night and rain, as `bench/search_again.py` has it. The plans of its front with the best similarity
 answer 512 fresh frames of that camera; their fidelity on all of them counts as the truth. Then the
 verdict is made again and again on few frames drawn from these, for every two plans as challenger
 and champion: by the challenger's own interval, as it is for plans that were not measured together,
@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from research import FRAMES, WINDOW, changed_camera, configured, searched, written
+from search_again import FRAMES, WINDOW, changed_camera, configured, searched, written
 
 from search.data.frames import RenderedScenes
 from search.data.synthetic.scenes import SceneSettings
