@@ -38,7 +38,7 @@ from search.pipelines.correlate import (
 )
 from search.pipelines.prepare import load_deployment, observe
 from search.pipelines.share_accuracy import ShareAccuracy, measure_parts
-from search.report import metric_comparison_figures
+from search.report.charts.metric_comparison import write_pictures
 from search.results.metric_comparison import PARTS, Part, Table
 from search.statistics.observed import Observed
 from search.study.proxy import upstream
@@ -180,7 +180,7 @@ def _keep(
     """The rows behind the table, and its pictures."""
     write_text(OUT / "guides.csv", guides_csv(guides, measured))
     stages = {n: fact.layout.stages for n, fact in observed.deployment.facts.items()}
-    metric_comparison_figures.draw(tables, guides.values, measured["reporting"].kept, stages, OUT)
+    write_pictures(tables, guides.values, measured["reporting"].kept, stages, OUT)
 
 
 def _several_shares(

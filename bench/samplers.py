@@ -37,7 +37,7 @@ from rich.console import Console
 from search.config.loading import load_config
 from search.config.search import SearchConfig
 from search.pipelines.prepare import build_problem, compute_similarities, load_deployment, observe
-from search.report.figures import save_figure
+from search.report.charts.heat_maps import save_figure
 from search.study.exact.branch_and_bound import exact_front
 from search.study.exact.counting import count_plans
 from search.study.objectives import PlanEvaluator, Valued

@@ -27,7 +27,7 @@ MOST_FILES = 14
 DOORS = {
     "apscheduler": "search/utils/schedule.py",
     "av": "search/cameras/video.py",
-    "plotly": "search/report/interactive.py",
+    "plotly": "search/report/charts/interactive.py",
     "scipy": "search/drift/",
     "timm": "spaces/zoo.py",
     "effdet": "spaces/zoo.py",

@@ -63,4 +63,4 @@ def show(file: Path) -> None:
     If the folder above holds the result.json of the run, also prints the cost of the plan and how
     it was verified.
     """
-    deferred.show_plan(file, app.reporter())
+    deferred.print_plan(file, app.reporter())

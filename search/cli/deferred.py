@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from search.pipelines.similarity import measure_similarity as measure_similarity
     from search.pipelines.verify import verify as verify
     from search.pipelines.verify_inputs import VerificationInputs as VerificationInputs
-    from search.report.console_tables import show_plan as show_plan
+    from search.report.console_tables import print_plan as print_plan
     from search.results.rounds import EXIT_CODES as EXIT_CODES
     from search.statistics.streaming import Shard as Shard
     from search.study.optimize import join as join
@@ -58,7 +58,7 @@ MODULES = {
     "measure_similarity": "search.pipelines.similarity",
     "verify": "search.pipelines.verify",
     "VerificationInputs": "search.pipelines.verify_inputs",
-    "show_plan": "search.report.console_tables",
+    "print_plan": "search.report.console_tables",
     "EXIT_CODES": "search.results.rounds",
     "Shard": "search.statistics.streaming",
     "join": "search.study.optimize",

@@ -28,8 +28,8 @@ from search.pipelines.share_accuracy import (
     measure_parts,
     split_truth,
 )
-from search.report import metric_comparison_figures as figures
-from search.report.console_tables import show_metric_comparison
+from search.report.charts.metric_comparison import write_pictures
+from search.report.console_tables import print_metric_comparison
 from search.results.documents import PLACES
 from search.results.metric_comparison import (
     PARTS,
@@ -93,7 +93,7 @@ def correlate(config: RunConfig, reporter: Reporter) -> MetricComparison:
     measurement = measure(config, timings, reporter)
     comparison = build_comparison(config, measurement, timings.seconds)
     write(comparison, measurement, config.out_folder / FOLDER, reporter)
-    show_metric_comparison(comparison, reporter)
+    print_metric_comparison(comparison, reporter)
     reporter.step("Logging to MLflow")
     with reporter.working("MLflow"):
         logged = record_or_keep(comparison, config.out_folder, target)
@@ -211,7 +211,7 @@ def write(
     stages = {name: fact.layout.stages for name, fact in facts.items()}
     kept = measurement.accuracy["reporting"].kept
     with reporter.working("pictures"):
-        figures.draw(measurement.tables, measurement.metrics.values, kept, stages, out)
+        write_pictures(measurement.tables, measurement.metrics.values, kept, stages, out)
 
 
 def guides_csv(metrics: MetricValues, accuracy: Mapping[Part, ShareAccuracy]) -> str:

@@ -28,7 +28,7 @@ from search.pipelines.statistics_cache import (
     statistics_path,
     sum_moments,
 )
-from search.report.console_tables import show_stages
+from search.report.console_tables import print_stages
 from search.statistics.observed import Observed, Part
 from search.statistics.similarity import Statistics
 from search.statistics.storage import load
@@ -55,7 +55,7 @@ def load_deployment(config: RunConfig, reporter: Reporter) -> Deployment:
         NothingToShare: no representation may replace another.
     """
     deployment = survey_models(config, reporter)
-    show_stages(deployment.facts, reporter)
+    print_stages(deployment.facts, reporter)
     return deployment
 
 

@@ -1,4 +1,4 @@
-"""The verified candidates as tables."""
+"""The verified candidates as tables on the console."""
 
 from __future__ import annotations
 
@@ -20,34 +20,39 @@ Cells = tuple[list[str], list[list[str]]]
 def print_candidates(
     verified: Verified, unmerged_bytes: int, chosen: str | None, title: str, reporter: Reporter
 ) -> None:
-    """The candidates as tables, by rising bytes; what each shares, and what that does.
+    """Print the candidates by rising bytes, their intervals, and what each of them shares.
 
-    `chosen` is the hash of the one that gets a star.
+    The plan with the hash `chosen` is marked with a star.
     """
-    known = replace(verified, candidates=sorted(verified.candidates, key=lambda c: c.bytes))
+    ordered = replace(verified, candidates=sorted(verified.candidates, key=lambda c: c.bytes))
     title = f"{title} (* chosen, + on the verified front)"
-    reporter.table(title, *_numbers(known, unmerged_bytes, chosen))
+    reporter.table(title, *_candidate_cells(ordered, unmerged_bytes, chosen))
     reporter.say("")
-    if known.baseline:
-        reporter.table("95% intervals over the labelled frames", *_intervals(known))
+    if ordered.baseline:
+        reporter.table("95% intervals over the labelled frames", *_interval_cells(ordered))
         reporter.say("")
-    for c in known.candidates:
-        told = [str(share) for share in SharePlan.from_dict(c.plan).shares]
+    for c in ordered.candidates:
+        lines = [str(share) for share in SharePlan.from_dict(c.plan).shares]
         if c.verdicts:
-            against = ", ".join(f"{name} {verdict}" for name, verdict in c.verdicts.items())
-            told.append(f"against unmerged: {against}")
-        reporter.say(f"{c.hash}:  " + "\n               ".join(told))
+            by_model = ", ".join(f"{name} {verdict}" for name, verdict in c.verdicts.items())
+            lines.append(f"against unmerged: {by_model}")
+        reporter.say(f"{c.hash}:  " + "\n               ".join(lines))
 
 
-def _numbers(verified: Verified, unmerged_bytes: int, chosen: str | None) -> Cells:
+def costs_besides_bytes(candidates: Sequence[CandidateRecord]) -> list[Cost]:
+    """Return the other costs that the search minimised."""
+    return [n for n in UNITS if n != "bytes" and any(n in c.costs for c in candidates)]
+
+
+def _candidate_cells(verified: Verified, unmerged_bytes: int, chosen: str | None) -> Cells:
     baseline, candidates = verified.baseline, verified.candidates
-    extra = beside_bytes(candidates)
+    costs = costs_besides_bytes(candidates)
     header = ["plan", "MB", "saved", "kept", "proxy", "fidelity"]
-    header += [f"{name} {UNITS[name]}" for name in extra]
+    header += [f"{name} {UNITS[name]}" for name in costs]
     header += [f"{name} {score_name(scores)}" for name, scores in baseline.items()]
     full = f"{unmerged_bytes / MEGABYTE:.2f}"
     rows = [
-        ["unmerged", full, "0.0%", "100.0%", "1.000", "100.0%", *("" for _ in extra),
+        ["unmerged", full, "0.0%", "100.0%", "1.000", "100.0%", *("" for _ in costs),
          *(score_text(scores) for scores in baseline.values())]
     ]  # fmt: skip
     front = verified_front(candidates)
@@ -56,26 +61,17 @@ def _numbers(verified: Verified, unmerged_bytes: int, chosen: str | None) -> Cel
         rows.append(
             [f"{c.hash} {mark}", f"{c.bytes / MEGABYTE:.2f}", f"{c.saved_pct:.1f}%",
              percent(c.quality_kept), f"{c.proxy:.3f}", percent(c.mean_fidelity),
-             *(f"{c.costs[name]:.2f}" for name in extra),
+             *(f"{c.costs[name]:.2f}" for name in costs),
              *(score_text(c.accuracy[name]) for name in baseline)]
         )  # fmt: skip
     return header, rows
 
 
-def _intervals(verified: Verified) -> Cells:
+def _interval_cells(verified: Verified) -> Cells:
     baseline = verified.baseline
-    header = [
-        "plan",
-        "kept",
-        *(f"{name} {score_name(scores)}" for name, scores in baseline.items()),
-    ]
+    scores = [f"{name} {score_name(scores)}" for name, scores in baseline.items()]
     rows = [["unmerged", "", *map(interval_text, verified.intervals.values())]]
     for c in verified.candidates:
         kept = "" if c.quality_interval is None else percents(c.quality_interval)
         rows.append([c.hash, kept, *map(interval_text, c.intervals.values())])
-    return header, rows
-
-
-def beside_bytes(candidates: Sequence[CandidateRecord]) -> list[Cost]:
-    """What else the search made small."""
-    return [n for n in UNITS if n != "bytes" and any(n in c.costs for c in candidates)]
+    return ["plan", "kept", *scores], rows

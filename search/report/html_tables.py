@@ -1,4 +1,4 @@
-"""Tables of the report as plain cells: candidates, and the similarity of every pair of stages."""
+"""The tables of the report page as plain cells: candidates and similarities."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from search.evaluation.per_frame import main_score
-from search.report.candidate_table import beside_bytes
-from search.report.figures import matrix
+from search.report.candidate_table import costs_besides_bytes
 from search.report.score_text import interval_text, score_name, score_text
+from search.report.similarity_matrix import Stages, model_pairs, similarity_matrix
 from search.results.search_result import CandidateRecord, Result
 from search.study.objectives import UNITS
 from search.study.problem import Cost
@@ -18,12 +18,12 @@ from search.utils.format import MEGABYTE, percent, percents
 from spaces.plan import Share, SharePlan
 
 LEVELS = 10
-"""Steps of colour from similarity 0 to 1."""
+"""Number of colour steps from similarity 0 to 1."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What stands in a cell, what it is sorted by, and what stands below it in small print."""
+    """The text of a cell, its sort key, and a note in small print."""
 
     text: str
     sort: str = ""
@@ -31,31 +31,33 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Line:
-    """One candidate, or the unmerged models, which stay above all."""
+class Row:
+    """A candidate, or the unmerged models."""
 
     plan: Cell
     cells: tuple[Cell, ...]
     marks: tuple[str, ...] = ()
     pinned: bool = False
+    """Whether the row stays on top when the table is sorted."""
 
 
 @dataclass(frozen=True)
-class Table:
-    """A header, whose first name is that of the plans, and lines."""
+class CandidateTable:
+    """The header, beginning with the column of plans, and the rows."""
 
     header: tuple[str, ...]
-    lines: tuple[Line, ...]
+    rows: tuple[Row, ...]
 
 
 @dataclass(frozen=True)
-class Heat:
-    """A cell of a heat map; no level where there is no legal share."""
+class HeatCell:
+    """A cell of a heat map."""
 
     text: str
     level: int | None
+    """The colour step; None where no share is legal."""
     shared: bool
-    """Whether the chosen plan shares it."""
+    """Whether the chosen plan has this share."""
 
 
 @dataclass(frozen=True)
@@ -65,92 +67,94 @@ class HeatMap:
     donor: str
     recipient: str
     columns: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[Heat, ...]], ...]
+    rows: tuple[tuple[str, tuple[HeatCell, ...]], ...]
 
 
-def candidate_table(result: Result) -> Table:
-    """The verified plans by rising bytes, below the unmerged models."""
-    extra = beside_bytes(result.candidates)
+def candidate_table(result: Result) -> CandidateTable:
+    """Return the unmerged models, then the candidates by rising bytes."""
+    costs = costs_besides_bytes(result.candidates)
     header = ["Plan", "MB", "Saved", "Quality kept", "Fidelity", "Proxy"]
-    header += [f"{name.capitalize()}, {UNITS[name]}" for name in extra]
+    header += [f"{name.capitalize()}, {UNITS[name]}" for name in costs]
     header += [f"{name} {score_name(scores)}" for name, scores in result.baseline.items()]
-    unmerged = Line(
+    unmerged = Row(
         Cell("unmerged"),
         (
             Cell(f"{result.unmerged_bytes / MEGABYTE:.2f}"), Cell("0.0%"), Cell("100.0%"),
-            Cell("100.0%"), Cell("1.000"), *(Cell("") for _ in extra),
+            Cell("100.0%"), Cell("1.000"), *(Cell("") for _ in costs),
             *(Cell(score_text(scores), "", interval_text(result.baseline_intervals[name]))
               for name, scores in result.baseline.items()),
         ),
         pinned=True,
     )  # fmt: skip
     ordered = sorted(result.candidates, key=lambda c: c.bytes)
-    return Table(tuple(header), (unmerged, *(_line(c, result, extra) for c in ordered)))
+    return CandidateTable(tuple(header), (unmerged, *(_row(c, result, costs) for c in ordered)))
 
 
 def heat_maps(result: Result, similarity: Mapping[Share, float]) -> list[HeatMap]:
-    """One per ordered pair of models; of several adapters for a pair of stages the best."""
-    stages = {name: [s["name"] for s in m.stages] for name, m in result.models.items()}
+    """Return one map per ordered pair of models."""
+    stages = result_stages(result)
     chosen = result.chosen_candidate
     shares = SharePlan.from_dict(chosen.plan).shares if chosen else ()
     shared = {(str(share.donor), str(share.recipient)) for share in shares}
     return [
         HeatMap(d, r, tuple(stages[r]), _heat_rows(similarity, stages, (d, r), shared))
-        for r in stages
-        for d in stages
-        if d != r
+        for d, r in model_pairs(stages)
     ]
 
 
-def _line(candidate: CandidateRecord, result: Result, extra: Sequence[Cost]) -> Line:
-    c, sure = candidate, candidate.quality_interval
+def result_stages(result: Result) -> Stages:
+    """Return the stage names of each model."""
+    return {name: [s["name"] for s in model.stages] for name, model in result.models.items()}
+
+
+def _row(c: CandidateRecord, result: Result, costs: Sequence[Cost]) -> Row:
+    interval = c.quality_interval
     marks = [
         mark
-        for mark, given in (
+        for mark, applies in (
             ("chosen", c.hash == result.chosen),
             ("verified front", c.hash in result.verified_front),
         )
-        if given
+        if applies
     ]
-    return Line(
+    return Row(
         Cell(c.hash, c.hash),
         (
             Cell(f"{c.bytes / MEGABYTE:.2f}", str(c.bytes)),
             Cell(f"{c.saved_pct:.1f}%", str(c.saved_pct)),
-            _known(c.quality_kept, "" if sure is None else percents(sure)),
-            _known(c.mean_fidelity),
+            _percent_cell(c.quality_kept, "" if interval is None else percents(interval)),
+            _percent_cell(c.mean_fidelity),
             Cell(f"{c.proxy:.3f}", str(c.proxy)),
-            *(Cell(f"{c.costs[name]:.2f}", str(c.costs[name])) for name in extra),
-            *(_score(c, name) for name in result.baseline),
+            *(Cell(f"{c.costs[name]:.2f}", str(c.costs[name])) for name in costs),
+            *(_score_cell(c, name) for name in result.baseline),
         ),
         tuple(marks),
     )
 
 
-def _known(share: float | None, note: str = "") -> Cell:
+def _percent_cell(share: float | None, note: str = "") -> Cell:
     return Cell(percent(share), "" if share is None else str(share), note)
 
 
-def _score(candidate: CandidateRecord, name: str) -> Cell:
+def _score_cell(candidate: CandidateRecord, name: str) -> Cell:
     scores = candidate.accuracy[name]
-    sure = interval_text(candidate.intervals[name])
-    note = f"{sure}, {candidate.verdicts[name]}"
+    note = f"{interval_text(candidate.intervals[name])}, {candidate.verdicts[name]}"
     return Cell(score_text(scores), str(main_score(scores)), note)
 
 
 def _heat_rows(
     similarity: Mapping[Share, float],
-    stages: Mapping[str, list[str]],
+    stages: Stages,
     pair: tuple[str, str],
     shared: set[tuple[str, str]],
-) -> tuple[tuple[str, tuple[Heat, ...]], ...]:
+) -> tuple[tuple[str, tuple[HeatCell, ...]], ...]:
     donor, recipient = pair
-    values = matrix(similarity, donor, stages[donor], recipient, stages[recipient])
+    values = similarity_matrix(similarity, stages, donor, recipient)
     return tuple(
         (
             stage,
             tuple(
-                _heat(float(value), (f"{donor}:{stage}", f"{recipient}:{to}") in shared)
+                _heat_cell(float(value), (f"{donor}:{stage}", f"{recipient}:{to}") in shared)
                 for value, to in zip(row, stages[recipient], strict=True)
             ),
         )
@@ -158,7 +162,7 @@ def _heat_rows(
     )
 
 
-def _heat(value: float, shared: bool) -> Heat:
+def _heat_cell(value: float, shared: bool) -> HeatCell:
     if not np.isfinite(value):
-        return Heat("", None, shared)
-    return Heat(f"{value:z.2f}", round(LEVELS * min(1.0, max(0.0, value))), shared)
+        return HeatCell("", None, shared)
+    return HeatCell(f"{value:z.2f}", round(LEVELS * min(1.0, max(0.0, value))), shared)

@@ -1,4 +1,4 @@
-"""What to type next: commands with the paths of a run."""
+"""The commands that a report suggests next, with the paths of its run."""
 
 from __future__ import annotations
 
@@ -9,72 +9,67 @@ from pathlib import Path
 
 import yaml
 
-from search.config.run import RunConfig
 from search.results.search_result import Result
 
 
 @dataclass(frozen=True)
-class Places:
-    """Where a run lies, as somebody types it who stands where the run was started."""
+class RunPaths:
+    """The paths of a run, relative to the folder where it was started."""
 
     out: str
     config: str | None
-    """The file that the run was asked with; None if it is not there under the run's name."""
+    """The config file; None if no file in the config's folder has the name of the run."""
 
     @classmethod
-    def of(cls, config: RunConfig) -> Places:
-        file = _config_file(config)
-        return cls(_from_here(config.out_folder), None if file is None else _from_here(file))
+    def find(cls, name: str, out: Path, config_folder: Path) -> RunPaths:
+        """Return the paths relative to the current folder, and look up the config by its name."""
+        file = _find_config(name, config_folder)
+        return cls(os.path.relpath(out), None if file is None else os.path.relpath(file))
 
 
 @dataclass(frozen=True)
-class Step:
-    """A command, and what it is good for."""
+class NextStep:
+    """A command and its purpose."""
 
     purpose: str
     command: str
 
 
-def next_steps(result: Result, places: Places) -> list[Step]:
-    """In the order in which somebody may want them."""
-    out = places.out
+def next_steps(result: Result, paths: RunPaths) -> list[NextStep]:
+    """Return the commands in the order in which a user may need them."""
     steps = []
     if result.chosen is not None:
-        plan = os.path.join(out, "plans", f"{result.chosen}.json")
+        plan = os.path.join(paths.out, "plans", f"{result.chosen}.json")
         steps += [
-            Step("Look at the chosen plan", _line("plan", "show", plan)),
-            Step(
-                "Write it out to deploy (another plan with --plan HASH, ONNX with --format onnx)",
-                _line("export", out, "--to", f"{result.name}-bundle"),
+            NextStep("Print the chosen plan", _command("plan", "show", plan)),
+            NextStep(
+                "Export it to deploy it (another plan with --plan HASH, ONNX with --format onnx)",
+                _command("export", paths.out, "--to", f"{result.name}-bundle"),
             ),
         ]
     labels = [
         part
         for name, model in result.models.items()
-        for part in ("--labels", f"{name}={_labels(model.task)}")
+        for part in ("--labels", f"{name}={_labels_file(model.task)}")
     ]
-    steps.append(Step("Measure it on labels of your own", _line("verify", out, *labels)))
-    if places.config is not None:
-        steps.append(Step("Compare the candidates in MLflow", _line("ui", places.config)))
+    steps.append(NextStep("Measure it on your own labels", _command("verify", paths.out, *labels)))
+    if paths.config is not None:
+        steps.append(NextStep("Compare the candidates in MLflow", _command("ui", paths.config)))
     return steps
 
 
-def _labels(task: str) -> str:
+def _labels_file(task: str) -> str:
     return "instances.json" if task == "detection" else "labels.csv"
 
 
-def _line(*words: str) -> str:
+def _command(*words: str) -> str:
     return shlex.join(["merge-search", *words])
 
 
-def _from_here(path: Path) -> str:
-    return os.path.relpath(path)
-
-
-def _config_file(config: RunConfig) -> Path | None:
-    """The config in its folder that has the run's name."""
-    files = [config.base / f"{config.name}.yaml", *sorted(config.base.glob("*.yaml"))]
-    return next((file for file in files if _name_in(file) == config.name), None)
+def _find_config(name: str, folder: Path) -> Path | None:
+    """Return the config in the folder that has the name of the run."""
+    files = [folder / f"{name}.yaml", *sorted(folder.glob("*.yaml"))]
+    return next((file for file in files if _name_in(file) == name), None)
 
 
 def _name_in(file: Path) -> str | None:

@@ -1,4 +1,4 @@
-"""What one plan does otherwise than another, in sentences."""
+"""The difference between two plans, in sentences."""
 
 from __future__ import annotations
 
@@ -6,26 +6,31 @@ from itertools import zip_longest
 
 from spaces.plan import LINEAR, Share, SharePlan
 
-ALIKE = "the same stages are shared; only the maps are new"
+SAME_STAGES = "the same stages are shared; only the linear maps differ"
 
 
-def difference(new: SharePlan, old: SharePlan) -> list[str]:
-    """One sentence for each share that is another now, model by model; never empty.
+def describe_difference(new: SharePlan, old: SharePlan) -> list[str]:
+    """Return one sentence for each share that changed, model by model; never an empty list.
 
-    "detector now takes blocks.4 from classifier instead of blocks.5".
+    For example "detector now takes blocks.4 from classifier instead of blocks.5".
     """
     models = sorted({share.recipient.model for share in (*new.shares, *old.shares)})
-    told = [sentence for model in models for sentence in _of_model(model, new, old)]
-    return told or [ALIKE]
+    sentences = [sentence for model in models for sentence in _model_sentences(model, new, old)]
+    return sentences or [SAME_STAGES]
 
 
-def _of_model(model: str, new: SharePlan, old: SharePlan) -> list[str]:
-    came, went = _only_in(model, new, old), _only_in(model, old, new)
-    # What lands at one stage in both plans belongs together, what is left goes by its order.
-    pairs = [(a, b) for a in came for b in went if a.recipient == b.recipient]
-    rest_new = [a for a in came if a not in {pair[0] for pair in pairs}]
-    rest_old = [b for b in went if b not in {pair[1] for pair in pairs}]
-    return [_sentence(model, a, b) for a, b in (*pairs, *zip_longest(rest_new, rest_old))]
+def describe_plan(plan: SharePlan) -> list[str]:
+    """Return what a plan shares, one sentence for each share."""
+    return describe_difference(plan, SharePlan()) if plan.shares else ["nothing is shared"]
+
+
+def _model_sentences(model: str, new: SharePlan, old: SharePlan) -> list[str]:
+    added, removed = _only_in(model, new, old), _only_in(model, old, new)
+    # Shares into the same stage are paired; the rest is paired in the order of the plans.
+    pairs = [(a, b) for a in added for b in removed if a.recipient == b.recipient]
+    rest_added = [a for a in added if a not in {pair[0] for pair in pairs}]
+    rest_removed = [b for b in removed if b not in {pair[1] for pair in pairs}]
+    return [_sentence(model, a, b) for a, b in (*pairs, *zip_longest(rest_added, rest_removed))]
 
 
 def _only_in(model: str, plan: SharePlan, other: SharePlan) -> list[Share]:
@@ -35,24 +40,19 @@ def _only_in(model: str, plan: SharePlan, other: SharePlan) -> list[Share]:
 def _sentence(model: str, new: Share | None, old: Share | None) -> str:
     if new is None:
         assert old is not None
-        return f"{model} has {old.recipient.stage} of its own again, not {_taken(old)}"
+        return f"{model} uses its own {old.recipient.stage} again instead of {_source(old)}"
     if old is None:
-        return f"{model} now takes {_taken(new)}"
+        return f"{model} now takes {_source(new)}"
     same_donor = new.donor.model == old.donor.model
-    return f"{model} now takes {_taken(new)} instead of {_taken(old, same_donor)}"
+    return f"{model} now takes {_source(new)} instead of {_source(old, same_donor)}"
 
 
-def _taken(share: Share, donor_known: bool = False) -> str:
-    """`blocks.5 from classifier`, or, where the donor's stage is another, `blocks.5 from
-    classifier's blocks.4`; without the donor's name where it has just been said."""
+def _source(share: Share, omit_donor: bool = False) -> str:
+    """Return `blocks.5 from classifier`, or `blocks.5 from classifier's blocks.4` if the stages
+    differ; without the donor's name where the sentence has named it already."""
     stage, donor = share.recipient.stage, share.donor
     adapter = "" if share.adapter == LINEAR else f" ({share.adapter})"
     if stage == donor.stage:
-        return (stage if donor_known else f"{stage} from {donor.model}") + adapter
-    owner = "its" if donor_known else f"{donor.model}'s"
+        return (stage if omit_donor else f"{stage} from {donor.model}") + adapter
+    owner = "its" if omit_donor else f"{donor.model}'s"
     return f"{stage} from {owner} {donor.stage}{adapter}"
-
-
-def in_words(plan: SharePlan) -> list[str]:
-    """What a plan shares, against nothing shared."""
-    return difference(plan, SharePlan()) if plan.shares else ["nothing is shared"]

@@ -1,4 +1,4 @@
-"""What a run has looked at and left, and why: pairs, shares, plans."""
+"""What a run examined and rejected, and why: pairs of stages, shares, plans."""
 
 from __future__ import annotations
 
@@ -16,72 +16,72 @@ _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 @dataclass(frozen=True)
 class ShortlistedPlan:
-    """A plan of which fidelity was measured."""
+    """A plan whose fidelity was measured."""
 
     hash: str
     bytes: int
     proxy: float
     fidelity: float | None
-    """Mean over the models where it is known."""
+    """The mean over the models whose fidelity is defined; None if it is for none."""
 
 
 @dataclass(frozen=True)
 class SearchTrace:
-    """What a result does not hold, since it is only told: all that was tried on the way."""
+    """What the report shows of a search beyond the result."""
 
     similarity: Mapping[Share, float]
     """Of every legal share."""
     rejected: Mapping[Pair, str]
-    """Pairs of representations that may not replace each other, with the reason."""
+    """Pairs of stages that cannot be shared, with the reason."""
     legal: int
-    """Pairs that may."""
+    """Number of pairs that can."""
     feasible: int
-    """Plans that were valued and lay within the limits."""
+    """Number of evaluated plans within the limits."""
     shortlist: Sequence[ShortlistedPlan]
 
 
 @dataclass(frozen=True)
-class Left:
-    """Something that was left, and why."""
+class RejectedPlan:
+    """A candidate that was not chosen, and why."""
 
-    what: str
-    why: str
+    hash: str
+    reason: str
 
 
-def reasons(rejected: Iterable[str]) -> list[tuple[str, int]]:
-    """Reasons and how often each was given, most frequent first.
+def count_reasons(reasons: Iterable[str]) -> list[tuple[str, int]]:
+    """Return reasons and how often each was given, the most frequent first.
 
-    Those that differ only in their numbers are one, with the range of each number.
+    Reasons that differ only in their numbers are counted together, with the range of each number.
     """
     groups: dict[str, list[list[str]]] = {}
-    for reason in rejected:
+    for reason in reasons:
         groups.setdefault(_NUMBER.sub("#", reason), []).append(_NUMBER.findall(reason))
-    told = [(_with_ranges(words, found), len(found)) for words, found in groups.items()]
-    return sorted(told, key=lambda entry: -entry[1])
+    counts = [(_with_ranges(text, numbers), len(numbers)) for text, numbers in groups.items()]
+    return sorted(counts, key=lambda entry: -entry[1])
 
 
-def _with_ranges(words: str, found: Sequence[Sequence[str]]) -> str:
-    parts = words.split("#")
-    text = parts[0]
-    for values, part in zip(zip(*found, strict=True), parts[1:], strict=True):
+def _with_ranges(text: str, numbers: Sequence[Sequence[str]]) -> str:
+    parts = text.split("#")
+    filled = parts[0]
+    for values, part in zip(zip(*numbers, strict=True), parts[1:], strict=True):
         low, high = min(values, key=float), max(values, key=float)
-        text += (low if low == high else f"{low} to {high}") + part
-    return text
+        filled += (low if low == high else f"{low} to {high}") + part
+    return filled
 
 
-def under_floor(tried: SearchTrace, floor: float) -> list[tuple[Share, float]]:
-    """Shares that are too dissimilar to be searched, the most similar first."""
-    low = [(share, value) for share, value in tried.similarity.items() if value <= floor]
+def dissimilar_shares(trace: SearchTrace, floor: float) -> list[tuple[Share, float]]:
+    """Return the shares that are not above `floor` and so not searched, the most similar first."""
+    low = [(share, value) for share, value in trace.similarity.items() if value <= floor]
     return sorted(low, key=lambda entry: (-entry[1], entry[0]))
 
 
-def unverified(tried: SearchTrace, result: Result) -> list[tuple[ShortlistedPlan, str]]:
-    """Plans of the shortlist that are no candidates, and why not."""
-    verified = {candidate.hash for candidate in result.candidates}
+def unverified_plans(trace: SearchTrace, result: Result) -> list[tuple[ShortlistedPlan, str]]:
+    """Return the plans of the shortlist that did not become candidates, and why."""
+    candidates = {candidate.hash for candidate in result.candidates}
     return [
         (plan, _why_unverified(plan, result))
-        for plan in tried.shortlist
-        if plan.hash not in verified
+        for plan in trace.shortlist
+        if plan.hash not in candidates
     ]
 
 
@@ -89,37 +89,40 @@ def _why_unverified(plan: ShortlistedPlan, result: Result) -> str:
     if plan.fidelity is None:
         return "its fidelity is not known"
     if result.quality_floor is not None:
-        return "others come closer to what every model is to keep, or keep it with fewer bytes"
+        return (
+            "others come closer to the quality that every model must keep, or keep it in fewer "
+            "bytes"
+        )
     least = min((f for c in result.candidates if (f := c.mean_fidelity) is not None), default=0.0)
     if plan.fidelity < least:
         return f"fidelity {percent(plan.fidelity)}; every candidate's is at least {percent(least)}"
     return "as faithful as the last candidate, but larger"
 
 
-def not_chosen(result: Result) -> list[Left]:
-    """The candidates that were not chosen, by rising bytes, and why not."""
+def plans_not_chosen(result: Result) -> list[RejectedPlan]:
+    """Return the candidates that were not chosen, by rising bytes, and why."""
     chosen = result.chosen_candidate
     return [
-        Left(c.hash, _why_not(c, chosen, result.quality_floor))
+        RejectedPlan(c.hash, _why_not_chosen(c, chosen, result.quality_floor))
         for c in sorted(result.candidates, key=lambda c: c.bytes)
         if c is not chosen
     ]
 
 
-def _why_not(
+def _why_not_chosen(
     candidate: CandidateRecord, chosen: CandidateRecord | None, floor: float | None
 ) -> str:
     if floor is not None:
         short = [f"{n} keeps {percent(k)}" for n, k in candidate.kept.items() if k < floor]
         if short or not candidate.kept:
-            told = ", ".join(short) or "nothing is known of it"
-            return f"{told}; {percent(floor)} was asked of every model"
+            measured = ", ".join(short) or "its quality is not known"
+            return f"{measured}; every model must keep {percent(floor)}"
     if chosen is None:
-        return "nothing was chosen"
-    quality = (candidate.quality_kept, chosen.quality_kept)
-    faithful = (candidate.mean_fidelity, chosen.mean_fidelity)
-    for name, (one, other) in (("quality kept", quality), ("fidelity", faithful)):
-        if floor is None and one != other:
-            return f"{name} {percent(one)}, the chosen plan's {percent(other)}"
+        return "no plan was chosen"
+    qualities = (candidate.quality_kept, chosen.quality_kept)
+    fidelities = (candidate.mean_fidelity, chosen.mean_fidelity)
+    for name, (own, best) in (("quality kept", qualities), ("fidelity", fidelities)):
+        if floor is None and own != best:
+            return f"{name} {percent(own)}, the chosen plan's {percent(best)}"
     more = f"{megabytes(candidate.bytes)}, the chosen plan's {megabytes(chosen.bytes)}"
     return f"no better, and it holds {more}" if floor is None else f"it holds {more}"

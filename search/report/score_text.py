@@ -1,4 +1,4 @@
-"""How the score that a model is judged by is called and written, wherever it is told."""
+"""Names and formats of the main score of a model: mAP of a detector, top-1 of a classifier."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ NAMES = {"map": "mAP", "top1": "top-1"}
 
 
 def score_name(scores: Container[str]) -> str:
+    """Return the name of the main score."""
     return NAMES[main_name(scores)]
 
 
 def score_text(scores: Scores) -> str:
+    """Format the main score."""
     value = main_score(scores)
     return f"{value:.3f}" if "map" in scores else percent(value)
 
 
 def interval_text(intervals: Mapping[str, Sequence[float]]) -> str:
-    """The interval of that score, among those of all."""
+    """Format the interval of the main score, given the intervals of all scores."""
     low, high = intervals[main_name(intervals)]
     return f"{low:.3f}…{high:.3f}" if "map" in intervals else percents([low, high])

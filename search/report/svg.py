@@ -1,4 +1,4 @@
-"""SVG built as elements: whatever is text is escaped by the writer, never by hand."""
+"""SVG built as elements, so that the XML writer escapes all text."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from xml.etree import ElementTree as ET
 
 NAMESPACE = "http://www.w3.org/2000/svg"
 CHARACTER = 0.58
-"""Mean width of a character, in font sizes; a little more than system fonts take."""
+"""Mean width of a character in font sizes, a little more than system fonts need."""
 
 
 @dataclass(frozen=True)
-class Words:
-    """What a picture says to whoever cannot see it."""
+class Description:
+    """The accessible name and description of a picture."""
 
     key: str
-    """Names the picture within its page."""
+    """Prefix of the ids, unique within the page."""
     title: str
-    description: str
+    text: str
 
 
-def picture(width: float, height: float, words: Words) -> ET.Element:
-    """An empty picture of that many units, which is as wide as its place allows."""
+def new_picture(width: float, height: float, words: Description) -> ET.Element:
+    """Return an empty picture of that size in user units, which scales to its container."""
     title, description = f"{words.key}-title", f"{words.key}-description"
     root = ET.Element(
         "svg",
@@ -33,12 +33,12 @@ def picture(width: float, height: float, words: Words) -> ET.Element:
         },
     )
     add(root, "title", words.title, id=title)
-    add(root, "desc", words.description, id=description)
+    add(root, "desc", words.text, id=description)
     return root
 
 
 def add(parent: ET.Element, tag: str, text: str = "", **attributes: str | float) -> ET.Element:
-    """A new child. In names of attributes _ stands for -, and `class_` for class."""
+    """Append a child. In attribute names `_` becomes `-`, and `class_` becomes `class`."""
     named = {
         name.rstrip("_").replace("_", "-"): value if isinstance(value, str) else number(value)
         for name, value in attributes.items()
@@ -49,13 +49,18 @@ def add(parent: ET.Element, tag: str, text: str = "", **attributes: str | float)
 
 
 def number(value: float) -> str:
-    """At most two decimals, and none where there are none."""
+    """Format a number with at most two decimals."""
     return f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
 
 
 def text_width(text: str, size: float) -> float:
-    """About how wide a text of that font size is; rather more than less."""
+    """Estimate the width of a text of that font size, rather too wide than too narrow."""
     return len(text) * size * CHARACTER
+
+
+def standalone_text(root: ET.Element) -> str:
+    """Return the picture as the content of an SVG file."""
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{to_text(root)}\n'
 
 
 def to_text(element: ET.Element) -> str:

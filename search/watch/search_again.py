@@ -21,7 +21,7 @@ from search.pipelines.finished_run import LoadedRun
 from search.pipelines.prepare import open_truth
 from search.pipelines.run import run
 from search.pipelines.run_steps.records import PriorKnowledge
-from search.report.plan_diff import difference, in_words
+from search.report.plan_diff import describe_difference, describe_plan
 from search.results.documents import DOCUMENTS, identity
 from search.results.rounds import PromotionRecord
 from search.results.search_result import BUNDLE_FOLDER, CandidateRecord, Result
@@ -147,4 +147,4 @@ def _verdict(
 
 def _difference(challenger: CandidateRecord, known: SharePlan | None) -> list[str]:
     plan = SharePlan.from_dict(challenger.plan)
-    return in_words(plan) if known is None else difference(plan, known)
+    return describe_plan(plan) if known is None else describe_difference(plan, known)

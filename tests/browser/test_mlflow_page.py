@@ -180,7 +180,7 @@ def test_the_parents_page_tells_of_the_search_and_shows_its_pictures(
     text = page.inner_text("body")
     assert "quickstart frames" in text and "blocks.5" in text
     page.screenshot(path=SCREENSHOTS / "mlflow-parent.png", full_page=True)
-    page.goto(f"{overview}/artifacts/pictures/front.png")
+    page.goto(f"{overview}/artifacts/pictures/front.svg")
     page.get_by_text("similarity.png").first.wait_for()
     page.wait_for_timeout(2000)
     page.screenshot(path=SCREENSHOTS / "mlflow-pictures.png")

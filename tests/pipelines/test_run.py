@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import pytest
 from PIL import Image
@@ -51,11 +52,14 @@ def test_plans_lie_under_the_hashes_that_name_them(tiny_run: FinishedRun) -> Non
         assert SharePlan.from_json(path.read_text(encoding="utf-8")).hash == name
 
 
-def test_pictures_are_whole_images(tiny_run: FinishedRun) -> None:
-    for name in ("front.png", "similarity.png"):
+def test_pictures_are_complete_images(tiny_run: FinishedRun) -> None:
+    for name in ("front.svg", "plan.svg"):
+        root = ET.parse(tiny_run.out / name).getroot()
+        assert min(float(root.get(side, "0")) for side in ("width", "height")) > 100
+    for name in ("similarity.png", "same_stage.png"):
         with Image.open(tiny_run.out / name) as picture:
             picture.load()
-            assert min(picture.size) > 300
+            assert min(picture.size) > 200
 
 
 def test_nothing_unfinished_is_left_behind(tiny_run: FinishedRun) -> None:

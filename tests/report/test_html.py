@@ -1,4 +1,4 @@
-"""The report tells what result.json says, in every branch, escaped, and without a network."""
+"""The report page agrees with result.json in every branch, is escaped, and needs no network."""
 
 from __future__ import annotations
 
@@ -18,23 +18,24 @@ from tiny import FinishedRun, Weights, run_config, three_model_config, with_chan
 
 from search.cli.main import main
 from search.config.loading import load_config
-from search.report.html import page
-from search.report.next_steps import Places, next_steps
+from search.report.charts.front import front_legend, front_svg
+from search.report.html import render_page
+from search.report.next_steps import RunPaths, next_steps
 from search.report.rejected import (
     SearchTrace,
     ShortlistedPlan,
-    not_chosen,
-    reasons,
-    under_floor,
-    unverified,
+    count_reasons,
+    dissimilar_shares,
+    plans_not_chosen,
+    unverified_plans,
 )
-from search.report.summary import numbers, sentence
+from search.report.summary import headline, headline_numbers
 from search.results.search_result import CandidateRecord, Result
 from spaces.plan import Ref, Share, SharePlan
 from spaces.shares import Pair
 
-NOWHERE = Places("out/tiny", None)
-SECTIONS = ["candidates", "rungs", "similarity", "tried", "settings", "next"]
+NO_CONFIG = RunPaths("out/tiny", None)
+SECTIONS = ["candidates", "agreement", "similarity", "rejected", "settings", "next"]
 
 
 @pytest.fixture(scope="module")
@@ -60,32 +61,34 @@ def written(tiny_run: FinishedRun) -> dict[str, Any]:
     return data
 
 
-def tried_of(result: Result) -> SearchTrace:
-    """As little as a page needs beside its result."""
+def minimal_trace(result: Result) -> SearchTrace:
+    """The least that a page needs besides its result."""
     shares = [s for c in result.candidates for s in SharePlan.from_dict(c.plan).shares]
     similarity = {share: 0.5 for share in shares}
     return SearchTrace(similarity, {}, len(shares), len(result.front), ())
 
 
-def shown(result: Result, tried: SearchTrace | None = None, places: Places = NOWHERE) -> Element:
-    return parse_page(page(result, tried or tried_of(result), places))
+def rendered(
+    result: Result, trace: SearchTrace | None = None, paths: RunPaths = NO_CONFIG
+) -> Element:
+    return parse_page(render_page(result, trace or minimal_trace(result), paths))
 
 
-def section(whole: Element, name: str) -> Element:
-    (found,) = whole.all("section", id=name)
-    return found
+def section(page: Element, name: str) -> Element:
+    (part,) = page.all("section", id=name)
+    return part
 
 
 def mb(count: int) -> str:
     return f"{count / 1e6:.2f} MB"
 
 
-def test_the_headline_has_the_numbers_of_result_json(
+def test_the_headline_shows_the_numbers_of_result_json(
     report: Element, written: dict[str, Any]
 ) -> None:
     (chosen,) = (c for c in written["candidates"] if c["hash"] == written["chosen"])
-    (headline,) = report.all("h1")
-    assert headline.text == (
+    (title,) = report.all("h1")
+    assert title.text == (
         f"Within {mb(written['budget_bytes'])}, a and b hold {mb(chosen['bytes'])} instead of "
         f"{written['unmerged_bytes'] / 1e6:.2f} ({chosen['saved_pct']:.1f}% less) and keep "
         f"{100 * chosen['quality_kept']:.1f}% of their quality."
@@ -101,7 +104,7 @@ def test_the_headline_has_the_numbers_of_result_json(
     assert f"unmerged {100 * written['baseline']['a']['top1']:.1f}%" in notes
 
 
-def test_every_candidate_has_its_row(report: Element, written: dict[str, Any]) -> None:
+def test_every_candidate_has_a_row(report: Element, written: dict[str, Any]) -> None:
     (table,) = report.all("table", class_="sortable")
     header, unmerged, *rows = table.rows()
     assert header == ["Plan", "MB", "Saved", "Quality kept", "Fidelity", "Proxy", "a top-1"]
@@ -114,8 +117,8 @@ def test_every_candidate_has_its_row(report: Element, written: dict[str, Any]) -
         assert row[1:3] == [f"{c['bytes'] / 1e6:.2f}", f"{c['saved_pct']:.1f}%"]
         low, high = c["quality_interval"]
         assert row[3] == f"{100 * c['quality_kept']:.1f}% {100 * low:.1f}…{100 * high:.1f}%"
-        known = [f for f in c["fidelity"].values() if f is not None]
-        assert row[4:6] == [f"{100 * sum(known) / len(known):.1f}%", f"{c['proxy']:.3f}"]
+        defined = [f for f in c["fidelity"].values() if f is not None]
+        assert row[4:6] == [f"{100 * sum(defined) / len(defined):.1f}%", f"{c['proxy']:.3f}"]
         low, high = c["intervals"]["a"]["top1"]
         top1 = f"{100 * c['accuracy']['a']['top1']:.1f}% {100 * low:.1f}…{100 * high:.1f}%"
         assert row[6].startswith(f"{top1}, ")
@@ -144,23 +147,23 @@ def chosen_of(result: Result) -> CandidateRecord:
     return next(c for c in result.candidates if c.hash == result.chosen)
 
 
-def test_the_rungs_are_those_of_the_result(report: Element, written: dict[str, Any]) -> None:
-    told = [figure.all("b")[0].text for figure in section(report, "rungs").all("figure")]
+def test_rank_agreements_are_those_of_the_result(report: Element, written: dict[str, Any]) -> None:
+    shown = [figure.all("b")[0].text for figure in section(report, "agreement").all("figure")]
     names = ("shortlist_proxy_fidelity", "proxy_truth", "fidelity_truth")
-    found = [written["rungs"][name] for name in names]
-    assert told == ["not defined" if rho is None else f"{rho:z.2f}" for rho in found]
+    expected = [written["rungs"][name] for name in names]
+    assert shown == ["not defined" if rho is None else f"{rho:z.2f}" for rho in expected]
 
 
-def test_what_was_left_adds_up(report: Element, written: dict[str, Any]) -> None:
-    part = section(report, "tried")
+def test_counts_of_what_was_rejected_add_up(report: Element, written: dict[str, Any]) -> None:
+    part = section(report, "rejected")
     titles = [title.text for title in part.all("h3")]
     stages = [len(model["stages"]) for model in written["models"].values()]
     rejected, pairs = map(int, re.findall(r"\d+", titles[0]))
     assert pairs == 2 * stages[0] * stages[1]
     counts = [int(one.text) for one in part.all("b")]
-    *of_pairs, beyond, beaten, front = counts
-    assert sum(of_pairs) == rejected > 0
-    assert beyond + beaten + front == written["study"]["trials"]
+    *by_reason, infeasible, dominated, front = counts
+    assert sum(by_reason) == rejected > 0
+    assert infeasible + dominated + front == written["study"]["trials"]
     assert front == len(written["front"])
     assert titles[-1].endswith(f"{len(written['candidates']) - 1} of {len(written['candidates'])}")
     listed = int(titles[-2].rpartition(" ")[2])
@@ -168,7 +171,7 @@ def test_what_was_left_adds_up(report: Element, written: dict[str, Any]) -> None
     assert listed - unlisted == len(written["candidates"])
 
 
-def test_every_section_is_there_with_a_heading(report: Element, three_run: FinishedRun) -> None:
+def test_every_section_has_a_heading(report: Element, three_run: FinishedRun) -> None:
     for whole in (report, read_page(three_run.out / "report.html")):
         found = [s for s in whole.all("section") if "id" in s.attributes]
         assert [s.attributes["id"] for s in found] == SECTIONS
@@ -177,7 +180,7 @@ def test_every_section_is_there_with_a_heading(report: Element, three_run: Finis
             assert part.attributes["aria-labelledby"] == heading.attributes["id"]
 
 
-def test_every_picture_has_words_and_every_name_is_given_once(
+def test_every_picture_has_a_description_and_every_id_is_unique(
     report: Element, three_run: FinishedRun
 ) -> None:
     for whole in (report, read_page(three_run.out / "report.html")):
@@ -186,19 +189,19 @@ def test_every_picture_has_words_and_every_name_is_given_once(
         for picture in pictures:
             assert picture.attributes["role"] == "img"
             (title,) = (p for p in picture.inside if isinstance(p, Element) and p.name == "title")
-            (words,) = picture.all("desc")
+            (description,) = picture.all("desc")
             names = picture.attributes["aria-labelledby"].split()
-            assert names == [title.attributes["id"], words.attributes["id"]]
-            assert title.raw.strip() and words.raw.strip()
+            assert names == [title.attributes["id"], description.attributes["id"]]
+            assert title.raw.strip() and description.raw.strip()
         ids = [t.attributes["id"] for t in whole.tree() if "id" in t.attributes]
         assert [name for name, count in Counter(ids).items() if count > 1] == []
 
 
-def test_nothing_comes_from_elsewhere(tiny_run: FinishedRun, report: Element) -> None:
+def test_the_page_loads_nothing_from_elsewhere(tiny_run: FinishedRun, report: Element) -> None:
     for tag in report.tree():
         for name in ("src", "href", "xlink:href", "action", "srcset"):
             assert tag.attributes.get(name, "#").startswith(("#", "data:"))
-        assert "style" not in tag.attributes  # which the policy would not take
+        assert "style" not in tag.attributes  # the content policy forbids it
         assert not [name for name in tag.attributes if name.startswith("on")]
     (policy,) = report.all("meta", **{"http-equiv": "Content-Security-Policy"})
     assert policy.attributes["content"].startswith("default-src 'none'; ")
@@ -207,79 +210,82 @@ def test_nothing_comes_from_elsewhere(tiny_run: FinishedRun, report: Element) ->
     assert "@import" not in style.raw and "url(" not in style.raw
     text = (tiny_run.out / "report.html").read_text(encoding="utf-8")
     outside = set(re.findall(r"https?://[^\s\"'<]+", text))
-    assert outside <= {"http://www.w3.org/2000/svg"}  # a name, which nobody fetches
+    assert outside <= {"http://www.w3.org/2000/svg"}  # a namespace, which no browser fetches
 
 
-def test_text_is_escaped_wherever_it_comes_from(tiny_run: FinishedRun) -> None:
+def test_all_text_is_escaped(tiny_run: FinishedRun) -> None:
     result, evil = tiny_run.result, "<script>alert(1)</script><img src=x>&\"'"
     models = {name: replace(model, arch=f"timm/{evil}") for name, model in result.models.items()}
     config = {**result.config, "out": evil}
     poisoned = replace(result, name=evil, models=models, config=config)
     pair = Pair(Ref("a", "x"), Ref("b", "y"))
-    tried = replace(tried_of(result), rejected={pair: evil})
-    whole = shown(poisoned, tried, Places(f"out/{evil}", f"{evil}.yaml"))
+    trace = replace(minimal_trace(result), rejected={pair: evil})
+    whole = rendered(poisoned, trace, RunPaths(f"out/{evil}", f"{evil}.yaml"))
     assert len(whole.all("script")) == 1 and not whole.all("img")
     assert whole.all("title")[0].raw.startswith(evil)
-    assert evil in section(whole, "tried").text and evil in section(whole, "settings").raw
+    assert evil in section(whole, "rejected").text and evil in section(whole, "settings").raw
     commands = [shlex.split(code.raw) for code in section(whole, "next").all("code")]
     assert ["merge-search", "ui", f"{evil}.yaml"] in commands
-    last = evil.rpartition("/")[2]  # of a network the name, without its library
+    last = evil.rpartition("/")[2]  # the name of a network without its library
     assert any(text.raw.startswith(last) for text in whole.all("tspan"))
 
 
-def test_no_credentials_are_told(tiny_run: FinishedRun) -> None:
+def test_credentials_do_not_appear(tiny_run: FinishedRun) -> None:
     path = tiny_run.path
     secret = load_config(path, ["mlflow.tracking_uri=http://me:s3cret@host:5000"])
-    whole = page(replace(tiny_run.result, config=secret.as_written()), tried_of(tiny_run.result),
-                 Places.of(secret))  # fmt: skip
+    result = replace(tiny_run.result, config=secret.as_written())
+    whole = render_page(result, minimal_trace(result), NO_CONFIG)
     assert "host:5000" in whole and "s3cret" not in whole
 
 
-def test_a_page_is_the_same_every_time(tiny_run: FinishedRun) -> None:
+def test_rendering_is_deterministic(tiny_run: FinishedRun) -> None:
     result = tiny_run.result
-    assert page(result, tried_of(result), NOWHERE) == page(result, tried_of(result), NOWHERE)
+    assert render_page(result, minimal_trace(result), NO_CONFIG) == render_page(
+        result, minimal_trace(result), NO_CONFIG
+    )
 
 
-def test_what_is_to_be_typed_is_known_and_works(tiny_run: FinishedRun, report: Element) -> None:
-    typed = [shlex.split(code.raw) for code in section(report, "next").all("code")]
-    out = Path(typed[0][-1]).parent.parent
+def test_the_suggested_commands_exist_and_work(tiny_run: FinishedRun, report: Element) -> None:
+    commands = [shlex.split(code.raw) for code in section(report, "next").all("code")]
+    out = Path(commands[0][-1]).parent.parent
     assert out.resolve() == tiny_run.out.resolve()
-    names = [words[1] for words in typed]
+    names = [words[1] for words in commands]
     assert names == ["plan", "export", "verify", "ui"]
     assert set(names) <= set(main.commands)
-    assert Path(typed[-1][-1]).resolve() == tiny_run.path.resolve()
-    assert typed[2][3:] == ["--labels", "a=labels.csv", "--labels", "b=labels.csv"]
-    shown = CliRunner().invoke(main, typed[0][1:])
-    assert shown.exit_code == 0 and tiny_run.result.chosen in shown.output
+    assert Path(commands[-1][-1]).resolve() == tiny_run.path.resolve()
+    assert commands[2][3:] == ["--labels", "a=labels.csv", "--labels", "b=labels.csv"]
+    answer = CliRunner().invoke(main, commands[0][1:])
+    assert answer.exit_code == 0 and tiny_run.result.chosen in answer.output
 
 
-def test_without_its_config_there_is_no_word_of_the_ui(tiny_run: FinishedRun) -> None:
-    commands = [step.command for step in next_steps(tiny_run.result, NOWHERE)]
+def test_the_ui_is_not_suggested_without_a_config(tiny_run: FinishedRun) -> None:
+    commands = [step.command for step in next_steps(tiny_run.result, NO_CONFIG)]
     assert not [command for command in commands if " ui " in command]
-    moved = tiny_run.config.model_copy(update={"name": "other"})
-    assert Places.of(moved).config is None
+    config = tiny_run.config
+    assert RunPaths.find(config.name, config.out_folder, config.base).config is not None
+    assert RunPaths.find("other", config.out_folder, config.base).config is None
 
 
-def test_three_models_without_labels_are_told_by_fidelity(three_run: FinishedRun) -> None:
+def test_three_models_without_labels_are_compared_by_fidelity(three_run: FinishedRun) -> None:
     result, whole = three_run.result, read_page(three_run.out / "report.html")
     chosen = chosen_of(result)
-    known = [f for f in chosen.fidelity.values() if f is not None]
-    fidelity = f"{100 * sum(known) / len(known):.1f}%"
+    defined = [f for f in chosen.fidelity.values() if f is not None]
+    fidelity = f"{100 * sum(defined) / len(defined):.1f}%"
     assert whole.all("h1")[0].text.startswith(f"Within {mb(result.budget_bytes or 0)}, a, b and c")
-    assert f"agree to {fidelity} with what they said unmerged" in whole.all("h1")[0].text
+    assert f"agree {fidelity} with the unmerged models" in whole.all("h1")[0].text
     values = [value.text for value in whole.all("dd", class_="value")]
     shares = chosen.plan["shares"]
     assert values == [mb(chosen.bytes), fidelity, str(len(shares))] and len(shares) > 1
     assert "there are no labels" in section(whole, "candidates").text
     assert len(whole.all("table", class_="heat")) == 6
-    assert [b.text for b in section(whole, "rungs").all("b")][1:] == ["not defined"] * 2
+    assert [b.text for b in section(whole, "agreement").all("b")][1:] == ["not defined"] * 2
     (first,) = whole.all("figure", class_="plan")
     for share in shares:
         model, stage = share["recipient"].split(":")
         assert f"{model} takes {stage} from {share['donor']}" in first.text
 
 
-def test_a_floor_that_nothing_keeps_is_told_as_such(tiny_run: FinishedRun) -> None:
+def test_the_page_says_that_no_plan_reaches_the_floor(tiny_run: FinishedRun) -> None:
     kept = ({"a": 0.5, "b": 1.0}, {"a": 0.9, "b": 0.8}, {"a": 0.7, "b": 0.6})
     candidates = [
         replace(c, kept=k) for c, k in zip(tiny_run.result.candidates, kept, strict=True)
@@ -287,36 +293,36 @@ def test_a_floor_that_nothing_keeps_is_told_as_such(tiny_run: FinishedRun) -> No
     result = replace(
         tiny_run.result, budget_bytes=None, quality_floor=0.999, chosen=None, candidates=candidates
     )
-    whole = shown(result)
+    whole = rendered(result)
     assert whole.all("h1")[0].text == (
         "No verified plan lets a and b all keep 99.9% of their quality: the nearest keeps "
-        "80.0% on its worst."
+        "80.0% on its worst model."
     )
-    assert "Nothing chosen: the models unmerged" in whole.text
+    assert "No plan chosen: the unmerged models" in whole.text
     (drawn,) = whole.all("figure", class_="plan")
     assert drawn.all("g", class_="pd-live") and not drawn.all("g", class_="pd-released")
-    left = section(whole, "tried").text
+    rejected = section(whole, "rejected").text
     for c in result.candidates:
-        assert f"{c.hash} " in left
-    assert left.count("99.9% was asked of every model") == len(result.candidates)
+        assert f"{c.hash} " in rejected
+    assert rejected.count("every model must keep 99.9%") == len(result.candidates)
     commands = " ".join(code.raw for code in section(whole, "next").all("code"))
     assert "export" not in commands and "verify" in commands
 
 
-def test_a_floor_that_is_kept_is_told_with_what_it_costs(tiny_run: FinishedRun) -> None:
+def test_a_floor_that_is_reached_is_shown_with_its_bytes(tiny_run: FinishedRun) -> None:
     smallest = min(tiny_run.result.candidates, key=lambda c: c.bytes)
     floor = min(min(c.kept.values()) for c in tiny_run.result.candidates)
     result = replace(tiny_run.result, budget_bytes=None, quality_floor=floor, chosen=smallest.hash)
-    assert sentence(result).startswith(f"To keep {100 * floor:.1f}% of every model's quality, a")
-    assert f"hold {mb(smallest.bytes)} instead of" in sentence(result)
-    assert {left.what for left in not_chosen(result)} == {
+    assert headline(result).startswith(f"To keep {100 * floor:.1f}% of every model's quality, a")
+    assert f"hold {mb(smallest.bytes)} instead of" in headline(result)
+    assert {rejected.hash for rejected in plans_not_chosen(result)} == {
         c.hash for c in result.candidates if c is not smallest
     }
-    for left in not_chosen(result):
-        assert left.why.endswith(f"the chosen plan's {mb(smallest.bytes)}")
+    for rejected in plans_not_chosen(result):
+        assert rejected.reason.endswith(f"the chosen plan's {mb(smallest.bytes)}")
 
 
-def test_nothing_shared_and_nothing_known_is_told(tiny_run: FinishedRun) -> None:
+def test_a_plan_without_shares_and_without_measurements(tiny_run: FinishedRun) -> None:
     one = replace(
         tiny_run.result.candidates[0], plan=SharePlan().to_dict(), hash=SharePlan().hash,
         fidelity={"a": None, "b": None}, accuracy={}, kept={}, quality_kept=None, intervals={},
@@ -326,33 +332,56 @@ def test_nothing_shared_and_nothing_known_is_told(tiny_run: FinishedRun) -> None
         tiny_run.result, candidates=[one], chosen=one.hash, baseline={}, baseline_intervals={},
         verified_front=[], front=[one],
     )  # fmt: skip
-    whole = shown(result)
-    assert "nothing is known of their quality" in whole.all("h1")[0].text
+    whole = rendered(result)
+    assert "their quality is not known" in whole.all("h1")[0].text
     assert "Nothing is shared." in whole.text
-    assert "1 plan was verified by fidelity alone" in section(whole, "candidates").text
-    assert [number.value for number in numbers(result)][1:] == ["-", "0"]
+    assert "1 plan was verified by fidelity only" in section(whole, "candidates").text
+    assert [number.value for number in headline_numbers(result)][1:] == ["-", "0"]
 
 
-def test_plan_svg_is_the_drawing_on_the_page(tiny_run: FinishedRun, report: Element) -> None:
+def test_plan_svg_is_the_diagram_on_the_page(tiny_run: FinishedRun, report: Element) -> None:
     alone = ET.parse(tiny_run.out / "plan.svg").getroot()
-    words = alone.findtext("{http://www.w3.org/2000/svg}desc")
+    description = alone.findtext("{http://www.w3.org/2000/svg}desc")
     figure = report.all("figure", class_="plan")[0]
-    assert words in [picture.all("desc")[0].raw for picture in figure.all("svg")]
+    assert description in [picture.all("desc")[0].raw for picture in figure.all("svg")]
 
 
-def test_reasons_that_differ_in_numbers_alone_are_one() -> None:
+def test_front_svg_is_the_chart_on_the_page(tiny_run: FinishedRun, report: Element) -> None:
+    """It also has the title, the legend and the style that the page gives the chart."""
+    text = (tiny_run.out / "front.svg").read_text(encoding="utf-8")
+    assert text == front_svg(tiny_run.result)
+    root = ET.fromstring(text)
+    svg = "{http://www.w3.org/2000/svg}"
+    on_page = report.all("figure")[0]
+    assert root.findtext(f"{svg}desc") == on_page.all("desc")[0].raw
+    marks = Counter(c.get("class") for c in root.iter(f"{svg}circle"))
+    legend = [entry.mark for entry in front_legend(tiny_run.result)]
+    for mark in ("verified", "behind", "chosen", "unmerged"):
+        in_chart = len(on_page.all("circle", class_=f"c-{mark}"))
+        assert marks[f"c-{mark}"] == in_chart + legend.count(mark) and f"c-{mark}" in text
+    texts = [part.text for part in root.iter(f"{svg}text")]
+    assert f"{tiny_run.result.name}: quality kept against bytes" in texts
+    assert {entry.text for entry in front_legend(tiny_run.result)} <= set(texts)
+    style = root.findtext(f"{svg}style") or ""
+    assert "prefers-color-scheme: dark" in style and "@import" not in style
+    used = {c for part in root.iter() for c in (part.get("class") or "").split()}
+    for name in used - {"chart", "c-tick"}:
+        assert f".{name} " in style, name
+
+
+def test_reasons_that_differ_only_in_numbers_are_counted_together() -> None:
     grid = "the donor's grid is {} times coarser than the recipient's"
-    found = reasons([grid.format("16.0"), "pooled", grid.format("4.0"), grid.format("8.0")])
-    assert found == [(grid.format("4.0 to 16.0"), 3), ("pooled", 1)]
-    assert reasons(["at 2 of 3", "at 2 of 4"]) == [("at 2 of 3 to 4", 2)]
-    assert reasons([]) == []
+    counts = count_reasons([grid.format("16.0"), "pooled", grid.format("4.0"), grid.format("8.0")])
+    assert counts == [(grid.format("4.0 to 16.0"), 3), ("pooled", 1)]
+    assert count_reasons(["at 2 of 3", "at 2 of 4"]) == [("at 2 of 3 to 4", 2)]
+    assert count_reasons([]) == []
 
 
-def test_shares_under_the_floor_are_those_that_are_not_above_it() -> None:
+def test_shares_at_or_below_the_floor_are_dissimilar() -> None:
     one, two, three = (Share(Ref("b", f"s{k}"), Ref("a", "s0")) for k in range(3))
-    tried = SearchTrace({one: 0.3, two: 0.2, three: 0.05}, {}, 3, 1, ())
-    assert under_floor(tried, 0.2) == [(two, 0.2), (three, 0.05)]
-    assert under_floor(tried, 0.0) == []
+    trace = SearchTrace({one: 0.3, two: 0.2, three: 0.05}, {}, 3, 1, ())
+    assert dissimilar_shares(trace, 0.2) == [(two, 0.2), (three, 0.05)]
+    assert dissimilar_shares(trace, 0.0) == []
 
 
 def test_every_shortlisted_plan_that_was_not_verified_has_a_reason(tiny_run: FinishedRun) -> None:
@@ -365,18 +394,18 @@ def test_every_shortlisted_plan_that_was_not_verified_has_a_reason(tiny_run: Fin
         ShortlistedPlan("large", 1, 0.5, worst),
         ShortlistedPlan("unknown", 1, 0.5, None),
     )
-    tried = replace(tried_of(result), shortlist=listed)
-    why = {plan.hash: reason for plan, reason in unverified(tried, result)}
+    trace = replace(minimal_trace(result), shortlist=listed)
+    why = {plan.hash: reason for plan, reason in unverified_plans(trace, result)}
     assert set(why) == {"unfaithful", "large", "unknown"}
     assert f"at least {100 * worst:.1f}%" in why["unfaithful"]
     assert "larger" in why["large"] and "not known" in why["unknown"]
     floored = replace(result, quality_floor=0.9)
-    assert "every model is to keep" in dict(
-        (plan.hash, reason) for plan, reason in unverified(tried, floored)
+    assert "every model must keep" in dict(
+        (plan.hash, reason) for plan, reason in unverified_plans(trace, floored)
     )["large"]  # fmt: skip
 
 
-def test_each_candidate_that_was_not_chosen_has_the_reason_of_the_rule(
+def test_every_candidate_that_was_not_chosen_has_a_reason(
     tiny_run: FinishedRun,
 ) -> None:
     chosen = chosen_of(tiny_run.result)
@@ -385,6 +414,6 @@ def test_each_candidate_that_was_not_chosen_has_the_reason_of_the_rule(
     unfaithful = replace(chosen, hash="unfaithful", fidelity={"a": 0.0, "b": 0.0})
     larger = replace(chosen, hash="larger", bytes=chosen.bytes + 10_000)
     result = replace(tiny_run.result, candidates=[chosen, worse, unfaithful, larger])
-    why = {left.what: left.why for left in not_chosen(result)}
+    why = {rejected.hash: rejected.reason for rejected in plans_not_chosen(result)}
     assert why["worse"].startswith("quality kept ") and why["unfaithful"].startswith("fidelity 0")
     assert mb(larger.bytes) in why["larger"]

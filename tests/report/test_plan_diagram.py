@@ -12,7 +12,7 @@ from xml.etree import ElementTree as ET
 import pytest
 from tiny import FinishedRun, MadeUpDeployment
 
-from search.report.plan_diagram.drawing import NARROW, WIDE, draw_plan, in_words, standing_alone
+from search.report.plan_diagram.drawing import NARROW, WIDE, describe_share, draw_plan, plan_svg
 from search.report.plan_diagram.layout import (
     FONT,
     GAP,
@@ -120,7 +120,7 @@ def test_arrows_are_the_shares_with_their_similarities(
     for plan in plans(world, 12):
         root = drawn(tiny_run.result, records(world), plan, world, WIDE)
         told = {part.findtext(f"{SVG}title") for part in of_class(root, "pd-share")}
-        assert told == {in_words(s, world.similarities[s]) for s in plan.shares}
+        assert told == {describe_share(s, world.similarities[s]) for s in plan.shares}
         labels = sorted(
             part.findtext(f"{SVG}text") or "" for part in of_class(root, "pd-similarity")
         )
@@ -229,7 +229,7 @@ def test_the_description_says_what_the_picture_shows(tiny_run: FinishedRun) -> N
     plan = SharePlan.from_dict(chosen.plan)
     assert plan.shares
     for one in plan.shares:
-        assert in_words(one, None) in description
+        assert describe_share(one, None) in description
     alive = liveness(plan, layouts_of(tiny_run.result.models)).stages
     for name, model in tiny_run.result.models.items():
         gone = [s["name"] for s in model.stages if Ref(name, s["name"]) not in alive]
@@ -243,7 +243,7 @@ def chosen_of(ran: FinishedRun) -> CandidateRecord:
 
 
 def test_a_picture_of_its_own_needs_no_page_around_it(tiny_run: FinishedRun) -> None:
-    text = standing_alone(tiny_run.result, chosen_of(tiny_run), {})
+    text = plan_svg(tiny_run.result, chosen_of(tiny_run), {})
     assert (tiny_run.out / "plan.svg").read_text(encoding="utf-8").startswith(text[:200])
     root = ET.fromstring(text)
     assert float(root.get("width", "")) > 0 and float(root.get("height", "")) > 0

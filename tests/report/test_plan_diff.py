@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from networks import Deployment
 
-from search.report.plan_diff import ALIKE, difference, in_words
+from search.report.plan_diff import SAME_STAGES, describe_difference, describe_plan
 from spaces.plan import AdapterSpec, Ref, Share, SharePlan
 
 
@@ -50,10 +50,10 @@ def _share(text: str) -> Share:
         (
             plan("d:b5>c:b5"),
             plan("c:b5>d:b5"),
-            ["c now takes b5 from d", "d has b5 of its own again, not b5 from c"],
+            ["c now takes b5 from d", "d uses its own b5 again instead of b5 from c"],
         ),
-        (plan("c:b5>d:b5"), plan("c:b5>d:b5"), [ALIKE]),
-        (plan(), plan("c:b4>d:b5"), ["d has b5 of its own again, not b5 from c's b4"]),
+        (plan("c:b5>d:b5"), plan("c:b5>d:b5"), [SAME_STAGES]),
+        (plan(), plan("c:b4>d:b5"), ["d uses its own b5 again instead of b5 from c's b4"]),
         # one share stays, one is moved, one is new
         (
             plan("c:b1>d:b1", "c:b3>d:b3", "c:b5>d:b5"),
@@ -63,12 +63,12 @@ def _share(text: str) -> Share:
     ],
 )
 def test_what_is_told(new: SharePlan, old: SharePlan, told: list[str]) -> None:
-    assert difference(new, old) == told
+    assert describe_difference(new, old) == told
 
 
 def test_a_plan_alone() -> None:
-    assert in_words(plan()) == ["nothing is shared"]
-    assert in_words(plan("c:b5>d:b5")) == ["d now takes b5 from c"]
+    assert describe_plan(plan()) == ["nothing is shared"]
+    assert describe_plan(plan("c:b5>d:b5")) == ["d now takes b5 from c"]
 
 
 STAGES = st.sampled_from(["b1", "b2", "b3"])
@@ -89,15 +89,15 @@ def plans(draw: st.DrawFn) -> SharePlan:
 def test_every_share_that_changed_is_told_once_and_no_other(
     new: SharePlan, old: SharePlan
 ) -> None:
-    told = difference(new, old)
+    told = describe_difference(new, old)
     came, went = set(new.shares) - set(old.shares), set(old.shares) - set(new.shares)
-    assert (told == [ALIKE]) == (not came and not went)
+    assert (told == [SAME_STAGES]) == (not came and not went)
     assert sum(" now takes " in sentence for sentence in told) == len(came)
-    gone = sum(" instead of " in s or " of its own again" in s for s in told)
+    gone = sum(" instead of " in s or " uses its own " in s for s in told)
     assert gone == len(went)
 
 
 def test_of_real_plans(twins: Callable[[str], Deployment]) -> None:
     known = twins("timm/mobilenetv2_100")
     one, other = known.random_plans(2)
-    assert difference(one, other) and difference(one, one) == [ALIKE]
+    assert describe_difference(one, other) and describe_difference(one, one) == [SAME_STAGES]

@@ -115,13 +115,13 @@ def test_the_parent_holds_the_result_the_pictures_and_the_config(
     assert {"result.json", "config.yaml", "stages.md"} <= logged.files(logged.parent)
     assert {"report.html", "explore.html", "trials.csv"} <= logged.files(logged.parent)
     assert logged.files(logged.parent, "pictures") >= {
-        "pictures/front.png", "pictures/similarity.png", "pictures/same_stage.png",
+        "pictures/front.svg", "pictures/similarity.png", "pictures/same_stage.png",
         "pictures/plan.svg",
     }  # fmt: skip
     held = logged.read(logged.parent, "result.json", tmp_path)
     assert load_record(Result, held, "result.json") == tiny_run.result
-    picture = logged.read(logged.parent, "pictures/front.png", tmp_path)
-    assert picture == (tiny_run.out / "front.png").read_bytes()
+    picture = logged.read(logged.parent, "pictures/front.svg", tmp_path)
+    assert picture == (tiny_run.out / "front.svg").read_bytes()
 
 
 def test_the_parent_names_what_the_run_was(tiny_run: FinishedRun, logged: Logged) -> None:
@@ -212,7 +212,7 @@ def test_the_result_is_kept_when_the_server_is_not_there(tmp_path: Path, weights
     out = tmp_path / "out" / "tiny"
     kept = (out / "result.json").read_text()
     assert load_record(Result, kept, "result.json").chosen
-    assert (out / "front.png").is_file()
+    assert (out / "front.svg").is_file()
     assert SECRET not in kept
 
 

@@ -61,7 +61,7 @@ def rerun(result: Result, seed: int, out: Path) -> Result:
     """What another run would leave in OUT in place of what lies there."""
     other = replace(result, seed=seed, created=f"2030-01-0{seed}T00:00:00+00:00")
     write_record(out / "result.json", other)
-    (out / "front.png").write_bytes(b"picture of run %d" % seed)
+    (out / "front.svg").write_bytes(b"picture of run %d" % seed)
     return other
 
 
@@ -187,7 +187,7 @@ def test_a_server_that_was_away_gets_all_that_it_missed(
     held = Held.of(target)
     for parent in held.parents:
         files, drawn = held.files(parent), f"picture of run {parent.data.params['seed']}"
-        assert files["pictures/front.png"] == drawn.encode()
+        assert files["pictures/front.svg"] == drawn.encode()
         assert load_record(Result, files["result.json"], "result.json") in results
     (again,) = call_sync(out)[1]
     assert "was there already" in again

@@ -7,17 +7,22 @@ from pathlib import Path
 
 from search.deploy.export import Source, remove_bundle, write
 from search.pipelines.run_steps.records import FrontSearch, FrontVerification, RunInputs
-from search.report import figures
+from search.report.charts.front import FRONT_PICTURE, front_svg
+from search.report.charts.heat_maps import write_heat_maps
+from search.report.charts.interactive import save_explorer
 from search.report.html import write_report
-from search.report.interactive import save_explorer
-from search.report.next_steps import Places
+from search.report.html_tables import result_stages
+from search.report.next_steps import RunPaths
 from search.report.rejected import SearchTrace
 from search.results.search_result import BUNDLE_FOLDER, Result
 from search.study.trials_table import save_trials
-from search.utils.files import write_json
+from search.utils.files import write_json, write_text
 from search.utils.records import write_record
 from search.utils.reporter import Reporter
 from spaces.bundle import bundle_id
+
+OLD_FRONT_PICTURE = "front.png"
+"""Written by earlier versions; left in OUT it would be logged as a picture of this run."""
 
 
 def write_outputs(
@@ -28,14 +33,18 @@ def write_outputs(
     reporter: Reporter,
 ) -> Result:
     """Write everything that a run leaves under OUT; return the result with its bundle's id."""
-    out = inputs.config.out_folder
+    config = inputs.config
+    out = config.out_folder
     with reporter.working("pictures"):
-        figures.draw(result, found.similarity, out)
+        write_text(out / FRONT_PICTURE, front_svg(result))
+        (out / OLD_FRONT_PICTURE).unlink(missing_ok=True)
+        write_heat_maps(found.similarity, result_stages(result), result.metric, out)
         save_trials(found.explored, found.evaluator, out)
         save_explorer(result, found.explored, out)
     write_result(result, out)
-    result = write_chosen_bundle(Source(inputs.config, result, found.observed), out, reporter)
-    write_report(result, search_trace(found, verification), Places.of(inputs.config), out)
+    result = write_chosen_bundle(Source(config, result, found.observed), out, reporter)
+    paths = RunPaths.find(result.name, out, config.base)
+    write_report(result, search_trace(found, verification), paths, out)
     return result
 
 

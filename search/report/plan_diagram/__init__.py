@@ -1,1 +1,1 @@
-"""A plan as an SVG drawing."""
+"""A plan as an SVG diagram."""

@@ -1,4 +1,4 @@
-"""A plan as a picture: live stages solid, released ones dashed, shares as arrows."""
+"""Draw a plan: live stages solid, released stages dashed, shares as arrows."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from xml.etree import ElementTree as ET
 from search.report.plan_diagram.layout import FONT, LABEL, MARGIN, Arrow, Box, Row, Sheet, lay_out
 from search.report.plan_diagram.legend import DASHES, LINE, draw_legend, legend_of
 from search.report.plan_diagram.palette import fill_of, line_of, paint
-from search.report.svg import Words, add, number, picture, text_width, to_text
+from search.report.svg import Description, add, new_picture, number, standalone_text, text_width
 from search.results.search_result import PlanRecord, Result
 from search.utils.format import megabytes
 from spaces.plan import Share, SharePlan
 
 PLAN_PICTURE = "plan.svg"
 WIDE, NARROW = 720.0, 340.0
-"""Widths for a screen and for a phone, at which the letters are as large as they are meant."""
+"""Widths in pixels for a screen and for a phone, at which the text has its intended size."""
 
 
 def draw_plan(
@@ -24,16 +24,16 @@ def draw_plan(
     similarity: Mapping[Share, float],
     width: float = WIDE,
 ) -> ET.Element:
-    """The drawing of a plan of the result, or of the models unmerged where there is none.
+    """Draw a plan of the result; without a plan, draw the unmerged models.
 
-    `similarity` is what stands on the arrows; on that of a share which it lacks is its adapter.
+    Each arrow is labelled with the similarity of its share, or, if that is unknown, its adapter.
     """
     plan = SharePlan() if record is None else SharePlan.from_dict(record.plan)
     sheet = lay_out(result.models, plan, similarity, width)
     legend = legend_of(sheet)
-    root = picture(sheet.width, legend[-1].y + LINE / 2, _words(result, record, sheet))
+    root = new_picture(sheet.width, legend[-1].y + LINE / 2, _description(result, record, sheet))
     root.set("class", "pd")
-    if sheet.width > width:  # as large as it is, to be moved sideways: smaller could not be read
+    if sheet.width > width:  # keep the size and scroll sideways: it would be illegible smaller
         root.set("class", "pd pd-broad")
         root.set("width", number(sheet.width))
     for row in sheet.rows:
@@ -48,43 +48,41 @@ def draw_plan(
     return root
 
 
-def standing_alone(
-    result: Result, record: PlanRecord | None, similarity: Mapping[Share, float]
-) -> str:
-    """The same as a file of its own, on light paper."""
+def plan_svg(result: Result, record: PlanRecord | None, similarity: Mapping[Share, float]) -> str:
+    """Return the diagram as the content of an SVG file, on a light background."""
     root = draw_plan(result, record, similarity)
     _, _, width, height = root.get("viewBox", "").split()
     root.set("width", width)
     root.set("height", height)
     root.set("font-family", "system-ui, sans-serif")
     paper = ET.Element("rect", {"width": "100%", "height": "100%"})
-    root.insert(2, paint(paper, fill="paper"))  # behind all but title and description
-    return f'<?xml version="1.0" encoding="UTF-8"?>\n{to_text(root)}\n'
+    root.insert(2, paint(paper, fill="paper"))  # behind everything, after title and description
+    return standalone_text(root)
 
 
-def in_words(share: Share, similarity: float | None) -> str:
-    """A share in a sentence."""
-    known = "" if similarity is None else f", similarity {similarity:z.2f}"
+def describe_share(share: Share, similarity: float | None) -> str:
+    """Return a share as a sentence."""
+    value = "" if similarity is None else f", similarity {similarity:z.2f}"
     return (
         f"{share.recipient.model} takes {share.recipient.stage} from {share.donor} "
-        f"({share.adapter}{known})"
+        f"({share.adapter}{value})"
     )
 
 
-def _words(result: Result, record: PlanRecord | None, sheet: Sheet) -> Words:
-    """The drawing in sentences: what each model holds and has released, and every share."""
-    told = []
+def _description(result: Result, record: PlanRecord | None, sheet: Sheet) -> Description:
+    """Describe the diagram: what each model holds and releases, and every share."""
+    sentences = []
     for row in sorted(sheet.rows, key=lambda row: row.index):
         live = ", ".join(box.name for box in row.stages if box.live)
-        gone = ", ".join(box.name for box in row.stages if not box.live)
-        kept = f"live {live}" if live else "no live stage"
-        released = f"released {gone}" if gone else "nothing released"
-        told.append(f"{row.model} holds {megabytes(row.held)}: {kept}; {released}.")
-    told += [f"{in_words(arrow.share, arrow.similarity)}." for arrow in sheet.arrows]
-    key, title = "unmerged", f"The models unmerged, {megabytes(result.unmerged_bytes)}"
+        released = ", ".join(box.name for box in row.stages if not box.live)
+        live_text = f"live {live}" if live else "no live stage"
+        released_text = f"released {released}" if released else "nothing released"
+        sentences.append(f"{row.model} holds {megabytes(row.held)}: {live_text}; {released_text}.")
+    sentences += [f"{describe_share(arrow.share, arrow.similarity)}." for arrow in sheet.arrows]
+    key, title = "unmerged", f"The unmerged models, {megabytes(result.unmerged_bytes)}"
     if record is not None:
         key, title = record.hash, f"Plan {record.hash}, {megabytes(record.bytes)}"
-    return Words(f"plan-{key}-{number(sheet.width)}", title, " ".join(told))
+    return Description(f"plan-{key}-{number(sheet.width)}", title, " ".join(sentences))
 
 
 def _draw_row(root: ET.Element, row: Row, sheet: Sheet) -> None:
@@ -99,7 +97,7 @@ def _draw_row(root: ET.Element, row: Row, sheet: Sheet) -> None:
 
 
 def _draw_box(group: ET.Element, box: Box, row: Row, sheet: Sheet, kind: str) -> ET.Element:
-    """A stage or a head with its name; returns its outline."""
+    """Draw a stage or a head with its name; return its outline."""
     part = add(group, "g", class_=f"pd-stage pd-{kind}")
     add(part, "title", f"{row.model}:{box.name}, {megabytes(box.bytes)}, {kind}")
     shape = add(part, "rect", x=box.x, y=row.y, width=box.width, height=sheet.box_height, rx=3,
@@ -110,7 +108,7 @@ def _draw_box(group: ET.Element, box: Box, row: Row, sheet: Sheet, kind: str) ->
 
 
 def _write_name(part: ET.Element, box: Box, row: Row, sheet: Sheet) -> None:
-    """Upright where it fits, with the bytes below it if they fit, too; else turned."""
+    """Write the name horizontally with the bytes below it, as far as they fit; else vertically."""
     x, y = box.x + box.width / 2, row.y + sheet.box_height / 2
     size = megabytes(box.bytes)
     name = add(part, "text", box.name, x=x, y=y, dy="0.35em", font_size=FONT,
@@ -126,7 +124,7 @@ def _write_name(part: ET.Element, box: Box, row: Row, sheet: Sheet) -> None:
 
 
 def _draw_taps(group: ET.Element, row: Row, sheet: Sheet) -> None:
-    """A line to the head from each representation that it reads; of one before the last below."""
+    """Draw a line to the head from each tap; from taps before the last stage, below the boxes."""
     if row.taps == (row.stages[-1].name,):
         level = number(row.y + sheet.box_height / 2)
         path = f"M{number(row.stages[-1].end)} {level}H{number(row.head.x)}"
@@ -141,7 +139,7 @@ def _draw_taps(group: ET.Element, row: Row, sheet: Sheet) -> None:
 
 
 def _draw_name(root: ET.Element, row: Row, arch: str) -> None:
-    """Above its row, on a rim of paper: an arrow may pass behind it."""
+    """Write the model's name above its row, with an outline, because arrows may pass behind it."""
     text = add(root, "text", row.model, x=MARGIN, y=row.y - 7, font_size=FONT + 2,
                font_weight="600", paint_order="stroke", stroke_width=4,
                stroke_linejoin="round")  # fmt: skip
@@ -151,11 +149,11 @@ def _draw_name(root: ET.Element, row: Row, arch: str) -> None:
 
 
 def _draw_arrow(root: ET.Element, arrow: Arrow, sheet: Sheet) -> None:
-    """From a dot at the donor to a bar in front of the recipient's first live stage."""
+    """Draw an arrow from a dot at the donor to the recipient's first live stage."""
     donor = next(row for row in sheet.rows if row.model == arrow.share.donor.model)
     hue = line_of(donor.index)
     group = add(root, "g", class_="pd-share")
-    add(group, "title", in_words(arrow.share, arrow.similarity))
+    add(group, "title", describe_share(arrow.share, arrow.similarity))
     for rim, thickness in (("paper", 5.0), (hue, 2.0)):
         line = add(group, "path", d=_curve(arrow), stroke_width=thickness)
         paint(line, fill="none", stroke=rim)
@@ -187,6 +185,6 @@ def _draw_label(root: ET.Element, arrow: Arrow) -> None:
     group = add(root, "g", class_="pd-similarity")
     shape = add(group, "rect", x=x - width / 2, y=y - LABEL / 2, width=width, height=LABEL, rx=9)
     paint(shape, fill="paper", stroke="released")
-    told = add(group, "text", text, x=x, y=y, dy="0.35em", font_size=FONT, font_weight="600",
+    label = add(group, "text", text, x=x, y=y, dy="0.35em", font_size=FONT, font_weight="600",
                text_anchor="middle")  # fmt: skip
-    paint(told, fill="ink")
+    paint(label, fill="ink")

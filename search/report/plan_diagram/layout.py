@@ -1,4 +1,4 @@
-"""Where everything of a plan's drawing goes: a row of stages per model, arrows between rows."""
+"""The layout of a plan's diagram: a row of stages per model, arrows between the rows."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from spaces.stages import Layout
 HEAD_LABEL = "head"
 FONT = 11.0
 LEAST = 17.0
-"""Width of a stage that holds next to nothing: its name fits in when it is turned."""
+"""Least width of a stage: its name still fits vertically."""
 GAP, HEAD_GAP = 4.0, 12.0
 MARGIN = 2.0
 NAME_BAND, TAP_BAND = 22.0, 14.0
-"""Above a row its model's name, below it the line from its taps to its head."""
-LANE, STILL_LANE, LABEL = 40.0, 8.0, 18.0
-"""Height between two rows with an arrow, without one, and of what stands on an arrow."""
+"""Height above a row for its model's name, and below it for the line from its taps to its head."""
+LANE, EMPTY_LANE, LABEL = 40.0, 8.0, 18.0
+"""Height between two rows with an arrow and without one, and height of an arrow's label."""
 ROOM = 1.35
-"""How much wider a row is at least than its stages at their least: else no bytes would show."""
+"""Least width of a row relative to its stages at their least width, so that bytes still show."""
 MOST_ORDERED = 6
-"""Of more models not every order is tried."""
-PLACES = (0.5, 0.3, 0.7, 0.16, 0.84)
-"""Where on an arrow its label may stand, from donor to recipient, best first."""
+"""With more models, not every order of rows is tried."""
+LABEL_POSITIONS = (0.5, 0.3, 0.7, 0.16, 0.84)
+"""Positions of a label on its arrow, from donor (0) to recipient (1), best first."""
 
 
 @dataclass(frozen=True)
@@ -51,53 +51,54 @@ class Row:
 
     model: str
     index: int
-    """Which of the deployment's models it is."""
+    """Index of the model in the deployment."""
     stages: tuple[Box, ...]
     head: Box
     taps: tuple[str, ...]
     y: float
-    """Of the upper edge of its boxes."""
+    """Upper edge of the boxes."""
 
     def box(self, stage: str) -> Box:
         return next(box for box in self.stages if box.name == stage)
 
     def outlet(self, stage: str) -> float:
-        """Where the stage's representation leaves it: in the gap behind it."""
+        """Return the x position of the stage's representation, in the gap behind the stage."""
         return self.box(stage).end + GAP / 2
 
     @property
     def held(self) -> int:
-        """Bytes of all that is live, the head too."""
+        """Bytes of the live stages and the head."""
         return self.head.bytes + sum(box.bytes for box in self.stages if box.live)
 
 
 @dataclass(frozen=True)
 class Arrow:
-    """A share: the points that it passes, and where its label stands."""
+    """A share as a path with a label."""
 
     share: Share
     similarity: float | None
     points: tuple[tuple[float, float], ...]
-    """Two for each lane that it crosses, in the order in which it does."""
+    """Two points for each lane that it crosses, from donor to recipient."""
     label: tuple[float, float]
+    """Centre of the label."""
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """A whole drawing."""
+    """A complete diagram."""
 
     rows: tuple[Row, ...]
     arrows: tuple[Arrow, ...]
     width: float
     bottom: float
-    """Of the lowest row."""
+    """Lower edge of the lowest row."""
     box_height: float
     scale: float
-    """Units per byte, for whatever is wider than LEAST."""
+    """Units per byte, for boxes wider than LEAST."""
 
 
 def layouts_of(models: Mapping[str, ModelRecord]) -> dict[str, Layout]:
-    """The models' forms, as a result holds them."""
+    """Return the layouts of the models of a result."""
     return {
         name: Layout(
             name,
@@ -114,12 +115,12 @@ def lay_out(
     similarity: Mapping[Share, float],
     width: float,
 ) -> Sheet:
-    """The drawing of a plan on a sheet of that width, or a wider one if the stages need it.
+    """Lay a plan out on a sheet of that width, or a wider one if the stages need it.
 
-    `similarity` is what stands on the arrows; a share that it lacks has none.
+    `similarity` labels the arrows.
 
     Raises:
-        BadPlan: the plan is not one of these models.
+        BadPlan: the plan is not a plan of these models.
     """
     layouts = layouts_of(models)
     alive = liveness(plan, layouts).stages
@@ -140,19 +141,19 @@ def lay_out(
 
 
 def row_order(models: Sequence[str], plan: SharePlan) -> tuple[str, ...]:
-    """The order of rows in which arrows cross fewest others; of equals the deployment's own."""
+    """Return the order of models in which arrows cross the fewest rows."""
     if len(models) > MOST_ORDERED:
         return tuple(models)
 
-    def crossed(order: Sequence[str]) -> int:
+    def rows_crossed(order: Sequence[str]) -> int:
         at = {name: k for k, name in enumerate(order)}
         return sum(abs(at[s.donor.model] - at[s.recipient.model]) for s in plan.shares)
 
-    return min(permutations(models), key=crossed)
+    return min(permutations(models), key=rows_crossed)
 
 
 def _scaled(models: Collection[ModelRecord], width: float) -> tuple[float, float]:
-    """The width that is needed, and the units per byte at which the longest row just fits."""
+    """Return the width needed, and the units per byte at which the longest row just fits."""
     rows: list[list[int]] = [[*(s["bytes"] for s in m.stages), m.head_bytes] for m in models]
 
     def longest(scale: float) -> float:
@@ -170,7 +171,7 @@ def _scaled(models: Collection[ModelRecord], width: float) -> tuple[float, float
 def _boxes(
     name: str, model: ModelRecord, alive: Collection[Ref], scale: float
 ) -> tuple[tuple[Box, ...], Box]:
-    """The stages from left to right, and the head behind them."""
+    """Return the stages from left to right, and the head behind them."""
     stages, x = [], MARGIN
     for stage in model.stages:
         held = max(LEAST, scale * stage["bytes"])
@@ -182,10 +183,10 @@ def _boxes(
 
 
 def _lane(order: Sequence[str], position: int, plan: SharePlan) -> float:
-    """Height of the lane above a row: the more arrows pass there, the higher."""
+    """Return the height of the lane above a row, which grows with the number of arrows in it."""
     above = set(order[:position])
     passing = sum((s.donor.model in above) != (s.recipient.model in above) for s in plan.shares)
-    return LANE + LABEL * min(3, passing - 1) if passing else STILL_LANE
+    return LANE + LABEL * min(3, passing - 1) if passing else EMPTY_LANE
 
 
 def _arrows(
@@ -207,8 +208,11 @@ def _arrows(
 def _path(
     rows: Sequence[Row], share: Share, busy: Collection[Ref], height: float
 ) -> tuple[tuple[float, float], ...]:
-    """From the donor's outlet to the recipient's. Rows between are crossed where a gap is: one
-    that no share uses, if there is one, or the arrow would seem to come from there."""
+    """Return the path from the donor's outlet to the recipient's.
+
+    It crosses the rows between in gaps that no share uses, if there are any: otherwise the arrow
+    would seem to start there.
+    """
     first, *between, last = rows
     down = last.y > first.y
     x, to = first.outlet(share.donor.stage), last.outlet(share.recipient.stage)
@@ -227,8 +231,8 @@ def _path(
 def _label(
     lane: Sequence[tuple[float, float]], taken: Sequence[tuple[float, float]]
 ) -> tuple[float, float]:
-    """The first place on the arrow's last stretch that is free, else the first."""
-    places = [_on_curve(lane[0], lane[1], part) for part in PLACES]
+    """Return the first free position on the arrow's last stretch; if none is free, the first."""
+    places = [_on_curve(lane[0], lane[1], part) for part in LABEL_POSITIONS]
 
     def free(place: tuple[float, float]) -> bool:
         return all(
@@ -241,7 +245,7 @@ def _label(
 def _on_curve(
     start: tuple[float, float], end: tuple[float, float], part: float
 ) -> tuple[float, float]:
-    """A point of the curve that leaves and arrives upright: 0 is its start, 1 its end."""
+    """Return a point of the curve, which starts (`part` 0) and ends (1) vertically."""
     (x, y), (to_x, to_y) = start, end
     middle, rest = (y + to_y) / 2, 1 - part
     return (

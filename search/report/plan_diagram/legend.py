@@ -1,4 +1,4 @@
-"""What the signs in a plan's drawing mean, below it."""
+"""The legend below the diagram of a plan."""
 
 from __future__ import annotations
 
@@ -16,44 +16,44 @@ LINE = 20.0
 """Height of a line of entries."""
 MARK = 20.0
 DASHES = "4 3"
-"""Of what is released."""
+"""Dash pattern of released stages."""
 LONGEST = 64.0
-"""Width of the scale at most."""
+"""Greatest width of the scale bar."""
 Sign = Literal["live", "released", "share", "scale"]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A sign and what it means; `x` is its left edge, `y` its middle."""
+    """A sign and its meaning; `x` is the left edge of the sign, `y` its middle."""
 
     sign: Sign
-    words: str
+    text: str
     x: float
     y: float
     width: float
-    """Of the sign."""
+    """Width of the sign."""
 
 
 def legend_of(sheet: Sheet) -> list[Entry]:
-    """The entries, side by side; where a line is full they go on below."""
+    """Lay the entries out side by side, in as many lines as they need."""
     wanted: list[tuple[Sign, str]] = [("live", "live"), ("released", "released: not loaded")]
     if sheet.arrows:
         wanted.append(("share", "share, its similarity"))
     unit = _unit(sheet)
     wanted.append(("scale", f"{unit / MEGABYTE:g} MB of weights"))
     entries, x, y = list[Entry](), MARGIN, sheet.bottom + 12
-    for sign, words in wanted:
+    for sign, text in wanted:
         mark = sheet.scale * unit if sign == "scale" else MARK
-        width = mark + 6 + text_width(words, FONT)
+        width = mark + 6 + text_width(text, FONT)
         if x > MARGIN and x + width > sheet.width:
             x, y = MARGIN, y + LINE
-        entries.append(Entry(sign, words, x, y, mark))
+        entries.append(Entry(sign, text, x, y, mark))
         x += width + 14
     return entries
 
 
 def _unit(sheet: Sheet) -> float:
-    """The greatest 1, 2 or 5 times a power of ten of bytes that is not wider than LONGEST."""
+    """Return the greatest 1, 2 or 5 times a power of ten of bytes that fits into LONGEST."""
     most = LONGEST / sheet.scale
     power = 10.0 ** math.floor(math.log10(most))
     return max(step * power for step in (1, 2, 5) if step * power <= most)
@@ -63,9 +63,9 @@ def draw_legend(root: ET.Element, entries: list[Entry]) -> None:
     group = add(root, "g", class_="pd-legend")
     for entry in entries:
         _SIGNS[entry.sign](group, entry)
-        text = add(group, "text", entry.words, x=entry.x + entry.width + 6, y=entry.y,
+        label = add(group, "text", entry.text, x=entry.x + entry.width + 6, y=entry.y,
                    dy="0.35em", font_size=FONT)  # fmt: skip
-        paint(text, fill="quiet")
+        paint(label, fill="quiet")
 
 
 def _box(group: ET.Element, entry: Entry) -> ET.Element:

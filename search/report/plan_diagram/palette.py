@@ -1,6 +1,6 @@
-"""Colours of a plan's drawing: written into it, and by names that a page may give others to.
+"""The colours of a plan's diagram, which a page can override by name.
 
-A picture that stands alone has the light colours; a page sets `--pd-NAME` where it is dark.
+The light colours are written into the picture. A dark page overrides them with `--pd-NAME`.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ COLOURS = {
     **{f"fill-{k}": fill for k, (fill, _) in enumerate(_MODELS)},
     **{f"line-{k}": line for k, (_, line) in enumerate(_MODELS)},
 }
-"""Each name's colour on light paper."""
+"""The colour of each name on a light background."""
 
 
 def fill_of(model: int) -> str:
-    """The name of the colour that fills a model's stages; the seventh has the first's again."""
+    """Return the name of the fill colour of a model's stages; after six models they repeat."""
     return f"fill-{model % len(_MODELS)}"
 
 
 def line_of(model: int) -> str:
-    """The name of the colour of a model's lines and arrows."""
+    """Return the name of the colour of a model's lines and arrows."""
     return f"line-{model % len(_MODELS)}"
 
 
 def paint(element: ET.Element, **colours: str) -> ET.Element:
-    """Give `fill` and `stroke` colours by their names; returns the element."""
+    """Set `fill` and `stroke` to colours by name; return the element."""
     for part, name in colours.items():
         element.set(part, COLOURS[name])
     names = " ".join(f"pd-{part}-{name}" for part, name in colours.items() if name != "none")
@@ -43,7 +43,7 @@ def paint(element: ET.Element, **colours: str) -> ET.Element:
 
 
 def style() -> str:
-    """The rules by which a page's own colours go before those that are written down."""
+    """Return the CSS rules that let a page override the colours."""
     rules = [".pd text{font-family:system-ui,-apple-system,'Segoe UI',sans-serif}"]
     for name, colour in COLOURS.items():
         for part in ("fill", "stroke"):

@@ -1,4 +1,4 @@
-"""Pictures of a league: guides against accuracy as points, as maps of stages, and as bars."""
+"""Pictures of a metric comparison: metrics against accuracy as points, as maps and as bars."""
 
 from __future__ import annotations
 
@@ -13,35 +13,34 @@ from matplotlib.patches import Rectangle
 
 from search.evaluation.correlation import Correlation
 from search.metrics.registry import METRICS
-from search.report.figures import BLUE, ORANGE, label_cells, matrix, save_figure
+from search.report.charts.colours import BLUE, ORANGE, SLATE
+from search.report.charts.heat_maps import draw_matrix, save_figure
+from search.report.similarity_matrix import Stages, model_pairs, similarity_matrix
 from search.results.metric_comparison import GROUPS, Table, Tables, Values, cross_stage, same_stage
 
-SLATE = "#334155"
 COLOURS = {"all": SLATE, "same": BLUE, "cross": ORANGE}
 POINTS_PICTURE, MAPS_PICTURE, BARS_PICTURE = "points.png", "maps.png", "bars.png"
 ACCURACY = "accuracy kept (1 = unmerged)"
-Stages = Mapping[str, Sequence[str]]
-"""Stage names by model."""
 
 
-def draw(
-    tables: Tables, guides: Mapping[str, Values], kept: Values, stages: Stages, out: Path
+def write_pictures(
+    tables: Tables, metrics: Mapping[str, Values], kept: Values, stages: Stages, out: Path
 ) -> None:
-    """Write the pictures of a league into its folder.
+    """Write points.png, maps.png and bars.png.
 
-    The deciding table orders the guides, all that is shown is of the reporting one, and so must
-    `kept` be.
+    The deciding table orders the metrics. All that is drawn is of the reporting part, and `kept`
+    must be, too.
     """
-    names, measured = tables["deciding"].ranking, tables["reporting"]
-    save_figure(points_figure(names, measured, guides, kept), out / POINTS_PICTURE)
-    save_figure(maps_figure(names[0], guides[names[0]], kept, stages), out / MAPS_PICTURE)
-    save_figure(bars_figure(names, measured), out / BARS_PICTURE)
+    names, reporting = tables["deciding"].ranking, tables["reporting"]
+    save_figure(points_figure(names, reporting, metrics, kept), out / POINTS_PICTURE)
+    save_figure(maps_figure(names[0], metrics[names[0]], kept, stages), out / MAPS_PICTURE)
+    save_figure(bars_figure(names, reporting), out / BARS_PICTURE)
 
 
 def points_figure(
-    names: Sequence[str], measured: Table, guides: Mapping[str, Values], kept: Values
+    names: Sequence[str], reporting: Table, metrics: Mapping[str, Values], kept: Values
 ) -> Figure:
-    """Each guide against accuracy, one point per share."""
+    """Draw each metric against accuracy, one point per share."""
     columns = min(3, len(names))
     rows = -(-len(names) // columns)
     figure, grid = plt.subplots(
@@ -51,21 +50,25 @@ def points_figure(
     for axes in grid.flat[len(names) :]:
         axes.set_axis_off()
     for axes, name in zip(grid.flat, names, strict=False):
-        _draw_points(axes, guides[name], kept)
-        axes.set_title(f"{name}: r {_signed(measured.pearson(name))}", loc="left", fontsize=10)
+        _draw_points(axes, metrics[name], kept)
+        axes.set_title(f"{name}: r {_signed(reporting.pearson(name))}", loc="left", fontsize=10)
         axes.set_xlabel(METRICS[name].label, fontsize=8)
     for axes in grid[:, 0]:
         axes.set_ylabel(ACCURACY, fontsize=8)
     handles, labels = grid[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper right", ncols=2, frameon=False, fontsize=9)
-    figure.suptitle("Every share alone, measured", x=0.01, ha="left")
+    figure.suptitle("Every share on its own, measured", x=0.01, ha="left")
     return figure
 
 
-def maps_figure(guide: str, values: Values, kept: Values, stages: Stages) -> Figure:
-    """Per ordered pair of models the guide's map beside accuracy's; same stages are framed."""
+def maps_figure(metric: str, values: Values, kept: Values, stages: Stages) -> Figure:
+    """Draw the metric's map beside that of accuracy for every ordered pair of models.
+
+    Stages of the same name are framed.
+    """
     recipients = {share.recipient.model for share in kept}
-    pairs = [(d, r) for r in stages if r in recipients for d in stages if d != r]
+    pairs = [(donor, recipient) for donor, recipient in model_pairs(stages)
+             if recipient in recipients]  # fmt: skip
     across = 2 if len(pairs) > 3 else 1
     down = -(-len(pairs) // across)
     figure, grid = plt.subplots(
@@ -77,36 +80,29 @@ def maps_figure(guide: str, values: Values, kept: Values, stages: Stages) -> Fig
         axes.set_axis_off()
     image = None
     for (left, right), (donor, recipient) in zip(slots, pairs, strict=False):
-        for axes, known, title in ((left, values, guide), (right, kept, "accuracy kept")):
-            cells = matrix(known, donor, list(stages[donor]), recipient, list(stages[recipient]))
-            image = axes.imshow(
-                np.clip(cells, 0, 1), vmin=0, vmax=1, cmap="viridis", aspect="auto"
-            )
-            label_cells(axes, cells)
+        for axes, by_share, title in ((left, values, metric), (right, kept, "accuracy kept")):
+            cells = similarity_matrix(by_share, stages, donor, recipient)
+            image = draw_matrix(axes, cells, stages[donor], stages[recipient], fontsize=8)
             _frame_same_stages(axes, stages[donor], stages[recipient])
             axes.set_title(title, loc="left", fontsize=10)
-            axes.set_xticks(
-                range(len(stages[recipient])), stages[recipient], rotation=60, ha="right",
-                fontsize=8,
-            )  # fmt: skip
-            axes.set_yticks(range(len(stages[donor])), stages[donor], fontsize=8)
             axes.set_xlabel(f"recipient: {recipient}")
         left.set_ylabel(f"donor: {donor}")
     if image is not None:
         figure.colorbar(image, ax=grid, shrink=0.6, label="1 = as good as unmerged")
     figure.suptitle(
-        f"{guide} beside the accuracy it should predict (framed: same stage; blank: not legal)",
+        f"{metric} beside the accuracy that it should predict "
+        "(framed: same stage; blank: not legal)",
         x=0.01, ha="left",
     )  # fmt: skip
     return figure
 
 
-def bars_figure(names: Sequence[str], measured: Table) -> Figure:
-    """|r| of each guide with its interval, over all shares and over cross-stage ones."""
+def bars_figure(names: Sequence[str], reporting: Table) -> Figure:
+    """Draw |r| of each metric with its interval, over all shares and over cross-stage shares."""
     figure, axes = plt.subplots(figsize=(7.5, 1.2 + 0.55 * len(names)), layout="constrained")
     for offset, group in ((0.2, "all"), (-0.2, "cross")):
         for row, name in enumerate(names[::-1]):
-            _draw_bar(axes, row + offset, measured.pearson(name, group), COLOURS[group])
+            _draw_bar(axes, row + offset, reporting.pearson(name, group), COLOURS[group])
         axes.barh([0], [0], color=COLOURS[group], label=GROUPS[group])
     axes.set_yticks(range(len(names)), names[::-1])
     axes.set_xlim(0, 1.12)
@@ -119,10 +115,10 @@ def bars_figure(names: Sequence[str], measured: Table) -> Figure:
     return figure
 
 
-def _draw_points(axes: Axes, guide: Values, kept: Values) -> None:
+def _draw_points(axes: Axes, values: Values, kept: Values) -> None:
     for group, members in (("cross", cross_stage(list(kept))), ("same", same_stage(list(kept)))):
         axes.plot(
-            [guide[share] for share in members],
+            [values[share] for share in members],
             [kept[share] for share in members],
             "o", color=COLOURS[group], markersize=4, alpha=0.7, markeredgewidth=0,
             label=GROUPS[group],
@@ -139,24 +135,22 @@ def _frame_same_stages(axes: Axes, donor: Sequence[str], recipient: Sequence[str
             axes.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor="#dc2626", linewidth=1.2))
 
 
-def _draw_bar(axes: Axes, at: float, found: Correlation, colour: str) -> None:
-    """A bar of |r|; its sign stands at its end."""
-    if found.value is None or found.low is None or found.high is None:
+def _draw_bar(axes: Axes, at: float, correlation: Correlation, colour: str) -> None:
+    """Draw a bar of |r| with its interval, and write the signed value at its end."""
+    value, low, high = correlation.value, correlation.low, correlation.high
+    if value is None or low is None or high is None:
         axes.text(0.01, at, "not defined", va="center", fontsize=8, color=colour)
         return
-    size = abs(found.value)
-    ends = sorted((abs(found.low), abs(found.high)))
-    low = 0.0 if found.low <= 0 <= found.high else ends[0]
+    size = abs(value)
+    ends = sorted((abs(low), abs(high)))
+    least = 0.0 if low <= 0 <= high else ends[0]
     axes.barh([at], [size], height=0.38, color=colour, alpha=0.85)
-    axes.errorbar(
-        [size], [at], xerr=[[size - low], [ends[1] - size]], color="black", linewidth=1, capsize=2
-    )
-    axes.text(ends[1] + 0.012, at, _signed(found), va="center", fontsize=8)
+    axes.errorbar([size], [at], xerr=[[size - least], [ends[1] - size]], color="black",
+                  linewidth=1, capsize=2)  # fmt: skip
+    axes.text(ends[1] + 0.012, at, _signed(correlation), va="center", fontsize=8)
 
 
-def _signed(found: Correlation) -> str:
-    return (
-        "not defined"
-        if found.value is None
-        else f"{found.value:z.2f}".replace("-", "\N{MINUS SIGN}")
-    )
+def _signed(correlation: Correlation) -> str:
+    if correlation.value is None:
+        return "not defined"
+    return f"{correlation.value:z.2f}".replace("-", "\N{MINUS SIGN}")

@@ -1,6 +1,6 @@
-"""The only door to plotly: OUT/explore.html, the plans of a search to hover over, zoom and select.
+"""OUT/explore.html: the plans of a search to hover over, zoom and select. The door to plotly.
 
-One file that holds the library, too: it opens without a network, in MLflow and beside the result.
+The file contains plotly, so that it opens without a network, in MLflow and beside the result.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 from plotly.io import to_html
 
 from search.evaluation.per_frame import main_score
-from search.report.figures import BLUE, GREY, ORANGE, RED
+from search.report.charts.colours import BLUE, GREY, ORANGE, PALE, RED
 from search.report.score_text import score_name
 from search.results.search_result import CandidateRecord, Result
 from search.study.objectives import MEGA, UNITS
@@ -22,9 +22,8 @@ from search.utils.files import write_text
 from spaces.plan import SharePlan
 
 EXPLORER = "explore.html"
-PALE = "#cbd5e1"
 MOST_DOTS = 5000
-"""Plans that are drawn as dots; of more every n-th, beside the front."""
+"""If more plans were evaluated, only every n-th is drawn, besides the front."""
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
@@ -37,9 +36,9 @@ h1 {{ font-size: 1.3rem }} h2 {{ font-size: 1.05rem; margin-top: 2rem }}</style>
 
 
 def save_explorer(result: Result, explored: Explored, out: Path) -> None:
-    """Write the page: the fronts, the candidates across all their numbers, the progress."""
+    """Write the page: the fronts, the candidates in all their numbers, the progress."""
     figures = {
-        "Quality against bytes: every plan that was valued, the front, what was verified":
+        "Quality against bytes: every evaluated plan, the front, the verified candidates":
             front_figure(result, explored),
         "Candidates across their numbers: drag along an axis to select":
             parallel_figure(result),
@@ -61,30 +60,30 @@ def save_explorer(result: Result, explored: Explored, out: Path) -> None:
 
 
 def front_figure(result: Result, explored: Explored) -> go.Figure:
-    """Bytes held against quality."""
+    """Draw bytes held against quality."""
     figure = go.Figure()
     thinned = explored.valued[:: 1 + len(explored.valued) // MOST_DOTS]
-    _dots(
+    _add_dots(
         figure,
-        "valued (proxy)",
+        "evaluated (proxy)",
         [(v.bytes, v.proxy) for v in thinned],
-        [_told(v.plan) for v in thinned],
+        [_hint(v.plan) for v in thinned],
         {"mode": "markers", "marker": {"color": PALE, "size": 5}},
     )
     front = sorted(result.front, key=lambda record: record.bytes)
-    _dots(
+    _add_dots(
         figure,
         "front (proxy)",
         [(r.bytes, r.proxy) for r in front],
-        [_told(SharePlan.from_dict(r.plan)) for r in front],
+        [_hint(SharePlan.from_dict(r.plan)) for r in front],
         {"mode": "lines+markers", "line": {"color": GREY, "width": 1}, "marker": {"size": 6}},
     )
-    _verified_dots(figure, result)
+    _add_verified(figure, result)
     square = {"color": "black", "symbol": "square", "size": 9}
-    _dots(figure, "unmerged", [(result.unmerged_bytes, 1.0)], ["nothing shared"],
+    _add_dots(figure, "unmerged", [(result.unmerged_bytes, 1.0)], ["nothing shared"],
           {"mode": "markers", "marker": square})  # fmt: skip
     _draw_limits(figure, result)
-    return _laid_out(figure, "bytes held (MB)", "quality kept (1 = unmerged)")
+    return _with_layout(figure, "bytes held (MB)", "quality kept (1 = unmerged)")
 
 
 def _draw_limits(figure: go.Figure, result: Result) -> None:
@@ -93,12 +92,12 @@ def _draw_limits(figure: go.Figure, result: Result) -> None:
         budget = result.budget_bytes / MEGA
         figure.add_vline(budget, line=line, annotation_text=f"budget {budget:.2f} MB")
     if result.quality_floor is not None:
-        told = f"every model keeps {result.quality_floor:.0%}"
-        figure.add_hline(result.quality_floor, line=line, annotation_text=told)
+        text = f"every model keeps {result.quality_floor:.0%}"
+        figure.add_hline(result.quality_floor, line=line, annotation_text=text)
 
 
 def parallel_figure(result: Result) -> go.Figure:
-    """One line per candidate, one axis per number that all of them have; colour is quality."""
+    """Draw a line per candidate over an axis per number that all have; the colour is quality."""
     columns = candidate_columns(result.candidates)
     colour = columns.get("quality kept", columns.get("fidelity", columns.get("proxy", [])))
     figure = go.Figure(
@@ -111,22 +110,22 @@ def parallel_figure(result: Result) -> go.Figure:
 
 
 def progress_figure(explored: Explored) -> go.Figure:
-    """The share of the rectangle below the limits that the plans found dominate."""
+    """Draw the dominated share of the rectangle below the limits after each trial."""
     figure = go.Figure(
         go.Scatter(y=list(explored.progress), mode="lines", line={"color": BLUE, "shape": "hv"})
     )
-    return _laid_out(figure, "trial", "hypervolume")
+    return _with_layout(figure, "trial", "hypervolume")
 
 
 def candidate_columns(candidates: Sequence[CandidateRecord]) -> dict[str, list[float]]:
-    """Each number that all candidates have, by what it is called."""
+    """Return the numbers that all candidates have: the name and a value per candidate."""
     rows = [_numbers(candidate) for candidate in candidates]
     shared = [name for name in rows[0] if all(name in row for row in rows)] if rows else []
     return {name: [row[name] for row in rows] for name in shared}
 
 
 def _numbers(candidate: CandidateRecord) -> dict[str, float]:
-    known: Mapping[str, float | None] = {
+    numbers: Mapping[str, float | None] = {
         "MB": candidate.bytes / MEGA,
         "MACs (M)": candidate.macs / MEGA,
         **{f"{name} ({UNITS[name]})": value for name, value in candidate.costs.items()  # type: ignore[index]
@@ -137,25 +136,25 @@ def _numbers(candidate: CandidateRecord) -> dict[str, float]:
         **{f"{name} {score_name(scores)}": main_score(scores)
            for name, scores in candidate.accuracy.items()},
     }  # fmt: skip
-    return {name: value for name, value in known.items() if value is not None}
+    return {name: value for name, value in numbers.items() if value is not None}
 
 
-def _verified_dots(figure: go.Figure, result: Result) -> None:
-    known = {c.hash: c for c in result.candidates if c.quality_kept is not None}
-    on_front = [known[plan] for plan in result.verified_front]
-    _dots(figure, "verified front", *_measured(on_front),
+def _add_verified(figure: go.Figure, result: Result) -> None:
+    verified = {c.hash: c for c in result.candidates if c.quality_kept is not None}
+    on_front = [verified[plan] for plan in result.verified_front]
+    _add_dots(figure, "verified front", *_points_and_hints(on_front),
           {"mode": "lines", "line": {"color": BLUE}})  # fmt: skip
-    _dots(figure, "verified (95%)", *_measured([*known.values()]),
+    _add_dots(figure, "verified (95%)", *_points_and_hints([*verified.values()]),
           {"mode": "markers", "marker": {"color": BLUE, "symbol": "diamond", "size": 10},
-           "error_y": _bars([*known.values()])})  # fmt: skip
-    chosen = [c for c in known.values() if c.hash == result.chosen]
-    _dots(figure, "chosen", *_measured(chosen),
+           "error_y": _error_bars([*verified.values()])})  # fmt: skip
+    chosen = [c for c in verified.values() if c.hash == result.chosen]
+    _add_dots(figure, "chosen", *_points_and_hints(chosen),
           {"mode": "markers", "marker": {"color": ORANGE, "symbol": "circle-open", "size": 19,
                                          "line": {"width": 3}}})  # fmt: skip
 
 
-def _bars(candidates: Sequence[CandidateRecord]) -> dict[str, Any]:
-    """The 95% intervals, as plotly takes them: how far up and down."""
+def _error_bars(candidates: Sequence[CandidateRecord]) -> dict[str, Any]:
+    """Return the 95% intervals as plotly takes them: distances up and down from the value."""
     up, down = [], []
     for c in candidates:
         quality = c.quality_kept or 0.0
@@ -166,33 +165,33 @@ def _bars(candidates: Sequence[CandidateRecord]) -> dict[str, Any]:
             "color": BLUE, "thickness": 1}  # fmt: skip
 
 
-def _measured(
+def _points_and_hints(
     candidates: Sequence[CandidateRecord],
 ) -> tuple[list[tuple[float, float]], list[str]]:
     points = [(float(c.bytes), float(c.quality_kept or 0.0)) for c in candidates]
-    return points, [_told(SharePlan.from_dict(c.plan)) for c in candidates]
+    return points, [_hint(SharePlan.from_dict(c.plan)) for c in candidates]
 
 
-def _dots(
+def _add_dots(
     figure: go.Figure,
     name: str,
     points: Sequence[tuple[float, float]],
-    told: Sequence[str],
+    hints: Sequence[str],
     style: Mapping[str, Any],
 ) -> None:
     if points:
         figure.add_scatter(
             x=[held / MEGA for held, _ in points], y=[quality for _, quality in points],
-            text=list(told), name=name,
+            text=list(hints), name=name,
             hovertemplate="%{x:.2f} MB, %{y:.1%}<br>%{text}<extra></extra>", **style,
         )  # fmt: skip
 
 
-def _told(plan: SharePlan) -> str:
+def _hint(plan: SharePlan) -> str:
     return "<br>".join([plan.hash, *(str(share) for share in plan.shares)])
 
 
-def _laid_out(figure: go.Figure, across: str, up: str) -> go.Figure:
+def _with_layout(figure: go.Figure, across: str, up: str) -> go.Figure:
     return figure.update_layout(
         template="plotly_white", height=480, xaxis_title=across, yaxis_title=up,
         margin={"t": 30, "r": 20}, legend={"orientation": "h", "y": -0.2},

@@ -1,0 +1,226 @@
+"""The front as SVG: bytes held against quality kept, on the report page and as OUT/front.svg."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Literal
+from xml.etree import ElementTree as ET
+
+from search.report.charts.axes import Chart, Quantity, format_number, format_percent
+from search.report.svg import Description, add, new_picture, standalone_text, text_width
+from search.results.search_result import CandidateRecord, Result
+from search.utils.format import MEGABYTE, megabytes, percent, percents
+
+FRONT_PICTURE = "front.svg"
+SIZE = (460.0, 320.0)
+"""On the page, where it shares the width with the plan."""
+STANDALONE_SIZE = (760.0, 440.0)
+TITLE_HEIGHT, LEGEND_LINE, MARGIN = 34.0, 22.0, 14.0
+FONT = 12.0
+"""The font size that `chart.css` sets."""
+Mark = Literal["verified", "behind", "interval", "chosen", "predicted", "unmerged", "limit"]
+Measured = Sequence[tuple[CandidateRecord, float]]
+"""Candidates by rising bytes, each with its quality kept; without any labels, its fidelity."""
+
+
+@dataclass(frozen=True)
+class LegendEntry:
+    """A mark of the chart and what it means."""
+
+    mark: Mark
+    text: str
+
+
+def front_legend(result: Result) -> list[LegendEntry]:
+    """Return the legend of the chart, for the page and for the standalone picture."""
+    if result.baseline:
+        entries = [
+            LegendEntry("verified", "verified front"),
+            LegendEntry("behind", "verified, dominated"),
+            LegendEntry("interval", "95% interval"),
+        ]
+    else:
+        entries = [LegendEntry("verified", "fidelity measured")]
+    if result.chosen:
+        entries.append(LegendEntry("chosen", "chosen"))
+    limit = "budget" if result.budget_bytes is not None else "required of every model"
+    return [
+        *entries,
+        LegendEntry("predicted", "predicted by the proxy"),
+        LegendEntry("unmerged", "unmerged"),
+        LegendEntry("limit", limit),
+    ]
+
+
+def front_chart(result: Result, size: tuple[float, float] = SIZE) -> ET.Element:
+    """Draw the predicted front, the measured candidates, the unmerged models and the limit."""
+    measured = _measured_candidates(result)
+    chart = Chart.empty(
+        _description(result, measured),
+        Quantity("MB held", [n / MEGABYTE for n in _sizes(result, measured)], format_number),
+        Quantity(_quality_name(result), _qualities(result, measured), format_percent),
+        size,
+    )
+    _draw_limit(chart, result)
+    _draw_predicted(chart, sorted((r.bytes / MEGABYTE, r.proxy) for r in result.front))
+    hint = f"unmerged: {megabytes(result.unmerged_bytes)}, 100%"
+    chart.point(result.unmerged_bytes / MEGABYTE, 1.0, "c-unmerged", hint)
+    _draw_measured(chart, result, measured)
+    return chart.root
+
+
+def front_svg(result: Result) -> str:
+    """Return the chart as an SVG file with a title, a legend and its own style."""
+    width, height = STANDALONE_SIZE
+    chart = front_chart(result, STANDALONE_SIZE)
+    title, description = (chart.findtext(tag) or "" for tag in ("title", "desc"))
+    lines = _legend_lines(front_legend(result), width - 2 * MARGIN)
+    total = TITLE_HEIGHT + height + LEGEND_LINE * len(lines) + MARGIN
+    root = new_picture(width, total, Description("standalone-front", title, description))
+    root.set("class", "chart")
+    root.set("width", f"{width:g}")
+    root.set("height", f"{total:g}")
+    add(root, "style", chart_style())
+    add(root, "rect", width="100%", height="100%", class_="c-paper")
+    heading = f"{result.name}: {_quality_name(result)} against bytes"
+    add(root, "text", heading, x=MARGIN, y=24.0, class_="c-title")
+    plot = add(root, "g", transform=f"translate(0 {TITLE_HEIGHT:g})")
+    plot.extend(part for part in chart if part.tag not in ("title", "desc"))
+    for number, line in enumerate(lines):
+        _draw_legend_line(root, line, TITLE_HEIGHT + height + LEGEND_LINE * (number + 0.5))
+    return standalone_text(root)
+
+
+def chart_style() -> str:
+    """Return the style of an SVG chart outside the page: colours, light and dark, and marks."""
+    templates = files("search.report").joinpath("templates")
+    return "\n".join(
+        templates.joinpath(name).read_text(encoding="utf-8")
+        for name in ("colours.css", "chart.css")
+    )
+
+
+def _quality_name(result: Result) -> str:
+    return "quality kept" if result.baseline else "fidelity"
+
+
+def _measured_candidates(result: Result) -> Measured:
+    qualities = [
+        (c, c.quality_kept if result.baseline else c.mean_fidelity) for c in result.candidates
+    ]
+    return sorted(((c, q) for c, q in qualities if q is not None), key=lambda pair: pair[0].bytes)
+
+
+def _sizes(result: Result, measured: Measured) -> list[int]:
+    """Return the bytes that the axis must cover."""
+    limit = [] if result.budget_bytes is None else [result.budget_bytes]
+    records = [c for c, _ in measured] or result.front
+    return [*(r.bytes for r in records), result.unmerged_bytes, *limit]
+
+
+def _qualities(result: Result, measured: Measured) -> list[float]:
+    """Return the qualities that the axis must cover."""
+    limit = [] if result.quality_floor is None else [result.quality_floor]
+    if not measured:
+        return [*(r.proxy for r in result.front), 1.0, *limit]
+    ends = [end for c, _ in measured for end in c.quality_interval or ()]
+    return [*(quality for _, quality in measured), *ends, 1.0, *limit]
+
+
+def _draw_predicted(chart: Chart, predicted: Sequence[tuple[float, float]]) -> None:
+    """Draw the front that the proxy predicts, clipped to the plot."""
+    clip = add(chart.root, "clipPath", id="front-plot")
+    add(clip, "rect", x=chart.x.start, y=chart.y.end, width=chart.x.end - chart.x.start,
+        height=chart.y.start - chart.y.end)  # fmt: skip
+    clipped = chart.within(add(chart.root, "g", clip_path="url(#front-plot)"))
+    clipped.polyline(predicted, "c-predicted")
+    for held, proxy in predicted:
+        clipped.point(held, proxy, "c-guess", radius=2.0)
+
+
+def _draw_measured(chart: Chart, result: Result, measured: Measured) -> None:
+    steps = [(c.bytes / MEGABYTE, q) for c, q in measured if c.hash in result.verified_front]
+    chart.polyline(steps, "c-front")
+    drawn_last = (*result.verified_front, result.chosen)
+    for c, quality in sorted(measured, key=lambda pair: pair[0].hash in drawn_last):
+        held, interval = c.bytes / MEGABYTE, ""
+        if c.quality_interval is not None:
+            low, high = c.quality_interval
+            chart.vertical_line(held, low, high, "c-interval")
+            interval = f" ({percents(c.quality_interval)})"
+        if c.hash == result.chosen:
+            chart.point(held, quality, "c-chosen", radius=9.0)
+        kind = "c-verified" if c.hash in result.verified_front or not steps else "c-behind"
+        hint = f"{c.hash}: {megabytes(c.bytes)}, {percent(quality)}{interval}"
+        chart.point(held, quality, kind, hint)
+
+
+def _draw_limit(chart: Chart, result: Result) -> None:
+    """Draw the budget as a vertical line, or the quality floor as a horizontal one."""
+    if result.budget_bytes is not None:
+        budget = result.budget_bytes / MEGABYTE
+        chart.vertical_line(budget, chart.y.low, chart.y.high, "c-limit")
+        at = chart.x.position(budget)
+        left = at > (chart.x.start + chart.x.end) / 2
+        place = (at + (-6 if left else 6), chart.y.start - 8)
+        name = f"budget {megabytes(result.budget_bytes)}"
+        chart.text(name, place, "end" if left else "start", "c-limit-name")
+    if result.quality_floor is not None:
+        chart.horizontal_line(result.quality_floor, "c-limit")
+        name = f"every model keeps {percent(result.quality_floor)}"
+        place = (chart.x.end - 4, chart.y.position(result.quality_floor) + 15)
+        chart.text(name, place, "end", "c-limit-name")
+
+
+def _description(result: Result, measured: Measured) -> Description:
+    plans = [
+        f"{c.hash} holds {megabytes(c.bytes)} at {percent(quality)}"
+        + (", on the verified front" if c.hash in result.verified_front else "")
+        + (", chosen" if c.hash == result.chosen else "")
+        for c, quality in measured
+    ]
+    limit = (
+        f"The budget is {megabytes(result.budget_bytes)}."
+        if result.budget_bytes is not None
+        else f"Every model must keep {percent(result.quality_floor)}."
+    )
+    unmerged = f"Unmerged {megabytes(result.unmerged_bytes)} at 100%."
+    title = f"Bytes held against {_quality_name(result)}"
+    return Description("front", title, f"{limit} {unmerged} {'; '.join(plans)}.")
+
+
+def _legend_lines(entries: Sequence[LegendEntry], width: float) -> list[list[LegendEntry]]:
+    """Distribute the entries over lines of that width."""
+    lines: list[list[LegendEntry]] = [[]]
+    used = 0.0
+    for entry in entries:
+        needed = _legend_width(entry)
+        if lines[-1] and used + needed > width:
+            lines.append([])
+            used = 0.0
+        lines[-1].append(entry)
+        used += needed
+    return lines
+
+
+def _legend_width(entry: LegendEntry) -> float:
+    return 24 + text_width(entry.text, FONT) + 18
+
+
+def _draw_legend_line(root: ET.Element, entries: Sequence[LegendEntry], y: float) -> None:
+    x = MARGIN
+    for entry in entries:
+        _draw_mark(root, entry.mark, x + 8, y)
+        add(root, "text", entry.text, x=x + 24, y=y + 4)
+        x += _legend_width(entry)
+
+
+def _draw_mark(root: ET.Element, mark: Mark, x: float, y: float) -> None:
+    if mark in ("predicted", "limit"):
+        add(root, "line", x1=x - 8, x2=x + 8, y1=y, y2=y, class_=f"c-{mark}")
+    elif mark == "interval":
+        add(root, "line", x1=x, x2=x, y1=y - 7, y2=y + 7, class_="c-interval")
+    else:
+        add(root, "circle", cx=x, cy=y, r=6.0 if mark == "chosen" else 4.0, class_=f"c-{mark}")
