@@ -32,6 +32,7 @@ from search.data.class_labels import csv_truth
 from search.data.frames import FrameSet, Subset, batches, split_frames
 from search.data.ground_truth import ClassTruth
 from search.metrics.registry import METRICS
+from search.pipelines.open_data import sampling_of
 from search.pipelines.prepare import load_deployment, observe
 from search.statistics.observed import Observed
 from search.statistics.similarity import LAMBDAS
@@ -84,7 +85,7 @@ def main() -> None:
     reporter = ConsoleReporter()
     config = configured(MODELS)
     deployment = load_deployment(config, reporter)
-    known = csv_truth(DATA / "labels.csv", config.frames.sampling)
+    known = csv_truth(DATA / "labels.csv", sampling_of(config.frames))
     unlabelled, parts = split_photos(known, MODELS)
     truth = parts["reporting"][MODELS[0]]
     assert isinstance(truth, ClassTruth)

@@ -57,6 +57,7 @@ from search.evaluation.confidence import Resampling
 from search.evaluation.evaluate import BASELINE, EvaluationSetup, kept_by_model, tallies
 from search.evaluation.per_frame import FrameScores, main_score, scores_of
 from search.pipelines.export import export
+from search.pipelines.open_data import open_frame_set
 from search.pipelines.prepare import load_deployment, open_truth
 from search.pipelines.run import run
 from search.utils.console import ConsoleReporter
@@ -167,7 +168,7 @@ def compare(pair: Pair, folder: Path, reporter: Reporter) -> dict[str, dict[str,
     folder.mkdir()
     config = configured(pair, folder, {})
     deployment = load_deployment(config, reporter)
-    frames = config.frames.open(config.base)
+    frames = open_frame_set(config)
     truth = open_truth(config, deployment, frames, reporter)
     every = [*graphs(pair, folder, config, deployment, frames, reporter)]
     reporter.step(f"{pair.name}: {len(every)} alternatives on labelled frames")

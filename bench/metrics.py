@@ -36,6 +36,7 @@ from search.pipelines.correlate import (
     compute_metrics,
     guides_csv,
 )
+from search.pipelines.open_data import sampling_of
 from search.pipelines.prepare import load_deployment, observe
 from search.pipelines.share_accuracy import ShareAccuracy, measure_parts
 from search.report.charts.metric_comparison import write_pictures
@@ -79,7 +80,7 @@ def main() -> None:
     reporter = ConsoleReporter()
     config = configured(names)
     deployment = load_deployment(config, reporter)
-    known = csv_truth(DATA / "labels.csv", config.frames.sampling)
+    known = csv_truth(DATA / "labels.csv", sampling_of(config.frames))
     unlabelled, parts = split_photos(known, names)
     observed = observe(config, deployment, unlabelled, reporter)
     shares = enumerate_shares(deployment.pairs.legal, deployment.facts, (LINEAR,))

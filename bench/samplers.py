@@ -36,6 +36,7 @@ from rich.console import Console
 
 from search.config.loading import load_config
 from search.config.search import SearchConfig
+from search.pipelines.open_data import open_frame_set
 from search.pipelines.prepare import build_problem, compute_similarities, load_deployment, observe
 from search.report.charts.heat_maps import save_figure
 from search.study.exact.branch_and_bound import exact_front
@@ -183,7 +184,7 @@ def _real(path: Path, reporter: Reporter) -> Problem:
     """The problem that `merge-search run` would pose; statistics from the cache, if there."""
     config = load_config(path, [f"cache={ROOT / 'runs' / 'cache'}"])
     deployment = load_deployment(config, reporter)
-    observed = observe(config, deployment, config.frames.open(config.base), reporter)
+    observed = observe(config, deployment, open_frame_set(config), reporter)
     similarity = compute_similarities(config, observed, config.search.adapter_specs, reporter)
     return build_problem(config, deployment, similarity)
 

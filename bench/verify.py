@@ -48,6 +48,7 @@ from search.data.frames import Sampling, Subset
 from search.data.ground_truth import ClassTruth, Truth
 from search.evaluation.evaluate import BASELINE, EvaluationSetup, accuracy, fidelity
 from search.evaluation.per_frame import Scores, mean_known
+from search.pipelines.open_data import open_frame_set
 from search.pipelines.prepare import (
     build_problem,
     compute_similarities,
@@ -152,7 +153,7 @@ def _configured(path: Path) -> RunConfig:
 def _case(config: RunConfig, truth: Mapping[str, Truth] | None, reporter: Reporter) -> Case:
     """The problem that `merge-search run` would pose, and the candidates it would choose."""
     deployment = load_deployment(config, reporter)
-    frames = config.frames.open(config.base)
+    frames = open_frame_set(config)
     observed = observe(config, deployment, frames, reporter)
     similarity = compute_similarities(config, observed, config.search.adapter_specs, reporter)
     front = exact_front(build_problem(config, deployment, similarity)).front

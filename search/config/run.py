@@ -1,4 +1,4 @@
-"""YAML -> RunConfig. Every check of what a user writes is here, and only here."""
+"""The config of a run. This package validates everything that a user writes."""
 
 from __future__ import annotations
 
@@ -7,14 +7,9 @@ import re
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
-from pydantic import (
-    Field,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, ValidationError, field_validator, model_validator
 
-from search.config.base import BadConfig, Positive, Section, parse_budget
+from search.config.base import BadConfig, Positive, Section, error_sentences, parse_budget
 from search.config.data import FramesConfig, TruthConfig
 from search.config.models import ModelConfig
 from search.config.search import (
@@ -36,57 +31,84 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 class RunConfig(Section):
-    """A whole run, validated. `base` is the folder that relative paths start from."""
+    """The config of a run. Give exactly one of `budget` and `quality_floor`."""
 
     name: str
+    """Name of the run, of its output folder and of its study."""
     models: dict[str, ModelConfig]
+    """The models of the deployment by name, at least two."""
     frames: FramesConfig
+    """Unlabelled frames."""
     budget: str | Positive | None = None
-    """Asks for the best quality within so many bytes."""
+    """Bytes that the merged models may hold: `24 MB` (10^6), `23 MiB` (2^20), a number, or a share
+    of the unmerged bytes such as `65%`. The search maximises quality within it."""
     quality_floor: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Asks for the fewest bytes with which every model keeps this share of its quality."""
+    """Share of its quality that every model must keep. The search minimises bytes under it."""
     truth: dict[str, TruthConfig] = Field(default={})
+    """Ground truth by model, on frames that are not among the unlabelled ones."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Seed of all random choices. The same config, frames and versions give the same front."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
-    """Where the networks run: `auto` is cuda where there is one."""
+    """Device that runs the networks: `cpu`, `cuda`, `cuda:N`, or `auto`, which is cuda if
+    available."""
     dtype: Dtype = "float32"
-    """In which the merged models keep their weights; they compute in float32."""
+    """Data type in which the merged models hold their weights; they compute in float32."""
     statistics: StatisticsConfig = StatisticsConfig()
+    """The pass over the unlabelled frames."""
     search: SearchConfig = SearchConfig()
+    """The study."""
     verify: VerifyConfig = VerifyConfig()
+    """The verification stages."""
     mlflow: MlflowConfig = MlflowConfig()
+    """Where runs are logged."""
     promotion: PromotionConfig = PromotionConfig()
+    """When a challenger may replace the champion."""
     watch: WatchConfig | None = Field(default=None, exclude=True)
-    """What `merge-search watch` does. No result depends on it, so none holds it."""
+    """What `merge-search watch` does. Results neither depend on it nor hold it."""
     out: str | None = None
+    """Output folder; by default out/NAME."""
     cache: str = "cache"
+    """Folder for statistics, which later runs reuse."""
     storage: str | None = None
-    """Where the trials are kept: a file, or postgresql://USER:PASSWORD@HOST/DATABASE."""
-    base: Path = Field(exclude=True)
+    """Storage of the trials: a file, by default OUT/study.log, or
+    postgresql://USER:PASSWORD@HOST/DATABASE."""
+    base: Annotated[Path, Field(strict=False)] = Field(default_factory=Path.cwd, exclude=True)
+    """Folder at which relative paths start: that of the config file, in Python the current one."""
+
+    def __init__(self, **data: Any) -> None:
+        """Validate the keys of a config.
+
+        Raises:
+            BadConfig: a key or value is not accepted; the message is one line.
+        """
+        try:
+            super().__init__(**data)
+        except ValidationError as error:
+            raise BadConfig(error_sentences(error)) from error
 
     @field_validator("name")
     @classmethod
-    def _file_name(cls, value: str) -> str:
+    def _check_name(cls, value: str) -> str:
         if not NAME.fullmatch(value):
             raise ValueError("use letters, digits, dot, dash and underscore")
         return value
 
     @field_validator("budget")
     @classmethod
-    def _readable_budget(cls, value: str | int | None) -> str | int | None:
+    def _check_budget(cls, value: str | int | None) -> str | int | None:
         if value is not None:
             parse_budget(value, 1)
         return value
 
     @field_validator("storage")
     @classmethod
-    def _known_storage(cls, value: str | None) -> str | None:
+    def _check_storage(cls, value: str | None) -> str | None:
         if value and "://" in value and not POSTGRESQL.match(value):
             raise ValueError("must be a file, or postgresql://USER:PASSWORD@HOST/DATABASE")
         return value
 
     @model_validator(mode="after")
-    def _one_request(self) -> RunConfig:
+    def _check_request(self) -> RunConfig:
         if (self.budget is None) == (self.quality_floor is None):
             raise ValueError(
                 "give either budget (the best quality within it) or quality_floor "
@@ -95,7 +117,7 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _models_fit_together(self) -> RunConfig:
+    def _check_models(self) -> RunConfig:
         if len(self.models) < 2:
             raise ValueError("models: name at least two; there is nothing to share with one")
         for name in self.models:
@@ -108,6 +130,7 @@ class RunConfig(Section):
 
     @property
     def out_folder(self) -> Path:
+        """The folder OUT."""
         return self.base / (self.out or f"out/{self.name}")
 
     @property
@@ -116,14 +139,14 @@ class RunConfig(Section):
 
     @property
     def store(self) -> str:
-        """Where the trials are kept, as `search.study` takes it."""
+        """The storage of the trials: an absolute path or a PostgreSQL URL."""
         if self.storage and POSTGRESQL.match(self.storage):
             return self.storage
         file = self.base / self.storage if self.storage else self.out_folder / "study.log"
         return os.path.normpath(file)
 
     def limits(self, unmerged: int) -> Limits:
-        """What makes a plan feasible, for models of so many bytes."""
+        """Return what makes a plan feasible, for unmerged models of that many bytes."""
         if self.budget is None:
             return Limits(quality=self.quality_floor or 0.0)
         return Limits(bytes=parse_budget(self.budget, unmerged))
@@ -132,29 +155,12 @@ class RunConfig(Section):
     def pass_settings(self) -> PassSettings:
         return PassSettings(self.statistics.batch, self.statistics.positions, self.seed)
 
-    @property
-    def torch_device(self) -> torch.device:
-        """The device that `device` means on this machine.
-
-        Raises:
-            BadConfig: it asks for a CUDA device that this machine does not have.
-        """
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if self.device == "auto":
-            return torch.device("cuda" if count else "cpu")
-        wanted = torch.device(self.device)
-        if wanted.type == "cuda" and (wanted.index or 0) >= count:
-            there = f"cuda:0 to cuda:{count - 1}" if count else "no CUDA device"
-            raise BadConfig(
-                f"device: {self.device!r}: torch finds {there} on this machine; use auto, or cpu"
-            )
-        return wanted
-
     def model_specs(self) -> dict[str, ModelSpec]:
+        """Return the spec of each model by name."""
         return {name: model.spec(name, self.base) for name, model in self.models.items()}
 
     def as_written(self) -> dict[str, Any]:
-        """The config with all defaults filled in, as plain data, without a URI's credentials."""
+        """Return the config as plain data, with all defaults and without credentials."""
         data = self.model_dump(mode="json", exclude_none=True)
         if self.mlflow.tracking_uri:
             data["mlflow"]["tracking_uri"] = without_credentials(self.mlflow.tracking_uri)

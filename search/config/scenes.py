@@ -1,4 +1,4 @@
-"""The `scenes` section of a config: which rendered frames."""
+"""The config section `scenes`: rendered street-camera frames."""
 
 from __future__ import annotations
 
@@ -11,18 +11,24 @@ from search.data.synthetic.scenes import SceneSettings
 
 
 class ScenesConfig(Section):
-    """Rendered street-camera frames; see `search.scenes.SceneSettings`."""
+    """Rendered street-camera frames."""
 
     seed: Annotated[int, Field(ge=0)] = 0
+    """Other seeds give other scenes."""
     night: Share01 = 0.0
+    """Share of the frames that show the street at night."""
     rain: Share01 = 0.0
+    """Share of the frames that show rain."""
     camera_height: float = 3.2
+    """Height of the camera above the street, in metres."""
     camera_pitch: float = 9.0
+    """Downward tilt of the camera, in degrees."""
     camera_yaw: float = 0.0
+    """Sideways turn of the camera, in degrees."""
 
     @model_validator(mode="after")
-    def _renderable(self) -> ScenesConfig:
-        self.settings()  # the renderer knows its own limits; its ValueError names them
+    def _check_renderable(self) -> ScenesConfig:
+        self.settings()  # the renderer checks its own limits, and its ValueError names them
         return self
 
     def settings(self) -> SceneSettings:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import (
-    Field,
-    field_validator,
-)
+from pydantic import Field, field_validator
 
 from search.config.base import Positive, Section, Share01
 from search.metrics.registry import METRICS
@@ -18,42 +15,48 @@ from spaces.plan import AdapterSpec
 
 
 class StatisticsConfig(Section):
-    """The streaming pass: frames per batch, positions sampled per frame and grid."""
+    """The pass over the unlabelled frames that measures similarity."""
 
     batch: Annotated[int, Field(ge=SMALLEST_BATCH)] = 32
+    """Frames per batch; at least two batches are needed."""
     positions: Positive = 16
+    """Positions sampled per frame and grid."""
 
 
 class SearchConfig(Section):
-    """The study: how many trials, which sampler, what it makes small, which metric guides, which
-    adapters."""
+    """The study of the plans."""
 
     trials: Positive = 1000
+    """Number of plans to evaluate, each once. A space with fewer plans ends the search early."""
     sampler: SamplerName = "local"
+    """How the next plan is proposed."""
     objectives: list[Cost] = Field(default=["bytes"], min_length=1)
-    """What is made small, while quality is made great."""
+    """Costs to minimise while predicted quality is maximised: bytes held, multiply-accumulates per
+    frame, peak bytes of live activations per frame, or milliseconds per frame."""
     metric: str = "fidelity"
+    """Metric of similarity: `fidelity`, `r2`, `position_cka`, `cka` or another registered one."""
     adapters: list[str] = Field(default=["linear"], min_length=1)
+    """Adapters to explore: `identity`, `linear` or `linear@RANK`."""
     floor: Annotated[float, Field(allow_inf_nan=False)] = 0.05
-    """Shares worth no more than this are not explored."""
+    """Shares whose similarity is at most this are not explored."""
 
     @field_validator("objectives")
     @classmethod
-    def _each_once(cls, values: list[Cost]) -> list[Cost]:
+    def _check_objectives(cls, values: list[Cost]) -> list[Cost]:
         if len(set(values)) < len(values):
             raise ValueError("name each objective once")
         return values
 
     @field_validator("metric")
     @classmethod
-    def _known_metric(cls, value: str) -> str:
+    def _check_metric(cls, value: str) -> str:
         if value not in METRICS:
             raise ValueError(f"must be one of {', '.join(METRICS)}")
         return value
 
     @field_validator("adapters")
     @classmethod
-    def _known_adapters(cls, values: list[str]) -> list[str]:
+    def _check_adapters(cls, values: list[str]) -> list[str]:
         for value in values:
             try:
                 AdapterSpec.parse(value)
@@ -67,27 +70,35 @@ class SearchConfig(Section):
 
 
 class VerifyConfig(Section):
-    """The ladder: how many plans climb to fidelity, and how many of those to ground truth."""
+    """The verification stages: fidelity of a shortlist, ground truth of its best plans."""
 
     shortlist: Positive = 20
+    """Number of plans whose fidelity is measured."""
     candidates: Positive = 5
+    """Number of these that are measured on ground truth."""
     fidelity_frames: Positive = 64
+    """Number of unlabelled frames that are held out from the statistics to measure fidelity."""
     batch: Positive = 16
+    """Frames per batch."""
 
 
 class MlflowConfig(Section):
-    """Where runs are logged; MLFLOW_TRACKING_URI goes before `tracking_uri`."""
+    """Where runs are logged."""
 
     experiment: Annotated[str, Field(min_length=1)] = "merge-search"
+    """Name of the experiment."""
     tracking_uri: str | None = None
+    """Address of the tracking server; by default an SQLite file under out/. The environment
+    variable MLFLOW_TRACKING_URI overrides it."""
 
 
 class PromotionConfig(Section):
-    """When a challenger may take the champion's place; see `search.promotion`."""
+    """When a challenger may replace the champion."""
 
     by: Literal["truth", "fidelity", "either"] = "truth"
-    """What it is measured by; `either`: by truth where both were, else by fidelity."""
+    """Quality to compare: on ground truth, fidelity, or `either`: ground truth if both plans were
+    measured on it, else fidelity."""
     measured_on: Literal["same", "any"] = "same"
-    """Whether both must have been measured on the same labels, or frames."""
+    """Whether both plans must have been measured on the same labels (frames, for fidelity)."""
     slack: Share01 = 0.0
-    """Quality that it may lose beyond its own interval."""
+    """Quality that the challenger may lose beyond its own 95% interval."""

@@ -1,4 +1,4 @@
-"""The config's section `watch`: which cameras are looked at, when, and what calls for a search."""
+"""The config section `watch`: cameras, schedule, and what triggers a new search."""
 
 from __future__ import annotations
 
@@ -11,39 +11,40 @@ from search.config.cameras import CameraConfig
 from search.utils.schedule import Schedule
 
 SMALLEST_WINDOW = 32
-"""Fewer frames are too few to know a camera by."""
+"""Fewer frames do not show what a camera usually sees."""
 CAMERA_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 
 
 class WatchConfig(Section):
-    """What `merge-search watch` does."""
+    """What `merge-search watch` does. Give exactly one of `schedule` and `interval`."""
 
     cameras: Annotated[
         dict[Annotated[str, Field(pattern=CAMERA_NAME)], CameraConfig], Field(min_length=1)
     ]
+    """The cameras, by name."""
     schedule: str | None = None
-    """Five fields of cron."""
+    """When rounds are due, as the five fields of a crontab line: `*/30 * * * *`."""
     interval: str | None = None
-    """Instead: `30 min`, `6 h`."""
+    """Time between two rounds, such as `30 min` or `6 h`."""
     timezone: str = "UTC"
-    """Of the schedule, as `Europe/Berlin`."""
+    """Time zone of the schedule, such as `Europe/Berlin`."""
     window: Annotated[int, Field(ge=SMALLEST_WINDOW)] = 64
-    """Distinct new frames of a camera that are compared at once."""
+    """Number of distinct new frames of a camera that are compared at a time."""
     remember: Positive = 6
-    """Windows of each camera, of those that looked new, that a search looks back on."""
+    """Number of drifted windows of each camera that a new search uses."""
     false_alarms: Annotated[float, Field(gt=0, le=0.5)] = 0.05
-    """In how many rounds of unchanged cameras, at most, a change is seen that is none."""
+    """Maximum false-alarm rate per round of unchanged cameras."""
     fidelity_drop: Share01 = 0.05
-    """Mean fidelity that the plan in service may lose before it is searched again."""
+    """Mean fidelity that the plan in service may lose before a new search starts."""
 
     @model_validator(mode="after")
-    def _when(self) -> WatchConfig:
+    def _check_times(self) -> WatchConfig:
         exactly_one(self, ("schedule", "interval"))
         self.due_times()
         return self
 
     def due_times(self) -> Schedule:
-        """When rounds are due."""
+        """Return the times at which rounds are due."""
         if self.schedule is not None:
             return Schedule.cron(self.schedule, self.timezone)
         assert self.interval is not None

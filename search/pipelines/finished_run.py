@@ -9,6 +9,7 @@ from pathlib import Path
 from search.config.loading import config_of
 from search.config.run import RunConfig
 from search.data.frames import BadFrames, FrameSet
+from search.pipelines.open_data import open_frame_set
 from search.pipelines.prepare import load_deployment, observe
 from search.results.documents import read_document
 from search.results.search_result import CandidateRecord, PlanRecord, Result
@@ -74,7 +75,7 @@ class LoadedRun:
         Raises:
             BadFrames: they are missing or have changed, so that other maps would be fitted.
         """
-        frames = self.config.frames.open(self.config.base)
+        frames = open_frame_set(self.config)
         if frames.hash != self.result.frames["hash"]:
             raise BadFrames(
                 f"{self.document}: the frames of the search have changed since: {len(frames)} "

@@ -22,6 +22,7 @@ from search.data.frames import (
 )
 from search.data.ground_truth import BadTruth, BoxTruth, Truth, check_classes
 from search.metrics.registry import METRICS
+from search.pipelines.open_data import open_frame_set, open_ground_truth, select_device
 from search.pipelines.statistics_cache import (
     load_or_measure_moments,
     statistics_key,
@@ -65,7 +66,7 @@ def survey_models(config: RunConfig, reporter: Reporter) -> Deployment:
     Raises:
         NothingToShare: no representation may replace another.
     """
-    device = config.torch_device
+    device = select_device(config.device)
     reporter.step(f"Loading the models ({device})")
     specs = config.model_specs()
     models: dict[str, StagedModel] = {}
@@ -95,7 +96,7 @@ def _load(spec: ModelSpec, seed: int) -> StagedModel:
 def open_frames(config: RunConfig, reporter: Reporter) -> FrameSet:
     """Open the unlabelled frames of the config. Hashing them takes a while."""
     with reporter.working("frames"):
-        return config.frames.open(config.base)
+        return open_frame_set(config)
 
 
 def open_truth(
@@ -109,10 +110,10 @@ def open_truth(
         BadTruth: labels and model do not fit, or labelled frames are also among the unlabelled.
     """
     truth: dict[str, Truth] = {}
-    for name, section in config.truth.items():
+    for name in config.truth:
         model = deployment.models[name]
         with reporter.working(f"labelled frames of {name}"):
-            labelled = section.open(config.base, model.task, name)
+            labelled = open_ground_truth(config, name, model.task)
         check_classes(labelled, model.num_classes, name)
         if isinstance(labelled, BoxTruth) and (part := labelled.coverage_note(model.num_classes)):
             reporter.say(f"  {name}: {part}")
@@ -151,7 +152,7 @@ def drop_cached_statistics(config: RunConfig, deployment: Deployment, part: Fram
 
     They take as many bytes as the statistics of all frames together.
     """
-    joined = JoinedFrames((config.frames.open(config.base), part))
+    joined = JoinedFrames((open_frame_set(config), part))
     *_, (seen, _) = split_parts(joined, config.verify.fidelity_frames)
     key = statistics_key(config, deployment, seen)
     statistics_path(config, key).unlink(missing_ok=True)

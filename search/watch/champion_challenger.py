@@ -14,6 +14,7 @@ from search.deploy.champion import Champion
 from search.deploy.comparison import Comparison
 from search.evaluation.bundles import BundleQuality, ByAnswers, ByTruth, Difference, Measure
 from search.evaluation.evaluate import EvaluationSetup
+from search.pipelines.open_data import open_frame_set, select_device
 from search.results.registered_plan import RegisteredPlan
 from search.results.search_result import BUNDLE_FOLDER, CandidateRecord, Result
 from search.utils.reporter import Reporter
@@ -45,7 +46,7 @@ class ComparisonSetup:
     def fresh(self) -> FrameSet:
         """Of the new windows, what the search has kept from its statistics: frames that the maps
         of neither plan have seen."""
-        frames = self.config.frames.open(self.config.base)
+        frames = open_frame_set(self.config)
         parts = split_parts(frames, self.config.verify.fidelity_frames)
         later = parts[len(parts) - len(self.new) :]
         return JoinedFrames(tuple(u for (_, u), new in zip(later, self.new, strict=True) if new))
@@ -61,7 +62,7 @@ class ComparisonSetup:
 
     def loaded(self, folder: Path) -> Bundle:
         """The bundle in a folder, where the models are."""
-        return load_bundle(folder).to(self.config.torch_device)
+        return load_bundle(folder).to(select_device(self.config.device))
 
 
 def compare_plans(

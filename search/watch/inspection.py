@@ -12,6 +12,7 @@ from search.drift.reference import BadReference, Reference
 from search.drift.reference_storage import load, save
 from search.evaluation.bundles import BundleQuality, ByAnswers
 from search.evaluation.evaluate import EvaluationSetup
+from search.pipelines.open_data import select_device
 from search.pipelines.prepare import drop_cached_statistics, open_frames, survey_models
 from search.utils.reporter import Reporter
 from search.watch.workspace import Window, Workspace, of_camera
@@ -178,7 +179,8 @@ def _agreed(
     bench = EvaluationSetup(
         deployment.deployed_models, deployment.facts, {}, post.config.verify.batch
     )
-    bundle = load_bundle(post.service.bundle(champion.bundle)).to(post.config.torch_device)
+    device = select_device(post.config.device)
+    bundle = load_bundle(post.service.bundle(champion.bundle)).to(device)
     reporter.step(f"The plan in service and its models on {len(frames)} new frames")
     with reporter.progress("frames", 2 * len(frames)) as progress:
         return ByAnswers.on(bench, frames, progress).measure(bundle, progress)

@@ -21,6 +21,7 @@ from search.utils.timing import this_moment
 from search.watch.history_table import sentences
 from search.watch.inspection import Inspection, remember, sight, take_up
 from search.watch.mlflow_sync import hear_from_mlflow, tell_mlflow
+from search.watch.open_camera import open_camera
 from search.watch.search_again import search_again
 from search.watch.workspace import Window, Workspace, judged, of_camera
 from spaces.errors import MergeSearchError
@@ -103,7 +104,8 @@ class Underway:
         asked, footage = self.post.asked, self.post.footage
         reporter.step(f"Looking at {', '.join(asked.cameras)}")
         cameras = {
-            name: camera.open(self.post.config.base) for name, camera in asked.cameras.items()
+            name: open_camera(camera, self.post.config.base)
+            for name, camera in asked.cameras.items()
         }
         with reporter.working("cameras"):
             collected = poll_cameras(cameras, footage, asked.window, datetime.now(UTC))

@@ -18,6 +18,7 @@ from search.deploy.champion import Champion
 from search.deploy.comparison import Comparison
 from search.deploy.promotion import PromotionDecision, judge, measured
 from search.pipelines.finished_run import LoadedRun
+from search.pipelines.open_data import open_frame_set
 from search.pipelines.prepare import open_truth
 from search.pipelines.run import run
 from search.pipelines.run_steps.records import PriorKnowledge
@@ -66,7 +67,7 @@ def search_again(
     challenger = result.chosen_candidate
     if challenger is None:
         return SearchOutcome(None, None)
-    truth = open_truth(config, seen.deployment, config.frames.open(config.base), reporter)
+    truth = open_truth(config, seen.deployment, open_frame_set(config), reporter)
     new = [window in seen.windows for window in windows]
     stand = ComparisonSetup(post, config, seen.deployment, result, new, truth)
     both = compare_plans(stand, challenger, champion, reporter)

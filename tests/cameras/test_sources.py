@@ -35,6 +35,7 @@ from search.cameras.sources import (
 from search.config.cameras import CameraConfig
 from search.data.frames import read_image
 from search.data.synthetic.scenes import render
+from search.watch.open_camera import open_camera
 from spaces.inputs import Frame
 
 
@@ -325,16 +326,19 @@ def test_the_cursor_of_another_camera_type_counts_as_empty(
 
 
 def test_each_camera_type_is_opened(tmp_path: Path) -> None:
-    opened = {
-        CameraConfig(folder="in").open(tmp_path): FolderCamera(tmp_path / "in", 0.0),
-        CameraConfig(folder="in", every=5.0).open(tmp_path): FolderCamera(tmp_path / "in", 5.0),
-        CameraConfig(video="a/*.mkv").open(tmp_path): VideoCamera(f"{tmp_path}/a/*.mkv", 1.0),
-        CameraConfig(video="/a.mp4", every=2).open(tmp_path): VideoCamera("/a.mp4", 2.0),
-        CameraConfig(stream="rtsp://c/1").open(tmp_path): StreamCamera("rtsp://c/1", 1.0, 10.0),
-        CameraConfig(stream="http://c", patience=3).open(tmp_path): StreamCamera("http://c", 1, 3),
-    }
-    assert all(camera == expected for camera, expected in opened.items())
-    scenes = CameraConfig.model_validate({"scenes": {"seed": 5}, "count": 4}).open(tmp_path)
+    cameras: list[tuple[dict[str, Any], Camera]] = [
+        ({"folder": "in"}, FolderCamera(tmp_path / "in", 0.0)),
+        ({"folder": "in", "every": 5.0}, FolderCamera(tmp_path / "in", 5.0)),
+        ({"video": "a/*.mkv"}, VideoCamera(f"{tmp_path}/a/*.mkv", 1.0)),
+        ({"video": "/a.mp4", "every": 2}, VideoCamera("/a.mp4", 2.0)),
+        ({"stream": "rtsp://c/1"}, StreamCamera("rtsp://c/1", 1.0, 10.0)),
+        ({"stream": "http://c", "patience": 3}, StreamCamera("http://c", 1, 3)),
+    ]
+    for section, camera in cameras:
+        assert open_camera(CameraConfig(**section), tmp_path) == camera
+    scenes = open_camera(
+        CameraConfig.model_validate({"scenes": {"seed": 5}, "count": 4}), tmp_path
+    )
     assert isinstance(scenes, SceneCamera) and scenes.count == 4 and scenes.settings.seed == 5
 
 

@@ -15,6 +15,7 @@ from search.config.loading import config_of, load_config
 from search.config.run import RunConfig
 from search.data.frames import JoinedFrames
 from search.data.ground_truth import BoxTruth, ClassTruth
+from search.pipelines.open_data import open_frame_set, open_ground_truth, select_device
 from search.statistics.streaming import PassSettings
 from search.study.problem import Limits
 from search.utils.redact import without_credentials
@@ -45,7 +46,7 @@ def test_a_good_config_loads_with_every_value(tmp_path: Path, good: dict[str, An
     spec = config.model_specs()["b"]
     assert (spec.name, spec.arch, spec.num_classes) == ("b", "timm/test_efficientnet", 7)
     assert (spec.size, spec.fit, spec.cut) == ((64, 64), "squash", "stages")
-    assert config.torch_device.type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert select_device(config.device).type == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def test_the_cut_of_a_model_is_its_own(tmp_path: Path, good: dict[str, Any]) -> None:
@@ -58,14 +59,14 @@ def test_the_cut_of_a_model_is_its_own(tmp_path: Path, good: dict[str, Any]) -> 
 
 def test_the_cpu_is_always_there(tmp_path: Path, good: dict[str, Any]) -> None:
     config = load_config(write_config(tmp_path, with_changes(good, {"device": "cpu"})))
-    assert config.torch_device == torch.device("cpu")
+    assert select_device(config.device) == torch.device("cpu")
 
 
 def test_a_cuda_device_that_is_not_there_is_refused(tmp_path: Path, good: dict[str, Any]) -> None:
     missing = f"cuda:{torch.cuda.device_count()}"
     config = load_config(write_config(tmp_path, with_changes(good, {"device": missing})))
     with pytest.raises(BadConfig, match=rf"^device: '{missing}': .*use auto, or cpu$"):
-        _ = config.torch_device
+        _ = select_device(config.device)
 
 
 def test_relative_paths_start_at_the_folder_of_the_config(
@@ -115,10 +116,10 @@ def test_frames_may_come_in_parts(tmp_path: Path, good: dict[str, Any]) -> None:
         save_noise_image(tmp_path / "window" / f"{k}.png", seed=k)
     parts = [{"scenes": {"seed": 1}, "count": 5}, {"folder": "window", "stride": 2}]
     config = load_config(write_config(tmp_path, with_changes(good, {"frames": {"parts": parts}})))
-    frames = config.frames.open(config.base)
+    frames = open_frame_set(config)
     assert isinstance(frames, JoinedFrames) and [len(part) for part in frames.parts] == [5, 2]
     again = load_config(write_config(tmp_path, config.as_written(), "again.yaml"))
-    assert again == config and again.frames.open(again.base).hash == frames.hash
+    assert again == config and open_frame_set(again).hash == frames.hash
 
 
 @pytest.mark.parametrize("classes", [["car", 3], {1: "car", 12: 3}])
@@ -425,10 +426,10 @@ def opened(folder: Path, data: dict[str, Any]) -> RunConfig:
 
 def test_frames_and_truth_are_opened_as_written(tmp_path: Path, good: dict[str, Any]) -> None:
     config = opened(tmp_path, good)
-    assert len(config.frames.open(config.base)) == 28
-    truth = config.truth["a"].open(config.base, "classification", "a")
+    assert len(open_frame_set(config)) == 28
+    truth = open_ground_truth(config, "a", "classification")
     assert isinstance(truth, ClassTruth) and len(truth.labels) == 12
-    boxes = config.truth["a"].open(config.base, "detection", "a")
+    boxes = open_ground_truth(config, "a", "detection")
     assert isinstance(boxes, BoxTruth) and len(boxes.annotations) == 12
 
 
@@ -445,8 +446,8 @@ def test_truth_of_the_wrong_task_is_refused(
     tmp_path: Path, good: dict[str, Any], section: dict[str, Any], task: Any
 ) -> None:
     config = opened(tmp_path, with_changes(good, {"truth.a": section}))
-    with pytest.raises(BadConfig, match=rf"truth\.a: a does {task}, but this is truth for"):
-        config.truth["a"].open(config.base, task, "a")
+    with pytest.raises(BadConfig, match=rf"truth\.a: a does {task}, but this is ground truth for"):
+        open_ground_truth(config, "a", task)
 
 
 @pytest.mark.parametrize(
@@ -460,11 +461,11 @@ def test_files_that_are_not_there_are_named(
         tmp_path, with_changes(good, {"truth.a": section, "frames": {"folder": "gone"}})
     )
     with pytest.raises(MergeSearchError, match="gone: there is no such folder"):
-        config.frames.open(config.base)
+        open_frame_set(config)
     task: Any = "detection" if "coco" in section else "classification"
     (name,) = section.values()
     with pytest.raises(MergeSearchError, match=f"{tmp_path / name}"):
-        config.truth["a"].open(config.base, task, "a")
+        open_ground_truth(config, "a", task)
 
 
 def test_images_lie_beside_the_file_or_where_the_config_says(
@@ -478,5 +479,5 @@ def test_images_lie_beside_the_file_or_where_the_config_says(
         {"real": "real.json", "images": "val"},
     ):
         config = opened(tmp_path, with_changes(good, {"truth.a": section}))
-        truth = config.truth["a"].open(config.base, "classification", "a")
+        truth = open_ground_truth(config, "a", "classification")
         assert isinstance(truth, ClassTruth) and truth.labels == (frozenset((1, 5)),)

@@ -23,6 +23,7 @@ from search.data.ground_truth import BadTruth, BoxTruth, ClassTruth, scenes_trut
 from search.evaluation.evaluate import EvaluationSetup, accuracy
 from search.metrics.registry import METRICS
 from search.pipelines.correlate import MetricValues, correlate, guides_csv
+from search.pipelines.open_data import open_frame_set, open_ground_truth
 from search.pipelines.prepare import load_deployment, observe
 from search.pipelines.share_accuracy import (
     DECIDES,
@@ -57,7 +58,7 @@ def observed(tiny_league: Compared) -> Observed:
     """The same statistics as the comparison's, from its cache."""
     config, reporter = tiny_league.config, capture_reporter().reporter
     deployment = load_deployment(config, reporter)
-    return observe(config, deployment, config.frames.open(config.base), reporter)
+    return observe(config, deployment, open_frame_set(config), reporter)
 
 
 def share_of(row: Row) -> Share:
@@ -146,7 +147,7 @@ def test_accuracies_are_those_of_each_plan_alone_on_its_part(
     for row in rows[::11]:
         plan = SharePlan((share_of(row),))
         name = plan.shares[0].recipient.model
-        truth = config.truth[name].open(config.base, "classification", name)
+        truth = open_ground_truth(config, name, "classification")
         assert isinstance(truth, ClassTruth)
         deployment = observed.deployment
         bench = EvaluationSetup(deployment.models, deployment.facts, observed.maps_for([plan]), 5)
@@ -168,7 +169,7 @@ def test_the_league_says_what_it_rests_on(tiny_league: Compared) -> None:
     assert league.config == config.as_written()
     assert league.deciding.frames == {"a": 4, "b": 4}
     assert league.reporting.frames == {"a": 16, "b": 16}
-    assert league.frames["hash"] == config.frames.open(config.base).hash
+    assert league.frames["hash"] == open_frame_set(config).hash
     assert set(league.guide_seconds) == set(METRICS) and league.seconds["statistics"] >= 0
     assert league.shares["same"] + league.shares["cross"] == league.shares["all"]
 

@@ -36,6 +36,7 @@ from search.metrics.fidelity import HOPELESS, fidelity_alone
 from search.metrics.fidelity_cache import BadNotes
 from search.metrics.registry import METRICS
 from search.pipelines.finished_run import LoadedRun
+from search.pipelines.open_data import open_frame_set
 from search.pipelines.prepare import compute_similarities, load_deployment, observe
 from search.pipelines.run import run_without_logging
 from search.pipelines.run_steps.records import PriorKnowledge
@@ -79,7 +80,7 @@ def config_of(weights: Weights, folder: Path, frames: Any, **changes: Any) -> Ru
 def observed_with(config: RunConfig, reporter: Reporter | None = None) -> Observed:
     reporter = reporter or capture_reporter().reporter
     deployment = load_deployment(config, reporter)
-    return observe(config, deployment, config.frames.open(config.base), reporter)
+    return observe(config, deployment, open_frame_set(config), reporter)
 
 
 def valued(config: RunConfig, observed: Observed) -> dict[Share, float]:

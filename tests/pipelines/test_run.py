@@ -25,6 +25,7 @@ from search.config.loading import load_config
 from search.data.ground_truth import BadTruth
 from search.evaluation.evaluate import EvaluationSetup, accuracy
 from search.pipelines.exact import find_exact_front
+from search.pipelines.open_data import open_frame_set, open_ground_truth
 from search.pipelines.prepare import NothingToShare
 from search.pipelines.run import run
 from search.pipelines.run_steps.search_front import BudgetTooSmall
@@ -79,7 +80,7 @@ def test_every_plan_holds_the_bytes_that_the_result_says(tiny_run: FinishedRun) 
 
     reporter = capture_reporter().reporter
     deployment = load_deployment(tiny_run.config, reporter)
-    frames = tiny_run.config.frames.open(tiny_run.config.base)
+    frames = open_frame_set(tiny_run.config)
     observed = observe(tiny_run.config, deployment, frames, reporter)
     assert "cached from an earlier run" not in tiny_run.output
     for record in tiny_run.result.candidates:
@@ -88,7 +89,7 @@ def test_every_plan_holds_the_bytes_that_the_result_says(tiny_run: FinishedRun) 
         model = MergedModel(deployment.models, deployment.facts, plan, maps)
         assert total_bytes(unique_tensors(model)) == record.bytes
         bench = EvaluationSetup(deployment.models, deployment.facts, maps, 12)
-        truth = {"a": tiny_run.config.truth["a"].open(tiny_run.config.base, "classification", "a")}
+        truth = {"a": open_ground_truth(tiny_run.config, "a", "classification")}
         assert accuracy(bench, [plan], truth, lambda done: None) == [record.accuracy]
 
 

@@ -24,6 +24,7 @@ from search.cli.main import main
 from search.config.loading import load_config
 from search.config.run import RunConfig
 from search.data.frames import BadFrames, RenderedScenes
+from search.pipelines.open_data import open_frame_set
 from search.pipelines.prepare import load_deployment, observe
 from search.statistics.observed import Observed
 from search.statistics.similarity import Statistics
@@ -63,7 +64,7 @@ def observed(config: RunConfig) -> tuple[Observed, str]:
     """What a run of the config observes, and what it said meanwhile."""
     spoken = capture_reporter()
     deployment = load_deployment(config, spoken.reporter)
-    found = observe(config, deployment, config.frames.open(config.base), spoken.reporter)
+    found = observe(config, deployment, open_frame_set(config), spoken.reporter)
     return found, spoken.text
 
 
