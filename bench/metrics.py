@@ -42,7 +42,7 @@ from search.pipelines.share_accuracy import ShareAccuracy, measure_parts
 from search.report.charts.metric_comparison import write_pictures
 from search.results.metric_comparison import PARTS, Part, Table
 from search.statistics.observed import Observed
-from search.study.proxy import upstream
+from search.study.proxy import upstream_shares
 from search.utils.console import ConsoleReporter
 from search.utils.files import write_text
 from search.utils.reporter import Reporter
@@ -250,7 +250,7 @@ def _chains(plan: SharePlan, layouts: Layouts) -> list[list[Share]]:
     """For each model's tap, the shares upstream of it."""
     shares = plan.by_recipient()
     return [
-        upstream(Ref(name, tap), shares, layouts)
+        upstream_shares(Ref(name, tap), shares, layouts)
         for name, layout in layouts.items()
         for tap in layout.taps
     ]

@@ -4,7 +4,7 @@
 
 Three spaces, the first two with real similarity matrices: lite0 and lite1 on real photos, the
 quickstart's classifier and detector on rendered scenes, and six made-up models of eight stages.
-The true front of each comes from `search.exact`. Every sampler and every baseline gets TRIALS
+The exact front of each comes from `search.study.exact`. Every sampler and baseline gets TRIALS
 trials per seed (TPE has one seed, the others ten), and none spends one on a plan twice.
 
 `hypervolume_ratio` is what the default sampler's front dominates of the rectangle from (0 bytes,
@@ -41,14 +41,14 @@ from search.pipelines.prepare import build_problem, compute_similarities, load_d
 from search.report.charts.heat_maps import save_figure
 from search.study.exact.branch_and_bound import exact_front
 from search.study.exact.counting import count_plans
-from search.study.objectives import PlanEvaluator, Valued
-from search.study.optimize import StudySettings, explore
+from search.study.objectives import EvaluatedPlan, PlanEvaluator
+from search.study.optimize import StudySettings, run_study
 from search.study.pareto import hypervolume
 from search.study.problem import Limits, Problem, SamplerName
-from search.study.samplers import sampler_named
-from search.study.smallest_plan import smallest
+from search.study.samplers import make_sampler
+from search.study.smallest_plan import smallest_plan
 from search.study.storage import open_store
-from search.study.warm_start import by_bytes, greedy, starting_plans
+from search.study.warm_start import greedy_plans, shares_by_bytes, starting_plans
 from search.utils.console import ConsoleReporter
 from search.utils.reporter import Reporter
 from spaces.activations import Footprint
@@ -125,7 +125,7 @@ def main() -> None:
     start, reporter = time.perf_counter(), ConsoleReporter(Console(width=110, highlight=False))
     spaces = [_space(*named, reporter) for named in _problems(options.also, reporter)]
     default = SearchConfig().sampler
-    measured: dict[str, dict[str, list[list[Valued]]]] = {}
+    measured: dict[str, dict[str, list[list[EvaluatedPlan]]]] = {}
     for space in spaces:
         measured[space.name] = _measure(space, options.seeds, options.trials, reporter)
     _table(spaces, measured, reporter)
@@ -229,7 +229,7 @@ def _space(name: str, problem: Problem, reporter: Reporter) -> Space:
     front = tuple((found.bytes / budget, found.proxy) for found in exact.front)
     plans = count_plans(problem)
     reporter.say(
-        f"{name}: {problem.encoding.size:,} combinations, {plans:,} plans, {len(front)} on the "
+        f"{name}: {problem.space.size:,} combinations, {plans:,} plans, {len(front)} on the "
         f"true front, found in {time.perf_counter() - start:.1f} s"
     )
     return Space(name, problem, plans, front)
@@ -240,9 +240,9 @@ def _space(name: str, problem: Problem, reporter: Reporter) -> Space:
 
 def _measure(
     space: Space, seeds: int, trials: int, reporter: Reporter
-) -> dict[str, list[list[Valued]]]:
+) -> dict[str, list[list[EvaluatedPlan]]]:
     """For each contestant and seed the plans valued, in their order."""
-    found: dict[str, list[list[Valued]]] = {}
+    found: dict[str, list[list[EvaluatedPlan]]] = {}
     for sampler in SAMPLERS:
         reporter.step(f"{space.name}: {sampler}")
         most = min(seeds, FEWER.get(sampler, seeds))
@@ -250,10 +250,10 @@ def _measure(
             found[sampler] = [
                 studied(space.problem, sampler, trials, seed, progress) for seed in range(most)
             ]
-    valuer = PlanEvaluator(space.problem)
+    evaluator = PlanEvaluator(space.problem)
     for name, order in orders(space.problem).items():
         plans = restarted(space.problem, order)
-        found[f"greedy by {name}"] = [_valued(plans, valuer, trials)]
+        found[f"greedy by {name}"] = [_valued(plans, evaluator, trials)]
     return found
 
 
@@ -263,53 +263,53 @@ def studied(
     trials: int,
     seed: int,
     progress: Callable[[int], None] = lambda done: None,
-) -> list[Valued]:
+) -> list[EvaluatedPlan]:
     """What a study values, in its order; random alone starts without heuristic plans."""
-    valuer = PlanEvaluator(problem)
-    known = [smallest(problem, valuer).plan]
+    evaluator = PlanEvaluator(problem)
+    known = [smallest_plan(problem, evaluator).plan]
     starts = [SharePlan()] if sampler == "random" else starting_plans(problem, known)
     with tempfile.TemporaryDirectory() as folder:
         store = str(Path(folder) / "study.log")
         settings = StudySettings("bench", store, sampler, trials, seed)
-        explore(valuer, settings, starts)
+        run_study(evaluator, settings, starts)
         storage = open_store(store)
         (name,) = optuna.get_all_study_names(storage)
         done = optuna.load_study(study_name=name, storage=storage).get_trials(
             deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,)
         )
     progress(1)
-    return [valuer.value(problem.encoding.decode(trial.params)) for trial in done]
+    return [evaluator.evaluate(problem.space.decode(trial.params)) for trial in done]
 
 
 def orders(problem: Problem) -> dict[str, list[Share]]:
     """What each greedy takes first."""
-    kept = problem.kept
+    kept = problem.quality_by_share
     by_similarity = sorted(kept, key=lambda share: (-kept[share], share))
-    return {"similarity": by_similarity, "bytes": by_bytes(problem)}
+    return {"similarity": by_similarity, "bytes": shares_by_bytes(problem)}
 
 
 def restarted(problem: Problem, order: Sequence[Share]) -> Plans:
     """Greedy again and again, the k-th time beginning with the k-th share."""
     yield SharePlan()
     for first in range(len(order)):
-        yield from greedy(problem, (order[first], *order[:first], *order[first + 1 :]))
+        yield from greedy_plans(problem, (order[first], *order[:first], *order[first + 1 :]))
 
 
-def _valued(plans: Plans, valuer: PlanEvaluator, trials: int) -> list[Valued]:
+def _valued(plans: Plans, evaluator: PlanEvaluator, trials: int) -> list[EvaluatedPlan]:
     """The first so many different plans, valued."""
-    known: dict[SharePlan, Valued] = {}
+    known: dict[SharePlan, EvaluatedPlan] = {}
     for plan in plans:
         if len(known) == trials:
             break
         if plan not in known:
-            known[plan] = valuer.value(plan)
+            known[plan] = evaluator.evaluate(plan)
     return list(known.values())
 
 
 # What is told of them.
 
 
-def _points(space: Space, run: Sequence[Valued], trials: int) -> list[tuple[float, float]]:
+def _points(space: Space, run: Sequence[EvaluatedPlan], trials: int) -> list[tuple[float, float]]:
     limits = space.problem.limits
     return [
         (v.bytes / limits.bytes, v.proxy) for v in run[:trials] if limits.allow(v.bytes, v.worst)
@@ -318,7 +318,7 @@ def _points(space: Space, run: Sequence[Valued], trials: int) -> list[tuple[floa
 
 def _medians(
     space: Space,
-    runs: Mapping[str, list[list[Valued]]],
+    runs: Mapping[str, list[list[EvaluatedPlan]]],
     measure: Callable[[Sequence[tuple[float, float]]], float],
     trials: int = sys.maxsize,
 ) -> dict[str, float]:
@@ -330,7 +330,7 @@ def _medians(
 
 def _table(
     spaces: Sequence[Space],
-    measured: Mapping[str, Mapping[str, list[list[Valued]]]],
+    measured: Mapping[str, Mapping[str, list[list[EvaluatedPlan]]]],
     reporter: Reporter,
 ) -> None:
     for space in spaces:
@@ -352,7 +352,7 @@ def _table(
 
 def draw(
     spaces: Sequence[Space],
-    measured: Mapping[str, Mapping[str, list[list[Valued]]]],
+    measured: Mapping[str, Mapping[str, list[list[EvaluatedPlan]]]],
     path: Path,
 ) -> None:
     """Anytime curves: the median of the seeds after each trial; one panel per space."""
@@ -391,10 +391,10 @@ def trials_rate(problem: Problem, sampler: SamplerName) -> float:
     ratios = []
     for seed in range(ROUNDS):
         with tempfile.TemporaryDirectory() as folder:
-            valuer, starts = PlanEvaluator(problem), starting_plans(problem)
+            evaluator, starts = PlanEvaluator(problem), starting_plans(problem)
             settings = StudySettings("rate", str(Path(folder) / "ours"), sampler, RATED, seed)
             start = time.perf_counter()
-            explore(valuer, settings, starts)
+            run_study(evaluator, settings, starts)
             ours = time.perf_counter() - start
             ratios.append(_bare(problem, sampler, seed, Path(folder) / "bare") / ours)
     return statistics.median(ratios)
@@ -405,12 +405,12 @@ def _bare(problem: Problem, sampler: SamplerName, seed: int, store: Path) -> flo
     start = time.perf_counter()
     study = optuna.create_study(
         storage=open_store(str(store)),
-        sampler=sampler_named(sampler, problem, seed),
+        sampler=make_sampler(sampler, problem, seed),
         directions=["minimize", "maximize"],
     )
 
     def nothing(trial: optuna.Trial) -> tuple[float, float]:
-        for slot in problem.encoding.slots:
+        for slot in problem.space.slots:
             trial.suggest_categorical(slot.name, tuple(slot.choices))
         return 0.0, 0.0
 

@@ -56,10 +56,10 @@ from search.pipelines.prepare import (
 )
 from search.statistics.observed import Observed
 from search.study.objectives import PlanEvaluator
-from search.study.optimize import Explored, StudySettings, explore
-from search.study.pareto import front, hypervolume
+from search.study.optimize import StudyResult, StudySettings, run_study
+from search.study.pareto import front_indices, hypervolume
 from search.study.problem import Problem
-from search.study.smallest_plan import smallest
+from search.study.smallest_plan import smallest_plan
 from search.study.warm_start import starting_plans
 from search.utils.console import ConsoleReporter
 from search.utils.files import make_folder
@@ -82,8 +82,8 @@ class Arm:
 
     observed: Observed
     similarity: Similarity
-    valuer: PlanEvaluator
-    explored: Explored
+    evaluator: PlanEvaluator
+    explored: StudyResult
     seconds: Mapping[str, Seconds]
     """Of models, statistics, similarity and search."""
     trials_at: Sequence[Seconds]
@@ -174,18 +174,18 @@ def searched(config: RunConfig, known: Sequence[SharePlan], reporter: Reporter) 
     marks.append(now())
     ends: list[Seconds] = []
     problem = build_problem(config, deployment, similarity)
-    valuer = PlanEvaluator(problem)
-    starts = starting_plans(problem, (*known, smallest(problem, valuer).plan))
+    evaluator = PlanEvaluator(problem)
+    starts = starting_plans(problem, (*known, smallest_plan(problem, evaluator).plan))
     settings = StudySettings(
         config.name, config.store, config.search.sampler, config.search.trials, config.seed
     )
-    explored = explore(
-        valuer, settings, starts, lambda done: ends.extend([now() - marks[3]] * done)
+    explored = run_study(
+        evaluator, settings, starts, lambda done: ends.extend([now() - marks[3]] * done)
     )
     marks.append(now())
     taken = (after - before for before, after in pairwise(marks))
     seconds = dict(zip(("models", "statistics", "similarity", "search"), taken, strict=True))
-    return Arm(observed, similarity, valuer, explored, seconds, ends)
+    return Arm(observed, similarity, evaluator, explored, seconds, ends)
 
 
 def now() -> Seconds:
@@ -228,19 +228,19 @@ def dominated(arm: Arm, yardstick: Similarity) -> list[float]:
 
     Of the rectangle from (0 bytes, quality 1) to (the budget, quality 0).
     """
-    problem = arm.valuer.problem
+    problem = arm.evaluator.problem
     anew = PlanEvaluator(Problem(problem.facts, yardstick, problem.limits))
     whole = problem.limits.bytes
     best: list[tuple[float, float, SharePlan]] = []
     curve, area = [], 0.0
-    for valued in arm.explored.valued:
-        if arm.valuer.feasible(valued):
+    for valued in arm.explored.evaluated:
+        if arm.evaluator.is_feasible(valued):
             known = [*best, (valued.bytes / whole, valued.proxy, valued.plan)]
-            kept = [known[k] for k in front([(held, proxy) for held, proxy, _ in known])]
+            kept = [known[k] for k in front_indices([(held, proxy) for held, proxy, _ in known])]
             if kept != best:
                 best = kept
                 points = [(held, anew.predict(plan).proxy) for held, _, plan in best]
-                area = hypervolume([points[k] for k in front(points)], (1.0, 0.0))
+                area = hypervolume([points[k] for k in front_indices(points)], (1.0, 0.0))
         curve.append(area)
     return curve
 

@@ -5,9 +5,9 @@
 Two spaces: lite0 and lite1 with their ImageNet weights, on photos of imagenet1k_1000 that the
 statistics have not seen; and the quickstart's classifier and detector on its rendered scenes. The
 candidates are chosen as `run` does: of twenty plans spread over the front (the true one, by
-`search.exact`) those with the best fidelity; and as there the unmerged models are verified with
-them. Both ways go through `search.verify.accuracy` in one process and take turns; a ratio is of
-the rounds' medians. The last line is one JSON object:
+`search.study.exact`) those with the best fidelity; and as there the unmerged models are verified
+with them. Both ways run in one process and take turns; a ratio is of the rounds' medians.
+The last line is one JSON object:
 
 - speedup_10: ten candidates and the unmerged models one by one, over all of them together, of
   lite0 and lite1
@@ -57,7 +57,7 @@ from search.pipelines.prepare import (
     open_truth,
 )
 from search.study.exact.branch_and_bound import exact_front
-from search.study.pareto import spread
+from search.study.pareto import evenly_spaced
 from search.utils.console import ConsoleReporter
 from search.utils.progress import silent
 from search.utils.reporter import Reporter
@@ -157,7 +157,7 @@ def _case(config: RunConfig, truth: Mapping[str, Truth] | None, reporter: Report
     observed = observe(config, deployment, frames, reporter)
     similarity = compute_similarities(config, observed, config.search.adapter_specs, reporter)
     front = exact_front(build_problem(config, deployment, similarity)).front
-    listed = [front[k].plan for k in spread(len(front), SHORTLIST)]
+    listed = [front[k].plan for k in evenly_spaced(len(front), SHORTLIST)]
     bench = EvaluationSetup(
         deployment.fused_models, deployment.facts, observed.maps_for(listed), BATCH
     )

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from search.report.console_tables import print_plan as print_plan
     from search.results.rounds import EXIT_CODES as EXIT_CODES
     from search.statistics.streaming import Shard as Shard
-    from search.study.optimize import join as join
+    from search.study.optimize import join_study as join_study
     from search.tracking.client import pages as pages
     from search.tracking.client import serve as serve
     from search.tracking.outbox import sync as sync
@@ -61,7 +61,7 @@ MODULES = {
     "print_plan": "search.report.console_tables",
     "EXIT_CODES": "search.results.rounds",
     "Shard": "search.statistics.streaming",
-    "join": "search.study.optimize",
+    "join_study": "search.study.optimize",
     "pages": "search.tracking.client",
     "serve": "search.tracking.client",
     "sync": "search.tracking.outbox",

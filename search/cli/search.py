@@ -116,9 +116,9 @@ def worker(storage: str, study: str) -> None:
     search has finished its trials.
     """
     reporter = app.reporter()
-    join = deferred.join
+    join_study = deferred.join_study
     reporter.step(f"Exploring with {study}")
-    trials = join(storage, study, lambda total: reporter.progress("trials", total))
+    trials = join_study(storage, study, lambda total: reporter.progress("trials", total))
     reporter.say(f"{trials} plans evaluated by this worker")
 
 

@@ -16,7 +16,7 @@ from search.pipelines.prepare import (
 )
 from search.results.search_result import Result
 from search.study.exact.branch_and_bound import ExactFront, exact_front
-from search.study.objectives import Predicted
+from search.study.objectives import PredictedPlan
 from search.study.pareto import hypervolume
 from search.study.problem import Problem
 from search.utils.files import make_folder, write_json
@@ -41,7 +41,7 @@ def find_exact_front(config: RunConfig, reporter: Reporter) -> Path:
     """
     out = make_folder(config.out_folder)
     problem = build_problem_from_config(config, reporter)
-    reporter.step(f"The true front of {problem.encoding.size:,} combinations")
+    reporter.step(f"The true front of {problem.space.size:,} combinations")
     with reporter.working("bounding"):
         exact = exact_front(problem)
     reporter.say(f"  {len(exact.front)} plans; {exact.examined:,} partial plans examined")
@@ -98,7 +98,7 @@ def load_studied_front(out: Path, problem: Problem) -> list[Point] | None:
     return [(record.bytes, record.proxy) for record in result.front]
 
 
-def _plan_to_dict(predicted: Predicted) -> dict[str, Any]:
+def _plan_to_dict(predicted: PredictedPlan) -> dict[str, Any]:
     return {
         "hash": predicted.plan.hash,
         "plan": predicted.plan.to_dict(),

@@ -211,7 +211,9 @@ def build_problem(
     facts = deployment.facts
     return Problem(
         facts=facts,
-        kept={s: value for s, value in similarity.items() if value > config.search.floor},
+        quality_by_share={
+            s: value for s, value in similarity.items() if value > config.search.floor
+        },
         limits=config.limits(CostModel(facts).unmerged_bytes),
         costs=tuple(config.search.objectives),
     )

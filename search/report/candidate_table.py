@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from search.report.score_text import interval_text, score_name, score_text
 from search.results.search_result import CandidateRecord, Verified, verified_front
-from search.study.objectives import UNITS
+from search.study.objectives import COST_UNITS
 from search.study.problem import Cost
 from search.utils.format import MEGABYTE, percent, percents
 from search.utils.reporter import Reporter
@@ -41,14 +41,14 @@ def print_candidates(
 
 def costs_besides_bytes(candidates: Sequence[CandidateRecord]) -> list[Cost]:
     """Return the other costs that the search minimised."""
-    return [n for n in UNITS if n != "bytes" and any(n in c.costs for c in candidates)]
+    return [n for n in COST_UNITS if n != "bytes" and any(n in c.costs for c in candidates)]
 
 
 def _candidate_cells(verified: Verified, unmerged_bytes: int, chosen: str | None) -> Cells:
     baseline, candidates = verified.baseline, verified.candidates
     costs = costs_besides_bytes(candidates)
     header = ["plan", "MB", "saved", "kept", "proxy", "fidelity"]
-    header += [f"{name} {UNITS[name]}" for name in costs]
+    header += [f"{name} {COST_UNITS[name]}" for name in costs]
     header += [f"{name} {score_name(scores)}" for name, scores in baseline.items()]
     full = f"{unmerged_bytes / MEGABYTE:.2f}"
     rows = [

@@ -12,7 +12,7 @@ from search.report.candidate_table import costs_besides_bytes
 from search.report.score_text import interval_text, score_name, score_text
 from search.report.similarity_matrix import Stages, model_pairs, similarity_matrix
 from search.results.search_result import CandidateRecord, Result
-from search.study.objectives import UNITS
+from search.study.objectives import COST_UNITS
 from search.study.problem import Cost
 from search.utils.format import MEGABYTE, percent, percents
 from spaces.plan import Share, SharePlan
@@ -74,7 +74,7 @@ def candidate_table(result: Result) -> CandidateTable:
     """Return the unmerged models, then the candidates by rising bytes."""
     costs = costs_besides_bytes(result.candidates)
     header = ["Plan", "MB", "Saved", "Quality kept", "Fidelity", "Proxy"]
-    header += [f"{name.capitalize()}, {UNITS[name]}" for name in costs]
+    header += [f"{name.capitalize()}, {COST_UNITS[name]}" for name in costs]
     header += [f"{name} {score_name(scores)}" for name, scores in result.baseline.items()]
     unmerged = Row(
         Cell("unmerged"),

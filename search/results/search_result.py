@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from search.evaluation.confidence import Intervals
 from search.evaluation.per_frame import Scores, main_name, mean_known
-from search.study.pareto import front
+from search.study.pareto import front_indices
 from search.utils.records import IsoTime
 
 SCHEMA_VERSION = 4
@@ -139,7 +139,7 @@ def verdict(difference: Sequence[float]) -> Significance:
 def verified_front(candidates: list[CandidateRecord]) -> list[str]:
     """The non-dominated plans on measured numbers, by rising bytes; none if none was measured."""
     measured = [(c, c.quality_kept) for c in candidates if c.quality_kept is not None]
-    return [measured[i][0].hash for i in front([(c.bytes, kept) for c, kept in measured])]
+    return [measured[i][0].hash for i in front_indices([(c.bytes, kept) for c, kept in measured])]
 
 
 def choose(candidates: list[CandidateRecord], floor: float | None) -> CandidateRecord | None:

@@ -1,1 +1,4 @@
-"""The search itself, and the only door to Optuna: problem, objectives, samplers, storage."""
+"""Studies: the problem, its search space and objectives, samplers, and storage of trials.
+
+Within this project only this package imports Optuna.
+"""

@@ -1,9 +1,10 @@
-"""Which plans are valued or being valued, by whom: how several processes never do one twice.
+"""Claims on plans: how several processes never evaluate the same plan.
 
-A process claims a plan by writing its hash on its own running trial, and then looks whether any
-other trial has it too. Of two that claim the same at once at least the one that wrote last sees
-the other; whoever sees another gives way. A claim ends with its trial: complete for good, or
-failed, and then the plan is free again. Trials of processes that died are failed by the others.
+A process claims a plan by writing its hash on its own running trial, and then reads whether
+another trial has it too. If two processes claim a plan at the same moment, at least the one that
+wrote last sees the other; a process that sees another one gives way. A claim ends with its trial:
+if the trial completes, the plan is done; if it fails, the plan is free again. The trials of a
+process that died are failed by the others.
 """
 
 from __future__ import annotations
@@ -22,107 +23,108 @@ import psutil
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-CLAIM = "claim"
+CLAIM_ATTRIBUTE = "claim"
 """The attribute of a trial that holds [plan hash, process]."""
-BEAT = 5.0
-"""Seconds between a process's signs of life."""
-GRACE = 30.0
-"""A process that gives none for so many seconds is taken for dead: it may run elsewhere."""
-
-
-STARTED = 19
-"""Fields between the name of a process and its start in /proc/PID/stat."""
+HEARTBEAT_SECONDS = 5.0
+"""Time between two heartbeats of a process."""
+GRACE_SECONDS = 30.0
+"""A process on another machine counts as dead after this time without a heartbeat."""
+START_FIELD = 19
+"""Index of a process's start time in /proc/PID/stat, after the field with its name."""
 
 
 class Claims:
     """The plans that the trials of a study hold, complete or running."""
 
-    def __init__(self, storage: BaseStorage, study: int) -> None:
+    def __init__(self, storage: BaseStorage, study_id: int) -> None:
         self.storage = storage
-        self.study = study
-        self.me = f"{_place()}/{os.getpid()}/{_started(os.getpid())}"
-        self.valued: set[str] = set()
+        self.study_id = study_id
+        self.process = f"{_host_identity()}/{os.getpid()}/{_start_time(os.getpid())}"
+        """Identity of this process, which it writes on its trials."""
+        self.evaluated: set[str] = set()
         """Hashes of the plans of complete trials."""
         self.running: dict[str, set[int]] = {}
-        """Hash of a plan -> numbers of the running trials that claim it."""
-        self._settled = 0
-        """All trials before this one are finished and counted."""
-        self._taken: set[int] = set()
-        """Numbers of the trials that are ours."""
-        self._heard: dict[str, tuple[Any, float]] = {}
-        """Process -> its last sign of life, and when we saw it first."""
+        """Numbers of the running trials that claim each plan, by its hash."""
+        self._settled_trials = 0
+        """All trials before this number have finished and are counted."""
+        self._own_trials: set[int] = set()
+        self._heartbeats: dict[str, tuple[Any, float]] = {}
+        """The last heartbeat of each process, and when this process first saw it."""
 
     def refresh(self) -> None:
-        """Read what all processes have written."""
-        trials = self.storage.get_all_trials(self.study, deepcopy=False)
+        """Read the claims of all processes."""
+        trials = self.storage.get_all_trials(self.study_id, deepcopy=False)
         self.running = {}
         settled = True
-        for trial in trials[self._settled :]:
-            plan = _claim(trial)[0]
+        for trial in trials[self._settled_trials :]:
+            plan = _claim_of(trial)[0]
             finished = trial.state.is_finished()
             settled = settled and finished
-            self._settled += settled
+            self._settled_trials += settled
             if trial.state == TrialState.COMPLETE:
-                self.valued.add(plan)
+                self.evaluated.add(plan)
             elif not finished:
                 self.running.setdefault(plan, set()).add(trial.number)
         self.running.pop("", None)
 
     def __contains__(self, plan: str) -> bool:
-        return plan in self.valued or plan in self.running
+        return plan in self.evaluated or plan in self.running
 
     def __len__(self) -> int:
-        """How many plans are valued or being valued."""
-        return len(self.valued | self.running.keys())
+        """Number of plans that are evaluated or claimed."""
+        return len(self.evaluated | self.running.keys())
 
-    def take(self, trial: optuna.Trial, plan: str) -> bool:
-        """Claim the plan for a running trial of ours; False if another trial has it."""
-        self._taken.add(trial.number)
-        trial.set_user_attr(CLAIM, [plan, self.me])
+    def claim(self, trial: optuna.Trial, plan: str) -> bool:
+        """Claim the plan of this hash for an own trial; return False if another trial has it."""
+        self._own_trials.add(trial.number)
+        trial.set_user_attr(CLAIM_ATTRIBUTE, [plan, self.process])
         self.refresh()
-        return plan not in self.valued and self.running[plan] == {trial.number}
+        return plan not in self.evaluated and self.running[plan] == {trial.number}
 
-    def fail_the_dead(self) -> None:
-        """Fail the running trials of processes that live no more: their plans are free again."""
-        beats = self.storage.get_study_user_attrs(self.study)
-        for trial in self.storage.get_all_trials(self.study, deepcopy=False):
-            ours = trial.number in self._taken
+    def fail_dead_trials(self) -> None:
+        """Fail the running trials of dead processes, which makes their plans free again."""
+        heartbeats = self.storage.get_study_user_attrs(self.study_id)
+        for trial in self.storage.get_all_trials(self.study_id, deepcopy=False):
+            own = trial.number in self._own_trials
             running = trial.state == TrialState.RUNNING
-            if running and not ours and self._is_dead(_claim(trial)[1], beats):
-                number = self.storage.get_trial_id_from_study_id_trial_number(
-                    self.study, trial.number
+            if running and not own and self._is_dead(_claim_of(trial)[1], heartbeats):
+                trial_id = self.storage.get_trial_id_from_study_id_trial_number(
+                    self.study_id, trial.number
                 )
                 with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
-                    self.storage.set_trial_state_values(number, TrialState.FAIL)
+                    self.storage.set_trial_state_values(trial_id, TrialState.FAIL)
 
-    def _is_dead(self, process: str, beats: Mapping[str, Any]) -> bool:
-        """At once if it ran where we do; else when its beat stood still for the grace period.
+    def _is_dead(self, process: str, heartbeats: Mapping[str, Any]) -> bool:
+        """Return whether a process is dead.
 
-        That holds here too: a process that was stopped lives, and may never go on. What is ours
-        by name alone was left by an earlier search of this very process.
+        On this machine that is known immediately; elsewhere a process is dead if its heartbeat has
+        not changed for the grace period. The latter counts on this machine, too: a stopped process
+        exists, but may never continue. A trial with this process's identity that is not its own
+        was left by an earlier study of this process.
         """
         if not process:
             return False
-        if process == self.me or (process.startswith(f"{_place()}/") and not _lives(process)):
+        local = process.startswith(f"{_host_identity()}/")
+        if process == self.process or (local and not _is_running(process)):
             return True
-        beat, now = beats.get(process), time.monotonic()
-        last, since = self._heard.setdefault(process, (beat, now))
-        if beat != last:
-            self._heard[process] = (beat, now)
+        heartbeat, now = heartbeats.get(process), time.monotonic()
+        last, since = self._heartbeats.setdefault(process, (heartbeat, now))
+        if heartbeat != last:
+            self._heartbeats[process] = (heartbeat, now)
             return False
-        return now - since > GRACE
+        return now - since > GRACE_SECONDS
 
     @contextlib.contextmanager
-    def alive(self) -> Iterator[None]:
-        """Give signs of life to processes on other machines, for as long as the block runs."""
+    def heartbeat(self) -> Iterator[None]:
+        """Write heartbeats for processes on other machines while the block runs."""
         stop = threading.Event()
 
         def beat() -> None:
-            beats = 0
-            while not stop.wait(BEAT):
-                beats += 1
-                with contextlib.suppress(Exception):  # the trials themselves will tell
-                    self.storage.set_study_user_attr(self.study, self.me, beats)
+            count = 0
+            while not stop.wait(HEARTBEAT_SECONDS):
+                count += 1
+                with contextlib.suppress(Exception):  # a broken store also fails the trials
+                    self.storage.set_study_user_attr(self.study_id, self.process, count)
 
         thread = threading.Thread(target=beat, daemon=True)
         thread.start()
@@ -133,30 +135,30 @@ class Claims:
             thread.join()
 
 
-def _claim(trial: FrozenTrial) -> tuple[str, str]:
-    """Plan hash and process; both empty for a trial that claims nothing yet."""
-    plan, process = trial.user_attrs.get(CLAIM, ("", ""))
+def _claim_of(trial: FrozenTrial) -> tuple[str, str]:
+    """Return plan hash and process; both are empty for a trial without a claim."""
+    plan, process = trial.user_attrs.get(CLAIM_ATTRIBUTE, ("", ""))
     return plan, process
 
 
-def _place() -> str:
-    """Names where process numbers mean the same: machine, its start, and container."""
+def _host_identity() -> str:
+    """Identify where process numbers are unique: machine, its boot, and container."""
     boot, namespace = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
-    started = boot.read_text().strip() if boot.is_file() else str(int(psutil.boot_time()))
-    return f"{platform.node()}/{started}/{namespace.stat().st_ino if namespace.exists() else 0}"
+    booted = boot.read_text().strip() if boot.is_file() else str(int(psutil.boot_time()))
+    return f"{platform.node()}/{booted}/{namespace.stat().st_ino if namespace.exists() else 0}"
 
 
-def _lives(process: str) -> bool:
-    """Whether the process of that identity, of this place, still runs."""
-    *_, number, started = process.split("/")
-    return _started(int(number)) == started
+def _is_running(process: str) -> bool:
+    """Return whether the process of this identity, on this host, is still running."""
+    *_, number, start_time = process.split("/")
+    return _start_time(int(number)) == start_time
 
 
-def _started(number: int) -> str:
-    """When a process began, as its kernel counts; "gone" if it runs no more.
+def _start_time(number: int) -> str:
+    """Return when a process started, in the kernel's ticks; "gone" if it is not running.
 
-    One that nobody waits for stays a zombie: it has a number and a start, but it has ended. Times
-    of day will not do: they change for processes that run already when the clock is put right.
+    A zombie has a number and a start time, but has ended. The time of day would not do: it changes
+    for running processes when the clock is set.
     """
     try:
         process = psutil.Process(number)
@@ -165,6 +167,6 @@ def _started(number: int) -> str:
         kernel = Path(f"/proc/{number}/stat")
         if not kernel.is_file():
             return f"{process.create_time():.2f}"
-        return kernel.read_text().rpartition(")")[2].split()[STARTED]
+        return kernel.read_text().rpartition(")")[2].split()[START_FIELD]
     except (psutil.Error, OSError):
         return "gone"

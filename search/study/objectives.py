@@ -1,4 +1,4 @@
-"""What a plan is worth: its costs, and the quality that the similarities predict."""
+"""The objectives of a plan: its costs, and the quality that the similarities predict."""
 
 from __future__ import annotations
 
@@ -12,80 +12,93 @@ from spaces.errors import MergeSearchError
 from spaces.plan import SharePlan
 
 MEGA = 1e6
-UNITS: dict[Cost, str] = {"bytes": "MB", "macs": "M", "activation": "MB", "latency": "ms"}
-"""What a value of each cost is counted in (MB is 10^6 bytes)."""
+COST_UNITS: dict[Cost, str] = {"bytes": "MB", "macs": "M", "activation": "MB", "latency": "ms"}
+"""The unit of each cost; MB is 10^6 bytes."""
 
 
-class NotMeasuredHere(MergeSearchError):
-    """A latency is asked for where no network runs."""
+class LatencyUnavailable(MergeSearchError):
+    """The search minimises a measured latency, but this process runs no network."""
 
 
 @dataclass(frozen=True)
-class Predicted:
-    """A plan with the bytes it holds and the quality that the proxy predicts."""
+class PredictedPlan:
+    """A plan with its bytes and the quality that the proxy predicts."""
 
     plan: SharePlan
     bytes: int
     proxy: float
-    """Mean over the models of the share of its quality that each keeps."""
+    """Mean over the models of the share of its quality that each keeps, 0 to 1."""
     worst: float
-    """The lowest of them."""
+    """The lowest share of its quality that any model keeps, 0 to 1."""
 
 
 @dataclass(frozen=True)
-class Valued(Predicted):
-    """The same with all that the search makes small."""
+class EvaluatedPlan(PredictedPlan):
+    """A predicted plan with the costs that the search minimises."""
 
     costs: tuple[float, ...]
-    """What the problem names, in its order and in UNITS."""
+    """The costs that the problem names, in its order and in COST_UNITS."""
 
     @property
     def objectives(self) -> tuple[float, ...]:
-        """All to be made small: the costs, and the quality with its sign turned."""
+        """The values to minimise: the costs, and the negative predicted quality."""
         return (*self.costs, -self.proxy)
 
 
 class PlanEvaluator:
-    """Values plans."""
+    """Computes the objectives of plans."""
 
     def __init__(
-        self, problem: Problem, milliseconds: Callable[[SharePlan], float] | None = None
+        self, problem: Problem, measure_latency: Callable[[SharePlan], float] | None = None
     ) -> None:
-        """`milliseconds` measures a plan's latency; needed only where the problem names it."""
+        """Prepare for a problem.
+
+        `measure_latency` returns milliseconds per frame of a plan; it is needed only if latency is
+        among the problem's costs.
+        """
         self.problem = problem
         self.costs = CostModel(problem.facts)
-        self.proxy = Proxy(problem.kept, problem.layouts)
-        self._predicted: dict[SharePlan, Predicted] = {}
+        self.proxy = Proxy(problem.quality_by_share, problem.layouts)
+        self._predicted: dict[SharePlan, PredictedPlan] = {}
         self._measure: dict[Cost, Callable[[SharePlan], float]] = {
             "bytes": lambda plan: self.predict(plan).bytes / MEGA,
             "macs": lambda plan: self.costs.macs(plan) / MEGA,
             "activation": lambda plan: self.costs.activation(plan) / MEGA,
-            "latency": milliseconds or _not_here,
+            "latency": measure_latency or _refuse_latency,
         }
 
-    def predict(self, plan: SharePlan) -> Predicted:
-        """What is known of a canonical plan without measuring anything."""
+    def predict(self, plan: SharePlan) -> PredictedPlan:
+        """Return a canonical plan's bytes and predicted quality; nothing is measured."""
         if plan not in self._predicted:
             by_model = self.proxy.by_model(plan).values()
             proxy = sum(by_model) / len(by_model)
-            self._predicted[plan] = Predicted(plan, self.costs.bytes(plan), proxy, min(by_model))
+            self._predicted[plan] = PredictedPlan(
+                plan, self.costs.bytes(plan), proxy, min(by_model)
+            )
         return self._predicted[plan]
 
-    def value(self, plan: SharePlan) -> Valued:
-        """The value of a canonical plan; a latency is measured anew each time."""
-        return self.valued(plan, tuple(self._measure[cost](plan) for cost in self.problem.costs))
+    def evaluate(self, plan: SharePlan) -> EvaluatedPlan:
+        """Return a canonical plan with its costs; a latency is measured again at each call.
 
-    def valued(self, plan: SharePlan, costs: tuple[float, ...]) -> Valued:
-        """The value of a canonical plan whose costs are known already."""
-        known = self.predict(plan)
-        return Valued(plan, known.bytes, known.proxy, known.worst, costs)
+        Raises:
+            LatencyUnavailable: the problem minimises latency, and there is no way to measure it.
+        """
+        return self.with_costs(
+            plan, tuple(self._measure[cost](plan) for cost in self.problem.costs)
+        )
 
-    def feasible(self, found: Predicted) -> bool:
-        return self.problem.limits.allow(found.bytes, found.worst)
+    def with_costs(self, plan: SharePlan, costs: tuple[float, ...]) -> EvaluatedPlan:
+        """Return a canonical plan with costs that were computed before."""
+        predicted = self.predict(plan)
+        return EvaluatedPlan(plan, predicted.bytes, predicted.proxy, predicted.worst, costs)
+
+    def is_feasible(self, plan: PredictedPlan) -> bool:
+        """Return whether the plan lies within the problem's limits."""
+        return self.problem.limits.allow(plan.bytes, plan.worst)
 
 
-def _not_here(plan: SharePlan) -> float:
-    raise NotMeasuredHere(
-        "this search makes a measured latency small, and latencies of two machines do not "
-        "compare: it cannot be joined; run it with one process"
+def _refuse_latency(plan: SharePlan) -> float:
+    raise LatencyUnavailable(
+        "this search minimises measured latency, and latencies of two machines do not compare: "
+        "it cannot be joined; run it with one process"
     )

@@ -1,4 +1,4 @@
-"""What a study is asked, as data: models' facts, what each share keeps, limits and objectives."""
+"""The problem that a study solves, as data: models' facts, shares, limits and objectives."""
 
 from __future__ import annotations
 
@@ -10,70 +10,72 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-from search.study.search_space import Encoding
+from search.study.search_space import SearchSpace
 from spaces.liveness import Layouts
 from spaces.model_facts import ModelFacts, facts_from_json, facts_to_json, layouts_by_model
 from spaces.plan import AdapterSpec, Ref, Share
 
 Cost = Literal["bytes", "macs", "activation", "latency"]
-"""What a search can make small: bytes held, multiply-accumulates per frame, peak bytes of live
-activations per frame, measured milliseconds per frame."""
+"""A cost that a search can minimise: bytes held, multiply-accumulates per frame, peak bytes of
+live activations per frame, measured milliseconds per frame."""
 
 SamplerName = Literal["local", "nsga2", "tpe", "random"]
-"""How a study picks what to try next; see `search.study_samplers`."""
+"""How a study picks the next plan to evaluate; see `search.study.samplers`."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What makes a plan feasible."""
+    """The limits within which a plan is feasible."""
 
     bytes: float = math.inf
-    """The merged set may hold at most so many."""
+    """The most bytes that the merged set may hold."""
     quality: float = 0.0
-    """Every model must keep at least this share of its quality."""
+    """The lowest share of its quality that every model must keep, 0 to 1."""
 
     @property
-    def want_bytes(self) -> bool:
-        """Whether fewest bytes are asked for, and not the best quality."""
+    def prefer_fewest_bytes(self) -> bool:
+        """Whether the user wants the fewest bytes rather than the best quality."""
         return self.quality > 0
 
-    def allow(self, held: int, worst: float) -> bool:
-        """Whether a plan of so many bytes, whose worst model keeps so much, is feasible."""
-        return held <= self.bytes and worst >= self.quality
+    def allow(self, total_bytes: int, worst: float) -> bool:
+        """Return whether a plan is feasible whose lowest quality of any model is `worst`."""
+        return total_bytes <= self.bytes and worst >= self.quality
 
 
 @dataclass(frozen=True)
 class Problem:
-    """All that a plan's value depends on, but for what only a running network can tell."""
+    """Everything that the value of a plan depends on, except for measured latencies."""
 
     facts: Mapping[str, ModelFacts]
-    kept: Mapping[Share, float]
+    quality_by_share: Mapping[Share, float]
     """The shares to choose from, and the quality that each is predicted to keep, 0 to 1."""
     limits: Limits = Limits()
     costs: tuple[Cost, ...] = ("bytes",)
-    """What is made small beside the quality that is made great."""
+    """The costs to minimise, while predicted quality is maximised."""
 
     @cached_property
     def layouts(self) -> Layouts:
+        """The stages and taps of every model."""
         return layouts_by_model(self.facts)
 
     @cached_property
-    def encoding(self) -> Encoding:
-        return Encoding(self.layouts, sorted(self.kept))
+    def space(self) -> SearchSpace:
+        """The plans to choose from, as parameters of trials."""
+        return SearchSpace(self.layouts, sorted(self.quality_by_share))
 
     @property
     def hash(self) -> str:
-        """Eight hexadecimal digits, the same for problems that mean the same."""
+        """Eight hexadecimal digits, equal for equal problems."""
         text = json.dumps(self.to_dict(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON can hold it: what a process on another machine needs to join in."""
+        """Return the problem as JSON data, which is what another process needs to join a study."""
         return {
             "facts": facts_to_json(self.facts),
             "kept": [
-                [str(s.recipient), str(s.donor), str(s.adapter), round(kept, 9)]
-                for s, kept in sorted(self.kept.items())
+                [str(s.recipient), str(s.donor), str(s.adapter), round(quality, 9)]
+                for s, quality in sorted(self.quality_by_share.items())
             ],
             "limits": {
                 "bytes": None if self.limits.bytes == math.inf else self.limits.bytes,
@@ -84,13 +86,13 @@ class Problem:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Problem:
-        """The problem that `to_dict` wrote."""
+        """Return the problem that `to_dict` wrote."""
         limits = data["limits"]
         return cls(
             facts=facts_from_json(data["facts"]),
-            kept={
-                Share(Ref.parse(recipient), Ref.parse(donor), AdapterSpec.parse(adapter)): kept
-                for recipient, donor, adapter, kept in data["kept"]
+            quality_by_share={
+                Share(Ref.parse(recipient), Ref.parse(donor), AdapterSpec.parse(adapter)): quality
+                for recipient, donor, adapter, quality in data["kept"]
             },
             limits=Limits(limits["bytes"] or math.inf, limits["quality"]),
             costs=tuple(data["costs"]),

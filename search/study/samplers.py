@@ -1,4 +1,4 @@
-"""What is tried next: Optuna's samplers and one for spaces of shares, none twice the same plan."""
+"""Samplers, which propose the next plan: Optuna's, and two of this project."""
 
 from __future__ import annotations
 
@@ -15,16 +15,21 @@ from optuna.trial import FrozenTrial, TrialState
 from search.study.claims import Claims
 from search.study.pareto import dominates
 from search.study.problem import Problem, SamplerName
-from search.study.search_space import Encoding, Slot
+from search.study.search_space import SearchSpace, Slot
 from spaces.liveness import Layouts
 from spaces.plan import Ref, Share, SharePlan
 
-Outlook = Literal["fresh", "claimed", "exhausted"]
-PROPOSALS, CHANGES = 10, 40
-"""So often the sampler is asked for a new plan, and then what it proposed last is changed."""
+SpaceStatus = Literal["fresh", "claimed", "exhausted"]
+"""Whether the last proposal is a new plan; if not, whether other processes still evaluate some of
+the remaining plans, or all plans have been evaluated."""
+MAX_PROPOSALS = 10
+"""Proposals that are taken from the inner sampler until one is new."""
+MAX_CHANGES = 40
+"""Random changes that are then made to the last proposal until it is new."""
 
 
-def sampler_named(name: SamplerName, problem: Problem, seed: int) -> BaseSampler:
+def make_sampler(name: SamplerName, problem: Problem, seed: int) -> BaseSampler:
+    """Return the sampler of that name."""
     if name == "local":
         return LocalSampler(problem, seed)
     if name == "nsga2":
@@ -34,37 +39,44 @@ def sampler_named(name: SamplerName, problem: Problem, seed: int) -> BaseSampler
     return RandomSampler(seed=seed)
 
 
-def distributions(encoding: Encoding) -> dict[str, BaseDistribution]:
-    return {slot.name: CategoricalDistribution(tuple(slot.choices)) for slot in encoding.slots}
+def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
+    """Return the distributions of the space's parameters, as Optuna wants them."""
+    return {slot.name: CategoricalDistribution(tuple(slot.choices)) for slot in space.slots}
 
 
 class LocalSampler(BaseSampler):
-    """Local search around the front: a member of it, changed a little.
+    """Local search around the front: changes one of its members a little.
 
-    Most changes move one share by a stage, at the donor or the recipient or both, since similar
-    stages have similar representations: what lies beside a good plan is often good. Others draw
-    a share of a slot, half of them the best of a few by what it keeps alone; or mix two members.
+    Most changes move one share by a stage, at the donor, the recipient or both: neighbouring
+    stages have similar representations, so the neighbours of a good plan are often good. Other
+    changes draw a new share for a slot, half of them the best of a few, or mix two members.
     """
 
-    STEP, MIX, ONE_MORE = 0.65, 0.2, 0.1
-    """Chances: to move a share rather than draw one, to mix two members, to change a slot more."""
-    GUIDED, FEW = 0.5, 3
-    """The chance that a draw is the best of so many."""
+    MOVE = 0.65
+    """Chance to move a share instead of drawing one."""
+    MIX = 0.2
+    """Chance to mix two members of the front."""
+    ANOTHER_SLOT = 0.1
+    """Chance to change one more slot."""
+    GUIDED = 0.5
+    """Chance that a draw is the best of several."""
+    GUIDED_DRAWS = 3
+    """Draws of which the best is taken, by the quality that the share keeps."""
 
     def __init__(self, problem: Problem, seed: int) -> None:
-        encoding = problem.encoding
-        self.slots = {slot.name: slot for slot in encoding.slots}
-        self.choices = {slot.name: tuple(slot.choices) for slot in encoding.slots}
-        self.beside = {slot.name: _beside(slot, encoding.layouts) for slot in encoding.slots}
-        self.kept = problem.kept
+        space = problem.space
+        self.slots = {slot.name: slot for slot in space.slots}
+        self.choices = {slot.name: tuple(slot.choices) for slot in space.slots}
+        self.neighbours = {slot.name: _neighbours(slot, space.layouts) for slot in space.slots}
+        self.quality_by_share = problem.quality_by_share
         self.rng = random.Random(seed)
-        self.front = Front()
+        self.front = FrontMembers()
 
     def reseed_rng(self) -> None:
         self.rng.seed()
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        self.front.learn(study)
+        self.front.update(study)
 
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
@@ -74,17 +86,18 @@ class LocalSampler(BaseSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
+        """Return the parameters of a changed member of the front."""
         members = self.front.members
         if not members or not self.slots:
-            return {name: self._any(name) for name in self.slots}
+            return {name: self._draw(name) for name in self.slots}
         changed = dict(self.rng.choice(members))
         if self.rng.random() < self.MIX:
             other = self.rng.choice(members)
             changed = {name: self.rng.choice((changed[name], other[name])) for name in self.slots}
-        for name in self._some_slots():
-            near = self.beside[name][changed[name]]
-            step = near and self.rng.random() < self.STEP
-            changed[name] = self.rng.choice(near) if step else self._any(name)
+        for name in self._draw_slots():
+            neighbours = self.neighbours[name][changed[name]]
+            move = neighbours and self.rng.random() < self.MOVE
+            changed[name] = self.rng.choice(neighbours) if move else self._draw(name)
         return changed
 
     def sample_independent(
@@ -94,113 +107,115 @@ class LocalSampler(BaseSampler):
         param_name: str,
         param_distribution: BaseDistribution,
     ) -> Any:
-        return self._any(param_name)
+        return self._draw(param_name)
 
-    def _any(self, name: str) -> str:
+    def _draw(self, slot: str) -> str:
         if self.rng.random() >= self.GUIDED:
-            return self.rng.choice(self.choices[name])
-        drawn = [self.rng.choice(self.choices[name]) for _ in range(self.FEW)]
-        return max(drawn, key=lambda key: self._kept(name, key))
+            return self.rng.choice(self.choices[slot])
+        drawn = [self.rng.choice(self.choices[slot]) for _ in range(self.GUIDED_DRAWS)]
+        return max(drawn, key=lambda key: self._quality(slot, key))
 
-    def _kept(self, name: str, key: str) -> float:
-        share = self.slots[name].choices[key]
-        return 0.0 if share is None else self.kept[share]
+    def _quality(self, slot: str, key: str) -> float:
+        share = self.slots[slot].choices[key]
+        return 0.0 if share is None else self.quality_by_share[share]
 
-    def _some_slots(self) -> list[str]:
+    def _draw_slots(self) -> list[str]:
         count = 1
-        while count < len(self.slots) and self.rng.random() < self.ONE_MORE:
+        while count < len(self.slots) and self.rng.random() < self.ANOTHER_SLOT:
             count += 1
         return self.rng.sample(list(self.slots), count)
 
 
-class Front:
-    """The parameters of the trials that no other beats; while none is feasible, of the nearest."""
+class FrontMembers:
+    """Parameters of the non-dominated trials; while none is feasible, of the nearest to it."""
 
     def __init__(self) -> None:
         self.members: list[dict[str, Any]] = []
         self._merits: list[tuple[float, ...]] = []
         self._pending: set[int] = set()
-        self._read = 0
+        """Numbers of the trials that are not finished, or were not read yet."""
+        self._trials_read = 0
 
-    def learn(self, study: Study) -> None:
-        """Take in what has completed since."""
+    def update(self, study: Study) -> None:
+        """Add the trials that have completed since the last call."""
         signs = [1.0 if direction.name == "MINIMIZE" else -1.0 for direction in study.directions]
         trials = study.get_trials(deepcopy=False)
-        self._pending |= set(range(self._read, len(trials)))
-        self._read = len(trials)
+        self._pending |= set(range(self._trials_read, len(trials)))
+        self._trials_read = len(trials)
         for number in sorted(self._pending):
             trial = trials[number]
             if trial.state == TrialState.COMPLETE:
-                over = sum(max(0.0, value) for value in trial.constraints.values())
-                values = (s * v for s, v in zip(signs, trial.values, strict=True))
-                self._add(trial.params, (over, *(values if not over else ())))
+                violation = sum(max(0.0, value) for value in trial.constraints.values())
+                objectives = (s * v for s, v in zip(signs, trial.values, strict=True))
+                self._add(trial.params, (violation, *(objectives if not violation else ())))
             if trial.state.is_finished():
                 self._pending.remove(number)
 
     def _add(self, parameters: dict[str, Any], merit: tuple[float, ...]) -> None:
-        """Merits are (violation, *objectives), of infeasible trials (violation,) alone."""
-        if any(_beats(other, merit) or other == merit for other in self._merits):
+        """A merit is (violation, *objectives) if feasible, else (violation,); all minimised."""
+        if any(_is_better(other, merit) or other == merit for other in self._merits):
             return
-        kept = [k for k, other in enumerate(self._merits) if not _beats(merit, other)]
+        kept = [k for k, other in enumerate(self._merits) if not _is_better(merit, other)]
         self.members = [self.members[k] for k in kept] + [parameters]
         self._merits = [self._merits[k] for k in kept] + [merit]
 
 
-def _beats(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+def _is_better(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
     if one[0] != other[0]:
         return one[0] < other[0]
     return dominates(one, other)
 
 
-def _beside(slot: Slot, layouts: Layouts) -> dict[str, list[str]]:
-    """For each choice those of the same donor model that are at most a stage away."""
+def _neighbours(slot: Slot, layouts: Layouts) -> dict[str, list[str]]:
+    """For each choice of a slot, the choices of the same donor model at most a stage away."""
     shares = {key: share for key, share in slot.choices.items() if share is not None}
     return {
         key: [
             other
             for other, near in shares.items()
-            if other != key and key in shares and _apart(near, shares[key], layouts) <= 1
+            if other != key and key in shares and _distance(near, shares[key], layouts) <= 1
         ]
         for key in slot.choices
     }
 
 
-def _apart(one: Share, other: Share, layouts: Layouts) -> int:
-    """Stages between two shares of one slot; far, if their donors are different models."""
+def _distance(one: Share, other: Share, layouts: Layouts) -> int:
+    """Stages between two shares of a slot; the length of a model if their donor models differ."""
 
-    def between(a: Ref, b: Ref) -> int:
+    def stages_between(a: Ref, b: Ref) -> int:
         layout = layouts[a.model]
         return abs(layout.index(a.stage) - layout.index(b.stage))
 
     if one.donor.model != other.donor.model:
         return len(layouts[one.donor.model].stages)
-    return max(between(one.donor, other.donor), between(one.recipient, other.recipient))
+    return max(
+        stages_between(one.donor, other.donor), stages_between(one.recipient, other.recipient)
+    )
 
 
-class Fresh(BaseSampler):
-    """A sampler that proposes no plan that is valued or being valued already.
+class UniquePlanSampler(BaseSampler):
+    """Proposes no plan that is evaluated or claimed already.
 
-    First come the starting plans. Then the inner sampler is asked a few times. If all that is
-    known (a converged population in a finite space), its last proposal is changed slot by slot
-    until it is new; and if that does not help, the whole space is walked through. `outlook` says
-    when that has ended.
+    The starting plans come first. Then it takes proposals from an inner sampler. If none of a few
+    is new (a converged population in a finite space), it changes the last one slot by slot until
+    it is new; if that fails, it enumerates the space. `status` says how that ended.
     """
 
     def __init__(
         self,
         inner: BaseSampler,
-        encoding: Encoding,
+        space: SearchSpace,
         claims: Claims,
         starts: Sequence[SharePlan],
         seed: int,
     ) -> None:
         self.inner = inner
-        self.encoding = encoding
+        self.space = space
         self.claims = claims
         self.starts = list(starts)
-        self.outlook: Outlook = "fresh"
+        self.status: SpaceStatus = "fresh"
         self._rng = random.Random(seed)
-        self._walk = self._all()
+        self._enumeration = self._all_parameters()
 
     def reseed_rng(self) -> None:
         self.inner.reseed_rng()
@@ -209,28 +224,28 @@ class Fresh(BaseSampler):
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        return distributions(self.encoding)
+        return distributions(self.space)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """What to try; if there is nothing left, anything, and `outlook` says so."""
-        self.outlook = "fresh"
-        self.starts = [plan for plan in self.starts if plan.hash not in self.claims.valued]
+        """Return the parameters of a new plan; if there is none, those of nothing shared."""
+        self.status = "fresh"
+        self.starts = [plan for plan in self.starts if plan.hash not in self.claims.evaluated]
         for plan in self.starts:
             if plan.hash not in self.claims:
-                return dict(self.encoding.encode(plan))
+                return dict(self.space.encode(plan))
         for parameters in self._proposals(study, trial, search_space):
             if self._is_new(parameters):
                 return parameters
-        return self._walked()
+        return self._next_by_enumeration()
 
     def _proposals(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> Iterator[dict[str, Any]]:
         proposed: dict[str, Any] = {}
-        for tried in range(PROPOSALS):
-            if tried == 1:  # as the inner one has marked it; a database is not asked each time
+        for attempt in range(MAX_PROPOSALS):
+            if attempt == 1:  # read once, with what the inner sampler has written on the trial
                 trial = study.get_trials(deepcopy=False)[trial.number]
             drawn = self.inner.sample_relative(study, trial, search_space)
             proposed = {
@@ -240,35 +255,35 @@ class Fresh(BaseSampler):
                 for name, distribution in search_space.items()
             }
             yield proposed
-        for _ in range(CHANGES):
-            slot = self._rng.choice(self.encoding.slots)
+        for _ in range(MAX_CHANGES):
+            slot = self._rng.choice(self.space.slots)
             proposed = {**proposed, slot.name: self._rng.choice(tuple(slot.choices))}
             yield proposed
 
     def _is_new(self, parameters: Mapping[str, str]) -> bool:
-        return self.encoding.decode(parameters).hash not in self.claims
+        return self.space.decode(parameters).hash not in self.claims
 
-    def _walked(self) -> dict[str, Any]:
-        """The next new plan of the whole space.
+    def _next_by_enumeration(self) -> dict[str, Any]:
+        """Return the next new plan of the space, and set `status` if there is none.
 
-        What was claimed, by others or in vain by us, when the walk came past may be free again:
-        only a walk that begins and ends now says that there is nothing left.
+        A plan that was claimed when the enumeration passed it may be free again. So only a second
+        enumeration, from start to end, shows that nothing is left.
         """
         claimed = False
-        for walk in (self._walk, self._all()):
-            self._walk, claimed = walk, False
-            for parameters in walk:
-                plan = self.encoding.decode(parameters).hash
+        for enumeration in (self._enumeration, self._all_parameters()):
+            self._enumeration, claimed = enumeration, False
+            for parameters in enumeration:
+                plan = self.space.decode(parameters).hash
                 if plan not in self.claims:
                     return parameters
                 claimed |= plan in self.claims.running
-        self.outlook = "claimed" if claimed else "exhausted"
-        return dict(self.encoding.encode(SharePlan()))
+        self.status = "claimed" if claimed else "exhausted"
+        return dict(self.space.encode(SharePlan()))
 
-    def _all(self) -> Iterator[dict[str, Any]]:
-        names = [slot.name for slot in self.encoding.slots]
-        for chosen in itertools.product(*(slot.choices for slot in self.encoding.slots)):
-            yield dict(zip(names, chosen, strict=True))
+    def _all_parameters(self) -> Iterator[dict[str, Any]]:
+        names = [slot.name for slot in self.space.slots]
+        for keys in itertools.product(*(slot.choices for slot in self.space.slots)):
+            yield dict(zip(names, keys, strict=True))
 
     def sample_independent(
         self,

@@ -1,8 +1,8 @@
-"""Trial parameters <-> plan.
+"""The search space: trial parameters to plan, and plan to trial parameters.
 
-A head's taps cut its backbone into segments, and of the shares within one segment only the last
-can matter to the head. So there is one categorical parameter per model and segment: no share, or
-one of the legal shares whose recipient lies in that segment.
+The taps divide a backbone into segments, and of the shares within one segment only the last can
+reach the head. So there is one categorical parameter for each model and segment: no share, or one
+of the legal shares whose recipient lies in that segment.
 """
 
 from __future__ import annotations
@@ -16,38 +16,41 @@ from spaces.errors import BadPlan
 from spaces.liveness import Layouts, canonical
 from spaces.plan import Share, SharePlan
 
-NOTHING = "-"
-REMEMBERED = 20_000
-"""So many parameter combinations are decoded once only."""
+NO_SHARE_KEY = "-"
+"""The choice of a parameter that stands for no share."""
+CACHED_PLANS = 20_000
+"""Parameter combinations whose plans are kept in memory."""
 
 
 @dataclass(frozen=True)
 class Slot:
-    """One parameter: where in a model a share may land, and the shares that may land there."""
+    """One parameter: a segment of a model, and the shares whose recipient lies in it."""
 
     name: str
+    """`model:tap`, with the tap that ends the segment."""
     choices: Mapping[str, Share | None]
+    """The shares by the parameter's values; NO_SHARE_KEY stands for None."""
 
 
-class Encoding:
+class SearchSpace:
     """The finite space of plans that the study explores."""
 
     def __init__(self, layouts: Layouts, shares: Sequence[Share]) -> None:
         self.layouts = layouts
         self.slots = tuple(slot for slot in _slots(layouts, shares) if len(slot.choices) > 1)
-        self._plan_of = lru_cache(maxsize=REMEMBERED)(self._plan)
-        self._chosen_by: dict[Share, tuple[str, str]] = {
+        self._cached_plan = lru_cache(maxsize=CACHED_PLANS)(self._plan)
+        self._parameter_of: dict[Share, tuple[str, str]] = {
             share: (slot.name, key)
             for slot in self.slots
             for key, share in slot.choices.items()
             if share is not None
         }
-        """Share -> its slot's name and its key there, in the order of the slots' choices."""
-        self._order = {share: place for place, share in enumerate(self._chosen_by)}
+        """The slot and value that stand for each share, in the order of the slots' choices."""
+        self._order = {share: place for place, share in enumerate(self._parameter_of)}
 
     @property
     def size(self) -> int:
-        """Number of parameter combinations; equal plans are counted as often as they occur."""
+        """Number of parameter combinations; several may decode to the same plan."""
         total = 1
         for slot in self.slots:
             total *= len(slot.choices)
@@ -55,41 +58,42 @@ class Encoding:
 
     @property
     def fingerprint(self) -> str:
-        """The same for two encodings whose parameters mean the same."""
+        """Sixteen hexadecimal digits, equal for two spaces whose parameters mean the same."""
         text = repr([(slot.name, tuple(slot.choices)) for slot in self.slots])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def decode(self, parameters: Mapping[str, str]) -> SharePlan:
-        """The canonical plan of a trial.
+        """Return the canonical plan of a trial's parameters.
 
-        If the shares close a cycle they are put in one by one, without those that would close it.
+        If the shares form a cycle, they are added one by one, and a share that would close a cycle
+        is left out.
         """
-        return self._plan_of(*(parameters[slot.name] for slot in self.slots))
+        return self._cached_plan(*(parameters[slot.name] for slot in self.slots))
 
     def _plan(self, *chosen: str) -> SharePlan:
-        picked = (slot.choices[key] for slot, key in zip(self.slots, chosen, strict=True))
-        shares = [share for share in picked if share is not None]
+        choices = (slot.choices[key] for slot, key in zip(self.slots, chosen, strict=True))
+        shares = [share for share in choices if share is not None]
         try:
             return canonical(SharePlan(tuple(shares)), self.layouts)
         except BadPlan:
             return self._without_cycles(shares)
 
     def _without_cycles(self, shares: Sequence[Share]) -> SharePlan:
-        kept: tuple[Share, ...] = ()
+        added: tuple[Share, ...] = ()
         plan = SharePlan()
         for share in shares:
             try:
-                plan = canonical(SharePlan((*kept, share)), self.layouts)
+                plan = canonical(SharePlan((*added, share)), self.layouts)
             except BadPlan:
                 continue
-            kept = (*kept, share)
+            added = (*added, share)
         return plan
 
     def encode(self, plan: SharePlan) -> dict[str, str]:
-        """Parameters that decode to the plan; shares that the space does not hold are left out."""
+        """Return parameters that decode to the plan, without shares that are not in the space."""
         held = [share for share in plan.shares if share in self._order]
-        chosen = [self._chosen_by[share] for share in sorted(held, key=self._order.__getitem__)]
-        return {slot.name: NOTHING for slot in self.slots} | dict(chosen)
+        chosen = [self._parameter_of[share] for share in sorted(held, key=self._order.__getitem__)]
+        return {slot.name: NO_SHARE_KEY for slot in self.slots} | dict(chosen)
 
 
 def _slots(layouts: Layouts, shares: Sequence[Share]) -> list[Slot]:
@@ -100,7 +104,7 @@ def _slots(layouts: Layouts, shares: Sequence[Share]) -> list[Slot]:
             end = layout.index(tap) + 1
             segment = layout.stages[start:end]
             start = end
-            choices: dict[str, Share | None] = {NOTHING: None}
+            choices: dict[str, Share | None] = {NO_SHARE_KEY: None}
             for share in shares:
                 if share.recipient.model == name and share.recipient.stage in segment:
                     choices[str(share)] = share

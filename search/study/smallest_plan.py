@@ -1,53 +1,61 @@
-"""The smallest plan of a space: what a budget can be at least."""
+"""The smallest plan of a space: the lowest budget that can be met."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
 
-from search.study.objectives import PlanEvaluator, Predicted
+from search.study.objectives import PlanEvaluator, PredictedPlan
 from search.study.problem import Problem
 from spaces.plan import SharePlan
 
-LOOKED_THROUGH = 5_000
-"""Spaces of at most so many combinations are looked through."""
+MAX_ENUMERATED = 5_000
+"""A space of at most this many combinations is enumerated."""
 
 
-def smallest(problem: Problem, valuer: PlanEvaluator) -> Predicted:
-    """The plan of fewest bytes that the space is known to hold.
+def smallest_plan(problem: Problem, evaluator: PlanEvaluator) -> PredictedPlan:
+    """Return the smallest plan found; of equal bytes the one with the better proxy.
 
-    A small space is looked through. In a large one: coordinate descent on bytes alone, starting
-    from nothing shared. On equal bytes the better proxy wins.
+    A small space is enumerated. In a large one, coordinate descent on the bytes starts from
+    nothing shared.
     """
-    found, encoding = valuer.predict(SharePlan()), problem.encoding
-    if encoding.size <= LOOKED_THROUGH:
-        names = [slot.name for slot in encoding.slots]
-        for chosen in itertools.product(*(slot.choices for slot in encoding.slots)):
-            plan = encoding.decode(dict(zip(names, chosen, strict=True)))
-            found = min(found, valuer.predict(plan), key=_by_bytes)
-        return found
-    for order in _trunk_orders(problem):
-        found = min(found, _descend(problem, valuer, order, SharePlan()), key=_by_bytes)
-    return found
+    if problem.space.size <= MAX_ENUMERATED:
+        return _smallest_of_all(problem, evaluator)
+    descents = (
+        _descend(problem, evaluator, order, SharePlan()) for order in _trunk_orders(problem)
+    )
+    return min(evaluator.predict(SharePlan()), *descents, key=_by_bytes)
 
 
-def smallest_thoroughly(problem: Problem, valuer: PlanEvaluator) -> Predicted:
-    """As `smallest`, but a large space is descended from every single share: before a budget is
-    refused, seconds do not matter."""
-    found, encoding = smallest(problem, valuer), problem.encoding
-    if encoding.size <= LOOKED_THROUGH:
-        return found
-    shares = [s for slot in encoding.slots for s in slot.choices.values() if s is not None]
+def smallest_plan_thorough(problem: Problem, evaluator: PlanEvaluator) -> PredictedPlan:
+    """Return the smallest plan found, starting a descent from every single share, too.
+
+    This takes seconds on a large space, which do not matter before a budget is refused.
+    """
+    smallest, space = smallest_plan(problem, evaluator), problem.space
+    if space.size <= MAX_ENUMERATED:
+        return smallest
+    shares = [s for slot in space.slots for s in slot.choices.values() if s is not None]
     for order in _trunk_orders(problem):
         for share in shares:
-            start = SharePlan((share,))
-            found = min(found, _descend(problem, valuer, order, start), key=_by_bytes)
-    return found
+            descended = _descend(problem, evaluator, order, SharePlan((share,)))
+            smallest = min(smallest, descended, key=_by_bytes)
+    return smallest
+
+
+def _smallest_of_all(problem: Problem, evaluator: PlanEvaluator) -> PredictedPlan:
+    space = problem.space
+    names = [slot.name for slot in space.slots]
+    plans = (
+        space.decode(dict(zip(names, keys, strict=True)))
+        for keys in itertools.product(*(slot.choices for slot in space.slots))
+    )
+    return min(map(evaluator.predict, (SharePlan(), *plans)), key=_by_bytes)
 
 
 def _trunk_orders(problem: Problem) -> list[list[str]]:
-    """Orders of the slots, each with one model's last: that model is left whole for the others."""
-    slots = problem.encoding.slots
+    """Orders of the slots, one for each model, which comes last: it is the others' trunk."""
+    slots = problem.space.slots
     return [
         [s.name for s in sorted(slots, key=lambda s: s.name.partition(":")[0] == trunk)]
         for trunk in problem.layouts
@@ -55,23 +63,24 @@ def _trunk_orders(problem: Problem) -> list[list[str]]:
 
 
 def _descend(
-    problem: Problem, valuer: PlanEvaluator, order: Sequence[str], start: SharePlan
-) -> Predicted:
-    encoding = problem.encoding
-    slots = {slot.name: slot for slot in encoding.slots}
-    parameters = encoding.encode(start)
-    best = valuer.predict(encoding.decode(parameters))
+    problem: Problem, evaluator: PlanEvaluator, order: Sequence[str], start: SharePlan
+) -> PredictedPlan:
+    """Change one slot at a time, in the order given, as long as the plan becomes smaller."""
+    space = problem.space
+    slots = {slot.name: slot for slot in space.slots}
+    parameters = space.encode(start)
+    best = evaluator.predict(space.decode(parameters))
     improved = True
     while improved:
         improved = False
         for name in order:
             for choice in slots[name].choices:
-                tried = {**parameters, name: choice}
-                found = valuer.predict(encoding.decode(tried))
-                if _by_bytes(found) < _by_bytes(best):
-                    parameters, best, improved = tried, found, True
+                changed = {**parameters, name: choice}
+                plan = evaluator.predict(space.decode(changed))
+                if _by_bytes(plan) < _by_bytes(best):
+                    parameters, best, improved = changed, plan, True
     return best
 
 
-def _by_bytes(found: Predicted) -> tuple[int, float]:
-    return (found.bytes, -found.proxy)
+def _by_bytes(plan: PredictedPlan) -> tuple[int, float]:
+    return (plan.bytes, -plan.proxy)

@@ -1,4 +1,4 @@
-"""Where trials are kept: a journal file beside the results, or a PostgreSQL database."""
+"""Stores for trials: a journal file, or a PostgreSQL database."""
 
 from __future__ import annotations
 
@@ -20,48 +20,54 @@ from search.study.storage_url import POSTGRESQL
 from search.utils.redact import without_credentials
 from spaces.errors import MergeSearchError
 
-ENDED = "datetime_complete"
-"""Only the journal's line that ends a trial says when."""
-BEGINNING = b'{"op_code":'
-"""Of every line of a journal."""
-PATIENCE = {
+END_FIELD = "datetime_complete"
+"""The field that only a line of the journal that ends a trial has."""
+JOURNAL_START = b'{"op_code":'
+"""Every line of a journal starts like this."""
+CONNECTION_TIMEOUTS = {
     "connect_timeout": "10",
     "keepalives_idle": "10",
     "keepalives_interval": "5",
     "keepalives_count": "4",
     "tcp_user_timeout": "30000",
 }
-"""libpq's words for: a server that says nothing is given up after 10 s, one that falls silent
-after 30 s. What the URL says goes before."""
-ONE_OPENS = sqlalchemy.text("SELECT pg_advisory_xact_lock(hashtext('merge-search'))")
+"""Parameters of libpq: give up a server that does not answer within 10 s, or that falls silent for
+30 s. Parameters of the URL have precedence."""
+OPENING_LOCK = sqlalchemy.text("SELECT pg_advisory_xact_lock(hashtext('merge-search'))")
+"""Lets one process at a time create the tables."""
 
 
 class DamagedStudy(MergeSearchError):
-    """The file that keeps the trials is not one, or was cut."""
+    """The file is no journal of trials, or it is damaged."""
 
 
 class StoreFailed(MergeSearchError):
-    """The store cannot be reached, or does not take another trial."""
+    """The store cannot be reached, or takes no more trials."""
 
 
 class JournalFile(JournalFileBackend):
-    """Optuna's journal in a file that survives what happens to the processes that write to it.
+    """Optuna's journal in a file that survives the death of its writers.
 
-    The lock is the kernel's own (flock): it goes with the process that held it, so a killed one
-    keeps nobody waiting. A line that was cut short (killed, or the disk was full) is taken away
-    before the next one is written; it had never counted. The disk is waited for once per trial,
-    when its values are written: lines reach it in their order, so a power failure costs at most
-    trials that had not ended.
+    The lock is the kernel's own (flock). It is released when the process that holds it dies, so a
+    killed process blocks nobody. A line that was cut short (its writer was killed, or the disk was
+    full) never counted; it is removed before the next line is written. The file is synchronised
+    with the disk once per trial, when the trial's values are written. Lines reach the disk in
+    their order, so a power failure costs at most the trials that were still running.
     """
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Append the logs, one line each; on a failure the file stays as it was.
+
+        Raises:
+            OSError: the disk is full, or the file cannot be written to.
+        """
         lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
         with open(self._file_path, "r+b", buffering=0) as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             end = _end_of_whole_lines(file)
             try:
                 _write_all(file, lines.encode())
-                if any(ENDED in log for log in logs):
+                if any(END_FIELD in log for log in logs):
                     os.fsync(file.fileno())
             except OSError:
                 with contextlib.suppress(OSError):
@@ -70,7 +76,7 @@ class JournalFile(JournalFileBackend):
 
 
 def _end_of_whole_lines(file: BinaryIO) -> int:
-    """Cut what follows the last line end, and stand there."""
+    """Truncate the file after its last complete line, seek to the end, and return the position."""
     end = file.seek(0, os.SEEK_END)
     if end:
         file.seek(end - 1)
@@ -82,23 +88,25 @@ def _end_of_whole_lines(file: BinaryIO) -> int:
 
 
 def _write_all(file: BinaryIO, content: bytes) -> None:
-    """Unbuffered files may take less than they are given."""
+    """Write everything: an unbuffered file may accept only a part."""
     rest = memoryview(content)
     while rest:
         rest = rest[file.write(rest) :]
 
 
 def open_store(where: str) -> BaseStorage:
-    """The store at `where`: a file's path, made if need be, or a `postgresql://` URL.
+    """Open the store at `where`: a file's path, which is created if missing, or a URL.
+
+    A URL starts with `postgresql://`.
 
     Raises:
         DamagedStudy: the file is no journal.
         StoreFailed: the database cannot be reached, or its driver is not installed.
     """
-    optuna.logging.set_verbosity(optuna.logging.ERROR)  # what fails is told by us, once
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # this project reports failures itself
     if not POSTGRESQL.match(where):
         return _journal(Path(where))
-    with speaking_for(where):
+    with translated_errors(where):
         try:
             return _database(_address(where))
         except ImportError as error:
@@ -108,8 +116,12 @@ def open_store(where: str) -> BaseStorage:
             ) from error
 
 
-def open_known_store(where: str) -> BaseStorage:
-    """The same, but a file that is not there is not made."""
+def open_existing_store(where: str) -> BaseStorage:
+    """Open a store without creating a file.
+
+    Raises:
+        DamagedStudy, StoreFailed: as `open_store`; or the file does not exist.
+    """
     if not POSTGRESQL.match(where) and not Path(where).is_file():
         raise StoreFailed(f"study {where}: there is no such file")
     return open_store(where)
@@ -120,21 +132,21 @@ def _address(where: str) -> sqlalchemy.URL:
         url = sqlalchemy.make_url(POSTGRESQL.sub("postgresql+psycopg://", where, count=1))
     except (ValueError, sqlalchemy.exc.ArgumentError):
         raise StoreFailed(
-            "the storage's address cannot be read; write it as "
+            "the storage's URL cannot be read; write it as "
             "postgresql://USER:PASSWORD@HOST:PORT/DATABASE, with @, / and : in the password as "
             "%40, %2F and %3A"
-        ) from None  # what went wrong may hold part of the password
-    return url.set(query={**PATIENCE, **url.query})
+        ) from None  # the message may contain a part of the password
+    return url.set(query={**CONNECTION_TIMEOUTS, **url.query})
 
 
 def _database(url: sqlalchemy.URL) -> BaseStorage:
-    """Its tables are made if need be, by one process at a time."""
-    with sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool).begin() as waiting:
-        waiting.execute(ONE_OPENS)
-        rendered = url.render_as_string(hide_password=False)  # Optuna would format raw braces
+    """Open the database and create missing tables, one process at a time."""
+    with sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool).begin() as connection:
+        connection.execute(OPENING_LOCK)
+        rendered = url.render_as_string(hide_password=False)  # Optuna formats braces in the URL
         tables = RDBStorage(rendered, engine_kwargs={"pool_pre_ping": True})
     store = get_storage(tables)
-    weakref.finalize(store, tables.engine.dispose)  # the server hears when a store is left
+    weakref.finalize(store, tables.engine.dispose)  # close the connections with the store
     return store
 
 
@@ -142,8 +154,8 @@ def _journal(path: Path) -> JournalStorage:
     try:
         path.touch()
         with path.open("rb") as file:
-            if not BEGINNING.startswith(file.read(len(BEGINNING))):
-                raise ValueError("it begins as no journal does")
+            if not JOURNAL_START.startswith(file.read(len(JOURNAL_START))):
+                raise ValueError("it does not start like a journal")
         return JournalStorage(JournalFile(str(path)))
     except (ValueError, KeyError, TypeError, AssertionError) as error:
         raise _damaged(path, error) from error
@@ -153,44 +165,49 @@ def _journal(path: Path) -> JournalStorage:
 
 def _damaged(where: str | Path, error: Exception) -> DamagedStudy:
     return DamagedStudy(
-        f"study {where}: cannot be read ({error}); remove it to start the search afresh"
+        f"study {where}: cannot be read ({error}); remove it to start a new search"
     )
 
 
 @contextlib.contextmanager
-def speaking_for(where: str) -> Iterator[None]:
-    """A store's failures become one sentence; what it holds already stays there."""
+def translated_errors(where: str) -> Iterator[None]:
+    """Translate failures of the store at `where` into errors with one sentence for the user.
+
+    Raises:
+        DamagedStudy: a line of the journal cannot be read.
+        StoreFailed: the file or the database failed.
+    """
     shown = without_credentials(where)
     try:
         yield
     except OSError as error:
         raise StoreFailed(
-            f"study {shown}: cannot keep another trial ({error.strerror or error}); all trials "
-            "so far are kept: put it right and run the same command again to go on"
+            f"study {shown}: cannot store another trial ({error.strerror or error}); all trials "
+            "so far are kept: solve the problem and run the same command again to continue"
         ) from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise _damaged(shown, error) from error
     except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-        if (stop := _stop_within(error)) is not None:
-            raise stop from None
+        if (interrupt := _interrupt_behind(error)) is not None:
+            raise interrupt from None
         raise StoreFailed(
-            f"storage {shown}: the database failed ({_reason(error)}); what it has taken is "
-            "kept: when it is back, run the same command again to go on"
+            f"storage {shown}: the database failed ({_reason(error)}); the trials that it has "
+            "stored are kept: when it is back, run the same command again to continue"
         ) from error
 
 
-def _stop_within(error: BaseException) -> KeyboardInterrupt | None:
-    """What told us to stop, where the database failed only as it was let go of."""
-    within = error.__context__
-    while within is not None and not isinstance(within, KeyboardInterrupt):
-        within = within.__context__
-    return within
+def _interrupt_behind(error: BaseException) -> KeyboardInterrupt | None:
+    """Return the KeyboardInterrupt behind a database error that was raised during shutdown."""
+    cause = error.__context__
+    while cause is not None and not isinstance(cause, KeyboardInterrupt):
+        cause = cause.__context__
+    return cause
 
 
 def _reason(error: BaseException) -> str:
-    """What the driver said, without the statement that SQLAlchemy and Optuna wrap it into."""
-    said: BaseException = error
-    while said.__context__ is not None and not isinstance(said, sqlalchemy.exc.DBAPIError):
-        said = said.__context__
-    first = getattr(said, "orig", None) or said
-    return without_credentials(" ".join(str(first).split()))[:200]
+    """Return the driver's message without the statements that SQLAlchemy and Optuna add."""
+    cause: BaseException = error
+    while cause.__context__ is not None and not isinstance(cause, sqlalchemy.exc.DBAPIError):
+        cause = cause.__context__
+    original = getattr(cause, "orig", None) or cause
+    return without_credentials(" ".join(str(original).split()))[:200]

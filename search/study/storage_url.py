@@ -1,4 +1,4 @@
-"""How the address of a study's storage is written."""
+"""The URL of a study's storage."""
 
 from __future__ import annotations
 

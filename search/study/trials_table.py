@@ -1,4 +1,4 @@
-"""The trials of a search as a table: OUT/trials.csv, one row per plan in the order of valuing."""
+"""The trials of a search as a table: OUT/trials.csv, one row per plan in order of evaluation."""
 
 from __future__ import annotations
 
@@ -6,28 +6,32 @@ import csv
 import io
 from pathlib import Path
 
-from search.study.objectives import MEGA, UNITS, PlanEvaluator
-from search.study.optimize import Explored
+from search.study.objectives import COST_UNITS, MEGA, PlanEvaluator
+from search.study.optimize import StudyResult
 from search.utils.files import write_text
 
 TRIALS = "trials.csv"
 
 
-def save_trials(explored: Explored, valuer: PlanEvaluator, out: Path) -> None:
-    """Write the table. What the search made small is there by name, in its unit."""
-    extra = [cost for cost in valuer.problem.costs if cost != "bytes"]
+def write_trials(study: StudyResult, evaluator: PlanEvaluator, out: Path) -> None:
+    """Write the table, with a column for each further cost that the search minimised.
+
+    Raises:
+        CannotWrite: the folder cannot be written to.
+    """
+    extra = [cost for cost in evaluator.problem.costs if cost != "bytes"]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    costs = [f"{cost}_{UNITS[cost].lower()}" for cost in extra]
+    costs = [f"{cost}_{COST_UNITS[cost].lower()}" for cost in extra]
     writer.writerow(
         ["trial", "plan", "bytes_mb", "proxy", *costs, "feasible", "hypervolume", "shares"]
     )
-    rows = zip(explored.valued, explored.progress, strict=True)
-    for number, (valued, area) in enumerate(rows):
-        known = dict(zip(valuer.problem.costs, valued.costs, strict=True))
+    rows = zip(study.evaluated, study.hypervolumes, strict=True)
+    for number, (plan, hypervolume) in enumerate(rows):
+        cost_by_name = dict(zip(evaluator.problem.costs, plan.costs, strict=True))
         writer.writerow(
-            [number, valued.plan.hash, f"{valued.bytes / MEGA:.6f}", f"{valued.proxy:.6f}",
-             *(f"{known[cost]:.6f}" for cost in extra),
-             "yes" if valuer.feasible(valued) else "no", f"{area:.6f}", valued.plan]
+            [number, plan.plan.hash, f"{plan.bytes / MEGA:.6f}", f"{plan.proxy:.6f}",
+             *(f"{cost_by_name[cost]:.6f}" for cost in extra),
+             "yes" if evaluator.is_feasible(plan) else "no", f"{hypervolume:.6f}", plan.plan]
         )  # fmt: skip
     write_text(out / TRIALS, text.getvalue())

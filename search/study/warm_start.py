@@ -1,4 +1,4 @@
-"""Plans worth trying before any sampler is asked."""
+"""Plans that are evaluated before the sampler proposes any."""
 
 from __future__ import annotations
 
@@ -9,52 +9,60 @@ from spaces.cost import CostModel
 from spaces.plan import Ref, Share, SharePlan
 
 
-def starting_plans(problem: Problem, known: Iterable[SharePlan] = ()) -> list[SharePlan]:
-    """What is known to be good (the smallest plan, an earlier front); nothing shared; one model's
-    prefix for all, the deepest first; share after share by the bytes they save; the best share
-    of each recipient stage. Each once, canonical, and only as far as the space holds it.
+def starting_plans(problem: Problem, known_plans: Iterable[SharePlan] = ()) -> list[SharePlan]:
+    """Return plans that are likely to be good, each once and canonical.
+
+    In this order: `known_plans` (the smallest plan, an earlier front); nothing shared; the prefix
+    of one model as the trunk of all others, the deepest first; share after share by the bytes
+    that they save; the best share of each recipient stage. Shares that the space does not hold are
+    left out.
     """
-    encoding = problem.encoding
-    chain = greedy(problem, by_bytes(problem))
-    singles = (SharePlan((share,)) for share in _best(problem))
-    wanted = (*known, SharePlan(), *_trunks(problem), *chain, *singles)
-    return list(dict.fromkeys(encoding.decode(encoding.encode(plan)) for plan in wanted))
+    space = problem.space
+    by_bytes = greedy_plans(problem, shares_by_bytes(problem))
+    single = (SharePlan((share,)) for share in _best_by_recipient(problem))
+    plans = (*known_plans, SharePlan(), *_trunk_plans(problem), *by_bytes, *single)
+    return list(dict.fromkeys(space.decode(space.encode(plan)) for plan in plans))
 
 
-def by_bytes(problem: Problem) -> list[Share]:
-    """The shares by what the merged set holds with each alone, the fewest bytes first."""
+def shares_by_bytes(problem: Problem) -> list[Share]:
+    """Return the shares by the bytes of the plan that has this share only, the fewest first."""
     costs = CostModel(problem.facts)
-    return sorted(problem.kept, key=lambda share: (costs.bytes(SharePlan((share,))), share))
+    return sorted(
+        problem.quality_by_share, key=lambda share: (costs.bytes(SharePlan((share,))), share)
+    )
 
 
-def greedy(problem: Problem, order: Iterable[Share]) -> Iterator[SharePlan]:
-    """Share after share in their order, each that fits beside those taken; every step's plan."""
-    encoding, plan = problem.encoding, SharePlan()
+def greedy_plans(problem: Problem, order: Iterable[Share]) -> Iterator[SharePlan]:
+    """Add each share, in their order, that is compatible with the plan so far; yield each plan."""
+    space, plan = problem.space, SharePlan()
     for share in order:
         if share.recipient in plan.by_recipient():
             continue
-        grown = encoding.decode(encoding.encode(SharePlan((*plan.shares, share))))
-        if set(plan.shares) < set(grown.shares):
-            plan = grown
+        extended = space.decode(space.encode(SharePlan((*plan.shares, share))))
+        if set(plan.shares) < set(extended.shares):
+            plan = extended
             yield plan
 
 
-def _best(problem: Problem) -> Iterator[Share]:
-    """For each recipient stage the share that keeps most."""
-    best: dict[Ref, Share] = {}
-    for share in sorted(problem.kept, key=lambda s: (-problem.kept[s], s)):
+def _best_by_recipient(problem: Problem) -> Iterator[Share]:
+    """For each recipient stage the share that keeps most quality."""
+    quality, best = problem.quality_by_share, dict[Ref, Share]()
+    for share in sorted(quality, key=lambda s: (-quality[s], s)):
         best.setdefault(share.recipient, share)
     return iter(best.values())
 
 
-def _trunks(problem: Problem) -> Iterator[SharePlan]:
-    """For each model and stage, the deepest first: all others take that stage's representation
-    from it at their stage of the same name, and so its whole prefix. Such a trunk is far from
-    another: no step from one to the other is an improvement."""
-    same: dict[Ref, dict[str, Share]] = {}
-    for share in sorted(problem.kept, key=lambda s: (problem.kept[s], s)):
+def _trunk_plans(problem: Problem) -> Iterator[SharePlan]:
+    """For each model and stage, the deepest first, the plan in which this prefix is the trunk.
+
+    All other models take the stage's representation at their stage of the same name. No single
+    step from one trunk to another is an improvement, so a local search would not find them.
+    """
+    quality = problem.quality_by_share
+    same_stage: dict[Ref, dict[str, Share]] = {}
+    for share in sorted(quality, key=lambda s: (quality[s], s)):
         if share.donor.stage == share.recipient.stage:
-            same.setdefault(share.donor, {})[share.recipient.model] = share
+            same_stage.setdefault(share.donor, {})[share.recipient.model] = share
     for name, layout in problem.layouts.items():
         for stage in reversed(layout.stages):
-            yield SharePlan(tuple(same.get(Ref(name, stage), {}).values()))
+            yield SharePlan(tuple(same_stage.get(Ref(name, stage), {}).values()))

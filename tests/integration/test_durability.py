@@ -47,11 +47,11 @@ from search.results.documents import identity
 from search.results.search_result import Result
 from search.study.claims import Claims
 from search.study.objectives import PlanEvaluator
-from search.study.optimize import Explored, StudySettings, explore, join
-from search.study.pareto import nondominated
+from search.study.optimize import StudyResult, StudySettings, join_study, run_study
+from search.study.pareto import nondominated_indices
 from search.study.problem import Problem
-from search.study.samplers import Fresh, Outlook, sampler_named
-from search.study.storage import DamagedStudy, StoreFailed, open_store, speaking_for
+from search.study.samplers import SpaceStatus, UniquePlanSampler, make_sampler
+from search.study.storage import DamagedStudy, StoreFailed, open_store, translated_errors
 from search.tracking.run_writer import PARENT_TAG, RESULT_TAG
 from search.utils.records import load_record
 
@@ -245,7 +245,7 @@ def begun(problem: Problem, store: str, trials: int) -> str:
 
     settings = StudySettings("made-up", store, "local", trials, 0)
     with pytest.raises(_Enough):
-        explore(PlanEvaluator(problem), settings, (), stop)
+        run_study(PlanEvaluator(problem), settings, (), stop)
     return settings.study_name(problem)
 
 
@@ -255,10 +255,10 @@ def valued_by(worker: Command) -> int:
     return int(count)
 
 
-def alone(problem: Problem, folder: Path) -> Explored:
+def alone(problem: Problem, folder: Path) -> StudyResult:
     """What one process finds that looks at everything."""
     settings = StudySettings("made-up", str(folder / "alone.log"), "local", 10_000, 0)
-    return explore(PlanEvaluator(problem), settings)
+    return run_study(PlanEvaluator(problem), settings)
 
 
 def kill_during_a_trial(victim: Command, storage: BaseStorage, study: str) -> str:
@@ -292,7 +292,7 @@ def test_of_four_workers_one_is_killed_during_a_trial_and_every_plan_is_valued_o
     assert plan in plans and not claimed(storage, study)
     counts = [valued_by(worker) for worker in others]
     assert sum(count > 0 for count in counts) > 1 and sum(counts) < len(plans)
-    found = explore(PlanEvaluator(problem), StudySettings("made-up", store, "local", 10_000, 0))
+    found = run_study(PlanEvaluator(problem), StudySettings("made-up", store, "local", 10_000, 0))
     assert {v.objectives for v in found.front} == {
         v.objectives for v in alone(problem, tmp_path).front
     }
@@ -300,9 +300,9 @@ def test_of_four_workers_one_is_killed_during_a_trial_and_every_plan_is_valued_o
 
 
 def true_front(problem: Problem) -> set[tuple[float, ...]]:
-    valuer = PlanEvaluator(problem)
-    valued = [v for v in map(valuer.value, every_plan(problem)) if valuer.feasible(v)]
-    return {valued[k].objectives for k in nondominated([v.objectives for v in valued])}
+    evaluator = PlanEvaluator(problem)
+    valued = [v for v in map(evaluator.evaluate, every_plan(problem)) if evaluator.is_feasible(v)]
+    return {valued[k].objectives for k in nondominated_indices([v.objectives for v in valued])}
 
 
 def test_workers_together_stop_at_exactly_what_is_wanted(store: str, start: StartCommand) -> None:
@@ -319,7 +319,7 @@ def test_many_may_open_a_new_database_at_once(database: str, start: StartCommand
     workers = [start("worker", database, "anything", prepare=together) for _ in range(5)]
     for worker in workers:
         assert (
-            "'anything' is no study of this store; it holds none"
+            "study 'anything': not in this store, which holds none"
             in assert_fails_in_one_sentence(worker)
         )
 
@@ -336,16 +336,16 @@ def test_a_process_that_ended_or_stands_still_holds_no_plan(
     children[0].kill()
     children[1].send_signal(signal.SIGSTOP)
     wait_until(lambda: psutil.Process(children[0].pid).status() == psutil.STATUS_ZOMBIE)
-    monkeypatch.setattr("search.study.claims.GRACE", 0.05)
+    monkeypatch.setattr("search.study.claims.GRACE_SECONDS", 0.05)
     monkeypatch.setattr("psutil._pslinux.boot_time", lambda: 1.0, raising=False)
-    mine.fail_the_dead()
+    mine.fail_dead_trials()
     mine.refresh()
-    assert ended.me not in mine and stopped.me in mine and alive.me in mine
-    storage.set_study_user_attr(study._study_id, alive.me, 1)
+    assert ended.process not in mine and stopped.process in mine and alive.process in mine
+    storage.set_study_user_attr(study._study_id, alive.process, 1)
     time.sleep(0.1)
-    mine.fail_the_dead()
+    mine.fail_dead_trials()
     mine.refresh()
-    assert stopped.me not in mine and alive.me in mine
+    assert stopped.process not in mine and alive.process in mine
     for child in children:
         child.kill()
         child.wait()
@@ -356,7 +356,7 @@ def _claiming(study: optuna.Study, pid: int) -> Claims:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "getpid", lambda: pid)
         claims = Claims(study._storage, study._study_id)
-    assert claims.take(study.ask(), claims.me)
+    assert claims.claim(study.ask(), claims.process)
     return claims
 
 
@@ -365,18 +365,18 @@ def test_what_was_claimed_when_the_walk_came_past_is_not_forgotten(tmp_path: Pat
     storage = open_store(str(tmp_path / "trials.log"))
     study = optuna.create_study(storage=storage, directions=["minimize", "maximize"])
     claims = Claims(storage, study._study_id)
-    inner = sampler_named("random", problem, 0)
-    fresh = Fresh(inner, problem.encoding, claims, (), 0)
+    inner = make_sampler("random", problem, 0)
+    fresh = UniquePlanSampler(inner, problem.space, claims, (), 0)
 
-    def walked() -> tuple[str, Outlook]:
-        return problem.encoding.decode(fresh._walked()).hash, fresh.outlook
+    def walked() -> tuple[str, SpaceStatus]:
+        return problem.space.decode(fresh._next_by_enumeration()).hash, fresh.status
 
     lost = walked()[0]  # it was ours to take, and we gave way
-    claims.valued = {plan.hash for plan in every_plan(problem)} - {lost}
+    claims.evaluated = {plan.hash for plan in every_plan(problem)} - {lost}
     assert walked() == (lost, "fresh")
     claims.running = {lost: {7}}
     assert walked()[1] == "claimed"
-    claims.valued, claims.running = {*claims.valued, lost}, {}
+    claims.evaluated, claims.running = {*claims.evaluated, lost}, {}
     assert walked()[1] == "exhausted"
 
 
@@ -420,12 +420,12 @@ def test_a_failure_that_is_not_the_databases_shows_no_password_either(database: 
 
     settings = StudySettings("made-up", database, "local", 3, 0)
     with pytest.raises(StoreFailed) as caught:
-        explore(PlanEvaluator(SPACE.problem(0.8)), settings, (), gone)
+        run_study(PlanEvaluator(SPACE.problem(0.8)), settings, (), gone)
     assert PASSWORD not in str(caught.value)
 
 
 def test_a_stop_while_the_database_answers_is_a_stop() -> None:
-    with pytest.raises(KeyboardInterrupt), speaking_for("postgresql://there"):
+    with pytest.raises(KeyboardInterrupt), translated_errors("postgresql://there"):
         try:
             raise KeyboardInterrupt
         finally:
@@ -493,7 +493,7 @@ def test_a_journal_that_cannot_grow_keeps_whole_lines(
     line = assert_fails_in_one_sentence(
         start("run", config, *many, prepare=limit_file_size(limit))
     )
-    assert f"study {journal}: cannot keep another trial (File too large)" in line
+    assert f"study {journal}: cannot store another trial (File too large)" in line
     assert "all trials so far are kept" in line
     assert limit - 4000 < size(journal) <= limit and journal.read_bytes().endswith(b"\n")
     known = complete(open_store(str(journal)))
@@ -517,7 +517,7 @@ def test_a_full_disk_costs_no_trial(start: StartCommand, config: Path, small_dis
     journal = small_disk / "trials.log"
     many = ("--set", "search.trials=60", "--set", f"storage={journal}")
     line = assert_fails_in_one_sentence(start("run", config, *many))
-    assert f"study {journal}: cannot keep another trial (No space left on device)" in line
+    assert f"study {journal}: cannot store another trial (No space left on device)" in line
     known = complete(open_store(str(journal)))
     assert 5 < len(known) < 60
     larger = ["mount", "-o", f"remount,size={WHOLE_DISK}", str(small_disk)]
@@ -553,7 +553,7 @@ def test_a_folder_that_takes_nothing_is_named(
     line = assert_fails_in_one_sentence(
         start("run", config, *more, prepare=drop_root_capabilities)
     )
-    assert f"study {journal}: cannot keep another trial (Permission denied)" in line
+    assert f"study {journal}: cannot store another trial (Permission denied)" in line
     assert (out / "result.json").read_bytes() == old
 
 
@@ -609,7 +609,7 @@ def test_a_worker_that_is_told_to_stop_lets_go_of_its_plan(
 def journal_of(folder: Path, trials: int) -> tuple[Path, StudySettings]:
     path = folder / "trials.log"
     settings = StudySettings("made-up", str(path), "local", trials, 0)
-    explore(PlanEvaluator(SPACE.problem(0.8)), settings)
+    run_study(PlanEvaluator(SPACE.problem(0.8)), settings)
     return path, settings
 
 
@@ -618,7 +618,7 @@ def test_nothing_is_left_of_a_long_line_that_was_cut_short(tmp_path: Path) -> No
     first, problem, *_ = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(first + problem[:-1])
     other = replace(settings, name="other")  # its first line is shorter than what was cut
-    assert explore(PlanEvaluator(SPACE.problem(0.8)), other).trials == 3
+    assert run_study(PlanEvaluator(SPACE.problem(0.8)), other).trials == 3
     assert len(complete(open_store(str(path)))) == 3
 
 
@@ -629,7 +629,7 @@ def test_a_journal_whose_end_is_missing_is_healed(tmp_path: Path, lost: int) -> 
     os.truncate(path, size(path) - lost)
     left = complete(open_store(str(path)))
     assert left.items() <= known.items() and len(left) >= 18
-    assert explore(PlanEvaluator(SPACE.problem(0.8)), settings).trials == 20
+    assert run_study(PlanEvaluator(SPACE.problem(0.8)), settings).trials == 20
     again = complete(open_store(str(path)))
     assert left.items() <= again.items()
     assert len(set(plans_of(again, settings.study_name(SPACE.problem(0.8))))) == 20
@@ -642,8 +642,8 @@ def test_a_journal_whose_middle_is_garbage_is_named_and_left_alone(tmp_path: Pat
         path.write_bytes(b"".join([*lines[:7], garbage, *lines[7:]]))
         found = path.read_bytes()
         for use in (
-            lambda: explore(PlanEvaluator(SPACE.problem(0.8)), settings),
-            lambda: join(str(path), "anything"),
+            lambda: run_study(PlanEvaluator(SPACE.problem(0.8)), settings),
+            lambda: join_study(str(path), "anything"),
         ):
             with pytest.raises(DamagedStudy, match=re.escape(f"study {path}: cannot be read")):
                 use()
@@ -655,7 +655,7 @@ def test_garbage_at_the_end_of_a_journal_is_named_too(tmp_path: Path, garbage: b
     path, settings = journal_of(tmp_path, 5)
     path.write_bytes(path.read_bytes() + garbage + b"\n")
     with pytest.raises(DamagedStudy, match=re.escape(str(path))):
-        explore(PlanEvaluator(SPACE.problem(0.8)), settings)
+        run_study(PlanEvaluator(SPACE.problem(0.8)), settings)
 
 
 @pytest.mark.parametrize("text", ["my notes", "my notes\n", '{"a": 1}', "\0\0\0"])
@@ -664,7 +664,7 @@ def test_a_file_that_is_no_journal_staysas_it_is(tmp_path: Path, text: str) -> N
     path.write_text(text)
     settings = StudySettings("made-up", str(path), "local", 3, 0)
     with pytest.raises(DamagedStudy, match=r"notes\.txt: cannot be read"):
-        explore(PlanEvaluator(SPACE.problem(0.8)), settings)
+        run_study(PlanEvaluator(SPACE.problem(0.8)), settings)
     assert path.read_text() == text
 
 

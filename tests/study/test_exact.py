@@ -17,8 +17,8 @@ from search.study.exact.branch_and_bound import TooLarge, exact_front
 from search.study.exact.counting import count_plans
 from search.study.exact.plan_table import PlanTable
 from search.study.exact.segments import NO_SHARE
-from search.study.objectives import PlanEvaluator, Predicted
-from search.study.pareto import front
+from search.study.objectives import PlanEvaluator, PredictedPlan
+from search.study.pareto import front_indices
 from search.study.problem import Limits, Problem
 from spaces.consumers import HEAD, Consumer, Consumers
 from spaces.errors import BadPlan
@@ -99,30 +99,30 @@ def drawn(seed: int) -> Problem:
     )
     if seed % 3 == 0:
         found = thinned(found, 2)
-    return found if found.encoding.size < 8_000 else thinned(found, 3)
+    return found if found.space.size < 8_000 else thinned(found, 3)
 
 
 def thinned(problem: Problem, every: int) -> Problem:
-    return replace(problem, kept=dict(list(problem.kept.items())[::every]))
+    return replace(problem, quality_by_share=dict(list(problem.quality_by_share.items())[::every]))
 
 
-def everything(problem: Problem) -> list[Predicted]:
+def everything(problem: Problem) -> list[PredictedPlan]:
     """All plans of the space, each once, by the encoding, the cost model and the proxy."""
-    slots, valuer = problem.encoding.slots, PlanEvaluator(problem)
+    slots, evaluator = problem.space.slots, PlanEvaluator(problem)
     names = [slot.name for slot in slots]
     plans = {
-        problem.encoding.decode(dict(zip(names, chosen, strict=True)))
+        problem.space.decode(dict(zip(names, chosen, strict=True)))
         for chosen in product(*(slot.choices for slot in slots))
     }
-    return [valuer.predict(plan) for plan in plans]
+    return [evaluator.predict(plan) for plan in plans]
 
 
-def best(plans: Sequence[Predicted], limits: Limits) -> list[tuple[int, float]]:
+def best(plans: Sequence[PredictedPlan], limits: Limits) -> list[tuple[int, float]]:
     points = [(p.bytes, p.proxy) for p in plans if limits.allow(p.bytes, p.worst)]
-    return [points[i] for i in front(points)]
+    return [points[i] for i in front_indices(points)]
 
 
-def points(plans: Sequence[Predicted]) -> list[tuple[int, float]]:
+def points(plans: Sequence[PredictedPlan]) -> list[tuple[int, float]]:
     return [(plan.bytes, plan.proxy) for plan in plans]
 
 
@@ -168,7 +168,7 @@ def test_the_drawn_problems_are_of_every_kind() -> None:
         )
         kinds["a representation handed on"] += len(table.adapter_bytes.results) > 1
         kinds["a tensor held twice"] += bool(table.stage_bytes.tied)
-        kinds["a cycle"] += count_plans(problem) < problem.encoding.size
+        kinds["a cycle"] += count_plans(problem) < problem.space.size
         kinds["an adapter that another beats"] += len(table.undominated_shares()) < len(
             table.shares
         )
@@ -181,7 +181,9 @@ def test_the_drawn_problems_are_of_every_kind() -> None:
 def test_of_plans_that_tie_none_is_missed(seed: int, values: tuple[float, ...]) -> None:
     problem = drawn(seed)
     rng = np.random.default_rng(seed)
-    problem = replace(problem, kept={s: float(rng.choice(values)) for s in problem.kept})
+    problem = replace(
+        problem, quality_by_share={s: float(rng.choice(values)) for s in problem.quality_by_share}
+    )
     plans = everything(problem)
     for floor in (0.0, 0.5, 0.7, 0.7 * 0.5):
         limits = Limits(quality=floor)
@@ -199,7 +201,7 @@ def test_where_nothing_is_feasible_the_front_is_empty() -> None:
 
 
 def test_an_empty_space_holds_one_plan() -> None:
-    problem = replace(drawn(0), kept={})
+    problem = replace(drawn(0), quality_by_share={})
     (only,) = exact_front(problem).front
     assert (only.plan, only.bytes, only.proxy) == (SharePlan(), unmerged(problem), 1.0)
     assert count_plans(problem) == 1
@@ -230,7 +232,7 @@ def test_seeds_change_nothing_and_progress_hears_of_all(seed: int) -> None:
     problem = replace(problem, limits=Limits(0.9 * unmerged(problem)))
     heard: list[int] = []
     plain = exact_front(problem, heard.append)
-    assert sum(heard) == plain.examined and plain.combinations == problem.encoding.size
+    assert sum(heard) == plain.examined and plain.combinations == problem.space.size
     seeds = [p.plan for p in everything(problem)[:50]]
     assert points(exact_front(problem, seeds=seeds).front) == points(plain.front)
 
@@ -244,24 +246,26 @@ def test_no_random_plan_beats_the_front_of_a_space_of_more_than_a_million(seed: 
     problem = large(seed)
     problem = replace(problem, limits=Limits(0.9 * unmerged(problem), 0.1))
     assert count_plans(problem) > 1_000_000
-    exact, valuer = exact_front(problem).front, PlanEvaluator(problem)
+    exact, evaluator = exact_front(problem).front, PlanEvaluator(problem)
     assert len(exact) > 10
     for one, following in pairwise(exact):
         assert one.bytes < following.bytes and one.proxy < following.proxy
     for plan in exact:
         assert problem.limits.allow(plan.bytes, plan.worst)
-        assert plan == valuer.predict(canonical(plan.plan, problem.layouts))
-    feasible = [p for p in random_plans(problem, valuer, exact, 3_000) if valuer.feasible(p)]
+        assert plan == evaluator.predict(canonical(plan.plan, problem.layouts))
+    feasible = [
+        p for p in random_plans(problem, evaluator, exact, 3_000) if evaluator.is_feasible(p)
+    ]
     assert len(feasible) > 500
     for other in feasible:
         assert any(p.bytes <= other.bytes and p.proxy >= other.proxy - ROUNDING for p in exact)
 
 
 def random_plans(
-    problem: Problem, valuer: PlanEvaluator, near: Sequence[Predicted], count: int
-) -> list[Predicted]:
+    problem: Problem, evaluator: PlanEvaluator, near: Sequence[PredictedPlan], count: int
+) -> list[PredictedPlan]:
     """Half of them drawn at random, half of them one or two choices away from the given ones."""
-    rng, encoding = np.random.default_rng(0), problem.encoding
+    rng, encoding = np.random.default_rng(0), problem.space
     drawn_plans = []
     for k in range(count):
         start = near[k % len(near)].plan if k % 2 else SharePlan()
@@ -270,7 +274,7 @@ def random_plans(
         for slot in slots[: int(rng.integers(1, 3)) if k % 2 else None]:
             choices = list(encoding.slots[slot].choices)
             parameters[encoding.slots[slot].name] = choices[rng.integers(len(choices))]
-        drawn_plans.append(valuer.predict(encoding.decode(parameters)))
+        drawn_plans.append(evaluator.predict(encoding.decode(parameters)))
     return drawn_plans
 
 
@@ -293,7 +297,7 @@ def test_plans_of_real_networks_are_valued_as_the_cost_model_and_the_proxy_do(
     problem = Problem(
         street.facts, {s: float(k) for s, k in zip(shares, rng.random(len(shares)), strict=True)}
     )
-    table, valuer = PlanTable(problem), PlanEvaluator(problem)
+    table, evaluator = PlanTable(problem), PlanEvaluator(problem)
     picks = np.array(
         [rng.choice([NO_SHARE, *table.shares_into(k)], 800) for k in range(len(table.segments))]
     )
@@ -306,7 +310,7 @@ def test_plans_of_real_networks_are_valued_as_the_cost_model_and_the_proxy_do(
                 liveness(plan, problem.layouts)
             continue
         assert canonical(plan, problem.layouts) == plan, "every chosen share is live"
-        known = valuer.predict(plan)
+        known = evaluator.predict(plan)
         assert known.bytes == values.bytes[k]
         assert known.proxy == pytest.approx(values.quality[k], abs=ROUNDING)
         assert known.worst == pytest.approx(values.worst[k], abs=ROUNDING)

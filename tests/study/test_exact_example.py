@@ -17,8 +17,8 @@ from search.study.exact.counting import count_plans
 from search.study.exact.partial_plans import PartialPlans
 from search.study.exact.plan_table import PlanTable
 from search.study.exact.segments import NO_SHARE
-from search.study.objectives import PlanEvaluator, Predicted
-from search.study.pareto import front
+from search.study.objectives import PlanEvaluator, PredictedPlan
+from search.study.pareto import front_indices
 from search.study.problem import Limits, Problem
 from spaces.consumers import HEAD
 from spaces.model_facts import ModelFacts
@@ -70,9 +70,9 @@ def share_named(text: str) -> Share:
     return Share(Ref.parse(recipient), Ref.parse(donor), IDENTITY)
 
 
-def all_plans() -> list[Predicted]:
+def all_plans() -> list[PredictedPlan]:
     """Every plan of the space once, largest first."""
-    space, evaluator = example().encoding, PlanEvaluator(example())
+    space, evaluator = example().space, PlanEvaluator(example())
     names = [slot.name for slot in space.slots]
     plans = {
         space.decode(dict(zip(names, keys, strict=True)))
@@ -94,7 +94,7 @@ def input_rows() -> Iterator[str]:
     for stage, a, b in zip(STAGES, *STAGE_MB.values(), strict=True):
         yield f"| {stage} | {a} | {b} |"
     yield f"| head | {HEAD_MB} | {HEAD_MB} |"
-    for share, quality in example().kept.items():
+    for share, quality in example().quality_by_share.items():
         yield f"| `{share.donor} -> {share.recipient}` | {quality} |"
 
 
@@ -224,6 +224,6 @@ def test_the_page_names_the_size_of_the_example() -> None:
 
 def test_the_search_finds_the_front_of_the_example() -> None:
     feasible = [p for p in all_plans() if example().limits.allow(p.bytes, p.worst)]
-    best = [feasible[i] for i in front([(p.bytes, p.proxy) for p in feasible])]
+    best = [feasible[i] for i in front_indices([(p.bytes, p.proxy) for p in feasible])]
     assert list(exact_front(example()).front) == best
     assert [p.bytes // MB for p in best] == [9, 13, 17, 18, 21]

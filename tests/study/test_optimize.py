@@ -19,14 +19,14 @@ from optuna.trial import TrialState
 from tiny import MadeUpDeployment
 
 from search.study.claims import Claims
-from search.study.objectives import PlanEvaluator, Valued
-from search.study.optimize import Explored, StudySettings, explore
-from search.study.pareto import front, hypervolume, nondominated
+from search.study.objectives import EvaluatedPlan, PlanEvaluator
+from search.study.optimize import StudyResult, StudySettings, run_study
+from search.study.pareto import front_indices, hypervolume, nondominated_indices
 from search.study.problem import Cost, Limits, Problem, SamplerName
 from search.study.samplers import LocalSampler
-from search.study.smallest_plan import smallest, smallest_thoroughly
+from search.study.smallest_plan import smallest_plan, smallest_plan_thorough
 from search.study.storage import open_store
-from search.study.warm_start import by_bytes, greedy, starting_plans
+from search.study.warm_start import greedy_plans, shares_by_bytes, starting_plans
 from spaces.cost import CostModel
 from spaces.plan import LINEAR, Ref, Share, SharePlan
 
@@ -39,12 +39,12 @@ def explored(
     trials: int,
     seed: int = 0,
     sampler: SamplerName = "local",
-) -> Explored:
+) -> StudyResult:
     folder.mkdir(exist_ok=True)
     settings = StudySettings("made-up", str(folder / "study.log"), sampler, trials, seed)
-    valuer = PlanEvaluator(problem)
-    starts = starting_plans(problem, [smallest(problem, valuer).plan])
-    return explore(valuer, settings, starts)
+    evaluator = PlanEvaluator(problem)
+    starts = starting_plans(problem, [smallest_plan(problem, evaluator).plan])
+    return run_study(evaluator, settings, starts)
 
 
 def stored(folder: Path) -> list[optuna.Study]:
@@ -63,21 +63,21 @@ SMALL = MadeUpDeployment({"a": 2, "b": 2})
 MIDDLE = MadeUpDeployment({"a": 4, "det": 4}, {"det": (1, 3)})
 
 
-def everything(problem: Problem) -> list[Valued]:
+def everything(problem: Problem) -> list[EvaluatedPlan]:
     """All plans of the space, each once."""
-    slots, valuer = problem.encoding.slots, PlanEvaluator(problem)
+    slots, evaluator = problem.space.slots, PlanEvaluator(problem)
     names = [slot.name for slot in slots]
     plans = {
-        problem.encoding.decode(dict(zip(names, chosen, strict=True)))
+        problem.space.decode(dict(zip(names, chosen, strict=True)))
         for chosen in product(*(slot.choices for slot in slots))
     }
-    return [valuer.value(plan) for plan in sorted(plans, key=lambda plan: plan.hash)]
+    return [evaluator.evaluate(plan) for plan in sorted(plans, key=lambda plan: plan.hash)]
 
 
 def true_front(problem: Problem) -> list[tuple[float, ...]]:
-    valuer = PlanEvaluator(problem)
-    points = [v.objectives for v in everything(problem) if valuer.feasible(v)]
-    return sorted(points[i] for i in nondominated(points))
+    evaluator = PlanEvaluator(problem)
+    points = [v.objectives for v in everything(problem) if evaluator.is_feasible(v)]
+    return sorted(points[i] for i in nondominated_indices(points))
 
 
 # What every sampler must do.
@@ -89,7 +89,7 @@ def test_no_trial_is_spent_on_a_plan_that_is_known_and_an_exhausted_space_ends_t
 ) -> None:
     problem = SMALL.problem(0.9)
     found = explored(problem, tmp_path, 150, sampler=sampler)
-    assert problem.encoding.size == 25
+    assert problem.space.size == 25
     assert found.exhausted and found.trials == len(everything(problem)) < 25
     (study,) = stored(tmp_path)
     hashes = [t.user_attrs["claim"][0] for t in complete(study)]
@@ -103,7 +103,7 @@ def test_every_trial_is_another_plan_in_a_space_too_large_to_exhaust(
 ) -> None:
     problem = MIDDLE.problem(0.7)
     found = explored(problem, tmp_path, 60, sampler=sampler)
-    assert (found.trials, len(found.progress), found.exhausted) == (60, 60, False)
+    assert (found.trials, len(found.hypervolumes), found.exhausted) == (60, 60, False)
     valued = [t.user_attrs["claim"][0] for t in complete(stored(tmp_path)[0])]
     assert len(set(valued)) == 60
     budget = problem.limits.bytes
@@ -119,7 +119,7 @@ def test_the_same_seed_finds_the_same(tmp_path: Path, sampler: SamplerName) -> N
         explored(problem, tmp_path / str(k), 60, seed, sampler) for k, seed in enumerate((1, 1, 2))
     )
     assert one == same
-    assert one.progress != other.progress
+    assert one.hypervolumes != other.hypervolumes
 
 
 def test_exactly_at_its_size_a_space_is_done_without_a_look_for_more(tmp_path: Path) -> None:
@@ -135,11 +135,11 @@ def test_exactly_at_its_size_a_space_is_done_without_a_look_for_more(tmp_path: P
 
 def test_the_local_sampler_beats_chance_and_nsga2_at_equal_trials(tmp_path: Path) -> None:
     problem = MadeUpDeployment({"a": 9, "det": 9}, {"det": (4, 6, 8)}, seed=1).problem(0.6)
-    assert problem.encoding.size > 100_000
+    assert problem.space.size > 100_000
     volumes = {
         sampler: np.mean(
             [
-                explored(problem, tmp_path / sampler, 150, seed, sampler).progress[-1]
+                explored(problem, tmp_path / sampler, 150, seed, sampler).hypervolumes[-1]
                 for seed in range(5)
             ]
         )
@@ -150,8 +150,8 @@ def test_the_local_sampler_beats_chance_and_nsga2_at_equal_trials(tmp_path: Path
 
 def test_beside_a_share_lie_those_a_stage_away_from_the_same_donor_model() -> None:
     problem = MIDDLE.problem(1.0)
-    beside = LocalSampler(problem, 0).beside
-    for slot in problem.encoding.slots:
+    beside = LocalSampler(problem, 0).neighbours
+    for slot in problem.space.slots:
         assert beside[slot.name]["-"] == []
         for key, share in slot.choices.items():
             if share is None:
@@ -170,10 +170,10 @@ def test_beside_a_share_lie_those_a_stage_away_from_the_same_donor_model() -> No
 def test_progress_is_the_hypervolume_so_far_and_never_falls(tmp_path: Path) -> None:
     problem = MIDDLE.problem(0.7)
     found = explored(problem, tmp_path, 40)
-    assert all(b >= a for a, b in pairwise(found.progress))
+    assert all(b >= a for a, b in pairwise(found.hypervolumes))
     budget = problem.limits.bytes
     area = hypervolume([(v.bytes / budget, v.proxy) for v in found.front], (1.0, 0.0))
-    assert found.progress[-1] == pytest.approx(area) and 0 < area < 1
+    assert found.hypervolumes[-1] == pytest.approx(area) and 0 < area < 1
 
 
 def test_trials_over_the_budget_are_complete_and_marked(tmp_path: Path) -> None:
@@ -195,22 +195,22 @@ def test_running_again_with_more_trials_adds_only_the_difference(tmp_path: Path)
     first = explored(problem, tmp_path, 20)
     told: list[int] = []
     settings = StudySettings("made-up", str(tmp_path / "study.log"), "local", 32, 0)
-    second = explore(PlanEvaluator(problem), settings, (), told.append)
+    second = run_study(PlanEvaluator(problem), settings, (), told.append)
     assert (first.trials, second.trials) == (20, 32)
     assert told[0] == 20 and sum(told) == 32
-    assert second.progress[:20] == first.progress
+    assert second.hypervolumes[:20] == first.hypervolumes
     assert explored(problem, tmp_path, 32) == second
     assert explored(problem, tmp_path, 5) == second  # what is there is not thrown away
 
 
 def test_another_problem_seed_or_sampler_is_another_study(tmp_path: Path) -> None:
     problem = MIDDLE.problem(0.9)
-    less = {share: kept * 0.9 for share, kept in problem.kept.items()}
+    less = {share: kept * 0.9 for share, kept in problem.quality_by_share.items()}
     for other in (
         problem,
         MIDDLE.problem(0.8),
         replace(problem, limits=Limits(quality=0.5)),
-        replace(problem, kept=less),
+        replace(problem, quality_by_share=less),
         replace(problem, costs=("bytes", "macs")),
     ):
         explored(other, tmp_path, 5)
@@ -228,7 +228,7 @@ def test_a_problem_is_data() -> None:
         again = Problem.from_dict(json.loads(json.dumps(problem.to_dict())))
         assert again.hash == problem.hash and again.limits == problem.limits
         assert again.facts == problem.facts and again.costs == problem.costs
-        assert again.kept == pytest.approx(problem.kept)
+        assert again.quality_by_share == pytest.approx(problem.quality_by_share)
         both = zip(everything(again), everything(problem), strict=True)
         assert all(a.objectives == pytest.approx(b.objectives) for a, b in both)
 
@@ -248,11 +248,11 @@ def test_a_quality_floor_holds_for_every_model(tmp_path: Path, floor: float) -> 
 
 
 def test_the_worst_model_counts_for_the_floor_and_the_mean_for_the_quality() -> None:
-    valuer = PlanEvaluator(SMALL.problem(1.0))
-    for valued in everything(valuer.problem):
-        by_model = valuer.proxy.by_model(valued.plan)
+    evaluator = PlanEvaluator(SMALL.problem(1.0))
+    for valued in everything(evaluator.problem):
+        by_model = evaluator.proxy.by_model(valued.plan)
         assert valued.worst == min(by_model.values())
-        assert valued.proxy == valuer.proxy.quality(valued.plan)
+        assert valued.proxy == evaluator.proxy.quality(valued.plan)
 
 
 @pytest.mark.parametrize(
@@ -281,9 +281,9 @@ def test_a_measured_latency_is_asked_for_once_per_plan_and_kept(tmp_path: Path) 
         return random.random()
 
     settings = StudySettings("made-up", str(tmp_path / "study.log"), "local", 100, 0)
-    first = explore(PlanEvaluator(problem, measured), settings)
+    first = run_study(PlanEvaluator(problem, measured), settings)
     assert len(asked) == len(set(asked)) == first.trials
-    assert explore(PlanEvaluator(problem, measured), settings) == first  # not measured again
+    assert run_study(PlanEvaluator(problem, measured), settings) == first  # not measured again
     assert len(asked) == first.trials
 
 
@@ -292,7 +292,7 @@ def test_a_measured_latency_is_asked_for_once_per_plan_and_kept(tmp_path: Path) 
 
 @pytest.mark.parametrize("trials", [1, 2, 3])
 def test_the_first_trial_is_within_any_budget_that_can_be_met(tmp_path: Path, trials: int) -> None:
-    least = smallest(MIDDLE.problem(1.0), PlanEvaluator(MIDDLE.problem(1.0)))
+    least = smallest_plan(MIDDLE.problem(1.0), PlanEvaluator(MIDDLE.problem(1.0)))
     problem = Problem(MIDDLE.facts, MIDDLE.similarities, Limits(bytes=least.bytes))
     found = explored(problem, tmp_path, trials)
     assert [v.plan for v in found.front] == [least.plan]
@@ -302,17 +302,24 @@ def test_an_empty_space_holds_one_plan(tmp_path: Path) -> None:
     problem = Problem(SMALL.facts, {}, Limits())
     found = explored(problem, tmp_path, 3)
     assert [v.plan for v in found.front] == [SharePlan()] and found.exhausted
-    assert smallest(problem, PlanEvaluator(problem)).plan == SharePlan()
+    assert smallest_plan(problem, PlanEvaluator(problem)).plan == SharePlan()
 
 
 def test_the_starting_plans_are_what_is_known_nothing_and_the_best_of_each_stage() -> None:
     problem = MIDDLE.problem(0.7)
-    known = SharePlan((max(problem.kept, key=lambda s: (s.recipient.stage, -problem.kept[s])),))
+    known = SharePlan(
+        (
+            max(
+                problem.quality_by_share,
+                key=lambda s: (s.recipient.stage, -problem.quality_by_share[s]),
+            ),
+        )
+    )
     plans = starting_plans(problem, [known])
     assert plans[:2] == [known, SharePlan()] and len(plans) == len(set(plans))
-    for recipient in {share.recipient for share in problem.kept}:
-        choices = [share for share in problem.kept if share.recipient == recipient]
-        assert SharePlan((max(choices, key=lambda s: problem.kept[s]),)) in plans
+    for recipient in {share.recipient for share in problem.quality_by_share}:
+        choices = [share for share in problem.quality_by_share if share.recipient == recipient]
+        assert SharePlan((max(choices, key=lambda s: problem.quality_by_share[s]),)) in plans
 
 
 def test_every_model_is_tried_as_the_trunk_of_all_others_at_every_depth() -> None:
@@ -338,23 +345,23 @@ def test_what_the_space_does_not_hold_is_left_out_of_the_starting_plans() -> Non
 
 def test_greedy_takes_share_after_share_and_each_step_is_a_plan_of_the_space() -> None:
     problem = MIDDLE.problem(0.7)
-    order = by_bytes(problem)
+    order = shares_by_bytes(problem)
     model = CostModel(problem.facts)
     alone = [model.bytes(SharePlan((share,))) for share in order]
-    assert alone == sorted(alone) and set(order) == set(problem.kept)
-    steps = list(greedy(problem, order))
+    assert alone == sorted(alone) and set(order) == set(problem.quality_by_share)
+    steps = list(greedy_plans(problem, order))
     assert steps[0] == SharePlan((order[0],)) and len(steps) > 2
     for one, other in pairwise(steps):
         assert set(one.shares) < set(other.shares)
     for plan in steps:
-        assert problem.encoding.decode(problem.encoding.encode(plan)) == plan
+        assert problem.space.decode(problem.space.encode(plan)) == plan
 
 
 def test_the_starting_plans_are_the_first_trials_in_their_order(tmp_path: Path) -> None:
     problem = MIDDLE.problem(0.7)
     starts = starting_plans(problem)
     settings = StudySettings("made-up", str(tmp_path / "study.log"), "nsga2", len(starts) + 2, 0)
-    explore(PlanEvaluator(problem), settings, starts)
+    run_study(PlanEvaluator(problem), settings, starts)
     tried = [t.user_attrs["claim"][0] for t in complete(stored(tmp_path)[0])]
     assert tried[: len(starts)] == [plan.hash for plan in starts]
 
@@ -373,8 +380,8 @@ def test_the_smallest_plan_is_the_smallest_of_all(
     stages: dict[str, int], taps: dict[str, tuple[int, ...]], seed: int
 ) -> None:
     problem = MadeUpDeployment(stages, taps, seed).problem(1.0)
-    assert problem.encoding.size < 5_000
-    least = smallest(problem, PlanEvaluator(problem))
+    assert problem.space.size < 5_000
+    least = smallest_plan(problem, PlanEvaluator(problem))
     assert least.bytes == min(v.bytes for v in everything(problem))
 
 
@@ -383,22 +390,22 @@ def test_before_a_budget_is_refused_a_large_space_is_descended_from_every_share(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "search.study.smallest_plan.LOOKED_THROUGH", 0
+        "search.study.smallest_plan.MAX_ENUMERATED", 0
     )  # take this space for a large one
     problem = MadeUpDeployment({"a": 4, "b": 3}, {"b": (0, 2)}, seed).problem(1.0)
     least = min(valued.bytes for valued in everything(problem))
-    assert smallest_thoroughly(problem, PlanEvaluator(problem)).bytes == least
+    assert smallest_plan_thorough(problem, PlanEvaluator(problem)).bytes == least
 
 
 def test_the_shortlist_takes_the_best_proxies_of_the_layers_next_to_the_front() -> None:
-    def valued(size: int, proxy: float) -> Valued:
+    def valued(size: int, proxy: float) -> EvaluatedPlan:
         share = Share(Ref("b", f"s{size}"), Ref("a", f"s{int(1000 * proxy)}"))
-        return Valued(SharePlan((share,)), size, proxy, proxy, (float(size),))
+        return EvaluatedPlan(SharePlan((share,)), size, proxy, proxy, (float(size),))
 
     front_, behind = [valued(1, 0.2), valued(2, 0.9)], [valued(3, 0.85), valued(2, 0.1)]
     third, fourth = [valued(4, 0.8)], [valued(5, 0.7)]
     feasible = (*fourth, *third, *behind, *front_)
-    found = Explored(tuple(front_), feasible, feasible, (0.0,) * 6, Limits(bytes=9), False)
+    found = StudyResult(tuple(front_), feasible, feasible, (0.0,) * 6, Limits(bytes=9), False)
     assert [v.proxy for v in found.shortlist(4)] == [0.9, 0.85, 0.8, 0.2]
     assert fourth[0] not in found.shortlist(99)
     frugal = replace(found, limits=Limits(quality=0.1))
@@ -414,39 +421,39 @@ def two_claims(tmp_path: Path) -> tuple[optuna.Study, BaseStorage, list[Claims]]
     number = storage.get_study_id_from_name(study.study_name)
     claims = [Claims(storage, number) for _ in range(2)]
     for index, one in enumerate(claims):
-        one.me = f"another-machine/0/0/{index}/0.0"
+        one.process = f"another-machine/0/0/{index}/0.0"
     return study, storage, claims
 
 
 def test_of_two_that_claim_one_plan_at_most_one_has_it(tmp_path: Path) -> None:
     study, _, (mine, theirs) = two_claims(tmp_path)
     first, second = study.ask(), study.ask()
-    assert mine.take(first, "plan")
-    assert not theirs.take(second, "plan")
-    assert not theirs.take(second, "plan")
-    assert theirs.take(second, "another")
+    assert mine.claim(first, "plan")
+    assert not theirs.claim(second, "plan")
+    assert not theirs.claim(second, "plan")
+    assert theirs.claim(second, "another")
     study.tell(first, state=TrialState.FAIL)
-    assert theirs.take(second, "plan")  # a failed trial lets go of its plan
+    assert theirs.claim(second, "plan")  # a failed trial lets go of its plan
     study.tell(second, (1.0, 1.0))
     third = study.ask()
-    assert not mine.take(third, "plan") and "plan" in mine.valued
+    assert not mine.claim(third, "plan") and "plan" in mine.evaluated
 
 
 def test_the_claims_of_a_dead_process_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("search.study.claims.GRACE", 0.05)
+    monkeypatch.setattr("search.study.claims.GRACE_SECONDS", 0.05)
     study, storage, (mine, theirs) = two_claims(tmp_path)
     trial = study.ask()
-    assert theirs.take(trial, "plan")
-    mine.fail_the_dead()  # heard of for the first time: no reason to think it dead
+    assert theirs.claim(trial, "plan")
+    mine.fail_dead_trials()  # heard of for the first time: no reason to think it dead
     mine.refresh()
     assert "plan" in mine
-    storage.set_study_user_attr(mine.study, theirs.me, 1)
+    storage.set_study_user_attr(mine.study_id, theirs.process, 1)
     time.sleep(0.1)
-    mine.fail_the_dead()  # it has given a sign of life since
+    mine.fail_dead_trials()  # it has given a sign of life since
     mine.refresh()
     assert "plan" in mine
     time.sleep(0.1)
-    mine.fail_the_dead()
+    mine.fail_dead_trials()
     mine.refresh()
     assert "plan" not in mine
     with pytest.raises((optuna.exceptions.UpdateFinishedTrialError, ValueError)):
@@ -455,26 +462,26 @@ def test_the_claims_of_a_dead_process_end(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_process_of_this_machine_is_known_to_be_dead_at_once(tmp_path: Path) -> None:
     study, _, (mine, theirs) = two_claims(tmp_path)
-    here = Claims(mine.storage, mine.study).me
+    here = Claims(mine.storage, mine.study_id).process
     *place, _, started = here.split("/")
-    mine.me = here
+    mine.process = here
     child = os.fork()
     if not child:
         os._exit(0)
     os.waitpid(child, 0)
-    theirs.me = "/".join([*place, str(child), started])
+    theirs.process = "/".join([*place, str(child), started])
     trial, own = study.ask(), study.ask()
-    assert theirs.take(trial, "plan") and mine.take(own, "own")
-    mine.fail_the_dead()
+    assert theirs.claim(trial, "plan") and mine.claim(own, "own")
+    mine.fail_dead_trials()
     mine.refresh()
     assert "plan" not in mine and "own" in mine
 
 
 def test_a_living_process_of_this_machine_keeps_its_claims(tmp_path: Path) -> None:
     study, _, (mine, theirs) = two_claims(tmp_path)
-    theirs.me = Claims(mine.storage, mine.study).me  # this very process
-    assert theirs.take(study.ask(), "plan")
-    mine.fail_the_dead()
+    theirs.process = Claims(mine.storage, mine.study_id).process  # this very process
+    assert theirs.claim(study.ask(), "plan")
+    mine.fail_dead_trials()
     mine.refresh()
     assert "plan" in mine
 
@@ -483,7 +490,7 @@ def test_nondominated_takes_any_number_of_objectives() -> None:
     rng = np.random.default_rng(0)
     for size in (1, 2, 3, 4):
         points = [tuple(map(float, row)) for row in rng.integers(0, 6, (60, size))]
-        kept = nondominated(points)
+        kept = nondominated_indices(points)
         for index, point in enumerate(points):
             beaten = any(
                 all(a <= b for a, b in zip(other, point, strict=True)) and other != point
@@ -493,4 +500,4 @@ def test_nondominated_takes_any_number_of_objectives() -> None:
             assert (index in kept) == (not beaten and not twin) or twin
         assert len({points[k] for k in kept}) == len(kept)
     pairs = [(float(a), float(b)) for a, b in rng.integers(0, 9, (50, 2))]
-    assert nondominated([(c, -g) for c, g in pairs]) == front(pairs)
+    assert nondominated_indices([(c, -g) for c, g in pairs]) == front_indices(pairs)

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.study.pareto import front, hypervolume, spread
+from search.study.pareto import evenly_spaced, front_indices, hypervolume
 
 TABLE = [(1.0, 1.0), (1.0, 2.0), (2.0, 3.0), (3.0, 3.0), (3.0, 1.0)]
 # small whole numbers, so that ties and duplicates abound
@@ -38,20 +38,20 @@ def slow_hypervolume(listed: list[tuple[float, float]], cost: int, gain: int) ->
 
 
 def test_the_front_of_the_table() -> None:
-    assert front(TABLE) == [1, 2]
+    assert front_indices(TABLE) == [1, 2]
 
 
 def test_no_points_have_no_front_and_no_volume() -> None:
-    assert front([]) == [] and hypervolume([], (1.0, 0.0)) == 0
+    assert front_indices([]) == [] and hypervolume([], (1.0, 0.0)) == 0
 
 
 def test_one_point_is_its_own_front_and_a_rectangle() -> None:
-    assert front([(2.0, 5.0)]) == [0]
+    assert front_indices([(2.0, 5.0)]) == [0]
     assert hypervolume([(2.0, 5.0)], (10.0, 1.0)) == 32
 
 
 def test_of_equal_points_the_first_stays() -> None:
-    assert front([(2.0, 2.0), (1.0, 1.0), (1.0, 1.0), (2.0, 2.0)]) == [1, 0]
+    assert front_indices([(2.0, 2.0), (1.0, 1.0), (1.0, 1.0), (2.0, 2.0)]) == [1, 0]
 
 
 def test_a_duplicate_adds_no_volume() -> None:
@@ -72,7 +72,7 @@ def test_points_on_or_beyond_the_reference_add_nothing() -> None:
 
 
 def test_arrays_are_points_too() -> None:
-    assert front(np.array(TABLE)) == front(TABLE)
+    assert front_indices(np.array(TABLE)) == front_indices(TABLE)
     assert hypervolume(np.array(TABLE), (4.0, 0.0)) == hypervolume(TABLE, (4.0, 0.0))
 
 
@@ -80,14 +80,14 @@ def test_arrays_are_points_too() -> None:
 def test_the_front_is_what_nothing_dominates_each_once_by_rising_cost(
     listed: list[tuple[float, float]],
 ) -> None:
-    found = [listed[i] for i in front(listed)]
+    found = [listed[i] for i in front_indices(listed)]
     slow = {p for p in listed if not any(dominates(other, p) for other in listed)}
     assert found == sorted(slow)
 
 
 @given(points)
 def test_a_front_rises_in_both_objectives(listed: list[tuple[float, float]]) -> None:
-    found = [listed[i] for i in front(listed)]
+    found = [listed[i] for i in front_indices(listed)]
     assert all(a[0] < b[0] and a[1] < b[1] for a, b in pairwise(found))
 
 
@@ -108,7 +108,7 @@ def test_one_more_point_never_takes_volume_away(
 
 @given(st.integers(0, 60), st.integers(1, 12))
 def test_a_spread_keeps_both_ends_and_even_steps(count: int, most: int) -> None:
-    taken = spread(count, most)
+    taken = evenly_spaced(count, most)
     assert len(taken) == min(count, most) and taken == sorted(set(taken))
     if count:
         assert taken[-1] == count - 1 and (taken[0] == 0 or most == 1)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import made_up_facts, made_up_similarity
 
-from search.study.proxy import Proxy, upstream
+from search.study.proxy import Proxy, upstream_shares
 from spaces.errors import BadPlan
 from spaces.liveness import canonical
 from spaces.model_facts import layouts_by_model
@@ -57,8 +57,8 @@ def test_shares_one_behind_the_other_multiply() -> None:
 def test_the_shares_upstream_of_a_representation_are_listed_nearest_first() -> None:
     first, last = share("det:s1", "cls:s1"), share("cls:s2", "det:s3")
     by_recipient = SharePlan((first, last)).by_recipient()
-    assert upstream(Ref("det", "s3"), by_recipient, LAYOUTS) == [last, first]
-    assert upstream(Ref("det", "s2"), by_recipient, LAYOUTS) == []
+    assert upstream_shares(Ref("det", "s3"), by_recipient, LAYOUTS) == [last, first]
+    assert upstream_shares(Ref("det", "s2"), by_recipient, LAYOUTS) == []
 
 
 @pytest.mark.parametrize(("value", "kept"), [(1.7, 1.0), (-0.4, 0.0), (0.3, 0.3)])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tiny import made_up_facts, shares_in
 
 from search.statistics.observed import Observed
-from search.study.search_space import NOTHING, Encoding
+from search.study.search_space import NO_SHARE_KEY, SearchSpace
 from spaces.errors import BadPlan
 from spaces.liveness import canonical, liveness
 from spaces.model_facts import layouts_by_model
@@ -23,7 +23,7 @@ from spaces.shares import enumerate_shares, find_pairs
 FACTS = made_up_facts({"cls": 4, "cas": 4, "det": 4}, {"det": (1, 2, 3)})
 LAYOUTS = layouts_by_model(FACTS)
 SHARES = enumerate_shares(find_pairs(FACTS).legal, FACTS, (IDENTITY, LINEAR))
-SPACE = Encoding(LAYOUTS, SHARES)
+SPACE = SearchSpace(LAYOUTS, SHARES)
 parameters = st.fixed_dictionaries(
     {slot.name: st.sampled_from(sorted(slot.choices)) for slot in SPACE.slots}
 )
@@ -34,7 +34,7 @@ def share(donor: str, recipient: str) -> Share:
 
 
 def nothing() -> dict[str, str]:
-    return {slot.name: NOTHING for slot in SPACE.slots}
+    return {slot.name: NO_SHARE_KEY for slot in SPACE.slots}
 
 
 def test_there_is_one_slot_for_each_tap_of_each_model() -> None:
@@ -58,19 +58,19 @@ def test_slots_cover_every_share_once_within_the_segment_of_its_tap() -> None:
 
 def test_the_slots_of_real_networks_cover_their_taps(mixed: Observed) -> None:
     facts = mixed.deployment.facts
-    space = Encoding(layouts_by_model(facts), shares_in(mixed))
+    space = SearchSpace(layouts_by_model(facts), shares_in(mixed))
     assert [slot.name for slot in space.slots] == [
         "cls:pool", "det:blocks.2", "det:blocks.4", "det:blocks.6",
     ]  # fmt: skip
 
 
 def test_the_size_is_the_number_of_combinations() -> None:
-    few = Encoding(LAYOUTS, SHARES[:7])
+    few = SearchSpace(LAYOUTS, SHARES[:7])
     assert few.size == len(list(product(*(slot.choices for slot in few.slots))))
 
 
 def test_without_shares_there_is_one_plan() -> None:
-    space = Encoding(LAYOUTS, [])
+    space = SearchSpace(LAYOUTS, [])
     assert (space.slots, space.size, space.decode({})) == ((), 1, SharePlan())
 
 
@@ -125,11 +125,11 @@ def test_a_later_share_may_break_a_cycle_open() -> None:
 
 
 def test_shares_that_the_space_does_not_hold_are_left_out() -> None:
-    space = Encoding(LAYOUTS, [one for one in SHARES if one.recipient.model == "cls"])
+    space = SearchSpace(LAYOUTS, [one for one in SHARES if one.recipient.model == "cls"])
     known, other = share("cas:s1", "cls:s1"), share("cas:s1", "det:s1")
     assert space.decode(space.encode(SharePlan((known, other)))) == SharePlan((known,))
 
 
 def test_the_fingerprint_is_of_what_the_parameters_mean() -> None:
-    assert Encoding(LAYOUTS, SHARES).fingerprint == SPACE.fingerprint
-    assert Encoding(LAYOUTS, SHARES[1:]).fingerprint != SPACE.fingerprint
+    assert SearchSpace(LAYOUTS, SHARES).fingerprint == SPACE.fingerprint
+    assert SearchSpace(LAYOUTS, SHARES[1:]).fingerprint != SPACE.fingerprint

@@ -15,9 +15,9 @@ from tiny import MadeUpDeployment, shares_in
 from search.metrics.base import Metric
 from search.statistics.observed import Observed
 from search.study.claims import Claims
-from search.study.objectives import NotMeasuredHere, PlanEvaluator, Valued
-from search.study.optimize import NoSuchStudy, StudySettings, explore, join
-from search.study.pareto import nondominated
+from search.study.objectives import EvaluatedPlan, LatencyUnavailable, PlanEvaluator
+from search.study.optimize import NoSuchStudy, StudySettings, join_study, run_study
+from search.study.pareto import nondominated_indices
 from search.study.problem import Problem
 from search.study.storage import open_store
 from spaces.plan import IDENTITY, LINEAR, AdapterSpec, Share, SharePlan
@@ -98,60 +98,60 @@ class StoreContract:
     def claims(self, study: optuna.Study, process: str) -> Claims:
         """Those of a process on another machine."""
         claims = Claims(study._storage, study._study_id)
-        claims.me = f"elsewhere/{process}"
+        claims.process = f"elsewhere/{process}"
         return claims
 
     def test_what_was_valued_is_there_for_the_next_process(self) -> None:
-        first = explore(PlanEvaluator(self.problem), self.settings(10))
+        first = run_study(PlanEvaluator(self.problem), self.settings(10))
         told: list[int] = []
-        again = explore(PlanEvaluator(self.problem), self.settings(14), (), told.append)
+        again = run_study(PlanEvaluator(self.problem), self.settings(14), (), told.append)
         assert (first.trials, again.trials, told[0], sum(told)) == (10, 14, 10, 14)
-        assert again.progress[:10] == first.progress
+        assert again.hypervolumes[:10] == first.hypervolumes
         assert again.feasible[: len(first.feasible)] == first.feasible
 
     def test_an_exhausted_space_has_every_plan_once_and_its_true_front(self) -> None:
-        found = explore(PlanEvaluator(self.problem), self.settings(1000))
+        found = run_study(PlanEvaluator(self.problem), self.settings(1000))
         plans = every_plan(self.problem)
         assert found.exhausted and found.trials == len(plans)
-        valuer = PlanEvaluator(self.problem)
-        within = [v for v in map(valuer.value, plans) if valuer.feasible(v)]
-        best = nondominated([v.objectives for v in within])
+        evaluator = PlanEvaluator(self.problem)
+        within = [v for v in map(evaluator.evaluate, plans) if evaluator.is_feasible(v)]
+        best = nondominated_indices([v.objectives for v in within])
         assert [v.objectives for v in found.front] == sorted(within[k].objectives for k in best)
 
     def test_two_searches_in_one_store_do_not_disturb_each_other(self) -> None:
-        alone = explore(PlanEvaluator(self.problem), self.settings(12, "one"))
-        explore(PlanEvaluator(self.problem), self.settings(20, "two"))
-        assert explore(PlanEvaluator(self.problem), self.settings(12, "one")) == alone
+        alone = run_study(PlanEvaluator(self.problem), self.settings(12, "one"))
+        run_study(PlanEvaluator(self.problem), self.settings(20, "two"))
+        assert run_study(PlanEvaluator(self.problem), self.settings(12, "one")) == alone
         beaten = self.study(self.settings(0, "two"))
         assert len(beaten.trials) == 20
-        assert explore(PlanEvaluator(self.problem), self.settings(20, "one")).progress[:12] == (
-            alone.progress
-        )
+        assert run_study(PlanEvaluator(self.problem), self.settings(20, "one")).hypervolumes[
+            :12
+        ] == (alone.hypervolumes)
 
     def test_of_two_processes_that_claim_one_plan_at_most_one_has_it(self) -> None:
-        explore(PlanEvaluator(self.problem), self.settings(1))
+        run_study(PlanEvaluator(self.problem), self.settings(1))
         one, other = self.study(self.settings(1)), self.study(self.settings(1))
         mine, theirs = self.claims(one, "1/0"), self.claims(other, "2/0")
         first, second = one.ask(), other.ask()
-        assert mine.take(first, "plan")
-        assert not theirs.take(second, "plan")
-        assert theirs.take(second, "another")
+        assert mine.claim(first, "plan")
+        assert not theirs.claim(second, "plan")
+        assert theirs.claim(second, "another")
         one.tell(first, state=TrialState.FAIL)
-        assert theirs.take(second, "plan")  # a failed trial lets go of its plan
+        assert theirs.claim(second, "plan")  # a failed trial lets go of its plan
         other.tell(second, (1.0, 1.0))
-        assert not mine.take(one.ask(), "plan")
+        assert not mine.claim(one.ask(), "plan")
 
     def test_the_plans_of_a_silent_process_are_free_again(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("search.study.claims.GRACE", 0.05)
-        explore(PlanEvaluator(self.problem), self.settings(1))
+        monkeypatch.setattr("search.study.claims.GRACE_SECONDS", 0.05)
+        run_study(PlanEvaluator(self.problem), self.settings(1))
         one, other = self.study(self.settings(1)), self.study(self.settings(1))
         mine, theirs = self.claims(one, "1/0"), self.claims(other, "2/0")
-        assert theirs.take(other.ask(), "plan")
-        mine.fail_the_dead()
+        assert theirs.claim(other.ask(), "plan")
+        mine.fail_dead_trials()
         time.sleep(0.1)
-        mine.fail_the_dead()
+        mine.fail_dead_trials()
         mine.refresh()
         assert "plan" not in mine
 
@@ -160,46 +160,48 @@ class StoreContract:
         store = self.settings(1).store
 
         class Slow(PlanEvaluator):
-            def value(self, plan: SharePlan) -> Valued:
+            def evaluate(self, plan: SharePlan) -> EvaluatedPlan:
                 if not self._predicted:  # the first one: meanwhile we are taken for dead
                     storage = open_store(store)
                     number = storage.get_all_studies()[0]._study_id
                     (trial,) = storage.get_all_trials(number, states=(TrialState.RUNNING,))
                     storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
-                return super().value(plan)
+                return super().evaluate(plan)
 
-        found = explore(Slow(self.problem), self.settings(8))
+        found = run_study(Slow(self.problem), self.settings(8))
         states = [t.state for t in self.study(self.settings(8)).trials]
         assert found.trials == 8
         assert states == [TrialState.FAIL, *[TrialState.COMPLETE] * 8]
 
     def test_who_joins_what_is_no_search_is_told_so(self) -> None:
-        explore(PlanEvaluator(self.problem), self.settings(1))
+        run_study(PlanEvaluator(self.problem), self.settings(1))
         optuna.create_study(study_name="foreign", storage=open_store(self.where))
         known = self.settings(1).study_name(self.problem)
-        with pytest.raises(NoSuchStudy, match=f"'gone' is no study of this store.* {known}"):
-            join(self.where, "gone")
-        with pytest.raises(NoSuchStudy, match="'foreign' was not begun by merge-search"):
-            join(self.where, "foreign")
+        with pytest.raises(
+            NoSuchStudy, match=f"study 'gone': not in this store, which holds .*{known}"
+        ):
+            join_study(self.where, "gone")
+        with pytest.raises(NoSuchStudy, match="study 'foreign': merge-search did not create it"):
+            join_study(self.where, "foreign")
         study = self.study(self.settings(1))
         study.set_user_attr("problem", {**study.user_attrs["problem"], "facts": {"a": 1}})
         with pytest.raises(NoSuchStudy, match="another version"):
-            join(self.where, known)
+            join_study(self.where, known)
 
     def test_a_measured_latency_is_refused_to_workers_before_any_trial(self) -> None:
         problem = replace(self.problem, costs=("latency",))
-        explore(PlanEvaluator(problem, lambda plan: 1.0), self.settings(3))
+        run_study(PlanEvaluator(problem, lambda plan: 1.0), self.settings(3))
         name = self.settings(3).study_name(problem)
-        with pytest.raises(NotMeasuredHere, match="cannot be joined"):
-            join(self.where, name)
+        with pytest.raises(LatencyUnavailable, match="cannot be joined"):
+            join_study(self.where, name)
         study = optuna.load_study(study_name=name, storage=open_store(self.where))
         assert [t.state for t in study.trials] == [TrialState.COMPLETE] * 3
 
 
 def every_plan(problem: Problem) -> list[SharePlan]:
     """The space, each plan once."""
-    slots = problem.encoding.slots
+    slots = problem.space.slots
     names = [slot.name for slot in slots]
     chosen = product(*(slot.choices for slot in slots))
-    plans = (problem.encoding.decode(dict(zip(names, one, strict=True))) for one in chosen)
+    plans = (problem.space.decode(dict(zip(names, one, strict=True))) for one in chosen)
     return list(dict.fromkeys(plans))

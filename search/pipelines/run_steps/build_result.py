@@ -18,7 +18,7 @@ from search.results.search_result import (
     choose,
     verified_front,
 )
-from search.study.objectives import PlanEvaluator, Valued
+from search.study.objectives import EvaluatedPlan, PlanEvaluator
 from search.utils.timing import this_moment
 from spaces.deployment import Deployment
 
@@ -69,13 +69,13 @@ def study_summary(config: RunConfig, found: FrontSearch) -> dict[str, Any]:
         "sampler": config.search.sampler,
         "objectives": list(problem.costs),
         "trials": explored.trials,
-        "space": problem.encoding.size,
+        "space": problem.space.size,
         "exhausted": explored.exhausted,
-        "hypervolume": list(explored.progress),
+        "hypervolume": list(explored.hypervolumes),
     }
 
 
-def plan_record(valued: Valued, evaluator: PlanEvaluator) -> PlanRecord:
+def plan_record(valued: EvaluatedPlan, evaluator: PlanEvaluator) -> PlanRecord:
     """Return a plan of the study with its costs and its predicted quality."""
     return PlanRecord(
         hash=valued.plan.hash,

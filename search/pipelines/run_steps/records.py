@@ -12,8 +12,8 @@ from search.evaluation.latency import Latency
 from search.report.rejected import ShortlistedPlan
 from search.results.search_result import Rungs, Verified
 from search.statistics.observed import Observed
-from search.study.objectives import PlanEvaluator, Predicted, Valued
-from search.study.optimize import Explored
+from search.study.objectives import EvaluatedPlan, PlanEvaluator, PredictedPlan
+from search.study.optimize import StudyResult
 from spaces.deployment import Deployment
 from spaces.plan import Share, SharePlan
 
@@ -52,10 +52,10 @@ class FrontSearch:
     """Of every legal share."""
     evaluator: PlanEvaluator
     latency: Latency
-    smallest: Predicted
+    smallest: PredictedPlan
     """The plan with the fewest bytes that is known."""
-    explored: Explored
-    champion: Valued | None
+    explored: StudyResult
+    champion: EvaluatedPlan | None
     """The plan in service with its predicted value; None if there is none or if it is outside the
     search space or the limits."""
 

@@ -10,10 +10,10 @@ from search.evaluation.latency import Latency
 from search.pipelines.prepare import build_problem, compute_similarities, observe
 from search.pipelines.run_steps.records import FrontSearch, RunInputs
 from search.results.search_result import Result
-from search.study.objectives import PlanEvaluator, Predicted, Valued
-from search.study.optimize import Explored, StudySettings, explore
+from search.study.objectives import EvaluatedPlan, PlanEvaluator, PredictedPlan
+from search.study.optimize import StudyResult, StudySettings, run_study
 from search.study.problem import Limits
-from search.study.smallest_plan import smallest, smallest_thoroughly
+from search.study.smallest_plan import smallest_plan, smallest_plan_thorough
 from search.study.warm_start import starting_plans
 from search.utils.files import write_json
 from search.utils.format import megabytes, percent
@@ -30,7 +30,7 @@ class BudgetTooSmall(MergeSearchError):
 
     exit_code = 2
 
-    def __init__(self, budget: float, unmerged: int, least: Predicted) -> None:
+    def __init__(self, budget: float, unmerged: int, least: PredictedPlan) -> None:
         self.least = least
         share = f"{least.bytes / unmerged:.1%}"
         super().__init__(
@@ -69,7 +69,7 @@ def search(
     return FrontSearch(observed, similarity, evaluator, latency, least, explored, valued_champion)
 
 
-def smallest_within_limits(evaluator: PlanEvaluator, out: Path) -> Predicted:
+def smallest_within_limits(evaluator: PlanEvaluator, out: Path) -> PredictedPlan:
     """Return the smallest plan known.
 
     Raises:
@@ -77,9 +77,9 @@ def smallest_within_limits(evaluator: PlanEvaluator, out: Path) -> Predicted:
     """
     problem = evaluator.problem
     budget = problem.limits.bytes
-    least = smallest(problem, evaluator)
+    least = smallest_plan(problem, evaluator)
     if least.bytes > budget:
-        least = smallest_thoroughly(problem, evaluator)
+        least = smallest_plan_thorough(problem, evaluator)
     if least.bytes > budget:
         write_json(out / "plans" / f"{least.plan.hash}.json", least.plan.to_dict())
         raise BudgetTooSmall(budget, evaluator.costs.unmerged_bytes, least)
@@ -102,7 +102,7 @@ def explore_plans(
     evaluator: PlanEvaluator,
     start_plans: Sequence[SharePlan],
     reporter: Reporter,
-) -> Explored:
+) -> StudyResult:
     """Run the config's study on the plans within the limits, beginning with `start_plans`."""
     problem = evaluator.problem
     settings = StudySettings(
@@ -113,7 +113,7 @@ def explore_plans(
         seed=config.seed,
     )
     reporter.step(
-        f"Exploring {problem.encoding.size:,} combinations with {settings.sampler}, "
+        f"Exploring {problem.space.size:,} combinations with {settings.sampler}, "
         f"{_limits_text(config, problem.limits)}"
     )
     if "latency" not in problem.costs:  # a study that measures latency cannot be joined
@@ -122,7 +122,7 @@ def explore_plans(
     with reporter.working("plans to try first"):
         starts = starting_plans(problem, start_plans)
     with reporter.progress("trials", config.search.trials) as progress:
-        explored = explore(evaluator, settings, starts, progress)
+        explored = run_study(evaluator, settings, starts, progress)
     exhausted = ", which is the whole search space" if explored.exhausted else ""
     reporter.say(
         f"  {explored.trials} plans evaluated{exhausted}; {len(explored.front)} on the front"
@@ -132,14 +132,14 @@ def explore_plans(
 
 def value_champion(
     champion: SharePlan | None, evaluator: PlanEvaluator, reporter: Reporter
-) -> Valued | None:
+) -> EvaluatedPlan | None:
     """Return the plan in service with its value, or None if the search could not have found it."""
     if champion is None:
         return None
-    encoding = evaluator.problem.encoding
+    encoding = evaluator.problem.space
     if encoding.decode(encoding.encode(champion)) == champion:
-        valued = evaluator.value(champion)
-        if evaluator.feasible(valued):
+        valued = evaluator.evaluate(champion)
+        if evaluator.is_feasible(valued):
             return valued
         reason = "it is predicted to miss the limits of the config"
     else:

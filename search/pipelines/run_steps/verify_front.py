@@ -17,8 +17,8 @@ from search.pipelines.run_steps.records import FrontSearch, FrontVerification, R
 from search.report.rejected import ShortlistedPlan
 from search.results.rank_agreement import rungs, shortlist_rung
 from search.results.search_result import UNMERGED, CandidateRecord
-from search.study.objectives import Valued
-from search.study.pareto import spread
+from search.study.objectives import EvaluatedPlan
+from search.study.pareto import evenly_spaced
 from search.utils.reporter import Reporter
 from spaces.plan import SharePlan
 
@@ -58,7 +58,7 @@ def verify_front(inputs: RunInputs, found: FrontSearch, reporter: Reporter) -> F
     )
 
 
-def select_shortlist(found: FrontSearch, most: int) -> list[Valued]:
+def select_shortlist(found: FrontSearch, most: int) -> list[EvaluatedPlan]:
     """Return the champion, if there is one, and at most `most` plans of the front."""
     shortlist, champion = found.explored.shortlist(most), found.champion
     if champion is None:
@@ -68,7 +68,7 @@ def select_shortlist(found: FrontSearch, most: int) -> list[Valued]:
 
 def select_candidates(
     fidelities: Sequence[Mapping[str, float | None]],
-    shortlist: Sequence[Valued],
+    shortlist: Sequence[EvaluatedPlan],
     most: int,
     quality_floor: float | None,
 ) -> list[int]:
@@ -81,7 +81,7 @@ def select_candidates(
     means = [mean_known(by_model) for by_model in fidelities]
     measured = [k for k, mean in enumerate(means) if mean is not None]
     if not measured:
-        return spread(len(fidelities), most)
+        return evenly_spaced(len(fidelities), most)
 
     def sort_key(k: int) -> tuple[float, float]:
         if quality_floor is None:

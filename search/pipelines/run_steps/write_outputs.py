@@ -15,7 +15,7 @@ from search.report.html_tables import result_stages
 from search.report.next_steps import RunPaths
 from search.report.rejected import SearchTrace
 from search.results.search_result import BUNDLE_FOLDER, Result
-from search.study.trials_table import save_trials
+from search.study.trials_table import write_trials
 from search.utils.files import write_json, write_text
 from search.utils.records import write_record
 from search.utils.reporter import Reporter
@@ -39,7 +39,7 @@ def write_outputs(
         write_text(out / FRONT_PICTURE, front_svg(result))
         (out / OLD_FRONT_PICTURE).unlink(missing_ok=True)
         write_heat_maps(found.similarity, result_stages(result), result.metric, out)
-        save_trials(found.explored, found.evaluator, out)
+        write_trials(found.explored, found.evaluator, out)
         save_explorer(result, found.explored, out)
     write_result(result, out)
     result = write_chosen_bundle(Source(config, result, found.observed), out, reporter)

@@ -16,8 +16,8 @@ from search.evaluation.per_frame import main_score
 from search.report.charts.colours import BLUE, GREY, ORANGE, PALE, RED
 from search.report.score_text import score_name
 from search.results.search_result import CandidateRecord, Result
-from search.study.objectives import MEGA, UNITS
-from search.study.optimize import Explored
+from search.study.objectives import COST_UNITS, MEGA
+from search.study.optimize import StudyResult
 from search.utils.files import write_text
 from spaces.plan import SharePlan
 
@@ -35,7 +35,7 @@ h1 {{ font-size: 1.3rem }} h2 {{ font-size: 1.05rem; margin-top: 2rem }}</style>
 """
 
 
-def save_explorer(result: Result, explored: Explored, out: Path) -> None:
+def save_explorer(result: Result, explored: StudyResult, out: Path) -> None:
     """Write the page: the fronts, the candidates in all their numbers, the progress."""
     figures = {
         "Quality against bytes: every evaluated plan, the front, the verified candidates":
@@ -59,10 +59,10 @@ def save_explorer(result: Result, explored: Explored, out: Path) -> None:
     write_text(out / EXPLORER, PAGE.format(title=title, sections="\n".join(parts)))
 
 
-def front_figure(result: Result, explored: Explored) -> go.Figure:
+def front_figure(result: Result, explored: StudyResult) -> go.Figure:
     """Draw bytes held against quality."""
     figure = go.Figure()
-    thinned = explored.valued[:: 1 + len(explored.valued) // MOST_DOTS]
+    thinned = explored.evaluated[:: 1 + len(explored.evaluated) // MOST_DOTS]
     _add_dots(
         figure,
         "evaluated (proxy)",
@@ -109,10 +109,12 @@ def parallel_figure(result: Result) -> go.Figure:
     return figure.update_layout(height=420, margin={"t": 70, "l": 70, "r": 40, "b": 30})
 
 
-def progress_figure(explored: Explored) -> go.Figure:
+def progress_figure(explored: StudyResult) -> go.Figure:
     """Draw the dominated share of the rectangle below the limits after each trial."""
     figure = go.Figure(
-        go.Scatter(y=list(explored.progress), mode="lines", line={"color": BLUE, "shape": "hv"})
+        go.Scatter(
+            y=list(explored.hypervolumes), mode="lines", line={"color": BLUE, "shape": "hv"}
+        )
     )
     return _with_layout(figure, "trial", "hypervolume")
 
@@ -128,7 +130,7 @@ def _numbers(candidate: CandidateRecord) -> dict[str, float]:
     numbers: Mapping[str, float | None] = {
         "MB": candidate.bytes / MEGA,
         "MACs (M)": candidate.macs / MEGA,
-        **{f"{name} ({UNITS[name]})": value for name, value in candidate.costs.items()  # type: ignore[index]
+        **{f"{name} ({COST_UNITS[name]})": value for name, value in candidate.costs.items()  # type: ignore[index]
            if name not in ("bytes", "macs")},
         "proxy": candidate.proxy,
         "fidelity": candidate.mean_fidelity,

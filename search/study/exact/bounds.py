@@ -12,8 +12,8 @@ from search.study.exact.partial_plans import PartialPlans
 from search.study.exact.plan_table import PlanTable
 from search.study.exact.segment_graph import SegmentGraph
 from search.study.exact.segments import Bools, Floats, Ints
-from search.study.objectives import Predicted
-from search.study.pareto import front
+from search.study.objectives import PredictedPlan
+from search.study.pareto import front_indices
 from search.study.problem import Limits
 
 ROUNDING = 1e-12
@@ -27,19 +27,19 @@ class Incumbents:
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self.plans: list[Predicted] = []
+        self.plans: list[PredictedPlan] = []
         """By rising bytes."""
         self._bytes = np.zeros(0, np.intp)
         self._quality = np.array([-np.inf])
         """(plans + 1,): the best quality within the bytes of the first 0, 1, 2, ... plans."""
 
-    def add(self, plan: Predicted) -> None:
+    def add(self, plan: PredictedPlan) -> None:
         """Add the plan if it is feasible, and drop the plans that it dominates."""
         if not self.limits.allow(plan.bytes, plan.worst):
             return
         self.plans.insert(bisect_right(self.plans, plan.bytes, key=lambda p: p.bytes), plan)
         points = [(p.bytes, p.proxy) for p in self.plans]
-        self.plans = [self.plans[i] for i in front(points)]
+        self.plans = [self.plans[i] for i in front_indices(points)]
         self._bytes = np.array([p.bytes for p in self.plans], np.intp)
         self._quality = np.array([-np.inf, *(p.proxy for p in self.plans)])
 
@@ -96,7 +96,7 @@ class Bounds:
                 for bytes_so_far, quality_so_far in points
                 for more_bytes, more_quality in self._relaxed_options(segment)
             ]
-            points = _thinned([sums[i] for i in front(sums)])
+            points = _thinned([sums[i] for i in front_indices(sums)])
         decided_weights = self.weights.copy()
         decided_weights[undecided] = 0.0
         total_bytes, quality = zip(*points, strict=True)

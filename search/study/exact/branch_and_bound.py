@@ -19,7 +19,7 @@ from search.study.exact.bounds import Bounds, Incumbents, RelaxedFront
 from search.study.exact.partial_plans import Kind, PartialPlans
 from search.study.exact.plan_table import PlanTable
 from search.study.exact.segments import NO_SHARE, Bools, Floats, Ints
-from search.study.objectives import PlanEvaluator, Predicted
+from search.study.objectives import PlanEvaluator, PredictedPlan
 from search.study.problem import Problem
 from spaces.errors import MergeSearchError
 from spaces.liveness import canonical
@@ -39,7 +39,7 @@ class TooLarge(MergeSearchError):
 class ExactFront:
     """The exact front, and what it took to find it."""
 
-    front: tuple[Predicted, ...]
+    front: tuple[PredictedPlan, ...]
     """By rising bytes. For every feasible plan of the space there is a plan here that holds no
     more bytes and keeps no less quality, but for rounding."""
     combinations: int
@@ -68,7 +68,7 @@ def exact_front(
     # The best shares for every combination of `replaced` give incumbents that prune well.
     search.run([decision for decision in search.decisions if decision.kind == "replaced"])
     search.run(search.decisions)
-    return ExactFront(tuple(search.incumbents.plans), problem.encoding.size, search.examined)
+    return ExactFront(tuple(search.incumbents.plans), problem.space.size, search.examined)
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ class PlanTable:
     """
 
     def __init__(self, problem: Problem) -> None:
-        costs, proxy = CostModel(problem.facts), Proxy(problem.kept, problem.layouts)
+        costs, proxy = CostModel(problem.facts), Proxy(problem.quality_by_share, problem.layouts)
         self.segments = tuple(split_into_segments(problem.layouts))
         self.shares = tuple(_shares_of(problem))
         self.positions = stage_positions(self.segments)
@@ -65,7 +65,7 @@ class PlanTable:
         self.recipient_position = np.array([place for _, place in recipients] + [0], np.intp)
         self.donor_segment = np.array([segment for segment, _ in donors] + [0], np.intp)
         self.donor_position = np.array([place for _, place in donors] + [0], np.intp)
-        self.quality = np.array([proxy.kept[share] for share in self.shares] + [1.0])
+        self.quality = np.array([proxy.quality_by_share[share] for share in self.shares] + [1.0])
         """(shares + 1,): the part of the quality that each share keeps, 0 to 1."""
         self.replaced_without_share = np.array(
             [segment.replaced_without_share for segment in self.segments], np.intp
@@ -177,5 +177,5 @@ class PlanTable:
 
 
 def _shares_of(problem: Problem) -> Iterator[Share]:
-    for slot in problem.encoding.slots:
+    for slot in problem.space.slots:
         yield from (share for share in slot.choices.values() if share is not None)
