@@ -1,4 +1,4 @@
-"""The report as a browser shows it: alone, sorted, on a phone, in the dark, and legible."""
+"""The report page in a browser: offline, sortable, on a phone, in dark mode, and legible."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tiny import FinishedRun, Weights, run_config, three_model_config, with_chan
 pytestmark = pytest.mark.ui
 
 LEGIBLE = 4.5
-"""Contrast that WCAG 2 AA asks of text of any size."""
+"""Contrast that WCAG 2 AA requires for text of any size."""
 Scheme = Literal["light", "dark"]
 
 CONTRASTS = """() => {
@@ -64,7 +64,7 @@ CONTRASTS = """() => {
 
 @pytest.fixture(scope="module")
 def three_run(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
-    """Three models, two of them with ground truth, that share a lot."""
+    """Three models, two of them with ground truth, with several shares."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         data = three_model_config(weights)
@@ -74,14 +74,14 @@ def three_run(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Fin
 
 
 @contextmanager
-def opened(
+def open_report(
     chromium: Browser,
     ran: FinishedRun,
     width: int = 1280,
     height: int = 900,
     scheme: Scheme = "light",
 ) -> Iterator[Page]:
-    """The report, of which nothing may complain and which may ask for nothing but itself."""
+    """Open the report; it must log no error and request nothing but itself."""
     context = chromium.new_context(
         viewport={"width": width, "height": height}, color_scheme=scheme
     )
@@ -102,12 +102,12 @@ def background(page: Page) -> str:
     return str(page.evaluate("getComputedStyle(document.body).backgroundColor"))
 
 
-def open_all(page: Page) -> None:
+def open_all_details(page: Page) -> None:
     page.evaluate("document.querySelectorAll('details').forEach((part) => { part.open = true; })")
 
 
-def column(page: Page, index: int) -> list[str]:
-    """What the rows of the candidates are sorted by there, from above."""
+def sort_keys(page: Page, index: int) -> list[str]:
+    """Return the sort keys of a column of the candidates, from the top row down."""
     rows = "table.sortable tbody tr:not(.pinned)"
     found = page.eval_on_selector_all(
         rows, f"rows => rows.map((row) => row.cells[{index}].dataset.sort)"
@@ -115,16 +115,16 @@ def column(page: Page, index: int) -> list[str]:
     return [str(value) for value in found]
 
 
-def head(page: Page, name: str) -> Any:
+def column_head(page: Page, name: str) -> Any:
     return page.locator("table.sortable thead th", has=page.get_by_role("button", name=name))
 
 
-def test_pictures_are_there_and_nothing_is_asked_of_anybody(
+def test_pictures_are_visible_and_no_request_is_sent(
     chromium: Browser, tiny_run: FinishedRun, three_run: FinishedRun
 ) -> None:
     for ran, width in ((tiny_run, 1280), (three_run, 1280), (three_run, 360)):
-        with opened(chromium, ran, width) as page:
-            open_all(page)
+        with open_report(chromium, ran, width) as page:
+            open_all_details(page)
             boxes = page.eval_on_selector_all(
                 "svg",
                 "all => all.filter((svg) => svg.checkVisibility()).map((svg) => {"
@@ -134,10 +134,10 @@ def test_pictures_are_there_and_nothing_is_asked_of_anybody(
             assert all(width > 100 and height > 50 for width, height in boxes)
 
 
-def test_the_first_screen_has_the_sentence_the_numbers_the_front_and_the_plan(
+def test_the_first_screen_shows_headline_numbers_front_and_plan(
     chromium: Browser, tiny_run: FinishedRun
 ) -> None:
-    with opened(chromium, tiny_run) as page:
+    with open_report(chromium, tiny_run) as page:
         for part in ("h1", ".numbers", ".first figure:first-child svg", ".first .wide svg"):
             box = page.locator(part).bounding_box()
             assert box is not None and box["y"] + box["height"] <= 900, part
@@ -145,48 +145,48 @@ def test_the_first_screen_has_the_sentence_the_numbers_the_front_and_the_plan(
 
 def test_columns_sort_by_mouse_and_by_keyboard(chromium: Browser, tiny_run: FinishedRun) -> None:
     records = tiny_run.result.candidates
-    with opened(chromium, tiny_run) as page:
+    with open_report(chromium, tiny_run) as page:
         sizes = sorted(c.bytes for c in records)
-        assert head(page, "MB").get_attribute("aria-sort") == "ascending"
-        assert [int(value) for value in column(page, 1)] == sizes
+        assert column_head(page, "MB").get_attribute("aria-sort") == "ascending"
+        assert [int(value) for value in sort_keys(page, 1)] == sizes
         page.get_by_role("button", name="Proxy").click()
         proxies = sorted(c.proxy for c in records)
         assert len(set(proxies)) > 1
-        assert [float(value) for value in column(page, 5)] == proxies
-        assert head(page, "Proxy").get_attribute("aria-sort") == "ascending"
-        assert head(page, "MB").get_attribute("aria-sort") is None
+        assert [float(value) for value in sort_keys(page, 5)] == proxies
+        assert column_head(page, "Proxy").get_attribute("aria-sort") == "ascending"
+        assert column_head(page, "MB").get_attribute("aria-sort") is None
         for key, expected in (("Enter", sizes), ("Space", sizes[::-1])):
             page.get_by_role("button", name="MB").press(key)
-            assert [int(value) for value in column(page, 1)] == expected
-        assert head(page, "MB").get_attribute("aria-sort") == "descending"
+            assert [int(value) for value in sort_keys(page, 1)] == expected
+        assert column_head(page, "MB").get_attribute("aria-sort") == "descending"
         page.get_by_role("button", name="Plan").click()
-        assert column(page, 0) == sorted(c.hash for c in records)
+        assert sort_keys(page, 0) == sorted(c.hash for c in records)
         first = page.locator("table.sortable tbody tr").first
-        assert "unmerged" in (first.text_content() or "")  # it stays above all
+        assert "unmerged" in (first.text_content() or "")  # stays on top
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_phone_shows_it_without_moving_sideways(
+def test_a_phone_needs_no_sideways_scrolling(
     chromium: Browser, tiny_run: FinishedRun, three_run: FinishedRun, scheme: Scheme
 ) -> None:
     for ran in (tiny_run, three_run):
-        with opened(chromium, ran, 360, 740, scheme) as page:
-            open_all(page)
+        with open_report(chromium, ran, 360, 740, scheme) as page:
+            open_all_details(page)
             assert page.evaluate("document.documentElement.scrollWidth") == 360
             assert page.locator(".first .narrow svg").is_visible()
             assert not page.locator(".first .wide svg").is_visible()
 
 
-def test_the_dark_is_dark(chromium: Browser, tiny_run: FinishedRun) -> None:
-    with opened(chromium, tiny_run) as page:
+def test_the_dark_scheme_is_dark(chromium: Browser, tiny_run: FinishedRun) -> None:
+    with open_report(chromium, tiny_run) as page:
         light = background(page)
-    with opened(chromium, tiny_run, scheme="dark") as page:
+    with open_report(chromium, tiny_run, scheme="dark") as page:
         dark = background(page)
         stage = page.locator(".first .wide .pd-live rect").first
         fill = stage.evaluate("(rect) => getComputedStyle(rect).fill")
     assert light == "rgb(255, 255, 255)"
     assert all(int(part) < 40 for part in dark[4:-1].split(","))
-    assert fill not in (light, "rgb(219, 231, 251)")  # the one that stands in the file
+    assert fill not in (light, "rgb(219, 231, 251)")  # the light colour in the file
 
 
 @pytest.mark.parametrize("width", [1280, 360])
@@ -194,18 +194,16 @@ def test_the_dark_is_dark(chromium: Browser, tiny_run: FinishedRun) -> None:
 def test_all_text_is_legible(
     chromium: Browser, three_run: FinishedRun, scheme: Scheme, width: int
 ) -> None:
-    with opened(chromium, three_run, width, 900, scheme) as page:
-        open_all(page)
+    with open_report(chromium, three_run, width, 900, scheme) as page:
+        open_all_details(page)
         found = page.evaluate(CONTRASTS)
         assert len(found) > 200
         faint = [entry for entry in found if entry["contrast"] < LEGIBLE]
         assert faint == []
-        assert len({entry["ground"] for entry in found}) > 8  # stages and heat maps are among it
+        assert len({entry["ground"] for entry in found}) > 8  # stages and heat maps included
 
 
-def test_names_of_stages_stay_within_their_stages(
-    chromium: Browser, three_run: FinishedRun
-) -> None:
+def test_stage_names_stay_inside_their_boxes(chromium: Browser, three_run: FinishedRun) -> None:
     outside = """all => all.filter((part) => part.checkVisibility()).flatMap((part) => {
       const outline = part.querySelector("rect").getBoundingClientRect();
       return [...part.querySelectorAll("text")].filter((text) => {
@@ -214,7 +212,7 @@ def test_names_of_stages_stay_within_their_stages(
           || box.top < outline.top - 0.5 || box.bottom > outline.bottom + 0.5;
       }).map((text) => text.textContent); })"""
     for width in (1280, 360):
-        with opened(chromium, three_run, width) as page:
+        with open_report(chromium, three_run, width) as page:
             assert page.eval_on_selector_all(".first .pd-stage", outside) == []
 
 
@@ -222,11 +220,11 @@ def test_names_of_stages_stay_within_their_stages(
     ("name", "width", "height", "scheme"),
     [("light", 1280, 900, "light"), ("dark", 1280, 900, "dark"), ("phone", 360, 740, "light")],
 )
-def test_screenshots_are_kept_to_look_at(
+def test_screenshots_are_saved(
     chromium: Browser, three_run: FinishedRun, name: str, width: int, height: int, scheme: Scheme
 ) -> None:
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-    with opened(chromium, three_run, width, height, scheme) as page:
+    with open_report(chromium, three_run, width, height, scheme) as page:
         for part, whole in (("", False), ("-whole", True)):
             picture = SCREENSHOTS / f"report-{name}{part}.png"
             page.screenshot(path=picture, full_page=whole)

@@ -1,4 +1,4 @@
-"""The rounds of a watch as people see them over time: MLflow's own page, in a real browser."""
+"""The rounds of a watch on the MLflow page, in a real browser."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from search.tracking.watch_run import record_rounds
 pytestmark = pytest.mark.ui
 
 PATIENCE = 60_000
-"""Milliseconds: the machine may have other work."""
+"""Milliseconds to wait: the machine may be busy."""
 DECISIONS: tuple[Decision, ...] = ("promoted", "unchanged", "waiting", "unchanged", "searched")
 
 
 def history(folder: Path) -> History:
-    """Five rounds of two cameras."""
+    """Return five rounds of two cameras."""
     kept, at = History(folder), datetime(2026, 11, 20, tzinfo=UTC)
     for number, decision in enumerate(DECISIONS, 1):
         judged = decision != "waiting"

@@ -1,4 +1,4 @@
-"""A whole comparison of guides on tiny networks, its numbers found again from what it wrote."""
+"""A metric comparison on tiny networks, its numbers recomputed from the files that it wrote."""
 
 from __future__ import annotations
 
@@ -43,19 +43,19 @@ Row = dict[str, str]
 KEPT = {"reporting": "kept", "deciding": "kept_deciding"}
 
 
-def rows_of(found: Compared) -> list[Row]:
+def read_rows(found: Compared) -> list[Row]:
     with (found.out / "guides.csv").open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
 @pytest.fixture(scope="module")
 def rows(tiny_league: Compared) -> list[Row]:
-    return rows_of(tiny_league)
+    return read_rows(tiny_league)
 
 
 @pytest.fixture(scope="module")
 def observed(tiny_league: Compared) -> Observed:
-    """The same statistics as the comparison's, from its cache."""
+    """The statistics of the comparison, read from its cache."""
     config, reporter = tiny_league.config, capture_reporter().reporter
     deployment = load_deployment(config, reporter)
     return observe(config, deployment, open_frame_set(config), reporter)
@@ -67,7 +67,7 @@ def share_of(row: Row) -> Share:
 
 
 def r(rows: Sequence[Row], guide: str, kept: str) -> float | None:
-    """Pearson's r by the standard library, straight from the file."""
+    """Pearson's r by the standard library."""
     x, y = ([float(row[column]) for row in rows] for column in (guide, kept))
     return statistics.correlation(x, y) if len({*x}) > 1 < len({*y}) else None
 
@@ -93,7 +93,7 @@ def same(row: Row) -> bool:
     return row["donor"].partition(":")[2] == row["recipient"].partition(":")[2]
 
 
-def test_every_legal_share_is_a_row_with_every_guide(
+def test_every_legal_share_has_a_row_with_every_metric(
     tiny_league: Compared, rows: list[Row], observed: Observed
 ) -> None:
     known = observed.deployment
@@ -107,7 +107,7 @@ def test_every_legal_share_is_a_row_with_every_guide(
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_the_league_is_what_the_rows_say(
+def test_the_correlations_agree_with_the_rows(
     tiny_league: Compared, rows: list[Row], part: Part
 ) -> None:
     written = json.loads((tiny_league.out / "league.json").read_text(encoding="utf-8"))
@@ -124,14 +124,14 @@ def test_the_league_is_what_the_rows_say(
                 assert found["low"] <= found["value"] <= found["high"]
 
 
-def test_the_winner_is_the_best_on_the_frames_that_decide(
+def test_the_winner_is_the_best_on_the_deciding_frames(
     tiny_league: Compared, rows: list[Row]
 ) -> None:
     sizes = {guide: abs(r(rows, guide, "kept_deciding") or 0) for guide in METRICS}
     assert tiny_league.league.winner == max(sizes, key=lambda guide: sizes[guide])
 
 
-def test_guides_are_the_metrics_numbers(rows: list[Row], observed: Observed) -> None:
+def test_the_columns_are_the_values_of_the_metrics(rows: list[Row], observed: Observed) -> None:
     some = rows[::9]
     shares = [share_of(row) for row in some]
     for name, metric in METRICS.items():
@@ -140,7 +140,7 @@ def test_guides_are_the_metrics_numbers(rows: list[Row], observed: Observed) -> 
             assert float(row[name]) == pytest.approx(values[share], abs=1e-5)
 
 
-def test_accuracies_are_those_of_each_plan_alone_on_its_part(
+def test_accuracies_are_those_of_each_share_on_its_own(
     known: Labelled, tiny_league: Compared, rows: list[Row], observed: Observed
 ) -> None:
     config = tiny_league.config
@@ -162,7 +162,7 @@ def test_accuracies_are_those_of_each_plan_alone_on_its_part(
         assert row["kept"] == row["accuracy"]  # unmerged, every answer is right
 
 
-def test_the_league_says_what_it_rests_on(tiny_league: Compared) -> None:
+def test_the_comparison_records_its_inputs(tiny_league: Compared) -> None:
     league, config = tiny_league.league, tiny_league.config
     assert read_record(MetricComparison, tiny_league.out / "league.json") == league
     assert (league.schema, league.seed, league.name) == (1, config.seed, "tiny")
@@ -174,7 +174,7 @@ def test_the_league_says_what_it_rests_on(tiny_league: Compared) -> None:
     assert league.shares["same"] + league.shares["cross"] == league.shares["all"]
 
 
-def test_files_are_whole_and_finite(tiny_league: Compared) -> None:
+def test_files_are_complete_and_finite(tiny_league: Compared) -> None:
     def refuse(constant: str) -> float:
         raise AssertionError(constant)
 
@@ -186,7 +186,7 @@ def test_files_are_whole_and_finite(tiny_league: Compared) -> None:
             assert min(picture.size) > 300
 
 
-def test_the_table_is_told_with_the_winner_first(tiny_league: Compared) -> None:
+def test_the_table_lists_the_winner_first(tiny_league: Compared) -> None:
     said, league = tiny_league.spoken.text, tiny_league.league
     assert f"{league.winner} *" in said and "nan" not in said.lower().split()
     assert "88 shares (16 same, 72 cross stage)" in said
@@ -195,13 +195,11 @@ def test_the_table_is_told_with_the_winner_first(tiny_league: Compared) -> None:
     assert places == sorted(places)
 
 
-# The split that decides is kept apart from the split that reports.
+# The deciding part is kept apart from the reporting part.
 
 
 @given(st.integers(DECIDES, 60), st.randoms())
-def test_labels_of_reporting_frames_never_reach_the_part_that_decides(
-    count: int, chance: Any
-) -> None:
+def test_labels_of_reporting_frames_never_reach_the_deciding_part(count: int, chance: Any) -> None:
     frames = RenderedScenes(STREET, count)
     labels = tuple(chance.randrange(9) for _ in range(count))
     turned = tuple(label if k % DECIDES == 0 else 8 - label for k, label in enumerate(labels))
@@ -239,11 +237,11 @@ def test_a_model_that_scores_nothing_is_left_out_and_named(
 ) -> None:
     wrong = [(label + 1) % 7 for label in known.labels["b"]]
     found = compare(known, {**known.labels, "b": wrong}, ["name=hopeless"])
-    rows = rows_of(found)
+    rows = read_rows(found)
     assert {row["recipient"].partition(":")[0] for row in rows} == {"a"}
     assert found.league.reporting.left_out == {"b": "its unmerged score is 0"}
     assert "b is left out on the reporting frames: its unmerged score is 0" in found.spoken.text
-    whole = [row for row in rows_of(tiny_league) if row["recipient"].startswith("a:")]
+    whole = [row for row in read_rows(tiny_league) if row["recipient"].startswith("a:")]
     assert [row["kept"] for row in rows] == [row["kept"] for row in whole]
 
 
@@ -256,7 +254,7 @@ def test_a_model_that_scores_nothing_on_one_part_is_left_out_of_that_part(
     found = compare(known, {**known.labels, "b": luck}, ["name=unlucky"])
     assert found.league.deciding.left_out == {"b": "its unmerged score is 0"}
     assert found.league.reporting.left_out == {}
-    for row in rows_of(found):
+    for row in read_rows(found):
         assert bool(row["kept_deciding"]) == row["recipient"].startswith("a:")
         assert row["kept"]
     counts = [
@@ -266,7 +264,7 @@ def test_a_model_that_scores_nothing_on_one_part_is_left_out_of_that_part(
 
 
 def test_detectors_and_classifiers_are_measured_together(mixed: Observed) -> None:
-    """One pass; each share's score is its own recipient's."""
+    """In one pass, each share is scored by its own recipient."""
     known = mixed.deployment
     truth = {
         "cls": scenes_truth(STREET, 6, "classification"),
@@ -287,7 +285,7 @@ def test_detectors_and_classifiers_are_measured_together(mixed: Observed) -> Non
         assert measured.scores[share] == pytest.approx(main, abs=2e-3)
 
 
-def test_what_is_kept_is_relative_to_the_recipient_alone() -> None:
+def test_accuracy_kept_is_relative_to_the_unmerged_recipient() -> None:
     shares = [Share(Ref(r, "s"), Ref(d, "s")) for d, r in (("a", "b"), ("b", "a"), ("a", "c"))]
     unmerged = {
         "a": {"top1": 0.8, "top5": 1.0},
@@ -308,7 +306,7 @@ def test_what_is_kept_is_relative_to_the_recipient_alone() -> None:
     assert text.splitlines()[3] == "a:s,c:s,linear,0.3,,0.3,,0.1"
 
 
-# What a person can get wrong.
+# User errors.
 
 
 @pytest.mark.parametrize(
@@ -322,7 +320,7 @@ def test_what_is_kept_is_relative_to_the_recipient_alone() -> None:
         ({"search.adapters": ["magic"]}, "must be identity or linear"),
     ],
 )
-def test_a_bad_config_is_told_in_a_sentence_before_anything_is_written(
+def test_a_bad_config_is_refused_before_anything_is_written(
     tmp_path: Path, weights: Weights, changes: dict[str, Any], told: str
 ) -> None:
     path = write_config(tmp_path, with_changes(config_data(weights), changes))
@@ -349,7 +347,7 @@ def test_boxes_are_needed_on_both_parts() -> None:
         split_truth({"det": decided})
 
 
-def test_networks_that_know_nothing_are_refused_before_the_long_work(
+def test_networks_without_any_accuracy_are_refused_before_the_long_work(
     known: Labelled, tmp_path: Path
 ) -> None:
     wrong = {name: [(label + 1) % 7 for label in found] for name, found in known.labels.items()}

@@ -1,4 +1,4 @@
-"""A finished run is taken up again from its folder alone."""
+"""A finished run can be read back from its folder alone."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from search.utils.files import write_json
 from search.utils.records import BadRecord
 
 
-def test_it_is_the_same_run(tiny_run: FinishedRun) -> None:
+def test_a_run_is_read_back_unchanged(tiny_run: FinishedRun) -> None:
     again = LoadedRun.from_folder(tiny_run.out)
     assert again.result == tiny_run.result and again.config == tiny_run.config
     observed = again.observe(ConsoleReporter())
     assert observed.frames.hash == tiny_run.result.frames["hash"]
 
 
-def test_a_tree_that_was_moved_is_found(tiny_run: FinishedRun, tmp_path: Path) -> None:
+def test_a_run_can_be_moved_with_its_config(tiny_run: FinishedRun, tmp_path: Path) -> None:
     moved = tmp_path / "moved"
     shutil.copytree(tiny_run.config.base, moved)
     again = LoadedRun.from_folder(moved / tiny_run.out.relative_to(tiny_run.config.base))
     assert again.config.base == moved
 
 
-def test_a_plan_is_named_by_the_beginning_of_its_hash(tiny_run: FinishedRun) -> None:
+def test_a_plan_is_found_by_a_prefix_of_its_hash(tiny_run: FinishedRun) -> None:
     again = LoadedRun.from_folder(tiny_run.out)
     chosen = again.result.chosen
     assert chosen and again.plan(None).hash == chosen == again.plan(chosen[:8]).hash
@@ -53,7 +53,9 @@ def test_frames_that_have_changed_are_refused(tiny_run: FinishedRun) -> None:
         changed.observe(ConsoleReporter())
 
 
-def test_what_is_no_finished_run_is_named(tiny_run: FinishedRun, tmp_path: Path) -> None:
+def test_a_folder_without_a_readable_result_is_refused(
+    tiny_run: FinishedRun, tmp_path: Path
+) -> None:
     with pytest.raises(NoSuchRun, match=r"no result\.json; give the folder"):
         LoadedRun.from_folder(tmp_path)
     data = json.loads((tiny_run.out / "result.json").read_text())

@@ -1,4 +1,4 @@
-"""Frames in parts: what was measured of the old ones stays, and only what is new is measured."""
+"""Frames in parts: measurements of old parts are reused, and only new parts are measured."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ from spaces.plan import Share, SharePlan
 
 DAY: dict[str, Any] = {"scenes": {"seed": 1}, "count": 28}
 WINDOW: dict[str, Any] = {"scenes": {"seed": 4, "night": 1.0}, "count": 12}
-"""Three of its frames are kept unseen, nine are seen: a batch of eight, and one left over."""
+"""Three frames are held out; nine are used: a batch of eight and one more."""
 
 
 class CountingReporter(SilentReporter):
@@ -77,13 +77,13 @@ def config_of(weights: Weights, folder: Path, frames: Any, **changes: Any) -> Ru
     return load_config(write_config(folder, with_changes(config_data(weights), changes)))
 
 
-def observed_with(config: RunConfig, reporter: Reporter | None = None) -> Observed:
+def observe_config(config: RunConfig, reporter: Reporter | None = None) -> Observed:
     reporter = reporter or capture_reporter().reporter
     deployment = load_deployment(config, reporter)
     return observe(config, deployment, open_frame_set(config), reporter)
 
 
-def valued(config: RunConfig, observed: Observed) -> dict[Share, float]:
+def similarities_of(config: RunConfig, observed: Observed) -> dict[Share, float]:
     return compute_similarities(
         config, observed, config.search.adapter_specs, capture_reporter().reporter
     )
@@ -109,12 +109,12 @@ def moments_of(deployment: Deployment, frames: Any) -> Moments:
 @pytest.fixture(scope="module")
 def both(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Observed:
     folder = tmp_path_factory.mktemp("both")
-    return observed_with(config_of(weights, folder, {"parts": [DAY, WINDOW]}))
+    return observe_config(config_of(weights, folder, {"parts": [DAY, WINDOW]}))
 
 
 @pytest.fixture(scope="module")
 def pair(both: Observed) -> Observed:
-    """What the contract calls it."""
+    """The name that the contract uses."""
     return both
 
 
@@ -125,7 +125,7 @@ def mixed(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Observe
                 "num_classes": 6, "fit": "squash"}  # fmt: skip
     models = {"cls": config_data(weights)["models"]["a"], "det": detector}
     folder = tmp_path_factory.mktemp("mixed")
-    return observed_with(
+    return observe_config(
         config_of(weights, folder, {"parts": [DAY, WINDOW]}, models=models, truth={})
     )
 
@@ -133,8 +133,8 @@ def mixed(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Observe
 # Statistics.
 
 
-def raw(part: SecondMoments) -> dict[str, Matrix]:
-    """Sums of products about zero, which add up as they are."""
+def uncentred(part: SecondMoments) -> dict[str, Matrix]:
+    """Sums of products about zero, which are additive."""
     sums: dict[str, Matrix] = {"count": np.array(part.count)}
     for model, mean in part.means.items():
         sums[f"sum {model}"] = np.asarray(mean.numpy()) * part.count
@@ -148,21 +148,21 @@ def raw(part: SecondMoments) -> dict[str, Matrix]:
     return sums
 
 
-def test_the_statistics_of_parts_are_the_sums_of_each_one_s(both: Observed) -> None:
+def test_the_statistics_of_all_parts_are_the_sum_over_parts(both: Observed) -> None:
     total = both.statistics.moments
     apart = [moments_of(both.deployment, seen) for seen in seen_halves(both)]
     assert [m.frames for m in apart] == [16, 8] and total.frames == 24
     np.testing.assert_allclose(total.hsic, sum(m.hsic for m in apart))
     for grid in total.grids:
         for fold in FOLDS:
-            one, other = (raw(m.at(grid, fold)) for m in apart)
-            for name, value in raw(total.at(grid, fold)).items():
+            one, other = (uncentred(m.at(grid, fold)) for m in apart)
+            for name, value in uncentred(total.at(grid, fold)).items():
                 np.testing.assert_allclose(
                     value, one[name] + other[name], rtol=1e-6, atol=1e-6 * np.abs(value).max()
                 )
 
 
-def test_the_order_of_parts_changes_their_sum_by_rounding_only(both: Observed) -> None:
+def test_the_order_of_parts_changes_the_sum_only_by_rounding(both: Observed) -> None:
     halves = seen_halves(both)
     there, back = (
         Statistics(
@@ -175,15 +175,15 @@ def test_the_order_of_parts_changes_their_sum_by_rounding_only(both: Observed) -
         assert there.ridge(pair).explained == pytest.approx(back.ridge(pair).explained, abs=1e-6)
 
 
-def test_only_a_new_part_is_measured_and_the_old_one_s_files_stay(
+def test_only_a_new_part_is_measured_and_files_of_old_parts_stay(
     weights: Weights, tmp_path: Path
 ) -> None:
     alone = config_of(weights, tmp_path, DAY)
-    valued(alone, observed_with(alone))
+    similarities_of(alone, observe_config(alone))
     before = files_in(alone.cache_folder)
     listener = CountingReporter()
     more = config_of(weights, tmp_path, {"parts": [DAY, WINDOW]})
-    observed = observed_with(more, listener)
+    observed = observe_config(more, listener)
     compute_similarities(more, observed, more.search.adapter_specs, listener)
     assert listener.done_by_task["frames"] == 8
     assert listener.done_by_task["shares"] == len(shares_in(observed))
@@ -195,34 +195,34 @@ def test_only_a_new_part_is_measured_and_the_old_one_s_files_stay(
     assert sorted(n["frames"] for n in notes) == [3, 12]
 
 
-def test_what_lies_in_the_cache_changes_no_number(weights: Weights, tmp_path: Path) -> None:
-    """At once from nothing, or as windows came and went: the same to the last bit."""
+def test_the_cache_changes_no_number(weights: Weights, tmp_path: Path) -> None:
+    """All parts measured together or added and removed one by one: equal bit for bit."""
     third = {"scenes": {"seed": 8}, "count": 9}
     at_once = config_of(weights, tmp_path / "at-once", {"parts": [DAY, third, WINDOW]})
-    found = valued(at_once, observed_with(at_once))
+    found = similarities_of(at_once, observe_config(at_once))
     steps = ([DAY], [DAY, WINDOW], [DAY, third], [DAY, third, WINDOW])
     for parts in steps:
         grown = config_of(weights, tmp_path / "grown", {"parts": parts})
-        values = valued(grown, observed_with(grown))
+        values = similarities_of(grown, observe_config(grown))
     assert values == found
     for kind in ("notes", "statistics"):
         assert len(files_in(grown.cache_folder / kind)) == 3
 
 
-def test_one_part_is_what_it_is_alone(weights: Weights, tmp_path: Path) -> None:
+def test_one_part_equals_frames_without_parts(weights: Weights, tmp_path: Path) -> None:
     alone = config_of(weights, tmp_path, DAY)
-    observed = observed_with(alone)
-    found = valued(alone, observed)
+    observed = observe_config(alone)
+    found = similarities_of(alone, observed)
     assert found == fidelity_alone(observed, shares_in(observed))
     before = files_in(alone.cache_folder)
     listed = config_of(weights, tmp_path, {"parts": [DAY]})
-    again = observed_with(listed)
+    again = observe_config(listed)
     assert again.frames.hash == observed.frames.hash
-    assert valued(listed, again) == found
+    assert similarities_of(listed, again) == found
     assert files_in(listed.cache_folder) == before
 
 
-def test_a_window_of_image_files_goes_beside_rendered_scenes(
+def test_image_files_can_be_a_part_beside_rendered_scenes(
     weights: Weights, tmp_path: Path
 ) -> None:
     (tmp_path / "window").mkdir()
@@ -230,7 +230,7 @@ def test_a_window_of_image_files_goes_beside_rendered_scenes(
         picture = Image.fromarray(render(SceneSettings(seed=9, width=96, height=72), k).image)
         picture.save(tmp_path / "window" / f"{k}.png")
     config = config_of(weights, tmp_path, {"parts": [DAY, {"folder": "window"}]})
-    observed = observed_with(config)
+    observed = observe_config(config)
     assert observed.statistics.moments.frames == 16 + 6  # of 28 without 12, and of 8 without 2
     assert observed.unseen.indices[-2:] == (28, 32)
 
@@ -243,14 +243,14 @@ def test_a_window_of_image_files_goes_beside_rendered_scenes(
         ({"parts": [DAY, {**DAY, "count": 5}]}, "5 frames are in more than one part"),
     ],
 )
-def test_parts_that_are_too_small_or_the_same_are_refused(
+def test_parts_that_are_too_small_or_equal_are_refused(
     weights: Weights, tmp_path: Path, frames: Any, told: str
 ) -> None:
     with pytest.raises(BadFrames, match=told):
-        observed_with(config_of(weights, tmp_path, frames))
+        observe_config(config_of(weights, tmp_path, frames))
 
 
-def test_parts_have_no_shards(weights: Weights, tmp_path: Path) -> None:
+def test_frames_in_parts_cannot_be_sharded(weights: Weights, tmp_path: Path) -> None:
     config_of(weights, tmp_path, {"parts": [DAY, WINDOW]})
     path = str(tmp_path / "config.yaml")
     for command in (["stats", path, "--shard", "1/2"], ["stats", "merge", path, path]):
@@ -263,17 +263,17 @@ def test_parts_have_no_shards(weights: Weights, tmp_path: Path) -> None:
 
 
 class TestFidelityOfParts(MetricContract):
-    """The contract holds where frames came in parts, and what is known of them is noted."""
+    """The contract holds for frames in parts with cached fidelities."""
 
     metric = METRICS["fidelity"]
 
 
-def test_each_part_is_measured_with_the_maps_of_the_first_and_itself(
+def test_each_part_uses_maps_fitted_on_the_first_part_and_itself(
     weights: Weights, tmp_path: Path
 ) -> None:
-    """Share by share, part by part, with maps fitted anew: the mean over all unseen frames."""
+    """Recomputed share by share and part by part with new maps: the mean over held-out frames."""
     parts = [DAY, {"scenes": {"seed": 8}, "count": 16}, WINDOW]
-    three = observed_with(config_of(weights, tmp_path, {"parts": parts}))
+    three = observe_config(config_of(weights, tmp_path, {"parts": parts}))
     shares, facts = shares_in(three)[::6], three.deployment.facts
     found = METRICS["fidelity"].similarities(three, shares)
     frames = three.frames
@@ -291,37 +291,39 @@ def test_each_part_is_measured_with_the_maps_of_the_first_and_itself(
         assert found[share] == pytest.approx(agreed[share] / (12 + 4 + 3), abs=1e-5)
 
 
-def test_every_share_is_told_of_once_however_many_parts_are_new(
+def test_progress_counts_every_share_once_however_many_parts_are_new(
     weights: Weights, tmp_path: Path
 ) -> None:
     parts = [DAY]
     for window in (None, WINDOW, {"scenes": {"seed": 8}, "count": 9}):
         parts += [window] if window else []
         config = config_of(weights, tmp_path, {"parts": parts})
-        observed, told = observed_with(config), list[int]()
+        observed, told = observe_config(config), list[int]()
         shares = shares_in(observed)
         METRICS["fidelity"].similarities(observed, shares, told.append)
         assert sum(told) == len(shares) and min(told) >= 0
     told.clear()
     config = config_of(weights, tmp_path, {"parts": parts}, cache=str(tmp_path / "empty"))
-    METRICS["fidelity"].similarities(observed_with(config), shares, told.append)
+    METRICS["fidelity"].similarities(observe_config(config), shares, told.append)
     assert sum(told) == len(shares) and min(told) >= 0
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"frames": 3}', '{"frames": 1, "sums": {}}'])
-def test_damaged_notes_are_refused_by_name(weights: Weights, tmp_path: Path, content: str) -> None:
+def test_a_damaged_fidelity_cache_is_refused_by_name(
+    weights: Weights, tmp_path: Path, content: str
+) -> None:
     config = config_of(weights, tmp_path, DAY)
-    observed = observed_with(config)
-    valued(config, observed)
+    observed = observe_config(config)
+    similarities_of(config, observed)
     (path,) = (tmp_path / "cache" / "notes").rglob("*.json")
     path.write_text(content)
     with pytest.raises(BadNotes, match=f"{path.name}: .*delete the file"):
-        valued(config, observed)
+        similarities_of(config, observed)
     path.unlink()
-    assert valued(config, observed)
+    assert similarities_of(config, observed)
 
 
-def test_other_models_weights_or_shares_have_notes_of_their_own(
+def test_other_models_weights_or_shares_have_their_own_fidelity_cache(
     weights: Weights, tmp_path: Path
 ) -> None:
     changes: list[dict[str, Any]] = [
@@ -330,7 +332,7 @@ def test_other_models_weights_or_shares_have_notes_of_their_own(
     ]  # fmt: skip
     for count, change in enumerate(changes, 1):
         config = config_of(weights, tmp_path, DAY, **change)
-        valued(config, observed_with(config))
+        similarities_of(config, observe_config(config))
         assert len(files_in(tmp_path / "cache" / "notes")) == count
 
 
@@ -344,56 +346,54 @@ def data(weights: Weights) -> dict[str, Any]:
     return with_changes(config_data(weights), changes)
 
 
-def searched(
+def search(
     folder: Path, data: Any, champion: SharePlan | None = None
 ) -> tuple[RunConfig, Result, str]:
-    """What a run finds, and what it says; nothing is logged."""
+    """Run without logging; return the result and the printed text."""
     config, spoken = load_config(write_config(folder, data)), capture_reporter()
     make_folder(config.out_folder)
     result = run_without_logging(config, spoken.reporter, PriorKnowledge(champion))
     return config, result, spoken.text
 
 
-def tried(config: RunConfig) -> list[str]:
-    """Hashes of the plans, in their order."""
+def evaluated_plans(config: RunConfig) -> list[str]:
+    """Return the hashes of the evaluated plans in order."""
     with (config.out_folder / "trials.csv").open() as file:
         return [row["plan"] for row in csv.DictReader(file)]
 
 
-def test_a_search_on_more_frames_begins_with_what_the_last_one_found(
+def test_a_search_on_more_frames_begins_with_the_plans_of_the_last_search(
     tmp_path: Path, data: dict[str, Any]
 ) -> None:
-    _, first, _ = searched(tmp_path, data)
-    config, second, _ = searched(
-        tmp_path, with_changes(data, {"frames": {"parts": [DAY, WINDOW]}})
-    )
+    _, first, _ = search(tmp_path, data)
+    config, second, _ = search(tmp_path, with_changes(data, {"frames": {"parts": [DAY, WINDOW]}}))
     assert second.frames["count"] == 40
     assert second.study["problem"] != first.study["problem"]
     known = dict.fromkeys([first.chosen, *(c.hash for c in first.candidates)])
-    assert tried(config)[: len(known)] == list(known)
+    assert evaluated_plans(config)[: len(known)] == list(known)
     finished = LoadedRun.from_folder(config.out_folder)
     assert finished.frames().hash == second.frames["hash"]
     assert finished.observe(capture_reporter().reporter).statistics.moments.frames == 24
 
 
 @pytest.mark.parametrize("frames", [DAY, {"parts": [DAY, WINDOW]}])
-def test_the_plan_in_service_is_tried_and_verified_first(
+def test_the_plan_in_service_is_evaluated_and_verified_first(
     tmp_path: Path, data: dict[str, Any], frames: Any
 ) -> None:
-    _, first, _ = searched(tmp_path / "first", data)
+    _, first, _ = search(tmp_path / "first", data)
     champion = SharePlan.from_dict(min(first.front, key=lambda r: r.proxy).plan)
-    config, result, _ = searched(
+    config, result, _ = search(
         tmp_path / "again", with_changes(data, {"frames": frames}), champion
     )
     verified = [c.hash for c in result.candidates]
-    assert verified[0] == tried(config)[0] == champion.hash
+    assert verified[0] == evaluated_plans(config)[0] == champion.hash
     assert len(set(verified)) == len(verified) in (2, 3)
 
 
-def test_a_plan_in_service_that_cannot_be_searched_is_told_of(
+def test_a_plan_in_service_outside_the_search_space_is_reported(
     tmp_path: Path, data: dict[str, Any]
 ) -> None:
-    _, first, _ = searched(tmp_path / "first", data)
+    _, first, _ = search(tmp_path / "first", data)
     found_before = SharePlan.from_dict(first.front[0].plan)
     cases: list[tuple[SharePlan, dict[str, Any], str]] = [
         (SharePlan(), {}, "it is predicted to miss the limits of the config"),
@@ -404,7 +404,7 @@ def test_a_plan_in_service_that_cannot_be_searched_is_told_of(
         ),
     ]
     for number, (champion, changes, why) in enumerate(cases):
-        _, result, said = searched(tmp_path / str(number), with_changes(data, changes), champion)
+        _, result, said = search(tmp_path / str(number), with_changes(data, changes), champion)
         assert champion.hash not in {c.hash for c in result.candidates}
         assert f"The plan in service, {champion.hash}, is not verified: " in said and why in said
 
@@ -413,4 +413,4 @@ def test_labelled_frames_must_not_be_in_any_part(tmp_path: Path, data: dict[str,
     truth = {"scenes": WINDOW["scenes"], "count": 6}
     changes = {"frames": {"parts": [DAY, WINDOW]}, "truth": {"a": truth}}
     with pytest.raises(BadTruth, match="6 of its frames are also among"):
-        searched(tmp_path, with_changes(data, changes))
+        search(tmp_path, with_changes(data, changes))

@@ -1,4 +1,4 @@
-"""Whole runs on tiny networks and rendered frames: what they leave, twice the same, or nothing."""
+"""Complete runs on tiny networks and rendered frames: their files, determinism and errors."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ from spaces.plan import SharePlan
 from spaces.stages import Layout, total_bytes, unique_tensors
 
 
-def numbers(result: Result) -> dict[str, Any]:
-    """All of a result but what the clock says, the paths, and what was asked for."""
+def deterministic_part(result: Result) -> dict[str, Any]:
+    """Return a result without times, paths and the request."""
     written, other = dump_record(result), ("seconds", "latency_ms", "created", "config")
     return {k: v for k, v in written.items() if k not in other}
 
 
-def test_plans_lie_under_the_hashes_that_name_them(tiny_run: FinishedRun) -> None:
+def test_plan_files_are_named_by_their_hashes(tiny_run: FinishedRun) -> None:
     written = {p.stem: p for p in (tiny_run.out / "plans").glob("*.json")}
     assert set(written) >= {record.hash for record in tiny_run.result.front}
     for name, path in written.items():
@@ -63,7 +63,7 @@ def test_pictures_are_complete_images(tiny_run: FinishedRun) -> None:
             assert min(picture.size) > 200
 
 
-def test_nothing_unfinished_is_left_behind(tiny_run: FinishedRun) -> None:
+def test_no_temporary_files_remain(tiny_run: FinishedRun) -> None:
     assert not [p for p in tiny_run.out.rglob("*") if ".part" in p.name]
 
 
@@ -75,7 +75,7 @@ def test_the_chosen_plan_and_the_whole_front_are_within_the_budget(tiny_run: Fin
     assert 0 < result.smallest_bytes <= min(r.bytes for r in result.front)
 
 
-def test_every_plan_holds_the_bytes_that_the_result_says(tiny_run: FinishedRun) -> None:
+def test_every_plan_holds_the_bytes_in_the_result(tiny_run: FinishedRun) -> None:
     from search.pipelines.prepare import load_deployment, observe
 
     reporter = capture_reporter().reporter
@@ -93,12 +93,12 @@ def test_every_plan_holds_the_bytes_that_the_result_says(tiny_run: FinishedRun) 
         assert accuracy(bench, [plan], truth, lambda done: None) == [record.accuracy]
 
 
-def test_the_stage_tables_and_the_verified_plans_are_told(tiny_run: FinishedRun) -> None:
+def test_stage_tables_and_verified_plans_are_printed(tiny_run: FinishedRun) -> None:
     for word in ("conv_head", "unmerged", tiny_run.result.chosen, "a top-1", "experiment"):
         assert word in tiny_run.output
 
 
-def test_every_accuracy_lies_in_its_interval_and_every_change_has_one(
+def test_every_accuracy_and_every_difference_has_an_interval(
     tiny_run: FinishedRun,
 ) -> None:
     result = tiny_run.result
@@ -120,7 +120,7 @@ def test_every_accuracy_lies_in_its_interval_and_every_change_has_one(
     assert "95% intervals over the labelled frames" in tiny_run.output
 
 
-def test_the_rungs_of_the_ladder_say_how_well_they_foretold_each_other(
+def test_rank_agreement_is_computed_and_printed(
     tiny_run: FinishedRun,
 ) -> None:
     found = tiny_run.result.rungs
@@ -131,7 +131,7 @@ def test_the_rungs_of_the_ladder_say_how_well_they_foretold_each_other(
     assert in_words(found) in tiny_run.output
 
 
-def test_without_labels_nothing_is_said_of_accuracy(tmp_path: Path, data: dict[str, Any]) -> None:
+def test_without_labels_accuracy_is_absent(tmp_path: Path, data: dict[str, Any]) -> None:
     ran = run_config(write_config(tmp_path, with_changes(data, {"truth": {}})))
     assert ran.result.baseline == ran.result.baseline_intervals == {}
     for c in ran.result.candidates:
@@ -141,33 +141,33 @@ def test_without_labels_nothing_is_said_of_accuracy(tmp_path: Path, data: dict[s
     assert "proxy and truth -" in ran.output
 
 
-def test_the_same_seed_finds_the_same_in_another_folder(
+def test_the_same_seed_gives_the_same_result_in_another_folder(
     tmp_path: Path, data: dict[str, Any], weights: Weights
 ) -> None:
     one, other = (run_config(write_config(tmp_path / name, data)) for name in ("one", "other"))
-    assert numbers(one.result) == numbers(other.result)
+    assert deterministic_part(one.result) == deterministic_part(other.result)
     assert one.out != other.out
 
 
-def test_a_second_run_goes_on_where_the_first_one_stood(
+def test_a_second_run_continues_the_study_of_the_first(
     tmp_path: Path, data: dict[str, Any]
 ) -> None:
     path = write_config(tmp_path, data)
     first, second = run_config(path), run_config(path)
-    assert numbers(first.result) == numbers(second.result)
+    assert deterministic_part(first.result) == deterministic_part(second.result)
     assert "cached from an earlier run" in second.output
     more = run_config(path, ["search.trials=20"])
     assert more.result.study["trials"] == 20
     assert more.result.study["hypervolume"][:12] == first.result.study["hypervolume"]
 
 
-def test_random_weights_are_the_same_each_time(tmp_path: Path, data: dict[str, Any]) -> None:
-    """`pretrained: false` is for trying out: it too must find the same twice."""
+def test_random_weights_are_reproducible(tmp_path: Path, data: dict[str, Any]) -> None:
+    """Runs with `pretrained: false` must also be reproducible."""
     untrained = {"arch": "timm/test_efficientnet", "pretrained": False, "size": 64}
     data = with_changes(data, {"models": {"a": untrained, "b": dict(untrained)}, "truth": {},
                          "search.floor": 0.001})  # fmt: skip
     one, other = (run_config(write_config(tmp_path / name, data)) for name in ("one", "other"))
-    assert numbers(one.result) == numbers(other.result)
+    assert deterministic_part(one.result) == deterministic_part(other.result)
     assert one.result.candidates[0].quality_kept is None
 
 
@@ -213,7 +213,7 @@ def test_a_budget_that_cannot_be_met_names_the_smallest_plan_and_exits_with_2(
         run_config(config.base / "config.yaml", [f"budget={least.bytes - 1}"])
 
 
-def test_when_no_share_is_worth_anything_the_unmerged_set_is_the_smallest(
+def test_without_useful_shares_the_unmerged_models_are_the_smallest(
     tmp_path: Path, data: dict[str, Any]
 ) -> None:
     path = write_config(tmp_path, with_changes(data, {"search.floor": 2.0}))
@@ -223,7 +223,7 @@ def test_when_no_share_is_worth_anything_the_unmerged_set_is_the_smallest(
     assert [SharePlan.from_dict(r.plan) for r in result.front] == [SharePlan()]
 
 
-def test_with_a_quality_floor_the_fewest_bytes_that_keep_it_are_chosen(
+def test_with_a_quality_floor_the_smallest_plan_that_keeps_it_is_chosen(
     tmp_path: Path, data: dict[str, Any]
 ) -> None:
     path = write_config(tmp_path, with_changes(data, {"budget": None, "quality_floor": 0.5}))
@@ -236,7 +236,7 @@ def test_with_a_quality_floor_the_fewest_bytes_that_keep_it_are_chosen(
     assert "50.0% of every model's quality" in ran.output
 
 
-def test_a_floor_that_nothing_keeps_when_verified_chooses_nothing_and_says_so(
+def test_if_no_verified_plan_keeps_the_floor_none_is_chosen(
     tmp_path: Path, data: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
@@ -248,7 +248,7 @@ def test_a_floor_that_nothing_keeps_when_verified_chooses_nothing_and_says_so(
     assert "None of them keeps 90.0%" in ran.output and "keeps 25.0% on its worst" in ran.output
 
 
-def test_all_objectives_are_measured_and_told(tmp_path: Path, data: dict[str, Any]) -> None:
+def test_all_objectives_are_measured_and_printed(tmp_path: Path, data: dict[str, Any]) -> None:
     objectives = ["macs", "latency", "activation"]
     path = write_config(tmp_path, with_changes(data, {"search.objectives": objectives}))
     ran = run_config(path, ["search.trials=4"])
@@ -259,7 +259,7 @@ def test_all_objectives_are_measured_and_told(tmp_path: Path, data: dict[str, An
     assert "latency ms" in ran.output and "activation MB" in ran.output
 
 
-def test_a_search_begins_with_what_an_earlier_one_into_the_same_folder_found(
+def test_a_search_begins_with_the_plans_of_an_earlier_run_in_the_folder(
     tmp_path: Path, data: dict[str, Any]
 ) -> None:
     path = write_config(tmp_path, data)
@@ -272,7 +272,7 @@ def test_a_search_begins_with_what_an_earlier_one_into_the_same_folder_found(
     assert alone.study["hypervolume"][-1] < first.study["hypervolume"][-1]
 
 
-def test_a_damaged_earlier_result_is_no_hindrance(tmp_path: Path, data: dict[str, Any]) -> None:
+def test_a_damaged_earlier_result_is_ignored(tmp_path: Path, data: dict[str, Any]) -> None:
     out = tmp_path / "out" / "tiny"
     out.mkdir(parents=True)
     for text in ("no json", "[]", '{"schema": 1}'):
@@ -280,14 +280,14 @@ def test_a_damaged_earlier_result_is_no_hindrance(tmp_path: Path, data: dict[str
         assert run_config(write_config(tmp_path, data)).result.study["trials"] == 12
 
 
-def test_an_exhausted_space_is_told(tmp_path: Path, data: dict[str, Any]) -> None:
+def test_an_exhausted_search_space_is_reported(tmp_path: Path, data: dict[str, Any]) -> None:
     path = write_config(tmp_path, with_changes(data, {"search.floor": 2.0, "budget": "100%"}))
     ran = run_config(path)
     assert ran.result.study["exhausted"] and ran.result.study["trials"] == 1
     assert "which is the whole search space" in ran.output
 
 
-def test_the_true_front_is_told_and_how_much_of_it_the_study_found(
+def test_exact_prints_the_true_front_and_the_share_that_the_study_found(
     tmp_path: Path, data: dict[str, Any]
 ) -> None:
     path = write_config(tmp_path, data)
@@ -323,7 +323,7 @@ def test_the_true_front_is_told_and_how_much_of_it_the_study_found(
         ({"budget": "1 kB"}, "cannot be met"),
     ],
 )
-def test_an_error_leaves_the_old_result_and_no_other(
+def test_an_error_leaves_the_old_result(
     tmp_path: Path, data: dict[str, Any], changes: dict[str, Any], told: str
 ) -> None:
     path = write_config(tmp_path, with_changes(data, changes))
@@ -337,7 +337,7 @@ def test_an_error_leaves_the_old_result_and_no_other(
     assert not [p for p in out.rglob("*") if ".part" in p.name]
 
 
-def test_those_errors_have_names(tmp_path: Path, data: dict[str, Any]) -> None:
+def test_errors_of_the_study_name_their_cause(tmp_path: Path, data: dict[str, Any]) -> None:
     with pytest.raises(NothingToShare):
         run_config(write_config(tmp_path, with_changes(data, {"models.b.fit": "crop"})))
     with pytest.raises(BadTruth):
@@ -345,7 +345,7 @@ def test_those_errors_have_names(tmp_path: Path, data: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("key", ["out", "cache"])
-def test_a_folder_that_takes_no_files_is_named_before_any_work(
+def test_a_read_only_folder_is_refused_before_any_work(
     tmp_path: Path, data: dict[str, Any], key: str
 ) -> None:
     (tmp_path / "file").write_text("in the way")
@@ -355,7 +355,7 @@ def test_a_folder_that_takes_no_files_is_named_before_any_work(
     assert f"`{key}:`" in str(caught.value)
 
 
-def test_a_damaged_study_is_named(tmp_path: Path, data: dict[str, Any]) -> None:
+def test_a_damaged_study_is_refused_by_name(tmp_path: Path, data: dict[str, Any]) -> None:
     path = write_config(tmp_path, data)
     store = tmp_path / "out" / "tiny" / "study.log"
     store.parent.mkdir(parents=True)

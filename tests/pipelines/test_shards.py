@@ -1,4 +1,4 @@
-"""Statistics in parts and on disk: the sum of all parts is the one pass, and nothing else is."""
+"""Statistics in shards and on disk: the sum of all shards equals a single pass."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def stats(*args: str | Path) -> Result:
     return CliRunner().invoke(main, ["stats", *map(str, args)], prog_name="merge-search")
 
 
-def refusal(*args: str | Path) -> str:
+def error_of(*args: str | Path) -> str:
     result = stats(*args)
     assert result.exit_code == 1
     assert result.stderr.startswith("merge-search: ") and result.stderr.count("\n") == 1
@@ -47,7 +47,7 @@ def refusal(*args: str | Path) -> str:
 
 @pytest.fixture(scope="module")
 def config(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A config whose 28 frames of the pass make three and a half batches."""
+    """A config whose 28 frames are three and a half batches."""
     data = with_changes(config_data(weights), {"frames.count": 40, "cache": "cache"})
     return write_config(tmp_path_factory.mktemp("stats"), data)
 
@@ -60,8 +60,8 @@ def parts(config: Path) -> list[Path]:
     return sorted((load_config(config).out_folder / "stats").iterdir())
 
 
-def observed(config: RunConfig) -> tuple[Observed, str]:
-    """What a run of the config observes, and what it said meanwhile."""
+def observe_config(config: RunConfig) -> tuple[Observed, str]:
+    """Observe as a run of the config does; return the printed text, too."""
     spoken = capture_reporter()
     deployment = load_deployment(config, spoken.reporter)
     found = observe(config, deployment, open_frame_set(config), spoken.reporter)
@@ -73,9 +73,9 @@ def test_the_sum_of_the_shards_is_the_one_pass(
 ) -> None:
     result = stats("merge", config)
     assert result.exit_code == 0, result.stderr
-    summed, said = observed(load_config(config))
+    summed, said = observe_config(load_config(config))
     assert "cached" in said
-    once, said = observed(load_config(config, [f"cache={tmp_path}"]))
+    once, said = observe_config(load_config(config, [f"cache={tmp_path}"]))
     assert "cached" not in said
     assert summed.statistics.moments.frames == once.statistics.moments.frames == 28
     for pair in once.deployment.pairs.legal:
@@ -93,12 +93,12 @@ def test_the_shards_share_the_batches_evenly(parts: list[Path]) -> None:
 
 
 def test_a_missing_shard_is_named(config: Path, parts: list[Path]) -> None:
-    assert "missing of the shards: 2/3" in refusal("merge", config, parts[0], parts[2])
-    assert "missing of the shards: 1/3, 3/3" in refusal("merge", config, parts[1])
+    assert "missing of the shards: 2/3" in error_of("merge", config, parts[0], parts[2])
+    assert "missing of the shards: 1/3, 3/3" in error_of("merge", config, parts[1])
 
 
 def test_a_shard_that_is_given_twice_is_refused(config: Path, parts: list[Path]) -> None:
-    told = refusal("merge", config, *parts, parts[0])
+    told = error_of("merge", config, *parts, parts[0])
     assert str(parts[0]) in told and "give each shard once" in told
 
 
@@ -106,35 +106,35 @@ def test_shards_of_different_counts_do_not_mix(config: Path, parts: list[Path]) 
     other = parts[0].parent.parent / "two.safetensors"
     saved = load(parts[0])
     save(other, Saved(saved.moments, saved.key, Shard(2, 2)))
-    assert "must be of one number of shards" in refusal("merge", config, parts[0], other)
+    assert "must be of one number of shards" in error_of("merge", config, parts[0], other)
 
 
 @pytest.mark.parametrize(
     "change", ["seed=4", "statistics.positions=3", "frames.scenes.seed=9", "models.a.size=96"]
 )
-def test_shards_of_something_else_are_refused(
+def test_shards_of_another_config_are_refused(
     config: Path, parts: list[Path], change: str
 ) -> None:
-    told = refusal("merge", config, *parts, "--set", change)
+    told = error_of("merge", config, *parts, "--set", change)
     assert str(parts[0]) in told and "is not of this config" in told
 
 
 def test_without_shards_there_is_nothing_to_merge(config: Path, tmp_path: Path) -> None:
-    assert "there are no shards in" in refusal("merge", config, "--set", f"out={tmp_path}")
+    assert "there are no shards in" in error_of("merge", config, "--set", f"out={tmp_path}")
 
 
 @pytest.mark.parametrize("text", ["3", "0/2", "3/2", "a/b", "1/0", "-1/2"])
 def test_a_shard_is_a_number_of_a_count(config: Path, text: str) -> None:
-    assert f"shard {text}: write it as K/N" in refusal(config, f"--shard={text}")
+    assert f"shard {text}: write it as K/N" in error_of(config, f"--shard={text}")
 
 
 def test_more_shards_than_batches_are_refused(config: Path) -> None:
-    assert "use fewer shards" in refusal(config, "--shard", "9/9")
+    assert "use fewer shards" in error_of(config, "--shard", "9/9")
 
 
-def test_the_word_measure_may_be_left_out(config: Path) -> None:
-    assert "3/2" in refusal("measure", config, "--shard", "3/2")
-    assert "3/2" in refusal("--shard", "3/2", config)
+def test_the_subcommand_measure_is_the_default(config: Path) -> None:
+    assert "3/2" in error_of("measure", config, "--shard", "3/2")
+    assert "3/2" in error_of("--shard", "3/2", config)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
@@ -149,7 +149,7 @@ def test_an_impossible_shard_cannot_be_built() -> None:
         Shard(4, 3)
 
 
-def equal(one: Moments, other: Moments) -> bool:
+def equal_moments(one: Moments, other: Moments) -> bool:
     assert one.refs == other.refs and one.frames == other.frames
     assert list(one.grids) == list(other.grids)
     same = [np.array_equal(one.hsic, other.hsic)]
@@ -164,12 +164,12 @@ def equal(one: Moments, other: Moments) -> bool:
     return all(same)
 
 
-def test_what_is_saved_is_loaded_again_to_the_last_bit(mixed: Observed, tmp_path: Path) -> None:
+def test_saved_moments_are_loaded_bit_for_bit(mixed: Observed, tmp_path: Path) -> None:
     moments, path = mixed.statistics.moments, tmp_path / "deep" / "m.safetensors"
     save(path, Saved(moments, "key", WHOLE))
     loaded = load(path)
     assert (loaded.key, loaded.shard) == ("key", WHOLE)
-    assert equal(loaded.moments, moments)
+    assert equal_moments(loaded.moments, moments)
     again = Statistics(loaded.moments, mixed.statistics.facts)
     pair = mixed.deployment.pairs.legal[5]
     assert again.ridge(pair) == mixed.statistics.ridge(pair)
@@ -183,7 +183,7 @@ def test_moments_without_pairs_can_be_saved(weights: Weights, tmp_path: Path) ->
     assert not find_pairs(facts).legal
     moments = measure(models, facts, [], RenderedScenes(STREET, 8), PassSettings(batch=4))
     save(tmp_path / "m", Saved(moments, "k", WHOLE))
-    assert equal(load(tmp_path / "m").moments, moments)
+    assert equal_moments(load(tmp_path / "m").moments, moments)
 
 
 def test_a_damaged_file_is_refused_by_name(parts: list[Path], tmp_path: Path) -> None:

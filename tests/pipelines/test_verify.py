@@ -1,4 +1,4 @@
-"""Plans of a finished run, measured again: on its own data, on other labels, without labels."""
+"""Plans of a finished run verified on its own data, on other labels, and without labels."""
 
 from __future__ import annotations
 
@@ -47,20 +47,20 @@ OTHERS = 10
 
 
 @pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+def _short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 
 
 @pytest.fixture
 def out(tiny_run: FinishedRun, tmp_path: Path) -> Path:
-    """A finished run of one's own."""
+    """A private copy of a finished run."""
     shutil.copytree(tiny_run.config.base, tmp_path / "copied")
     return tmp_path / "copied" / tiny_run.out.relative_to(tiny_run.config.base)
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Frames that the run has not seen."""
+    """Frames that the run did not use."""
     folder = tmp_path_factory.mktemp("photos")
     for k in range(OTHERS):
         Image.fromarray(cached_scene(replace(STREET, seed=77), k).image).save(
@@ -71,7 +71,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def answers(tiny_run: FinishedRun, photos: Path) -> Path:
-    """Labels that are the unmerged networks' own answers: a.csv and b.csv."""
+    """Labels equal to the answers of the unmerged networks: a.csv and b.csv."""
     folder = photos.parent / "answers"
     folder.mkdir()
     deployment = load_deployment(tiny_run.config, capture_reporter().reporter)
@@ -85,15 +85,17 @@ def answers(tiny_run: FinishedRun, photos: Path) -> Path:
     return folder
 
 
-def verified(
+def verify_run(
     out: Path, data: VerificationInputs, starts: Sequence[str] = ()
 ) -> tuple[Verification, CapturedReporter]:
     spoken = capture_reporter()
     return verify(out, starts, data, spoken.reporter), spoken
 
 
-def test_on_its_own_data_it_says_what_the_run_said(tiny_run: FinishedRun, out: Path) -> None:
-    found, spoken = verified(out, VerificationInputs())
+def test_on_the_data_of_the_run_the_numbers_are_those_of_the_run(
+    tiny_run: FinishedRun, out: Path
+) -> None:
+    found, spoken = verify_run(out, VerificationInputs())
     assert found.candidates == tiny_run.result.candidates
     assert found.baseline == tiny_run.result.baseline
     assert found.baseline_intervals == tiny_run.result.baseline_intervals
@@ -106,9 +108,11 @@ def test_on_its_own_data_it_says_what_the_run_said(tiny_run: FinishedRun, out: P
         assert candidate.hash in spoken.text
 
 
-def test_against_the_networks_own_answers_accuracy_is_fidelity(out: Path, answers: Path) -> None:
+def test_with_the_networks_own_answers_as_labels_accuracy_is_fidelity(
+    out: Path, answers: Path
+) -> None:
     data = VerificationInputs({"a": answers / "a.csv", "b": answers / "b.csv"})
-    found, spoken = verified(out, data)
+    found, spoken = verify_run(out, data)
     assert all({**found.frames, "labels": t["labels"]} == t for t in found.truth.values())
     assert found.frames["count"] == OTHERS
     for name in ("a", "b"):
@@ -120,15 +124,15 @@ def test_against_the_networks_own_answers_accuracy_is_fidelity(out: Path, answer
     assert f"Verified against ground truth on {OTHERS} frames (a, b)" in spoken.text
 
 
-def test_models_without_labels_count_with_their_fidelity(out: Path, answers: Path) -> None:
-    found, _ = verified(out, VerificationInputs({"b": answers / "b.csv"}))
+def test_models_without_labels_count_by_fidelity(out: Path, answers: Path) -> None:
+    found, _ = verify_run(out, VerificationInputs({"b": answers / "b.csv"}))
     assert set(found.baseline) == set(found.truth) == {"b"}, "not the config's truth of a"
     for candidate in found.candidates:
         assert candidate.kept["a"] == candidate.fidelity["a"]
 
 
-def test_without_labels_nothing_is_said_about_accuracy(out: Path, photos: Path) -> None:
-    found, spoken = verified(out, VerificationInputs(frames=photos))
+def test_without_labels_only_fidelity_is_measured(out: Path, photos: Path) -> None:
+    found, spoken = verify_run(out, VerificationInputs(frames=photos))
     assert found.truth == found.baseline == {} and found.verified_front == []
     assert found.frames["count"] == OTHERS
     assert all(c.accuracy == {} and c.quality_kept is None for c in found.candidates)
@@ -137,23 +141,23 @@ def test_without_labels_nothing_is_said_about_accuracy(out: Path, photos: Path) 
     assert "top-1" not in spoken.text and "round truth" not in spoken.text
 
 
-def test_plans_of_the_front_are_named_by_their_hashes(tiny_run: FinishedRun, out: Path) -> None:
+def test_plans_of_the_front_are_selected_by_hash_prefix(tiny_run: FinishedRun, out: Path) -> None:
     others = {r.hash for r in tiny_run.result.front} - {c.hash for c in tiny_run.result.candidates}
     assert others, "the run verifies only some of its front"
     other = sorted(others)[0]
-    found, _ = verified(out, VerificationInputs(), [other, other[:8]])
+    found, _ = verify_run(out, VerificationInputs(), [other, other[:8]])
     (candidate,) = found.candidates
     record = next(r for r in tiny_run.result.front if r.hash == other)
     assert (candidate.hash, candidate.plan, candidate.bytes) == (other, record.plan, record.bytes)
     assert found.chosen is None and found.foremost == candidate
     assert set(candidate.accuracy) == {"a"}
     with pytest.raises(NoSuchPlan, match="no plan with a hash that begins with 'xyz'"):
-        verified(out, VerificationInputs(), ["xyz"])
+        verify_run(out, VerificationInputs(), ["xyz"])
 
 
-def test_what_it_found_lies_in_a_file_and_in_mlflow(out: Path, photos: Path) -> None:
+def test_the_verification_is_written_and_logged(out: Path, photos: Path) -> None:
     before = (out / "result.json").read_bytes()
-    found, _ = verified(out, VerificationInputs(frames=photos))
+    found, _ = verify_run(out, VerificationInputs(frames=photos))
     file = out / "verify" / "verified.json"
     assert read_document(file) == found
     assert found.result == identity(before) and (out / "result.json").read_bytes() == before
@@ -172,13 +176,13 @@ def test_what_it_found_lies_in_a_file_and_in_mlflow(out: Path, photos: Path) -> 
     assert [line for line in sync(out) if "was there already" not in line] == []
 
 
-def test_what_mlflow_did_not_take_is_kept_and_told_later(
+def test_a_verification_that_mlflow_did_not_take_is_logged_later(
     out: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     local = Target.of(LoadedRun.from_folder(out).config).uri
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
     with pytest.raises(NotLogged, match="merge-search sync"):
-        verified(out, VerificationInputs(frames=photos))
+        verify_run(out, VerificationInputs(frames=photos))
     (kept,) = (out / "unlogged").glob("*/verified.json")
     assert kept.read_bytes() == (out / "verify" / "verified.json").read_bytes()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", local)
@@ -192,7 +196,7 @@ def test_what_mlflow_did_not_take_is_kept_and_told_later(
 
 @pytest.fixture(scope="module")
 def photo_run(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
-    """A run that was searched on image files."""
+    """A run on image files."""
     folder = tmp_path_factory.mktemp("photo-run")
     for k in range(28):
         save_noise_image(folder / "frames" / f"{k:02d}.png", seed=k)
@@ -203,23 +207,21 @@ def photo_run(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Fin
         return run_config(write_config(folder, with_changes(config_data(weights), changes)))
 
 
-def test_frames_that_the_search_has_seen_are_refused(
-    photo_run: FinishedRun, tmp_path: Path
-) -> None:
+def test_frames_of_the_search_are_refused(photo_run: FinishedRun, tmp_path: Path) -> None:
     seen = photo_run.config.base / "frames"
     labels = tmp_path / "seen.csv"
     labels.write_text(f"path,label_index\n{seen / '03.png'},1\n{seen / '04.png'},2\n")
     with pytest.raises(BadTruth, match=r"truth\.a: 2 of its frames are also among"):
-        verified(photo_run.out, VerificationInputs({"a": labels}))
+        verify_run(photo_run.out, VerificationInputs({"a": labels}))
     with pytest.raises(BadTruth, match=r"28 of its images are also among the frames of the sea"):
-        verified(photo_run.out, VerificationInputs(frames=seen))
+        verify_run(photo_run.out, VerificationInputs(frames=seen))
     assert not (photo_run.out / "verify").exists()
 
 
-def test_without_truth_in_its_config_a_run_is_verified_for_fidelity(
+def test_a_run_without_truth_in_its_config_can_be_verified(
     photo_run: FinishedRun,
 ) -> None:
-    found, spoken = verified(photo_run.out, VerificationInputs())
+    found, spoken = verify_run(photo_run.out, VerificationInputs())
     assert found.candidates == photo_run.result.candidates and found.truth == {}
     assert "Fidelity only" in spoken.text
 
@@ -235,7 +237,7 @@ def test_without_truth_in_its_config_a_run_is_verified_for_fidelity(
         (["a=x.txt"], "--labels a=x.txt: must be a .csv file, a folder with a sub-folder"),
     ],
 )
-def test_labels_that_are_none_are_refused(
+def test_labels_of_unknown_form_are_refused(
     tiny_run: FinishedRun, texts: list[str], told: str
 ) -> None:
     with pytest.raises(BadData) as caught:
@@ -246,7 +248,7 @@ def test_labels_that_are_none_are_refused(
 
 
 @pytest.mark.parametrize("option", ["images", "classes"])
-def test_what_is_said_of_labels_goes_with_labels(tiny_run: FinishedRun, option: str) -> None:
+def test_options_about_labels_require_labels(tiny_run: FinishedRun, option: str) -> None:
     given = {option: ["a=x"]}
     data = VerificationInputs.parse([], given.get("images", []), given.get("classes", []), None)
     with pytest.raises(BadData, match=f"--{option} a=...: goes with --labels a="):
@@ -258,13 +260,13 @@ def test_what_is_said_of_labels_goes_with_labels(tiny_run: FinishedRun, option: 
         data.config_for(LoadedRun.from_folder(tiny_run.out))
 
 
-def test_classes_that_are_no_yaml_are_refused() -> None:
+def test_classes_that_are_not_yaml_are_refused() -> None:
     with pytest.raises(BadData, match=r"--classes b=\[car: write it as \[person, car\]"):
         VerificationInputs.parse([], [], ["b=[car"], None)
 
 
 def with_detector(tiny_run: FinishedRun, truth: dict[str, Any]) -> LoadedRun:
-    """As if the run's model b were a detector."""
+    """Return the run as if its model b were a detector."""
     known = LoadedRun.from_folder(tiny_run.out)
     models = {**known.result.models, "b": replace(known.result.models["b"], task="detection")}
     config = config_of(
@@ -273,7 +275,7 @@ def with_detector(tiny_run: FinishedRun, truth: dict[str, Any]) -> LoadedRun:
     return replace(known, config=config, result=replace(known.result, models=models))
 
 
-def test_the_form_of_labels_is_told_by_file_and_task(
+def test_the_format_of_labels_follows_from_file_and_task(
     tiny_run: FinishedRun, tmp_path: Path
 ) -> None:
     known = with_detector(tiny_run, {})
@@ -296,7 +298,7 @@ def test_the_form_of_labels_is_told_by_file_and_task(
     assert truth["a"].image_folder == str(tmp_path / "classes")
 
 
-def test_a_detectors_classes_are_those_of_the_run_unless_said(tiny_run: FinishedRun) -> None:
+def test_a_detector_uses_the_classes_of_the_run_by_default(tiny_run: FinishedRun) -> None:
     known = with_detector(tiny_run, {"b": {"coco": "old.json", "classes": {1: "car", 3: 7}}})
     data = VerificationInputs.parse(["b=new.json"], [], [], None)
     assert data.config_for(known).truth["b"].classes == {1: "car", 3: 7}
@@ -304,7 +306,7 @@ def test_a_detectors_classes_are_those_of_the_run_unless_said(tiny_run: Finished
     assert data.config_for(known).truth["b"].classes == ["bus", 4]
 
 
-def test_the_command_says_where_its_file_is(out: Path, photos: Path) -> None:
+def test_the_command_prints_the_path_of_its_file(out: Path, photos: Path) -> None:
     answer = CliRunner().invoke(main, ["verify", str(out), "--frames", str(photos)])
     assert answer.exit_code == 0, answer.output
     assert f"Wrote {out}/verify/verified.json" in answer.stdout

@@ -1,4 +1,4 @@
-"""A plan's drawing says what the plan does: liveness, bytes and shares, read back off the SVG."""
+"""The diagram of a plan shows its liveness, bytes and shares, as read back from the SVG."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ FOUR = MadeUpDeployment({"a": 6, "b": 6, "c": 6, "d": 6})
 
 
 def records(world: MadeUpDeployment) -> dict[str, ModelRecord]:
-    """As a result holds the world's models."""
+    """Return the models of the world as a result holds them."""
     return {
         name: ModelRecord(
             arch=f"timm/{name}",
@@ -51,7 +51,7 @@ def records(world: MadeUpDeployment) -> dict[str, ModelRecord]:
 
 
 def plans(world: MadeUpDeployment, count: int) -> list[SharePlan]:
-    """Seeded plans of one to five shares, without cycles."""
+    """Return seeded plans of one to five shares, without cycles."""
     chance, found = random.Random(count), list[SharePlan]()
     while len(found) < count:
         shares = chance.choices(sorted(world.similarities), k=chance.randint(1, 5))
@@ -66,21 +66,21 @@ def share(donor: str, recipient: str) -> Share:
     return Share(Ref.parse(recipient), Ref.parse(donor))
 
 
-def drawn(
+def drawn_plan(
     result: Result,
     models: Mapping[str, ModelRecord],
     plan: SharePlan,
     world: MadeUpDeployment,
     width: float,
 ) -> ET.Element:
-    """The drawing, as whoever opens it reads it."""
+    """Return the diagram, parsed from its text."""
     made_up = replace(result, models=dict(models))
     record = replace(result.candidates[0], plan=plan.to_dict(), hash=plan.hash)
     return ET.fromstring(to_text(draw_plan(made_up, record, world.similarities, width)))
 
 
-def stages(root: ET.Element) -> dict[str, ET.Element]:
-    """The outline of every stage and head, by what its title says it is."""
+def stage_outlines(root: ET.Element) -> dict[str, ET.Element]:
+    """Return the outline of every stage and head by the name in its title."""
     found = {}
     for part in root.iter(f"{SVG}g"):
         if "pd-stage" in part.get("class", "").split():
@@ -90,20 +90,20 @@ def stages(root: ET.Element) -> dict[str, ET.Element]:
     return found
 
 
-def of_class(root: ET.Element, name: str) -> list[ET.Element]:
+def with_class(root: ET.Element, name: str) -> list[ET.Element]:
     return [part for part in root.iter() if name in part.get("class", "").split()]
 
 
 @pytest.mark.parametrize("width", [WIDE, NARROW])
 @pytest.mark.parametrize("world", [THREE, FOUR], ids=["three", "four"])
-def test_live_stages_are_solid_and_released_ones_dashed(
+def test_live_stages_are_solid_and_released_stages_dashed(
     tiny_run: FinishedRun, world: MadeUpDeployment, width: float
 ) -> None:
     models = records(world)
     dashed = 0
     for plan in plans(world, 12):
         alive = liveness(plan, layouts_of(models)).stages
-        outlines = stages(drawn(tiny_run.result, models, plan, world, width))
+        outlines = stage_outlines(drawn_plan(tiny_run.result, models, plan, world, width))
         wanted = {f"{m}:{s['name']}" for m, model in models.items() for s in model.stages}
         assert set(outlines) == wanted | {f"{m}:head" for m in models}
         for name, outline in outlines.items():
@@ -118,16 +118,16 @@ def test_arrows_are_the_shares_with_their_similarities(
     tiny_run: FinishedRun, world: MadeUpDeployment
 ) -> None:
     for plan in plans(world, 12):
-        root = drawn(tiny_run.result, records(world), plan, world, WIDE)
-        told = {part.findtext(f"{SVG}title") for part in of_class(root, "pd-share")}
+        root = drawn_plan(tiny_run.result, records(world), plan, world, WIDE)
+        told = {part.findtext(f"{SVG}title") for part in with_class(root, "pd-share")}
         assert told == {describe_share(s, world.similarities[s]) for s in plan.shares}
         labels = sorted(
-            part.findtext(f"{SVG}text") or "" for part in of_class(root, "pd-similarity")
+            part.findtext(f"{SVG}text") or "" for part in with_class(root, "pd-similarity")
         )
         assert labels == sorted(f"{world.similarities[s]:.2f}" for s in plan.shares)
 
 
-def test_an_arrow_runs_from_the_donors_outlet_to_the_recipients() -> None:
+def test_an_arrow_runs_from_the_donor_to_the_recipient() -> None:
     models = records(THREE)
     for plan in plans(THREE, 12):
         sheet = lay_out(models, plan, THREE.similarities, WIDE)
@@ -144,11 +144,9 @@ def test_an_arrow_runs_from_the_donors_outlet_to_the_recipients() -> None:
 
 @pytest.mark.parametrize("width", [200.0, NARROW, WIDE])
 @pytest.mark.parametrize("world", [THREE, FOUR], ids=["three", "four"])
-def test_widths_follow_the_bytes_with_one_scale_for_all(
-    world: MadeUpDeployment, width: float
-) -> None:
+def test_widths_are_proportional_to_bytes(world: MadeUpDeployment, width: float) -> None:
     sheet = lay_out(records(world), SharePlan(), {}, width)
-    boxes = sorted(every_box(sheet), key=lambda box: box.bytes)
+    boxes = sorted(all_boxes(sheet), key=lambda box: box.bytes)
     assert len({box.bytes for box in boxes}) > 10
     for small, large in pairwise(boxes):
         assert small.width <= large.width
@@ -159,14 +157,12 @@ def test_widths_follow_the_bytes_with_one_scale_for_all(
     assert sheet.width >= width
 
 
-def every_box(sheet: Sheet) -> list[Box]:
+def all_boxes(sheet: Sheet) -> list[Box]:
     return [box for row in sheet.rows for box in (*row.stages, row.head)]
 
 
 @pytest.mark.parametrize("width", [WIDE, NARROW])
-def test_boxes_stand_side_by_side_on_the_sheet_and_names_fit_in(
-    tiny_run: FinishedRun, width: float
-) -> None:
+def test_boxes_do_not_overlap_and_names_fit(tiny_run: FinishedRun, width: float) -> None:
     for models in (records(THREE), records(FOUR), tiny_run.result.models):
         sheet = lay_out(models, SharePlan(), {}, width)
         for row in sheet.rows:
@@ -181,13 +177,13 @@ def test_boxes_stand_side_by_side_on_the_sheet_and_names_fit_in(
                 assert box.width >= FONT
 
 
-def test_the_trunk_of_three_models_stands_between_the_others() -> None:
+def test_a_donor_of_two_models_is_drawn_between_them() -> None:
     plan = SharePlan((share("a:s5", "b:s3"), share("a:s5", "c:s5")))
     assert row_order(["a", "b", "c"], plan)[1] == "a"
     assert row_order(["a", "b", "c"], SharePlan()) == ("a", "b", "c")
 
 
-def test_an_arrow_past_another_row_crosses_it_where_a_gap_is() -> None:
+def test_an_arrow_crosses_another_row_in_a_gap() -> None:
     plan = SharePlan(tuple(share("a:s4", f"{name}:s4") for name in "bcd"))
     sheet = lay_out(records(FOUR), plan, {}, WIDE)
     (arrow,) = (arrow for arrow in sheet.arrows if len(arrow.points) > 2)
@@ -197,7 +193,7 @@ def test_an_arrow_past_another_row_crosses_it_where_a_gap_is() -> None:
     assert all(not box.x < x < box.end for box in (*crossed.stages, crossed.head))
 
 
-def test_what_stands_on_arrows_does_not_overlap() -> None:
+def test_labels_of_arrows_do_not_overlap() -> None:
     plan = SharePlan((share("a:s3", "b:s1"), share("a:s4", "b:s2"), share("a:s5", "b:s4")))
     for width in (WIDE, NARROW):
         places = [
@@ -209,16 +205,16 @@ def test_what_stands_on_arrows_does_not_overlap() -> None:
                 assert abs(x - to_x) > 40 or abs(y - to_y) > 18
 
 
-def test_without_a_plan_the_models_stand_whole(tiny_run: FinishedRun) -> None:
+def test_without_a_plan_all_stages_are_live(tiny_run: FinishedRun) -> None:
     result = tiny_run.result
     root = draw_plan(result, None, {})
-    assert not of_class(root, "pd-released") and not of_class(root, "pd-share")
+    assert not with_class(root, "pd-released") and not with_class(root, "pd-share")
     sheet = lay_out(result.models, SharePlan(), {}, WIDE)
     assert sum(row.held for row in sheet.rows) == result.unmerged_bytes
     assert "nothing released" in (root.findtext("desc") or "")
 
 
-def test_the_description_says_what_the_picture_shows(tiny_run: FinishedRun) -> None:
+def test_the_description_agrees_with_the_picture(tiny_run: FinishedRun) -> None:
     chosen = chosen_of(tiny_run)
     root = draw_plan(tiny_run.result, chosen, {})
     assert root.get("role") == "img"
@@ -242,7 +238,7 @@ def chosen_of(ran: FinishedRun) -> CandidateRecord:
     return found
 
 
-def test_a_picture_of_its_own_needs_no_page_around_it(tiny_run: FinishedRun) -> None:
+def test_the_standalone_picture_needs_no_page(tiny_run: FinishedRun) -> None:
     text = plan_svg(tiny_run.result, chosen_of(tiny_run), {})
     assert (tiny_run.out / "plan.svg").read_text(encoding="utf-8").startswith(text[:200])
     root = ET.fromstring(text)
@@ -255,13 +251,13 @@ def test_a_picture_of_its_own_needs_no_page_around_it(tiny_run: FinishedRun) -> 
             assert (part.get("fill") or "").startswith("#")
 
 
-def test_of_many_stages_the_drawing_grows_and_its_letters_stay_as_large(
+def test_with_many_stages_the_diagram_grows_and_the_text_keeps_its_size(
     tiny_run: FinishedRun,
 ) -> None:
     many = MadeUpDeployment({"a": 40, "b": 5})
-    root = drawn(tiny_run.result, records(many), SharePlan(), many, WIDE)
+    root = drawn_plan(tiny_run.result, records(many), SharePlan(), many, WIDE)
     _, _, width, _ = root.get("viewBox", "").split()
     assert float(width) > WIDE and root.get("width") == width
     assert "pd-broad" in root.get("class", "").split()
-    few = drawn(tiny_run.result, records(THREE), SharePlan(), THREE, WIDE)
+    few = drawn_plan(tiny_run.result, records(THREE), SharePlan(), THREE, WIDE)
     assert few.get("width") is None and "pd-broad" not in few.get("class", "")

@@ -1,4 +1,4 @@
-"""The difference of two plans in sentences."""
+"""Plans and the difference between two plans, in sentences."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from spaces.plan import AdapterSpec, Ref, Share, SharePlan
 
 
 def plan(*shares: str) -> SharePlan:
-    """From texts `donor:stage>recipient:stage`, with @identity for another adapter."""
+    """Parse shares `donor:stage>recipient:stage`, with @identity for another adapter."""
     return SharePlan(tuple(_share(text) for text in shares))
 
 
@@ -54,7 +54,7 @@ def _share(text: str) -> Share:
         ),
         (plan("c:b5>d:b5"), plan("c:b5>d:b5"), [SAME_STAGES]),
         (plan(), plan("c:b4>d:b5"), ["d uses its own b5 again instead of b5 from c's b4"]),
-        # one share stays, one is moved, one is new
+        # one share stays, one moves, one is new
         (
             plan("c:b1>d:b1", "c:b3>d:b3", "c:b5>d:b5"),
             plan("c:b1>d:b1", "c:b2>d:b2"),
@@ -62,11 +62,11 @@ def _share(text: str) -> Share:
         ),
     ],
 )
-def test_what_is_told(new: SharePlan, old: SharePlan, told: list[str]) -> None:
+def test_difference_sentences(new: SharePlan, old: SharePlan, told: list[str]) -> None:
     assert describe_difference(new, old) == told
 
 
-def test_a_plan_alone() -> None:
+def test_a_plan_is_described_without_another() -> None:
     assert describe_plan(plan()) == ["nothing is shared"]
     assert describe_plan(plan("c:b5>d:b5")) == ["d now takes b5 from c"]
 
@@ -86,9 +86,7 @@ def plans(draw: st.DrawFn) -> SharePlan:
 
 
 @given(plans(), plans())
-def test_every_share_that_changed_is_told_once_and_no_other(
-    new: SharePlan, old: SharePlan
-) -> None:
+def test_exactly_the_changed_shares_are_described_once(new: SharePlan, old: SharePlan) -> None:
     told = describe_difference(new, old)
     came, went = set(new.shares) - set(old.shares), set(old.shares) - set(new.shares)
     assert (told == [SAME_STAGES]) == (not came and not went)
@@ -97,7 +95,7 @@ def test_every_share_that_changed_is_told_once_and_no_other(
     assert gone == len(went)
 
 
-def test_of_real_plans(twins: Callable[[str], Deployment]) -> None:
+def test_plans_of_a_real_network(twins: Callable[[str], Deployment]) -> None:
     known = twins("timm/mobilenetv2_100")
     one, other = known.random_plans(2)
     assert describe_difference(one, other) and describe_difference(one, one) == [SAME_STAGES]
