@@ -124,3 +124,11 @@ def test_contributing_has_a_row_for_every_package() -> None:
 
 def test_the_readme_has_at_most_120_lines() -> None:
     assert len(read(ROOT / "README.md").splitlines()) <= 120
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_source_files_named_in_the_documentation_exist(page: Path) -> None:
+    paths = re.findall(r"\b((?:bench|docs|search|spaces|tests|runs)/[\w/.-]+\.\w+)\b", read(page))
+    produced = {path for path in paths if path.startswith("runs/out/")}
+    missing = sorted(path for path in set(paths) - produced if not (ROOT / path).exists())
+    assert missing == []

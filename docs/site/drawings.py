@@ -88,7 +88,7 @@ def floors_drawing(root: Path) -> str:
 
 STEPS = (
     ("config", "Read and check the config", "", ()),
-    ("spaces", "Load the networks, cut them into stages, list the legal shares",
+    ("spaces", "Load the networks, cut them into stages, list legal shares",
      "Every illegal pair keeps its reason.", ()),
     ("data", "Open the frames; keep some of them out of the statistics", "", ()),
     ("statistics", "One pass over the frames: second moments and CKA sums of all pairs",
@@ -97,15 +97,17 @@ STEPS = (
      "Default: the fidelity of each share alone.", ("cache/notes/",)),
     ("study", "Search the plans: similarity in, predicted quality and bytes out",
      "No network runs here.", ("OUT/study.log (or PostgreSQL)",)),
-    ("evaluation", "Measure the fidelity of the shortlist on held-out frames", "", ()),
+    ("evaluation", "Measure the fidelity of the shortlist, on held-out frames", "", ()),
     ("evaluation", "Measure the candidates on ground truth, with intervals",
      "Only here are labels used.", ()),
-    ("deploy", "Write the chosen plan as a bundle, read it back, check it",
+    ("report", "Draw the pictures", "",
+     ("OUT/front.svg, explore.html and others", "OUT/trials.csv")),
+    ("results", "Write the plans of the front and the result", "Each file in one step.",
+     ("OUT/plans/*.json", "OUT/result.json")),
+    ("deploy", "Write the chosen plan as a bundle and check it",
      "Bytes and answers are those that were predicted.", ("OUT/bundle/",)),
-    ("report", "Draw and write the report",
-     "", ("OUT/plans/*.json, plan.svg, explore.html, trials.csv, ...", "OUT/report.html")),
-    ("results", "Write the result, last and in one step", "", ("OUT/result.json",)),
-    ("tracking", "Log to MLflow: one parent run, one child per candidate, the bundle as a model",
+    ("report", "Write the report", "", ("OUT/report.html", "OUT/plan.svg")),
+    ("tracking", "Log to MLflow: a parent run, a child per candidate, the bundle",
      "What MLflow does not take waits on the disk.", ("OUT/unlogged/, until MLflow has it",)),
 )  # fmt: skip
 
@@ -119,7 +121,7 @@ def run_drawing() -> str:
     ]
     y = 40.0
     for number, (package, title, detail, files) in enumerate(STEPS, 1):
-        lines = textwrap.wrap(f"{number}. {title}", 58)
+        lines = textwrap.wrap(f"{number}. {title}", 62)
         height = 20 + 18 * len(lines) + (16 if detail else 0)
         height = max(height, 20 + 20 * len(files))
         if number > 1:

@@ -184,7 +184,7 @@ def bounds_text(schema: Schema) -> str:
         "minimum": "at least", "exclusiveMinimum": "above",
         "maximum": "at most", "exclusiveMaximum": "below",
     }  # fmt: skip
-    bounds = [f"{word} {schema[key]:g}" for key, word in words.items() if key in schema]
+    bounds = [f"{word} {schema[key]}" for key, word in words.items() if key in schema]
     return "".join(f", {bound}" for bound in bounds)
 
 
