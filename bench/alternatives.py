@@ -256,7 +256,7 @@ def unshared(config: RunConfig, deployment: Deployment, dtype: Dtype, folder: Pa
     blank = {
         name: torch.zeros(2, 3, spec.height, spec.width) for name, spec in contents.inputs.items()
     }
-    program = export_program(graph, list(graph.named(blank).values()))
+    program = export_program(graph, list(graph.rename_inputs(blank).values()))
     write_onnx(graph, program, folder / ONNX)
     return folder / ONNX
 

@@ -1,4 +1,5 @@
-"""How a donor's tensor becomes the recipient's: a spatial resize, then nothing or a linear map."""
+"""Adapters turn a donor's tensor into the recipient's: a spatial resize, then optionally a linear
+map of the channels."""
 
 from __future__ import annotations
 
@@ -15,27 +16,33 @@ from spaces.stages import Grid
 
 @dataclass(frozen=True, eq=False)
 class LinearMap:
-    """y = weight @ x + bias at every position; weight (recipient, donor), bias (recipient,)."""
+    """The map y = weight @ x + bias at every position.
+
+    `weight` is (recipient channels, donor channels), `bias` is (recipient channels,).
+    """
 
     weight: Tensor
     bias: Tensor
 
     def __post_init__(self) -> None:
         if self.weight.dim() != 2 or self.bias.shape != self.weight.shape[:1]:
-            raise BadPlan(f"a map of {tuple(self.weight.shape)} and {tuple(self.bias.shape)}")
+            raise BadPlan(
+                f"linear map: weight {tuple(self.weight.shape)} and bias {tuple(self.bias.shape)} "
+                "do not fit; they must be (recipient, donor) and (recipient,)"
+            )
 
     def to(self, device: torch.device) -> LinearMap:
-        """The same map on a device."""
+        """Return the same map on a device."""
         return LinearMap(self.weight.to(device), self.bias.to(device))
 
     def low_rank(self, rank: int) -> tuple[Tensor, Tensor]:
-        """The best factors (recipient, rank) and (rank, donor) of the weight."""
+        """Return the best factors of the weight, by SVD: (recipient, rank) and (rank, donor)."""
         left, values, right = torch.linalg.svd(self.weight, full_matrices=False)
         return left[:, :rank] * values[:rank], right[:rank]
 
 
 class Adapter(nn.Module):
-    """Resizes to the recipient's grid; a share that is folded or of kind identity does no more."""
+    """Resize to the recipient's grid: all that an identity share or a folded share needs."""
 
     def __init__(self, grid: Grid) -> None:
         super().__init__()
@@ -46,7 +53,10 @@ class Adapter(nn.Module):
 
 
 class LinearAdapter(Adapter):
-    """A chain of 1x1 maps, the last of them with the bias; they may be kept in half precision."""
+    """Resize, then apply 1x1 maps in sequence; the last one adds the bias.
+
+    The weights may be stored in half precision; they are applied in the precision of the input.
+    """
 
     def __init__(self, grid: Grid, weights: list[Tensor], bias: Tensor) -> None:
         super().__init__(grid)
@@ -64,10 +74,10 @@ class LinearAdapter(Adapter):
 
 
 def build_adapter(share: Share, linear: LinearMap | None, grid: Grid) -> Adapter:
-    """The module for a share that is not folded.
+    """Build the module of a share whose map is not folded.
 
     Raises:
-        BadPlan: the share's adapter is linear and there is no map for it.
+        BadPlan: the share's adapter is linear and `linear` is None.
     """
     if share.adapter.kind == "identity":
         return Adapter(grid)
@@ -80,10 +90,11 @@ def build_adapter(share: Share, linear: LinearMap | None, grid: Grid) -> Adapter
 
 
 def resize(representation: Tensor, grid: Grid) -> Tensor:
-    """A representation, (batch, channels, h, w) or pooled (batch, channels), on another grid.
+    """Resize a representation, (batch, channels, h, w) or pooled (batch, channels), to a grid.
 
-    Average pooling where it shrinks to half or less, so that nothing is skipped; bilinear
-    otherwise. Both are means with weights that sum to 1, so they commute with a 1x1 map.
+    Use average pooling where both sides shrink to half or less, so that no position is skipped,
+    and bilinear interpolation otherwise. Both compute means with weights that sum to 1, so they
+    commute with a 1x1 map.
     """
     if representation.dim() == 2:
         return representation if grid is None else representation[:, :, None, None]

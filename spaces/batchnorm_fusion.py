@@ -1,4 +1,4 @@
-"""A network's faster twin: BatchNorms folded into convolutions, a few frames at a time."""
+"""Build a faster copy of a network: BatchNorms fused into convolutions, batches run in chunks."""
 
 from __future__ import annotations
 
@@ -12,36 +12,37 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from spaces.stages import StagedModel
 
 ROUNDING = 1e-4
-"""How far a fused stage may be from the stage's own representation, by its greatest value."""
+"""Largest accepted error of a fused stage, relative to the largest value of its representation."""
 CHUNK_SIZE = 4
-"""What a block holds between its layers is several times what it gives: of so few frames it stays
-in the processor's cache."""
+"""Frames that run through a stage at a time: few enough for the intermediate tensors of a block,
+several times as large as its output, to stay in the processor's cache."""
 
 
-@torch.inference_mode(False)  # whoever asks in that mode, others will want gradients of the twin
+@torch.inference_mode(False)  # the copy must support gradients, even if built in that mode
 @torch.no_grad()
 def fuse_batchnorms(model: StagedModel) -> StagedModel:
-    """The same network with the BatchNorms of its stages folded, run in parts of the batch.
+    """Return a copy of the model with the BatchNorms of its stages fused, run in chunks.
 
-    Its representations are the model's own but for rounding. A stage of which that does not hold,
-    because more than its BatchNorm reads what a convolution gives, say, stays as it is, and so
-    does the head.
+    Its representations equal the model's up to rounding. A stage for which they would not, for
+    example because another layer reads the output of a convolution too, is left as it is. The
+    head is never fused.
     """
-    twin = copy.deepcopy(model)
-    twin.chunk_size = CHUNK_SIZE
+    fused = copy.deepcopy(model)
+    fused.chunk_size = CHUNK_SIZE
     representation = model.example_input()
-    for place, stage in enumerate(model.stages):
-        wanted = stage(representation)
+    for index, stage in enumerate(model.stages):
+        expected = stage(representation)
         candidate = _fused_stage(copy.deepcopy(stage), representation)
-        if (candidate(representation) - wanted).abs().max() <= ROUNDING * wanted.abs().max():
-            twin.stages[place] = candidate
-        representation = wanted
-    return twin
+        error = (candidate(representation) - expected).abs().max()
+        if error <= ROUNDING * expected.abs().max():
+            fused.stages[index] = candidate
+        representation = expected
+    return fused
 
 
 def _fused_stage(stage: nn.Module, inputs: Tensor) -> nn.Module:
     paths = {module: path for path, module in stage.named_modules()}
-    for conv, norm in _couples(stage, inputs):
+    for conv, norm in _fusable_pairs(stage, inputs):
         assert norm.running_mean is not None and norm.running_var is not None
         weight, conv.bias = fuse_conv_bn_weights(
             conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps,
@@ -50,26 +51,26 @@ def _fused_stage(stage: nn.Module, inputs: Tensor) -> nn.Module:
         conv.weight = nn.Parameter(
             weight.contiguous(memory_format=torch.channels_last), requires_grad=False
         )
-        # What a BatchNorm of timm's holds is the activation behind it.
+        # A BatchNorm of timm contains the activation that follows it.
         stage.set_submodule(paths[norm], nn.Sequential(*norm.children()))
     return stage
 
 
-def _couples(stage: nn.Module, inputs: Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
-    """Convolutions and BatchNorms that run once, one on what the other gives."""
+def _fusable_pairs(stage: nn.Module, inputs: Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
+    """Return each convolution with the BatchNorm that reads its output; both run exactly once."""
     runs: Counter[nn.Module] = Counter()
-    given: list[tuple[nn.Conv2d, Tensor]] = []
-    couples: list[tuple[nn.Conv2d, nn.BatchNorm2d]] = []
+    conv_outputs: list[tuple[nn.Conv2d, Tensor]] = []
+    pairs: list[tuple[nn.Conv2d, nn.BatchNorm2d]] = []
 
-    def ran(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def record(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         runs[module] += 1
         if isinstance(module, nn.Conv2d):
-            given.append((module, output))
+            conv_outputs.append((module, output))
         elif isinstance(module, nn.BatchNorm2d) and module.track_running_stats:
-            couples.extend((conv, module) for conv, read in given if read is inputs[0])
+            pairs.extend((conv, module) for conv, tensor in conv_outputs if tensor is inputs[0])
 
-    hooks = [part.register_forward_hook(ran) for part in stage.modules()]
+    hooks = [part.register_forward_hook(record) for part in stage.modules()]
     stage(inputs)
     for hook in hooks:
         hook.remove()
-    return [(conv, norm) for conv, norm in couples if runs[conv] == runs[norm] == 1]
+    return [(conv, norm) for conv, norm in pairs if runs[conv] == runs[norm] == 1]

@@ -1,11 +1,11 @@
-"""A merged model on disk, and back: every tensor once, and all that it takes to run it.
+"""Write a merged model to a folder, the bundle, and load it again.
 
-    DIR/bundle.json          the networks, their inputs, what is known of them, the dtype
+    DIR/bundle.json          the networks, their inputs, the facts about them, the dtype
     DIR/plan.json            the plan
     DIR/weights.safetensors  every tensor, once
 
-Nothing of the search is needed to load it, and nothing is unpickled: the networks are built
-without numbers, cut and merged as they were, and then given the tensors.
+Loading needs nothing of the search, and nothing is unpickled: the networks are built without
+weights, cut and merged in the same way, and then filled with the tensors.
 """
 
 from __future__ import annotations
@@ -38,41 +38,43 @@ BUNDLE_VERSION = 1
 
 
 class BadBundle(MergeSearchError):
-    """A folder that holds no bundle, or only part of one."""
+    """A folder that does not hold a complete, undamaged bundle."""
 
 
 class Detections(NamedTuple):
-    """What a detector finds in one frame, the surest first."""
+    """The objects that a detector finds in one frame, by descending score."""
 
     boxes: Tensor
     """(n, 4) as x1, y1, x2, y2 in pixels of the frame."""
     scores: Tensor
     """(n,) from 0 to 1."""
     classes: Tensor
-    """(n,) from 1."""
+    """(n,) class numbers, counted from 1."""
 
 
 ModelOutput = Tensor | list[Detections]
-"""(frames, classes) logits of a classifier; of a detector what it finds in each frame."""
+"""The output of a classifier, (frames, classes) logits, or of a detector, one entry per frame."""
 
 
 @dataclass(frozen=True)
 class BundleContents:
-    """All of a bundle but its tensors."""
+    """Everything in a bundle except the tensors."""
 
     specs: Mapping[str, ModelSpec]
     inputs: Mapping[str, InputSpec]
     facts: Mapping[str, ModelFacts]
     plan: SharePlan
     dtype: Dtype
+    """The precision in which the weights are stored."""
 
     @property
     def tasks(self) -> dict[str, Task]:
-        return {name: fact.task for name, fact in self.facts.items()}
+        """The task of each model, by name."""
+        return {name: model_facts.task for name, model_facts in self.facts.items()}
 
 
 class Bundle(nn.Module):
-    """A merged model that takes camera frames."""
+    """A merged model that takes camera frames: what runs on the box."""
 
     def __init__(
         self, merged: MergedModel, inputs: Mapping[str, InputSpec], tasks: Mapping[str, Task]
@@ -84,45 +86,49 @@ class Bundle(nn.Module):
 
     @torch.inference_mode()
     def forward(self, frames: Frame | Sequence[Frame]) -> dict[str, ModelOutput]:
-        """Every model's answer for one uint8 (H, W, 3) frame, or for several of any sizes.
+        """Return the output of each model, by name.
+
+        `frames` is one uint8 (height, width, 3) RGB frame, or a sequence of frames of any sizes.
+        A classifier returns (frames, classes) logits, a detector one `Detections` per frame.
 
         Raises:
-            BadInput: a frame is something else, or there is none.
+            BadInput: a frame has another shape or type, or there is no frame.
         """
-        several = _checked([frames] if isinstance(frames, np.ndarray) else list(frames))
-        answers = self.merged(self.prepare_frames(several))
-        return {name: self._usual(name, answer, several) for name, answer in answers.items()}
+        frame_list = [frames] if isinstance(frames, np.ndarray) else list(frames)
+        _check_frames(frame_list)
+        outputs = self.merged(self.prepare_frames(frame_list))
+        return {name: self._finish(name, output, frame_list) for name, output in outputs.items()}
 
     def prepare_frames(self, frames: list[Frame]) -> dict[str, Tensor]:
-        """The inputs that are read, each (batch, 3, height, width)."""
+        """Return the (batch, 3, height, width) input of each model in `merged.inputs_read`."""
         device = next(self.merged.parameters()).device
         return {
             name: prepare_batch(frames, self.inputs[name]).to(device)
             for name in sorted(self.merged.inputs_read)
         }
 
-    def _usual(self, name: str, answer: Tensor, frames: Sequence[Frame]) -> ModelOutput:
+    def _finish(self, name: str, output: Tensor, frames: Sequence[Frame]) -> ModelOutput:
+        """Turn the rows of a detector into detections in pixels of the frames."""
         if self.tasks[name] == "classification":
-            return answer
+            return output
         sizes = [(frame.shape[0], frame.shape[1]) for frame in frames]
         return [
             _detections(rows.cpu(), size, self.inputs[name])
-            for rows, size in zip(answer, sizes, strict=True)
+            for rows, size in zip(output, sizes, strict=True)
         ]
 
 
-def _checked(frames: list[Frame]) -> list[Frame]:
+def _check_frames(frames: list[Frame]) -> None:
     for number, frame in enumerate(frames):
         shape: tuple[int, ...] = getattr(frame, "shape", ())
         kind = getattr(frame, "dtype", type(frame).__name__)
         if len(shape) != 3 or shape[2] != 3 or 0 in shape or kind != np.uint8:
             raise BadInput(
                 f"frame {number}: {kind} of shape {tuple(shape)}; a frame is a uint8 array "
-                "(height, width, 3), red first"
+                "(height, width, 3) in RGB order"
             )
     if not frames:
-        raise BadInput("no frame was given")
-    return frames
+        raise BadInput("no frame was given; at least one is needed")
 
 
 def _detections(rows: Tensor, size: tuple[int, int], spec: InputSpec) -> Detections:
@@ -132,14 +138,14 @@ def _detections(rows: Tensor, size: tuple[int, int], spec: InputSpec) -> Detecti
 
 
 def write_bundle(folder: Path, contents: BundleContents, merged: MergedModel) -> int:
-    """Write the three files into a folder that is there; returns the bytes of all tensors.
+    """Write the files of a bundle into an existing folder; return the bytes of all tensors.
 
     Raises:
-        BadWeights: the dtype cannot hold the weights.
+        BadWeights: a weight is too large for the dtype.
     """
     weights = weight_names(merged)
     tensors = {
-        places[0].name: _kept(tensor, contents.dtype, weights)
+        places[0].name: _to_stored(tensor, contents.dtype, weights)
         for tensor, places in _tensors(merged)
     }
     save_file(tensors, folder / WEIGHTS)
@@ -157,7 +163,9 @@ def write_bundle(folder: Path, contents: BundleContents, merged: MergedModel) ->
 
 
 def load_bundle(folder: Path | str) -> Bundle:
-    """The merged model in a folder that `merge-search export` wrote.
+    """Load the merged model in a folder that `merge-search export` wrote.
+
+    The bundle is on the CPU and in evaluation mode; its parameters need no gradients.
 
     Raises:
         BadBundle: a file is missing, damaged, or does not fit the others.
@@ -167,11 +175,11 @@ def load_bundle(folder: Path | str) -> Bundle:
     models = {name: build_skeleton(spec) for name, spec in contents.specs.items()}
     try:
         with torch.device("meta"):
-            maps = {share: _hollow(share, contents.facts) for share in contents.plan.shares}
+            maps = {share: _empty_map(share, contents.facts) for share in contents.plan.shares}
             merged = MergedModel(models, contents.facts, contents.plan, maps)
         tensors = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError, BadPlan, KeyError, ValueError) as error:
-        raise BadBundle(f"{folder}: is not a whole bundle ({error})") from error
+        raise BadBundle(f"{folder}: is not a complete bundle ({error})") from error
     _fill(merged, tensors, folder)
     compute_in_float32(merged)
     bundle = Bundle(merged, contents.inputs, contents.tasks)
@@ -179,7 +187,7 @@ def load_bundle(folder: Path | str) -> Bundle:
 
 
 def read_bundle_contents(folder: Path) -> BundleContents:
-    """All of a bundle but its tensors.
+    """Read everything in a bundle except the tensors.
 
     Raises:
         BadBundle: a file is missing, damaged, or of another version.
@@ -189,10 +197,11 @@ def read_bundle_contents(folder: Path) -> BundleContents:
         plan = SharePlan.from_json((folder / PLAN).read_text(encoding="utf-8"))
         if data["version"] != BUNDLE_VERSION:
             raise BadBundle(
-                f"{folder / BUNDLE}: version {data['version']!r}; only {BUNDLE_VERSION} is known"
+                f"{folder / BUNDLE}: version {data['version']!r}; "
+                f"only {BUNDLE_VERSION} is supported"
             )
         if data["plan"] != plan.hash:
-            raise BadBundle(f"{folder / PLAN}: is plan {plan.hash}, not {data['plan']}")
+            raise BadBundle(f"{folder / PLAN}: holds plan {plan.hash}, expected {data['plan']}")
         return BundleContents(
             specs={name: _spec(fields) for name, fields in data["models"].items()},
             inputs={name: _input(fields) for name, fields in data["inputs"].items()},
@@ -201,14 +210,14 @@ def read_bundle_contents(folder: Path) -> BundleContents:
             dtype=data["dtype"],
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, BadPlan, BadInput) as error:
-        raise BadBundle(f"{folder}: is not a whole bundle ({error})") from error
+        raise BadBundle(f"{folder}: is not a complete bundle ({error})") from error
 
 
 def bundle_id(folder: Path) -> str:
-    """What tells a bundle from all others: twelve digits of the SHA-256 of its three files.
+    """Return the identity of a bundle: twelve hexadecimal digits of the SHA-256 of its files.
 
     Raises:
-        BadBundle: one is missing.
+        BadBundle: a file is missing.
     """
     digest = hashlib.sha256()
     try:
@@ -216,12 +225,12 @@ def bundle_id(folder: Path) -> str:
             with (folder / name).open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
     except OSError as error:
-        raise BadBundle(f"{folder}: is not a whole bundle ({error})") from error
+        raise BadBundle(f"{folder}: is not a complete bundle ({error})") from error
     return digest.hexdigest()[:12]
 
 
 def holds_bundle(folder: Path, identity: str) -> bool:
-    """Whether a folder holds just that bundle, whole."""
+    """Return whether a folder holds the complete bundle with that identity."""
     try:
         return bundle_id(folder) == identity
     except BadBundle:
@@ -237,15 +246,15 @@ def _input(fields: dict[str, Any]) -> InputSpec:
     return InputSpec(**{**fields, "mean": tuple(fields["mean"]), "std": tuple(fields["std"])})
 
 
-def _hollow(share: Share, facts: Mapping[str, ModelFacts]) -> LinearMap:
-    """A map of the right shape, without numbers."""
+def _empty_map(share: Share, facts: Mapping[str, ModelFacts]) -> LinearMap:
+    """Return a linear map of the right shape without values."""
     donor = facts[share.donor.model].stage(share.donor.stage).channels
     recipient = facts[share.recipient.model].stage(share.recipient.stage).channels
     return LinearMap(torch.empty(recipient, donor), torch.empty(recipient))
 
 
 class _Place(NamedTuple):
-    """Where a tensor hangs; one that is tied hangs in several."""
+    """An attribute of a module that holds a tensor; a tied tensor has several places."""
 
     module: nn.Module
     attribute: str
@@ -253,7 +262,7 @@ class _Place(NamedTuple):
 
 
 def _tensors(module: nn.Module) -> Iterator[tuple[Tensor, list[_Place]]]:
-    """Every tensor within a module, once, with all its places."""
+    """Yield each tensor of a module once, with all its places."""
     places: dict[int, tuple[Tensor, list[_Place]]] = {}
     for path, part in module.named_modules():
         for attribute, tensor in [
@@ -265,32 +274,33 @@ def _tensors(module: nn.Module) -> Iterator[tuple[Tensor, list[_Place]]]:
     yield from places.values()
 
 
-def _kept(tensor: Tensor, dtype: Dtype, weights: Mapping[int, str]) -> Tensor:
+def _to_stored(tensor: Tensor, dtype: Dtype, weights: Mapping[int, str]) -> Tensor:
     name = weights.get(id(tensor))
-    kept = tensor.detach() if name is None else to_stored_dtype(tensor.detach(), dtype, name)
-    return kept.cpu().contiguous()
+    detached = tensor.detach()
+    stored = detached if name is None else to_stored_dtype(detached, dtype, name)
+    return stored.cpu().contiguous()
 
 
 def _fill(merged: MergedModel, tensors: dict[str, Tensor], folder: Path) -> None:
-    """Give the hollow model its numbers.
+    """Replace the empty tensors of a model by the loaded ones.
 
     Raises:
         BadBundle: a tensor is missing, left over, or of another shape.
     """
-    for hollow, places in [*_tensors(merged)]:
+    for empty, places in [*_tensors(merged)]:
         tensor = tensors.pop(places[0].name, None)
-        if tensor is None or tensor.shape != hollow.shape:
-            found = "missing" if tensor is None else f"{tuple(tensor.shape)}"
+        if tensor is None or tensor.shape != empty.shape:
+            actual = "missing" if tensor is None else f"{tuple(tensor.shape)}"
             raise BadBundle(
-                f"{folder / WEIGHTS}: {places[0].name} is {found}, not {tuple(hollow.shape)}"
+                f"{folder / WEIGHTS}: {places[0].name} is {actual}, expected {tuple(empty.shape)}"
             )
-        # Laid out as the network had it: some convolutions are slower in any other order.
-        laid_out = torch.empty_strided(hollow.shape, hollow.stride(), dtype=tensor.dtype)
+        # Keep the memory format of the network: some convolutions are slower in any other.
+        laid_out = torch.empty_strided(empty.shape, empty.stride(), dtype=tensor.dtype)
         laid_out.copy_(tensor)
         for place in places:
             _put(place, laid_out)
     if tensors:
-        raise BadBundle(f"{folder / WEIGHTS}: holds {len(tensors)} tensors too many")
+        raise BadBundle(f"{folder / WEIGHTS}: holds {len(tensors)} unexpected tensors")
 
 
 def _put(place: _Place, tensor: Tensor) -> None:

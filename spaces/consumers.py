@@ -1,10 +1,10 @@
-"""Who reads a representation, and whether a linear map in front of it folds into its readers.
+"""Find the layers that consume a representation, and fold linear maps into them.
 
-A linear map in front of a dense convolution is again that convolution with other weights, if the
-convolution does not pad (zero padding after a bias is not the bias of zero padding). A 1x1 map
-commutes with average pooling, flattening of pooled features and bilinear resizing, so the reader
-may sit behind those. The readers are found by watching every torch function that is handed the
-representation itself while the real module runs, so a residual addition cannot hide.
+A linear map in front of a dense convolution equals the convolution with other weights, unless the
+convolution pads: zeros that are padded after the map do not carry its bias. A 1x1 map commutes
+with average pooling, with flattening of pooled features and with bilinear resizing, so the
+consumer may come after those. Consumers are found by recording every torch function that receives
+the representation while the real module runs, so a residual addition cannot be missed.
 """
 
 from __future__ import annotations
@@ -28,62 +28,64 @@ _TRANSPARENT = {
     "interpolate",
 }
 _DENSE = ("conv2d", "linear")
-_ASKING = {"__get__", "size", "dim", "stride", "is_contiguous", "numel", "requires_grad_"}
+_METADATA = {"__get__", "size", "dim", "stride", "is_contiguous", "numel", "requires_grad_"}
 
 
 @dataclass(frozen=True)
 class Consumer:
-    """A dense convolution or linear layer that reads a representation: `path` within `owner`."""
+    """A dense convolution or linear layer that reads a representation."""
 
     owner: str
-    """The stage, or HEAD, that holds the layer."""
+    """The stage that contains the layer, or HEAD."""
     path: str
+    """Module path of the layer within its owner; empty if the owner is the layer."""
     out_channels: int
     kernel: int
-    """Number of kernel positions (1 for a 1x1 convolution or a linear layer)."""
+    """Number of kernel positions: 1 for a 1x1 convolution or a linear layer."""
     has_bias: bool
     macs_per_channel: int
     """Multiply-accumulates per frame and input channel."""
 
     def folded_size(self, donor_channels: int) -> int:
-        """Numbers in weight and bias once a map from `donor_channels` is folded in."""
+        """Return the number of weights and biases with a map from `donor_channels` folded in."""
         return self.out_channels * (donor_channels * self.kernel + 1)
 
     def own_size(self, channels: int) -> int:
-        """Numbers in the layer's own weight and bias."""
+        """Return the number of the layer's own weights and biases."""
         return self.out_channels * (channels * self.kernel + int(self.has_bias))
 
 
 @dataclass(frozen=True)
 class Consumers:
-    """All that a module does with a representation."""
+    """What one module does with a representation."""
 
     foldable: tuple[Consumer, ...]
     refusal: str = ""
-    """Why a map cannot be folded; empty if it can."""
+    """The reason why a map cannot be folded; empty if it can."""
     passes: bool = False
-    """The module hands the representation on (pooled, say): whoever reads its output reads it."""
+    """Whether the module passes the representation on, pooled for example: the consumers of its
+    output are then consumers of the representation too."""
 
 
 class _ReadRecorder(TorchFunctionMode):
-    """Notes every function that is handed a watched tensor."""
+    """Record every torch function that receives a watched tensor."""
 
     def __init__(self, watched: Tensor) -> None:
         super().__init__()
         self.watched = [watched]
         self.reads: list[tuple[str, tuple[Any, ...], dict[str, Any], Any]] = []
         self.uses: Counter[int] = Counter()
-        """How often each weight is used at all, by its id."""
+        """How often each weight is used by any layer, by the id of the weight."""
 
-    def _sees(self, values: Iterable[Any]) -> bool:
+    def _includes_watched(self, values: Iterable[Any]) -> bool:
         return any(
             any(value is tensor for tensor in self.watched)
-            or (isinstance(value, (list, tuple)) and self._sees(value))
+            or (isinstance(value, (list, tuple)) and self._includes_watched(value))
             for value in values
         )
 
     def _same_channels(self, out: Any) -> bool:
-        """Flattening features that are not yet pooled would mix positions into the channels."""
+        """Rule out flattening before pooling, which would mix positions into the channels."""
         return isinstance(out, Tensor) and out.shape[1:2] == self.watched[0].shape[1:2]
 
     def __torch_function__(
@@ -94,43 +96,46 @@ class _ReadRecorder(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        seen = self._sees(args) or self._sees(kwargs.values())
+        is_read = self._includes_watched(args) or self._includes_watched(kwargs.values())
         out = func(*args, **kwargs)
         name = getattr(func, "__name__", str(func))
         if name in _DENSE:
             self.uses[id(_weight(args, kwargs))] += 1
-        if seen and name in _TRANSPARENT and self._same_channels(out):
+        if is_read and name in _TRANSPARENT and self._same_channels(out):
             self.watched.append(out)
-        elif seen and name not in _ASKING:
+        elif is_read and name not in _METADATA:
             self.reads.append((name, args, kwargs, out))
         return out
 
 
 @torch.no_grad()
-def find_consumers(owner: str, module: nn.Module, call: Any, watched: Tensor) -> Consumers:
-    """Run `module(call)` and report what it does with `watched`, a tensor within `call`."""
+def find_consumers(owner: str, module: nn.Module, argument: Any, watched: Tensor) -> Consumers:
+    """Run `module(argument)` and return its use of `watched`, a tensor within `argument`.
+
+    `owner` names the module, a stage or HEAD, in the result.
+    """
     paths = {
         id(child.weight): path
         for path, child in module.named_modules()
         if isinstance(child, (nn.Conv2d, nn.Linear))
     }
-    with _ReadRecorder(watched) as watch:
-        answer = module(call)
-    found: list[Consumer] = []
-    for name, args, kwargs, out in watch.reads:
+    with _ReadRecorder(watched) as recorder:
+        output = module(argument)
+    foldable: list[Consumer] = []
+    for name, args, kwargs, out in recorder.reads:
         weight = _weight(args, kwargs)
         path = paths.get(id(weight))
         if name not in _DENSE or path is None:
             return Consumers((), f"{owner} reads it with {name}")
-        if watch.uses[id(weight)] > 1:
+        if recorder.uses[id(weight)] > 1:
             return Consumers((), f"{owner}.{path}: the layer is used more than once")
         layer = module.get_submodule(path)
         refusal = fold_refusal(layer)
         if refusal:
             return Consumers((), f"{owner}.{path}: {refusal}")
-        found.append(_consumer(owner, path, layer, out))
-    passes = any(answer is tensor for tensor in watch.watched)
-    return Consumers(tuple(found), passes=passes)
+        foldable.append(_consumer(owner, path, layer, out))
+    passes = any(output is tensor for tensor in recorder.watched)
+    return Consumers(tuple(foldable), passes=passes)
 
 
 def _weight(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -138,7 +143,7 @@ def _weight(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 
 def fold_refusal(layer: nn.Module) -> str:
-    """Why a linear map in front of this layer cannot be folded into it; empty if it can."""
+    """Return why a linear map in front of a layer cannot be folded into it; empty if it can."""
     if isinstance(layer, nn.Linear):
         return ""
     if not isinstance(layer, nn.Conv2d):
@@ -151,9 +156,9 @@ def fold_refusal(layer: nn.Module) -> str:
 
 
 def fold_into_layer(layer: nn.Module, weight: Tensor, bias: Tensor) -> nn.Module:
-    """The layer that does `layer(weight @ x + bias)` in one step.
+    """Return one layer that computes `layer(weight @ x + bias)`.
 
-    `weight` is (recipient channels, donor channels), `bias` (recipient channels,).
+    `weight` is (recipient channels, donor channels), `bias` is (recipient channels,).
     """
     if isinstance(layer, nn.Linear):
         linear = nn.Linear(weight.shape[1], layer.out_features)

@@ -1,4 +1,4 @@
-"""What a plan costs: the bytes it holds, and what a frame needs: work and activations."""
+"""Compute the costs of a plan: bytes, multiply-accumulates (MACs) and activation memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,13 @@ _FLOAT = 4
 
 
 class CostModel:
-    """Costs of plans over a fixed set of surveyed models, each tensor counted once."""
+    """Costs of plans over a fixed set of models; each tensor counts once.
+
+    All methods take plans with names that are in `facts`.
+
+    Raises:
+        BadPlan: by every method, if a plan names an unknown stage or contains a cycle.
+    """
 
     def __init__(self, facts: Mapping[str, ModelFacts]) -> None:
         self.facts = facts
@@ -30,32 +36,32 @@ class CostModel:
         self.unmerged_activation = self.activation(SharePlan())
 
     def bytes(self, plan: SharePlan) -> int:
-        """Parameters and buffers of live stages, heads and adapters, in bytes."""
+        """Return the bytes of the parameters and buffers of live stages, heads and adapters."""
         live = liveness(plan, self.layouts)
-        held: dict[str, int] = {}
+        sizes: dict[str, int] = {}
         for ref in live.stages:
-            held.update(self.facts[ref.model].tensors[ref.stage])
-        for fact in self.facts.values():
-            held.update(fact.tensors[HEAD])
-        return sum(held.values()) + sum(self.adapter_bytes(share, live) for share in live.shares)
+            sizes.update(self.facts[ref.model].tensors[ref.stage])
+        for facts in self.facts.values():
+            sizes.update(facts.tensors[HEAD])
+        return sum(sizes.values()) + sum(self.adapter_bytes(share, live) for share in live.shares)
 
     def macs(self, plan: SharePlan) -> int:
-        """Multiply-accumulates per frame of live stages, heads and adapters."""
+        """Return the multiply-accumulates per frame of live stages, heads and adapters."""
         live = liveness(plan, self.layouts)
         stages = sum(self.facts[ref.model].stage(ref.stage).macs for ref in live.stages)
-        heads = sum(fact.head_macs for fact in self.facts.values())
+        heads = sum(facts.head_macs for facts in self.facts.values())
         return stages + heads + sum(self.adapter_macs(share, live) for share in live.shares)
 
     def activation(self, plan: SharePlan) -> int:
-        """Most bytes of float32 activations that are alive at once while one frame runs."""
+        """Return the peak of float32 activations for one frame, in bytes."""
         return max(peak for _, peak in self.activations(plan))
 
     def activations(self, plan: SharePlan) -> list[tuple[ExecutionStep, int]]:
-        """The steps of the merged model, and the most bytes that are alive during each.
+        """Return the execution steps of the merged model with the peak of live bytes in each.
 
-        They are the inputs that are yet to be read, the representations that wait for a reader,
-        the answers so far, and what the step adds inside. Whoever holds on to the inputs while
-        the merged model runs has their bytes besides.
+        Live are the inputs that are still to be read, the representations that a later step
+        reads, the outputs so far, and what the step itself allocates. A caller that keeps its
+        inputs while the merged model runs holds their bytes in addition.
         """
         live = liveness(plan, self.layouts)
         heads = ((name, tap_nodes(name, plan, self.layouts)) for name in self.layouts)
@@ -63,13 +69,13 @@ class CostModel:
         memory, peaks = ActivationLedger(), list[int]()
         for step in steps:
             if not step.reads:
-                memory.give(("input", step.model), self.facts[step.model].input_bytes)
+                memory.add(("input", step.model), self.facts[step.model].input_bytes)
         for step in steps:
-            given = ("input", step.model)
-            reads = step.reads[0] if step.reads else given
+            model_input = ("input", step.model)
+            reads = step.reads[0] if step.reads else model_input
             makes = step.makes or ("answer", step.model)
             peaks.append(memory.run(makes, reads, self._footprint(step, live)))
-            for value in step.frees if step.reads else (given,):
+            for value in step.frees if step.reads else (model_input,):
                 memory.free(value)
         return list(zip(steps, peaks, strict=True))
 
@@ -80,17 +86,17 @@ class CostModel:
         if node.share:
             return self.adapter_footprint(node.share, live)
         own = self.facts[step.model].stage(node.ref.stage).footprint
-        share = self._handed_on(node)
+        share = self._passed_on(node)
         if share is None or not self._is_folded(share, live):
             return own
         donor, recipient = self._channels(share)
         return Footprint(own.peak * donor // recipient, own.held * donor // recipient)
 
-    def _handed_on(self, node: Node) -> Share | None:
-        """The share whose tensor a stage hands on, as a pool does, with the donor's channels."""
+    def _passed_on(self, node: Node) -> Share | None:
+        """Return the share whose tensor a stage passes on, as a pool does, with donor channels."""
         while node.share is None and node.source is not None:
-            readers = self.facts[node.ref.model].consumers[node.source.ref.stage]
-            if node.ref.stage not in readers or not readers[node.ref.stage].passes:
+            consumers = self.facts[node.ref.model].consumers[node.source.ref.stage]
+            if node.ref.stage not in consumers or not consumers[node.ref.stage].passes:
                 return None
             node = node.source
         return node.share
@@ -102,15 +108,15 @@ class CostModel:
         )
 
     def adapter_footprint(self, share: Share, live: Liveness) -> Footprint:
-        """The activations of a live share: the resized donor, then the result of each map."""
+        """Return the footprint of a live share: the resized donor, then the result of each map."""
         donor, recipient = self._ends(share)
         height, width = recipient.grid or (1, 1)
         channels = [] if donor.grid in (None, recipient.grid) else [donor.channels]
         if share.adapter.kind == "linear" and not self._is_folded(share, live):
             channels += [share.adapter.rank] if share.adapter.rank else []
             channels += [recipient.channels]
-        made = [0, *(_FLOAT * height * width * count for count in channels)]
-        return Footprint(max((a + b for a, b in pairwise(made)), default=0), made[-1])
+        sizes = [0, *(_FLOAT * height * width * count for count in channels)]
+        return Footprint(max((a + b for a, b in pairwise(sizes)), default=0), sizes[-1])
 
     def _channels(self, share: Share) -> tuple[int, int]:
         donor, recipient = self._ends(share)
@@ -123,26 +129,26 @@ class CostModel:
         )
 
     def adapter_bytes(self, share: Share, live: Liveness) -> int:
-        """What a live share adds to the bytes held; folded into a smaller layer, it may be < 0."""
+        """Return the bytes that a live share adds; negative if folding makes a layer smaller."""
         if share.adapter.kind == "identity":
             return 0
         donor, recipient = self._channels(share)
         fold = find_fold_targets(share, live, self.facts)
         if not fold.refusal:
-            more = sum(r.folded_size(donor) - r.own_size(recipient) for r in fold.consumers)
+            added = sum(c.folded_size(donor) - c.own_size(recipient) for c in fold.consumers)
         else:
-            more = _map_size(donor, recipient, share.adapter.rank) + recipient
-        return more * element_bytes(self.facts[share.recipient.model].dtype)
+            added = _map_size(donor, recipient, share.adapter.rank) + recipient
+        return added * element_bytes(self.facts[share.recipient.model].dtype)
 
     def adapter_macs(self, share: Share, live: Liveness) -> int:
-        """What a live share adds to the multiply-accumulates per frame; < 0 as for bytes."""
+        """Return the MACs per frame that a live share adds; negative as in `adapter_bytes`."""
         if share.adapter.kind == "identity":
             return 0
         donor, recipient = self._ends(share)
         fold = find_fold_targets(share, live, self.facts)
         if not fold.refusal:
-            more = donor.channels - recipient.channels
-            return sum(more * consumer.macs_per_channel for consumer in fold.consumers)
+            added = donor.channels - recipient.channels
+            return sum(added * consumer.macs_per_channel for consumer in fold.consumers)
         height, width = recipient.grid or (1, 1)
         size = _map_size(donor.channels, recipient.channels, share.adapter.rank)
         return height * width * size

@@ -1,4 +1,4 @@
-"""The models of one box, and what can be shared between them."""
+"""A deployment: the models of one box, and which representations they may share."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from spaces.stages import StagedModel
 
 @dataclass(frozen=True)
 class Deployment:
-    """The models, all that is known of them, and which representations may replace which."""
+    """The models by name, the facts about them, and the pairs that may be shared."""
 
     models: ModelsByName
     facts: Mapping[str, ModelFacts]
@@ -25,18 +25,20 @@ class Deployment:
 
     @cached_property
     def fused_models(self) -> ModelsByName:
-        """The models' fused twins: they answer as the models do, and sooner."""
+        """Copies of the models with fused BatchNorms: the same outputs, computed faster."""
         return {name: fuse_batchnorms(model) for name, model in self.models.items()}
 
     @property
     def dtype(self) -> Dtype:
-        """In which merged models keep their weights."""
+        """The precision in which bundles store the weights."""
         return next(iter(self.facts.values())).dtype
 
     @cached_property
     def deployed_models(self) -> ModelsByName:
-        """The twins of the models as they are deployed, with the weights that their dtype can
-        hold: what is verified."""
+        """The fused models with weights rounded to `dtype`, as a bundle runs them.
+
+        Verification measures these.
+        """
         if self.dtype == "float32":
             return self.fused_models
         return {
@@ -45,7 +47,7 @@ class Deployment:
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
-        """A hash of each model's stages, input and weights."""
+        """A hash of the stages, input and weights of each model."""
         return {name: _fingerprint(model) for name, model in self.models.items()}
 
 

@@ -1,8 +1,8 @@
-"""A bundle as one graph of tensors: for ONNX runtimes, and as a `torch.export` program.
+"""Export a bundle as one graph of tensors: as ONNX, or as a `torch.export` program.
 
-The inputs are those that the merged model reads, each (batch, 3, height, width), prepared as
-`spaces.inputs.prepare` does it. A classifier gives its logits. A detector gives the boxes and
-scores of all its anchors: non-maximum suppression has no fixed shape, and stays outside.
+The inputs are those that the merged model reads, each (batch, 3, height, width), prepared by
+`spaces.inputs.prepare`. A classifier outputs its logits. A detector outputs the boxes and scores
+of all its anchors: non-maximum suppression has no fixed output shape and is not part of the graph.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ LARGEST_BATCH = 1024
 
 
 class ExporterMissing(MergeSearchError):
-    """What exports to ONNX, or runs it, is not installed."""
+    """A package that exports to ONNX, or runs it, is not installed."""
 
 
 class BundleGraph(nn.Module):
-    """Prepared inputs in, tensors out, in the order of `inputs` and `outputs`."""
+    """A merged model as a function of tensors, in the order of `inputs` and `outputs`."""
 
     def __init__(self, bundle: Bundle) -> None:
         super().__init__()
@@ -45,21 +45,21 @@ class BundleGraph(nn.Module):
         ]
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        given = dict(zip(self._models, inputs, strict=True))
-        answers = self.merged.answers(given, _read)
+        by_model = dict(zip(self._models, inputs, strict=True))
+        answers = self.merged.answers(by_model, _run_head)
         return tuple(tensor for answer in answers.values() for tensor in answer)
 
-    def named(self, prepared: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """A bundle's prepared inputs under the graph's names."""
+    def rename_inputs(self, prepared: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the prepared inputs of a bundle under the input names of the graph."""
         return {f"{name}_input": prepared[name] for name in self._models}
 
 
-def _read(head: nn.Module, taps: list[Tensor]) -> tuple[Tensor, ...]:
+def _run_head(head: nn.Module, taps: list[Tensor]) -> tuple[Tensor, ...]:
     return head.dense(taps) if isinstance(head, DetectionHead) else (head(taps),)
 
 
 def export_program(graph: BundleGraph, examples: Sequence[Tensor]) -> torch.export.ExportedProgram:
-    """The graph for batches of any size; `examples` are inputs of two frames or more."""
+    """Export the graph for batches of 1 to LARGEST_BATCH frames; `examples` have at least two."""
     batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
     shapes = (tuple({0: batch} for _ in examples),)
     with _quiet(), torch.no_grad():
@@ -67,7 +67,7 @@ def export_program(graph: BundleGraph, examples: Sequence[Tensor]) -> torch.expo
 
 
 def write_program(program: torch.export.ExportedProgram, path: Path) -> None:
-    """Write the program for `torch.export.load`."""
+    """Write a program that `torch.export.load` reads."""
     with _quiet():
         torch.export.save(program, path)
 
@@ -90,7 +90,7 @@ def write_onnx(graph: BundleGraph, program: torch.export.ExportedProgram, path: 
 
 
 def run_onnx(path: Path, inputs: Mapping[str, Tensor]) -> list[NDArray[np.float32]]:
-    """What onnxruntime makes of the inputs, on the CPU.
+    """Run an ONNX file with onnxruntime on the CPU and return its outputs.
 
     Raises:
         NoExporter: onnxruntime is not installed.
@@ -104,12 +104,12 @@ def run_onnx(path: Path, inputs: Mapping[str, Tensor]) -> list[NDArray[np.float3
 
 
 def max_relative_difference(
-    wanted: Sequence[Tensor], found: Sequence[Tensor | NDArray[np.float32]]
+    expected: Sequence[Tensor], actual: Sequence[Tensor | NDArray[np.float32]]
 ) -> float:
-    """The greatest difference of any number, by the greatest number of its output."""
+    """Return the largest difference of any number, relative to the largest value of its output."""
     return max(
-        float((torch.as_tensor(f) - w).abs().max() / w.abs().max())
-        for w, f in zip(wanted, found, strict=True)
+        float((torch.as_tensor(output) - reference).abs().max() / reference.abs().max())
+        for reference, output in zip(expected, actual, strict=True)
     )
 
 
@@ -119,7 +119,7 @@ def _missing(error: ImportError) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporters tell of every step, and warn of what their own parts do."""
+    """Silence the exporters: they print every step and warn about their own internals."""
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):

@@ -1,4 +1,4 @@
-"""From a camera frame to a network's input, and from the network's boxes back to the frame."""
+"""Prepare camera frames as network inputs, and map boxes back to the frame."""
 
 from __future__ import annotations
 
@@ -18,20 +18,21 @@ Frame = NDArray[np.uint8]
 
 
 VIEW_TOLERANCE = 0.05
-"""Views that differ by less still put the same content into the same cell of a late grid."""
+"""Views with a smaller relative difference show the same content in each cell of a late grid."""
 
 
 @dataclass(frozen=True)
 class FieldOfView:
-    """Which part of a frame a network sees, and how it is laid out."""
+    """Which part of a frame a network sees, and how the part is laid out."""
 
     fit: Fit
     aspect: float
+    """Width over height of the input; 1.0 if the frame is stretched to it."""
     part: float
-    """Share of the frame's short side that is seen."""
+    """Fraction of the short side of the frame that is seen."""
 
     def matches(self, other: FieldOfView) -> bool:
-        """Whether the two show the same content at the same relative place, nearly enough."""
+        """Return whether both views show the same content at the same relative place."""
         return (
             self.fit == other.fit
             and abs(self.aspect / other.aspect - 1) < VIEW_TOLERANCE
@@ -44,12 +45,16 @@ class FieldOfView:
 
 @dataclass(frozen=True)
 class InputSpec:
-    """How a frame becomes a network's input.
+    """Size, normalisation and fit of a network's input.
 
-    `fit` says which part of the frame the network sees and how it is laid out:
-    `squash` the whole frame, stretched to the input; `letterbox` the whole frame at its own
-    aspect ratio, anchored top left and padded with the mean; `crop` the centred square whose
-    side is `crop_pct` times the frame's short side.
+    `height` and `width` are in pixels; `mean` and `std` normalise red, green and blue values
+    from 0 to 1. `fit` names the part of the frame that the network sees: `squash` stretches the
+    whole frame to the input; `letterbox` keeps the aspect ratio of the whole frame, anchors it top
+    left and pads it with the mean; `crop` takes the centred square with a side of `crop_pct` times
+    the short side of the frame.
+
+    Raises:
+        BadInput: a side is below 32 pixels, or `crop_pct` is not in (0, 1].
     """
 
     height: int
@@ -61,13 +66,13 @@ class InputSpec:
 
     def __post_init__(self) -> None:
         if min(self.height, self.width) < 32:
-            raise BadInput(f"input size {self.height}x{self.width}: at least 32x32 is needed")
+            raise BadInput(f"input size {self.height}x{self.width}: must be at least 32x32")
         if not 0 < self.crop_pct <= 1:
             raise BadInput(f"crop_pct {self.crop_pct}: must lie in (0, 1]")
 
     @property
     def field_of_view(self) -> FieldOfView:
-        """Which part of a frame this input shows."""
+        """The part of a frame that this input shows."""
         whole = self.fit == "squash"
         return FieldOfView(
             fit=self.fit,
@@ -77,7 +82,7 @@ class InputSpec:
 
 
 def prepare(frame: Frame, spec: InputSpec) -> Tensor:
-    """A uint8 (H, W, 3) frame as a normalised float32 (3, height, width) input."""
+    """Return a uint8 (H, W, 3) RGB frame as a normalised float32 (3, height, width) input."""
     pixels = torch.from_numpy(np.array(frame)).permute(2, 0, 1)[None].float()
     if spec.fit == "squash":
         fitted = _resize(pixels, spec.height, spec.width)
@@ -91,18 +96,18 @@ def prepare(frame: Frame, spec: InputSpec) -> Tensor:
 
 
 def prepare_batch(frames: list[Frame], spec: InputSpec) -> Tensor:
-    """Frames as one (batch, 3, height, width) channels-last input."""
+    """Return frames as one (batch, 3, height, width) input in channels-last memory format."""
     batch = torch.stack([prepare(frame, spec) for frame in frames])
     return batch.contiguous(memory_format=torch.channels_last)
 
 
 def boxes_to_frame(boxes: NDArray[Any], frame_size: tuple[int, int], spec: InputSpec) -> Any:
-    """Boxes (n, 4) as x1, y1, x2, y2 in input pixels, mapped to pixels of the (H, W) frame.
+    """Map boxes from pixels of the input to pixels of the (height, width) frame.
 
-    Boxes are clipped to the frame.
+    `boxes` is (n, 4) as x1, y1, x2, y2. The returned boxes are clipped to the frame.
 
     Raises:
-        BadInput: the input is a crop; a detector on a crop cannot answer for the whole frame.
+        BadInput: the fit is crop, which does not show the whole frame.
     """
     height, width = frame_size
     if spec.fit == "crop":
@@ -125,7 +130,7 @@ def _resize(pixels: Tensor, height: int, width: int) -> Tensor:
 
 
 def _letterbox_size(height: int, width: int, spec: InputSpec) -> tuple[int, int]:
-    """The whole pixels that the frame takes up: its aspect ratio, but for the rounding."""
+    """Return the size of the scaled frame in whole pixels: its aspect ratio, up to rounding."""
     scale = min(spec.height / height, spec.width / width)
     return max(1, round(height * scale)), max(1, round(width * scale))
 

@@ -1,4 +1,4 @@
-"""Which stages and shares some output still needs once a plan's shares are in place."""
+"""Find the stages and shares that some output needs once the shares of a plan are in place."""
 
 from __future__ import annotations
 
@@ -14,72 +14,80 @@ Layouts = Mapping[str, Layout]
 
 @dataclass(frozen=True)
 class Liveness:
-    """What is reached by walking back from every head's taps."""
+    """The live stages and shares: those reached by walking back from the taps of every head."""
 
     stages: frozenset[Ref]
     shares: frozenset[Share]
 
 
 def liveness(plan: SharePlan, layouts: Layouts) -> Liveness:
-    """Walk back from the taps of every model.
+    """Return what the plan leaves live, walking back from the taps of every model.
 
     Raises:
         BadPlan: the plan names an unknown model or stage, or a representation depends on itself.
     """
     check_names(plan, layouts)
     shares = plan.by_recipient()
-    alive: set[Ref] = set()
-    used: set[Share] = set()
-    done: set[Ref] = set()
+    live_stages: set[Ref] = set()
+    live_shares: set[Share] = set()
+    visited: set[Ref] = set()
     for layout in layouts.values():
         for tap in layout.taps:
-            _walk_back(Ref(layout.model, tap), shares, layouts, alive, used, done)
-    return Liveness(frozenset(alive), frozenset(used))
+            _walk_back(Ref(layout.model, tap), shares, layouts, live_stages, live_shares, visited)
+    return Liveness(frozenset(live_stages), frozenset(live_shares))
 
 
 def canonical(plan: SharePlan, layouts: Layouts) -> SharePlan:
-    """The plan without the shares that nothing reads: plans that mean the same become equal."""
+    """Return the plan without the shares that no output reads: equivalent plans become equal.
+
+    Raises:
+        BadPlan: as `liveness`.
+    """
     return SharePlan(tuple(liveness(plan, layouts).shares))
 
 
 def check_names(plan: SharePlan, layouts: Layouts) -> None:
-    """Refuse a plan that names a model or a stage that is not there."""
+    """Check that every model and stage that the plan names exists.
+
+    Raises:
+        BadPlan: one does not.
+    """
     for share in plan.shares:
         for ref in (share.donor, share.recipient):
             if ref.model not in layouts:
                 raise BadPlan(f"{share}: no model {ref.model!r}; there are {sorted(layouts)}")
-            known = layouts[ref.model].stages
-            if ref.stage not in known:
-                raise BadPlan(f"{share}: {ref.model} has no stage {ref.stage!r}; it has {known}")
+            stages = layouts[ref.model].stages
+            if ref.stage not in stages:
+                raise BadPlan(f"{share}: {ref.model} has no stage {ref.stage!r}; it has {stages}")
 
 
 def _walk_back(
     start: Ref,
     shares: Mapping[Ref, Share],
     layouts: Layouts,
-    alive: set[Ref],
-    used: set[Share],
-    done: set[Ref],
+    live_stages: set[Ref],
+    live_shares: set[Share],
+    visited: set[Ref],
 ) -> None:
-    """Each representation has one source, so walking back is following a chain."""
+    """Follow the chain of sources: each representation has exactly one."""
     chain: list[Ref] = []
     ref: Ref | None = start
-    while ref is not None and ref not in done:
+    while ref is not None and ref not in visited:
         if ref in chain:
             raise BadPlan(f"cycle: {ref} would depend on itself")
         chain.append(ref)
         share = shares.get(ref)
         if share is not None:
-            used.add(share)
+            live_shares.add(share)
             ref = share.donor
         else:
-            alive.add(ref)
+            live_stages.add(ref)
             ref = previous_stage(ref, layouts)
-    done.update(chain)
+    visited.update(chain)
 
 
 def previous_stage(ref: Ref, layouts: Layouts) -> Ref | None:
-    """The representation that this stage reads; None for a first stage, which reads the input."""
+    """Return the representation that a stage reads; None if it reads the input of the model."""
     layout = layouts[ref.model]
     index = layout.index(ref.stage)
     return Ref(ref.model, layout.stages[index - 1]) if index else None

@@ -1,4 +1,4 @@
-"""Whether a share's linear map disappears into the layers that read it."""
+"""Decide whether the linear map of a share can be folded into the layers that consume it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from spaces.plan import Ref, Share
 
 @dataclass(frozen=True)
 class FoldTargets:
-    """The layers into which a share's map folds; none, with the reason, if it stays."""
+    """The layers that take the map of a share in; none, and the reason, if it stays an adapter."""
 
     consumers: tuple[Consumer, ...]
     refusal: str = ""
@@ -22,10 +22,10 @@ class FoldTargets:
 def find_fold_targets(
     share: Share, live: Liveness, facts: Mapping[str, ModelFacts]
 ) -> FoldTargets:
-    """Where the map of a live share goes.
+    """Return the layers that the map of a live share can be folded into.
 
-    It stays an adapter of its own when another share takes the recipient's representation (the
-    map's result must then exist), or when some live reader cannot take it in.
+    The map stays an adapter if another share takes the recipient's representation, which must
+    then exist as a tensor, or if the map cannot be folded into one of the live consumers.
     """
     if share.adapter.kind == "identity":
         return FoldTargets((), "identity has no map")
@@ -36,12 +36,12 @@ def find_fold_targets(
         ref = pending.pop()
         if ref in donors:
             return FoldTargets((), f"{ref} is itself a donor")
-        for owner, found in facts[ref.model].consumers[ref.stage].items():
+        for owner, used in facts[ref.model].consumers[ref.stage].items():
             if owner != HEAD and Ref(ref.model, owner) not in live.stages:
                 continue
-            if found.refusal:
-                return FoldTargets((), found.refusal)
-            consumers += found.foldable
-            if found.passes:
+            if used.refusal:
+                return FoldTargets((), used.refusal)
+            consumers += used.foldable
+            if used.passes:
                 pending.append(Ref(ref.model, owner))
     return FoldTargets(tuple(consumers))

@@ -1,4 +1,4 @@
-"""A plan, the models and the fitted maps, made into one module that runs every stage once."""
+"""Build one module from a plan, the models and the fitted maps; it runs each live stage once."""
 
 from __future__ import annotations
 
@@ -27,53 +27,60 @@ HeadResult = TypeVar("HeadResult")
 
 
 def prepare_inputs(models: ModelsByName, frames: list[Frame]) -> dict[str, Tensor]:
-    """Every model's (batch, 3, height, width) input; models that want the same share it."""
-    asking = {model.input: model for model in models.values()}
-    prepared = {spec: model.prepare_frames(frames) for spec, model in asking.items()}
+    """Return the (batch, 3, height, width) input of each model by name.
+
+    Models with equal input specs get the same tensor.
+    """
+    by_spec = {model.input: model for model in models.values()}
+    prepared = {spec: model.prepare_frames(frames) for spec, model in by_spec.items()}
     return {name: prepared[model.input] for name, model in models.items()}
 
 
 @dataclass(frozen=True)
 class ExecutionStep:
-    """One call: a stage or an adapter that makes a node's value, or a head that answers."""
+    """One call of a stage, an adapter or a head."""
 
     makes: Node | None
-    """None for a head."""
+    """The node whose value a stage or an adapter computes; None for a head."""
     reads: tuple[Node, ...]
-    """Empty for a first stage, which reads its model's input."""
+    """The nodes that are read; empty for a first stage, which reads the input of its model."""
     model: str
-    """Whose stage, adapter (then the recipient's) or head it is."""
+    """The model that the stage or head belongs to; for an adapter, the recipient."""
     frees: tuple[Node, ...]
-    """What no later step reads."""
+    """The nodes that no later step reads."""
 
 
 def execution_order(heads: Iterable[tuple[str, tuple[Node, ...]]]) -> list[ExecutionStep]:
-    """The steps to the answers of heads, each given with its model and the nodes that it reads.
+    """Return the steps that compute the outputs of heads.
 
-    Every node is made once. A head runs as soon as its taps are there: then they need not wait.
+    Each head is given as its model and the nodes that it reads. Every node is computed once. A
+    head runs as soon as its taps are computed, so that they can be freed early.
     """
     calls: list[tuple[Node | None, tuple[Node, ...], str]] = []
-    made: set[Node] = set()
+    scheduled: set[Node] = set()
     for model, taps in heads:
         for node in upstream_nodes(taps):
-            if node not in made:
+            if node not in scheduled:
                 source = () if node.source is None else (node.source,)
                 calls.append((node, source, node.ref.model))
-        made.update(upstream_nodes(taps))
+        scheduled.update(upstream_nodes(taps))
         calls.append((None, taps, model))
-    last = {node: place for place, (_, reads, _) in enumerate(calls) for node in reads}
+    last_read = {node: index for index, (_, reads, _) in enumerate(calls) for node in reads}
     return [
         ExecutionStep(
-            makes, reads, model, tuple(n for n in dict.fromkeys(reads) if last[n] == place)
+            makes, reads, model, tuple(n for n in dict.fromkeys(reads) if last_read[n] == index)
         )
-        for place, (makes, reads, model) in enumerate(calls)
+        for index, (makes, reads, model) in enumerate(calls)
     ]
 
 
 class MergedModel(nn.Module):
-    """All models of a deployment with a plan's shares in place; holds only what is live.
+    """All models of a deployment with the shares of a plan in place; it holds only live stages.
 
-    Stages that no map was folded into are the original modules, not copies.
+    Stages are the original modules and not copies, except those with a folded map.
+
+    Raises:
+        BadPlan: the plan does not fit the models, contains a cycle, or a linear share has no map.
     """
 
     def __init__(
@@ -121,21 +128,22 @@ class MergedModel(nn.Module):
 
     @property
     def inputs_read(self) -> frozenset[str]:
-        """The models whose own input is still read; the others' frames need not be prepared."""
+        """The models whose input is still read; frames need not be prepared for the others."""
         return frozenset(step.model for step in self._steps if not step.reads)
 
     def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Every model's answer, from each read model's prepared (batch, 3, h, w) input.
+        """Return the output of each model, by name.
 
-        A representation is let go after its last consumer. An input is asked for once, when its
-        first stage runs, so a mapping may hand over its only reference.
+        `inputs` holds the prepared (batch, 3, height, width) input of each model in `inputs_read`.
+        A representation is freed after its last use. Each input is looked up once, when its first
+        stage runs, so that a mapping can give up its only reference.
         """
         return self.answers(inputs, lambda head, taps: head(taps))
 
     def answers(
         self, inputs: Mapping[str, Tensor], read: Callable[[nn.Module, list[Tensor]], HeadResult]
     ) -> dict[str, HeadResult]:
-        """As `forward`, but of each head what `read` makes of it and its taps."""
+        """Return `read(head, taps)` for each model instead of its head's output; see `forward`."""
         values: dict[Node, Tensor] = {}
         answers: dict[str, HeadResult] = {}
         for step in self._steps:
@@ -143,7 +151,7 @@ class MergedModel(nn.Module):
                 head = self.heads[_key(step.model, HEAD)]
                 answers[step.model] = read(head, [values[node] for node in step.reads])
             else:
-                # No name may stay bound to what is read: it would outlive its last consumer.
+                # Bind no name to the tensor that is read: it would stay alive after its last use.
                 values[step.makes] = self._module(step.makes)(
                     values[step.reads[0]] if step.reads else inputs[step.model]
                 )
@@ -167,7 +175,7 @@ def _owners(models: ModelsByName, live: frozenset[Ref]) -> dict[tuple[str, str],
 
 
 def _map_of(share: Share, maps: LinearMaps) -> LinearMap:
-    """The map to fold; one of low rank is folded as the full matrix that it is."""
+    """Return the map to fold; a low-rank map is folded as the product of its factors."""
     linear = maps.get(share)
     if linear is None:
         raise BadPlan(f"{share}: no linear map was fitted for it")
@@ -179,7 +187,7 @@ def _map_of(share: Share, maps: LinearMaps) -> LinearMap:
 
 @torch.no_grad()
 def _with_folded(owner: nn.Module, path: str, linear: LinearMap) -> nn.Module:
-    """The owner with the layer at `path` replaced; the owner may be that layer itself."""
+    """Return the owner with the map folded into its layer at `path`; '' is the owner itself."""
     if not path:
         return fold_into_layer(owner, linear.weight, linear.bias)
     owner.set_submodule(
@@ -189,6 +197,6 @@ def _with_folded(owner: nn.Module, path: str, linear: LinearMap) -> nn.Module:
 
 
 def _key(model: str, stage: str) -> str:
-    """nn.ModuleDict allows no dots in its keys, nor names of its own methods."""
+    """Return a key for nn.ModuleDict, which allows neither dots nor names of its own methods."""
     text = f"{model}:{stage}"
     return text.replace("~", "~0").replace("/", "~1").replace(".", "/")

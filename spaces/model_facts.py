@@ -1,4 +1,4 @@
-"""All that is known of a model without its tensors: what the search, the costs and tables need."""
+"""Facts about a model that need none of its tensors: layout, bytes, MACs, shapes and consumers."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from spaces.stages import (
 )
 
 Tensors = Mapping[str, Mapping[str, int]]
-"""Owner (a stage or HEAD) -> name of each unique tensor -> bytes."""
+"""Owner (a stage or HEAD) -> name of each unique tensor -> its bytes."""
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """A surveyed model: inert data."""
+    """Facts about one model: inert data that can be written as JSON."""
 
     layout: Layout
     task: Task
@@ -37,24 +37,27 @@ class ModelFacts:
     stages: tuple[StageFacts, ...]
     tensors: Tensors
     head_macs: int
+    """Multiply-accumulates of the head per frame."""
     consumers: Annotated[Mapping[str, Mapping[str, Consumers]], Field(alias="readers")]
-    """Representation -> owner that reads it -> how."""
+    """Stage -> owner that reads its representation (the next stage, HEAD) -> its consumers."""
     input_bytes: int
-    """Of one prepared frame."""
+    """Bytes of one prepared frame in float32."""
     head_footprint: Footprint
     dtype: Dtype = "float32"
-    """In which the weights are kept."""
+    """The precision in which the weights are stored."""
 
     def stage(self, name: str) -> StageFacts:
+        """Return the row of a stage; raise ValueError if there is none of that name."""
         return self.stages[self.layout.index(name)]
 
     @property
     def head_bytes(self) -> int:
+        """Bytes of the parameters and buffers of the head."""
         return sum(self.tensors[HEAD].values())
 
 
 def collect_model_facts(model: StagedModel, dtype: Dtype = "float32") -> ModelFacts:
-    """Run the model on a random input and write down what it is made of, kept in a dtype."""
+    """Run the model on a random input and collect its facts, with weights stored as `dtype`."""
     macs, footprint = measure_head(model)
     tensors = _tensors(model, dtype)
     return ModelFacts(
@@ -74,18 +77,20 @@ def collect_model_facts(model: StagedModel, dtype: Dtype = "float32") -> ModelFa
 def collect_facts(
     models: Mapping[str, StagedModel], dtype: Dtype = "float32"
 ) -> dict[str, ModelFacts]:
+    """Collect the facts of each model, by name."""
     return {name: collect_model_facts(model, dtype) for name, model in models.items()}
 
 
 def facts_to_json(facts: Mapping[str, ModelFacts]) -> Any:
+    """Return facts as JSON values: dicts, lists, strings and numbers."""
     return _JSON.dump_python(dict(facts), mode="json", by_alias=True)
 
 
 def facts_from_json(data: Any) -> dict[str, ModelFacts]:
-    """What `facts_to_json` wrote.
+    """Return the facts that `facts_to_json` wrote.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: the data has another structure.
     """
     return _JSON.validate_python(data)
 
@@ -94,31 +99,32 @@ _JSON = TypeAdapter(dict[str, ModelFacts])
 
 
 def layouts_by_model(facts: Mapping[str, ModelFacts]) -> dict[str, Layout]:
-    return {name: fact.layout for name, fact in facts.items()}
+    """Return the layout of each model, by name."""
+    return {name: model_facts.layout for name, model_facts in facts.items()}
 
 
 def _stages(
     model: StagedModel, tensors: Mapping[str, Mapping[str, int]]
 ) -> tuple[StageFacts, ...]:
-    """The stage table, with the bytes of the weights as they are kept."""
+    """Return the stage table with the bytes of the weights as they are stored."""
     return tuple(
         replace(stage, bytes=sum(tensors[stage.name].values())) for stage in measure_stages(model)
     )
 
 
 def _tensors(model: StagedModel, dtype: Dtype) -> dict[str, dict[str, int]]:
-    """A tensor that two owners hold has one name, so that it is counted once."""
-    weights, size = weight_names(model), element_bytes(dtype)
+    """Return the bytes of each tensor by owner; a tensor of two owners has one name in both."""
+    weights, stored = weight_names(model), element_bytes(dtype)
     names: dict[int, str] = {}
     owners = dict(zip(model.layout.stages, model.stages, strict=True)) | {HEAD: model.head}
-    listed: dict[str, dict[str, int]] = {}
+    sizes: dict[str, dict[str, int]] = {}
     for owner, module in owners.items():
-        listed[owner] = {}
+        sizes[owner] = {}
         for path, tensor in [*module.named_parameters(), *module.named_buffers()]:
             name = names.setdefault(id(tensor), f"{model.name}/{owner}/{path}")
-            each = size if id(tensor) in weights else tensor.element_size()
-            listed[owner][name] = tensor.numel() * each
-    return listed
+            element = stored if id(tensor) in weights else tensor.element_size()
+            sizes[owner][name] = tensor.numel() * element
+    return sizes
 
 
 @torch.no_grad()
@@ -126,15 +132,15 @@ def _consumers(model: StagedModel) -> dict[str, dict[str, Consumers]]:
     representations = dict(model.walk(model.example_input(batch=1)))
     taps = [representations[name] for name in model.layout.taps]
     names = model.layout.stages
-    found: dict[str, dict[str, Consumers]] = {}
+    consumers: dict[str, dict[str, Consumers]] = {}
     for index, name in enumerate(names):
         watched = representations[name]
-        found[name] = {}
+        consumers[name] = {}
         if index + 1 < len(names):
             following = model.stages[index + 1]
-            found[name][names[index + 1]] = find_consumers(
+            consumers[name][names[index + 1]] = find_consumers(
                 names[index + 1], following, watched, watched
             )
         if name in model.layout.taps:
-            found[name][HEAD] = find_consumers(HEAD, model.head, taps, watched)
-    return found
+            consumers[name][HEAD] = find_consumers(HEAD, model.head, taps, watched)
+    return consumers

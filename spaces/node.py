@@ -1,4 +1,4 @@
-"""A representation under a plan, identified by all that is upstream of it."""
+"""Identify a representation under a plan by everything upstream of it."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from spaces.plan import Ref, Share, SharePlan
 
 @dataclass(frozen=True)
 class Node:
-    """One value to compute: a stage of a model, or a share's adapter, applied to its source.
+    """One value to compute: a stage, or the adapter of a share, applied to a source.
 
-    Two plans that have the same stages and shares upstream of a representation give it equal
-    nodes, so its value is computed once for both.
+    Two plans with the same stages and shares upstream of a representation have equal nodes for
+    it, so that its value is computed once for both.
     """
 
     ref: Ref
     share: Share | None
     source: Node | None
-    """None only for a first stage, which reads the model's input."""
+    """None only for a first stage, which reads the input of its model."""
     _hash: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -30,19 +30,19 @@ class Node:
 
 
 def build_node(ref: Ref, plan: SharePlan, layouts: Layouts) -> Node:
-    """The node of a representation under a plan without cycles."""
+    """Return the node of a representation under a plan without cycles."""
     share = plan.by_recipient().get(ref)
     source = share.donor if share else previous_stage(ref, layouts)
     return Node(ref, share, None if source is None else build_node(source, plan, layouts))
 
 
 def tap_nodes(model: str, plan: SharePlan, layouts: Layouts) -> tuple[Node, ...]:
-    """The nodes that a model's head reads under a plan."""
+    """Return the nodes that the head of a model reads under a plan."""
     return tuple(build_node(Ref(model, tap), plan, layouts) for tap in layouts[model].taps)
 
 
 def upstream_nodes(roots: tuple[Node, ...]) -> list[Node]:
-    """All nodes that the roots need, sources first, each once."""
+    """Return the roots and everything upstream of them: each node once, after its source."""
     ordered: dict[Node, None] = {}
     for root in roots:
         chain: list[Node] = []

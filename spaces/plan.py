@@ -1,4 +1,4 @@
-"""A plan is data: which representation of which model is taken from where."""
+"""Share plans as data: which representations are taken from which donors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ PLAN_VERSION = 1
 
 @dataclass(frozen=True, order=True)
 class Ref:
-    """One representation: the output of a stage of a model. Written `model:stage`."""
+    """One representation: the output of a stage of a model, written `model:stage`.
+
+    Raises:
+        BadPlan: a name is empty or contains `:` or `->`.
+    """
 
     model: str
     stage: str
@@ -25,13 +29,21 @@ class Ref:
     def __post_init__(self) -> None:
         for part in (self.model, self.stage):
             if not part or ":" in part or "->" in part:
-                raise BadPlan(f"{part!r} is not a name of a model or a stage")
+                raise BadPlan(
+                    f"{part!r} is not a name of a model or stage: it must not be empty or contain "
+                    "':' or '->'"
+                )
 
     def __str__(self) -> str:
         return f"{self.model}:{self.stage}"
 
     @classmethod
     def parse(cls, text: str) -> Ref:
+        """Parse `model:stage`.
+
+        Raises:
+            BadPlan: the text has another form.
+        """
         model, colon, stage = text.partition(":")
         if not colon:
             raise BadPlan(f"{text!r} is not a representation; write it as model:stage")
@@ -40,11 +52,16 @@ class Ref:
 
 @dataclass(frozen=True, order=True)
 class AdapterSpec:
-    """How the donor's tensor becomes the recipient's, after the spatial resize."""
+    """The kind of adapter that follows the spatial resize, written `identity`, `linear` or
+    `linear@RANK`.
+
+    Raises:
+        BadPlan: the kind is unknown, or the rank is negative or given for `identity`.
+    """
 
     kind: AdapterKind
     rank: int = 0
-    """Rank of a `linear` map; 0 is full rank."""
+    """Rank of a linear map; 0 is full rank."""
 
     def __post_init__(self) -> None:
         if self.kind not in ("identity", "linear"):
@@ -57,6 +74,11 @@ class AdapterSpec:
 
     @classmethod
     def parse(cls, text: str) -> AdapterSpec:
+        """Parse `identity`, `linear` or `linear@RANK`.
+
+        Raises:
+            BadPlan: the text has another form.
+        """
         kind, at, rank = text.partition("@")
         if at and not re.fullmatch("[0-9]{1,6}", rank):
             raise BadPlan(f"adapter {text!r}: the rank after @ must be a whole number")
@@ -69,7 +91,11 @@ LINEAR = AdapterSpec("linear")
 
 @dataclass(frozen=True, order=True)
 class Share:
-    """The recipient's representation is replaced by the donor's, through the adapter."""
+    """One share: the donor's representation, through the adapter, replaces the recipient's.
+
+    Raises:
+        BadPlan: donor and recipient belong to the same model.
+    """
 
     recipient: Ref
     donor: Ref
@@ -77,7 +103,7 @@ class Share:
 
     def __post_init__(self) -> None:
         if self.donor.model == self.recipient.model:
-            raise BadPlan(f"{self}: donor and recipient must be of different models")
+            raise BadPlan(f"{self}: donor and recipient must belong to different models")
 
     def __str__(self) -> str:
         return f"{self.donor} -> {self.recipient} ({self.adapter})"
@@ -85,10 +111,14 @@ class Share:
 
 @dataclass(frozen=True)
 class SharePlan:
-    """A set of shares, at most one per recipient representation, kept sorted.
+    """A set of shares, sorted, with at most one for each recipient representation.
 
-    Two plans with the same shares are equal and have the same `hash`, however they were written.
-    Whether two plans *mean* the same needs the models' layouts: see `spaces.liveness.canonical`.
+    Two plans with the same shares are equal and have the same `hash`, in whatever order the shares
+    were given. `spaces.liveness.canonical` also makes plans equal that differ only in shares that
+    no output reads; it needs the layouts of the models.
+
+    Raises:
+        BadPlan: two shares have the same recipient.
     """
 
     shares: tuple[Share, ...] = ()
@@ -98,18 +128,22 @@ class SharePlan:
         recipients = [share.recipient for share in ordered]
         for recipient in recipients:
             if recipients.count(recipient) > 1:
-                raise BadPlan(f"{recipient} is given more than one donor")
+                raise BadPlan(
+                    f"{recipient} has more than one donor; a representation can have only one"
+                )
         object.__setattr__(self, "shares", ordered)
 
     @cached_property
     def hash(self) -> str:
-        """Twelve hexadecimal digits that name this plan in files, logs and MLflow."""
+        """Twelve hexadecimal digits that identify the plan in files, logs and MLflow."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:12]
 
     def by_recipient(self) -> dict[Ref, Share]:
+        """Return the shares by their recipient."""
         return {share.recipient: share for share in self.shares}
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the plan as JSON values: its version and its shares."""
         shares = [
             {
                 "donor": str(share.donor),
@@ -121,23 +155,31 @@ class SharePlan:
         return {"version": PLAN_VERSION, "shares": shares}
 
     def to_json(self) -> str:
+        """Return the plan as canonical JSON text, which `hash` is computed from."""
         return json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
 
     @classmethod
     def from_dict(cls, data: Any) -> SharePlan:
-        """The plan that `to_dict` wrote.
+        """Return the plan that `to_dict` wrote.
 
         Raises:
-            BadPlan: the version is not known, or a share lacks a donor or a recipient.
+            BadPlan: the version is not supported, or a share is incomplete or invalid.
         """
         if not isinstance(data, dict) or not isinstance(data.get("shares"), list):
             raise BadPlan('a plan is {"version": 1, "shares": [...]}')
         if data.get("version") != PLAN_VERSION:
-            raise BadPlan(f"plan version {data.get('version')!r}: only {PLAN_VERSION} is known")
+            raise BadPlan(
+                f"plan version {data.get('version')!r}: only {PLAN_VERSION} is supported"
+            )
         return cls(tuple(_share(entry) for entry in data["shares"]))
 
     @classmethod
     def from_json(cls, text: str) -> SharePlan:
+        """Return the plan in a JSON text.
+
+        Raises:
+            BadPlan: the text is not JSON, or not a plan.
+        """
         try:
             data = json.loads(text)
         except (ValueError, RecursionError) as error:
@@ -154,7 +196,9 @@ def _share(entry: Any) -> Share:
         donor, recipient = Ref.parse(entry["donor"]), Ref.parse(entry["recipient"])
         adapter = AdapterSpec.parse(entry.get("adapter", "linear"))
     except (KeyError, TypeError, AttributeError) as error:
-        raise BadPlan(f"share {entry!r}: needs donor, recipient and adapter as texts") from error
+        raise BadPlan(
+            f"share {entry!r}: donor and recipient (and adapter, if given) must be strings"
+        ) from error
     if unknown:
-        raise BadPlan(f"share {entry!r}: {sorted(unknown)} is not known in a share")
+        raise BadPlan(f"share {entry!r}: unknown keys {sorted(unknown)}")
     return Share(recipient, donor, adapter)

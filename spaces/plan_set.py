@@ -1,4 +1,4 @@
-"""Many plans evaluated in one pass: every distinct representation is computed once."""
+"""Evaluate many plans in one pass: every distinct representation is computed once."""
 
 from __future__ import annotations
 
@@ -17,11 +17,15 @@ from spaces.plan import Share, SharePlan
 from spaces.stages import StagedModel
 
 OutputKey = tuple[str, tuple[Node, ...]]
-"""A model's answer, identified by the nodes that its head reads."""
+"""Identifies the output of a model under a plan: the model and the nodes that its head reads."""
 
 
 class PlanSet:
-    """Plans over the same models, evaluated together; adapters are kept apart from the stages."""
+    """Plans over the same models, evaluated together. Maps are applied as adapters, never folded.
+
+    Raises:
+        BadPlan: a plan does not fit the models, contains a cycle, or a linear share has no map.
+    """
 
     def __init__(
         self,
@@ -37,11 +41,11 @@ class PlanSet:
             {name: (name, tap_nodes(name, plan, layouts)) for name in models}
             for plan in self.plans
         ]
-        """For each plan and model, which of the distinct outputs is its answer."""
+        """For each plan, the key of the output of each model."""
         self.distinct: list[OutputKey] = list(
             dict.fromkeys(output for plan in self.outputs for output in plan.values())
         )
-        """The distinct outputs over all plans and models."""
+        """The distinct output keys over all plans and models."""
         shares = {share for plan in self.plans for share in plan.shares}
         self._adapters: dict[Share, Adapter] = {
             share: build_adapter(
@@ -53,33 +57,37 @@ class PlanSet:
         }
 
     def restrict_to(self, names: Collection[str]) -> PlanSet:
-        """The same plans, of which only these models' answers are asked for."""
-        asked = copy.copy(self)
-        asked.distinct = [output for output in self.distinct if output[0] in names]
-        return asked
+        """Return the same plans, restricted to the outputs of some models."""
+        restricted = copy.copy(self)
+        restricted.distinct = [output for output in self.distinct if output[0] in names]
+        return restricted
 
     @property
     def inputs_read(self) -> frozenset[str]:
+        """The models whose input some plan reads."""
         nodes = upstream_nodes(tuple(node for _, taps in self.distinct for node in taps))
         return frozenset(node.ref.model for node in nodes if node.source is None)
 
     def answers(self, inputs: Mapping[str, Tensor]) -> Iterator[tuple[OutputKey, Tensor]]:
-        """Each distinct output's answer for one batch, in the order of `distinct`."""
+        """Yield each distinct output for one batch, in the order of `distinct`.
+
+        `inputs` holds the (batch, 3, height, width) input of each model in `inputs_read`.
+        """
         return self._evaluate(inputs, lambda model, taps: model.head(taps))
 
     def probabilities(self, inputs: Mapping[str, Tensor]) -> Iterator[tuple[OutputKey, Tensor]]:
-        """As `answers`, but of each its probabilities."""
+        """Yield the probabilities of each distinct output; see `StagedModel.probabilities`."""
         return self._evaluate(inputs, lambda model, taps: model.probabilities(taps))
 
     @torch.no_grad()
     def _evaluate(
         self, inputs: Mapping[str, Tensor], read: Callable[[StagedModel, list[Tensor]], Tensor]
     ) -> Iterator[tuple[OutputKey, Tensor]]:
-        """Representations go once all that read them have done so."""
+        """Run all steps; free each representation after its last use."""
         values: dict[Node, Tensor] = {}
         for step in execution_order(self.distinct):
             if step.makes is None:
-                answer = read(self.models[step.model], [values[tap] for tap in step.reads])
+                output = read(self.models[step.model], [values[tap] for tap in step.reads])
             else:
                 values[step.makes] = self._compute(
                     step.makes, values[step.reads[0]] if step.reads else inputs[step.model]
@@ -87,7 +95,7 @@ class PlanSet:
             for node in step.frees:
                 del values[node]
             if step.makes is None:
-                yield (step.model, step.reads), answer
+                yield (step.model, step.reads), output
 
     def _compute(self, node: Node, read: Tensor) -> Tensor:
         if node.share:

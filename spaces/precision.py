@@ -1,9 +1,10 @@
-"""Weights kept in half precision: half the bytes, arithmetic in float32.
+"""Store weights in half precision and compute in float32.
 
-What is halved are the weights and biases of convolutions and linear layers, and the adapters'
-maps: nearly all bytes of a network. Normalisations, whose variances may leave float16's range, and
-anchors, which are pixel positions, stay as they are. Each weight becomes float32 while its layer
-runs, so a network that keeps its weights so answers exactly as one whose weights were rounded.
+Stored in half precision are the weights and biases of convolutions and linear layers and the maps
+of adapters: nearly all bytes of a network. Normalisation layers, with variances that can exceed
+the range of float16, and anchors, which are pixel positions, stay in float32. Each weight is
+converted to float32 while its layer runs, so the outputs equal those of a float32 network with
+rounded weights exactly.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ _LAYERS = (nn.Conv2d, nn.Linear)
 
 
 def element_bytes(dtype: Dtype) -> int:
-    """Bytes of one weight."""
+    """Return the bytes of one stored weight."""
     return TORCH_DTYPES[dtype].itemsize
 
 
 def weight_names(module: nn.Module) -> dict[int, str]:
-    """The tensors within a module that a dtype applies to: `id` -> path."""
+    """Return the tensors of a module that `dtype` applies to, as id of the tensor -> path."""
     return {
         id(tensor): f"{path}.{name}".lstrip(".")
         for path, part in module.named_modules()
@@ -44,34 +45,38 @@ def weight_names(module: nn.Module) -> dict[int, str]:
 
 
 def to_stored_dtype(tensor: Tensor, dtype: Dtype, name: str) -> Tensor:
-    """The tensor as it is kept.
+    """Return the tensor converted to the stored dtype.
 
     Raises:
-        BadWeights: a number is too large for that dtype.
+        BadWeights: a value is too large for that dtype.
     """
-    kept = tensor.to(TORCH_DTYPES[dtype])
-    if not torch.isfinite(kept).all():
-        raise BadWeights(f"{name} holds numbers that {dtype} cannot; use bfloat16 or float32")
-    return kept
+    stored = tensor.to(TORCH_DTYPES[dtype])
+    if not torch.isfinite(stored).all():
+        raise BadWeights(f"{name}: holds values too large for {dtype}; use bfloat16 or float32")
+    return stored
 
 
 @torch.no_grad()
 def round_weights(model: StagedModel, dtype: Dtype) -> StagedModel:
-    """A copy that computes in float32 with weights that `dtype` can hold; itself for float32."""
+    """Return a float32 copy with weights rounded to `dtype`; the model itself for float32.
+
+    Raises:
+        BadWeights: a weight is too large for that dtype.
+    """
     if dtype == "float32":
         return model
-    twin = copy.deepcopy(model)
-    weights = weight_names(twin)
-    for tensor in twin.parameters():
+    copied = copy.deepcopy(model)
+    weights = weight_names(copied)
+    for tensor in copied.parameters():
         if id(tensor) in weights:
             tensor.copy_(
                 to_stored_dtype(tensor, dtype, f"{model.name}: {weights[id(tensor)]}").float()
             )
-    return twin
+    return copied
 
 
 def round_map(linear: LinearMap, dtype: Dtype) -> LinearMap:
-    """The same for an adapter's map."""
+    """Return a float32 map rounded to `dtype`, as `round_weights` does for a model."""
     if dtype == "float32":
         return linear
     weight, bias = (
@@ -81,14 +86,14 @@ def round_map(linear: LinearMap, dtype: Dtype) -> LinearMap:
 
 
 class _Widened(nn.Module):
-    """A weight that is kept in half precision, as its layer asks for it."""
+    """Convert a stored half-precision weight to float32 whenever its layer reads it."""
 
-    def forward(self, kept: Tensor) -> Tensor:
-        return kept.float()
+    def forward(self, stored: Tensor) -> Tensor:
+        return stored.float()
 
 
 def compute_in_float32(module: nn.Module) -> None:
-    """Let the layers within a module whose weights are halves compute in float32."""
+    """Make the layers of a module that store half-precision weights compute in float32."""
     for layer in [part for part in module.modules() if isinstance(part, _LAYERS)]:
         for name, tensor in [*layer.named_parameters(recurse=False)]:
             if tensor.dtype in (torch.float16, torch.bfloat16):

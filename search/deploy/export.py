@@ -112,7 +112,7 @@ def _bytes_are_as_promised(held: int, record: PlanRecord) -> str:
 
 @torch.inference_mode()
 def _answers_are_the_same(bundle: Bundle, before: Bundle, source: Source) -> str:
-    inputs = BundleGraph(bundle).named(bundle.prepare_frames(source.frames)).values()
+    inputs = BundleGraph(bundle).rename_inputs(bundle.prepare_frames(source.frames)).values()
     far = max_relative_difference(BundleGraph(before)(*inputs), BundleGraph(bundle)(*inputs))
     if far > TOLERANCE[source.observed.deployment.dtype]:
         raise BundleCheckFailed(
@@ -130,10 +130,10 @@ def _write_formats(
     if not formats:
         return []
     graph = BundleGraph(bundle)
-    inputs = graph.named(bundle.prepare_frames(source.frames))
+    inputs = graph.rename_inputs(bundle.prepare_frames(source.frames))
     with torch.inference_mode():
         wanted = graph(*inputs.values())
-    examples = graph.named(bundle.prepare_frames([*source.frames, *source.frames][:2]))
+    examples = graph.rename_inputs(bundle.prepare_frames([*source.frames, *source.frames][:2]))
     program = export_program(graph, list(examples.values()))
     checks = []
     if "program" in formats:

@@ -1,4 +1,4 @@
-"""Predicted activations are what the real merged model has alive: to the byte, at every step."""
+"""Predicted activation memory equals that of the real merged model: to the byte, at every step."""
 
 from __future__ import annotations
 
@@ -53,59 +53,59 @@ CALLS: dict[str, tuple[Callable[[Tensor], object], int, int]] = {
         4,
     ),
 }
-"""What is called on 3 x 8 x 8 numbers; the most numbers alive at once, and those that stay."""
+"""Modules called on 3 x 8 x 8 numbers, the peak of live numbers, and the numbers of the output."""
 
 
 @pytest.mark.parametrize(("call", "peak", "held"), CALLS.values(), ids=CALLS.keys())
-def test_a_footprint_is_what_one_counts_by_hand(
+def test_a_footprint_equals_the_count_by_hand(
     call: Callable[[Tensor], object], peak: int, held: int
 ) -> None:
     _, footprint = run_with_footprint(call, IMAGE)
     assert footprint == Footprint(FLOAT * peak, FLOAT * held)
 
 
-def test_what_is_made_under_watch_counts_until_its_last_reference_goes() -> None:
+def test_a_tensor_counts_until_its_last_reference_is_gone() -> None:
     with AllocationTracker() as alive:
         one = torch.zeros(10)
         part = one[:2]
         del one
-        assert alive.now == 40
+        assert alive.live_bytes == 40
         del part
-        assert alive.now == 0
+        assert alive.live_bytes == 0
         assert torch.ones(5).sum() == 5
-    assert (alive.now, alive.peak) == (0, 40)
+    assert (alive.live_bytes, alive.peak) == (0, 40)
 
 
 def test_many_short_lived_tensors_leave_nothing_behind() -> None:
     with AllocationTracker() as alive:
         for size in range(1, 200):
             torch.zeros(size)
-    assert (alive.now, alive.peak) == (0, 199 * FLOAT)
+    assert (alive.live_bytes, alive.peak) == (0, 199 * FLOAT)
 
 
 @pytest.mark.parametrize(("peak", "held"), [(1, 2), (0, -1), (-1, -1)])
-def test_no_footprint_holds_more_than_its_peak(peak: int, held: int) -> None:
-    with pytest.raises(ValueError, match="footprint"):
+def test_a_footprint_cannot_hold_more_than_its_peak(peak: int, held: int) -> None:
+    with pytest.raises(ValueError, match="held must lie"):
         Footprint(peak, held)
 
 
-def test_in_a_ledger_a_view_keeps_what_it_is_a_view_of() -> None:
+def test_a_view_keeps_its_base_alive_in_a_ledger() -> None:
     memory = ActivationLedger()
-    memory.give("input", 100)
+    memory.add("input", 100)
     assert memory.run("a", "input", Footprint(30, 20)) == 130
     assert memory.run("view", "a", Footprint(5, 0)) == 125
     memory.free("input")
     memory.free("a")
-    assert memory.now == 20
+    assert memory.live_bytes == 20
     memory.run("view of a view", "view", Footprint(0, 0))
     memory.free("view")
-    assert memory.now == 20
+    assert memory.live_bytes == 20
     memory.free("view of a view")
-    assert memory.now == 0
+    assert memory.live_bytes == 0
 
 
 class Handing(Mapping[str, Tensor]):
-    """Inputs that are handed over: who asks for one has its only reference."""
+    """A mapping of inputs that gives up its only reference when an input is looked up."""
 
     def __init__(self, inputs: dict[str, Tensor]) -> None:
         self.inputs = inputs
@@ -122,11 +122,11 @@ class Handing(Mapping[str, Tensor]):
 
 @torch.no_grad()
 def peaks_of(merged: MergedModel, inputs: Mapping[str, Tensor]) -> list[int]:
-    """The peak during each call of a merged model, on copies of its inputs that it owns."""
+    """Return the peak during each call of a merged model that owns copies of its inputs."""
     alive, peaks = AllocationTracker(), list[int]()
 
     def before(*_: object) -> None:
-        alive.peak = alive.now
+        alive.peak = alive.live_bytes
 
     def after(*_: object) -> None:
         peaks.append(alive.peak)
@@ -148,7 +148,7 @@ def check(
     maps: LinearMaps,
     seed: int = 0,
 ) -> None:
-    """At every step the prediction is what is measured, on inputs that the survey never saw."""
+    """Assert that prediction and measurement agree at every step, on new random inputs."""
     generator = torch.Generator().manual_seed(seed)
     inputs = {
         name: torch.rand_like(model.example_input(1), generator=generator)
@@ -162,14 +162,14 @@ def check(
 
 
 @every_example_plan
-def test_the_activations_of_drawn_plans_are_what_the_module_has_alive(
+def test_predicted_activations_of_the_example_plans_are_the_measured_ones(
     street: Deployment, shares: list[Share]
 ) -> None:
     plan = SharePlan(tuple(shares))
     check(street.models, street.facts, plan, street.maps(plan))
 
 
-def test_the_activations_of_random_plans_are_what_the_module_has_alive(
+def test_predicted_activations_of_random_plans_are_the_measured_ones(
     street: Deployment,
 ) -> None:
     for plan in street.random_plans(15):
@@ -177,7 +177,7 @@ def test_the_activations_of_random_plans_are_what_the_module_has_alive(
 
 
 @pytest.mark.parametrize("adapter", [IDENTITY, LINEAR, AdapterSpec("linear", 3)], ids=str)
-def test_a_classifiers_and_a_detectors_activations_with_fitted_maps(
+def test_predicted_activations_with_fitted_maps_are_the_measured_ones(
     mixed: Observed, adapter: AdapterSpec
 ) -> None:
     known = mixed.deployment
@@ -187,7 +187,7 @@ def test_a_classifiers_and_a_detectors_activations_with_fitted_maps(
         check(known.models, known.facts, plan, mixed.maps_for([plan]))
 
 
-def test_frames_of_a_batch_add_up(twins: Callable[[str], Deployment]) -> None:
+def test_activations_grow_with_the_frames_of_a_batch(twins: Callable[[str], Deployment]) -> None:
     pair = twins("timm/resnet18")
     plan = SharePlan((share("left:layer2", "right:layer2"), share("left:pool", "right:pool")))
     merged = MergedModel(pair.models, pair.facts, plan, pair.maps(plan))
@@ -199,7 +199,9 @@ def share(donor: str, recipient: str, adapter: AdapterSpec = LINEAR) -> Share:
     return Share(Ref.parse(recipient), Ref.parse(donor), adapter)
 
 
-def test_twins_that_share_all_need_one_input_less(twins: Callable[[str], Deployment]) -> None:
+def test_two_copies_that_share_everything_need_one_input_fewer(
+    twins: Callable[[str], Deployment],
+) -> None:
     pair = twins("timm/tf_efficientnet_lite0")
     costs = CostModel(pair.facts)
     plan = SharePlan((share("left:pool", "right:pool", IDENTITY),))
@@ -209,7 +211,9 @@ def test_twins_that_share_all_need_one_input_less(twins: Callable[[str], Deploym
     assert costs.activation(plan) == own
 
 
-def test_the_peak_is_no_less_than_any_representation_or_all_inputs(street: Deployment) -> None:
+def test_the_peak_is_at_least_any_representation_and_the_sum_of_the_inputs(
+    street: Deployment,
+) -> None:
     costs = CostModel(street.facts)
     inputs = sum(fact.input_bytes for fact in street.facts.values())
     assert costs.unmerged_activation >= inputs
@@ -220,7 +224,7 @@ def test_the_peak_is_no_less_than_any_representation_or_all_inputs(street: Deplo
             assert costs.unmerged_activation >= size
 
 
-def test_plans_that_mean_the_same_have_the_same_activations(street: Deployment) -> None:
+def test_equivalent_plans_have_the_same_activations(street: Deployment) -> None:
     costs = CostModel(street.facts)
     for plan in street.random_plans(50):
         assert costs.activations(plan) == costs.activations(canonical(plan, costs.layouts))

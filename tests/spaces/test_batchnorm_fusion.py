@@ -1,4 +1,4 @@
-"""The fused twin: every representation of every supported network, without its BatchNorms."""
+"""Fusing BatchNorms keeps every representation of every supported network."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def norms(model: StagedModel) -> int:
 
 @every_network
 @torch.no_grad()
-def test_every_representation_and_the_answer_stay(zoo: Zoo, arch: str) -> None:
+def test_every_representation_and_the_output_stay_the_same(zoo: Zoo, arch: str) -> None:
     model = zoo.model(arch)
     twin, inputs = fuse_batchnorms(model), zoo.original(arch).inputs
     for (name, found), (_, wanted) in zip(twin.walk(inputs), model.walk(inputs), strict=True):
@@ -29,7 +29,7 @@ def test_every_representation_and_the_answer_stay(zoo: Zoo, arch: str) -> None:
 
 
 @every_network
-def test_no_batch_norm_is_left_and_the_model_keeps_its_own(zoo: Zoo, arch: str) -> None:
+def test_the_copy_has_no_batchnorm_and_the_model_keeps_its_own(zoo: Zoo, arch: str) -> None:
     model = zoo.model(arch)
     before, held = norms(model), total_bytes(unique_tensors(model))
     twin = fuse_batchnorms(model)
@@ -39,7 +39,7 @@ def test_no_batch_norm_is_left_and_the_model_keeps_its_own(zoo: Zoo, arch: str) 
 
 
 class Stage(nn.Module):
-    """A convolution, and a BatchNorm of what it gives."""
+    """A convolution, and a BatchNorm of its output."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class RunTwice(Stage):
 
 
 class Standardised(nn.Conv2d):
-    """Its weight is not what it convolves with."""
+    """A convolution that does not use its weight directly."""
 
     def forward(self, x: Tensor) -> Tensor:
         given: Tensor = self._conv_forward(x, self.weight - self.weight.mean(), self.bias)
@@ -105,7 +105,9 @@ def chain(stage: nn.Module) -> StagedModel:
     [(Plain, 0), (ReadTwice, 1), (RunTwice, 1), (WeightMade, 1), (BatchStatistics, 1)],
 )
 @torch.no_grad()
-def test_only_what_stays_the_same_is_fused(stage: type[nn.Module], left: int) -> None:
+def test_a_stage_is_fused_only_if_its_output_stays_the_same(
+    stage: type[nn.Module], left: int
+) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = chain(stage())
@@ -120,7 +122,7 @@ def test_only_what_stays_the_same_is_fused(stage: type[nn.Module], left: int) ->
 
 @torch.no_grad()
 @pytest.mark.parametrize("batch", [1, 3, 4, 9])
-def test_the_parts_of_a_batch_are_the_whole(zoo: Zoo, batch: int) -> None:
+def test_running_in_chunks_gives_the_output_of_the_whole_batch(zoo: Zoo, batch: int) -> None:
     model, twin = (
         zoo.model("timm/mobilenetv2_100"),
         fuse_batchnorms(zoo.model("timm/mobilenetv2_100")),
@@ -131,7 +133,7 @@ def test_the_parts_of_a_batch_are_the_whole(zoo: Zoo, batch: int) -> None:
         assert relative_error(found, wanted) < 1e-4
 
 
-def test_a_twin_made_in_inference_mode_can_be_differentiated_later() -> None:
+def test_a_copy_built_in_inference_mode_supports_gradients() -> None:
     model = chain(Plain())
     with torch.inference_mode():
         twin = fuse_batchnorms(model)

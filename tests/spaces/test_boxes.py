@@ -1,4 +1,4 @@
-"""Boxes all the way: drawn in a frame, found in a network's input, scored in the frame again."""
+"""Boxes end to end: drawn in a frame, detected in a network's input, scored in the frame."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from spaces.stages import Layout, StagedModel
 
 FITS: tuple[Fit, Fit] = ("squash", "letterbox")
 SIZES = [(203, 331), (331, 203), (187, 189)]
-"""Heights and widths, odd and of other aspects than the input's."""
+"""Heights and widths, some odd, with aspect ratios that differ from the input's."""
 BOX = (21, 47, 140, 168)
-"""x1, y1, x2, y2 within all of them."""
+"""x1, y1, x2, y2 within frames of all these sizes."""
 NAMES = {7: "red", 3: "green"}
-"""Categories by id, in the order of the detector's classes, which is not that of the ids."""
+"""Categories by id, in the order of the detector's classes, which differs from that of the ids."""
 
 
 def spec_of(fit: Fit) -> InputSpec:
@@ -32,14 +32,14 @@ def spec_of(fit: Fit) -> InputSpec:
 
 
 def drawn(size: tuple[int, int], box: Sequence[int], channel: int) -> Frame:
-    """A black frame with one box of one colour."""
+    """Return a black frame with one box of one colour."""
     frame = np.zeros((*size, 3), dtype=np.uint8)
     frame[box[1] : box[3], box[0] : box[2], channel] = 255
     return frame
 
 
 def in_input(box: Sequence[int], size: tuple[int, int], spec: InputSpec) -> np.ndarray:
-    """Where a frame's box lies in the input, in fractions of pixels: by hand."""
+    """Return the exact place of a frame's box in the input, in fractions of pixels."""
     down, across = spec.height / size[0], spec.width / size[1]
     if spec.fit == "letterbox":
         down = across = min(down, across)
@@ -47,7 +47,7 @@ def in_input(box: Sequence[int], size: tuple[int, int], spec: InputSpec) -> np.n
 
 
 class Finder(nn.Module):
-    """A detection head that finds the coloured boxes in its input: one row for each colour."""
+    """A detection head that detects the coloured boxes in its input: one row for each colour."""
 
     def forward(self, taps: list[Tensor]) -> Tensor:
         rows = [[self._row(channel, k) for k, channel in enumerate(f[:2], 1)] for f in taps[0]]
@@ -62,7 +62,7 @@ class Finder(nn.Module):
 
 
 def finder(fit: Fit) -> StagedModel:
-    """A detector of two classes that is right: its only stage gives what it is given."""
+    """Return a perfect detector of two classes; its only stage is the identity."""
     stage = nn.Conv2d(3, 3, 1, bias=False)
     with torch.no_grad():
         stage.weight.copy_(torch.eye(3).view(3, 3, 1, 1))
@@ -72,7 +72,7 @@ def finder(fit: Fit) -> StagedModel:
 
 @dataclass(frozen=True)
 class Drawn:
-    """Frames of several sizes with a red or green box each."""
+    """Return frames of several sizes with a red or green box each."""
 
     hash: str = "drawn"
 
@@ -121,20 +121,18 @@ def found_by(fit: Fit) -> np.ndarray:
 
 @pytest.mark.parametrize("fit", FITS)
 @pytest.mark.parametrize("size", SIZES)
-def test_a_box_lies_in_the_input_where_it_should_and_maps_back(
-    size: tuple[int, int], fit: Fit
-) -> None:
+def test_a_box_is_at_its_place_in_the_input_and_maps_back(size: tuple[int, int], fit: Fit) -> None:
     spec = spec_of(fit)
     exact = in_input(BOX, size, spec)
     head = Finder()
     seen = head([prepare(drawn(size, BOX, 0), spec)[None]])[0, 0, :4].numpy()
     assert np.abs(seen - exact).max() <= 1
-    # The letterbox is whole pixels, so its two scales differ a little: less than a pixel.
+    # The letterbox has whole pixels, so its two scales differ by less than a pixel.
     assert np.abs(boxes_to_frame(exact[None], size, spec)[0] - BOX).max() <= 1
 
 
 @pytest.mark.parametrize("fit", FITS)
-def test_a_detector_that_is_right_scores_one(fit: Fit) -> None:
+def test_a_perfect_detector_scores_one(fit: Fit) -> None:
     model = finder(fit)
     bench = EvaluationSetup({"det": model}, {"det": collect_model_facts(model)}, {}, batch=4)
     truth = truth_of(Drawn(), {1: 7, 2: 3})
@@ -145,21 +143,21 @@ def test_a_detector_that_is_right_scores_one(fit: Fit) -> None:
 
 
 @pytest.mark.parametrize(("fit", "other"), [FITS, FITS[::-1]])
-def test_boxes_mapped_as_of_the_other_fit_are_wrong(fit: Fit, other: Fit) -> None:
+def test_boxes_mapped_with_another_fit_are_wrong(fit: Fit, other: Fit) -> None:
     truth, answers = truth_of(Drawn(), {1: 7, 2: 3}), found_by(fit)
     right = coco_map(answers, geometry(fit), truth, 2).scores
     wrong = coco_map(answers, geometry(other), truth, 2).scores
     assert right["map"] == pytest.approx(1, abs=1e-6) and wrong["map"] < 0.5
 
 
-def test_classes_mixed_up_find_nothing() -> None:
+def test_swapped_classes_score_nothing() -> None:
     truth = truth_of(Drawn(), {1: 7, 2: 3})
     swapped = replace(truth, classes={1: 3, 2: 7})
     assert coco_map(found_by("squash"), geometry("squash"), swapped, 2).scores["map"] == 0
 
 
-def test_what_a_class_without_a_category_finds_is_dropped() -> None:
-    """Neither right nor wrong: of the other class nothing changes."""
+def test_detections_of_a_class_without_a_category_are_dropped() -> None:
+    """They count neither as right nor as wrong: the scores of the other class do not change."""
     only_green = truth_of(Drawn(), {2: 3})
     scores = coco_map(found_by("squash"), geometry("squash"), only_green, 2).scores
     assert scores == pytest.approx({"map": 1, "ap50": 1, "ap_green": 1}, abs=1e-6)

@@ -1,4 +1,4 @@
-"""A bundle holds what was promised, and what comes back answers as what went in."""
+"""A bundle has the predicted bytes, and the loaded model has the outputs of the merged model."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def specs(weights: Weights) -> dict[str, ModelSpec]:
 
 
 def some_plans(observed: Observed) -> list[SharePlan]:
-    """Nothing shared; single shares of every adapter; some of two."""
+    """Return the empty plan, single shares with every adapter, and plans of two shares."""
     shares = shares_in(observed, LINEAR, IDENTITY, AdapterSpec("linear", 3))
     singles = [SharePlan((share,)) for share in shares[:: max(1, len(shares) // 4)]]
     both = [
@@ -56,7 +56,7 @@ def some_plans(observed: Observed) -> list[SharePlan]:
 
 
 @pytest.mark.parametrize("which", ["pair", "mixed"])
-def test_what_comes_back_answers_as_what_went_in(
+def test_a_loaded_bundle_has_the_outputs_of_the_merged_model(
     which: str, request: pytest.FixtureRequest, specs: dict[str, ModelSpec], tmp_path: Path
 ) -> None:
     observed: Observed = request.getfixturevalue(which)
@@ -78,13 +78,13 @@ def test_what_comes_back_answers_as_what_went_in(
                 there = torch.cat([torch.from_numpy(boxes).float(), rows[:, 4:]], dim=1)
                 here = torch.cat([found.boxes, found.scores[:, None], found.classes[:, None]], 1)
                 assert len(here) == int((rows[:, 4] > 0).sum()) > 0
-                # Of equal scores the order is the rounding's; each is there all the same.
+                # Rounding decides the order of equal scores, but each detection is there.
                 assert torch.cdist(here.double(), there.double()).min(1).values.max() < 0.05
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("which", ["pair", "mixed"])
-def test_bytes_predicted_are_bytes_written_are_bytes_resident(
+def test_predicted_bytes_equal_written_and_resident_bytes(
     which: str,
     dtype: Dtype,
     request: pytest.FixtureRequest,
@@ -100,13 +100,13 @@ def test_bytes_predicted_are_bytes_written_are_bytes_resident(
 
 
 def in_file(folder: Path) -> int:
-    """Bytes of the tensors in the file, by its own table."""
+    """Return the bytes of the tensors in the file, from its own header."""
     with safe_open(folder / "weights.safetensors", "pt") as file:
         return sum(total_bytes([file.get_tensor(name)]) for name in file.keys())
 
 
 @pytest.mark.parametrize(("dtype", "near"), [("float16", 3e-3), ("bfloat16", 3e-2)])
-def test_half_precision_answers_nearly_the_same_in_half_the_bytes(
+def test_half_precision_halves_the_bytes_and_nearly_keeps_the_outputs(
     dtype: Dtype, near: float, mixed: Observed, specs: dict[str, ModelSpec], tmp_path: Path
 ) -> None:
     frames = [RenderedScenes(STREET, 4)[k] for k in range(3)]
@@ -120,7 +120,7 @@ def test_half_precision_answers_nearly_the_same_in_half_the_bytes(
     assert (found - wanted).abs().max() < near * wanted.abs().max()
 
 
-def test_numbers_that_float16_cannot_hold_are_refused(
+def test_weights_too_large_for_float16_are_refused(
     pair: Observed, specs: dict[str, ModelSpec], tmp_path: Path
 ) -> None:
     known = pair.deployment
@@ -130,13 +130,15 @@ def test_numbers_that_float16_cannot_hold_are_refused(
     classifier.fill_(70_000.0)
     try:
         contents = BundleContents(specs, {}, known.facts, SharePlan(), "float16")
-        with pytest.raises(BadWeights, match=r"heads.*weight.*float16 cannot; use bfloat16"):
+        with pytest.raises(
+            BadWeights, match=r"heads.*weight.*too large for float16; use bfloat16"
+        ):
             write_bundle(tmp_path, contents, merged)
     finally:
         classifier.copy_(kept)
 
 
-def test_frames_of_any_sizes_and_one_alone(
+def test_a_bundle_takes_one_frame_or_frames_of_several_sizes(
     mixed: Observed, specs: dict[str, ModelSpec], tmp_path: Path
 ) -> None:
     write_plan_bundle(mixed, some_plans(mixed)[3], specs, tmp_path / "x", "float32")
@@ -151,7 +153,7 @@ def test_frames_of_any_sizes_and_one_alone(
         assert len(boxes) and (boxes <= torch.tensor(frame.shape[1::-1] * 2)).all()
 
 
-def test_what_is_no_frame_is_refused(good: Path) -> None:
+def test_arrays_that_are_no_frames_are_refused(good: Path) -> None:
     bundle = load_bundle(good)
     frame = np.zeros((40, 50, 3), np.uint8)
     for wrong, said in (
@@ -166,10 +168,10 @@ def test_what_is_no_frame_is_refused(good: Path) -> None:
             bundle(wrong)
 
 
-def test_a_plan_is_written_as_it_means(
+def test_a_plan_is_written_in_canonical_form(
     pair: Observed, specs: dict[str, ModelSpec], tmp_path: Path
 ) -> None:
-    """A share that nothing reads is not in the bundle."""
+    """A share that no output reads is not in the bundle."""
     last = shares_in(pair)[-1]
     early = next(s for s in shares_in(pair) if s.recipient.model == last.recipient.model)
     write_plan_bundle(pair, SharePlan((last, early)), specs, tmp_path / "x", "float32")
@@ -187,7 +189,7 @@ def good(mixed: Observed, specs: dict[str, ModelSpec], tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("name", ["bundle.json", "plan.json", "weights.safetensors"])
 @pytest.mark.parametrize("damage", [None, b"", b"{", b"[]", b'{"version": 1}', b"\0" * 40])
-def test_damaged_bundles_are_named(good: Path, name: str, damage: bytes | None) -> None:
+def test_the_error_names_a_damaged_bundle(good: Path, name: str, damage: bytes | None) -> None:
     (good / name).unlink()
     if damage is not None:
         (good / name).write_bytes(damage)
@@ -195,23 +197,23 @@ def test_damaged_bundles_are_named(good: Path, name: str, damage: bytes | None) 
         load_bundle(good)
 
 
-def test_a_bundle_of_another_version_or_plan_is_named(good: Path) -> None:
+def test_a_bundle_with_another_version_or_plan_is_refused(good: Path) -> None:
     data = json.loads((good / "bundle.json").read_text())
     (good / "bundle.json").write_text(json.dumps({**data, "version": 2}))
-    with pytest.raises(BadBundle, match="version 2; only 1 is known"):
+    with pytest.raises(BadBundle, match="version 2; only 1 is supported"):
         load_bundle(good)
     (good / "bundle.json").write_text(json.dumps({**data, "plan": "0" * 12}))
-    with pytest.raises(BadBundle, match="not 000000000000"):
+    with pytest.raises(BadBundle, match="expected 000000000000"):
         load_bundle(good)
 
 
-def test_tensors_that_do_not_fit_are_named(good: Path, tmp_path: Path) -> None:
+def test_tensors_that_do_not_fit_are_refused(good: Path, tmp_path: Path) -> None:
     tensors = load_file(good / "weights.safetensors")
     name, tensor = next((n, t) for n, t in tensors.items() if t.dim() == 4)
     changes = {
         "missing": {n: t for n, t in tensors.items() if n != name},
-        f"is {tuple(tensor[1:].shape)}, not": {**tensors, name: tensor[1:].contiguous()},
-        "1 tensors too many": {**tensors, "more": tensor.clone()},
+        f"is {tuple(tensor[1:].shape)}, expected": {**tensors, name: tensor[1:].contiguous()},
+        "1 unexpected tensors": {**tensors, "more": tensor.clone()},
     }
     for number, (said, changed) in enumerate(changes.items()):
         other = tmp_path / str(number)
@@ -221,7 +223,7 @@ def test_tensors_that_do_not_fit_are_named(good: Path, tmp_path: Path) -> None:
             load_bundle(other)
 
 
-def test_a_folder_holds_its_own_bundle_while_it_is_whole(good: Path, tmp_path: Path) -> None:
+def test_a_folder_holds_its_bundle_only_while_it_is_complete(good: Path, tmp_path: Path) -> None:
     identity = bundle_id(good)
     assert holds_bundle(good, identity)
     assert not holds_bundle(good, "0" * 12) and not holds_bundle(tmp_path / "nowhere", identity)

@@ -1,4 +1,4 @@
-"""What a plan is said to cost is what the merged module holds and does, to the byte."""
+"""The predicted costs of a plan are those of the merged module, to the byte."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def merged(deployment: Deployment, plan: SharePlan) -> MergedModel:
 
 
 def held_bytes(module: nn.Module) -> int:
-    """Brute force: every distinct parameter and buffer that the module reaches."""
+    """Sum the bytes of every distinct parameter and buffer of the module."""
     tensors = [*module.parameters(), *module.buffers()]
     return sum({id(t): t.numel() * t.element_size() for t in tensors}.values())
 
 
 def stored_bytes(module: nn.Module) -> int:
-    """Brute force, below the tensors: a small view keeps all of a large storage in memory."""
+    """Sum the bytes of the storages: a small view keeps all of a large storage in memory."""
     storages = [t.untyped_storage() for t in (*module.parameters(), *module.buffers())]
     return sum({s.data_ptr(): s.nbytes() for s in storages if s.nbytes()}.values())
 
@@ -44,7 +44,7 @@ def done_macs(deployment: Deployment, module: MergedModel) -> int:
 
 
 @every_example_plan
-def test_the_bytes_of_drawn_plans_are_what_the_module_holds(
+def test_predicted_bytes_of_the_example_plans_are_those_of_the_module(
     street: Deployment, shares: list[Share]
 ) -> None:
     plan = SharePlan(tuple(shares))
@@ -54,14 +54,14 @@ def test_the_bytes_of_drawn_plans_are_what_the_module_holds(
 
 
 @every_example_plan
-def test_the_macs_of_drawn_plans_are_what_the_module_does(
+def test_predicted_macs_of_the_example_plans_are_those_of_the_module(
     street: Deployment, shares: list[Share]
 ) -> None:
     plan = SharePlan(tuple(shares))
     assert CostModel(street.facts).macs(plan) == done_macs(street, merged(street, plan))
 
 
-def test_the_random_plans_are_of_every_kind(street: Deployment) -> None:
+def test_the_random_plans_cover_every_kind(street: Deployment) -> None:
     kinds: Counter[str] = Counter()
     layouts = CostModel(street.facts).layouts
     for plan in street.random_plans(60):
@@ -76,27 +76,27 @@ def test_the_random_plans_are_of_every_kind(street: Deployment) -> None:
     assert len(kinds) == 7 and min(kinds.values()) >= 3, kinds
 
 
-def test_the_bytes_of_random_plans_are_what_the_module_holds(street: Deployment) -> None:
+def test_predicted_bytes_of_random_plans_are_those_of_the_module(street: Deployment) -> None:
     costs = CostModel(street.facts)
     for plan in street.random_plans(60):
         module = merged(street, plan)
         assert costs.bytes(plan) == held_bytes(module) == stored_bytes(module), str(plan)
 
 
-def test_the_macs_of_random_plans_are_what_the_module_does(street: Deployment) -> None:
+def test_predicted_macs_of_random_plans_are_those_of_the_module(street: Deployment) -> None:
     costs = CostModel(street.facts)
     for plan in street.random_plans(15):
         assert costs.macs(plan) == done_macs(street, merged(street, plan)), str(plan)
 
 
-def test_plans_that_mean_the_same_cost_the_same(street: Deployment) -> None:
+def test_equivalent_plans_cost_the_same(street: Deployment) -> None:
     costs = CostModel(street.facts)
     for plan in street.random_plans(100):
         same = canonical(plan, costs.layouts)
         assert (costs.bytes(plan), costs.macs(plan)) == (costs.bytes(same), costs.macs(same))
 
 
-def test_unmerged_costs_are_the_sums_of_the_models_own(zoo: Zoo, street: Deployment) -> None:
+def test_unmerged_costs_are_the_sums_over_the_models(zoo: Zoo, street: Deployment) -> None:
     costs = CostModel(street.facts)
     each = [CostModel({name: fact}) for name, fact in street.facts.items()]
     assert costs.unmerged_bytes == sum(one.unmerged_bytes for one in each)
@@ -110,7 +110,7 @@ def test_unmerged_costs_are_the_sums_of_the_models_own(zoo: Zoo, street: Deploym
     ("arch", "last"),
     [("timm/tf_efficientnet_lite0", ["pool"]), ("effdet/tf_efficientdet_lite0", [2, 4, 6])],
 )
-def test_twins_halve_but_for_their_heads(
+def test_two_copies_that_share_everything_cost_half_apart_from_their_heads(
     twins: Callable[[str], Deployment], arch: str, last: list[str | int]
 ) -> None:
     pair = twins(arch)

@@ -1,4 +1,4 @@
-"""One graph in ONNX and in `torch.export` gives the numbers of the bundle it was made of."""
+"""The exported graph, in ONNX and as a program, has the outputs of its bundle."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ def bundled(observed: Observed, plan: SharePlan) -> Bundle:
 
 
 def late_share(observed: Observed) -> Share:
-    """One that makes the classifier the detector's trunk, as far as it goes."""
+    """Return a plan that takes all of the detector's trunk from the classifier."""
     return [s for s in shares_in(observed) if s.recipient.model == "det"][-1]
 
 
 def prepared(bundle: Bundle, count: int) -> list[torch.Tensor]:
     scenes = RenderedScenes(STREET, count)
     inputs = bundle.prepare_frames([scenes[k] for k in range(count)])
-    return list(BundleGraph(bundle).named(inputs).values())
+    return list(BundleGraph(bundle).rename_inputs(inputs).values())
 
 
-def test_the_dense_answer_is_what_the_detector_chooses_from(mixed: Observed) -> None:
-    """Each box that it gives is among them, with its score for its class."""
+def test_the_dense_output_contains_every_detection(mixed: Observed) -> None:
+    """Each detected box is among the dense boxes, with its score for its class."""
     model = mixed.deployment.models["det"]
     inputs = model.example_input()
     taps = [r for name, r in model.walk(inputs) if name in model.layout.taps]
@@ -71,7 +71,7 @@ def exported(mixed: Observed, tmp_path_factory: pytest.TempPathFactory) -> tuple
 
 
 @pytest.mark.parametrize("count", [1, 5])
-def test_batches_of_any_size_give_the_same_numbers(
+def test_the_outputs_do_not_depend_on_the_batch_size(
     exported: tuple[Bundle, Path], count: int
 ) -> None:
     bundle, folder = exported
@@ -84,7 +84,7 @@ def test_batches_of_any_size_give_the_same_numbers(
     assert max_relative_difference(wanted, again) < 1e-5
 
 
-def test_the_graph_answers_as_the_models_do(mixed: Observed) -> None:
+def test_the_graph_has_the_outputs_of_the_models(mixed: Observed) -> None:
     bundle = bundled(mixed, SharePlan())
     inputs = prepared(bundle, 2)
     graph = BundleGraph(bundle)
@@ -96,8 +96,8 @@ def test_the_graph_answers_as_the_models_do(mixed: Observed) -> None:
     assert boxes.shape == (2, scores.shape[1], 4) and scores.shape[2] == 6
 
 
-def test_onnx_holds_one_copy_of_what_is_shared(exported: tuple[Bundle, Path]) -> None:
-    """Its numbers are no more than the bundle's: BatchNorms may disappear, nothing is doubled."""
+def test_onnx_holds_one_copy_of_shared_tensors(exported: tuple[Bundle, Path]) -> None:
+    """It has no more numbers than the bundle: BatchNorms may disappear, nothing is doubled."""
     bundle, folder = exported
     held = onnx.load(folder / "model.onnx").graph.initializer
     large = [t for t in held if np.prod(t.dims) > 64]
@@ -108,13 +108,13 @@ def test_onnx_holds_one_copy_of_what_is_shared(exported: tuple[Bundle, Path]) ->
     assert len(contents) == len(large)
 
 
-def test_a_model_whose_stages_are_all_taken_over_asks_for_no_input(mixed: Observed) -> None:
+def test_a_model_without_live_stages_has_no_input(mixed: Observed) -> None:
     shares = [s for s in shares_in(mixed) if s.recipient.model == "cls"]
     whole = next(s for s in reversed(shares) if s.recipient.stage == "pool")
     assert BundleGraph(bundled(mixed, SharePlan((whole,)))).inputs == ["det_input"]
 
 
-def test_the_difference_is_by_the_greatest_number_of_each_output() -> None:
+def test_the_difference_is_relative_to_the_largest_number_of_each_output() -> None:
     wanted = [torch.tensor([1.0, -4.0]), torch.tensor([100.0])]
     found = [np.array([1.0, -3.0], np.float32), np.array([101.0], np.float32)]
     assert max_relative_difference(wanted, found) == pytest.approx(0.25)

@@ -1,4 +1,4 @@
-"""From frame to network input and back: where things land, on images that are known."""
+"""From frame to network input and back, on images with known content."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ def black(height: int, width: int) -> Frame:
 
 
 def pixels(prepared: Tensor) -> Tensor:
-    """The prepared input as 0..255 again, (3, height, width)."""
+    """Return the prepared input as values from 0 to 255, (3, height, width)."""
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
     return torch.as_tensor((prepared * std + mean) * 255)
 
 
 def bounds(mask: Tensor) -> list[int]:
-    """x1, y1, x2, y2 around the true pixels of a (height, width) mask."""
+    """Return x1, y1, x2, y2 around the true pixels of a (height, width) mask."""
     rows, columns = mask.any(1).nonzero(), mask.any(0).nonzero()
     return [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]
 
 
 @given(st.integers(0, 2**32 - 1), sides, sides, st.sampled_from(["squash", "letterbox"]))
-def test_a_frame_already_of_the_size_is_only_normalised(
+def test_a_frame_of_the_input_size_is_only_normalised(
     seed: int, height: int, width: int, fit: Fit
 ) -> None:
     shape = (height, width, 3)
@@ -46,7 +46,7 @@ def test_a_frame_already_of_the_size_is_only_normalised(
     assert torch.equal(restored.round().to(torch.uint8), torch.from_numpy(frame).permute(2, 0, 1))
 
 
-def test_a_full_crop_of_a_frame_of_the_size_is_only_normalised() -> None:
+def test_a_full_crop_of_a_frame_of_the_input_size_is_only_normalised() -> None:
     frame = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     restored = pixels(prepare(frame, spec_of(64, 64, "crop", 1.0)))
     assert torch.equal(restored.round().to(torch.uint8), torch.from_numpy(frame).permute(2, 0, 1))
@@ -96,7 +96,7 @@ def test_crop_sees_the_centred_square(height: int, width: int, crop_pct: float) 
 
 
 @given(sides, sides, sides, sides, st.sampled_from(["squash", "letterbox", "crop"]))
-def test_every_frame_becomes_an_input_of_the_size(
+def test_every_frame_becomes_an_input_of_the_right_size(
     height: int, width: int, tall: int, wide: int, fit: Fit
 ) -> None:
     frame = black(height, width)
@@ -124,7 +124,7 @@ def test_a_box_in_the_input_maps_back_to_where_it_is_in_the_frame(
     frame = black(height, width)
     frame[y1:y2, x1:x2] = 255
     spec = spec_of(tall, wide, fit)
-    # The padding is the mean, so only a threshold above it sees the box alone.
+    # The padding is the mean; a threshold above it selects the box.
     landed = bounds(pixels(prepare(frame, spec))[0] > 128)
     back = boxes_to_frame(np.array([landed]), (height, width), spec)[0]
     per_pixel = boxes_to_frame(np.array([[0, 0, 1, 1]]), (height, width), spec)[0, 2:]
@@ -137,16 +137,16 @@ def test_boxes_are_clipped_to_the_frame() -> None:
     np.testing.assert_array_equal(back, [[0, 0, 80, 40]])
 
 
-def test_no_boxes_are_no_boxes() -> None:
+def test_an_empty_array_of_boxes_stays_empty() -> None:
     assert boxes_to_frame(np.zeros((0, 4)), (40, 80), spec_of(64, 64, "squash")).shape == (0, 4)
 
 
-def test_boxes_of_a_crop_are_refused() -> None:
+def test_boxes_on_a_crop_are_refused() -> None:
     with pytest.raises(BadInput, match="squash or letterbox"):
         boxes_to_frame(np.zeros((1, 4)), (40, 80), spec_of(64, 64, "crop"))
 
 
-def test_a_batch_is_its_frames() -> None:
+def test_a_batch_stacks_the_prepared_frames() -> None:
     generator = np.random.default_rng(0)
     frames = [generator.integers(0, 256, (50, 70, 3), dtype=np.uint8) for _ in range(3)]
     spec = spec_of(32, 48, "letterbox")
@@ -155,7 +155,7 @@ def test_a_batch_is_its_frames() -> None:
     assert batch.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_a_read_only_or_flipped_frame_is_read_as_it_is() -> None:
+def test_read_only_and_flipped_frames_are_prepared_correctly() -> None:
     frame = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
     spec = spec_of(40, 40, "squash")
     flipped = prepare(frame[:, ::-1], spec)
@@ -165,25 +165,27 @@ def test_a_read_only_or_flipped_frame_is_read_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("side", [0, -1, 31])
-def test_an_input_too_small_is_refused(side: int) -> None:
+def test_an_input_that_is_too_small_is_refused(side: int) -> None:
     for height, width in ((side, 64), (64, side)):
         with pytest.raises(BadInput, match="at least 32x32"):
             spec_of(height, width, "squash")
 
 
 @pytest.mark.parametrize("crop_pct", [0.0, -0.5, 1.01, float("nan")])
-def test_a_crop_of_nothing_or_of_more_than_the_frame_is_refused(crop_pct: float) -> None:
+def test_a_crop_fraction_outside_0_to_1_is_refused(crop_pct: float) -> None:
     with pytest.raises(BadInput, match="crop_pct"):
         spec_of(64, 64, "crop", crop_pct)
 
 
 @given(sides, sides, st.sampled_from(["squash", "letterbox", "crop"]))
-def test_the_resolution_changes_no_field_of_view(height: int, width: int, fit: Fit) -> None:
+def test_the_resolution_does_not_change_the_field_of_view(
+    height: int, width: int, fit: Fit
+) -> None:
     one, other = spec_of(height, width, fit), spec_of(3 * height, 3 * width, fit)
     assert one.field_of_view.matches(other.field_of_view)
 
 
-def test_squashed_frames_show_the_same_at_any_aspect() -> None:
+def test_squashed_inputs_of_any_aspect_ratio_have_the_same_field_of_view() -> None:
     one, other = spec_of(64, 64, "squash"), spec_of(64, 128, "squash")
     assert one.field_of_view.matches(other.field_of_view)
 
@@ -197,6 +199,6 @@ def test_squashed_frames_show_the_same_at_any_aspect() -> None:
         spec_of(64, 128, "crop", 0.874),
     ],
 )
-def test_other_parts_of_the_frame_are_other_fields_of_view(other: InputSpec) -> None:
+def test_inputs_that_show_different_parts_have_different_fields_of_view(other: InputSpec) -> None:
     assert not spec_of(64, 64, "crop").field_of_view.matches(other.field_of_view)
     assert not other.field_of_view.matches(spec_of(64, 64, "crop").field_of_view)

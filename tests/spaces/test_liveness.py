@@ -28,19 +28,19 @@ ALL_SHARES = [Share(j, i) for i in REFS for j in REFS if i.model != j.model]
 
 
 def plan(*texts: str) -> SharePlan:
-    """Each text is `donor > recipient`, with cls:1 written cls1."""
+    """Build a plan from texts `donor > recipient`, with cls:1 written cls1."""
     pairs = [[Ref(end[:3], end[3:]) for end in text.split(" > ")] for text in texts]
     return SharePlan(tuple(Share(recipient, donor) for donor, recipient in pairs))
 
 
 def live(plan: SharePlan) -> str:
-    """The live stages of each model, as `cls 1234 cas 34 det -`."""
+    """Return the live stages of each model, as `cls 1234 cas 34 det -`."""
     stages = liveness(plan, LAYOUTS).stages
     alive = {m: "".join(s for s in STAGES if Ref(m, s) in stages) for m in LAYOUTS}
     return " ".join(f"{model} {held or '-'}" for model, held in alive.items())
 
 
-def test_with_nothing_shared_everything_lives() -> None:
+def test_without_shares_every_stage_is_live() -> None:
     assert live(plan()) == "cls 1234 cas 1234 det 1234"
 
 
@@ -58,17 +58,17 @@ def test_with_nothing_shared_everything_lives() -> None:
         (["cls2 > det2"], "cls 1234 cas 1234 det 34"),
         (["cls3 > det3", "cls4 > det4"], "cls 1234 cas 1234 det 12"),
         (["cls2 > det2", "cls3 > det3", "cls4 > det4"], "cls 1234 cas 1234 det -"),
-        # a donor lives although its own model no longer needs it
+        # a donor is live although its own model no longer needs it
         (["cls2 > cas2", "det4 > cls4"], "cls 12 cas 34 det 1234"),
-        # chains: a representation that was itself taken from elsewhere
+        # chains: the donor's representation is itself shared
         (["cls3 > cas3", "cas3 > det3"], "cls 1234 cas 4 det 124"),
         (["cls4 > cas4", "cas4 > det4"], "cls 1234 cas - det 123"),
-        # both directions at once
+        # shares in both directions
         (["cls2 > cas2", "cas3 > cls3"], "cls 124 cas 34 det 1234"),
         (["cls1 > cas1", "cas2 > cls2", "cls3 > cas3"], "cls 134 cas 24 det 1234"),
     ],
 )
-def test_the_live_stages_of_hand_drawn_plans(texts: list[str], expected: str) -> None:
+def test_the_live_stages_of_plans_drawn_by_hand(texts: list[str], expected: str) -> None:
     assert live(plan(*texts)) == expected
 
 
@@ -79,14 +79,14 @@ def test_the_live_stages_of_hand_drawn_plans(texts: list[str], expected: str) ->
         (["cas1 > cls1", "cas2 > cls2", "cas4 > cls4"], ["cas4 > cls4"]),
         (["cls1 > det1", "cls2 > det2"], ["cls2 > det2"]),
         (["cls1 > det1", "cls3 > det3"], ["cls1 > det1", "cls3 > det3"]),
-        # what only a dead share's donor needed is dead too
+        # a stage that only the donor of a dead share needed is dead too
         (
             ["det1 > cas1", "cas2 > cls1", "det4 > cas4", "det4 > cls4"],
             ["det4 > cas4", "det4 > cls4"],
         ),
     ],
 )
-def test_shares_that_nothing_reads_are_dropped(texts: list[str], read: list[str]) -> None:
+def test_shares_that_no_output_reads_are_dropped(texts: list[str], read: list[str]) -> None:
     assert canonical(plan(*texts), LAYOUTS) == plan(*read)
     assert canonical(plan(*texts), LAYOUTS).hash == plan(*read).hash
 
@@ -106,7 +106,7 @@ def test_a_representation_that_depends_on_itself_is_refused(texts: list[str]) ->
         liveness(plan(*texts), LAYOUTS)
 
 
-def test_a_cycle_that_no_output_reads_is_no_cycle() -> None:
+def test_a_cycle_that_no_output_reads_is_dropped() -> None:
     dead = ["cls3 > cas2", "cas3 > cls2", "det4 > cas4", "det4 > cls4"]
     assert canonical(plan(*dead), LAYOUTS) == plan("det4 > cas4", "det4 > cls4")
 
@@ -114,7 +114,7 @@ def test_a_cycle_that_no_output_reads_is_no_cycle() -> None:
 @pytest.mark.parametrize(
     ("text", "message"), [("nil1 > cls1", "no model 'nil'"), ("cls9 > cas1", "no stage '9'")]
 )
-def test_names_that_are_not_there_are_refused(text: str, message: str) -> None:
+def test_unknown_names_are_refused(text: str, message: str) -> None:
     for refusing in (liveness, canonical):
         with pytest.raises(BadPlan, match=message):
             refusing(plan(text), LAYOUTS)
@@ -126,7 +126,7 @@ random_plans = st.lists(
 
 
 def slow_needs(ref: Ref, plan: SharePlan, above: tuple[Ref, ...] = ()) -> set[Ref | Share]:
-    """The definition: all stages and shares in the expression that computes `ref`."""
+    """Return all stages and shares in the expression that computes `ref`: the definition."""
     if ref in above:
         raise RecursionError(f"{ref} is part of itself")
     for share in plan.shares:
@@ -151,7 +151,7 @@ def slow_liveness(plan: SharePlan) -> set[Ref | Share] | None:
 
 @settings(max_examples=500)
 @given(random_plans)
-def test_the_walk_back_agrees_with_the_definition(plan: SharePlan) -> None:
+def test_liveness_agrees_with_its_definition(plan: SharePlan) -> None:
     try:
         found = liveness(plan, LAYOUTS)
     except BadPlan:
@@ -162,7 +162,7 @@ def test_the_walk_back_agrees_with_the_definition(plan: SharePlan) -> None:
 
 @settings(max_examples=200)
 @given(random_plans)
-def test_the_canonical_plan_means_the_same_and_is_its_own_canonical(plan: SharePlan) -> None:
+def test_the_canonical_plan_is_equivalent_and_canonical_itself(plan: SharePlan) -> None:
     if slow_liveness(plan) is None:
         return
     reduced = canonical(plan, LAYOUTS)
@@ -173,7 +173,7 @@ def test_the_canonical_plan_means_the_same_and_is_its_own_canonical(plan: ShareP
 
 @settings(max_examples=200)
 @given(random_plans)
-def test_the_nodes_are_the_live_stages_and_shares_in_an_order_that_runs(plan: SharePlan) -> None:
+def test_the_nodes_are_the_live_stages_and_shares_in_topological_order(plan: SharePlan) -> None:
     if slow_liveness(plan) is None:
         return
     roots = tuple(node for model in LAYOUTS for node in tap_nodes(model, plan, LAYOUTS))

@@ -1,4 +1,4 @@
-"""A map folded into its readers does what the map did, and is refused where it would not."""
+"""Folding a map keeps the outputs, and is refused where it would change them."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def readers_of(module: nn.Module, *shape: int) -> Consumers:
     seed=st.integers(0, 1000),
 )
 @torch.no_grad()
-def test_a_folded_convolution_is_the_map_and_the_convolution(
+def test_a_folded_convolution_computes_the_map_and_the_convolution(
     channels: tuple[int, int, int],
     kernel: tuple[int, int],
     stride: int,
@@ -68,7 +68,7 @@ def test_a_folded_convolution_is_the_map_and_the_convolution(
 
 @given(st.integers(1, 6), st.integers(1, 6), st.booleans(), st.integers(0, 1000))
 @torch.no_grad()
-def test_a_folded_linear_layer_is_the_map_and_the_layer(
+def test_a_folded_linear_layer_computes_the_map_and_the_layer(
     donor: int, recipient: int, bias: bool, seed: int
 ) -> None:
     torch.manual_seed(seed)
@@ -89,7 +89,7 @@ class Residual(nn.Module):
 
 
 class Twice(nn.Module):
-    """One layer that reads the representation and something else too."""
+    """A layer that reads the representation and another tensor."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -109,7 +109,7 @@ class Branches(nn.Module):
 
 
 class Scaled(nn.Conv2d):
-    """Its weight is made while it runs, so there is no weight to fold into."""
+    """A layer with a computed weight, which nothing can be folded into."""
 
     def forward(self, inputs: Tensor) -> Tensor:
         return F.conv2d(inputs, self.weight / self.weight.std(), self.bias)
@@ -132,7 +132,7 @@ class Scaled(nn.Conv2d):
         (Twice, "more than once"),
     ],
 )
-def test_a_reader_that_cannot_take_a_map_in_says_why(
+def test_a_consumer_that_no_map_folds_into_has_a_reason(
     make: Callable[[], nn.Module], reason: str
 ) -> None:
     found = readers_of(make())
@@ -150,7 +150,7 @@ def test_a_reader_that_cannot_take_a_map_in_says_why(
         (Branches, ["one", "other"]),
     ],
 )
-def test_every_layer_that_reads_it_is_found_behind_what_a_map_commutes_with(
+def test_consumers_behind_operations_that_commute_with_a_map_are_found(
     make: Callable[[], nn.Module], paths: list[str]
 ) -> None:
     found = readers_of(make())
@@ -158,7 +158,7 @@ def test_every_layer_that_reads_it_is_found_behind_what_a_map_commutes_with(
     assert not found.refusal and not found.passes
 
 
-def test_a_pool_hands_its_input_on() -> None:
+def test_a_pool_passes_its_input_on() -> None:
     found = readers_of(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()))
     assert found == Consumers((), passes=True)
 
@@ -177,7 +177,7 @@ def test_the_resize_commutes_with_a_map(grid: tuple[int, int] | None) -> None:
     assert resized.shape == ((2, 3) if grid is None else (2, 3, *grid))
 
 
-def test_the_resize_keeps_a_constant_and_lets_its_own_grid_be() -> None:
+def test_the_resize_keeps_constants_and_tensors_on_the_same_grid() -> None:
     constant = torch.full((1, 2, 6, 6), 3.0)
     for grid in ((6, 6), (3, 3), (12, 12), (2, 5), None):
         assert torch.allclose(resize(constant, grid), torch.tensor(3.0))
@@ -185,25 +185,25 @@ def test_the_resize_keeps_a_constant_and_lets_its_own_grid_be() -> None:
 
 
 @given(st.integers(1, 7), st.integers(0, 1000))
-def test_a_low_rank_map_is_the_nearest_of_its_rank(rank: int, seed: int) -> None:
+def test_a_low_rank_map_is_the_best_approximation_of_its_rank(rank: int, seed: int) -> None:
     torch.manual_seed(seed)
     linear = LinearMap(torch.randn(7, 9).double(), torch.zeros(7).double())
     up, down = linear.low_rank(rank)
     assert (up.shape, down.shape) == ((7, rank), (rank, 9))
-    # Eckart-Young: the squared error is the sum of the squares of the dropped singular values.
+    # Eckart-Young: the squared error is the sum of the squared singular values that are dropped.
     values = torch.linalg.svdvals(linear.weight)
     torch.testing.assert_close(
         (linear.weight - up @ down).square().sum(), values[rank:].square().sum()
     )
 
 
-def test_a_map_of_shapes_that_do_not_fit_is_refused() -> None:
+def test_a_map_with_shapes_that_do_not_fit_is_refused() -> None:
     for weight, bias in ((torch.ones(3), torch.ones(3)), (torch.ones(3, 2), torch.ones(2))):
-        with pytest.raises(BadPlan, match="a map of"):
+        with pytest.raises(BadPlan, match="linear map: weight"):
             LinearMap(weight, bias)
 
 
-def test_a_share_whose_map_was_not_fitted_is_refused(street: Deployment) -> None:
+def test_a_linear_share_without_a_map_is_refused(street: Deployment) -> None:
     kept, gone = share("det:stem", "b0:stem"), share("det:blocks.6", "b0:blocks.6")
     with pytest.raises(BadPlan, match="no linear map was fitted"):
         build_adapter(kept, None, (4, 4))
@@ -229,29 +229,29 @@ def test_a_share_whose_map_was_not_fitted_is_refused(street: Deployment) -> None
         ("b0:blocks.6", "v3:blocks.6", ["conv_head/"]),
     ],
 )
-def test_a_map_folds_into_all_layers_that_read_the_recipient(
+def test_a_map_folds_into_all_consumers_of_the_recipient(
     street: Deployment, donor: str, recipient: str, readers: list[str]
 ) -> None:
     found = fold(street.facts, share(donor.replace("layer", "blocks.2"), recipient))
     assert not found.refusal
-    places = [f"{reader.owner}/{reader.path}" for reader in found.consumers]
+    places = [f"{consumer.owner}/{consumer.path}" for consumer in found.consumers]
     assert len(places) == len(set(places)) == len(readers)
     for expected in readers:
         assert any(place.startswith(expected) for place in places), places
 
 
-def test_a_map_in_front_of_a_depthwise_reader_stays(street: Deployment) -> None:
+def test_a_map_in_front_of_a_depthwise_convolution_is_kept(street: Deployment) -> None:
     found = fold(street.facts, share("det:stem", "b0:stem"))
     assert "depthwise" in found.refusal and not found.consumers
 
 
-def test_a_map_in_front_of_a_padded_convolution_stays(zoo: Zoo, street: Deployment) -> None:
+def test_a_map_in_front_of_a_padded_convolution_is_kept(zoo: Zoo, street: Deployment) -> None:
     facts = street.facts | {"r18": zoo.facts("timm/resnet18", "r18")}
     found = fold(facts, share("b0:blocks.2", "r18:layer2"))
     assert "zero padding" in found.refusal and not found.consumers
 
 
-def test_a_map_whose_result_is_donated_on_stays(street: Deployment) -> None:
+def test_a_map_to_a_representation_that_is_a_donor_is_kept(street: Deployment) -> None:
     first, onward = share("det:blocks.4", "b0:blocks.4"), share("b0:blocks.4", "v3:blocks.4")
     assert "itself a donor" in fold(street.facts, first, onward).refusal
     assert not fold(street.facts, onward, first).refusal
@@ -260,12 +260,12 @@ def test_a_map_whose_result_is_donated_on_stays(street: Deployment) -> None:
     assert "b0:pool is itself a donor" in found.refusal
 
 
-def test_a_reader_that_no_longer_lives_takes_no_map_in(street: Deployment) -> None:
+def test_a_map_does_not_fold_into_dead_consumers(street: Deployment) -> None:
     tap, after = share("b0:blocks.4", "det:blocks.4"), share("b0:blocks.5", "det:blocks.5")
-    assert {reader.owner for reader in fold(street.facts, tap, after).consumers} == {HEAD}
+    assert {consumer.owner for consumer in fold(street.facts, tap, after).consumers} == {HEAD}
 
 
-def test_identity_folds_nothing(street: Deployment) -> None:
+def test_an_identity_share_folds_nothing(street: Deployment) -> None:
     found = fold(street.facts, share("det:blocks.4", "b0:blocks.4", IDENTITY))
     assert found.refusal and not found.consumers
 
@@ -292,7 +292,7 @@ LOW = AdapterSpec("linear", 5)
     ids=lambda shares: str(SharePlan(tuple(shares))),
 )
 @torch.no_grad()
-def test_folded_and_unfolded_give_the_same_answers(
+def test_folded_and_kept_maps_give_the_same_outputs(
     street: Deployment, shares: list[Share]
 ) -> None:
     plan = SharePlan(tuple(shares))

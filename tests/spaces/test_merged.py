@@ -1,4 +1,4 @@
-"""The merged module: the originals where nothing is shared, each live stage run exactly once."""
+"""The merged module: original outputs without shares, and each live stage runs exactly once."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def originals(deployment: Deployment, inputs: dict[str, Tensor]) -> dict[str, Te
 
 
 @torch.no_grad()
-def test_with_nothing_shared_every_answer_is_the_originals_to_the_bit(street: Deployment) -> None:
+def test_without_shares_every_output_is_bitwise_that_of_the_original(street: Deployment) -> None:
     inputs = street.inputs(batch=2)
     found, wanted = merged(street)(inputs), originals(street, inputs)
     assert found.keys() == wanted.keys()
@@ -47,7 +47,7 @@ STAGES = ["stem", *(f"blocks.{i}" for i in range(7))]
 
 @pytest.mark.parametrize("stages", [["pool"], ["conv_head"], ["blocks.4"], STAGES])
 @torch.no_grad()
-def test_twin_classifiers_share_at_no_loss(
+def test_two_copies_of_a_classifier_share_without_loss(
     twins: Callable[[str], Deployment], stages: list[str]
 ) -> None:
     _no_loss(twins(CLASSIFIER), stages)
@@ -55,7 +55,7 @@ def test_twin_classifiers_share_at_no_loss(
 
 @pytest.mark.parametrize("stages", [[f"blocks.{i}" for i in (2, 4, 6)], ["blocks.3"], STAGES])
 @torch.no_grad()
-def test_twin_detectors_share_at_no_loss(
+def test_two_copies_of_a_detector_share_without_loss(
     twins: Callable[[str], Deployment], stages: list[str]
 ) -> None:
     _no_loss(twins(DETECTOR), stages)
@@ -70,7 +70,7 @@ def _no_loss(pair: Deployment, stages: list[str]) -> None:
 
 
 @torch.no_grad()
-def test_a_share_changes_the_recipients_answer_and_not_the_donors(street: Deployment) -> None:
+def test_a_share_changes_the_output_of_the_recipient_only(street: Deployment) -> None:
     inputs = street.inputs()
     found = merged(street, share("det:blocks.4", "b0:blocks.4"))(inputs)
     wanted = originals(street, inputs)
@@ -78,7 +78,7 @@ def test_a_share_changes_the_recipients_answer_and_not_the_donors(street: Deploy
 
 
 def calls_of(module: MergedModel, inputs: dict[str, Tensor]) -> Counter[str]:
-    """How often each stage, adapter and head of the merged module runs in one forward pass."""
+    """Count the runs of each stage, adapter and head in one forward pass of the merged module."""
     counted: Counter[str] = Counter()
 
     def counting(name: str) -> Callable[..., None]:
@@ -101,7 +101,7 @@ def calls_of(module: MergedModel, inputs: dict[str, Tensor]) -> Counter[str]:
     return counted
 
 
-def test_every_live_part_runs_exactly_once_and_nothing_else_is_held(street: Deployment) -> None:
+def test_every_live_module_runs_exactly_once_and_no_other_is_held(street: Deployment) -> None:
     for plan in street.random_plans(12):
         module = merged(street, *plan.shares)
         live = liveness(plan, layouts_by_model(street.facts))
@@ -112,7 +112,7 @@ def test_every_live_part_runs_exactly_once_and_nothing_else_is_held(street: Depl
         assert len(counted) == len(live.stages) + len(live.shares) + len(street.models)
 
 
-def test_every_value_is_made_before_it_is_read_and_freed_after_its_last_reader(
+def test_every_value_is_computed_before_its_use_and_freed_after_the_last(
     street: Deployment,
 ) -> None:
     layouts = layouts_by_model(street.facts)
@@ -130,7 +130,7 @@ def test_every_value_is_made_before_it_is_read_and_freed_after_its_last_reader(
         assert not there, "nothing is left"
 
 
-def test_a_head_answers_before_other_models_begin(street: Deployment) -> None:
+def test_a_head_runs_before_the_next_model_begins(street: Deployment) -> None:
     layouts = layouts_by_model(street.facts)
     order = execution_order((name, tap_nodes(name, SharePlan(), layouts)) for name in layouts)
     heads = [place for place, step in enumerate(order) if step.makes is None]
@@ -139,7 +139,7 @@ def test_a_head_answers_before_other_models_begin(street: Deployment) -> None:
     assert heads == [end - 1 for end in ends]
 
 
-def test_an_input_is_asked_for_once(street: Deployment) -> None:
+def test_an_input_is_looked_up_once(street: Deployment) -> None:
     asked: list[str] = []
 
     class Asked(dict[str, Tensor]):
@@ -153,7 +153,7 @@ def test_an_input_is_asked_for_once(street: Deployment) -> None:
     assert sorted(asked) == sorted(module.inputs_read) and len(asked) == 3
 
 
-def test_no_dead_stage_runs_even_of_the_original_modules(street: Deployment) -> None:
+def test_no_dead_stage_of_the_original_modules_runs(street: Deployment) -> None:
     ran: list[str] = []
 
     def noting(stage: str) -> Callable[..., None]:
@@ -182,7 +182,7 @@ def test_no_dead_stage_runs_even_of_the_original_modules(street: Deployment) -> 
     ],
 )
 @torch.no_grad()
-def test_an_input_that_is_not_read_need_not_be_given(
+def test_an_input_that_is_not_read_can_be_omitted(
     street: Deployment, shares: list[Share], read: set[str]
 ) -> None:
     module = merged(street, *shares)
@@ -192,7 +192,7 @@ def test_an_input_that_is_not_read_need_not_be_given(
 
 
 @torch.no_grad()
-def test_the_merged_module_answers_each_frame_of_a_batch_as_it_does_alone(
+def test_the_outputs_of_a_frame_do_not_depend_on_its_batch(
     street: Deployment,
 ) -> None:
     module = merged(street, share("det:blocks.4", "b0:blocks.4"), share("b0:blocks.6", "v3:pool"))
@@ -205,7 +205,7 @@ def test_the_merged_module_answers_each_frame_of_a_batch_as_it_does_alone(
 
 
 @torch.no_grad()
-def test_building_and_running_a_merged_module_leaves_the_originals_alone(
+def test_building_and_running_a_merged_module_leaves_the_originals_unchanged(
     street: Deployment,
 ) -> None:
     before = fingerprint(street)
@@ -223,7 +223,7 @@ def fingerprint(deployment: Deployment) -> list[Any]:
 
 
 @torch.no_grad()
-def test_a_plan_from_json_makes_the_same_module(street: Deployment) -> None:
+def test_a_plan_read_from_json_builds_the_same_module(street: Deployment) -> None:
     shares = (share("det:blocks.4", "b0:blocks.4"), share("b0:blocks.6", "v3:blocks.6", IDENTITY))
     shares = (*shares[:1], share("b0:blocks.5", "v3:blocks.5"))
     plan = SharePlan(shares)
@@ -233,13 +233,13 @@ def test_a_plan_from_json_makes_the_same_module(street: Deployment) -> None:
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_the_merged_module_carries_the_canonical_plan(street: Deployment) -> None:
+def test_the_merged_module_holds_the_canonical_plan(street: Deployment) -> None:
     read, dead = share("det:blocks.6", "b0:blocks.6"), share("det:blocks.4", "b0:blocks.4")
     assert merged(street, read, dead).plan == SharePlan((read,))
     assert canonical(SharePlan((read, dead)), layouts_by_model(street.facts)) == SharePlan((read,))
 
 
-def test_a_cycle_makes_no_module(street: Deployment) -> None:
+def test_a_plan_with_a_cycle_is_refused(street: Deployment) -> None:
     with pytest.raises(BadPlan, match="cycle"):
         merged(street, share("det:blocks.4", "b0:blocks.2"), share("b0:blocks.4", "det:blocks.2"))
 

@@ -1,4 +1,4 @@
-"""A plan is data: one hash however it is written, and nothing malformed gets in."""
+"""A plan is data: one hash for any spelling, and nothing malformed is accepted."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ def plan_of(*entries: dict[str, Any], version: Any = 1) -> str:
 
 
 @given(share_lists, st.randoms())
-def test_shares_in_any_order_and_repeated_are_one_plan(listed: list[Share], random: Any) -> None:
+def test_the_order_and_repetition_of_shares_do_not_matter(
+    listed: list[Share], random: Any
+) -> None:
     shuffled = listed + listed[:2]
     random.shuffle(shuffled)
     one, other = SharePlan(tuple(listed)), SharePlan(tuple(shuffled))
@@ -41,7 +43,7 @@ def test_shares_in_any_order_and_repeated_are_one_plan(listed: list[Share], rand
 
 
 @given(share_lists, st.sampled_from([None, 1, 7]))
-def test_the_formatting_of_the_json_changes_nothing(listed: list[Share], indent: Any) -> None:
+def test_the_formatting_of_the_json_does_not_matter(listed: list[Share], indent: Any) -> None:
     plan = SharePlan(tuple(listed))
     data = plan.to_dict()
     data["shares"] = [dict(reversed(entry.items())) for entry in reversed(data["shares"])]
@@ -50,7 +52,7 @@ def test_the_formatting_of_the_json_changes_nothing(listed: list[Share], indent:
 
 
 @given(share_lists)
-def test_json_out_and_in_is_the_same_plan(listed: list[Share]) -> None:
+def test_a_plan_survives_the_round_trip_through_json(listed: list[Share]) -> None:
     plan = SharePlan(tuple(listed))
     assert SharePlan.from_json(plan.to_json()) == plan == SharePlan.from_dict(plan.to_dict())
     assert plan.by_recipient() == {share.recipient: share for share in listed}
@@ -62,8 +64,8 @@ def test_different_plans_have_different_hashes(one: list[Share], other: list[Sha
     assert (SharePlan(tuple(one)).hash == SharePlan(tuple(other)).hash) is same
 
 
-def test_the_hash_is_stable_over_versions_of_the_program() -> None:
-    """Logs and bundles carry it, so a change of it needs a new plan version."""
+def test_the_hash_is_stable_across_versions_of_the_program() -> None:
+    """Logs and bundles contain it, so changing it needs a new plan version."""
     plan = SharePlan((Share(Ref("b", "x"), Ref("a", "y"), AdapterSpec("linear", 8)),))
     assert plan.to_json() == (
         '{"shares":[{"adapter":"linear@8","donor":"a:y","recipient":"b:x"}],"version":1}'
@@ -71,12 +73,12 @@ def test_the_hash_is_stable_over_versions_of_the_program() -> None:
     assert plan.hash == "2fb1090d1c5f"
 
 
-def test_a_share_is_full_rank_linear_unless_it_says_otherwise() -> None:
+def test_the_default_adapter_is_linear_with_full_rank() -> None:
     plan = SharePlan.from_json(plan_of({"donor": "a:x", "recipient": "b:x"}))
     assert plan.shares == (Share(Ref("b", "x"), Ref("a", "x"), LINEAR),)
 
 
-def test_a_plan_reads_aloud() -> None:
+def test_a_plan_as_text() -> None:
     share = Share(Ref("b", "x"), Ref("a", "y"), AdapterSpec("linear", 8))
     assert str(SharePlan((share,))) == "a:y -> b:x (linear@8)"
     assert str(SharePlan()) == "nothing shared"
@@ -97,13 +99,13 @@ def test_a_plan_reads_aloud() -> None:
         *HUGE,
     ],
 )
-def test_what_is_not_a_plan_is_refused(text: str) -> None:
+def test_json_that_is_not_a_plan_is_refused(text: str) -> None:
     with pytest.raises(BadPlan):
         SharePlan.from_json(text)
 
 
 @given(st.text(max_size=30) | st.binary(max_size=30).map(lambda b: b.decode("latin-1")))
-def test_no_text_crashes_the_reading_of_a_plan(text: str) -> None:
+def test_any_text_is_parsed_or_refused(text: str) -> None:
     for reading in (SharePlan.from_json, Ref.parse, AdapterSpec.parse):
         try:
             reading(text)
@@ -119,7 +121,7 @@ json_values: st.SearchStrategy[Any] = st.recursive(
 
 
 @given(st.dictionaries(st.sampled_from(["donor", "recipient", "adapter"]), json_values))
-def test_no_value_in_a_share_crashes_the_reading_of_a_plan(entry: dict[str, Any]) -> None:
+def test_any_value_in_a_share_is_parsed_or_refused(entry: dict[str, Any]) -> None:
     with pytest.raises(BadPlan):
         SharePlan.from_dict({"version": 1, "shares": [entry | {"recipient": "no colon"}]})
     try:
@@ -138,7 +140,7 @@ def test_a_plan_of_another_version_is_refused(version: object) -> None:
 
 def test_two_donors_for_one_recipient_are_refused() -> None:
     one, other = (Share(Ref("c", "x"), Ref(model, "x")) for model in "ab")
-    with pytest.raises(BadPlan, match="c:x is given more than one donor"):
+    with pytest.raises(BadPlan, match="c:x has more than one donor"):
         SharePlan((one, other))
     with pytest.raises(BadPlan, match="more than one donor"):
         SharePlan((one, Share(one.recipient, one.donor, IDENTITY)))
@@ -151,17 +153,17 @@ def test_a_share_within_one_model_is_refused() -> None:
 
 @pytest.mark.parametrize("entry", [{}, {"donor": "a:x"}, {"recipient": "a:x"}, [], "a:x", 3, None])
 def test_a_share_without_donor_or_recipient_is_refused(entry: Any) -> None:
-    with pytest.raises(BadPlan, match="needs donor, recipient"):
+    with pytest.raises(BadPlan, match="donor and recipient"):
         SharePlan.from_json(plan_of(entry))
 
 
-def test_a_misspelt_key_of_a_share_is_not_taken_for_the_default() -> None:
+def test_a_misspelt_key_in_a_share_is_refused() -> None:
     with pytest.raises(BadPlan, match="adaptor"):
         SharePlan.from_json(plan_of({"donor": "a:x", "recipient": "b:x", "adaptor": "identity"}))
 
 
 @pytest.mark.parametrize("text", ["", "a", ":", "a:", ":x", "a:b:c", "a->b:x"])
-def test_what_is_not_a_representation_is_refused(text: str) -> None:
+def test_texts_that_name_no_representation_are_refused(text: str) -> None:
     with pytest.raises(BadPlan):
         Ref.parse(text)
 
@@ -170,11 +172,11 @@ def test_what_is_not_a_representation_is_refused(text: str) -> None:
     "text",
     ["", "LINEAR", "procrustes", "@4", "identity@4", *(f"linear@{rank}" for rank in NO_RANKS)],
 )
-def test_what_is_not_an_adapter_is_refused(text: str) -> None:
+def test_texts_that_name_no_adapter_are_refused(text: str) -> None:
     with pytest.raises(BadPlan, match="adapter"):
         AdapterSpec.parse(text)
 
 
 @given(adapters)
-def test_the_text_of_an_adapter_is_the_adapter(adapter: AdapterSpec) -> None:
+def test_an_adapter_survives_the_round_trip_through_text(adapter: AdapterSpec) -> None:
     assert AdapterSpec.parse(str(adapter)) == adapter

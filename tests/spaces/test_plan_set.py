@@ -1,4 +1,4 @@
-"""Many plans in one pass: each answer as if alone, each distinct representation computed once."""
+"""Many plans in one pass: the outputs of each plan, each distinct representation computed once."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ PLANS = (
 
 @contextmanager
 def stage_hooks(deployment: Deployment, hook: Callable[[str, Tensor], None]) -> Iterator[None]:
-    """Calls `hook(model:stage, output)` whenever a stage of the originals runs."""
+    """Call `hook(model:stage, output)` whenever a stage of the original models runs."""
 
     def hooked(name: str) -> Callable[..., None]:
         return lambda _module, _args, output: hook(name, output)
@@ -71,17 +71,19 @@ def check_against_merged(deployment: Deployment, plans: tuple[SharePlan, ...]) -
 
 
 @torch.no_grad()
-def test_the_answers_of_drawn_plans_are_the_merged_modules(street: Deployment) -> None:
+def test_the_outputs_of_the_example_plans_are_those_of_the_merged_modules(
+    street: Deployment,
+) -> None:
     check_against_merged(street, PLANS)
 
 
 @torch.no_grad()
-def test_the_answers_of_random_plans_are_the_merged_modules(street: Deployment) -> None:
+def test_the_outputs_of_random_plans_are_those_of_the_merged_modules(street: Deployment) -> None:
     check_against_merged(street, tuple(street.random_plans(12)))
 
 
 @torch.no_grad()
-def test_the_unmerged_plans_answers_are_the_originals_to_the_bit(street: Deployment) -> None:
+def test_the_outputs_of_the_empty_plan_are_bitwise_the_originals(street: Deployment) -> None:
     inputs = street.inputs()
     together = plan_set(street, *PLANS)
     answers = dict(together.answers(inputs))
@@ -89,13 +91,13 @@ def test_the_unmerged_plans_answers_are_the_originals_to_the_bit(street: Deploym
         assert torch.equal(answers[together.outputs[0][name]], model(inputs[name]))
 
 
-def test_plans_that_mean_the_same_have_the_same_outputs(street: Deployment) -> None:
+def test_equivalent_plans_have_the_same_outputs(street: Deployment) -> None:
     read, dead = share("det:blocks.6", "b0:blocks.6"), share("det:blocks.4", "b0:blocks.4")
     one, other = plan_set(street, SharePlan((read,)), SharePlan((read, dead))).outputs
     assert one == other
 
 
-def test_an_answer_that_no_share_reaches_is_one_for_all_plans(street: Deployment) -> None:
+def test_an_output_that_no_share_affects_is_computed_once(street: Deployment) -> None:
     together = plan_set(street, *PLANS)
     for name, count in {"r50": 1, "det": 2, "v3": 3, "b0": 4}.items():
         assert len({outputs[name] for outputs in together.outputs}) == count
@@ -103,7 +105,7 @@ def test_an_answer_that_no_share_reaches_is_one_for_all_plans(street: Deployment
 
 
 def distinct_runs(deployment: Deployment, plans: tuple[SharePlan, ...]) -> Counter[str]:
-    """How often each stage must run: once for each distinct node."""
+    """Return how often each stage must run: once for each distinct node."""
     layouts = layouts_by_model(deployment.facts)
     nodes = {
         node
@@ -132,7 +134,7 @@ def test_random_plans_run_no_stage_twice_for_the_same_representation(street: Dep
 
 
 class Alive:
-    """Counts the stages' outputs that are in memory."""
+    """Count the outputs of stages that are in memory."""
 
     def __init__(self) -> None:
         self.outputs: list[weakref.ref[Any]] = []
@@ -146,17 +148,17 @@ class Alive:
         return sum(output() is not None for output in self.outputs)
 
 
-def test_representations_go_once_they_are_read(street: Deployment) -> None:
+def test_representations_are_freed_after_their_last_use(street: Deployment) -> None:
     alive = Alive()
     with stage_hooks(street, alive.note):
         for _ in plan_set(street, SharePlan()).answers(street.inputs()):
             assert alive.count() <= len(street.facts["det"].layout.taps)
     assert len(alive.outputs) == sum(len(fact.stages) for fact in street.facts.values())
-    # A stage's output, what it reads, and the detector's taps that wait for the head.
+    # The output of a stage, its input, and the taps of the detector that its head reads later.
     assert alive.peak <= 2 + len(street.facts["det"].layout.taps)
 
 
-def test_nothing_is_left_in_memory_after_many_plans(street: Deployment) -> None:
+def test_no_representation_is_left_in_memory(street: Deployment) -> None:
     alive = Alive()
     with stage_hooks(street, alive.note):
         for _ in plan_set(street, *PLANS).answers(street.inputs()):
@@ -165,7 +167,7 @@ def test_nothing_is_left_in_memory_after_many_plans(street: Deployment) -> None:
     assert alive.count() == 0 and len(alive.outputs) > 40
 
 
-def test_inputs_are_read_only_where_some_plan_needs_them(street: Deployment) -> None:
+def test_only_inputs_that_some_plan_needs_are_read(street: Deployment) -> None:
     assert plan_set(street, *PLANS).inputs_read == street.models.keys()
     taken = SharePlan((share("det:blocks.4", "b0:blocks.4"),))
     together = plan_set(street, taken)
@@ -176,7 +178,9 @@ def test_inputs_are_read_only_where_some_plan_needs_them(street: Deployment) -> 
 
 @pytest.mark.parametrize("names", [["b0"], ["b0", "det"], []])
 @torch.no_grad()
-def test_only_some_models_answers_are_those_of_all(street: Deployment, names: list[str]) -> None:
+def test_restricting_the_models_does_not_change_their_outputs(
+    street: Deployment, names: list[str]
+) -> None:
     together, inputs = plan_set(street, *PLANS), street.inputs()
     ran: list[str] = []
     with stage_hooks(street, lambda name, _: ran.append(name)):
@@ -190,7 +194,7 @@ def test_only_some_models_answers_are_those_of_all(street: Deployment, names: li
 
 
 @torch.no_grad()
-def test_probabilities_are_the_models_of_the_same_outputs(street: Deployment) -> None:
+def test_probabilities_belong_to_the_same_outputs(street: Deployment) -> None:
     together, inputs = plan_set(street, *PLANS), street.inputs()
     found = dict(together.probabilities(inputs))
     assert list(found) == together.distinct
@@ -201,7 +205,9 @@ def test_probabilities_are_the_models_of_the_same_outputs(street: Deployment) ->
 
 
 @torch.no_grad()
-def test_a_classifiers_probabilities_are_the_softmax_of_its_answer(street: Deployment) -> None:
+def test_the_probabilities_of_a_classifier_are_the_softmax_of_its_logits(
+    street: Deployment,
+) -> None:
     together, inputs = plan_set(street, SharePlan()).restrict_to(["v3"]), street.inputs(batch=2)
     ((_, found),) = together.probabilities(inputs)
     ((_, logits),) = together.answers(inputs)
@@ -209,10 +215,10 @@ def test_a_classifiers_probabilities_are_the_softmax_of_its_answer(street: Deplo
 
 
 @torch.no_grad()
-def test_a_detectors_probabilities_hold_its_detections_scores_and_classes(
+def test_the_probabilities_of_a_detector_contain_its_scores_and_classes(
     street: Deployment,
 ) -> None:
-    """The best detection is that of the most probable class of all anchors."""
+    """The best detection has the most probable class over all anchors."""
     together, inputs = plan_set(street, SharePlan()).restrict_to(["det"]), street.inputs(batch=2)
     ((_, found),) = together.probabilities(inputs)
     ((_, detections),) = together.answers(inputs)
@@ -239,7 +245,7 @@ def test_agreement_is_one_with_itself_symmetric_and_falls_with_distance(
     assert ((agreement >= 0) & (agreement <= 1)).all()
 
 
-def test_a_detector_that_sees_nothing_any_more_agrees_in_next_to_nothing(
+def test_a_detector_that_detects_nothing_has_almost_no_agreement(
     street: Deployment,
 ) -> None:
     original = torch.full((1, 1000), 0.01)

