@@ -52,7 +52,7 @@ from search.utils.timing import StepTimings, this_moment
 from spaces.plan import Share
 from spaces.shares import enumerate_shares
 
-FOLDER = PLACES[MetricComparison]
+COMPARISON_FOLDER = PLACES[MetricComparison]
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class MetricValues:
 
 
 @dataclass(frozen=True)
-class Measurement:
+class ShareMeasurement:
     """The metrics and the measured accuracy of the same shares."""
 
     observed: Observed
@@ -90,9 +90,9 @@ def correlate(config: RunConfig, reporter: Reporter) -> MetricComparison:
     target = Target.of(config)
     remember(target, config.out_folder)
     timings = StepTimings()
-    measurement = measure(config, timings, reporter)
+    measurement = measure_metrics(config, timings, reporter)
     comparison = build_comparison(config, measurement, timings.seconds)
-    write(comparison, measurement, config.out_folder / FOLDER, reporter)
+    write_comparison(comparison, measurement, config.out_folder / COMPARISON_FOLDER, reporter)
     print_metric_comparison(comparison, reporter)
     reporter.step("Logging to MLflow")
     with reporter.working("MLflow"):
@@ -101,7 +101,9 @@ def correlate(config: RunConfig, reporter: Reporter) -> MetricComparison:
     return comparison
 
 
-def measure(config: RunConfig, timings: StepTimings, reporter: Reporter) -> Measurement:
+def measure_metrics(
+    config: RunConfig, timings: StepTimings, reporter: Reporter
+) -> ShareMeasurement:
     """Compute every metric and measure the accuracy of every legal share.
 
     Raises:
@@ -134,7 +136,7 @@ def measure(config: RunConfig, timings: StepTimings, reporter: Reporter) -> Meas
                 part: build_table(metrics, accuracy[part], truth[part], config.seed)
                 for part in PARTS
             }
-    return Measurement(observed, metrics, accuracy, tables)
+    return ShareMeasurement(observed, metrics, accuracy, tables)
 
 
 def compute_metrics(
@@ -173,7 +175,7 @@ def build_table(
 
 
 def build_comparison(
-    config: RunConfig, measurement: Measurement, seconds: Mapping[str, float]
+    config: RunConfig, measurement: ShareMeasurement, seconds: Mapping[str, float]
 ) -> MetricComparison:
     """Return the comparison as plain data: the content of league.json."""
     metrics, tables = measurement.metrics, measurement.tables
@@ -201,8 +203,8 @@ def build_comparison(
     )
 
 
-def write(
-    comparison: MetricComparison, measurement: Measurement, out: Path, reporter: Reporter
+def write_comparison(
+    comparison: MetricComparison, measurement: ShareMeasurement, out: Path, reporter: Reporter
 ) -> None:
     """Write guides.csv, then league.json, then the pictures; each file is replaced atomically."""
     write_text(out / "guides.csv", guides_csv(measurement.metrics, measurement.accuracy))

@@ -13,7 +13,7 @@ from search.statistics.storage import BadStatistics, Saved, load, save
 from search.statistics.streaming import WHOLE, Shard
 from search.utils.reporter import Reporter
 
-FOLDER = "stats"
+SHARD_FOLDER = "stats"
 
 
 def measure_shard(config: RunConfig, shard: Shard, reporter: Reporter) -> Path:
@@ -28,7 +28,7 @@ def measure_shard(config: RunConfig, shard: Shard, reporter: Reporter) -> Path:
     key = statistics_key(config, deployment, frames)
     reporter.step(f"Statistics of every stage, shard {shard}")
     moments = measure_moments(config, deployment, frames, reporter, shard)
-    path = config.out_folder / FOLDER / f"{shard.number}-of-{shard.count}.safetensors"
+    path = config.out_folder / SHARD_FOLDER / f"{shard.number}-of-{shard.count}.safetensors"
     save(path, Saved(moments, key, shard))
     return path
 
@@ -42,9 +42,9 @@ def merge_shards(config: RunConfig, files: Sequence[Path], reporter: Reporter) -
         BadStatistics: a shard is missing, is given twice, or belongs to another config.
         BadFrames: the frames are in parts.
     """
-    shard_files = files or sorted((config.out_folder / FOLDER).glob("*.safetensors"))
+    shard_files = files or sorted((config.out_folder / SHARD_FOLDER).glob("*.safetensors"))
     if not shard_files:
-        raise BadStatistics(f"there are no shards in {config.out_folder / FOLDER}")
+        raise BadStatistics(f"there are no shards in {config.out_folder / SHARD_FOLDER}")
     deployment = load_deployment(config, reporter)
     key = statistics_key(config, deployment, statistics_frames(config, reporter))
     reporter.step(f"Summing {len(shard_files)} shards")

@@ -27,7 +27,7 @@ from spaces.plan import SharePlan
 
 
 @dataclass(frozen=True)
-class Measurement:
+class PlanMeasurement:
     """Plans of a finished run with what was measured of them."""
 
     config: RunConfig
@@ -53,7 +53,7 @@ def verify(
     """
     finished = LoadedRun.from_folder(out)
     timings = StepTimings()
-    measurement = measure(finished, hash_prefixes, inputs, timings, reporter)
+    measurement = measure_plans(finished, hash_prefixes, inputs, timings, reporter)
     verification = build_verification(finished, measurement, timings.seconds)
     write_record(out / PLACES[Verification] / DOCUMENTS[Verification], verification)
     title = "Verified" if measurement.truth else "Fidelity"
@@ -68,13 +68,13 @@ def verify(
     return verification
 
 
-def measure(
+def measure_plans(
     finished: LoadedRun,
     hash_prefixes: Sequence[str],
     inputs: VerificationInputs,
     timings: StepTimings,
     reporter: Reporter,
-) -> Measurement:
+) -> PlanMeasurement:
     """Measure fidelity and ground truth of plans of the run."""
     config = inputs.config_for(finished)
     plans = select_plans(finished, hash_prefixes)
@@ -95,7 +95,7 @@ def measure(
         )
         fidelities = measure_fidelity(setup, plans, fidelity_frames, reporter)
         verified = verify_plans(setup, plans, fidelities, truth, reporter)
-    return Measurement(config, plans, truth, fidelity_frames, verified)
+    return PlanMeasurement(config, plans, truth, fidelity_frames, verified)
 
 
 def measure_fidelity(
@@ -109,7 +109,7 @@ def measure_fidelity(
 
 
 def build_verification(
-    finished: LoadedRun, measurement: Measurement, seconds: Mapping[str, float]
+    finished: LoadedRun, measurement: PlanMeasurement, seconds: Mapping[str, float]
 ) -> Verification:
     """Return the verification as plain data: the content of verified.json."""
     config, result, verified = measurement.config, finished.result, measurement.verified

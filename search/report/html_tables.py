@@ -31,7 +31,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Row:
+class CandidateRow:
     """A candidate, or the unmerged models."""
 
     plan: Cell
@@ -46,7 +46,7 @@ class CandidateTable:
     """The header, beginning with the column of plans, and the rows."""
 
     header: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[CandidateRow, ...]
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def candidate_table(result: Result) -> CandidateTable:
     header = ["Plan", "MB", "Saved", "Quality kept", "Fidelity", "Proxy"]
     header += [f"{name.capitalize()}, {COST_UNITS[name]}" for name in costs]
     header += [f"{name} {score_name(scores)}" for name, scores in result.baseline.items()]
-    unmerged = Row(
+    unmerged = CandidateRow(
         Cell("unmerged"),
         (
             Cell(f"{result.unmerged_bytes / MEGABYTE:.2f}"), Cell("0.0%"), Cell("100.0%"),
@@ -107,7 +107,7 @@ def result_stages(result: Result) -> Stages:
     return {name: [s["name"] for s in model.stages] for name, model in result.models.items()}
 
 
-def _row(c: CandidateRecord, result: Result, costs: Sequence[Cost]) -> Row:
+def _row(c: CandidateRecord, result: Result, costs: Sequence[Cost]) -> CandidateRow:
     interval = c.quality_interval
     marks = [
         mark
@@ -117,7 +117,7 @@ def _row(c: CandidateRecord, result: Result, costs: Sequence[Cost]) -> Row:
         )
         if applies
     ]
-    return Row(
+    return CandidateRow(
         Cell(c.hash, c.hash),
         (
             Cell(f"{c.bytes / MEGABYTE:.2f}", str(c.bytes)),

@@ -11,7 +11,7 @@ CHARACTER = 0.58
 
 
 @dataclass(frozen=True)
-class Description:
+class PictureText:
     """The accessible name and description of a picture."""
 
     key: str
@@ -20,7 +20,7 @@ class Description:
     text: str
 
 
-def new_picture(width: float, height: float, words: Description) -> ET.Element:
+def new_picture(width: float, height: float, words: PictureText) -> ET.Element:
     """Return an empty picture of that size in user units, which scales to its container."""
     title, description = f"{words.key}-title", f"{words.key}-description"
     root = ET.Element(

@@ -16,7 +16,7 @@ from search.report.plan_diagram.drawing import NARROW, WIDE, describe_share, dra
 from search.report.plan_diagram.layout import (
     FONT,
     GAP,
-    LEAST,
+    LEAST_WIDTH,
     Box,
     Sheet,
     lay_out,
@@ -150,8 +150,8 @@ def test_widths_are_proportional_to_bytes(world: MadeUpDeployment, width: float)
     assert len({box.bytes for box in boxes}) > 10
     for small, large in pairwise(boxes):
         assert small.width <= large.width
-    wide = [box for box in boxes if box.width > LEAST]
-    assert wide and min(box.width for box in boxes) == LEAST
+    wide = [box for box in boxes if box.width > LEAST_WIDTH]
+    assert wide and min(box.width for box in boxes) == LEAST_WIDTH
     for box in wide:
         assert box.width == pytest.approx(sheet.scale * box.bytes)
     assert sheet.width >= width

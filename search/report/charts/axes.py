@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from xml.etree import ElementTree as ET
 
-from search.report.svg import Description, add, new_picture
+from search.report.svg import PictureText, add, new_picture
 
 LEFT, RIGHT, TOP, BOTTOM = 46.0, 14.0, 14.0, 40.0
 """Margins around the plot, for the numbers and names of the axes."""
@@ -68,7 +68,7 @@ class Chart:
 
     @classmethod
     def empty(
-        cls, words: Description, across: Quantity, up: Quantity, size: tuple[float, float]
+        cls, words: PictureText, across: Quantity, up: Quantity, size: tuple[float, float]
     ) -> Chart:
         """Draw the axes and their ticks on a picture of that width and height."""
         width, height = size

@@ -9,16 +9,16 @@ from typing import Literal
 from xml.etree import ElementTree as ET
 
 from search.report.charts.axes import Chart, Quantity, format_number, format_percent
-from search.report.svg import Description, add, new_picture, standalone_text, text_width
+from search.report.svg import PictureText, add, new_picture, standalone_text, text_width
 from search.results.search_result import CandidateRecord, Result
 from search.utils.format import MEGABYTE, megabytes, percent, percents
 
 FRONT_PICTURE = "front.svg"
-SIZE = (460.0, 320.0)
+PAGE_SIZE = (460.0, 320.0)
 """On the page, where it shares the width with the plan."""
 STANDALONE_SIZE = (760.0, 440.0)
 TITLE_HEIGHT, LEGEND_LINE, MARGIN = 34.0, 22.0, 14.0
-FONT = 12.0
+FONT_SIZE = 12.0
 """The font size that `chart.css` sets."""
 Mark = Literal["verified", "behind", "interval", "chosen", "predicted", "unmerged", "limit"]
 Measured = Sequence[tuple[CandidateRecord, float]]
@@ -54,7 +54,7 @@ def front_legend(result: Result) -> list[LegendEntry]:
     ]
 
 
-def front_chart(result: Result, size: tuple[float, float] = SIZE) -> ET.Element:
+def front_chart(result: Result, size: tuple[float, float] = PAGE_SIZE) -> ET.Element:
     """Draw the predicted front, the measured candidates, the unmerged models and the limit."""
     measured = _measured_candidates(result)
     chart = Chart.empty(
@@ -78,7 +78,7 @@ def front_svg(result: Result) -> str:
     title, description = (chart.findtext(tag) or "" for tag in ("title", "desc"))
     lines = _legend_lines(front_legend(result), width - 2 * MARGIN)
     total = TITLE_HEIGHT + height + LEGEND_LINE * len(lines) + MARGIN
-    root = new_picture(width, total, Description("standalone-front", title, description))
+    root = new_picture(width, total, PictureText("standalone-front", title, description))
     root.set("class", "chart")
     root.set("width", f"{width:g}")
     root.set("height", f"{total:g}")
@@ -174,7 +174,7 @@ def _draw_limit(chart: Chart, result: Result) -> None:
         chart.text(name, place, "end", "c-limit-name")
 
 
-def _description(result: Result, measured: Measured) -> Description:
+def _description(result: Result, measured: Measured) -> PictureText:
     plans = [
         f"{c.hash} holds {megabytes(c.bytes)} at {percent(quality)}"
         + (", on the verified front" if c.hash in result.verified_front else "")
@@ -188,7 +188,7 @@ def _description(result: Result, measured: Measured) -> Description:
     )
     unmerged = f"Unmerged {megabytes(result.unmerged_bytes)} at 100%."
     title = f"Bytes held against {_quality_name(result)}"
-    return Description("front", title, f"{limit} {unmerged} {'; '.join(plans)}.")
+    return PictureText("front", title, f"{limit} {unmerged} {'; '.join(plans)}.")
 
 
 def _legend_lines(entries: Sequence[LegendEntry], width: float) -> list[list[LegendEntry]]:
@@ -206,7 +206,7 @@ def _legend_lines(entries: Sequence[LegendEntry], width: float) -> list[list[Leg
 
 
 def _legend_width(entry: LegendEntry) -> float:
-    return 24 + text_width(entry.text, FONT) + 18
+    return 24 + text_width(entry.text, FONT_SIZE) + 18
 
 
 def _draw_legend_line(root: ET.Element, entries: Sequence[LegendEntry], y: float) -> None:

@@ -18,7 +18,7 @@ from search.report.charts.heat_maps import draw_matrix, save_figure
 from search.report.similarity_matrix import Stages, model_pairs, similarity_matrix
 from search.results.metric_comparison import GROUPS, Table, Tables, Values, cross_stage, same_stage
 
-COLOURS = {"all": SLATE, "same": BLUE, "cross": ORANGE}
+GROUP_COLOURS = {"all": SLATE, "same": BLUE, "cross": ORANGE}
 POINTS_PICTURE, MAPS_PICTURE, BARS_PICTURE = "points.png", "maps.png", "bars.png"
 ACCURACY = "accuracy kept (1 = unmerged)"
 
@@ -102,8 +102,8 @@ def bars_figure(names: Sequence[str], reporting: Table) -> Figure:
     figure, axes = plt.subplots(figsize=(7.5, 1.2 + 0.55 * len(names)), layout="constrained")
     for offset, group in ((0.2, "all"), (-0.2, "cross")):
         for row, name in enumerate(names[::-1]):
-            _draw_bar(axes, row + offset, reporting.pearson(name, group), COLOURS[group])
-        axes.barh([0], [0], color=COLOURS[group], label=GROUPS[group])
+            _draw_bar(axes, row + offset, reporting.pearson(name, group), GROUP_COLOURS[group])
+        axes.barh([0], [0], color=GROUP_COLOURS[group], label=GROUPS[group])
     axes.set_yticks(range(len(names)), names[::-1])
     axes.set_xlim(0, 1.12)
     axes.set_xticks(np.linspace(0, 1, 6))
@@ -120,7 +120,7 @@ def _draw_points(axes: Axes, values: Values, kept: Values) -> None:
         axes.plot(
             [values[share] for share in members],
             [kept[share] for share in members],
-            "o", color=COLOURS[group], markersize=4, alpha=0.7, markeredgewidth=0,
+            "o", color=GROUP_COLOURS[group], markersize=4, alpha=0.7, markeredgewidth=0,
             label=GROUPS[group],
         )  # fmt: skip
     axes.grid(alpha=0.25)

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from xml.etree import ElementTree as ET
 
 from search.report.charts.axes import Chart, Quantity, format_percent
-from search.report.svg import Description
+from search.report.svg import PictureText
 from search.utils.format import percent
 
-SIZE = (380.0, 240.0)
+AGREEMENT_SIZE = (380.0, 240.0)
 
 
 def agreement_chart(
@@ -20,7 +20,7 @@ def agreement_chart(
     `key` names the picture within its page. `rho` is the rank correlation, None if undefined.
     """
     agreement = "not defined" if rho is None else f"{rho:z.2f}"
-    words = Description(
+    words = PictureText(
         f"agreement-{key}",
         f"{names[0]} against {names[1]}",
         f"{len(points)} plans; rank agreement {agreement}. "
@@ -30,7 +30,7 @@ def agreement_chart(
         Quantity(name, [point[side] for point in points], format_percent)
         for side, name in enumerate(names)
     )
-    chart = Chart.empty(words, across, up, SIZE)
+    chart = Chart.empty(words, across, up, AGREEMENT_SIZE)
     for x, y in points:
         hint = f"{names[0]} {percent(x)}, {names[1]} {percent(y)}"
         chart.point(x, y, "c-verified", hint)

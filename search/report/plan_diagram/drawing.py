@@ -5,10 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from xml.etree import ElementTree as ET
 
-from search.report.plan_diagram.layout import FONT, LABEL, MARGIN, Arrow, Box, Row, Sheet, lay_out
+from search.report.plan_diagram.layout import (
+    FONT,
+    LABEL,
+    MARGIN,
+    Arrow,
+    Box,
+    ModelRow,
+    Sheet,
+    lay_out,
+)
 from search.report.plan_diagram.legend import DASHES, LINE, draw_legend, legend_of
 from search.report.plan_diagram.palette import fill_of, line_of, paint
-from search.report.svg import Description, add, new_picture, number, standalone_text, text_width
+from search.report.svg import PictureText, add, new_picture, number, standalone_text, text_width
 from search.results.search_result import PlanRecord, Result
 from search.utils.format import megabytes
 from spaces.plan import Share, SharePlan
@@ -69,7 +78,7 @@ def describe_share(share: Share, similarity: float | None) -> str:
     )
 
 
-def _description(result: Result, record: PlanRecord | None, sheet: Sheet) -> Description:
+def _description(result: Result, record: PlanRecord | None, sheet: Sheet) -> PictureText:
     """Describe the diagram: what each model holds and releases, and every share."""
     sentences = []
     for row in sorted(sheet.rows, key=lambda row: row.index):
@@ -82,10 +91,10 @@ def _description(result: Result, record: PlanRecord | None, sheet: Sheet) -> Des
     key, title = "unmerged", f"The unmerged models, {megabytes(result.unmerged_bytes)}"
     if record is not None:
         key, title = record.hash, f"Plan {record.hash}, {megabytes(record.bytes)}"
-    return Description(f"plan-{key}-{number(sheet.width)}", title, " ".join(sentences))
+    return PictureText(f"plan-{key}-{number(sheet.width)}", title, " ".join(sentences))
 
 
-def _draw_row(root: ET.Element, row: Row, sheet: Sheet) -> None:
+def _draw_row(root: ET.Element, row: ModelRow, sheet: Sheet) -> None:
     group = add(root, "g", class_=f"pd-model pd-model-{row.index}")
     _draw_taps(group, row, sheet)
     for box in row.stages:
@@ -96,7 +105,7 @@ def _draw_row(root: ET.Element, row: Row, sheet: Sheet) -> None:
     _draw_box(group, row.head, row, sheet, "head").set("rx", number(min(row.head.width / 2, 12.0)))
 
 
-def _draw_box(group: ET.Element, box: Box, row: Row, sheet: Sheet, kind: str) -> ET.Element:
+def _draw_box(group: ET.Element, box: Box, row: ModelRow, sheet: Sheet, kind: str) -> ET.Element:
     """Draw a stage or a head with its name; return its outline."""
     part = add(group, "g", class_=f"pd-stage pd-{kind}")
     add(part, "title", f"{row.model}:{box.name}, {megabytes(box.bytes)}, {kind}")
@@ -107,7 +116,7 @@ def _draw_box(group: ET.Element, box: Box, row: Row, sheet: Sheet, kind: str) ->
     return paint(shape, fill=fill, stroke=line)
 
 
-def _write_name(part: ET.Element, box: Box, row: Row, sheet: Sheet) -> None:
+def _write_name(part: ET.Element, box: Box, row: ModelRow, sheet: Sheet) -> None:
     """Write the name horizontally with the bytes below it, as far as they fit; else vertically."""
     x, y = box.x + box.width / 2, row.y + sheet.box_height / 2
     size = megabytes(box.bytes)
@@ -123,7 +132,7 @@ def _write_name(part: ET.Element, box: Box, row: Row, sheet: Sheet) -> None:
         paint(below, fill="ink" if box.live else "quiet")
 
 
-def _draw_taps(group: ET.Element, row: Row, sheet: Sheet) -> None:
+def _draw_taps(group: ET.Element, row: ModelRow, sheet: Sheet) -> None:
     """Draw a line to the head from each tap; from taps before the last stage, below the boxes."""
     if row.taps == (row.stages[-1].name,):
         level = number(row.y + sheet.box_height / 2)
@@ -138,7 +147,7 @@ def _draw_taps(group: ET.Element, row: Row, sheet: Sheet) -> None:
     paint(line, fill="none", stroke=line_of(row.index))
 
 
-def _draw_name(root: ET.Element, row: Row, arch: str) -> None:
+def _draw_name(root: ET.Element, row: ModelRow, arch: str) -> None:
     """Write the model's name above its row, with an outline, because arrows may pass behind it."""
     text = add(root, "text", row.model, x=MARGIN, y=row.y - 7, font_size=FONT + 2,
                font_weight="600", paint_order="stroke", stroke_width=4,

@@ -14,7 +14,7 @@ from spaces.stages import Layout
 
 HEAD_LABEL = "head"
 FONT = 11.0
-LEAST = 17.0
+LEAST_WIDTH = 17.0
 """Least width of a stage: its name still fits vertically."""
 GAP, HEAD_GAP = 4.0, 12.0
 MARGIN = 2.0
@@ -46,7 +46,7 @@ class Box:
 
 
 @dataclass(frozen=True)
-class Row:
+class ModelRow:
     """One model: its stages in order, its head, and the stages that the head reads."""
 
     model: str
@@ -87,14 +87,14 @@ class Arrow:
 class Sheet:
     """A complete diagram."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[ModelRow, ...]
     arrows: tuple[Arrow, ...]
     width: float
     bottom: float
     """Lower edge of the lowest row."""
     box_height: float
     scale: float
-    """Units per byte, for boxes wider than LEAST."""
+    """Units per byte, for boxes wider than LEAST_WIDTH."""
 
 
 def layouts_of(models: Mapping[str, ModelRecord]) -> dict[str, Layout]:
@@ -128,14 +128,14 @@ def lay_out(
     longest = max(len(stage["name"]) for model in models.values() for stage in model.stages)
     height = max(56.0, text_width("n" * longest, FONT) + 12)
     order = row_order(list(models), plan)
-    rows: list[Row] = []
+    rows: list[ModelRow] = []
     y = MARGIN + NAME_BAND
     for position, name in enumerate(order):
         if position:
             y += height + TAP_BAND + _lane(order, position, plan) + NAME_BAND
         index = list(models).index(name)
         boxes = _boxes(name, models[name], alive, scale)
-        rows.append(Row(name, index, *boxes, layouts[name].taps, y))
+        rows.append(ModelRow(name, index, *boxes, layouts[name].taps, y))
     arrows = _arrows(rows, plan, similarity, height)
     return Sheet(tuple(rows), arrows, width, y + height + TAP_BAND, height, scale)
 
@@ -158,7 +158,7 @@ def _scaled(models: Collection[ModelRecord], width: float) -> tuple[float, float
 
     def longest(scale: float) -> float:
         gaps = HEAD_GAP - 2 * GAP + 2 * MARGIN
-        return gaps + max(sum(max(LEAST, scale * b) + GAP for b in sizes) for sizes in rows)
+        return gaps + max(sum(max(LEAST_WIDTH, scale * b) + GAP for b in sizes) for sizes in rows)
 
     width = max(width, ROOM * longest(0.0))
     low, high = 0.0, width / max(1, *(max(sizes) for sizes in rows))
@@ -174,11 +174,11 @@ def _boxes(
     """Return the stages from left to right, and the head behind them."""
     stages, x = [], MARGIN
     for stage in model.stages:
-        held = max(LEAST, scale * stage["bytes"])
+        held = max(LEAST_WIDTH, scale * stage["bytes"])
         live = Ref(name, stage["name"]) in alive
         stages.append(Box(stage["name"], stage["bytes"], live, x, held))
         x += held + GAP
-    held = max(LEAST, scale * model.head_bytes)
+    held = max(LEAST_WIDTH, scale * model.head_bytes)
     return tuple(stages), Box(HEAD_LABEL, model.head_bytes, True, x - GAP + HEAD_GAP, held)
 
 
@@ -190,7 +190,7 @@ def _lane(order: Sequence[str], position: int, plan: SharePlan) -> float:
 
 
 def _arrows(
-    rows: Sequence[Row], plan: SharePlan, similarity: Mapping[Share, float], height: float
+    rows: Sequence[ModelRow], plan: SharePlan, similarity: Mapping[Share, float], height: float
 ) -> tuple[Arrow, ...]:
     at = {row.model: k for k, row in enumerate(rows)}
     busy = {ref for share in plan.shares for ref in (share.donor, share.recipient)}
@@ -206,7 +206,7 @@ def _arrows(
 
 
 def _path(
-    rows: Sequence[Row], share: Share, busy: Collection[Ref], height: float
+    rows: Sequence[ModelRow], share: Share, busy: Collection[Ref], height: float
 ) -> tuple[tuple[float, float], ...]:
     """Return the path from the donor's outlet to the recipient's.
 

@@ -17,13 +17,13 @@ LINE = 20.0
 MARK = 20.0
 DASHES = "4 3"
 """Dash pattern of released stages."""
-LONGEST = 64.0
+LONGEST_SCALE = 64.0
 """Greatest width of the scale bar."""
 Sign = Literal["live", "released", "share", "scale"]
 
 
 @dataclass(frozen=True)
-class Entry:
+class LegendSign:
     """A sign and its meaning; `x` is the left edge of the sign, `y` its middle."""
 
     sign: Sign
@@ -34,32 +34,32 @@ class Entry:
     """Width of the sign."""
 
 
-def legend_of(sheet: Sheet) -> list[Entry]:
+def legend_of(sheet: Sheet) -> list[LegendSign]:
     """Lay the entries out side by side, in as many lines as they need."""
     wanted: list[tuple[Sign, str]] = [("live", "live"), ("released", "released: not loaded")]
     if sheet.arrows:
         wanted.append(("share", "share, its similarity"))
     unit = _unit(sheet)
     wanted.append(("scale", f"{unit / MEGABYTE:g} MB of weights"))
-    entries, x, y = list[Entry](), MARGIN, sheet.bottom + 12
+    entries, x, y = list[LegendSign](), MARGIN, sheet.bottom + 12
     for sign, text in wanted:
         mark = sheet.scale * unit if sign == "scale" else MARK
         width = mark + 6 + text_width(text, FONT)
         if x > MARGIN and x + width > sheet.width:
             x, y = MARGIN, y + LINE
-        entries.append(Entry(sign, text, x, y, mark))
+        entries.append(LegendSign(sign, text, x, y, mark))
         x += width + 14
     return entries
 
 
 def _unit(sheet: Sheet) -> float:
-    """Return the greatest 1, 2 or 5 times a power of ten of bytes that fits into LONGEST."""
-    most = LONGEST / sheet.scale
+    """Return the greatest 1, 2 or 5 times a power of ten of bytes that fits into LONGEST_SCALE."""
+    most = LONGEST_SCALE / sheet.scale
     power = 10.0 ** math.floor(math.log10(most))
     return max(step * power for step in (1, 2, 5) if step * power <= most)
 
 
-def draw_legend(root: ET.Element, entries: list[Entry]) -> None:
+def draw_legend(root: ET.Element, entries: list[LegendSign]) -> None:
     group = add(root, "g", class_="pd-legend")
     for entry in entries:
         _SIGNS[entry.sign](group, entry)
@@ -68,26 +68,26 @@ def draw_legend(root: ET.Element, entries: list[Entry]) -> None:
         paint(label, fill="quiet")
 
 
-def _box(group: ET.Element, entry: Entry) -> ET.Element:
+def _box(group: ET.Element, entry: LegendSign) -> ET.Element:
     return add(group, "rect", x=entry.x, y=entry.y - 6, width=entry.width, height=12, rx=2)
 
 
-def _live(group: ET.Element, entry: Entry) -> None:
+def _live(group: ET.Element, entry: LegendSign) -> None:
     paint(_box(group, entry), fill=fill_of(0), stroke=line_of(0))
 
 
-def _released(group: ET.Element, entry: Entry) -> None:
+def _released(group: ET.Element, entry: LegendSign) -> None:
     paint(_box(group, entry), fill="paper", stroke="released").set("stroke-dasharray", DASHES)
 
 
-def _share(group: ET.Element, entry: Entry) -> None:
+def _share(group: ET.Element, entry: LegendSign) -> None:
     x, y = number(entry.x), number(entry.y)
     line = add(group, "path", d=f"M{x} {y}h13", stroke_width=2)
     paint(line, stroke=line_of(0))
     paint(add(group, "path", d=f"M{number(entry.x + MARK)} {y}l-8 -4.5v9z"), fill=line_of(0))
 
 
-def _scale(group: ET.Element, entry: Entry) -> None:
+def _scale(group: ET.Element, entry: LegendSign) -> None:
     path = f"M{number(entry.x)} {number(entry.y - 4)}v8m0 -4h{number(entry.width)}m0 -4v8"
     paint(add(group, "path", d=path, stroke_width=1.25), fill="none", stroke="quiet")
 
