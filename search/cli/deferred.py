@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from search.pipelines.verify_inputs import VerificationInputs as VerificationInputs
     from search.report.console_tables import print_plan as print_plan
     from search.results.rounds import EXIT_CODES as EXIT_CODES
+    from search.results.rounds import RoundHistory as RoundHistory
     from search.statistics.streaming import Shard as Shard
     from search.study.optimize import join_study as join_study
     from search.tracking.client import pages as pages
@@ -37,11 +38,12 @@ if TYPE_CHECKING:
     from search.utils.files import json_bytes as json_bytes
     from search.utils.records import dump_record as dump_record
     from search.watch.daemon import RoundProcess as RoundProcess
-    from search.watch.daemon import only_one as only_one
     from search.watch.daemon import watch as watch
+    from search.watch.daemon import watcher_lock as watcher_lock
     from search.watch.history_table import show_history as show_history
     from search.watch.round import do_round as do_round
     from search.watch.workspace import Workspace as Workspace
+    from search.watch.workspace import watch_config as watch_config
 
 MODULES = {
     "load_config": "search.config.loading",
@@ -60,6 +62,7 @@ MODULES = {
     "VerificationInputs": "search.pipelines.verify_inputs",
     "print_plan": "search.report.console_tables",
     "EXIT_CODES": "search.results.rounds",
+    "RoundHistory": "search.results.rounds",
     "Shard": "search.statistics.streaming",
     "join_study": "search.study.optimize",
     "pages": "search.tracking.client",
@@ -69,11 +72,12 @@ MODULES = {
     "json_bytes": "search.utils.files",
     "dump_record": "search.utils.records",
     "RoundProcess": "search.watch.daemon",
-    "only_one": "search.watch.daemon",
+    "watcher_lock": "search.watch.daemon",
     "watch": "search.watch.daemon",
     "show_history": "search.watch.history_table",
     "do_round": "search.watch.round",
     "Workspace": "search.watch.workspace",
+    "watch_config": "search.watch.workspace",
 }
 _load = lazy_attributes(__name__, MODULES)
 

@@ -13,9 +13,9 @@ from search.cli.config_command import config_arguments, config_command
 
 if TYPE_CHECKING:
     from search.config.run import RunConfig
+    from search.results.rounds import RoundHistory
     from search.utils.reporter import Reporter
     from search.utils.schedule import Due
-    from search.watch.workspace import Workspace
 
 ISO_TIME = "%Y-%m-%dT%H:%M:%S%z"
 
@@ -55,20 +55,21 @@ def watch(
     """
     from search.utils.schedule import Due, SystemClock
 
-    workspace = deferred.Workspace(config)
-    schedule = workspace.asked.due_times()
+    schedule = deferred.watch_config(config).due_times()
+    workspace = deferred.Workspace(config.out_folder)
+    history = deferred.RoundHistory(workspace.folder)
     if due is not None:  # started by another process of `watch`, which holds the lock
-        _do_round(workspace, Due(due.astimezone(UTC), missed), reporter)
-    with deferred.only_one(workspace.folder):
+        _do_round(config, history, Due(due.astimezone(UTC), missed), reporter)
+    with deferred.watcher_lock(workspace.folder):
         if once:
-            _do_round(workspace, Due(datetime.now(UTC), 0), reporter)
+            _do_round(config, history, Due(datetime.now(UTC), 0), reporter)
         start = deferred.RoundProcess([*config_arguments(), *app.given_flags()])
-        deferred.watch(schedule, workspace.history, SystemClock(), start, reporter)
+        deferred.watch(schedule, history, SystemClock(), start, reporter)
 
 
-def _do_round(workspace: Workspace, due: Due, reporter: Reporter) -> NoReturn:
-    ended = deferred.do_round(workspace.config, due, reporter)
-    app.print_document(workspace.history.file(ended.number).read_bytes())
+def _do_round(config: RunConfig, history: RoundHistory, due: Due, reporter: Reporter) -> NoReturn:
+    ended = deferred.do_round(config, due, reporter)
+    app.print_document(history.file(ended.number).read_bytes())
     sys.exit(deferred.EXIT_CODES[ended.decision])
 
 
@@ -81,7 +82,7 @@ def history(config: RunConfig, reporter: Reporter, last: int) -> None:
     Prints the time, drift and decision of each round, and the plan in service.
     With --json, prints all records of these rounds as a list.
     """
-    workspace = deferred.Workspace(config)
-    rounds = workspace.history.latest(last)
+    workspace = deferred.Workspace(config.out_folder)
+    rounds = deferred.RoundHistory(workspace.folder).latest(last)
     deferred.show_history(rounds, workspace, reporter)
     app.print_document(deferred.json_bytes([deferred.dump_record(ended) for ended in rounds]))

@@ -15,7 +15,7 @@ class Comparison:
 
     challenger: RegisteredPlan
     champion: RegisteredPlan | None
-    leads: Mapping[Measure, Difference | None] = field(default_factory=dict)
-    """The challenger's over the champion, where both were measured frame by frame."""
+    differences: Mapping[Measure, Difference | None] = field(default_factory=dict)
+    """Challenger minus champion, where both were measured on the same frames."""
     measured_on: Mapping[Measure, str] = field(default_factory=dict)
     """In words."""

@@ -63,13 +63,13 @@ def judge(rule: PromotionConfig, limits: Limits, contest: Comparison) -> Promoti
     apart = _not_comparable(rule, by, challenger, champion)
     if apart:
         return PromotionDecision(False, apart, by)
-    lead = contest.leads.get(by)
-    if lead is None:
+    difference = contest.differences.get(by)
+    if difference is None:
         best_case = _own_best_case(by, challenger, champion)
         against = f"outside its interval: {_against(by, challenger, champion)}"
     else:
-        best_case = lead[2]
-        against = f"frame by frame: {_against(by, challenger, champion)}, {_points(lead)}"
+        best_case = difference.high
+        against = f"frame by frame: {_against(by, challenger, champion)}, {_points(difference)}"
     if best_case + rule.slack < 0:
         return PromotionDecision(False, f"it is worse {against}", by)
     return PromotionDecision(True, f"it is not worse {against}; {told}", by)
@@ -190,8 +190,8 @@ def _against(by: Measure, challenger: RegisteredPlan, champion: RegisteredPlan) 
     return f"{_quality(by, challenger)}; the champion's {percent(measured(by, champion))}"
 
 
-def _points(lead: Difference) -> str:
-    value, low, high = (f"{100 * share:+.1f}" for share in lead)
+def _points(difference: Difference) -> str:
+    value, low, high = (f"{100 * share:+.1f}" for share in difference)
     return f"{value} points ({low} to {high})"
 
 

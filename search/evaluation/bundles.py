@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -54,12 +54,16 @@ class BundleQuality:
             return None
         return interval(self.mean, self.drawn)
 
-    def lead(self, other: BundleQuality) -> Difference | None:
-        """Over a bundle measured by the same yardstick; frames that are hard are so for both."""
+    def minus(self, other: BundleQuality) -> Difference | None:
+        """Return by how much this bundle is better than another, measured on the same frames.
+
+        The interval is of the paired difference: hard frames are hard for both. None if either
+        quality is unknown.
+        """
         if self.drawn is None or other.drawn is None or self.mean is None or other.mean is None:
             return None
         value = self.mean - other.mean
-        return value, *interval(value, self.drawn - other.drawn)
+        return Difference(value, *interval(value, self.drawn - other.drawn))
 
 
 @dataclass(frozen=True)
@@ -139,5 +143,9 @@ def _by_model(collected: Collected) -> dict[str, Answers]:
 Measure = Literal["truth", "fidelity"]
 
 
-Difference = tuple[float, float, float]
-"""How much better one plan is than another: the difference, and its 95% interval."""
+class Difference(NamedTuple):
+    """By how much one plan is better than another, with the 95% interval of the difference."""
+
+    value: float
+    low: float
+    high: float

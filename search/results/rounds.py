@@ -109,7 +109,7 @@ class Round:
 
 
 @dataclass(frozen=True)
-class History:
+class RoundHistory:
     """All rounds that have ended."""
 
     folder: Path

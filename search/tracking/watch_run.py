@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from search.results.documents import identity
-from search.results.rounds import FOLDER, History, Round
+from search.results.rounds import FOLDER, Round, RoundHistory
 from search.tracking.client import store
 from search.tracking.payloads.watch_run import round_metrics, round_table, round_tags
 from search.tracking.run_writer import METRICS_AT_ONCE, SOURCE, SOURCE_TAG, experiment_of
@@ -32,7 +32,7 @@ AT_ONCE = 50
 """Rounds after which it is noted that they are logged."""
 
 
-def record_rounds(target: Target, history: History, name: str) -> str:
+def record_rounds(target: Target, history: RoundHistory, name: str) -> str:
     """Log all rounds that MLflow does not have yet; returns a sentence that says where they are.
 
     It may be killed anywhere and called again: a point that is there already is not doubled. A
@@ -56,7 +56,7 @@ def record_rounds(target: Target, history: History, name: str) -> str:
     return f"experiment {target.experiment!r}, run {run}: rounds 1 to {last.number}"
 
 
-def _identity(history: History) -> str:
+def _identity(history: RoundHistory) -> str:
     """That of its first round: two machines that watch under one name have a run each, and so
     has one that begins anew."""
     return identity(min((history.folder / FOLDER).glob("[0-9]*.json")).read_bytes())

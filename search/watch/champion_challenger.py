@@ -1,4 +1,4 @@
-"""Challenger and champion, each as it is served, on the same frames and labels."""
+"""Compare challenger and champion as they are served, on the same frames and labels."""
 
 from __future__ import annotations
 
@@ -10,118 +10,143 @@ from pathlib import Path
 from search.config.run import RunConfig
 from search.data.frames import FrameSet, JoinedFrames, split_parts
 from search.data.ground_truth import Truth
-from search.deploy.champion import Champion
+from search.deploy.champion import Champion, ChampionStore
 from search.deploy.comparison import Comparison
+from search.pipelines.open_data import open_frame_set, select_device
 from search.evaluation.bundles import BundleQuality, ByAnswers, ByTruth, Difference, Measure
 from search.evaluation.evaluate import EvaluationSetup
-from search.pipelines.open_data import open_frame_set, select_device
 from search.results.registered_plan import RegisteredPlan
 from search.results.search_result import BUNDLE_FOLDER, CandidateRecord, Result
 from search.utils.reporter import Reporter
-from search.watch.workspace import Workspace
+from search.watch.seen_labels import SeenLabels
 from spaces.bundle import Bundle, load_bundle
 from spaces.deployment import Deployment
 
 
 @dataclass(frozen=True)
 class ComparisonSetup:
-    """A search that has ended, and what two plans can be compared on."""
+    """A finished search, and the frames and labels on which two plans can be compared."""
 
-    post: Workspace
     config: RunConfig
     """Of the search."""
+    champions: ChampionStore
+    seen_labels: SeenLabels
     deployment: Deployment
     result: Result
-    new: Sequence[bool]
-    """Of each window at the end of the config's frames, whether this round has brought it."""
+    new_windows: Sequence[bool]
+    """For each window at the end of the config's frames, whether this round brought it."""
     truth: Mapping[str, Truth]
-    """All labels that there are now."""
+    """All labels that exist now, by model."""
 
     @cached_property
-    def bench(self) -> EvaluationSetup:
-        known = self.deployment
-        return EvaluationSetup(known.deployed_models, known.facts, {}, self.config.verify.batch)
+    def evaluation(self) -> EvaluationSetup:
+        deployment = self.deployment
+        return EvaluationSetup(
+            deployment.deployed_models, deployment.facts, {}, self.config.verify.batch
+        )
 
     @cached_property
-    def fresh(self) -> FrameSet:
-        """Of the new windows, what the search has kept from its statistics: frames that the maps
-        of neither plan have seen."""
+    def fresh_frames(self) -> FrameSet:
+        """Frames of the new windows that the search held out of its statistics: the maps of
+        neither plan were fitted on them."""
         frames = open_frame_set(self.config)
         parts = split_parts(frames, self.config.verify.fidelity_frames)
-        later = parts[len(parts) - len(self.new) :]
-        return JoinedFrames(tuple(u for (_, u), new in zip(later, self.new, strict=True) if new))
+        held_out = [part for _, part in parts[len(parts) - len(self.new_windows) :]]
+        return JoinedFrames(
+            tuple(part for part, new in zip(held_out, self.new_windows, strict=True) if new)
+        )
 
     def labels_against(self, champion: Champion) -> tuple[str, Mapping[str, Truth]]:
-        """The labels, in words too, that both plans are measured on: those that are new to the
-        champion; old ones only if the rule wants labels in any case."""
-        rule, what = self.config.promotion.by, "new"
-        found = {} if rule == "fidelity" else self.post.labels.new(champion.bundle, self.truth)
-        if rule == "truth" and not found:
-            found, what = dict(self.truth), "old"
-        return f"{sum(len(known.frames) for known in found.values())} {what} labels", found
+        """Return the labels that both plans are measured on, and their description.
 
-    def loaded(self, folder: Path) -> Bundle:
-        """The bundle in a folder, where the models are."""
+        These are the labels that the champion's search did not know. Old labels are used only if
+        the promotion rule asks for labels in any case and none are new.
+        """
+        rule, age = self.config.promotion.by, "new"
+        labels: Mapping[str, Truth] = {}
+        if rule != "fidelity":
+            labels = self.seen_labels.new(champion.bundle, self.truth)
+        if rule == "truth" and not labels:
+            labels, age = self.truth, "old"
+        return f"{sum(len(truth.frames) for truth in labels.values())} {age} labels", labels
+
+    def bundle(self, plan: RegisteredPlan) -> Bundle:
+        """Load the bundle of a plan in service."""
+        return self._load(self.champions.bundle(plan.bundle))
+
+    def proposed_bundle(self) -> Bundle:
+        """Load the bundle that the search proposes."""
+        return self._load(self.config.out_folder / BUNDLE_FOLDER)
+
+    def _load(self, folder: Path) -> Bundle:
         return load_bundle(folder).to(select_device(self.config.device))
 
 
 def compare_plans(
-    stand: ComparisonSetup,
-    challenger: CandidateRecord,
+    setup: ComparisonSetup,
+    candidate: CandidateRecord,
     champion: Champion | None,
     reporter: Reporter,
 ) -> Comparison:
-    """What the rule is to judge by: both plans, as they are served, on the same frames.
+    """Measure the chosen candidate of a search and the champion on the same frames and labels.
 
-    Fidelity is measured anew of both, and so is truth, if there are labels for that. What a
-    challenger that has nobody to beat keeps is the search's own measurement.
+    Fidelity is measured anew for both; quality on ground truth too, if there are labels for it.
+    Without a champion to compare with, the challenger's quality is that of the search.
     """
-    proposed = RegisteredPlan.of(stand.result, challenger)
-    bundles = [stand.loaded(stand.config.out_folder / BUNDLE_FOLDER)]
-    if champion is not None and champion.bundle != proposed.bundle:
-        bundles.append(stand.loaded(stand.post.service.bundle(champion.bundle)))
-    agreed = _by_answers(stand, bundles, reporter)
-    proposed = _faithful(proposed, agreed[0], stand.fresh)
-    told: dict[Measure, str] = {
-        "fidelity": f"{len(stand.fresh)} new frames", "truth": "all labels",
+    challenger = RegisteredPlan.of(setup.result, candidate)
+    frames = setup.fresh_frames
+    measured_on: dict[Measure, str] = {
+        "fidelity": f"{len(frames)} new frames", "truth": "all labels",
     }  # fmt: skip
-    if champion is None:
-        return Comparison(proposed, None, measured_on=told)
-    if champion.bundle == proposed.bundle:
-        return Comparison(proposed, proposed, measured_on=told)
-    serving = _faithful(champion.standing, agreed[1], stand.fresh)
-    serving = replace(serving, quality=None, interval=None, labels=proposed.labels)
-    leads: dict[Measure, Difference | None] = {"fidelity": agreed[0].lead(agreed[1])}
-    told["truth"], labels = stand.labels_against(champion)
+    if champion is None or champion.bundle == challenger.bundle:
+        (fidelity,) = _measure_fidelity(setup, [setup.proposed_bundle()], reporter)
+        challenger = _with_fidelity(challenger, fidelity, frames)
+        in_service = None if champion is None else challenger
+        return Comparison(challenger, in_service, measured_on=measured_on)
+    bundles = [setup.proposed_bundle(), setup.bundle(champion.standing)]
+    fidelities = _measure_fidelity(setup, bundles, reporter)
+    challenger = _with_fidelity(challenger, fidelities[0], frames)
+    in_service = replace(
+        _with_fidelity(champion.standing, fidelities[1], frames),
+        quality=None, interval=None, labels=challenger.labels,
+    )  # fmt: skip
+    differences: dict[Measure, Difference | None] = {
+        "fidelity": fidelities[0].minus(fidelities[1])
+    }
+    measured_on["truth"], labels = setup.labels_against(champion)
     if labels:
         with reporter.working("ground truth of both"):
-            right = ByTruth.on(stand.bench, labels)
-            kept = [right.measure(*both) for both in zip(bundles, agreed, strict=True)]
-        proposed, serving = _true(proposed, kept[0]), _true(serving, kept[1])
-        leads["truth"] = kept[0].lead(kept[1])
-    return Comparison(proposed, serving, leads, told)
+            by_truth = ByTruth.on(setup.evaluation, labels)
+            qualities = [by_truth.measure(*both) for both in zip(bundles, fidelities, strict=True)]
+        challenger = _with_quality(challenger, qualities[0])
+        in_service = _with_quality(in_service, qualities[1])
+        differences["truth"] = qualities[0].minus(qualities[1])
+    return Comparison(challenger, in_service, differences, measured_on)
 
 
-def _by_answers(
-    stand: ComparisonSetup, bundles: Sequence[Bundle], reporter: Reporter
+def _measure_fidelity(
+    setup: ComparisonSetup, bundles: Sequence[Bundle], reporter: Reporter
 ) -> list[BundleQuality]:
-    """Of each, how well it agrees with its models on the new frames."""
-    frames = stand.fresh
+    """Return each bundle's agreement with the unmerged models on the fresh frames."""
+    frames = setup.fresh_frames
     reporter.step(f"Challenger and plan in service on {len(frames)} new frames")
     with reporter.progress("frames", len(frames) * (1 + len(bundles))) as progress:
-        answers = ByAnswers.on(stand.bench, frames, progress)
-        return [answers.measure(bundle, progress) for bundle in bundles]
+        by_answers = ByAnswers.on(setup.evaluation, frames, progress)
+        return [by_answers.measure(bundle, progress) for bundle in bundles]
 
 
-def _faithful(standing: RegisteredPlan, agreed: BundleQuality, frames: FrameSet) -> RegisteredPlan:
-    """With its fidelity on those frames."""
+def _with_fidelity(
+    plan: RegisteredPlan, fidelity: BundleQuality, frames: FrameSet
+) -> RegisteredPlan:
     return replace(
-        standing, fidelity=agreed.mean, fidelity_interval=agreed.interval, frames=frames.hash
+        plan, fidelity=fidelity.mean, fidelity_interval=fidelity.interval, frames=frames.hash
     )
 
 
-def _true(standing: RegisteredPlan, kept: BundleQuality) -> RegisteredPlan:
-    """With what it keeps on ground truth; `quality_kept`, if any model could be measured."""
-    known = None if kept.interval is None else kept.mean
-    least = min((value for value in kept.by_model.values() if value is not None), default=None)
-    return replace(standing, quality=known, interval=kept.interval, worst=least)
+def _with_quality(plan: RegisteredPlan, quality: BundleQuality) -> RegisteredPlan:
+    """Set the quality kept on ground truth; None if no model could be measured."""
+    mean = None if quality.interval is None else quality.mean
+    measured = [value for value in quality.by_model.values() if value is not None]
+    return replace(
+        plan, quality=mean, interval=quality.interval, worst=min(measured, default=None)
+    )

@@ -1,10 +1,10 @@
-"""`merge-search history`: the rounds of a watch as a table."""
+"""Show the rounds of a watch as a table: `merge-search history`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from search.deploy.champion import CURRENT
+from search.deploy.champion import CURRENT, ChampionStore
 from search.evaluation.per_frame import mean_known
 from search.results.rounds import PromotionRecord, Round
 from search.utils.format import megabytes, percent
@@ -15,59 +15,60 @@ from search.watch.workspace import Workspace
 HEADER = ["round", "due (UTC)", "new frames", "drift p", "fidelity", "decision", "in service"]
 
 
-def show_history(rounds: Sequence[Round], post: Workspace, reporter: Reporter) -> None:
-    """The rounds, newest last; what there is to be told of them; and what is in service."""
+def show_history(rounds: Sequence[Round], workspace: Workspace, reporter: Reporter) -> None:
+    """Print the rounds, oldest first, the details of each, and the plan in service."""
     if not rounds:
-        reporter.say(f"No round of {post.folder} has ended yet: merge-search watch does them.")
+        reporter.say(f"No rounds yet in {workspace.folder}; start them with merge-search watch")
         return
-    reporter.table("Rounds", HEADER, [_row(known) for known in rounds])
+    reporter.table("Rounds", HEADER, [_row(ended) for ended in rounds])
     reporter.say("")
-    for known in rounds:
-        if known.decision not in ("waiting", "unchanged"):
-            reporter.say(f"{known.number}: {known.decision}: {known.reason}")
-        for sentence in sentences(known):
-            reporter.say(f"{known.number}:   {sentence}")
-    champion = post.service.champion()
+    for ended in rounds:
+        if ended.decision not in ("waiting", "unchanged"):
+            reporter.say(f"{ended.number}: {ended.decision}: {ended.reason}")
+        for line in details(ended):
+            reporter.say(f"{ended.number}:   {line}")
+    champions = ChampionStore(workspace.service_folder)
+    champion = champions.champion()
     if champion is None:
         reporter.say("No plan is in service.")
         return
-    standing = champion.standing
+    plan = champion.standing
     reporter.say(
-        f"In service since {to_the_minute(champion.since)} UTC: plan {standing.plan}, "
-        f"{megabytes(standing.bytes)}, in {post.service.folder / CURRENT}"
+        f"In service since {to_the_minute(champion.since)} UTC: plan {plan.plan}, "
+        f"{megabytes(plan.bytes)}, in {champions.folder / CURRENT}"
     )
 
 
-def sentences(known: Round) -> list[str]:
-    """What a round has to tell besides its reason."""
-    told = [f"{camera}: {c.fault}" for camera, c in known.cameras.items() if c.fault]
-    if known.verdict is not None:
-        told += _of_verdict(known.verdict)
-    if known.missed:
-        told.append(f"{known.missed} rounds before it were missed")
-    return told
+def details(ended: Round) -> list[str]:
+    """Return what a round reports besides its reason: faults, a promotion, missed rounds."""
+    lines = [f"{name}: {camera.fault}" for name, camera in ended.cameras.items() if camera.fault]
+    if ended.verdict is not None:
+        lines += _promotion_details(ended.verdict)
+    if ended.missed:
+        lines.append(f"{ended.missed} rounds before it were missed")
+    return lines
 
 
-def _of_verdict(verdict: PromotionRecord) -> list[str]:
-    what = "quality kept on ground truth" if verdict.by == "truth" else "fidelity"
-    where = f", {verdict.measured_on}" if verdict.measured_on else ""
+def _promotion_details(record: PromotionRecord) -> list[str]:
+    quality = "quality kept on ground truth" if record.by == "truth" else "fidelity"
+    measured_on = f", {record.measured_on}" if record.measured_on else ""
     measured = (
-        f"{what}{where}: challenger {verdict.challenger} {percent(verdict.challenger_quality)}, "
-        f"plan in service {percent(verdict.champion_quality)}"
+        f"{quality}{measured_on}: challenger {record.challenger} "
+        f"{percent(record.challenger_quality)}, plan in service "
+        f"{percent(record.champion_quality)}"
     )
-    taken = "promoted" if verdict.promoted else "not promoted"
-    return [*verdict.difference, measured, f"{taken}: {verdict.reason}"]
+    decision = "promoted" if record.promoted else "not promoted"
+    return [*record.difference, measured, f"{decision}: {record.reason}"]
 
 
-def _row(known: Round) -> list[str]:
-    faithful = mean_known(known.fidelity)
-    p = known.p_value
+def _row(ended: Round) -> list[str]:
+    p_value = ended.p_value
     return [
-        str(known.number),
-        to_the_minute(known.due),
-        str(known.new_frames),
-        "-" if p is None else f"{p:.2g}",
-        percent(faithful),
-        known.decision,
-        known.champion or "-",
+        str(ended.number),
+        to_the_minute(ended.due),
+        str(ended.new_frames),
+        "-" if p_value is None else f"{p_value:.2g}",
+        percent(mean_known(ended.fidelity)),
+        ended.decision,
+        ended.champion or "-",
     ]

@@ -1,11 +1,13 @@
-"""What a watch tells MLflow, and hears from it: never so that a round depends on it."""
+"""Exchange with MLflow, best effort: its failures never fail a round."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from search.config.run import RunConfig
+from search.deploy.champion import ChampionStore
 from search.deploy.registry_sync import reconcile
-from search.results.rounds import Round
+from search.results.rounds import Round, RoundHistory
 from search.tracking import client
 from search.tracking.client import TrackerUnreachable
 from search.tracking.outbox import UNLOGGED, sync
@@ -13,48 +15,55 @@ from search.tracking.target import Target
 from search.tracking.watch_run import record_rounds
 from search.utils.records import BadRecord
 from search.utils.reporter import Reporter
-from search.watch.workspace import Workspace
 from spaces.bundle import BadBundle
 
 
-def hear_from_mlflow(post: Workspace, reporter: Reporter) -> None:
-    """Take over the champion that a person has chosen there, if MLflow can be reached."""
+def import_champion(config: RunConfig, champions: ChampionStore, reporter: Reporter) -> None:
+    """Put the champion that a person chose in MLflow in service, if MLflow can be reached."""
     try:
         with reporter.working("MLflow"):
-            reconcile(post.config, post.service, reporter)
+            reconcile(config, champions, reporter)
     except (TrackerUnreachable, BadBundle, BadRecord) as error:
-        reporter.warn(f"{error}; the round goes on without it")
+        reporter.warn(f"{error}; the round continues without MLflow")
 
 
-def tell_mlflow(post: Workspace, ended: Round, reporter: Reporter) -> None:
-    """Log what it has missed, the champion and the rounds; what it does not take is told later."""
+def log_round(
+    config: RunConfig,
+    history: RoundHistory,
+    champions: ChampionStore,
+    ended: Round,
+    reporter: Reporter,
+) -> None:
+    """Log searches that MLflow missed, the champion, and the rounds; leave the rest to the next
+    round."""
     try:
         with reporter.working("MLflow"):
-            _tell_results(post.config.out_folder, reporter)
-            reconcile(post.config, post.service, reporter)
-            _note_refusal(post, ended)
-            said = record_rounds(Target.of(post.config), post.history, post.config.name)
-        reporter.say(f"  {said}")
+            _log_missed_results(config.out_folder, reporter)
+            reconcile(config, champions, reporter)
+            _tag_refusal(config, ended)
+            summary = record_rounds(Target.of(config), history, config.name)
+        reporter.say(f"  {summary}")
     except (TrackerUnreachable, BadBundle, BadRecord) as error:
-        reporter.warn(f"{error}; the next round tells it again")
+        reporter.warn(f"{error}; the next round logs it again")
 
 
-def _tell_results(out: Path, reporter: Reporter) -> None:
-    """Log the searches that MLflow has missed; a damaged one holds nothing else up."""
+def _log_missed_results(out: Path, reporter: Reporter) -> None:
+    """Log the searches that MLflow missed; a damaged one does not hold up the rest."""
     if not (out / UNLOGGED).is_dir():
         return
     try:
-        for said in sync(out):
-            reporter.say(f"  {said}")
+        for line in sync(out):
+            reporter.say(f"  {line}")
     except BadRecord as error:
-        reporter.warn(f"{error}; delete what is damaged: MLflow is told of all else")
+        reporter.warn(f"{error}; delete the damaged record; everything else is logged")
 
 
-def _note_refusal(post: Workspace, ended: Round) -> None:
-    """Why the challenger was not promoted, as a tag of its version."""
-    if ended.verdict is None or ended.verdict.promoted:
+def _tag_refusal(config: RunConfig, ended: Round) -> None:
+    """Tag the challenger's version with the reason why it was not promoted."""
+    record = ended.verdict
+    if record is None or record.promoted:
         return
-    with client.registry(Target.of(post.config), post.config.name) as registry:
-        challenger = registry.of_bundle(ended.verdict.bundle)
+    with client.registry(Target.of(config), config.name) as registry:
+        challenger = registry.of_bundle(record.bundle)
         if challenger is not None:
-            registry.refuse(challenger, ended.verdict.reason)
+            registry.refuse(challenger, record.reason)

@@ -1,7 +1,7 @@
-"""Searching again: on the frames of the last search and new windows of them, and what comes of it.
+"""Search again on the frames of the last search and new windows, and let the rule decide.
 
-The plan in service is tried first and measured beside the challenger (`search.verdict`). The
-config's rule decides, and nothing else.
+The search tries the plan in service first. The challenger is then measured beside it
+(`search.watch.champion_challenger`), and the config's promotion rule alone decides.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from search.config.data import FramesConfig, PartConfig
 from search.config.run import RunConfig
-from search.deploy.champion import Champion
+from search.deploy.champion import Champion, ChampionStore
 from search.deploy.comparison import Comparison
 from search.deploy.promotion import PromotionDecision, judge, measured
 from search.pipelines.finished_run import LoadedRun
@@ -31,121 +31,162 @@ from search.utils.reporter import Reporter
 from search.utils.timing import this_moment
 from search.watch.champion_challenger import ComparisonSetup, compare_plans
 from search.watch.inspection import Inspection
-from search.watch.workspace import Window, Workspace
+from search.watch.seen_labels import SeenLabels
+from search.watch.windows import Window
+from search.watch.workspace import Workspace
 from spaces.bundle import holds_bundle
 from spaces.errors import MergeSearchError
 from spaces.plan import SharePlan
 
 
 @dataclass(frozen=True)
-class SearchOutcome:
-    """What a search has come to."""
+class SearchRequest:
+    """What a round asks of a search."""
 
-    verdict: PromotionRecord | None
-    """None if it chose no plan."""
+    round: int
+    """Number of the round."""
+    windows: Sequence[Window]
+    """Searched besides the config's own frames."""
+    inspection: Inspection
+    """Of the new windows."""
+
+
+@dataclass(frozen=True)
+class SearchOutcome:
+    """Result of a search and of its comparison with the champion."""
+
+    record: PromotionRecord | None
+    """None if the search chose no plan."""
     fidelity: float | None
-    """Mean, on the new frames, of the plan that is in service now."""
+    """Mean on the new frames, of the plan that is in service afterwards."""
 
 
 def search_again(
-    post: Workspace, number: int, windows: Sequence[Window], seen: Inspection, reporter: Reporter
+    config: RunConfig,
+    workspace: Workspace,
+    champions: ChampionStore,
+    request: SearchRequest,
+    reporter: Reporter,
 ) -> SearchOutcome:
-    """Search on these windows, those of the sight among them, and let the rule choose who serves.
-
-    `number` is that of the round.
+    """Search, compare the chosen plan with the champion, and promote it if the rule allows.
 
     Raises:
         BudgetTooSmall: no plan fits.
-        MergeSearchError: anything else the user can put right; the plan in service stays.
+        MergeSearchError: another error that the user can fix; the plan in service stays.
     """
-    champion = post.service.champion()
-    if champion is not None and champion.round == number:  # a crash came after its promotion
+    champion = champions.champion()
+    if champion is not None and champion.round == request.round:
+        # a crash came after the promotion by this round
         return SearchOutcome(champion.verdict, champion.standing.fidelity)
-    known = None if champion is None else post.service.plan(champion)
-    config = searching(post, number, windows)
-    result = found(config, PriorKnowledge(known, seen.deployment), reporter)
-    challenger = result.chosen_candidate
-    if challenger is None:
+    plan_in_service = None if champion is None else champions.plan(champion)
+    deployment = request.inspection.deployment
+    search_config = build_search_config(config, workspace, request)
+    prior = PriorKnowledge(plan_in_service, deployment)
+    result = run_or_load(search_config, prior, reporter)
+    candidate = result.chosen_candidate
+    if candidate is None:
         return SearchOutcome(None, None)
-    truth = open_truth(config, seen.deployment, open_frame_set(config), reporter)
-    new = [window in seen.windows for window in windows]
-    stand = ComparisonSetup(post, config, seen.deployment, result, new, truth)
-    both = compare_plans(stand, challenger, champion, reporter)
-    proposed, serving = both.challenger, both.champion
-    judgement = judge(config.promotion, config.limits(result.unmerged_bytes), both)
-    verdict = _verdict(config, both, judgement, _difference(challenger, known))
+    frames = open_frame_set(search_config)
+    setup = ComparisonSetup(
+        config=search_config,
+        champions=champions,
+        seen_labels=SeenLabels(workspace.labels_folder),
+        deployment=deployment,
+        result=result,
+        new_windows=[window in request.inspection.windows for window in request.windows],
+        truth=open_truth(search_config, deployment, frames, reporter),
+    )
+    comparison = compare_plans(setup, candidate, champion, reporter)
+    limits = search_config.limits(result.unmerged_bytes)
+    decision = judge(search_config.promotion, limits, comparison)
+    changes = _changes(candidate, plan_in_service)
+    record = _promotion_record(search_config, comparison, decision, changes)
+    _note_labels(setup, comparison, champion)
+    if not decision.promoted:
+        in_service = comparison.champion
+        return SearchOutcome(record, None if in_service is None else in_service.fidelity)
+    challenger = comparison.challenger
     before = None if champion is None else champion.bundle
-    post.labels.keep(proposed.bundle, truth)
-    post.labels.keep_only((proposed.bundle, before, champion.before if champion else None))
-    if not judgement.promoted:
-        return SearchOutcome(verdict, None if serving is None else serving.fidelity)
-    now = this_moment()
-    taken = Champion(proposed, now, judgement.reason, before, number, verdict)
-    post.service.take(config.out_folder / BUNDLE_FOLDER, taken)
-    return SearchOutcome(verdict, proposed.fidelity)
+    promoted = Champion(challenger, this_moment(), decision.reason, before, request.round, record)
+    champions.take(search_config.out_folder / BUNDLE_FOLDER, promoted)
+    return SearchOutcome(record, challenger.fidelity)
 
 
-def searching(post: Workspace, number: int, windows: Sequence[Window]) -> RunConfig:
-    """The config that searches its own frames, then those of the windows.
+def build_search_config(
+    config: RunConfig, workspace: Workspace, request: SearchRequest
+) -> RunConfig:
+    """Return the config with the windows added to its frames.
 
-    Its trials get a file of their own: what earlier searches tried serves no other.
+    Trials go into a file of the round: those of earlier searches are on other frames.
     """
-    config = post.config
     own = config.frames.parts or [PartConfig(**config.frames.model_dump(exclude={"parts"}))]
-    new = [PartConfig(folder=_below(config, window.folder)) for window in windows]
+    new = [PartConfig(folder=_relative(config, window.folder)) for window in request.windows]
     changes: dict[str, Any] = {"frames": FramesConfig(parts=[*own, *new])}
     if config.storage is None:
-        changes["storage"] = _below(config, post.trials(number))
+        changes["storage"] = _relative(config, workspace.trials_file(request.round))
     return config.model_copy(update=changes)
 
 
-def _below(config: RunConfig, path: Path) -> str:
+def _relative(config: RunConfig, path: Path) -> str:
     return os.path.relpath(path, config.base)
 
 
-def found(config: RunConfig, known: PriorKnowledge, reporter: Reporter) -> Result:
-    """What the search of that config finds; or has found, if a crash came after its end."""
+def run_or_load(config: RunConfig, prior: PriorKnowledge, reporter: Reporter) -> Result:
+    """Run the search, or load its result if a crash came after its end."""
     try:
         finished = LoadedRun.from_folder(config.out_folder)
-        if finished.result.config == config.as_written() and _whole(finished):
+        if finished.result.config == config.as_written() and _is_complete(finished):
             finished.frames()
             reporter.say("  searched already, before an interruption")
             return finished.result
     except MergeSearchError:
-        pass  # no such run, or of other frames: it is searched
+        pass  # no such run, or one of other frames
     try:
-        return run(config, reporter, known)
+        return run(config, reporter, prior)
     except NotLogged as error:
         reporter.warn(str(error))
         return LoadedRun.from_folder(config.out_folder).result
 
 
-def _whole(finished: LoadedRun) -> bool:
-    """Whether its bundle is there: it is written last."""
-    identity = finished.result.bundle
-    if identity is None:
+def _is_complete(finished: LoadedRun) -> bool:
+    """Whether the run's bundle, which is written last, is there."""
+    bundle = finished.result.bundle
+    if bundle is None:
         return finished.result.chosen is None
-    return holds_bundle(finished.out / BUNDLE_FOLDER, identity)
+    return holds_bundle(finished.out / BUNDLE_FOLDER, bundle)
 
 
-def _verdict(
-    config: RunConfig, both: Comparison, judgement: PromotionDecision, difference: list[str]
+def _promotion_record(
+    config: RunConfig, comparison: Comparison, decision: PromotionDecision, changes: list[str]
 ) -> PromotionRecord:
-    serving = both.champion
+    challenger, champion = comparison.challenger, comparison.champion
     return PromotionRecord(
         result=identity((config.out_folder / DOCUMENTS[Result]).read_bytes()),
-        challenger=both.challenger.plan,
-        bundle=both.challenger.bundle,
-        by=judgement.by,
-        challenger_quality=measured(judgement.by, both.challenger),
-        champion_quality=None if serving is None else measured(judgement.by, serving),
-        difference=difference,
-        promoted=judgement.promoted,
-        reason=judgement.reason,
-        measured_on=both.measured_on[judgement.by],
+        challenger=challenger.plan,
+        bundle=challenger.bundle,
+        by=decision.by,
+        challenger_quality=measured(decision.by, challenger),
+        champion_quality=None if champion is None else measured(decision.by, champion),
+        difference=changes,
+        promoted=decision.promoted,
+        reason=decision.reason,
+        measured_on=comparison.measured_on[decision.by],
     )
 
 
-def _difference(challenger: CandidateRecord, known: SharePlan | None) -> list[str]:
-    plan = SharePlan.from_dict(challenger.plan)
-    return describe_plan(plan) if known is None else describe_difference(plan, known)
+def _changes(candidate: CandidateRecord, plan_in_service: SharePlan | None) -> list[str]:
+    """Describe what the candidate's plan does differently from the plan in service."""
+    plan = SharePlan.from_dict(candidate.plan)
+    if plan_in_service is None:
+        return describe_plan(plan)
+    return describe_difference(plan, plan_in_service)
+
+
+def _note_labels(
+    setup: ComparisonSetup, comparison: Comparison, champion: Champion | None
+) -> None:
+    """Record the labels that this search knew; forget those of bundles that cannot return."""
+    bundle = comparison.challenger.bundle
+    setup.seen_labels.record(bundle, setup.truth)
+    in_use = () if champion is None else (champion.bundle, champion.before)
+    setup.seen_labels.keep_only((bundle, *in_use))

@@ -1,4 +1,4 @@
-"""Which labels a plan's search has known: only others say something new of it."""
+"""Labels known to the search of a plan: only other labels measure it independently."""
 
 from __future__ import annotations
 
@@ -10,46 +10,44 @@ from search.data.ground_truth import Truth, label_hashes, truth_subset
 from search.utils.files import write_json
 from search.utils.records import BadRecord, read_record
 
-LEAST = 16
-"""New labelled frames of a model; of fewer its fidelity says more."""
+MIN_NEW_LABELS = 16
+"""New labelled frames of a model that are needed; with fewer, its fidelity says more."""
 
 
 @dataclass(frozen=True)
 class SeenLabels:
-    """A folder with a file for each bundle: the labelled frames that its search has known."""
+    """A folder with one file per bundle: hashes of the labels that its search knew."""
 
     folder: Path
 
-    def keep(self, bundle: str, truth: Mapping[str, Truth]) -> None:
-        """Write down what the search of a bundle knows, wholly or not at all.
+    def record(self, bundle: str, truth: Mapping[str, Truth]) -> None:
+        """Record the labels that the search of a bundle knows.
 
         Raises:
-            CannotWrite: the folder does not take it.
+            CannotWrite: the folder cannot be written to; nothing is recorded.
         """
-        write_json(
-            self._file(bundle),
-            {name: label_hashes(known) for name, known in truth.items()},
-        )
+        hashes = {model: label_hashes(labels) for model, labels in truth.items()}
+        write_json(self._file(bundle), hashes)
 
     def new(self, bundle: str, truth: Mapping[str, Truth]) -> dict[str, Truth]:
-        """The labels that the search of a bundle has not known, of models with enough of them.
+        """Return the labels unknown to the search of a bundle, of models that have enough.
 
-        Of a bundle that was searched elsewhere, or before the file was lost, all are new.
+        If nothing is recorded for the bundle, all labels are new.
         """
-        before = self._read(bundle)
-        found: dict[str, Truth] = {}
-        for name, known in truth.items():
-            old = set(before.get(name, ()))
-            indices = [k for k, mark in enumerate(label_hashes(known)) if mark not in old]
-            if len(indices) >= LEAST:
-                found[name] = truth_subset(known, indices)
-        return found
+        recorded = self._read(bundle)
+        new: dict[str, Truth] = {}
+        for model, labels in truth.items():
+            seen = set(recorded.get(model, ()))
+            indices = [k for k, mark in enumerate(label_hashes(labels)) if mark not in seen]
+            if len(indices) >= MIN_NEW_LABELS:
+                new[model] = truth_subset(labels, indices)
+        return new
 
     def keep_only(self, bundles: Iterable[str | None]) -> None:
-        """Forget what the searches of all others knew."""
-        kept = {self._file(bundle) for bundle in bundles if bundle}
+        """Remove the records of all other bundles."""
+        files = {self._file(bundle) for bundle in bundles if bundle}
         for path in self.folder.glob("*.json"):
-            if path not in kept:
+            if path not in files:
                 path.unlink(missing_ok=True)
 
     def _file(self, bundle: str) -> Path:

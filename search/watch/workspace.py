@@ -1,155 +1,95 @@
-"""Where a watch keeps what it has seen and done: the folder OUT/watch.
+"""The folder OUT/watch, where a watch stores what it needs from one round to the next.
 
-OUT/watch/rounds/          the history
+OUT/watch/rounds/          the records of the rounds
 OUT/watch/cameras/NAME/    frames and windows of each camera
-OUT/watch/references/      what the frames of the last search look like, for each part of them
-OUT/watch/labels/          which labels the search of the plan in service has known
+OUT/watch/references/      features of the frames of the last search, one file per part of them
+OUT/watch/labels/          labels known to the search of the plan in service
+OUT/watch/trials-NUMBER.log  trials of the search of that round
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
-from search.cameras.recordings import Recordings
 from search.config.base import BadConfig
 from search.config.run import RunConfig
 from search.config.watch import WatchConfig
-from search.data.frames import ImageFiles, Sampling, folder_frames
-from search.deploy.champion import SERVICE, ChampionStore
-from search.results.rounds import History, Round
+from search.deploy.champion import SERVICE
 from search.utils.locks import alone
-from search.watch.seen_labels import SeenLabels
 
 WATCH = "watch"
 """Below OUT."""
 REFERENCES, CAMERAS, LABELS = "references", "cameras", "labels"
 LOCK, TRIALS = "round.lock", "trials-"
-
-
-@dataclass(frozen=True)
-class Window:
-    """A window of a camera's frames that is on disk."""
-
-    camera: str
-    number: int
-    folder: Path
-
-    @cached_property
-    def frames(self) -> ImageFiles:
-        return folder_frames(self.folder, Sampling())
-
-    @property
-    def name(self) -> str:
-        return f"{self.camera}-{self.number:08d}"
+WINDOW_REFERENCES = "*-" + "[0-9]" * 8 + ".safetensors"
+"""Files of windows, as opposed to that of the config's own frames."""
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """The watch of one config."""
+    """Paths of the watch of one config, and the lock of a round."""
 
-    config: RunConfig
-
-    @property
-    def asked(self) -> WatchConfig:
-        """
-        Raises:
-            BadConfig: the config says nothing of it.
-        """
-        if self.config.watch is None:
-            raise BadConfig(
-                f"{self.config.name}: no section `watch` in the config: it names the cameras and "
-                "says when to look at them (docs/tutorial/5-watch-cameras.md)"
-            )
-        return self.config.watch
+    out: Path
+    """OUT, the config's output folder."""
 
     @property
     def folder(self) -> Path:
-        return self.config.out_folder / WATCH
+        return self.out / WATCH
 
     @property
-    def history(self) -> History:
-        return History(self.folder)
+    def service_folder(self) -> Path:
+        return self.out / SERVICE
 
     @property
-    def service(self) -> ChampionStore:
-        return ChampionStore(self.config.out_folder / SERVICE)
+    def labels_folder(self) -> Path:
+        return self.folder / LABELS
 
-    @property
-    def labels(self) -> SeenLabels:
-        return SeenLabels(self.folder / LABELS)
+    def recordings_folder(self, camera: str) -> Path:
+        return self.folder / CAMERAS / camera
 
-    @cached_property
-    def footage(self) -> Mapping[str, Recordings]:
-        return {name: Recordings(self.folder / CAMERAS / name) for name in self.asked.cameras}
+    def reference_file(self, part: str) -> Path:
+        """Return the path of the features of one part of the last search's frames."""
+        return self.folder / REFERENCES / f"{part}.safetensors"
+
+    def trials_file(self, number: int) -> Path:
+        """Return the path of the trials of a round's search."""
+        return self.folder / f"{TRIALS}{number:08d}.log"
 
     @contextmanager
-    def round_of_ones_own(self) -> Iterator[None]:
-        """One round of a config at a time.
+    def round_lock(self) -> Iterator[None]:
+        """Hold the lock of a round.
 
         Raises:
-            Busy: there is one.
+            Busy: another process does a round of this config.
         """
         with alone(self.folder / LOCK, f"does a round of {self.folder}"):
             yield
 
-    def windows(self, camera: str) -> list[Window]:
-        """All of a camera's, in their order."""
-        kept = self.footage[camera]
-        return [
-            Window(camera, number, kept.window_folder(number)) for number in kept.window_numbers()
-        ]
-
-    def known(self, last: Round | None) -> list[Window]:
-        """The windows that the last search looked back on; what came after the last round that
-        ended was seen by none."""
-        return [
-            window
-            for camera in self.asked.cameras
-            for window in self.windows(camera)
-            if window.number <= judged(last, camera) and self.reference(window.name).is_file()
-        ]
-
-    def unjudged(self, last: Round | None) -> list[Window]:
-        """The windows that no round has compared yet."""
-        return [
-            window
-            for camera in self.asked.cameras
-            for window in self.windows(camera)
-            if window.number > judged(last, camera)
-        ]
-
-    def reference(self, part: str) -> Path:
-        """Where it is kept what a part of the last search's frames looks like."""
-        return self.folder / REFERENCES / f"{part}.safetensors"
-
-    def trials(self, number: int) -> Path:
-        """Where the trials of that round's search are."""
-        return self.folder / f"{TRIALS}{number:08d}.log"
-
-    def keep_only(self, windows: list[Window], number: int) -> None:
-        """Remove all other windows, what they look like, and the trials of all but one round."""
+    def remove_other_trials(self, number: int) -> None:
+        """Remove the trials of all rounds but this one."""
         for path in self.folder.glob(f"{TRIALS}*"):
-            if not path.name.startswith(self.trials(number).name):
-                path.unlink(missing_ok=True)
-        for camera, kept in self.footage.items():
-            kept.prune([window.number for window in of_camera(windows, camera)])
-        names = {window.name for window in windows}
-        for path in (self.folder / REFERENCES).glob("*-*.safetensors"):
-            if re.search(r"-\d{8}$", path.stem) and path.stem not in names:
+            if not path.name.startswith(self.trials_file(number).name):
                 path.unlink(missing_ok=True)
 
+    def remove_other_references(self, windows: Collection[str]) -> None:
+        """Remove the features of all windows but those of these names."""
+        for path in (self.folder / REFERENCES).glob(WINDOW_REFERENCES):
+            if path.stem not in windows:
+                path.unlink(missing_ok=True)
 
-def of_camera(windows: Iterable[Window], camera: str) -> list[Window]:
-    """Those of one camera."""
-    return [window for window in windows if window.camera == camera]
 
+def watch_config(config: RunConfig) -> WatchConfig:
+    """Return the config's section `watch`.
 
-def judged(last: Round | None, camera: str) -> int:
-    """Number of the last window of a camera that was compared."""
-    known = None if last is None else last.cameras.get(camera)
-    return 0 if known is None else known.window
+    Raises:
+        BadConfig: the config has no such section.
+    """
+    if config.watch is None:
+        raise BadConfig(
+            f"{config.name}: the config has no section `watch`; add one that names the cameras "
+            "and a schedule"
+        )
+    return config.watch

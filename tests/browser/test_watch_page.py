@@ -11,7 +11,7 @@ from mlflow.tracking import MlflowClient
 from playwright.sync_api import Browser, expect
 from servers import Server
 
-from search.results.rounds import CameraRound, Decision, History, Round
+from search.results.rounds import CameraRound, Decision, Round, RoundHistory
 from search.tracking.target import Target
 from search.tracking.watch_run import record_rounds
 
@@ -22,9 +22,9 @@ PATIENCE = 60_000
 DECISIONS: tuple[Decision, ...] = ("promoted", "unchanged", "waiting", "unchanged", "searched")
 
 
-def history(folder: Path) -> History:
+def history(folder: Path) -> RoundHistory:
     """Return five rounds of two cameras."""
-    kept, at = History(folder), datetime(2026, 11, 20, tzinfo=UTC)
+    kept, at = RoundHistory(folder), datetime(2026, 11, 20, tzinfo=UTC)
     for number, decision in enumerate(DECISIONS, 1):
         judged = decision != "waiting"
         moment = (at + timedelta(minutes=30 * number)).isoformat()

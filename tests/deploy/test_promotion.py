@@ -77,23 +77,23 @@ def test_the_rule(
 
 
 @pytest.mark.parametrize(
-    ("slack", "lead", "wanted", "said"),
+    ("slack", "difference", "wanted", "said"),
     [
-        (0.0, (-0.05, -0.11, 0.0), True, "-5.0 points (-11.0 to +0.0)"),
-        (0.0, (-0.05, -0.09, -0.01), False, "worse frame by frame"),
-        (0.01, (-0.05, -0.09, -0.01), True, "not worse frame by frame"),
-        (0.0, (0.05, 0.01, 0.09), True, "+5.0 points (+1.0 to +9.0)"),
+        (0.0, Difference(-0.05, -0.11, 0.0), True, "-5.0 points (-11.0 to +0.0)"),
+        (0.0, Difference(-0.05, -0.09, -0.01), False, "worse frame by frame"),
+        (0.01, Difference(-0.05, -0.09, -0.01), True, "not worse frame by frame"),
+        (0.0, Difference(0.05, 0.01, 0.09), True, "+5.0 points (+1.0 to +9.0)"),
     ],
 )
 def test_what_was_measured_of_both_at_once_is_compared_frame_by_frame(
-    slack: float, lead: Difference, wanted: bool, said: str
+    slack: float, difference: Difference, wanted: bool, said: str
 ) -> None:
     # by its own interval, which reaches from the floor to the ceiling, anything would do
-    wide = replace(CHALLENGER, quality=0.95 + lead[0], interval=(0.0, 1.0))
+    wide = replace(CHALLENGER, quality=0.95 + difference.value, interval=(0.0, 1.0))
     rule = PromotionConfig(slack=slack)
-    found = judge(rule, LIMITS, Comparison(wide, CHAMPION, {"truth": lead}))
+    found = judge(rule, LIMITS, Comparison(wide, CHAMPION, {"truth": difference}))
     assert found.promoted is wanted and said in found.reason
-    assert judge(rule, LIMITS, Comparison(wide, CHAMPION, {"fidelity": lead})).promoted
+    assert judge(rule, LIMITS, Comparison(wide, CHAMPION, {"fidelity": difference})).promoted
 
 
 def test_the_first_is_promoted_if_it_is_fit() -> None:

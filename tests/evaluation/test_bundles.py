@@ -105,19 +105,19 @@ def test_a_lead_is_the_other_ones_with_its_sign_changed(
     agreed: list[BundleQuality], kept: list[BundleQuality]
 ) -> None:
     for first, _, second in (agreed, kept):
-        ahead, behind = first.lead(second), second.lead(first)
+        ahead, behind = first.minus(second), second.minus(first)
         assert ahead is not None and behind is not None
         assert first.mean is not None and second.mean is not None
         assert ahead[0] == first.mean - second.mean != 0
         assert ahead[1] <= ahead[0] <= ahead[2]
         np.testing.assert_allclose(ahead, [-behind[0], -behind[2], -behind[1]])
-        assert first.lead(first) == (0, 0, 0)
+        assert first.minus(first) == (0, 0, 0)
 
 
 def test_frames_that_are_hard_for_both_do_not_widen_a_lead() -> None:
     drawn = np.random.default_rng(0).uniform(0.2, 0.8, 1000)
     better, worse = BundleQuality({"a": 0.6}, drawn + 0.1), BundleQuality({"a": 0.5}, drawn)
-    np.testing.assert_allclose(better.lead(worse) or (), 0.1)
+    np.testing.assert_allclose(better.minus(worse) or (), 0.1)
     assert better.interval is not None and better.interval[1] - better.interval[0] > 0.5
 
 
@@ -126,4 +126,4 @@ def test_without_anything_to_measure_by_nothing_is_known(
 ) -> None:
     found = ByAnswers(bench, {}).measure(bundles[0])
     assert found.by_model == {"cls": None, "det": None}
-    assert found.mean is None and found.interval is None and found.lead(found) is None
+    assert found.mean is None and found.interval is None and found.minus(found) is None

@@ -1,4 +1,4 @@
-"""A round of the watch is killed at every step that makes something of record."""
+"""Rounds of a watch are killed at every step that changes a record."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from search.tracking.target import Target
 from spaces.bundle import load_bundle
 
 EVERY = int(os.environ.get("MERGE_SEARCH_EVERY_STEP", "40"))
-"""Of the steps that are no record of the watch's own, one in so many is tried; 1 takes long."""
-OURS = (
+"""One in so many steps is tried of those that change no record of the watch; 1 takes long."""
+RECORDS = (
     "/service/", "/watch/rounds/", "/watch/references/", "/watch/labels/", "mlflow:set_registered",
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Scene:
-    """A champion in service by day, and a window of the night that calls for another."""
+class Situation:
+    """A champion in service by day, and a window by night that makes a round replace it."""
 
     watched: Watched
     snapshot: Path
@@ -35,15 +35,15 @@ class Scene:
     before: str
     after: str
 
-    def again(self) -> None:
-        """As it was before that round."""
+    def restore(self) -> None:
+        """Go back to the moment before that round."""
         shutil.rmtree(self.watched.config.parent)
         shutil.copytree(self.snapshot, self.watched.config.parent, symlinks=True)
 
 
 @pytest.fixture
-def scene(weights: Weights, tmp_path: Path, start: StartCommand) -> Scene:
-    # Whatever is found is good enough: the round promotes.
+def situation(weights: Weights, tmp_path: Path, start: StartCommand) -> Situation:
+    # Any plan is good enough, so that the round promotes.
     data = with_changes(watched_data(weights), {"promotion.slack": 1.0})
     watched = Watched.at(tmp_path / "watched", data)
     watched.deliver(DAY)
@@ -53,52 +53,52 @@ def scene(weights: Weights, tmp_path: Path, start: StartCommand) -> Scene:
     snapshot = tmp_path / "snapshot"
     shutil.copytree(watched.config.parent, snapshot, symlinks=True)
     log = tmp_path / "steps"
-    whole = start("watch", watched.config, "--once", prepare=kill_before_step(NEVER, log))
-    assert whole.exit_code() == 11, whole.output
+    complete = start("watch", watched.config, "--once", prepare=kill_before_step(NEVER, log))
+    assert complete.exit_code() == 11, complete.output
     after = watched.in_service()
     assert before is not None and after is not None
-    return Scene(watched, snapshot, log.read_text().splitlines(), before, after)
+    return Situation(watched, snapshot, log.read_text().splitlines(), before, after)
 
 
-def chosen(steps: list[str]) -> Iterator[int]:
-    """Only a few of the many steps of the cameras: tests/cameras/test_polling.py kills there."""
+def steps_to_try(steps: list[str]) -> Iterator[int]:
+    """Yield step numbers, only a few of cameras: tests/cameras/test_polling.py kills there."""
     for number, step in enumerate(steps):
         every = 32 if "/cameras/" in step else EVERY
-        if any(part in step for part in OURS) or number % every == 0:
+        if any(part in step for part in RECORDS) or number % every == 0:
             yield number
 
 
 @pytest.mark.durability
-def test_whatever_is_killed_when_there_is_one_champion_and_one_promotion(
-    scene: Scene, start: StartCommand, tmp_path: Path
+def test_a_kill_at_any_step_leaves_one_champion_and_one_promotion(
+    situation: Situation, start: StartCommand, tmp_path: Path
 ) -> None:
-    watched = scene.watched
-    numbers = list(chosen(scene.steps))
-    assert sum("/service/" in scene.steps[number] for number in numbers) >= 3
+    watched = situation.watched
+    numbers = list(steps_to_try(situation.steps))
+    assert sum("/service/" in situation.steps[number] for number in numbers) >= 3
     for number in numbers:
-        scene.again()
+        situation.restore()
         victim = start("watch", watched.config, "--once",
                        prepare=kill_before_step(number, tmp_path / "steps"))  # fmt: skip
         assert victim.exit_code() == -9, f"step {number}: {victim.output}"
-        known = watched.post.service.champion()
-        assert known is not None, f"step {number}, {scene.steps[number]}: no champion"
-        load_bundle(watched.post.service.bundle(known.bundle))  # whole, or it would be refused
+        champion = watched.champions.champion()
+        assert champion is not None, f"step {number}, {situation.steps[number]}: no champion"
+        load_bundle(watched.champions.bundle(champion.bundle))  # refuses an incomplete bundle
         again = start("watch", watched.config, "--once")
         assert again.exit_code() in (0, 11), f"step {number}: {again.output}"
-        _promoted_once(scene, f"step {number}, {scene.steps[number]}")
+        check_promoted_once(situation, f"step {number}, {situation.steps[number]}")
 
 
-def _promoted_once(scene: Scene, where: str) -> None:
-    watched = scene.watched
-    assert watched.in_service() == scene.after, where
+def check_promoted_once(situation: Situation, where: str) -> None:
+    watched = situation.watched
+    assert watched.in_service() == situation.after, where
     assert watched.current() == watched.bundle_in_service(), where
     rounds = watched.rounds
-    assert [known.number for known in rounds] == list(range(1, len(rounds) + 1)), where
-    assert [known.decision for known in rounds].count("promoted") == 2, where
-    target = Target.of(watched.post.config)
+    assert [ended.number for ended in rounds] == list(range(1, len(rounds) + 1)), where
+    assert [ended.decision for ended in rounds].count("promoted") == 2, where
+    target = Target.of(watched.run_config)
     client = MlflowClient(tracking_uri=target.uri)
     versions = {str(v.version): v.tags for v in client.search_model_versions("name = 'watched'")}
     aliases = client.get_registered_model("watched").aliases
-    assert versions[str(aliases["champion"])]["merge_search.plan"] == scene.after, where
+    assert versions[str(aliases["champion"])]["merge_search.plan"] == situation.after, where
     assert sum("merge_search.promoted" in tags for tags in versions.values()) == 2, where
     assert len(versions) == 2, where

@@ -1,4 +1,4 @@
-"""A tiny deployment that is watched: its config, and a camera that puts pictures into a folder."""
+"""A tiny deployment under watch: its config, and a camera that puts pictures into a folder."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from tiny import Weights, config_data, with_changes, write_config
 
 from search.cli.main import main
 from search.config.loading import load_config
+from search.config.run import RunConfig
 from search.data.synthetic.scenes import SceneSettings, render
-from search.results.rounds import Round
+from search.deploy.champion import ChampionStore
+from search.results.rounds import Round, RoundHistory
 from search.watch.round import do_round  # noqa: F401  (imported by the command only when it runs)
 from search.watch.workspace import Workspace
 from spaces.bundle import bundle_id
@@ -28,7 +30,7 @@ WINDOW = 32
 
 
 def watched_data(weights: Weights) -> dict[str, Any]:
-    """Two classifiers, by day; a window of one camera is 32 pictures. No labels."""
+    """Return a config of two classifiers and one camera, by day, without labels."""
     data = config_data(weights)
     del data["truth"]
     changes = {
@@ -48,7 +50,7 @@ def picture(settings: SceneSettings, index: int) -> Image.Image:
 
 @dataclass
 class Watched:
-    """A config that is watched, and its only camera."""
+    """A config under watch, and its only camera."""
 
     config: Path
     delivered: int = 0
@@ -59,53 +61,65 @@ class Watched:
         return cls(write_config(folder, dict(data)))
 
     @property
-    def post(self) -> Workspace:
-        return Workspace(load_config(self.config))
+    def run_config(self) -> RunConfig:
+        return load_config(self.config)
+
+    @property
+    def workspace(self) -> Workspace:
+        return Workspace(self.run_config.out_folder)
+
+    @property
+    def history(self) -> RoundHistory:
+        return RoundHistory(self.workspace.folder)
+
+    @property
+    def champions(self) -> ChampionStore:
+        return ChampionStore(self.workspace.service_folder)
 
     @property
     def rounds(self) -> list[Round]:
-        return self.post.history.rounds()
+        return self.history.rounds()
 
     @property
     def gate(self) -> Path:
         return self.config.parent / "gate"
 
     def deliver(self, settings: SceneSettings, count: int = WINDOW) -> None:
-        """New pictures, an hour old, a second apart."""
+        """Put new pictures into the folder, an hour old, 10 ms apart."""
         for index in range(self.delivered, self.delivered + count):
             path = self.gate / f"{index:06d}.png"
             picture(settings, index).save(path)
-            taken = time.time() - 3600 + index * 0.01
-            os.utime(path, (taken, taken))
+            taken_at = time.time() - 3600 + index * 0.01
+            os.utime(path, (taken_at, taken_at))
         self.delivered += count
 
     def call(self, command: str, *options: str) -> tuple[int, str]:
-        """Its exit code, and what it said."""
-        done = CliRunner().invoke(main, [command, str(self.config), *options])
-        return done.exit_code, done.output
+        """Run a command; return its exit code and its output."""
+        result = CliRunner().invoke(main, [command, str(self.config), *options])
+        return result.exit_code, result.output
 
     def printed(self, command: str, *options: str) -> str:
-        """On its standard output alone."""
+        """Run a command; return its standard output alone."""
         return CliRunner().invoke(main, [command, str(self.config), *options]).stdout
 
     def once(self, *options: str) -> tuple[int, str]:
         return self.call("watch", "--once", *options)
 
     def in_service(self) -> str | None:
-        """The plan of the champion of record."""
-        champion = self.post.service.champion()
+        """Return the hash of the champion's plan."""
+        champion = self.champions.champion()
         self.bundle_in_service()
         return None if champion is None else champion.standing.plan
 
     def bundle_in_service(self) -> str | None:
-        """The champion's bundle, which is there whole."""
-        service = self.post.service
-        champion = service.champion()
+        """Return the identity of the champion's bundle, after checking that it is complete."""
+        champions = self.champions
+        champion = champions.champion()
         if champion is None:
             return None
-        assert bundle_id(service.bundle(champion.bundle)) == champion.bundle
+        assert bundle_id(champions.bundle(champion.bundle)) == champion.bundle
         return champion.bundle
 
     def current(self) -> str:
-        """The bundle that a box would load."""
-        return bundle_id(self.post.service.folder / "current")
+        """Return the identity of the bundle that a box would load."""
+        return bundle_id(self.champions.folder / "current")

@@ -21,7 +21,7 @@ from mlflow.tracking import MlflowClient
 from servers import Server
 from tiny import FinishedRun
 
-from search.results.rounds import CameraRound, Decision, History, PromotionRecord, Round
+from search.results.rounds import CameraRound, Decision, PromotionRecord, Round, RoundHistory
 from search.tracking.client import TrackerUnreachable, pages, record
 from search.tracking.payloads.watch_run import DECISIONS, NOTED, note
 from search.tracking.run_writer import last_candidates
@@ -78,15 +78,15 @@ def made_up_verdict(chance: random.Random, decision: Decision) -> PromotionRecor
     )
 
 
-def keep(history: History, numbers: Sequence[int], seed: int = 0) -> list[Round]:
+def keep(history: RoundHistory, numbers: Sequence[int], seed: int = 0) -> list[Round]:
     for number in numbers:
         history.keep(made_up(number, seed))
     return history.rounds()
 
 
 @pytest.fixture
-def history(tmp_path: Path) -> History:
-    return History(tmp_path / "street" / "watch")
+def history(tmp_path: Path) -> RoundHistory:
+    return RoundHistory(tmp_path / "street" / "watch")
 
 
 Points = dict[str, list[tuple[int, int, float]]]
@@ -153,7 +153,9 @@ def table_of(logged: Logged, patch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     return rows
 
 
-def test_every_round_is_a_step_and_every_number_is_there(local: Target, history: History) -> None:
+def test_every_round_is_a_step_and_every_number_is_there(
+    local: Target, history: RoundHistory
+) -> None:
     rounds = keep(history, range(1, 41))
     said = record_rounds(local, history, "street")
     logged = Logged(local)
@@ -170,7 +172,7 @@ def test_every_round_is_a_step_and_every_number_is_there(local: Target, history:
     assert tags["merge_search.champion"] == rounds[-1].champion
 
 
-def test_rounds_are_added_one_by_one_to_the_same_run(local: Target, history: History) -> None:
+def test_rounds_are_added_one_by_one_to_the_same_run(local: Target, history: RoundHistory) -> None:
     for number in range(1, 6):
         rounds = keep(history, [number])
         record_rounds(local, history, "street")
@@ -179,10 +181,12 @@ def test_rounds_are_added_one_by_one_to_the_same_run(local: Target, history: His
     before = Logged(local)
     assert "rounds 1 to 5" in record_rounds(local, history, "street")  # nothing is new
     assert Logged(local).points() == before.points()
-    assert record_rounds(local, History(history.folder / "none"), "street").startswith("no round")
+    assert record_rounds(local, RoundHistory(history.folder / "none"), "street").startswith(
+        "no round"
+    )
 
 
-def test_the_same_point_twice_stays_one(local: Target, history: History) -> None:
+def test_the_same_point_twice_stays_one(local: Target, history: RoundHistory) -> None:
     rounds = keep(history, range(1, 8))
     record_rounds(local, history, "street")
     logged = Logged(local)
@@ -195,7 +199,7 @@ def test_the_same_point_twice_stays_one(local: Target, history: History) -> None
 
 
 def test_the_table_is_one_of_mlflow_s_own_and_does_not_grow_without_end(
-    local: Target, history: History, monkeypatch: pytest.MonkeyPatch
+    local: Target, history: RoundHistory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rounds = keep(history, range(1, IN_TABLE + 8))
     record_rounds(local, history, "street")
@@ -213,7 +217,7 @@ def test_the_table_is_one_of_mlflow_s_own_and_does_not_grow_without_end(
     assert logged.points() == wanted(rounds)
 
 
-def test_the_note_shows_the_last_rounds_newest_first(local: Target, history: History) -> None:
+def test_the_note_shows_the_last_rounds_newest_first(local: Target, history: RoundHistory) -> None:
     rounds = keep(history, range(1, NOTED + 11))
     record_rounds(local, history, "street")
     told = Logged(local).run.data.tags["mlflow.note.content"]
@@ -244,7 +248,7 @@ def test_the_longest_note_is_still_taken() -> None:
 
 
 def _record(target: Target, folder: Path) -> None:
-    record_rounds(target, History(folder), "street")
+    record_rounds(target, RoundHistory(folder), "street")
 
 
 def _points_in(database: str) -> int:
@@ -258,7 +262,7 @@ def _points_in(database: str) -> int:
 
 
 @pytest.mark.durability
-def test_killed_anywhere_every_step_is_there_once(local: Target, history: History) -> None:
+def test_killed_anywhere_every_step_is_there_once(local: Target, history: RoundHistory) -> None:
     rounds = keep(history, range(1, 1001))
     database = local.uri.removeprefix("sqlite:///")
     chance, killed = random.Random(5), 0
@@ -282,7 +286,7 @@ def test_killed_anywhere_every_step_is_there_once(local: Target, history: Histor
     assert logged.run.data.tags["merge_search.rounds"] == "1000"
 
 
-def test_a_run_that_was_made_twice_is_one_again(local: Target, history: History) -> None:
+def test_a_run_that_was_made_twice_is_one_again(local: Target, history: RoundHistory) -> None:
     rounds = keep(history, range(1, 4))
     record_rounds(local, history, "street")
     logged = Logged(local)
@@ -296,7 +300,7 @@ def test_a_run_that_was_made_twice_is_one_again(local: Target, history: History)
 
 
 def test_a_run_that_somebody_deleted_is_made_again_with_all_rounds(
-    local: Target, history: History
+    local: Target, history: RoundHistory
 ) -> None:
     keep(history, range(1, 11))
     record_rounds(local, history, "street")
@@ -309,9 +313,9 @@ def test_a_run_that_somebody_deleted_is_made_again_with_all_rounds(
 
 
 def test_watches_of_one_name_on_two_machines_do_not_mix(
-    local: Target, history: History, tmp_path: Path
+    local: Target, history: RoundHistory, tmp_path: Path
 ) -> None:
-    other = History(tmp_path / "other" / "watch")
+    other = RoundHistory(tmp_path / "other" / "watch")
     keep(history, range(1, 6))
     keep(other, range(1, 4), seed=1)
     record_rounds(local, history, "street")
@@ -324,7 +328,7 @@ def test_watches_of_one_name_on_two_machines_do_not_mix(
 
 
 def test_a_server_that_was_away_gets_all_that_it_missed(
-    server: Server, history: History, monkeypatch: pytest.MonkeyPatch
+    server: Server, history: RoundHistory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     target = Target(server.uri, "watched", None)
@@ -349,7 +353,7 @@ def test_a_server_that_was_away_gets_all_that_it_missed(
 
 
 def test_a_watch_is_not_mistaken_for_a_search(
-    tiny_run: FinishedRun, local: Target, history: History
+    tiny_run: FinishedRun, local: Target, history: RoundHistory
 ) -> None:
     keep(history, range(1, 4))
     record_rounds(local, history, "tiny")

@@ -1,4 +1,4 @@
-"""What a watch keeps of what it has seen: references that grow, each window once."""
+"""References of a watch grow by the windows that resemble them, each window once."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ import numpy as np
 import pytest
 from made_up_camera import Camera, changed
 from PIL import Image
-from tiny import Weights, write_config
-from watched import WINDOW, watched_data
+from watched import WINDOW
 
-from search.config.loading import load_config
 from search.drift.detection import compare
 from search.drift.frame_features import Description
 from search.drift.reference import Reference
 from search.drift.reference_storage import load
-from search.watch.inspection import Inspection, Likeness, take_up
-from search.watch.workspace import Window, Workspace
+from search.watch.inspection import Inspection, NearestPart
+from search.watch.references import extend_references
+from search.watch.windows import Window
+from search.watch.workspace import Workspace
 from spaces.deployment import Deployment
 
 BASE = "base-0123"
 
 
 @pytest.fixture
-def post(weights: Weights, tmp_path: Path) -> Workspace:
-    return Workspace(load_config(write_config(tmp_path, watched_data(weights))))
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace(tmp_path)
 
 
 @pytest.fixture
@@ -34,56 +34,64 @@ def camera() -> Camera:
     return Camera(20)
 
 
-def window(post: Workspace, camera: str, number: int) -> Window:
-    folder = post.folder / "cameras" / camera / f"{number:08d}"
+def window(workspace: Workspace, camera: str, number: int) -> Window:
+    folder = workspace.folder / "cameras" / camera / f"{number:08d}"
     folder.mkdir(parents=True, exist_ok=True)
     for k in range(WINDOW):
         Image.fromarray(np.full((2, 2, 3), k, np.uint8)).save(folder / f"{k:02d}.png")
     return Window(camera, number, folder)
 
 
-def seen_by(
-    cameras: Mapping[str, Description], post: Workspace, reference: Reference, windows: int = 1
+def inspected(
+    workspace: Workspace,
+    reference: Reference,
+    features_by_camera: Mapping[str, Description],
+    windows: int = 1,
 ) -> Inspection:
-    """All cameras beside the same part of the last search."""
-    new = [window(post, name, n + 1) for name in cameras for n in range(windows)]
+    """Return an inspection in which all cameras resemble the same part of the last search."""
+    new = [window(workspace, name, n + 1) for name in features_by_camera for n in range(windows)]
+    count = len(features_by_camera)
     nearest = {
-        name: Likeness(BASE, reference, compare(reference, seen, comparisons=len(cameras)))
-        for name, seen in cameras.items()
+        name: NearestPart(BASE, reference, compare(reference, features, comparisons=count))
+        for name, features in features_by_camera.items()
     }
-    return Inspection(Deployment({}, {}, None), new, cameras, nearest, None)  # type: ignore[arg-type]
+    deployment = Deployment({}, {}, None)  # type: ignore[arg-type]
+    return Inspection(deployment, new, features_by_camera, nearest, None)
 
 
-def test_cameras_that_resemble_the_same_part_all_make_it_larger(
-    post: Workspace, camera: Camera
+def test_cameras_that_resemble_the_same_part_all_extend_its_reference(
+    workspace: Workspace, camera: Camera
 ) -> None:
     reference = Reference.of(camera.frames(60))
-    seen = {name: camera.frames(WINDOW) for name in ("gate", "yard")}
-    take_up(post, seen_by(seen, post, reference))
-    found = load(post.reference(BASE))
-    wanted = reference.grown("g", seen["gate"]).grown("y", seen["yard"])
-    assert found.taken_up == ("gate-00000001", "yard-00000001")
-    for view, sample in found.samples.items():
-        np.testing.assert_array_equal(sample.scores, wanted.samples[view].scores)
+    features = {name: camera.frames(WINDOW) for name in ("gate", "yard")}
+    extend_references(workspace, inspected(workspace, reference, features))
+    stored = load(workspace.reference_file(BASE))
+    expected = reference.grown("g", features["gate"]).grown("y", features["yard"])
+    assert stored.taken_up == ("gate-00000001", "yard-00000001")
+    for view, sample in stored.samples.items():
+        np.testing.assert_array_equal(sample.scores, expected.samples[view].scores)
 
 
-def test_windows_of_one_camera_are_taken_up_one_by_one(post: Workspace, camera: Camera) -> None:
-    reference, seen = Reference.of(camera.frames(60)), camera.frames(2 * WINDOW)
-    take_up(post, seen_by({"gate": seen}, post, reference, windows=2))
-    found = load(post.reference(BASE))
-    assert found.taken_up == ("gate-00000001", "gate-00000002")
-    take_up(post, seen_by({"gate": seen}, post, found, windows=2))  # the round is done again
-    assert load(post.reference(BASE)).taken_up == found.taken_up
+def test_each_window_of_a_camera_extends_a_reference_once(
+    workspace: Workspace, camera: Camera
+) -> None:
+    reference, features = Reference.of(camera.frames(60)), {"gate": camera.frames(2 * WINDOW)}
+    extend_references(workspace, inspected(workspace, reference, features, windows=2))
+    stored = load(workspace.reference_file(BASE))
+    assert stored.taken_up == ("gate-00000001", "gate-00000002")
+    # the round is done again
+    extend_references(workspace, inspected(workspace, stored, features, windows=2))
+    assert load(workspace.reference_file(BASE)).taken_up == stored.taken_up
 
 
-def test_neither_what_has_changed_nor_a_part_of_a_search_is_taken_up(
-    post: Workspace, camera: Camera
+def test_neither_changed_cameras_nor_windows_of_a_search_extend_references(
+    workspace: Workspace, camera: Camera
 ) -> None:
     reference, same = Reference.of(camera.frames(120)), camera.frames(WINDOW)
     other = changed(camera.frames(WINDOW), lambda rows: rows + 1e3)
-    take_up(post, seen_by({"gate": other}, post, reference))
-    sight = seen_by({"gate": same}, post, reference)
-    take_up(post, sight, sight.windows)
-    assert not post.reference(BASE).exists()
-    take_up(post, sight)
-    assert load(post.reference(BASE)).taken_up == ("gate-00000001",)
+    extend_references(workspace, inspected(workspace, reference, {"gate": other}))
+    inspection = inspected(workspace, reference, {"gate": same})
+    extend_references(workspace, inspection, inspection.windows)
+    assert not workspace.reference_file(BASE).exists()
+    extend_references(workspace, inspection)
+    assert load(workspace.reference_file(BASE)).taken_up == ("gate-00000001",)

@@ -1,4 +1,4 @@
-"""`merge-search watch --once`: rounds on real networks, pictures, processes and stores."""
+"""Rounds of `merge-search watch --once` on real networks, pictures, processes and stores."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from camera_files import real_camera, second_by_second
 from commands import StartCommand, wait_until
+from process_killer import kill_before_step
 from servers import Server
 from tiny import CLASSIFIER, Weights, load_tiny, with_changes
 from watched import DAY, NIGHT, WINDOW, Watched, picture, watched_data
@@ -21,13 +23,14 @@ from search.data.frames import read_image
 from search.drift.reference_storage import load
 from search.tracking.client import registry
 from search.tracking.target import Target
-from search.watch.daemon import only_one
-from search.watch.seen_labels import LEAST
+from search.watch.daemon import watcher_lock
+from search.watch.seen_labels import MIN_NEW_LABELS
+from search.watch.windows import WindowStore
 from spaces.bundle import bundle_id
 from spaces.stages import StagedModel
 
-DEFAULT = Path(__file__).resolve().parents[3] / "shared" / "data"
-DATA = Path(os.environ.get("MERGE_SEARCH_DATA") or DEFAULT) / "cameras"
+NO_LIMIT = 1800.0
+"""Seconds to wait for an event: enough for any busy machine."""
 
 
 @pytest.fixture
@@ -35,63 +38,63 @@ def watched(weights: Weights, tmp_path: Path) -> Watched:
     return Watched.at(tmp_path / "watched", watched_data(weights))
 
 
-def alias(watched: Watched, name: str = "champion") -> str | None:
-    """The plan that MLflow's registry has for champion."""
-    with registry(Target.of(watched.post.config), "watched") as known:
-        entry = known.champion() if name == "champion" else known.challenger()
+def plan_in_registry(watched: Watched, name: str = "champion") -> str | None:
+    """Return the hash of the plan with that alias in MLflow's registry."""
+    with registry(Target.of(watched.run_config), "watched") as versions:
+        entry = versions.champion() if name == "champion" else versions.challenger()
     return None if entry is None else entry.plan.plan
 
 
-def taken_up(watched: Watched, part: str) -> tuple[str, ...]:
-    """The windows that a part of the last search has been made larger by."""
-    return load(watched.post.reference(part)).taken_up
+def windows_added(watched: Watched, part: str) -> tuple[str, ...]:
+    """Return the windows that extended the reference of a part of the last search."""
+    return load(watched.workspace.reference_file(part)).taken_up
 
 
-def test_from_the_first_plan_to_one_for_the_night(watched: Watched) -> None:
-    code, said = watched.once()
-    assert code == 0 and "too few new frames: gate has 0 of 32" in said
+def test_rounds_from_the_first_plan_to_one_for_the_night(watched: Watched) -> None:
+    code, output = watched.once()
+    assert code == 0 and "too few new frames: gate has 0 of 32" in output
     assert watched.in_service() is None
 
     watched.deliver(DAY)
-    code, said = watched.once()
-    assert code == 11 and "no plan is in service yet" in said, said
+    code, output = watched.once()
+    assert code == 11 and "no plan is in service yet" in output, output
     first = watched.in_service()
-    assert first is not None and alias(watched) == first
+    assert first is not None and plan_in_registry(watched) == first
     assert watched.current() == watched.bundle_in_service()
 
     watched.deliver(DAY, 5)
     assert watched.once()[0] == 0 and "gate has 5 of 32" in watched.rounds[-1].reason
     watched.deliver(DAY)
-    code, said = watched.once()
-    assert code == 0 and "gate as it was" in said, said
+    code, output = watched.once()
+    assert code == 0 and "gate is unchanged" in output, output
     assert watched.in_service() == first
 
     watched.deliver(NIGHT)
-    code, said = watched.once()
-    assert code in (10, 11) and "gate has changed" in said, said
+    code, output = watched.once()
+    assert code in (10, 11) and "gate has changed" in output, output
     last = watched.rounds[-1]
     assert last.verdict is not None and last.verdict.by == "fidelity"
-    assert last.champion == watched.in_service() == alias(watched)
+    assert last.champion == watched.in_service() == plan_in_registry(watched)
     assert last.verdict.promoted == (code == 11) and last.verdict.difference
 
-    assert taken_up(watched, "gate-00000003") == ()  # by day nothing looked like it
+    assert windows_added(watched, "gate-00000003") == ()  # nothing by day resembled it
 
     watched.deliver(NIGHT)
-    code, said = watched.once()
-    assert code == 0 and "gate as it was" in said, said
-    assert taken_up(watched, "gate-00000003") == ("gate-00000004",)
+    code, output = watched.once()
+    assert code == 0 and "gate is unchanged" in output, output
+    assert windows_added(watched, "gate-00000003") == ("gate-00000004",)
     watched.deliver(DAY)
-    assert watched.once()[0] == 0  # it has been there before
-    assert taken_up(watched, "gate-00000003") == ("gate-00000004",)
+    assert watched.once()[0] == 0  # it looked like this before
+    assert windows_added(watched, "gate-00000003") == ("gate-00000004",)
 
-    assert [known.number for known in watched.rounds] == list(range(1, 8))
-    code, said = watched.call("history")
-    assert code == 0 and "gate has changed" in said and "In service since" in said
+    assert [ended.number for ended in watched.rounds] == list(range(1, 8))
+    code, output = watched.call("history")
+    assert code == 0 and "gate has changed" in output and "In service since" in output
     listed = json.loads(watched.printed("history", "--json", "--last", "2"))
-    assert [known["number"] for known in listed] == [6, 7]
+    assert [ended["number"] for ended in listed] == [6, 7]
 
 
-# The rule, and what a person does.
+# The promotion rule, and actions of a person
 
 
 def test_a_rule_that_asks_for_labels_promotes_nothing_without_them(
@@ -100,83 +103,88 @@ def test_a_rule_that_asks_for_labels_promotes_nothing_without_them(
     data = with_changes(watched_data(weights), {"promotion.by": "truth"})
     watched = Watched.at(tmp_path / "watched", data)
     watched.deliver(DAY)
-    code, said = watched.once()
-    assert code == 10 and "not verified on ground truth" in said
-    assert watched.in_service() is None and alias(watched) is None
+    code, output = watched.once()
+    assert code == 10 and "not verified on ground truth" in output
+    assert watched.in_service() is None and plan_in_registry(watched) is None
     watched.deliver(DAY)
-    code, said = watched.once()
-    assert code == 0, said  # a person's turn: it is not searched again and again
-    proposed = alias(watched, "challenger")
+    code, output = watched.once()
+    assert code == 0, output  # a person has to act: no search in every round
+    proposed = plan_in_registry(watched, "challenger")
 
-    # What a person promotes in MLflow is taken over, and what a person takes back, too.
-    code, said = watched.call("promote", "--set", "promotion.by=fidelity")
-    assert code == 0, said
-    code, said = watched.once()
-    assert code == 0 and "was made champion in MLflow" in said
+    # What a person promotes or rolls back in MLflow takes effect here.
+    code, output = watched.call("promote", "--set", "promotion.by=fidelity")
+    assert code == 0, output
+    code, output = watched.once()
+    assert code == 0 and "was made champion in MLflow" in output
     assert watched.in_service() == proposed
     watched.deliver(NIGHT)
-    code, said = watched.once("--set", "promotion.by=fidelity", "--set", "promotion.slack=1.0")
-    assert code == 11, said
-    assert watched.rounds[-1].champion == watched.in_service() == alias(watched)
+    code, output = watched.once("--set", "promotion.by=fidelity", "--set", "promotion.slack=1.0")
+    assert code == 11, output
+    assert watched.rounds[-1].champion == watched.in_service() == plan_in_registry(watched)
     assert watched.call("rollback", "--why", "too dark")[0] == 0
     watched.once()
     assert watched.in_service() == proposed == watched.rounds[-1].champion
 
 
-def test_new_labels_decide_if_there_are_enough_of_them(weights: Weights, tmp_path: Path) -> None:
+def test_enough_new_labels_decide(weights: Weights, tmp_path: Path) -> None:
     data = with_changes(watched_data(weights), {"truth": {"a": {"csv": "labels.csv"}}})
     watched = Watched.at(tmp_path / "watched", data)
     model = load_tiny(weights, {"a": (CLASSIFIER, 1)})["a"]
-    label(watched, model, 0, LEAST)
+    label(watched, model, 0, MIN_NEW_LABELS)
     watched.deliver(DAY)
     assert watched.once()[0] == 11
     watched.deliver(NIGHT)
     snapshot = tmp_path / "snapshot"
     shutil.copytree(watched.config.parent, snapshot, symlinks=True)
-    for more, rule, by, told in [
-        (LEAST - 1, "either", "fidelity", "fidelity, 8 new frames: challenger"),
-        (LEAST, "either", "truth", f"kept on ground truth, {LEAST} new labels: challenger"),
-        (0, "truth", "truth", f"kept on ground truth, {LEAST} old labels: challenger"),
-        (LEAST, "fidelity", "fidelity", "fidelity, 8 new frames: challenger"),
+    for more, rule, by, expected in [
+        (MIN_NEW_LABELS - 1, "either", "fidelity", "fidelity, 8 new frames: challenger"),
+        (
+            MIN_NEW_LABELS,
+            "either",
+            "truth",
+            f"kept on ground truth, {MIN_NEW_LABELS} new labels: challenger",
+        ),
+        (0, "truth", "truth", f"kept on ground truth, {MIN_NEW_LABELS} old labels: challenger"),
+        (MIN_NEW_LABELS, "fidelity", "fidelity", "fidelity, 8 new frames: challenger"),
     ]:
-        label(watched, model, LEAST, more)
-        code, said = watched.once("--set", f"promotion.by={rule}")
-        verdict = watched.rounds[-1].verdict
-        assert code in (10, 11) and verdict is not None, said
-        assert verdict.by == by and told in said, said
-        assert verdict.champion_quality is not None and verdict.challenger_quality is not None
-        assert "points (" in verdict.reason
+        label(watched, model, MIN_NEW_LABELS, more)
+        code, output = watched.once("--set", f"promotion.by={rule}")
+        record = watched.rounds[-1].verdict
+        assert code in (10, 11) and record is not None, output
+        assert record.by == by and expected in output, output
+        assert record.champion_quality is not None and record.challenger_quality is not None
+        assert "points (" in record.reason
         shutil.rmtree(watched.config.parent)
         shutil.copytree(snapshot, watched.config.parent, symlinks=True)
 
 
 def label(watched: Watched, model: StagedModel, first: int, count: int) -> None:
-    """Add pictures and labels to the config's; right is what the model itself answers."""
+    """Add pictures to the config's ground truth, labelled with the model's own answers."""
     file = watched.config.parent / "labels.csv"
     if not file.exists():
         file.write_text("path,label_index\n")
     for index in range(first, first + count):
-        found = picture(DAY, 1000 + index)
-        found.save(file.parent / f"labelled-{index}.png")
-        answer = model(model.prepare_frames([np.asarray(found)])).argmax()
+        labelled = picture(DAY, 1000 + index)
+        labelled.save(file.parent / f"labelled-{index}.png")
+        answer = model(model.prepare_frames([np.asarray(labelled)])).argmax()
         with file.open("a") as table:
             table.write(f"labelled-{index}.png,{answer}\n")
 
 
-# What goes wrong.
+# Faults
 
 
-def test_a_damaged_result_that_waits_for_mlflow_does_not_hold_up_the_rounds(
+def test_a_damaged_unlogged_result_does_not_hold_up_rounds(
     watched: Watched,
 ) -> None:
-    kept = watched.post.config.out_folder / "unlogged" / "0123456789ab"
-    kept.mkdir(parents=True)
-    (kept / "result.json").write_text("{")
+    damaged = watched.run_config.out_folder / "unlogged" / "0123456789ab"
+    damaged.mkdir(parents=True)
+    (damaged / "result.json").write_text("{")
     for number in (1, 2):
-        code, said = watched.once()
-        assert code == 0 and f"rounds 1 to {number}" in said, said
-        assert "unlogged/0123456789ab/result.json is not what was kept there" in said
-    assert kept.is_dir()
+        code, output = watched.once()
+        assert code == 0 and f"rounds 1 to {number}" in output, output
+        assert "unlogged/0123456789ab/result.json is not what was kept there" in output
+    assert damaged.is_dir()
 
 
 def test_a_dead_camera_and_damaged_pictures_do_not_stop_the_others(
@@ -189,101 +197,105 @@ def test_a_dead_camera_and_damaged_pictures_do_not_stop_the_others(
     first = min(watched.gate.iterdir())
     first.write_bytes(first.read_bytes()[:99])
     os.utime(first, (1e9, 1e9))
-    code, said = watched.once()
-    assert code == 11, said
-    known = watched.rounds[-1].cameras
-    assert known["gate"].judged == WINDOW and first.name in str(known["gate"].fault)
-    assert known["yard"].judged == 0 and "nowhere" in str(known["yard"].fault)
+    code, output = watched.once()
+    assert code == 11, output
+    cameras_seen = watched.rounds[-1].cameras
+    assert cameras_seen["gate"].judged == WINDOW and first.name in str(cameras_seen["gate"].fault)
+    assert cameras_seen["yard"].judged == 0 and "nowhere" in str(cameras_seen["yard"].fault)
     watched.once()
-    assert "rests after a fault" in str(watched.rounds[-1].cameras["yard"].fault)
+    assert "pausing after a fault" in str(watched.rounds[-1].cameras["yard"].fault)
 
 
-def test_a_round_that_fails_says_why_and_is_made_up_for(
+def test_a_failed_round_says_why_and_the_next_one_makes_up_for_it(
     watched: Watched, weights: Weights
 ) -> None:
     watched.deliver(DAY)
-    code, said = watched.once("--set", "models.a.weights=gone.safetensors")
-    assert code == 1 and "gone.safetensors" in said
+    code, output = watched.once("--set", "models.a.weights=gone.safetensors")
+    assert code == 1 and "gone.safetensors" in output
     assert watched.rounds[-1].decision == "failed" and watched.in_service() is None
-    code, said = watched.once()  # the same frames, since no round has judged them
-    assert code == 11, said
-    assert [known.decision for known in watched.rounds] == ["failed", "promoted"]
+    code, output = watched.once()  # on the same frames, since no round has compared them
+    assert code == 11, output
+    assert [ended.decision for ended in watched.rounds] == ["failed", "promoted"]
 
 
-def test_mlflow_is_told_when_it_is_back(weights: Weights, tmp_path: Path, server: Server) -> None:
+def test_mlflow_catches_up_when_it_is_back(
+    weights: Weights, tmp_path: Path, server: Server
+) -> None:
     mlflow = {"tracking_uri": server.uri, "experiment": "watched"}
     data = with_changes(watched_data(weights), {"mlflow": mlflow})
     watched = Watched.at(tmp_path / "watched", data)
     watched.deliver(DAY)
     server.stop()
-    code, said = watched.once()
-    assert code == 11 and "the next round tells it again" in said, said
+    code, output = watched.once()
+    assert code == 11 and "the next round logs it again" in output, output
     first = watched.in_service()
     server.start()
     assert watched.once()[0] == 0
-    assert alias(watched) == first and watched.in_service() == first
-    with registry(Target.of(watched.post.config), "watched") as known:
-        entry = known.champion()
+    assert plan_in_registry(watched) == first and watched.in_service() == first
+    with registry(Target.of(watched.run_config), "watched") as versions:
+        entry = versions.champion()
         assert entry is not None
-        fetched = known.fetch(entry, tmp_path / "fetched")
+        fetched = versions.fetch(entry, tmp_path / "fetched")
     assert bundle_id(fetched) == entry.plan.bundle
 
     # A machine that has lost its folder gets the plan in service from there.
-    shutil.rmtree(watched.post.service.folder)
-    shutil.rmtree(watched.post.config.out_folder / "bundle")
+    shutil.rmtree(watched.champions.folder)
+    shutil.rmtree(watched.run_config.out_folder / "bundle")
     assert watched.once()[0] == 0 and watched.in_service() == first
 
 
-def test_only_one_watches_a_config(watched: Watched, start: StartCommand) -> None:
-    with only_one(watched.post.folder):
-        code, said = watched.once()
-        assert code == 5 and f"(number {os.getpid()}) watches" in said
+def test_only_one_process_watches_a_config(
+    watched: Watched, start: StartCommand, tmp_path: Path
+) -> None:
+    with watcher_lock(watched.workspace.folder):
+        code, output = watched.once()
+        assert code == 5 and f"(number {os.getpid()}) watches" in output
         assert watched.call("watch")[0] == 5
-    with watched.post.round_of_ones_own():
-        code, said = watched.once("--due", "2026-01-01T00:00:00+0000")
-        assert code == 5 and "does a round" in said
-    # The lock of a process that was killed is nobody's.
+    with watched.workspace.round_lock():
+        code, output = watched.once("--due", "2026-01-01T00:00:00+0000")
+        assert code == 5 and "does a round" in output
+    # A killed process gives up its lock.
     watched.deliver(DAY)
-    victim = start("watch", watched.config, "--once")
-    wait_until(lambda: (watched.post.folder / "round.lock").exists())
-    assert victim.kill()
+    in_the_round = kill_before_step(0, tmp_path / "steps")
+    assert start("watch", watched.config, "--once", prepare=in_the_round).exit_code() == -9
+    assert (watched.workspace.folder / "round.lock").exists()
     assert watched.once()[0] == 11
 
 
-def test_what_cannot_be_watched_is_told_in_a_sentence(weights: Weights, tmp_path: Path) -> None:
+def test_an_invalid_watch_is_refused_in_one_sentence(weights: Weights, tmp_path: Path) -> None:
     data = watched_data(weights)
     del data["watch"]
-    code, said = Watched.at(tmp_path / "none", data).once()
-    assert code == 1 and "no section `watch`" in said and len(said.splitlines()) == 1
-    for change, told in (
+    code, output = Watched.at(tmp_path / "none", data).once()
+    assert code == 1 and "no section `watch`" in output and len(output.splitlines()) == 1
+    for change, expected in (
         ({"watch.interval": "often"}, "interval 'often'"),
         ({"watch.schedule": "* * * * *"}, "exactly one of schedule, interval"),
         ({"watch.cameras": {}}, "watch.cameras"),
         ({"watch.window": 8}, "watch.window"),
         ({"watch.cameras.gate": {"stream": "ftp://me:secret@there"}}, "must begin with rtsp://"),
     ):
-        folder = tmp_path / told.replace("/", "_")
-        code, said = Watched.at(folder, with_changes(watched_data(weights), change)).once()
-        assert code == 1 and told in said and "secret" not in said, said
+        folder = tmp_path / expected.replace("/", "_")
+        code, output = Watched.at(folder, with_changes(watched_data(weights), change)).once()
+        assert code == 1 and expected in output and "secret" not in output, output
 
 
-def test_with_other_weights_all_is_looked_at_anew(watched: Watched, weights: Weights) -> None:
+def test_references_are_rebuilt_for_other_weights(watched: Watched, weights: Weights) -> None:
     watched.deliver(DAY)
     assert watched.once()[0] == 11
     watched.deliver(DAY)
-    code, said = watched.once("--set", f"models.a.weights={weights(CLASSIFIER, 5)}")
-    assert code in (10, 11) and "agrees with its models on" in said, said
-    assert "gate has changed" not in said
+    code, output = watched.once("--set", f"models.a.weights={weights(CLASSIFIER, 5)}")
+    assert code in (10, 11) and "agrees with the unmerged models on" in output, output
+    assert "gate has changed" not in output
 
 
-def test_a_damaged_record_is_never_taken_for_none(watched: Watched) -> None:
+def test_a_damaged_champion_record_is_never_treated_as_missing(watched: Watched) -> None:
     watched.deliver(DAY)
     assert watched.once()[0] == 11
-    record = watched.post.service.record
+    record = watched.champions.record
     record.write_text(record.read_text()[:50])
     watched.deliver(NIGHT)
-    code, said = watched.once()
-    assert code == 1 and str(record) in said and len(said.splitlines()) == 1
+    code, output = watched.once()
+    assert code == 1 and str(record) in output and len(output.splitlines()) == 1
     assert record.read_text() == record.read_text()[:50]
 
 
@@ -291,72 +303,70 @@ def test_the_watcher_starts_rounds_until_it_is_stopped(watched: Watched, tmp_pat
     watched.deliver(DAY)
     command = [sys.executable, "-m", "search", "watch", str(watched.config), "--quiet",
                "--set", "watch.interval=1 s"]  # fmt: skip
-    with (tmp_path / "said").open("wb") as said:
-        process = subprocess.Popen(command, stdout=said, stderr=said)
+    with (tmp_path / "output").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
         try:
-            wait_until(lambda: len(watched.rounds) >= 2, 180)
+            wait_until(lambda: len(watched.rounds) >= 2 or process.poll() is not None, NO_LIMIT)
         finally:
             process.terminate()
-            code = process.wait(60)
-    told = (tmp_path / "said").read_text()
-    assert code == 143, told
-    assert [known.decision for known in watched.rounds][:2] == ["promoted", "waiting"], told
+            code = process.wait(NO_LIMIT)
+    output = (tmp_path / "output").read_text()
+    assert code == 143, output
+    assert [ended.decision for ended in watched.rounds][:2] == ["promoted", "waiting"], output
     assert watched.rounds[1].missed > 0  # the first took longer than a second
 
 
-def test_what_is_not_looked_back_on_any_more_takes_no_room(
-    weights: Weights, tmp_path: Path
-) -> None:
+def test_unneeded_files_of_earlier_rounds_are_removed(weights: Weights, tmp_path: Path) -> None:
     changes = {"watch.remember": 1, "promotion.slack": 1.0}
     watched = Watched.at(tmp_path / "watched", with_changes(watched_data(weights), changes))
-    held = []
+    counts = []
     for settings in (
         DAY,
         NIGHT,
         replace(DAY, seed=24, rain=1.0, camera_pitch=35.0, camera_height=8.0),
     ):
         watched.deliver(settings)
-        code, said = watched.once()
-        assert code == 11, said
-        held.append(files(watched))
-    # the config's own frames, and the last window
-    assert held[1]["statistics"] == held[2]["statistics"] == 2
-    assert held[1]["windows"] == held[2]["windows"] == 1
-    assert [known["trials"] for known in held] == [1, 1, 1]
-    assert [known["references"] for known in held] == [2, 2, 2]
-    assert [known["bundles"] for known in held] == [1, 2, 2]
+        code, output = watched.once()
+        assert code == 11, output
+        counts.append(files(watched))
+    # the config's own frames and the last window
+    assert counts[1]["statistics"] == counts[2]["statistics"] == 2
+    assert counts[1]["windows"] == counts[2]["windows"] == 1
+    assert [count["trials"] for count in counts] == [1, 1, 1]
+    assert [count["references"] for count in counts] == [2, 2, 2]
+    assert [count["bundles"] for count in counts] == [1, 2, 2]
 
 
 def files(watched: Watched) -> dict[str, int]:
-    out, post = watched.post.config.out_folder, watched.post
+    cache, workspace = watched.run_config.cache_folder, watched.workspace
     return {
-        "statistics": len([*post.config.cache_folder.glob("statistics/*.safetensors")]),
-        "windows": len(post.windows("gate")),
-        "trials": len([*post.folder.glob("trials-*.log")]),
-        "references": len([*post.folder.glob("references/*")]),
-        "bundles": len([*out.glob("service/bundles/*")]),
+        "statistics": len([*cache.glob("statistics/*.safetensors")]),
+        "windows": len(WindowStore(workspace, ("gate",)).windows("gate")),
+        "trials": len([*workspace.folder.glob("trials-*.log")]),
+        "references": len([*workspace.folder.glob("references/*")]),
+        "bundles": len([*workspace.out.glob("service/bundles/*")]),
     }
 
 
 @pytest.mark.data
 def test_three_real_cameras(weights: Weights, tmp_path: Path) -> None:
-    if not DATA.is_dir():
-        pytest.skip("no cameras in the folder that MERGE_SEARCH_DATA names")
+    square = second_by_second(real_camera("pets2009_s2l1_view1/frames"), tmp_path / "square")
+    street = second_by_second(real_camera("street_traffic_ckuhn"), tmp_path / "street")
     cameras = {
-        "square": {"folder": str(DATA / "pets2009_s2l1_view1" / "frames")},
-        "street": {"folder": str(DATA / "street_traffic_ckuhn")},
-        "parking": {"video": str(DATA / "car-detection.mp4"), "every": 0.1},
+        "square": {"folder": str(square)},
+        "street": {"folder": str(street)},
+        "parking": {"video": str(real_camera("car-detection.mp4")), "every": 0.1},
     }
     data = with_changes(watched_data(weights), {"watch.cameras": cameras})
     watched = Watched.at(tmp_path / "watched", data)
-    code, said = watched.once()
-    assert code == 11, said
-    known = watched.rounds[-1].cameras
-    assert {name: camera.judged for name, camera in known.items()} == dict.fromkeys(
+    code, output = watched.once()
+    assert code == 11, output
+    records = watched.rounds[-1].cameras
+    assert {name: record.judged for name, record in records.items()} == dict.fromkeys(
         cameras, WINDOW
     )
-    assert all(camera.drifted for camera in known.values())  # none looks like the rendered street
+    assert all(record.drifted for record in records.values()), "none is like the rendered street"
     watched.once()
     assert watched.rounds[-1].decision in ("unchanged", "promoted", "searched")
-    pictures = sorted((watched.post.folder / "cameras" / "parking").rglob("*.jpg"))
+    pictures = sorted((watched.workspace.folder / "cameras" / "parking").rglob("*.jpg"))
     assert read_image(pictures[0]).shape == (432, 768, 3)

@@ -1,4 +1,4 @@
-"""Labels that a plan's search has not known: told by their content, not by their place."""
+"""Labels unknown to a plan's search, recognised by content and not by path."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from search.data.ground_truth import (
     truth_subset,
 )
 from search.utils.files import CannotWrite
-from search.watch.seen_labels import LEAST, SeenLabels
+from search.watch.seen_labels import MIN_NEW_LABELS, SeenLabels
 
 CATEGORIES = ({"id": 1, "name": "car"},)
 
 
 def pictures(folder: Path, count: int) -> ImageFiles:
-    """Each of its own, the same in every folder."""
+    """Write pictures that differ from each other and are the same in every folder."""
     folder.mkdir(exist_ok=True)
     paths = tuple(folder / f"{k:03d}.png" for k in range(count))
     for k, path in enumerate(paths):
@@ -44,60 +44,61 @@ def labelled(folder: Path, count: int) -> dict[str, Truth]:
 
 
 @pytest.fixture
-def known(tmp_path: Path) -> SeenLabels:
+def seen_labels(tmp_path: Path) -> SeenLabels:
     return SeenLabels(tmp_path / "labels")
 
 
-def test_only_labels_that_have_come_since_are_new(known: SeenLabels, tmp_path: Path) -> None:
-    known.keep("b1", labelled(tmp_path / "before", 20))
-    assert known.new("b1", labelled(tmp_path / "before", 20)) == {}
-    # moved to another folder they are the same, and what came last is new
-    found = known.new("b1", labelled(tmp_path / "after", 20 + LEAST))
-    now = labelled(tmp_path / "after", 20 + LEAST)
-    for name, truth in found.items():
-        assert label_hashes(truth) == label_hashes(now[name])[20:] and len(truth.frames) == LEAST
-    assert set(found) == {"cls", "det"}
-    assert known.new("b1", labelled(tmp_path / "after", 19 + LEAST)) == {}
+def test_only_labels_that_came_since_are_new(seen_labels: SeenLabels, tmp_path: Path) -> None:
+    seen_labels.record("b1", labelled(tmp_path / "before", 20))
+    assert seen_labels.new("b1", labelled(tmp_path / "before", 20)) == {}
+    # in another folder they are the same, and the last ones are new
+    now = labelled(tmp_path / "after", 20 + MIN_NEW_LABELS)
+    new = seen_labels.new("b1", labelled(tmp_path / "after", 20 + MIN_NEW_LABELS))
+    for model, truth in new.items():
+        assert label_hashes(truth) == label_hashes(now[model])[20:]
+        assert len(truth.frames) == MIN_NEW_LABELS
+    assert set(new) == {"cls", "det"}
+    assert seen_labels.new("b1", labelled(tmp_path / "after", 19 + MIN_NEW_LABELS)) == {}
 
 
-def test_a_picture_that_is_labelled_otherwise_is_new(known: SeenLabels, tmp_path: Path) -> None:
+def test_a_relabelled_picture_is_new(seen_labels: SeenLabels, tmp_path: Path) -> None:
     before = labelled(tmp_path / "before", 20)
-    known.keep("b1", before)
+    seen_labels.record("b1", before)
     classes = before["cls"]
     assert isinstance(classes, ClassTruth)
-    right = [5 if k <= LEAST else k % 3 for k in range(20)]
-    corrected = ClassTruth.single(classes.frames, right)
-    found = known.new("b1", {"cls": corrected, "det": before["det"]})
-    assert set(found) == {"cls"} and len(found["cls"].frames) == LEAST + 1
+    corrections = [5 if k <= MIN_NEW_LABELS else k % 3 for k in range(20)]
+    corrected = ClassTruth.single(classes.frames, corrections)
+    new = seen_labels.new("b1", {"cls": corrected, "det": before["det"]})
+    assert set(new) == {"cls"} and len(new["cls"].frames) == MIN_NEW_LABELS + 1
 
 
-def test_of_a_bundle_of_which_nothing_is_known_all_labels_are_new(
-    known: SeenLabels, tmp_path: Path
+def test_all_labels_are_new_to_a_bundle_without_a_record(
+    seen_labels: SeenLabels, tmp_path: Path
 ) -> None:
-    now = labelled(tmp_path / "now", LEAST)
-    assert set(known.new("b1", now)) == {"cls", "det"}
-    known.keep("b1", now)
-    assert set(known.new("b2", now)) == {"cls", "det"} and not known.new("b1", now)
+    now = labelled(tmp_path / "now", MIN_NEW_LABELS)
+    assert set(seen_labels.new("b1", now)) == {"cls", "det"}
+    seen_labels.record("b1", now)
+    assert set(seen_labels.new("b2", now)) == {"cls", "det"} and not seen_labels.new("b1", now)
     for damage in ("", "{", "[]", '{"cls": 3}'):
-        (known.folder / "b1.json").write_text(damage)
-        assert set(known.new("b1", now)) == {"cls", "det"}
+        (seen_labels.folder / "b1.json").write_text(damage)
+        assert set(seen_labels.new("b1", now)) == {"cls", "det"}
 
 
-def test_the_files_of_other_bundles_are_removed(known: SeenLabels, tmp_path: Path) -> None:
+def test_records_of_other_bundles_are_removed(seen_labels: SeenLabels, tmp_path: Path) -> None:
     for bundle in ("b1", "b2", "b3"):
-        known.keep(bundle, labelled(tmp_path / "now", 1))
-    known.keep_only(("b3", None, "b1", "b9"))
-    assert sorted(path.stem for path in known.folder.iterdir()) == ["b1", "b3"]
+        seen_labels.record(bundle, labelled(tmp_path / "now", 1))
+    seen_labels.keep_only(("b3", None, "b1", "b9"))
+    assert sorted(path.stem for path in seen_labels.folder.iterdir()) == ["b1", "b3"]
 
 
-def test_a_folder_that_takes_no_files_is_told(tmp_path: Path) -> None:
+def test_an_unwritable_folder_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "labels").touch()
     with pytest.raises(CannotWrite):
-        SeenLabels(tmp_path / "labels").keep("b1", {})
+        SeenLabels(tmp_path / "labels").record("b1", {})
 
 
 @pytest.mark.parametrize("task", ["classification", "detection"])
-def test_rendered_labels_are_told_apart_by_settings_and_index(task: str) -> None:
+def test_rendered_labels_are_recognised_by_settings_and_index(task: str) -> None:
     few, more = (scenes_truth(STREET, count, task) for count in (4, 6))  # type: ignore[arg-type]
     assert label_hashes(few) == label_hashes(more)[:4] and len(set(label_hashes(more))) == 6
     assert label_hashes(truth_subset(more, (5, 2))) == [
@@ -106,7 +107,7 @@ def test_rendered_labels_are_told_apart_by_settings_and_index(task: str) -> None
     ]
 
 
-def test_contents_are_those_of_each_frame_in_its_place(tmp_path: Path) -> None:
+def test_joined_frames_have_the_content_keys_of_their_parts(tmp_path: Path) -> None:
     files, scenes = pictures(tmp_path / "p", 3), RenderedScenes(STREET, 2)
     all_of_them = JoinedFrames((files, Subset(files, (2, 0)), scenes))
     of_files, of_scenes = files.content_keys(), scenes.content_keys()

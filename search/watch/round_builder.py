@@ -1,0 +1,105 @@
+"""Build the record of a round from what its steps report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from search.cameras.polling import PollResult
+from search.deploy.champion import Champion
+from search.results.rounds import CameraRound, Decision, PromotionRecord, Round
+from search.utils.schedule import Due
+from search.utils.timing import this_moment
+from search.watch.inspection import Inspection
+from search.watch.search_again import SearchOutcome
+from search.watch.windows import last_compared, of_camera
+
+
+@dataclass
+class RoundBuilder:
+    """The record of a round in progress. It can be built after any step, also a failed one."""
+
+    due: Due
+    last: Round | None
+    """The last round that ended."""
+    began: str
+    cameras: dict[str, CameraRound]
+    fidelity: Mapping[str, float | None] = field(default_factory=dict)
+
+    @classmethod
+    def start(cls, due: Due, last: Round | None, cameras: Iterable[str]) -> RoundBuilder:
+        """Start a record that keeps the number of the last window compared of each camera."""
+        records = {name: CameraRound(0, window=last_compared(last, name)) for name in cameras}
+        return cls(due, last, this_moment(), records)
+
+    @property
+    def number(self) -> int:
+        return 1 if self.last is None else self.last.number + 1
+
+    def add_poll_results(self, results: Mapping[str, PollResult]) -> None:
+        """Add what polling gave; a camera without a result was not polled."""
+        paused = PollResult(0, "not polled: pausing after a fault")
+        for name, record in self.cameras.items():
+            result = results.get(name, paused)
+            self.cameras[name] = replace(record, frames=result.frames, fault=result.fault)
+
+    def faults(self) -> dict[str, str]:
+        return {name: record.fault for name, record in self.cameras.items() if record.fault}
+
+    def add_fidelity(self, inspection: Inspection) -> None:
+        """Add the fidelity of the plan in service on the new frames."""
+        self.fidelity = {} if inspection.fidelity is None else inspection.fidelity.by_model
+
+    def add_comparison(self, inspection: Inspection) -> None:
+        """Add the drift of each camera; its new windows then count as compared."""
+        for name, drift in inspection.drift_by_camera.items():
+            windows = of_camera(inspection.windows, name)
+            self.cameras[name] = replace(
+                self.cameras[name],
+                judged=sum(len(window.frames) for window in windows),
+                p_value=drift.p_value,
+                drifted=drift.noticed,
+                window=windows[-1].number,
+            )
+
+    def expected_fidelity(self, champion: Champion | None) -> float | None:
+        """Return the mean fidelity that the plan in service had in the round that searched it."""
+        if champion is None:
+            return None
+        if self.last is not None and self.last.champion == champion.standing.plan:
+            return self.last.expected
+        return champion.standing.fidelity
+
+    def build(
+        self,
+        decision: Decision,
+        reason: str,
+        champion: Champion | None,
+        promotion: PromotionRecord | None = None,
+    ) -> Round:
+        """Return the record of the round, which ends now with this champion in service."""
+        return Round(
+            number=self.number,
+            due=self.due.at.isoformat(timespec="seconds"),
+            began=self.began,
+            ended=this_moment(),
+            cameras=self.cameras,
+            decision=decision,
+            reason=reason,
+            champion=None if champion is None else champion.standing.plan,
+            fidelity=self.fidelity,
+            verdict=promotion,
+            missed=self.due.missed,
+            expected=self.expected_fidelity(champion),
+        )
+
+    def build_searched(
+        self, outcome: SearchOutcome, reason: str, champion: Champion | None
+    ) -> Round:
+        """Return the record of a round that searched again."""
+        if outcome.record is None:
+            reason = f"{reason}; the search found no acceptable plan"
+            return self.build("searched", reason, champion)
+        decision: Decision = "promoted" if outcome.record.promoted else "searched"
+        ended = self.build(decision, reason, champion, outcome.record)
+        return ended if outcome.fidelity is None else replace(ended, expected=outcome.fidelity)
