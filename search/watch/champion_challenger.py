@@ -12,9 +12,9 @@ from search.data.frames import FrameSet, JoinedFrames, split_parts
 from search.data.ground_truth import Truth
 from search.deploy.champion import Champion, ChampionStore
 from search.deploy.comparison import Comparison
-from search.pipelines.open_data import open_frame_set, select_device
 from search.evaluation.bundles import BundleQuality, ByAnswers, ByTruth, Difference, Measure
 from search.evaluation.evaluate import EvaluationSetup
+from search.pipelines.open_data import open_frame_set, select_device
 from search.results.registered_plan import RegisteredPlan
 from search.results.search_result import BUNDLE_FOLDER, CandidateRecord, Result
 from search.utils.reporter import Reporter
