@@ -56,11 +56,11 @@ def run_without_logging(
     timings = StepTimings()
     with timings.timing("models"):
         inputs = load_inputs(config, prior, reporter)
-    found = search(inputs, prior.champion, timings, reporter)
+    front_search = search(inputs, prior.champion, timings, reporter)
     with timings.timing("verification"):
-        verification = verify_front(inputs, found, reporter)
-    result = build_result(inputs, found, verification, timings.seconds)
-    result = write_outputs(result, inputs, found, verification, reporter)
+        verification = verify_front(inputs, front_search, reporter)
+    result = build_result(inputs, front_search, verification, timings.seconds)
+    result = write_outputs(result, inputs, front_search, verification, reporter)
     print_summary(result, reporter)
     return result
 

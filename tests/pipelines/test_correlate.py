@@ -43,8 +43,8 @@ Row = dict[str, str]
 KEPT = {"reporting": "kept", "deciding": "kept_deciding"}
 
 
-def read_rows(found: Compared) -> list[Row]:
-    with (found.out / "guides.csv").open(newline="", encoding="utf-8") as file:
+def read_rows(compared: Compared) -> list[Row]:
+    with (compared.out / "guides.csv").open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
@@ -66,19 +66,19 @@ def share_of(row: Row) -> Share:
     return Share(Ref.parse(row["recipient"]), Ref.parse(row["donor"]), adapter)
 
 
-def r(rows: Sequence[Row], guide: str, kept: str) -> float | None:
+def r(rows: Sequence[Row], metric: str, kept: str) -> float | None:
     """Pearson's r by the standard library."""
-    x, y = ([float(row[column]) for row in rows] for column in (guide, kept))
+    x, y = ([float(row[column]) for row in rows] for column in (metric, kept))
     return statistics.correlation(x, y) if len({*x}) > 1 < len({*y}) else None
 
 
-def r_within(rows: Sequence[Row], guide: str, kept: str) -> float | None:
+def r_within(rows: Sequence[Row], metric: str, kept: str) -> float | None:
     into: dict[str, list[Row]] = {}
     for row in rows:
         into.setdefault(row["recipient"], []).append(row)
-    found = [r(members, guide, kept) for members in into.values() if len(members) >= 3]
-    known = [value for value in found if value is not None]
-    return statistics.fmean(known) if known else None
+    values = [r(members, metric, kept) for members in into.values() if len(members) >= 3]
+    defined = [value for value in values if value is not None]
+    return statistics.fmean(defined) if defined else None
 
 
 GROUPS: Mapping[str, Callable[[Sequence[Row], str, str], float | None]] = {
@@ -96,9 +96,9 @@ def same(row: Row) -> bool:
 def test_every_legal_share_has_a_row_with_every_metric(
     tiny_league: Compared, rows: list[Row], observed: Observed
 ) -> None:
-    known = observed.deployment
+    deployment = observed.deployment
     legal = enumerate_shares(
-        known.pairs.legal, known.facts, tiny_league.config.search.adapter_specs
+        deployment.pairs.legal, deployment.facts, tiny_league.config.search.adapter_specs
     )
     assert [share_of(row) for row in rows] == list(legal)
     assert tiny_league.league.shares["all"] == len(rows)
@@ -112,23 +112,23 @@ def test_the_correlations_agree_with_the_rows(
 ) -> None:
     written = json.loads((tiny_league.out / "league.json").read_text(encoding="utf-8"))
     assert list(written[part]["guides"]) == list(METRICS)
-    for guide, groups in written[part]["guides"].items():
+    for metric, groups in written[part]["guides"].items():
         assert list(groups) == list(GROUPS)
         for group, recomputed in GROUPS.items():
-            wanted = recomputed(rows, guide, KEPT[part])
-            found = groups[group]["pearson"]
+            wanted = recomputed(rows, metric, KEPT[part])
+            correlation = groups[group]["pearson"]
             if wanted is None:
-                assert found["value"] is found["low"] is found["high"] is None
+                assert correlation["value"] is correlation["low"] is correlation["high"] is None
             else:
-                assert found["value"] == pytest.approx(wanted, abs=1e-9)
-                assert found["low"] <= found["value"] <= found["high"]
+                assert correlation["value"] == pytest.approx(wanted, abs=1e-9)
+                assert correlation["low"] <= correlation["value"] <= correlation["high"]
 
 
 def test_the_winner_is_the_best_on_the_deciding_frames(
     tiny_league: Compared, rows: list[Row]
 ) -> None:
-    sizes = {guide: abs(r(rows, guide, "kept_deciding") or 0) for guide in METRICS}
-    assert tiny_league.league.winner == max(sizes, key=lambda guide: sizes[guide])
+    sizes = {metric: abs(r(rows, metric, "kept_deciding") or 0) for metric in METRICS}
+    assert tiny_league.league.winner == max(sizes, key=lambda metric: sizes[metric])
 
 
 def test_the_columns_are_the_values_of_the_metrics(rows: list[Row], observed: Observed) -> None:
@@ -150,28 +150,28 @@ def test_accuracies_are_those_of_each_share_on_its_own(
         truth = open_ground_truth(config, name, "classification")
         assert isinstance(truth, ClassTruth)
         deployment = observed.deployment
-        bench = EvaluationSetup(deployment.models, deployment.facts, observed.maps_for([plan]), 5)
+        setup = EvaluationSetup(deployment.models, deployment.facts, observed.maps_for([plan]), 5)
         hits = []
         for k in range(PICTURES):
             alone = ClassTruth.single(Subset(truth.frames, (k,)), [known.labels[name][k]])
-            (scores,) = accuracy(bench, [plan], {name: alone}, lambda done: None)
+            (scores,) = accuracy(setup, [plan], {name: alone}, lambda done: None)
             hits.append(scores[name]["top1"])
         assert float(row["accuracy_deciding"]) == statistics.fmean(hits[::DECIDES])
         rest = [hit for k, hit in enumerate(hits) if k % DECIDES]
         assert float(row["accuracy"]) == pytest.approx(statistics.fmean(rest))
-        assert row["kept"] == row["accuracy"]  # unmerged, every answer is right
+        assert row["kept"] == row["accuracy"]  # the unmerged accuracy is 1
 
 
 def test_the_comparison_records_its_inputs(tiny_league: Compared) -> None:
-    league, config = tiny_league.league, tiny_league.config
-    assert read_record(MetricComparison, tiny_league.out / "league.json") == league
-    assert (league.schema, league.seed, league.name) == (1, config.seed, "tiny")
-    assert league.config == config.as_written()
-    assert league.deciding.frames == {"a": 4, "b": 4}
-    assert league.reporting.frames == {"a": 16, "b": 16}
-    assert league.frames["hash"] == open_frame_set(config).hash
-    assert set(league.guide_seconds) == set(METRICS) and league.seconds["statistics"] >= 0
-    assert league.shares["same"] + league.shares["cross"] == league.shares["all"]
+    comparison, config = tiny_league.league, tiny_league.config
+    assert read_record(MetricComparison, tiny_league.out / "league.json") == comparison
+    assert (comparison.schema, comparison.seed, comparison.name) == (1, config.seed, "tiny")
+    assert comparison.config == config.as_written()
+    assert comparison.deciding.frames == {"a": 4, "b": 4}
+    assert comparison.reporting.frames == {"a": 16, "b": 16}
+    assert comparison.frames["hash"] == open_frame_set(config).hash
+    assert set(comparison.guide_seconds) == set(METRICS) and comparison.seconds["statistics"] >= 0
+    assert comparison.shares["same"] + comparison.shares["cross"] == comparison.shares["all"]
 
 
 def test_files_are_complete_and_finite(tiny_league: Compared) -> None:
@@ -191,7 +191,7 @@ def test_the_table_lists_the_winner_first(tiny_league: Compared) -> None:
     assert f"{league.winner} *" in said and "nan" not in said.lower().split()
     assert "88 shares (16 same, 72 cross stage)" in said
     first = said.index("Pearson")
-    places = [said.index(f"\n{guide} ", first) for guide in league.deciding.ranking]
+    places = [said.index(f"\n{metric} ", first) for metric in league.deciding.ranking]
     assert places == sorted(places)
 
 
@@ -236,11 +236,11 @@ def test_a_model_that_scores_nothing_is_left_out_and_named(
     known: Labelled, tiny_league: Compared
 ) -> None:
     wrong = [(label + 1) % 7 for label in known.labels["b"]]
-    found = compare(known, {**known.labels, "b": wrong}, ["name=hopeless"])
-    rows = read_rows(found)
+    compared = compare(known, {**known.labels, "b": wrong}, ["name=hopeless"])
+    rows = read_rows(compared)
     assert {row["recipient"].partition(":")[0] for row in rows} == {"a"}
-    assert found.league.reporting.left_out == {"b": "its unmerged score is 0"}
-    assert "b is left out on the reporting frames: its unmerged score is 0" in found.spoken.text
+    assert compared.league.reporting.left_out == {"b": "its unmerged score is 0"}
+    assert "b is left out on the reporting frames: its unmerged score is 0" in compared.spoken.text
     whole = [row for row in read_rows(tiny_league) if row["recipient"].startswith("a:")]
     assert [row["kept"] for row in rows] == [row["kept"] for row in whole]
 
@@ -251,36 +251,37 @@ def test_a_model_that_scores_nothing_on_one_part_is_left_out_of_that_part(
     luck = [
         (label + 1) % 7 if k % DECIDES == 0 else label for k, label in enumerate(known.labels["b"])
     ]
-    found = compare(known, {**known.labels, "b": luck}, ["name=unlucky"])
-    assert found.league.deciding.left_out == {"b": "its unmerged score is 0"}
-    assert found.league.reporting.left_out == {}
-    for row in read_rows(found):
+    compared = compare(known, {**known.labels, "b": luck}, ["name=unlucky"])
+    assert compared.league.deciding.left_out == {"b": "its unmerged score is 0"}
+    assert compared.league.reporting.left_out == {}
+    for row in read_rows(compared):
         assert bool(row["kept_deciding"]) == row["recipient"].startswith("a:")
         assert row["kept"]
     counts = [
-        table.pearson("r2").count for table in (found.league.deciding, found.league.reporting)
+        table.pearson("r2").count
+        for table in (compared.league.deciding, compared.league.reporting)
     ]
     assert counts[1] == 2 * counts[0] == 88
 
 
 def test_detectors_and_classifiers_are_measured_together(mixed: Observed) -> None:
     """In one pass, each share is scored by its own recipient."""
-    known = mixed.deployment
+    deployment = mixed.deployment
     truth = {
         "cls": scenes_truth(STREET, 6, "classification"),
         "det": scenes_truth(STREET, 6, "detection"),
     }
-    legal = enumerate_shares(known.pairs.legal, known.facts, [AdapterSpec("linear")])
+    legal = enumerate_shares(deployment.pairs.legal, deployment.facts, [AdapterSpec("linear")])
     into = {name: [s for s in legal if s.recipient.model == name][:2] for name in truth}
     shares = [*into["cls"], *into["det"]]
     maps = mixed.maps_for([SharePlan((share,)) for share in shares])
-    bench = EvaluationSetup(known.models, known.facts, maps, 3)
-    told: list[int] = []
-    measured = measure_shares(bench, shares, truth, told.append)
-    assert sum(told) == 6 + 5 * 2 and list(measured.scores) == shares
+    setup = EvaluationSetup(deployment.models, deployment.facts, maps, 3)
+    steps: list[int] = []
+    measured = measure_shares(setup, shares, truth, steps.append)
+    assert sum(steps) == 6 + 5 * 2 and list(measured.scores) == shares
     for share in shares:
         name = share.recipient.model
-        (scores,) = accuracy(bench, [SharePlan((share,))], {name: truth[name]}, lambda n: None)
+        (scores,) = accuracy(setup, [SharePlan((share,))], {name: truth[name]}, lambda n: None)
         main = scores[name]["map" if name == "det" else "top1"]
         assert measured.scores[share] == pytest.approx(main, abs=2e-3)
 
@@ -310,7 +311,7 @@ def test_accuracy_kept_is_relative_to_the_unmerged_recipient() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"truth": {}}, "the config needs `truth:` for at least one model"),
         ({"truth.a": {"scenes": {"seed": 2}, "count": 1}}, "no frames among its reporting frames"),
@@ -321,10 +322,10 @@ def test_accuracy_kept_is_relative_to_the_unmerged_recipient() -> None:
     ],
 )
 def test_a_bad_config_is_refused_before_anything_is_written(
-    tmp_path: Path, weights: Weights, changes: dict[str, Any], told: str
+    tmp_path: Path, weights: Weights, changes: dict[str, Any], message: str
 ) -> None:
     path = write_config(tmp_path, with_changes(config_data(weights), changes))
-    with pytest.raises(MergeSearchError, match=told) as caught:
+    with pytest.raises(MergeSearchError, match=message) as caught:
         correlate(load_config(path), capture_reporter().reporter)
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.rglob("league.json"))
@@ -350,7 +351,7 @@ def test_boxes_are_needed_on_both_parts() -> None:
 def test_networks_without_any_accuracy_are_refused_before_the_long_work(
     known: Labelled, tmp_path: Path
 ) -> None:
-    wrong = {name: [(label + 1) % 7 for label in found] for name, found in known.labels.items()}
+    wrong = {name: [(label + 1) % 7 for label in labels] for name, labels in known.labels.items()}
     with pytest.raises(NothingToCorrelate, match="no model with ground truth scores above 0"):
         compare(known, wrong, ["name=nothing", f"cache={tmp_path / 'cache'}"])
     assert not (tmp_path / "cache").exists()

@@ -236,7 +236,7 @@ def test_image_files_can_be_a_part_beside_rendered_scenes(
 
 
 @pytest.mark.parametrize(
-    ("frames", "told"),
+    ("frames", "message"),
     [
         ({"parts": [{**DAY, "count": 20}, {**WINDOW, "count": 5}]}, "12 frames are fewer than"),
         ({"parts": [DAY, {**WINDOW, "count": 4}]}, "3 frames of a part are left"),
@@ -244,9 +244,9 @@ def test_image_files_can_be_a_part_beside_rendered_scenes(
     ],
 )
 def test_parts_that_are_too_small_or_equal_are_refused(
-    weights: Weights, tmp_path: Path, frames: Any, told: str
+    weights: Weights, tmp_path: Path, frames: Any, message: str
 ) -> None:
-    with pytest.raises(BadFrames, match=told):
+    with pytest.raises(BadFrames, match=message):
         observe_config(config_of(weights, tmp_path, frames))
 
 
@@ -298,14 +298,14 @@ def test_progress_counts_every_share_once_however_many_parts_are_new(
     for window in (None, WINDOW, {"scenes": {"seed": 8}, "count": 9}):
         parts += [window] if window else []
         config = config_of(weights, tmp_path, {"parts": parts})
-        observed, told = observe_config(config), list[int]()
+        observed, counts = observe_config(config), list[int]()
         shares = shares_in(observed)
-        METRICS["fidelity"].similarities(observed, shares, told.append)
-        assert sum(told) == len(shares) and min(told) >= 0
-    told.clear()
+        METRICS["fidelity"].similarities(observed, shares, counts.append)
+        assert sum(counts) == len(shares) and min(counts) >= 0
+    counts.clear()
     config = config_of(weights, tmp_path, {"parts": parts}, cache=str(tmp_path / "empty"))
-    METRICS["fidelity"].similarities(observe_config(config), shares, told.append)
-    assert sum(told) == len(shares) and min(told) >= 0
+    METRICS["fidelity"].similarities(observe_config(config), shares, counts.append)
+    assert sum(counts) == len(shares) and min(counts) >= 0
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"frames": 3}', '{"frames": 1, "sums": {}}'])
@@ -350,10 +350,10 @@ def search(
     folder: Path, data: Any, champion: SharePlan | None = None
 ) -> tuple[RunConfig, Result, str]:
     """Run without logging; return the result and the printed text."""
-    config, spoken = load_config(write_config(folder, data)), capture_reporter()
+    config, captured = load_config(write_config(folder, data)), capture_reporter()
     make_folder(config.out_folder)
-    result = run_without_logging(config, spoken.reporter, PriorKnowledge(champion))
-    return config, result, spoken.text
+    result = run_without_logging(config, captured.reporter, PriorKnowledge(champion))
+    return config, result, captured.text
 
 
 def evaluated_plans(config: RunConfig) -> list[str]:

@@ -88,9 +88,9 @@ def test_every_plan_holds_the_bytes_in_the_result(tiny_run: FinishedRun) -> None
         maps = observed.maps_for([plan])
         model = MergedModel(deployment.models, deployment.facts, plan, maps)
         assert total_bytes(unique_tensors(model)) == record.bytes
-        bench = EvaluationSetup(deployment.models, deployment.facts, maps, 12)
+        setup = EvaluationSetup(deployment.models, deployment.facts, maps, 12)
         truth = {"a": open_ground_truth(tiny_run.config, "a", "classification")}
-        assert accuracy(bench, [plan], truth, lambda done: None) == [record.accuracy]
+        assert accuracy(setup, [plan], truth, lambda done: None) == [record.accuracy]
 
 
 def test_stage_tables_and_verified_plans_are_printed(tiny_run: FinishedRun) -> None:
@@ -123,12 +123,12 @@ def test_every_accuracy_and_every_difference_has_an_interval(
 def test_rank_agreement_is_computed_and_printed(
     tiny_run: FinishedRun,
 ) -> None:
-    found = tiny_run.result.rungs
-    assert found == rungs(tiny_run.result.candidates) | {
-        "shortlist_proxy_fidelity": found["shortlist_proxy_fidelity"]
+    agreement = tiny_run.result.rungs
+    assert agreement == rungs(tiny_run.result.candidates) | {
+        "shortlist_proxy_fidelity": agreement["shortlist_proxy_fidelity"]
     }
-    assert any(rho is not None and -1 <= rho <= 1 for rho in found.values())
-    assert in_words(found) in tiny_run.output
+    assert any(rho is not None and -1 <= rho <= 1 for rho in agreement.values())
+    assert in_words(agreement) in tiny_run.output
 
 
 def test_without_labels_accuracy_is_absent(tmp_path: Path, data: dict[str, Any]) -> None:
@@ -202,12 +202,12 @@ def test_a_budget_that_cannot_be_met_names_the_smallest_plan_and_exits_with_2(
         run(config, capture_reporter().reporter)
     least = caught.value.least
     assert caught.value.exit_code == 2
-    for told in (least.plan.hash, str(least.bytes), str(least.plan), "0.00 MB"):
-        assert told in str(caught.value)
+    for message in (least.plan.hash, str(least.bytes), str(least.plan), "0.00 MB"):
+        assert message in str(caught.value)
     written = config.out_folder / "plans" / f"{least.plan.hash}.json"
     assert SharePlan.from_json(written.read_text(encoding="utf-8")) == least.plan
     assert not (config.out_folder / "result.json").exists()
-    # the named bytes are indeed reachable, and one byte less is not
+    # the budget in the message can be met, and one byte less cannot
     assert run_config(config.base / "config.yaml", [f"budget={least.bytes}"]).result.chosen
     with pytest.raises(BudgetTooSmall):
         run_config(config.base / "config.yaml", [f"budget={least.bytes - 1}"])
@@ -241,7 +241,7 @@ def test_if_no_verified_plan_keeps_the_floor_none_is_chosen(
 ) -> None:
     monkeypatch.setattr(
         "search.pipelines.candidates.kept_by_model", lambda *scores: {"a": 0.25, "b": 0.5}
-    )  # a truth that is worse than all that was predicted
+    )  # measured quality far below all predictions
     path = write_config(tmp_path, with_changes(data, {"budget": None, "quality_floor": 0.9}))
     ran = run_config(path)
     assert ran.result.chosen is None and (ran.out / "result.json").is_file()
@@ -264,12 +264,12 @@ def test_a_search_begins_with_the_plans_of_an_earlier_run_in_the_folder(
 ) -> None:
     path = write_config(tmp_path, data)
     first = run_config(path, ["search.trials=60"]).result
-    found = {r.hash for r in (*first.candidates, *first.front)}
-    again = run_config(path, ["seed=4", f"search.trials={len(found) + 2}"])
-    assert again.result.study["trials"] == len(found) + 2
+    earlier_plans = {r.hash for r in (*first.candidates, *first.front)}
+    again = run_config(path, ["seed=4", f"search.trials={len(earlier_plans) + 2}"])
+    assert again.result.study["trials"] == len(earlier_plans) + 2
     assert again.result.study["hypervolume"][-1] >= 0.999 * first.study["hypervolume"][-1]
-    alone = run_config(write_config(tmp_path / "new", data), ["seed=4", "search.trials=8"]).result
-    assert alone.study["hypervolume"][-1] < first.study["hypervolume"][-1]
+    fresh = run_config(write_config(tmp_path / "new", data), ["seed=4", "search.trials=8"]).result
+    assert fresh.study["hypervolume"][-1] < first.study["hypervolume"][-1]
 
 
 def test_a_damaged_earlier_result_is_ignored(tmp_path: Path, data: dict[str, Any]) -> None:
@@ -307,11 +307,11 @@ def test_exact_prints_the_true_front_and_the_share_that_the_study_found(
     assert "The study in tiny has found" in listener.text
     other = capture_reporter()
     find_exact_front(load_config(path, ["budget=80%"]), other.reporter)
-    assert "The study" not in other.text  # that was of another problem
+    assert "The study" not in other.text  # the study solved another problem
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"models.b.fit": "crop"}, "no representation may replace another"),
         ({"frames.count": 18}, "fewer than two batches"),
@@ -324,13 +324,13 @@ def test_exact_prints_the_true_front_and_the_share_that_the_study_found(
     ],
 )
 def test_an_error_leaves_the_old_result(
-    tmp_path: Path, data: dict[str, Any], changes: dict[str, Any], told: str
+    tmp_path: Path, data: dict[str, Any], changes: dict[str, Any], message: str
 ) -> None:
     path = write_config(tmp_path, with_changes(data, changes))
     out = tmp_path / "out" / "tiny"
     out.mkdir(parents=True)
     (out / "result.json").write_text("the old one")
-    with pytest.raises(MergeSearchError, match=told) as caught:
+    with pytest.raises(MergeSearchError, match=message) as caught:
         run_config(path)
     assert "\n" not in str(caught.value)
     assert (out / "result.json").read_text() == "the old one"
@@ -362,10 +362,3 @@ def test_a_damaged_study_is_refused_by_name(tmp_path: Path, data: dict[str, Any]
     store.write_text("no journal\n{}\n")
     with pytest.raises(MergeSearchError, match=r"study\.log"):
         run_config(path)
-
-
-def test_results_are_finite_json(tiny_run: FinishedRun) -> None:
-    def refuse(constant: str) -> float:
-        raise AssertionError(constant)
-
-    json.loads((tiny_run.out / "result.json").read_text(), parse_constant=refuse)

@@ -98,8 +98,8 @@ def test_a_missing_shard_is_named(config: Path, parts: list[Path]) -> None:
 
 
 def test_a_shard_that_is_given_twice_is_refused(config: Path, parts: list[Path]) -> None:
-    told = error_of("merge", config, *parts, parts[0])
-    assert str(parts[0]) in told and "give each shard once" in told
+    message = error_of("merge", config, *parts, parts[0])
+    assert str(parts[0]) in message and "give each shard once" in message
 
 
 def test_shards_of_different_counts_do_not_mix(config: Path, parts: list[Path]) -> None:
@@ -115,8 +115,8 @@ def test_shards_of_different_counts_do_not_mix(config: Path, parts: list[Path]) 
 def test_shards_of_another_config_are_refused(
     config: Path, parts: list[Path], change: str
 ) -> None:
-    told = error_of("merge", config, *parts, "--set", change)
-    assert str(parts[0]) in told and "is not of this config" in told
+    message = error_of("merge", config, *parts, "--set", change)
+    assert str(parts[0]) in message and "is not of this config" in message
 
 
 def test_without_shards_there_is_nothing_to_merge(config: Path, tmp_path: Path) -> None:

@@ -86,70 +86,74 @@ def answers(tiny_run: FinishedRun, photos: Path) -> Path:
 
 
 def verify_run(
-    out: Path, data: VerificationInputs, starts: Sequence[str] = ()
+    out: Path, data: VerificationInputs, hash_prefixes: Sequence[str] = ()
 ) -> tuple[Verification, CapturedReporter]:
-    spoken = capture_reporter()
-    return verify(out, starts, data, spoken.reporter), spoken
+    captured = capture_reporter()
+    return verify(out, hash_prefixes, data, captured.reporter), captured
 
 
 def test_on_the_data_of_the_run_the_numbers_are_those_of_the_run(
     tiny_run: FinishedRun, out: Path
 ) -> None:
-    found, spoken = verify_run(out, VerificationInputs())
-    assert found.candidates == tiny_run.result.candidates
-    assert found.baseline == tiny_run.result.baseline
-    assert found.baseline_intervals == tiny_run.result.baseline_intervals
-    assert found.verified_front == tiny_run.result.verified_front
-    assert found.chosen == tiny_run.result.chosen
-    assert found.truth == tiny_run.result.truth and found.truth["a"]["count"] == 12
-    assert found.frames["count"] == 12
-    assert "Verified against ground truth on 12 frames (a)\n" in spoken.text
-    for candidate in found.candidates:
-        assert candidate.hash in spoken.text
+    verification, captured = verify_run(out, VerificationInputs())
+    assert verification.candidates == tiny_run.result.candidates
+    assert verification.baseline == tiny_run.result.baseline
+    assert verification.baseline_intervals == tiny_run.result.baseline_intervals
+    assert verification.verified_front == tiny_run.result.verified_front
+    assert verification.chosen == tiny_run.result.chosen
+    assert verification.truth == tiny_run.result.truth and verification.truth["a"]["count"] == 12
+    assert verification.frames["count"] == 12
+    assert "Verified against ground truth on 12 frames (a)\n" in captured.text
+    for candidate in verification.candidates:
+        assert candidate.hash in captured.text
 
 
 def test_with_the_networks_own_answers_as_labels_accuracy_is_fidelity(
     out: Path, answers: Path
 ) -> None:
     data = VerificationInputs({"a": answers / "a.csv", "b": answers / "b.csv"})
-    found, spoken = verify_run(out, data)
-    assert all({**found.frames, "labels": t["labels"]} == t for t in found.truth.values())
-    assert found.frames["count"] == OTHERS
+    verification, captured = verify_run(out, data)
+    assert all(
+        {**verification.frames, "labels": t["labels"]} == t for t in verification.truth.values()
+    )
+    assert verification.frames["count"] == OTHERS
     for name in ("a", "b"):
-        assert found.baseline[name]["top1"] == 1
-        for candidate in found.candidates:
+        assert verification.baseline[name]["top1"] == 1
+        for candidate in verification.candidates:
             assert candidate.accuracy[name]["top1"] == candidate.fidelity[name]
             assert candidate.kept[name] == candidate.fidelity[name]
-    assert any(c.fidelity[name] != 1 for c in found.candidates for name in ("a", "b"))
-    assert f"Verified against ground truth on {OTHERS} frames (a, b)" in spoken.text
+    assert any(c.fidelity[name] != 1 for c in verification.candidates for name in ("a", "b"))
+    assert f"Verified against ground truth on {OTHERS} frames (a, b)" in captured.text
 
 
 def test_models_without_labels_count_by_fidelity(out: Path, answers: Path) -> None:
-    found, _ = verify_run(out, VerificationInputs({"b": answers / "b.csv"}))
-    assert set(found.baseline) == set(found.truth) == {"b"}, "not the config's truth of a"
-    for candidate in found.candidates:
+    verification, _ = verify_run(out, VerificationInputs({"b": answers / "b.csv"}))
+    assert set(verification.baseline) == set(verification.truth) == {"b"}, (
+        "not the config's truth of a"
+    )
+    for candidate in verification.candidates:
         assert candidate.kept["a"] == candidate.fidelity["a"]
 
 
 def test_without_labels_only_fidelity_is_measured(out: Path, photos: Path) -> None:
-    found, spoken = verify_run(out, VerificationInputs(frames=photos))
-    assert found.truth == found.baseline == {} and found.verified_front == []
-    assert found.frames["count"] == OTHERS
-    assert all(c.accuracy == {} and c.quality_kept is None for c in found.candidates)
-    assert all(c.mean_fidelity is not None for c in found.candidates)
-    assert "Fidelity only: no labels, so nothing is said about accuracy" in spoken.text
-    assert "top-1" not in spoken.text and "round truth" not in spoken.text
+    verification, captured = verify_run(out, VerificationInputs(frames=photos))
+    assert verification.truth == verification.baseline == {} and verification.verified_front == []
+    assert verification.frames["count"] == OTHERS
+    assert all(c.accuracy == {} and c.quality_kept is None for c in verification.candidates)
+    assert all(c.mean_fidelity is not None for c in verification.candidates)
+    assert "Fidelity only: no labels, so nothing is said about accuracy" in captured.text
+    assert "top-1" not in captured.text and "round truth" not in captured.text
 
 
 def test_plans_of_the_front_are_selected_by_hash_prefix(tiny_run: FinishedRun, out: Path) -> None:
     others = {r.hash for r in tiny_run.result.front} - {c.hash for c in tiny_run.result.candidates}
     assert others, "the run verifies only some of its front"
     other = sorted(others)[0]
-    found, _ = verify_run(out, VerificationInputs(), [other, other[:8]])
-    (candidate,) = found.candidates
+    verification, _ = verify_run(out, VerificationInputs(), [other, other[:8]])
+    (candidate,) = verification.candidates
     record = next(r for r in tiny_run.result.front if r.hash == other)
     assert (candidate.hash, candidate.plan, candidate.bytes) == (other, record.plan, record.bytes)
-    assert found.chosen is None and found.foremost == candidate
+    assert verification.chosen is None and verification.foremost == candidate
     assert set(candidate.accuracy) == {"a"}
     with pytest.raises(NoSuchPlan, match="no plan with a hash that begins with 'xyz'"):
         verify_run(out, VerificationInputs(), ["xyz"])
@@ -157,10 +161,10 @@ def test_plans_of_the_front_are_selected_by_hash_prefix(tiny_run: FinishedRun, o
 
 def test_the_verification_is_written_and_logged(out: Path, photos: Path) -> None:
     before = (out / "result.json").read_bytes()
-    found, _ = verify_run(out, VerificationInputs(frames=photos))
+    verification, _ = verify_run(out, VerificationInputs(frames=photos))
     file = out / "verify" / "verified.json"
-    assert read_document(file) == found
-    assert found.result == identity(before) and (out / "result.json").read_bytes() == before
+    assert read_document(file) == verification
+    assert verification.result == identity(before) and (out / "result.json").read_bytes() == before
     client = MlflowClient(tracking_uri=Target.of(LoadedRun.from_folder(out).config).uri)
     known = client.get_experiment_by_name("merge-search")
     assert known is not None
@@ -168,9 +172,12 @@ def test_the_verification_is_written_and_logged(out: Path, photos: Path) -> None
     (run,) = client.search_runs([known.experiment_id], mine)
     assert run.data.tags["merge_search.kind"] == "verify"
     assert run.info.status == "FINISHED" and PARENT_TAG not in run.data.tags
-    assert run.data.params["result"] == found.result
+    assert run.data.params["result"] == verification.result
     assert "nothing is said about accuracy" in run.data.params["against"]
-    assert found.foremost and run.data.metrics["fidelity"] == found.foremost.mean_fidelity
+    assert (
+        verification.foremost
+        and run.data.metrics["fidelity"] == verification.foremost.mean_fidelity
+    )
     files = {entry.path for entry in client.list_artifacts(run.info.run_id)}
     assert files == {"verified.json", "config.yaml", "candidates.json"}
     assert [line for line in sync(out) if "was there already" not in line] == []
@@ -221,13 +228,13 @@ def test_frames_of_the_search_are_refused(photo_run: FinishedRun, tmp_path: Path
 def test_a_run_without_truth_in_its_config_can_be_verified(
     photo_run: FinishedRun,
 ) -> None:
-    found, spoken = verify_run(photo_run.out, VerificationInputs())
-    assert found.candidates == photo_run.result.candidates and found.truth == {}
-    assert "Fidelity only" in spoken.text
+    verification, captured = verify_run(photo_run.out, VerificationInputs())
+    assert verification.candidates == photo_run.result.candidates and verification.truth == {}
+    assert "Fidelity only" in captured.text
 
 
 @pytest.mark.parametrize(
-    ("texts", "told"),
+    ("texts", "message"),
     [
         (["a"], "--labels a: write it as MODEL="),
         (["=x.csv"], "--labels =x.csv: write it as MODEL="),
@@ -238,13 +245,13 @@ def test_a_run_without_truth_in_its_config_can_be_verified(
     ],
 )
 def test_labels_of_unknown_form_are_refused(
-    tiny_run: FinishedRun, texts: list[str], told: str
+    tiny_run: FinishedRun, texts: list[str], message: str
 ) -> None:
     with pytest.raises(BadData) as caught:
         VerificationInputs.parse(texts, [], [], None).config_for(
             LoadedRun.from_folder(tiny_run.out)
         )
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize("option", ["images", "classes"])

@@ -25,7 +25,7 @@ def _share(text: str) -> Share:
 
 
 @pytest.mark.parametrize(
-    ("new", "old", "told"),
+    ("new", "old", "sentences"),
     [
         (
             plan("classifier:blocks.4>detector:blocks.4"),
@@ -62,8 +62,8 @@ def _share(text: str) -> Share:
         ),
     ],
 )
-def test_difference_sentences(new: SharePlan, old: SharePlan, told: list[str]) -> None:
-    assert describe_difference(new, old) == told
+def test_difference_sentences(new: SharePlan, old: SharePlan, sentences: list[str]) -> None:
+    assert describe_difference(new, old) == sentences
 
 
 def test_a_plan_is_described_without_another() -> None:
@@ -87,11 +87,11 @@ def plans(draw: st.DrawFn) -> SharePlan:
 
 @given(plans(), plans())
 def test_exactly_the_changed_shares_are_described_once(new: SharePlan, old: SharePlan) -> None:
-    told = describe_difference(new, old)
+    sentences = describe_difference(new, old)
     came, went = set(new.shares) - set(old.shares), set(old.shares) - set(new.shares)
-    assert (told == [SAME_STAGES]) == (not came and not went)
-    assert sum(" now takes " in sentence for sentence in told) == len(came)
-    gone = sum(" instead of " in s or " uses its own " in s for s in told)
+    assert (sentences == [SAME_STAGES]) == (not came and not went)
+    assert sum(" now takes " in sentence for sentence in sentences) == len(came)
+    gone = sum(" instead of " in s or " uses its own " in s for s in sentences)
     assert gone == len(went)
 
 

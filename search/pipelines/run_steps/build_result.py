@@ -25,12 +25,12 @@ from spaces.deployment import Deployment
 
 def build_result(
     inputs: RunInputs,
-    found: FrontSearch,
+    front_search: FrontSearch,
     verification: FrontVerification,
     seconds: Mapping[str, float],
 ) -> Result:
     """Return the run as plain data. `seconds` says how long each step took."""
-    config, evaluator, verified = inputs.config, found.evaluator, verification.verified
+    config, evaluator, verified = inputs.config, front_search.evaluator, verification.verified
     limits, candidates = evaluator.problem.limits, verified.candidates
     chosen = choose(candidates, config.quality_floor)
     return Result(
@@ -41,13 +41,13 @@ def build_result(
         quality_floor=config.quality_floor,
         unmerged_bytes=evaluator.costs.unmerged_bytes,
         unmerged_macs=evaluator.costs.unmerged_macs,
-        smallest_bytes=found.smallest.bytes,
-        frames=summarise_frames(found.observed.frames),
+        smallest_bytes=front_search.smallest.bytes,
+        frames=summarise_frames(front_search.observed.frames),
         models=model_records(config, inputs.deployment),
-        study=study_summary(config, found),
+        study=study_summary(config, front_search),
         baseline=verified.baseline,
         baseline_intervals=verified.intervals,
-        front=[plan_record(valued, evaluator) for valued in found.explored.front],
+        front=[plan_record(valued, evaluator) for valued in front_search.explored.front],
         candidates=candidates,
         verified_front=verified_front(candidates),
         chosen=chosen.hash if chosen else None,
@@ -61,9 +61,9 @@ def build_result(
     )
 
 
-def study_summary(config: RunConfig, found: FrontSearch) -> dict[str, Any]:
+def study_summary(config: RunConfig, front_search: FrontSearch) -> dict[str, Any]:
     """Return what result.json says about the study."""
-    problem, explored = found.evaluator.problem, found.explored
+    problem, explored = front_search.evaluator.problem, front_search.explored
     return {
         "problem": problem.hash,
         "sampler": config.search.sampler,

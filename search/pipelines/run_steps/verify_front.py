@@ -23,16 +23,18 @@ from search.utils.reporter import Reporter
 from spaces.plan import SharePlan
 
 
-def verify_front(inputs: RunInputs, found: FrontSearch, reporter: Reporter) -> FrontVerification:
+def verify_front(
+    inputs: RunInputs, front_search: FrontSearch, reporter: Reporter
+) -> FrontVerification:
     """Measure fidelity on a shortlist, ground truth and latency on the best of it.
 
     Also compute how well each verification stage predicted the order of plans in the next.
     """
     settings, deployment = inputs.config.verify, inputs.deployment
-    shortlist = select_shortlist(found, settings.shortlist)
-    plans, held_out = [valued.plan for valued in shortlist], found.observed.unseen
+    shortlist = select_shortlist(front_search, settings.shortlist)
+    plans, held_out = [valued.plan for valued in shortlist], front_search.observed.unseen
     with reporter.working("linear maps"):
-        maps = found.observed.maps_for(plans)
+        maps = front_search.observed.maps_for(plans)
     setup = EvaluationSetup(deployment.deployed_models, deployment.facts, maps, settings.batch)
     reporter.step(f"Fidelity of the {len(plans)} most promising plans on {len(held_out)} frames")
     with reporter.progress("frames", len(held_out)) as progress:
@@ -40,13 +42,13 @@ def verify_front(inputs: RunInputs, found: FrontSearch, reporter: Reporter) -> F
     best = select_candidates(
         fidelities, shortlist, settings.candidates, inputs.config.quality_floor
     )
-    if found.champion:
+    if front_search.champion:
         best = [0, *(k for k in best if k)]
-    records = [plan_record(shortlist[k], found.evaluator) for k in best]
+    records = [plan_record(shortlist[k], front_search.evaluator) for k in best]
     verified = verify_plans(setup, records, [fidelities[k] for k in best], inputs.truth, reporter)
     shortlist_agreement = shortlist_rung([valued.proxy for valued in shortlist], fidelities)
     with reporter.working("latency"):
-        latency_ms = measure_latency(verified.candidates, found.latency)
+        latency_ms = measure_latency(verified.candidates, front_search.latency)
     return FrontVerification(
         verified=verified,
         rank_agreement=rungs(verified.candidates) | shortlist_agreement,
@@ -58,9 +60,9 @@ def verify_front(inputs: RunInputs, found: FrontSearch, reporter: Reporter) -> F
     )
 
 
-def select_shortlist(found: FrontSearch, most: int) -> list[EvaluatedPlan]:
+def select_shortlist(front_search: FrontSearch, most: int) -> list[EvaluatedPlan]:
     """Return the champion, if there is one, and at most `most` plans of the front."""
-    shortlist, champion = found.explored.shortlist(most), found.champion
+    shortlist, champion = front_search.explored.shortlist(most), front_search.champion
     if champion is None:
         return shortlist
     return [champion, *(valued for valued in shortlist if valued.plan != champion.plan)]

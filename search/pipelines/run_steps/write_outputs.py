@@ -28,7 +28,7 @@ OLD_FRONT_PICTURE = "front.png"
 def write_outputs(
     result: Result,
     inputs: RunInputs,
-    found: FrontSearch,
+    front_search: FrontSearch,
     verification: FrontVerification,
     reporter: Reporter,
 ) -> Result:
@@ -38,13 +38,13 @@ def write_outputs(
     with reporter.working("pictures"):
         write_text(out / FRONT_PICTURE, front_svg(result))
         (out / OLD_FRONT_PICTURE).unlink(missing_ok=True)
-        write_heat_maps(found.similarity, result_stages(result), result.metric, out)
-        write_trials(found.explored, found.evaluator, out)
-        save_explorer(result, found.explored, out)
+        write_heat_maps(front_search.similarity, result_stages(result), result.metric, out)
+        write_trials(front_search.explored, front_search.evaluator, out)
+        save_explorer(result, front_search.explored, out)
     write_result(result, out)
-    result = write_chosen_bundle(Source(config, result, found.observed), out, reporter)
+    result = write_chosen_bundle(Source(config, result, front_search.observed), out, reporter)
     paths = RunPaths.find(result.name, out, config.base)
-    write_report(result, search_trace(found, verification), paths, out)
+    write_report(result, search_trace(front_search, verification), paths, out)
     return result
 
 
@@ -75,14 +75,14 @@ def write_chosen_bundle(source: Source, out: Path, reporter: Reporter) -> Result
     return result
 
 
-def search_trace(found: FrontSearch, verification: FrontVerification) -> SearchTrace:
+def search_trace(front_search: FrontSearch, verification: FrontVerification) -> SearchTrace:
     """Return what the report says about plans and shares that were rejected."""
-    pairs = found.observed.deployment.pairs
+    pairs = front_search.observed.deployment.pairs
     return SearchTrace(
-        similarity=found.similarity,
+        similarity=front_search.similarity,
         rejected=pairs.rejected,
         legal=len(pairs.legal),
-        feasible=len(found.explored.feasible),
+        feasible=len(front_search.explored.feasible),
         shortlist=verification.shortlist,
     )
 
