@@ -1,13 +1,13 @@
-"""What closed-form repairs are worth: the same single shares with and without each of them.
+"""Measure the worth of closed-form repairs: the same single shares with and without each.
 
     MERGE_SEARCH_DATA=/path/to/data python bench/adapters.py
 
-lite0 and lite1, `--shares` of the shares that keep between `WORST` and `BEST` of their recipient's
-answers. Variants: the ridge map as it is; stretched to the recipient's variance; either with the
-BatchNorms behind it re-estimated on unlabelled photos; the stretched map at lower ranks; and a
-ridge map from two donor stages at once. None sees a label. The last line is one JSON object with
-the mean gain in top-1 over the plain ridge map, and on how many shares each variant does worse,
-over all shares and by what the plain map reaches.
+The models are lite0 and lite1; `--shares` of the shares with a fidelity between `WORST` and `BEST`
+are measured. Variants: the ridge map as it is; the ridge map stretched to the recipient's
+variance; either one with the BatchNorms after it re-estimated on unlabelled photos; the stretched
+map at lower ranks; and a ridge map from two donor stages. None uses a label. The last line is one
+JSON object with the mean gain in top-1 over the plain ridge map, and the number of shares for
+which a variant is worse, over all shares and by the top-1 of the plain map.
 """
 
 from __future__ import annotations
@@ -53,17 +53,17 @@ WORST, BEST = 0.25, 0.97
 BATCH = 25
 POSITIONS = 24
 RE_ESTIMATE = 160
-"""Unlabelled photos that BatchNorm statistics are re-estimated on."""
+"""Number of unlabelled photos for re-estimating BatchNorm statistics."""
 PLAIN = "ridge"
 RANKS = (8, 32, 128)
 BANDS = {"all": (0.0, 1.0), "below 50%": (0.0, 0.5), "to 75%": (0.5, 0.75), "above": (0.75, 1.0)}
-"""Of the plain map's top-1."""
+"""Ranges of the plain map's top-1."""
 Representations = Mapping[Ref, Tensor]
 
 
 @dataclass
 class Variant:
-    """One way to put one share in place: a map of one or two donor stages, and the tail."""
+    """A variant of one share: a map from one or two donor stages, and the recipient's tail."""
 
     share: Share
     donors: tuple[Ref, ...]
@@ -80,13 +80,15 @@ class Variant:
 def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("--shares", type=int, default=36)
-    parser.add_argument("--photos", type=int, default=200, help="labelled ones, for top-1")
+    parser.add_argument(
+        "--photos", type=int, default=200, help="number of labelled photos for top-1"
+    )
     arguments = parser.parse_args()
     reporter = ConsoleReporter()
     config = configured(MODELS)
     deployment = load_deployment(config, reporter)
-    known = csv_truth(DATA / "labels.csv", sampling_of(config.frames))
-    unlabelled, parts = split_photos(known, MODELS)
+    ground_truth = csv_truth(DATA / "labels.csv", sampling_of(config.frames))
+    unlabelled, parts = split_photos(ground_truth, MODELS)
     truth = parts["reporting"][MODELS[0]]
     assert isinstance(truth, ClassTruth)
     observed = observe(config, deployment, unlabelled, reporter)
@@ -141,32 +143,32 @@ def _variants(observed: Observed, shares: Sequence[Share]) -> dict[tuple[Share, 
 
 
 def _samples(observed: Observed, shares: Sequence[Share]) -> dict[Grid, dict[Ref, Tensor]]:
-    """(photos, positions, channels) of every representation that a share needs, on its grid."""
+    """Return (photos, positions, channels) of every needed representation, by recipient grid."""
     deployment = observed.deployment
-    wanted: dict[Grid, set[Ref]] = defaultdict(set)
+    needed: dict[Grid, set[Ref]] = defaultdict(set)
     for share in shares:
         before = previous_stage(share.donor, layouts_by_model(deployment.facts))
         refs = {share.recipient, share.donor} | ({before} if before else set())
-        wanted[_grid(deployment, share.recipient)] |= refs
+        needed[_grid(deployment, share.recipient)] |= refs
     seen, _ = split_frames(observed.frames, len(observed.unseen))
-    found: dict[Grid, dict[Ref, list[Tensor]]] = {
-        grid: {ref: [] for ref in refs} for grid, refs in wanted.items()
+    samples: dict[Grid, dict[Ref, list[Tensor]]] = {
+        grid: {ref: [] for ref in refs} for grid, refs in needed.items()
     }
-    for _, representations in _walked(deployment, seen):
-        for grid, refs in wanted.items():
+    for _, representations in _representations(deployment, seen):
+        for grid, refs in needed.items():
             places = torch.randperm(grid[0] * grid[1])[:POSITIONS] if grid else None
             for ref in refs:
                 value = resize(representations[ref], grid)
                 rows = value[:, :, None] if places is None else value.flatten(2)[:, :, places]
-                found[grid][ref].append(rows.transpose(1, 2))
+                samples[grid][ref].append(rows.transpose(1, 2))
     return {
         grid: {ref: torch.cat(parts) for ref, parts in refs.items()}
-        for grid, refs in found.items()
+        for grid, refs in samples.items()
     }
 
 
 def _ridge(donors: Sequence[Tensor], recipient: Tensor) -> LinearMap:
-    """The ridge map whose strength is the best on every fourth photo, fitted on all."""
+    """Fit the ridge map on all photos, with the strength that is best on every fourth photo."""
     donor = torch.cat(list(donors), dim=2)
     held = torch.arange(len(donor)) % 4 == 3
     fit_x, fit_y = _rows(donor[~held]), _rows(recipient[~held])
@@ -196,7 +198,7 @@ def _rows(samples: Tensor) -> Tensor:
 def _re_estimate(
     deployment: Deployment, variants: Mapping[tuple[Share, str], Variant], frames: FrameSet
 ) -> None:
-    """Cumulative means and variances of the batches, as the tail sees them with the share."""
+    """Re-estimate the BatchNorm statistics of the tails as cumulative means over batches."""
     chosen = [variant for variant in variants.values() if variant.re_estimated]
     norms = [part for v in chosen for part in v.tail.modules() if isinstance(part, nn.BatchNorm2d)]
     for norm in norms:
@@ -204,7 +206,7 @@ def _re_estimate(
         norm.momentum = None
         norm.train()
     some = Subset(frames, tuple(range(0, len(frames), len(frames) // RE_ESTIMATE))[:RE_ESTIMATE])
-    for _, representations in _walked(deployment, some):
+    for _, representations in _representations(deployment, some):
         for variant in chosen:
             variant.answer(representations, _grid(deployment, variant.share.recipient))
     for norm in norms:
@@ -221,14 +223,16 @@ def _accuracy(
     some = Subset(truth.frames, tuple(range(0, len(truth.frames), 2))[:photos])
     labels = torch.tensor([only for i in some.indices for only in truth.labels[i]])
     hits: dict[tuple[Share, str], int] = defaultdict(int)
-    for indices, representations in _walked(deployment, some):
+    for indices, representations in _representations(deployment, some):
         for key, variant in variants.items():
             logits = variant.answer(representations, _grid(deployment, variant.share.recipient))
             hits[key] += int((logits.argmax(1) == labels[indices.start : indices.stop]).sum())
     return {key: count / len(some) for key, count in hits.items()}
 
 
-def _walked(deployment: Deployment, frames: FrameSet) -> Iterator[tuple[range, Representations]]:
+def _representations(
+    deployment: Deployment, frames: FrameSet
+) -> Iterator[tuple[range, Representations]]:
     with torch.no_grad():
         for indices, pictures in batches(frames, BATCH):
             yield (
@@ -242,7 +246,7 @@ def _walked(deployment: Deployment, frames: FrameSet) -> Iterator[tuple[range, R
 
 
 def _tail(deployment: Deployment, share: Share) -> nn.Sequential:
-    """A copy of what comes behind the recipient, with the head."""
+    """Return a copy of the stages after the recipient, with the head."""
     model = deployment.models[share.recipient.model]
     behind = model.layout.index(share.recipient.stage) + 1
     return copy.deepcopy(nn.Sequential(*list(model.stages)[behind:], _Last(model.head)))
@@ -259,7 +263,7 @@ class _Last(nn.Module):
 
 
 class _Map(nn.Module):
-    """A linear map of what is on the recipient's grid already."""
+    """A linear map of a representation that is on the recipient's grid already."""
 
     def __init__(self, linear: LinearMap) -> None:
         super().__init__()
@@ -286,14 +290,14 @@ def _report(
     reporter.say(f"Top-1 of every share and variant: {OUT}")
     summary = {
         name: {
-            band: _gained([top1[s, name] - top1[s, PLAIN] for s in shares if (s, name) in top1
+            band: _summarise([top1[s, name] - top1[s, PLAIN] for s in shares if (s, name) in top1
                            and low <= top1[s, PLAIN] < high])
             for band, (low, high) in BANDS.items()
         }
         for name in names
     }  # fmt: skip
     reporter.table(
-        "Points of top-1 gained over the plain map (worse on so many shares / of so many)",
+        "Points of top-1 gained over the plain map (shares that are worse / shares)",
         ["variant", *BANDS],
         [
             [
@@ -309,8 +313,8 @@ def _report(
     print(json.dumps(summary))
 
 
-def _gained(gains: Sequence[float]) -> dict[str, float]:
-    """Mean gain in points, and how many shares lose."""
+def _summarise(gains: Sequence[float]) -> dict[str, float]:
+    """Return the mean gain in points, and the number of shares that lose."""
     return {
         "shares": len(gains),
         "gain": round(100 * float(np.mean(gains)), 2) if gains else 0.0,

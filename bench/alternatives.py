@@ -1,25 +1,26 @@
-"""merge-search against what a user would do instead: one table of bytes, accuracy and latency.
+"""Compare merge-search with the alternatives: one table of bytes, accuracy and latency.
 
     MERGE_SEARCH_DATA=/path/to/data python bench/alternatives.py
 
-Two pairs: lite0 and lite1 with their ImageNet weights, on photos of imagenet1k_1000; and the
-quickstart's classifier and detector on its rendered scenes. Each alternative becomes one ONNX
-graph and is measured by onnxruntime alone, so that bytes (of the graph's weights), accuracy and
-milliseconds mean the same for all:
+There are two pairs: lite0 and lite1 with their ImageNet weights, on photos of imagenet1k_1000, and
+the quickstart's classifier and detector on its rendered scenes. Each alternative becomes one ONNX
+graph and is measured by onnxruntime, so that bytes (of the weights in the graph), accuracy and
+milliseconds are comparable:
 
-- identity sharing, as the seed paper has it: no adapter, guided by CKA
-- merge-search at several budgets, in float32 and with weights in half precision; of the plans
-  within the budget the one with the best fidelity, so no label chooses
+- identity sharing as in the original paper: no adapter, guided by CKA
+- merge-search at several budgets, in float32 and with weights in half precision; the chosen plan
+  has the best fidelity within the budget, so no label is used
 - each network with its weights in half precision
-- each network in int8, by onnxruntime: dynamically, and statically on `CALIBRATION` of the
-  unlabelled frames (see `static_int8`); and the latter of a merged model
-- the family's next smaller network in both places, where there is one
+- each network in int8 by onnxruntime: dynamic, and static on `CALIBRATION` of the unlabelled
+  frames (see `static_int8`); and a merged model in static int8
+- the next smaller network of the family in both places, where there is one
 
-Accuracy is measured on labelled frames that nothing else has seen. `kept` is the mean over the
-models of their main score over the unmerged one's, with its 95% interval. Latency is that of one
-frame's tensors through the graph on one core, without preparing the frame and without non-maximum
-suppression, which are the same for all; the alternatives take turns. The last line is one JSON
-object: for each pair and alternative `bytes`, `kept`, `low`, `high`, `ms`, and each model's score.
+Accuracy is measured on labelled frames that nothing else has used. `kept` is the mean over the
+models of their main score over that of the unmerged model, with its 95% interval. Latency is that
+of one frame's tensors through the graph on one core, without preparing the frame and without
+non-maximum suppression, which are the same for all; the alternatives take turns. The last line is
+one JSON object: for each pair and alternative `bytes`, `kept`, `low`, `high`, `ms`, and the score
+of each model.
 """
 
 from __future__ import annotations
@@ -74,17 +75,17 @@ QUICKSTART = ROOT / "runs" / "quickstart.yaml"
 BATCH = 8
 CALIBRATION = 64
 ROUNDS, TIMED = 5, 20
-"""How often the alternatives take turns, and frames in each turn."""
+"""How many times the alternatives take turns, and frames per turn."""
 CONVOLUTIONS = ["Conv", "Gemm", "MatMul"]
 POINTS, FOUND, OVERLAP = 5000, 100, 0.5
-"""effdet's: anchors that go to non-maximum suppression, detections per frame, and their IoU."""
+"""As in effdet: anchors for non-maximum suppression, detections per frame, and the IoU."""
 NOTHING, FRAMES, TRAINED = "nothing", "unlabelled frames", "a trained network"
 UNMERGED = "unmerged, float32"
 
 
 @dataclass(frozen=True)
 class Alternative:
-    """One way to have both models' answers, as a graph."""
+    """One way to run both models, as a graph."""
 
     name: str
     needs: str
@@ -93,7 +94,7 @@ class Alternative:
 
 @dataclass(frozen=True)
 class Merging:
-    """merge-search, asked for something."""
+    """A run of merge-search with changes to its config."""
 
     name: str
     changes: Mapping[str, Any]
@@ -101,13 +102,13 @@ class Merging:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two models, and how they are to fit into less."""
+    """Two models, and the alternatives for them."""
 
     name: str
     config: Path
     merged: Sequence[Merging]
     smaller: Mapping[str, str] = field(default_factory=dict)
-    """Which model of the pair takes the place of which, where that is a smaller network."""
+    """The model that replaces another of the pair with a smaller network."""
 
 
 def identity_at(budget: str) -> Merging:
@@ -122,7 +123,7 @@ def merged_at(budget: str) -> Merging:
 
 
 def half_merged_at(budget: str) -> Merging:
-    """The budget is of the unmerged models in half precision."""
+    """Return a merging with a budget relative to the unmerged models in half precision."""
     name = f"merge-search, half, {budget} of half"
     return Merging(name, {"budget": budget, "dtype": "float16"})
 
@@ -164,7 +165,7 @@ def pairs(folder: Path) -> Iterator[Pair]:
 
 
 def compare(pair: Pair, folder: Path, reporter: Reporter) -> dict[str, dict[str, Any]]:
-    """Build and measure every alternative of the pair, and tell of them in a table."""
+    """Build and measure every alternative of the pair, and print a table."""
     folder.mkdir()
     config = configured(pair, folder, {})
     deployment = load_deployment(config, reporter)
@@ -238,7 +239,7 @@ def graphs(
 
 
 def replaced(config: RunConfig, old: str, new: str) -> RunConfig:
-    """The config with one model's network in the place of another's, too."""
+    """Return the config with the network of one model in the place of another's."""
     return config.model_copy(update={"models": {**config.models, old: config.models[new]}})
 
 
@@ -262,7 +263,7 @@ def unshared(config: RunConfig, deployment: Deployment, dtype: Dtype, folder: Pa
 
 
 def merged_graph(pair: Pair, folder: Path, merging: Merging, reporter: Reporter) -> Path:
-    """A run without labels, and its chosen plan exported."""
+    """Run merge-search without labels, and export its chosen plan."""
     folder.mkdir()
     reporter.step(f"{pair.name}: {merging.name}")
     config = configured(pair, folder, {**merging.changes, "truth": {}})
@@ -274,23 +275,25 @@ def merged_graph(pair: Pair, folder: Path, merging: Merging, reporter: Reporter)
 def dynamic_int8(graph: Path) -> Path:
     written = graph.with_name("dynamic.onnx")
     quantization.quantize_dynamic(
-        _readied(graph), written, op_types_to_quantize=CONVOLUTIONS, per_channel=True
+        _preprocessed(graph), written, op_types_to_quantize=CONVOLUTIONS, per_channel=True
     )
     return written
 
 
 def static_int8(graph: Path, deployment: Deployment, frames: Sequence[Frame]) -> Path:
-    """Ranges by moving averages, and a detector's pyramid and head left in float32: of the recipes
-    tried (extremes, percentiles, entropy; all layers, no head, neither head nor pyramid) the one
-    that keeps most."""
-    written, readied = graph.with_name("static.onnx"), _readied(graph)
+    """Quantise to int8 with ranges from moving averages; keep detectors' pyramids and heads.
+
+    Of the recipes tried (extremes, percentiles, entropy; all layers, no head, neither head nor
+    pyramid), this one keeps the most accuracy.
+    """
+    written, preprocessed = graph.with_name("static.onnx"), _preprocessed(graph)
     quantization.quantize_static(
-        readied,
+        preprocessed,
         written,
         _Calibration(graph, deployment, frames),
         quant_format=quantization.QuantFormat.QDQ,
         op_types_to_quantize=CONVOLUTIONS,
-        nodes_to_exclude=_of_heads(readied),
+        nodes_to_exclude=_of_heads(preprocessed),
         per_channel=True,
         activation_type=quantization.QuantType.QUInt8,
         weight_type=quantization.QuantType.QInt8,
@@ -300,7 +303,7 @@ def static_int8(graph: Path, deployment: Deployment, frames: Sequence[Frame]) ->
 
 
 def _of_heads(graph: Path) -> list[str]:
-    """Names of the nodes of detectors' pyramids and heads, told by their weights' names."""
+    """Return the nodes of detectors' pyramids and heads, recognised by their weights' names."""
     return [
         node.name
         for node in onnx.load(graph).graph.node
@@ -308,19 +311,19 @@ def _of_heads(graph: Path) -> list[str]:
     ]
 
 
-def _readied(graph: Path) -> Path:
-    """With its shapes inferred and its normalisations folded, as the quantiser wants it."""
-    readied = graph.with_name("readied.onnx")
-    if not readied.exists():
-        quant_pre_process(graph, readied, skip_symbolic_shape=True)
-        model = onnx.load(readied)
+def _preprocessed(graph: Path) -> Path:
+    """Infer shapes and fold normalisations, as the quantiser requires."""
+    preprocessed = graph.with_name("preprocessed.onnx")
+    if not preprocessed.exists():
+        quant_pre_process(graph, preprocessed, skip_symbolic_shape=True)
+        model = onnx.load(preprocessed)
         del model.graph.value_info[:]  # the quantiser transposes weights, and infers shapes anew
-        onnx.save(model, readied)
-    return readied
+        onnx.save(model, preprocessed)
+    return preprocessed
 
 
 class _Calibration(quantization.CalibrationDataReader):  # type: ignore[misc]
-    """Unlabelled frames, one at a time."""
+    """Yield the inputs of unlabelled frames, one at a time."""
 
     def __init__(self, graph: Path, deployment: Deployment, frames: Sequence[Frame]) -> None:
         names = _input_names(_session(graph))
@@ -330,13 +333,13 @@ class _Calibration(quantization.CalibrationDataReader):  # type: ignore[misc]
         return next(self._feeds, None)
 
 
-# What they get right.
+# Accuracy.
 
 
 def right(
     graph: Path, deployment: Deployment, truth: Mapping[str, Truth]
 ) -> dict[str, FrameScores]:
-    """By model with ground truth; all have the same labelled frames."""
+    """Return the scores of each model with ground truth; all have the same labelled frames."""
     frames = next(iter(truth.values())).frames
     assert all(known.frames.hash == frames.hash for known in truth.values())
     session = _session(graph)
@@ -363,7 +366,7 @@ def right(
 def against_torch(
     found: Mapping[str, FrameScores], deployment: Deployment, truth: Mapping[str, Truth]
 ) -> str:
-    """What says that the graphs are measured as `run` measures."""
+    """Check that measuring the unmerged graph agrees with measuring the torch networks."""
     bench = EvaluationSetup(deployment.fused_models, deployment.facts, {}, BATCH)
     (wanted,) = tallies(bench, [BASELINE], truth, lambda done: None)
     apart = max(abs(main_score(found[n].scores) - main_score(t.scores)) for n, t in wanted.items())
@@ -381,7 +384,7 @@ def inputs_of(
 
 
 def _answer(name: str, answers: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
-    """Logits, or detections as a detector's head gives them."""
+    """Return logits, or detections as the head of a detector outputs them."""
     if f"{name}_logits" in answers:
         return answers[f"{name}_logits"]
     boxes, scores = (torch.from_numpy(answers[f"{name}_{part}"]) for part in ("boxes", "scores"))
@@ -389,7 +392,7 @@ def _answer(name: str, answers: Mapping[str, NDArray[np.float32]]) -> NDArray[np
 
 
 def _suppressed(boxes: torch.Tensor, scores: torch.Tensor) -> NDArray[np.float32]:
-    """(FOUND, 6) of (anchors, 4) boxes and (anchors, classes) scores."""
+    """Return (FOUND, 6) detections from (anchors, 4) boxes and (anchors, classes) scores."""
     surest, at = scores.flatten().topk(min(POINTS, scores.numel()))
     anchors, kinds = at // scores.shape[1], at % scores.shape[1]
     left = batched_nms(boxes[anchors], surest, kinds, OVERLAP)[:FOUND]
@@ -399,11 +402,11 @@ def _suppressed(boxes: torch.Tensor, scores: torch.Tensor) -> NDArray[np.float32
     return padded.numpy()
 
 
-# What they take.
+# Bytes and latency.
 
 
 def weight_bytes(graph: Path) -> int:
-    """Of every number that the graph holds."""
+    """Return the bytes of all numbers in the graph."""
     held = onnx.load(graph).graph
     tensors = [*held.initializer]
     tensors += [a.t for node in held.node for a in node.attribute if a.HasField("t")]
@@ -413,7 +416,7 @@ def weight_bytes(graph: Path) -> int:
 def latencies(
     every: Sequence[Alternative], deployment: Deployment, frame: Frame
 ) -> dict[str, float]:
-    """Median milliseconds of each, in rounds that take turns."""
+    """Return the median milliseconds of each alternative, in rounds that take turns."""
     runs: dict[str, Callable[[], object]] = {}
     for a in every:
         session = _session(a.graph, threads=1)

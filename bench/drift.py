@@ -1,23 +1,23 @@
-"""How often an unchanged camera alarms, and how soon a changed one is noticed.
+"""Measure how often an unchanged camera raises an alarm, and how soon a change is noticed.
 
     MERGE_SEARCH_DATA=/path/to/data python bench/drift.py
 
-The quickstart's networks look at its rendered street camera, whose frames are independent of each
-other. Each of 4 references of 240 frames serves 3200 new frames of the same camera, as windows of
-32 and as windows of 64. Then the camera changes: 1280 frames of after, as 40 windows of 32 and as
-20 of 64, each compared with a reference of its own of before. All that again with smaller
-references: a window of 64 frames, as a search leaves it, and one that has grown since. Real
-cameras are clips of half a minute, so windows come seconds after the reference; they are skipped
-where there is no data. Descriptions are kept in the temporary folder for the next time; remove
-them after a change of what is described. The last line is one JSON object, all of it by the frames
-of a window:
+The quickstart's networks describe frames of its rendered street camera; its frames are independent
+of each other. Each of 4 references of 240 frames is compared with 3200 new frames of the same
+camera, as windows of 32 and as windows of 64. Then the camera changes: 1280 frames after each
+change, as 40 windows of 32 and as 20 of 64, are each compared with another reference from before
+the change. All is repeated with smaller references: a window of 64 frames, as a search leaves it,
+and one that has grown since. The real cameras are clips of half a minute, so windows follow the
+reference within seconds; they are skipped if there is no data. Descriptions are cached in the
+temporary folder; remove them after changing the features. The last line is one JSON object, each
+entry by the frames of a window:
 
-- unchanged: by kind of reference, alarms, of so many windows, their share with its exact 95%
-  interval (Clopper and Pearson); the alarms of each reference; and two_sample: of each if SciPy's
-  two-sample test were taken as it is
-- noticed: by kind of reference and change, the share of windows that are noticed
-- clips: by camera, alarms on its own later windows, those if its frames were taken to be
-  independent, and windows of the other camera that are noticed; each of how many
+- unchanged: by kind of reference: the number of alarms and of windows, the rate with its exact 95%
+  interval (Clopper and Pearson), the alarms by reference, and two_sample: the alarms by reference
+  if SciPy's two-sample test were used as it is
+- noticed: by kind of reference and change, the fraction of windows that are noticed
+- clips: by camera, the alarms on its own later windows, the same if its frames were treated as
+  independent, and the windows of the other camera that are noticed
 """
 
 from __future__ import annotations
@@ -61,10 +61,10 @@ CLIPS = Path(os.environ.get("MERGE_SEARCH_DATA", "../shared/data")) / "cameras"
 CACHE = Path(tempfile.gettempdir()) / "merge-search-drift"
 REFERENCES = 4
 UNCHANGED, CHANGED = 3200, 1280
-"""New frames of each reference's camera, and of every change."""
+"""Number of new frames of each unchanged camera, and of every change."""
 WINDOWS = (32, 64)
 WINDOW = 64
-"""That a search leaves as a reference."""
+"""Frames that a search leaves as a reference."""
 BATCH, PIECE, PROCESSES = 16, 320, 2
 
 STREET = SceneSettings(seed=0, night=0.3, rain=0.25)
@@ -81,13 +81,15 @@ NAMES = ("pets2009_s2l1_view1", "street_traffic_ckuhn")
 
 def main() -> None:
     reporter, start = ConsoleReporter(), time.perf_counter()
-    eyes = Eyes.of_quickstart(reporter)
+    describer = Describer.of_quickstart(reporter)
     unchanged = [
-        eyes.see(RenderedScenes(replace(STREET, seed=100 + k), ENOUGH + UNCHANGED))
+        describer.describe(RenderedScenes(replace(STREET, seed=100 + k), ENOUGH + UNCHANGED))
         for k in range(REFERENCES)
     ]
-    before = joined(unchanged)
-    after = {c: eyes.see(RenderedScenes(settings, CHANGED)) for c, settings in CHANGES.items()}
+    before = join(unchanged)
+    after = {
+        c: describer.describe(RenderedScenes(settings, CHANGED)) for c, settings in CHANGES.items()
+    }
     report: dict[str, Any] = {
         "stated_rate": RATE,
         "unchanged": {
@@ -98,7 +100,7 @@ def main() -> None:
             kind: {change: noticed(before, make, seen) for change, seen in after.items()}
             for kind, make in KINDS.items()
         },
-        "clips": clips(eyes),
+        "clips": clips(describer),
         "reference": ENOUGH,
         "seconds": round(time.perf_counter() - start),
     }
@@ -106,7 +108,7 @@ def main() -> None:
     print(json.dumps(report))
 
 
-# Kinds of references, each from ENOUGH frames at most.
+# Kinds of references, each from at most ENOUGH frames.
 
 Make = Callable[[Description], Reference]
 
@@ -125,11 +127,11 @@ def grown(known: Description) -> Reference:
 KINDS: dict[str, Make] = {"of 240": Reference.of, "of 64": of_a_window, "of 64, grown": grown}
 
 
-# What is measured.
+# Measurements.
 
 
 def false_alarms(cameras: Sequence[Description], make: Make, size: int) -> dict[str, Any]:
-    """Of windows of cameras that have not changed, each against the reference of its own."""
+    """Return the alarms on windows of unchanged cameras, each against its own reference."""
     alarms, plain, count = [], [], 0
     for camera in cameras:
         reference = make(camera.part(0, ENOUGH))
@@ -149,7 +151,7 @@ def false_alarms(cameras: Sequence[Description], make: Make, size: int) -> dict[
 
 
 def two_sample(reference: Reference, window: Description) -> float:
-    """The p-value with nothing granted to the reference, and all frames independent."""
+    """Return the p-value of the plain test, which treats all frames as independent."""
     p_values = [
         ks_2samp(known, new).pvalue
         for view, sample in reference.samples.items()
@@ -161,7 +163,7 @@ def two_sample(reference: Reference, window: Description) -> float:
 
 
 def noticed(before: Description, make: Make, after: Description) -> dict[int, float]:
-    """Share of the windows after the change that are noticed, each by another reference."""
+    """Return the fraction of windows after the change that are noticed, one reference for each."""
     return {
         size: sum(
             compare(make(known), window).noticed
@@ -172,12 +174,12 @@ def noticed(before: Description, make: Make, after: Description) -> dict[int, fl
     }
 
 
-def clips(eyes: Eyes) -> dict[str, Any]:
-    """Two real cameras: each against its own first half, and against the other."""
+def clips(describer: Describer) -> dict[str, Any]:
+    """Compare two real cameras, each with its own first half and with the other camera."""
     folders = {name: CLIPS / name / "frames" for name in NAMES}
     if not all(folder.is_dir() for folder in folders.values()):
         return {}
-    first, second = (eyes.see(folder_frames(f, Sampling())) for f in folders.values())
+    first, second = (describer.describe(folder_frames(f, Sampling())) for f in folders.values())
     return dict(zip(NAMES, (clip(first, second), clip(second, first)), strict=True))
 
 
@@ -199,7 +201,7 @@ def clip(camera: Description, other: Description) -> dict[int, dict[str, str]]:
 
 
 def independent(reference: Reference) -> Reference:
-    """The same, with the autocorrelation of its frames forgotten."""
+    """Return the reference without the autocorrelation of its frames."""
 
     def forgotten(sample: Sample) -> Sample:
         return replace(sample, times=np.ones_like(sample.times))
@@ -207,48 +209,48 @@ def independent(reference: Reference) -> Reference:
     return replace(reference, samples={v: forgotten(s) for v, s in reference.samples.items()})
 
 
-# What the networks see.
+# Descriptions.
 
 
-def joined(parts: Sequence[Description]) -> Description:
-    """Of the frames of one part after another."""
+def join(parts: Sequence[Description]) -> Description:
+    """Join the descriptions of consecutive frames."""
     rows = {view: np.concatenate([part.rows[view] for part in parts]) for view in VIEWS}
     return Description(parts[0].models, rows)
 
 
 def windows(known: Description, start: int, size: int) -> list[Description]:
-    """Consecutive windows of so many frames, from frame `start` on."""
+    """Return consecutive windows of `size` frames, from frame `start` on."""
     firsts = range(start, len(known) - size + 1, size)
     return [known.part(first, first + size) for first in firsts]
 
 
 @dataclass(frozen=True)
-class Eyes:
-    """The quickstart's networks, in several processes; what they have seen is kept."""
+class Describer:
+    """Describe frames with the quickstart's networks in several processes; cache the results."""
 
     deployment: Deployment
     reporter: Reporter
 
     @classmethod
-    def of_quickstart(cls, reporter: Reporter) -> Eyes:
+    def of_quickstart(cls, reporter: Reporter) -> Describer:
         config = load_config(ROOT / "runs" / "quickstart.yaml")
         deployment = load_deployment(config, reporter)
-        assert deployment.fused_models  # made once, here, and sent to all processes
+        assert deployment.fused_models  # built once here, then sent to all processes
         return cls(deployment, reporter)
 
-    def see(self, frames: FrameSet) -> Description:
+    def describe(self, frames: FrameSet) -> Description:
         pieces = [Subset(frames, tuple(piece)) for piece in batch_ranges(len(frames), PIECE)]
-        work = [joblib.delayed(kept)(self.deployment, piece) for piece in pieces]
-        found: list[Description] = []
+        work = [joblib.delayed(cached_description)(self.deployment, piece) for piece in pieces]
+        descriptions: list[Description] = []
         with self.reporter.progress("frames", len(frames)) as progress:
-            for known in joblib.Parallel(PROCESSES, return_as="generator")(work):
-                found.append(known)
-                progress(len(known))
-        return joined(found)
+            for description in joblib.Parallel(PROCESSES, return_as="generator")(work):
+                descriptions.append(description)
+                progress(len(description))
+        return join(descriptions)
 
 
-def kept(deployment: Deployment, frames: Subset) -> Description:
-    """A description, from the file that an earlier run has left or made now."""
+def cached_description(deployment: Deployment, frames: Subset) -> Description:
+    """Return a description: from the cache, or computed and cached."""
     path = CACHE / f"{frames.hash}.safetensors"
     if not path.is_file():
         torch.set_num_threads(1)

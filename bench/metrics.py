@@ -1,14 +1,14 @@
-"""Which guide predicts accuracy best, on real photos: lite0 and lite1, every share both ways.
+"""Measure which metric predicts accuracy best on real photos: lite0 and lite1, all single shares.
 
     MERGE_SEARCH_DATA=/path/to/data python bench/metrics.py
 
 The folder must hold imagenet1k_1000/labels.csv (path, label_index) and its images. Half of the
-photos go unlabelled into the statistics, `UNSEEN` more into fidelity; of the labelled others
-`DECIDING` decide which guide and which composition win, and the rest give every number told.
+photos go unlabelled into the statistics and `HELD_OUT` more into fidelity. Of the labelled others,
+`DECIDING` decide which metric and which composition win; the rest give every reported number.
 
-Then random plans of several shares: how well the guide's numbers, composed along the chains of
-shares, predict what such plans keep. The last line is one JSON object. Tables and pictures go to
-runs/out/guides.
+Random plans of several shares follow: how well the similarities, composed along the chains of
+shares, predict the quality that such plans keep. The last line is one JSON object. Tables and
+figures go to runs/out/metrics.
 """
 
 from __future__ import annotations
@@ -53,20 +53,22 @@ from spaces.plan import LINEAR, Ref, Share, SharePlan
 from spaces.shares import enumerate_shares
 
 DATA = Path(os.environ.get("MERGE_SEARCH_DATA", "../shared/data")) / "imagenet1k_1000"
-OUT = Path(__file__).parent.parent / "runs" / "out" / "guides"
+OUT = Path(__file__).parent.parent / "runs" / "out" / "metrics"
 SEED = 7
-UNSEEN, DECIDING = 64, 36
+HELD_OUT, DECIDING = 64, 36
 MERGED = {"fidelity"}
-"""Guides that run a merged model for every share; all others are lookups."""
+"""Metrics that run a merged model for every share; all others are lookups."""
 FLOOR = 0.05
-"""Shares that explain less are not put into random plans, as `run` does not explore them."""
+"""Shares with a lower R^2 are not used in random plans, as `run` does not explore them."""
 FEWEST, MOST = 2, 4
 Composition = Callable[[Sequence[float]], float]
 COMPOSITIONS: dict[str, Composition] = {
     "product": prod,
-    "minimum": lambda kept: min(kept, default=1.0),
-    "additive": lambda kept: max(0.0, 1 - sum(1 - part for part in kept)),
-    "root of squares": lambda kept: max(0.0, 1 - sum((1 - part) ** 2 for part in kept) ** 0.5),
+    "minimum": lambda values: min(values, default=1.0),
+    "additive": lambda values: max(0.0, 1 - sum(1 - value for value in values)),
+    "root of squares": lambda values: max(
+        0.0, 1 - sum((1 - value) ** 2 for value in values) ** 0.5
+    ),
 }
 
 
@@ -80,15 +82,15 @@ def main() -> None:
     reporter = ConsoleReporter()
     config = configured(names)
     deployment = load_deployment(config, reporter)
-    known = csv_truth(DATA / "labels.csv", sampling_of(config.frames))
-    unlabelled, parts = split_photos(known, names)
+    ground_truth = csv_truth(DATA / "labels.csv", sampling_of(config.frames))
+    unlabelled, parts = split_photos(ground_truth, names)
     observed = observe(config, deployment, unlabelled, reporter)
     shares = enumerate_shares(deployment.pairs.legal, deployment.facts, (LINEAR,))
     guides = compute_metrics(observed, shares, reporter)
     measured = measure_parts(observed, shares, parts, config.verify.batch, reporter)
     tables = {part: build_table(guides, measured[part], parts[part], SEED) for part in PARTS}
     _show(tables, guides, reporter)
-    _keep(tables, guides, measured, observed)
+    _write(tables, guides, measured, observed)
 
     lookup = next(name for name in tables["deciding"].ranking if name not in MERGED)
     worth = [share for share, value in guides.values["r2"].items() if value > FLOOR]
@@ -115,9 +117,10 @@ def main() -> None:
 
 
 def configured(names: Sequence[str]) -> RunConfig:
+    """Return the config of these EfficientNet-Lites on the photos."""
     return RunConfig.model_validate(
         {
-            "name": "guides",
+            "name": "metrics",
             "seed": SEED,
             "base": OUT.parent.parent.resolve(),
             "budget": "75%",
@@ -130,55 +133,55 @@ def configured(names: Sequence[str]) -> RunConfig:
                 for name in names
             },
             "frames": {"folder": str(DATA.resolve())},
-            "verify": {"fidelity_frames": UNSEEN},
+            "verify": {"fidelity_frames": HELD_OUT},
         }
     )
 
 
 def split_photos(
-    known: Truth, names: Sequence[str]
+    ground_truth: Truth, names: Sequence[str]
 ) -> tuple[Subset, dict[Part, dict[str, Truth]]]:
-    """Disjoint photos for statistics and fidelity, for deciding, and for reporting."""
-    order = list(range(len(known.frames)))
+    """Return disjoint photos for statistics and fidelity, for deciding, and for reporting."""
+    order = list(range(len(ground_truth.frames)))
     random.Random(SEED).shuffle(order)
-    cut = len(order) // 2 + UNSEEN
+    cut = len(order) // 2 + HELD_OUT
     chosen: dict[Part, list[int]] = {
         "deciding": sorted(order[cut : cut + DECIDING]),
         "reporting": sorted(order[cut + DECIDING :]),
     }
     parts: dict[Part, dict[str, Truth]] = {
-        part: {name: truth_subset(known, indices) for name in names}
+        part: {name: truth_subset(ground_truth, indices) for name in names}
         for part, indices in chosen.items()
     }
-    return Subset(known.frames, tuple(sorted(order[:cut]))), parts
+    return Subset(ground_truth.frames, tuple(sorted(order[:cut]))), parts
 
 
 def _show(tables: Mapping[Part, Table], guides: MetricValues, reporter: Reporter) -> None:
-    """One row per guide: r by group, Spearman over all, r when deciding, seconds."""
-    decided, told = tables["deciding"], tables["reporting"]
+    """Print a row per metric: r by group, Spearman over all, r on the deciding photos, seconds."""
+    deciding, reported = tables["deciding"], tables["reporting"]
     rows = []
-    for name in told.ranking:
-        known = told.guides[name]
-        cells = [known[group]["pearson"].value for group in ("all", "same", "cross", "within")]
-        cells.append(known["all"]["spearman"].value)
-        cells.append(decided.pearson(name).value)
-        told_cells = ["-" if cell is None else f"{cell:.3f}" for cell in cells]
-        span = known["all"]["pearson"]
+    for name in reported.ranking:
+        groups = reported.guides[name]
+        cells = [groups[group]["pearson"].value for group in ("all", "same", "cross", "within")]
+        cells.append(groups["all"]["spearman"].value)
+        cells.append(deciding.pearson(name).value)
+        texts = ["-" if cell is None else f"{cell:.3f}" for cell in cells]
+        span = groups["all"]["pearson"]
         interval = "-" if span.low is None else f"{span.low:.3f}-{span.high:.3f}"
-        rows.append([name, *told_cells[:1], interval, *told_cells[1:],
+        rows.append([name, *texts[:1], interval, *texts[1:],
                      f"{guides.seconds[name]:.1f}"])  # fmt: skip
-    header = ["guide", "r", "95%", "same", "cross", "within", "rho", "decid.", "s"]
-    frames = next(iter(told.frames.values()))
-    reporter.table(f"Pearson r with accuracy kept, {frames} photos", header, rows)
+    header = ["metric", "r", "95%", "same", "cross", "within", "rho", "decid.", "s"]
+    frames = next(iter(reported.frames.values()))
+    reporter.table(f"Pearson r with the accuracy kept, {frames} photos", header, rows)
 
 
-def _keep(
+def _write(
     tables: Mapping[Part, Table],
     guides: MetricValues,
     measured: Mapping[Part, ShareAccuracy],
     observed: Observed,
 ) -> None:
-    """The rows behind the table, and its pictures."""
+    """Write the rows behind the table, and the figures."""
     write_text(OUT / "guides.csv", guides_csv(guides, measured))
     stages = {n: fact.layout.stages for n, fact in observed.deployment.facts.items()}
     write_pictures(tables, guides.values, measured["reporting"].kept, stages, OUT)
@@ -192,7 +195,7 @@ def _several_shares(
     plans: Sequence[SharePlan],
     reporter: Reporter,
 ) -> dict[str, object]:
-    """How well each guide composes along chains of shares; the deciding photos choose how."""
+    """Measure how well each metric composes along chains; the deciding photos choose how."""
     if not plans:
         return {"composition": None, "r": None}
     deployment = observed.deployment
@@ -213,26 +216,26 @@ def _several_shares(
         ]
     chains = [_chains(plan, layouts) for plan in plans]
     rows, scored = [], {}
-    for guide in ("fidelity", "calibrated", "r2", "cka"):
-        values = {share: min(1.0, max(0.0, v)) for share, v in guides.values[guide].items()}
+    for metric in ("fidelity", "calibrated", "r2", "cka"):
+        values = {share: min(1.0, max(0.0, v)) for share, v in guides.values[metric].items()}
         for name, compose in COMPOSITIONS.items():
             predicted = [
                 float(np.mean([compose([values[share] for share in chain]) for chain in group]))
                 for group in chains
             ]
             r = {part: float(np.corrcoef(predicted, kept[part])[0, 1]) for part in PARTS}
-            scored[guide, name] = r
-            rows.append([guide, name, f"{r['reporting']:.3f}", f"{r['deciding']:.3f}"])
+            scored[metric, name] = r
+            rows.append([metric, name, f"{r['reporting']:.3f}", f"{r['deciding']:.3f}"])
     reporter.table(
-        f"Pearson r of the composed guide with quality kept, {len(plans)} random plans",
-        ["guide", "composition", "r", "r deciding"], rows,
+        f"Pearson r of the composed metric with the quality kept, {len(plans)} random plans",
+        ["metric", "composition", "r", "r deciding"], rows,
     )  # fmt: skip
     chosen = max(scored, key=lambda key: scored[key]["deciding"])
     return {"composition": " ".join(chosen), "r": _rounded(scored[chosen]["reporting"])}
 
 
 def random_plans(shares: Sequence[Share], layouts: Layouts, count: int) -> list[SharePlan]:
-    """Different plans of two, three and four shares in turn, all of which are live."""
+    """Return different plans of two, three and four shares in turn, with all shares live."""
     draw = random.Random(SEED)
     plans: dict[SharePlan, None] = {}
     while len(plans) < count:
@@ -247,7 +250,7 @@ def random_plans(shares: Sequence[Share], layouts: Layouts, count: int) -> list[
 
 
 def _chains(plan: SharePlan, layouts: Layouts) -> list[list[Share]]:
-    """For each model's tap, the shares upstream of it."""
+    """Return the shares upstream of each tap of each model."""
     shares = plan.by_recipient()
     return [
         upstream_shares(Ref(name, tap), shares, layouts)

@@ -1,19 +1,19 @@
-"""How often a verdict of the watch lets a worse plan through, and how much a search flatters.
+"""Measure how often the watch promotes a worse plan, and how optimistic a search is.
 
     python bench/promotion.py
 
-The quickstart's networks; a search on 288 frames of a day and a window of 64 from a camera with
-night and rain, as `bench/search_again.py` has it. The plans of its front with the best similarity
-answer 512 fresh frames of that camera; their fidelity on all of them counts as the truth. Then the
-verdict is made again and again on few frames drawn from these, for every two plans as challenger
-and champion: by the challenger's own interval, as it is for plans that were not measured together,
-and by that of their difference. The last line is one JSON object:
+The quickstart's networks are searched on 288 frames by day and a window of 64 from a camera with
+night and rain, as in `bench/search_again.py`. The plans of the front with the best similarity run
+on 512 fresh frames of that camera; their fidelity on all of them counts as the true value. Then
+decisions are made again and again on a few frames drawn from these, for every pair of plans as
+challenger and champion: by the challenger's own interval, as for plans that were not measured
+together, and by the interval of their difference. The last line is one JSON object:
 
-- refused: by frames and by how much worse the challenger is in truth (in points; "better": it is
-  not), the share of verdicts that refuse it, of both kinds
-- flattery: by frames, how much higher the fidelity of a search's best plan is on frames it was
-  chosen by, a quarter of those, than in truth
-- width: by frames, the median width of the two intervals
+- refused: by the number of frames and by how much worse the challenger really is (in points;
+  "better" if it is not worse), the fraction of decisions of both kinds that refuse it
+- flattery: by the number of frames, the mean difference between the fidelity of the best plan of a
+  search, on a quarter of the frames that it was chosen by, and its true fidelity
+- width: by the number of frames, the median width of both intervals
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from search_again import FRAMES, WINDOW, changed_camera, configured, searched, written
+from search_again import FRAMES, WINDOW, changed_camera, configured, run_arm, write_frames
 
 from search.data.frames import RenderedScenes
 from search.data.synthetic.scenes import SceneSettings
@@ -46,10 +46,10 @@ from spaces.plan import SharePlan
 
 SEED, PLANS, FRESH = 0, 10, 512
 SIZES = (16, 32, 64)
-"""Frames of a verdict."""
-VERDICTS, DRAWS, CHOICES = 100, 200, 2000
-"""Verdicts of each size, draws of the bootstrap in each, and choices of a best plan."""
-AT_ONCE = 50
+"""Frames of a decision."""
+DECISIONS, DRAWS, CHOICES = 100, 200, 2000
+"""Decisions of each size, bootstrap draws in each, and choices of a best plan."""
+CHUNK = 50
 GAPS = {"0 to 2": (0.0, 0.02), "2 to 5": (0.02, 0.05), "5 to 10": (0.05, 0.1), "10 on": (0.1, 1.0)}
 
 Matrix = NDArray[np.float64]
@@ -58,13 +58,15 @@ Matrix = NDArray[np.float64]
 def main() -> None:
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        plans = answered(Path(folder), ConsoleReporter())
+        plans = score_front(Path(folder), ConsoleReporter())
     chance = np.random.default_rng(SEED)
-    verdicts = {size: Verdicts.made(plans, size, chance) for size in SIZES}
+    decisions = {size: Decisions.draw(plans, size, chance) for size in SIZES}
     report: dict[str, Any] = {
-        "fidelity": [round(float(value), 4) for value in plans.in_truth],
-        "refused": {size: refused(known, plans.in_truth) for size, known in verdicts.items()},
-        "width": {size: known.widths for size, known in verdicts.items()},
+        "fidelity": [round(float(value), 4) for value in plans.true_fidelity],
+        "refused": {
+            size: refusals(known, plans.true_fidelity) for size, known in decisions.items()
+        },
+        "width": {size: known.widths for size, known in decisions.items()},
         "flattery": {size: flattery(plans, size, chance) for size in SIZES},
         "frames": FRESH,
         "seconds": round(time.perf_counter() - start),
@@ -73,19 +75,19 @@ def main() -> None:
 
 
 @dataclass(frozen=True)
-class Answered:
-    """What each plan's models get right on every fresh frame, by the unmerged models' answers."""
+class PlanScores:
+    """The scores of each plan on every fresh frame, by the outputs of the unmerged models."""
 
     tallies: Sequence[Mapping[str, FrameScores]]
 
     @cached_property
-    def in_truth(self) -> Matrix:
-        """(plans,) fidelity on all frames."""
+    def true_fidelity(self) -> Matrix:
+        """(plans,): fidelity on all frames."""
         return self.fidelity(np.ones((1, FRESH)))[:, 0]
 
     def fidelity(self, counts: Matrix) -> Matrix:
-        """(plans, draws): mean over the models in each draw of (draws, frames)."""
-        parts = [self._fidelity(counts[k : k + AT_ONCE]) for k in range(0, len(counts), AT_ONCE)]
+        """Return (plans, draws): the mean over the models for each of (draws, frames) counts."""
+        parts = [self._fidelity(counts[k : k + CHUNK]) for k in range(0, len(counts), CHUNK)]
         return np.concatenate(parts, 1)
 
     def _fidelity(self, counts: Matrix) -> Matrix:
@@ -102,45 +104,44 @@ class Answered:
         )
 
 
-def answered(folder: Path, reporter: Reporter) -> Answered:
-    """Search, and let plans of the front answer fresh frames."""
+def score_front(folder: Path, reporter: Reporter) -> PlanScores:
+    """Search, and score the best plans of the front on fresh frames."""
     frames = {
         "day": RenderedScenes(SceneSettings(seed=300 + SEED), FRAMES),
         "later": RenderedScenes(changed_camera(400 + SEED), WINDOW),
     }
     for name, rendered in frames.items():
-        written(rendered, folder / name)
+        write_frames(rendered, folder / name)
     parts = [{"folder": str(folder / name)} for name in frames]
-    arm = searched(configured(SEED, folder / "search", {"parts": parts}), (), reporter)
+    arm = run_arm(configured(SEED, folder / "search", {"parts": parts}), (), reporter)
     best = sorted(arm.explored.front, key=lambda valued: valued.proxy)[-PLANS:]
-    return on_fresh_frames(arm.observed, [valued.plan for valued in best], reporter)
+    return score_plans(arm.observed, [valued.plan for valued in best], reporter)
 
 
-def on_fresh_frames(
-    observed: Observed, plans: Sequence[SharePlan], reporter: Reporter
-) -> Answered:
+def score_plans(observed: Observed, plans: Sequence[SharePlan], reporter: Reporter) -> PlanScores:
+    """Score plans on fresh frames of the changed camera."""
     known = observed.deployment
     bench = EvaluationSetup(known.deployed_models, known.facts, observed.maps_for(plans), batch=16)
     fresh = RenderedScenes(changed_camera(600 + SEED), FRESH)
     with reporter.progress("frames", FRESH) as progress:
         right = ByAnswers.on(bench, fresh, progress).right
-    return Answered(tallies(bench, plans, right, silent))
+    return PlanScores(tallies(bench, plans, right, silent))
 
 
 @dataclass(frozen=True)
-class Verdicts:
-    """Of every challenger and champion, whether each of many verdicts refuses the challenger."""
+class Decisions:
+    """For every pair of plans, whether each of many decisions refuses the challenger."""
 
     own: NDArray[np.bool_]
-    """(verdicts, plans, plans): by the challenger's own interval."""
+    """(decisions, challengers, champions): by the challenger's own interval."""
     together: NDArray[np.bool_]
-    """By that of the difference."""
+    """The same by the interval of the difference."""
     widths: Mapping[str, float]
 
     @classmethod
-    def made(cls, plans: Answered, size: int, chance: np.random.Generator) -> Verdicts:
+    def draw(cls, plans: PlanScores, size: int, chance: np.random.Generator) -> Decisions:
         own, together, widths = [], [], dict[str, list[float]](own=[], together=[])
-        for _ in range(VERDICTS):
+        for _ in range(DECISIONS):
             taken = chance.choice(FRESH, size, replace=False)
             counts = np.zeros((1 + DRAWS, FRESH))
             counts[0, taken] = 1
@@ -168,16 +169,16 @@ class Verdicts:
         )
 
 
-def refused(verdicts: Verdicts, in_truth: Matrix) -> dict[str, dict[str, Any]]:
-    """By how much worse the challenger is: the share that is refused, and of how many pairs."""
-    gaps = in_truth[None, :] - in_truth[:, None]  # challenger, champion
-    others = ~np.eye(len(in_truth), dtype=bool)
+def refusals(decisions: Decisions, true_fidelity: Matrix) -> dict[str, dict[str, Any]]:
+    """Return, by how much worse the challenger is, the fraction of decisions that refuse it."""
+    gaps = true_fidelity[None, :] - true_fidelity[:, None]  # challenger, champion
+    others = ~np.eye(len(true_fidelity), dtype=bool)
     among = {"better": (gaps <= 0) & others}
     among |= {name: (gaps > low) & (gaps <= high) for name, (low, high) in GAPS.items()}
     return {
         name: {
-            "own": round(float(verdicts.own[:, pairs].mean()), 4),
-            "together": round(float(verdicts.together[:, pairs].mean()), 4),
+            "own": round(float(decisions.own[:, pairs].mean()), 4),
+            "together": round(float(decisions.together[:, pairs].mean()), 4),
             "pairs": int(pairs.sum()),
         }
         for name, pairs in among.items()
@@ -185,16 +186,18 @@ def refused(verdicts: Verdicts, in_truth: Matrix) -> dict[str, dict[str, Any]]:
     }
 
 
-def flattery(plans: Answered, size: int, chance: np.random.Generator) -> float:
-    """Fidelity on `size` of four times as many frames, of the plan that is best on all of those,
-    above its fidelity in truth; the mean of many choices."""
-    chosen, verdict = np.zeros((2, CHOICES, FRESH))
-    for one, few in zip(chosen, verdict, strict=True):
+def flattery(plans: PlanScores, size: int, chance: np.random.Generator) -> float:
+    """Return by how much the fidelity of a chosen plan exceeds its true fidelity, on average.
+
+    The plan is the best of those on 4 * `size` frames; its fidelity is measured on `size` of them.
+    """
+    choosing, measuring = np.zeros((2, CHOICES, FRESH))
+    for one, few in zip(choosing, measuring, strict=True):
         taken = chance.choice(FRESH, 4 * size, replace=False)
         one[taken], few[taken[:size]] = 1, 1
-    best = plans.fidelity(chosen).argmax(0)
-    found = plans.fidelity(verdict)[best, np.arange(CHOICES)]
-    return round(float(np.nanmean(found - plans.in_truth[best])), 4)
+    best = plans.fidelity(choosing).argmax(0)
+    found = plans.fidelity(measuring)[best, np.arange(CHOICES)]
+    return round(float(np.nanmean(found - plans.true_fidelity[best])), 4)
 
 
 if __name__ == "__main__":

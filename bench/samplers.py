@@ -1,17 +1,17 @@
-"""How much of the true front a study finds, how soon, against what, and what a trial costs.
+"""Measure how much of the true front each sampler finds, how fast, and what a trial costs.
 
     MERGE_SEARCH_DATA=/path/to/data python bench/samplers.py
 
-Three spaces, the first two with real similarity matrices: lite0 and lite1 on real photos, the
-quickstart's classifier and detector on rendered scenes, and six made-up models of eight stages.
-The exact front of each comes from `search.study.exact`. Every sampler and baseline gets TRIALS
-trials per seed (TPE has one seed, the others ten), and none spends one on a plan twice.
+There are three spaces, the first two with real similarities: lite0 and lite1 on real photos, the
+quickstart's classifier and detector on rendered scenes, and six made-up models with eight stages.
+The true front of each is computed by branch and bound. Every sampler and every baseline gets
+TRIALS trials per seed (one seed for TPE, ten for the others); no trial repeats a plan.
 
-`hypervolume_ratio` is what the default sampler's front dominates of the rectangle from (0 bytes,
-quality 1) to (budget, quality 0), over what the true front does; `strict` the same in the
-rectangle that the true front itself spans, where nothing is won before the search begins.
-`beats` is how many times a baseline's median ratio the default sampler's is. The last line is one
-JSON object. The curves go to runs/out/search.
+`hypervolume_ratio` is the area that the default sampler's front dominates in the rectangle from
+(0 bytes, quality 1) to (budget, quality 0), over that of the true front; `strict` is the same in
+the rectangle that the true front spans, where a search starts with nothing. `beats` is the default
+sampler's median ratio over that of each baseline. The last line is one JSON object. The curves go
+to runs/out/search.
 """
 
 from __future__ import annotations
@@ -69,11 +69,11 @@ OUT = ROOT / "runs" / "out" / "search"
 TRIALS = 1000
 SAMPLERS: tuple[SamplerName, ...] = ("local", "nsga2", "tpe", "random")
 FEWER: dict[SamplerName, int] = {"tpe": 1}
-"""Seeds of samplers that take minutes for what others do in seconds."""
+"""Number of seeds for samplers that take minutes where others take seconds."""
 MARKS = (50, 100, 200, 300, 500, 1000)
-"""Trials after which the curves are tabled."""
+"""Trials at which the table shows the curves."""
 RATED, ROUNDS = 300, 5
-"""Trials per timing, and how often study and bare Optuna take turns."""
+"""Trials per timing, and how many times the study and bare Optuna take turns."""
 LITE = """
 name: lite0-lite1
 seed: 7
@@ -92,22 +92,24 @@ models:
 
 @dataclass(frozen=True)
 class Space:
-    """A problem, its true front, and how a front found is measured against it."""
+    """A problem with its true front, which other fronts are measured against."""
 
     name: str
     problem: Problem
     plans: int
     front: tuple[tuple[float, float], ...]
-    """Bytes as a share of the budget, and proxy quality."""
+    """Bytes as a fraction of the budget, and proxy quality."""
 
     def ratio(self, points: Sequence[tuple[float, float]]) -> float:
+        """Return the hypervolume of points over that of the true front."""
         return hypervolume(points, (1.0, 0.0)) / hypervolume(self.front, (1.0, 0.0))
 
     def strict(self, points: Sequence[tuple[float, float]]) -> float:
-        return self._spanned(points) / self._spanned(self.front)
+        """Return the same ratio within the rectangle that the true front spans."""
+        return self._in_own_rectangle(points) / self._in_own_rectangle(self.front)
 
-    def _spanned(self, points: Sequence[tuple[float, float]]) -> float:
-        """With a tenth of the span more, so that both ends of the front count."""
+    def _in_own_rectangle(self, points: Sequence[tuple[float, float]]) -> float:
+        """Return the hypervolume in a slightly wider rectangle, so that both ends count."""
         (low, worst), (high, best) = self.front[0], self.front[-1]
         return hypervolume(points, (high + 0.1 * (high - low), worst - 0.1 * (best - worst)))
 
@@ -120,7 +122,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--trials", type=int, default=TRIALS)
     parser.add_argument("--also", type=Path, nargs="*", default=[], metavar="CONFIG",
-                        help="the spaces of these configs, too")  # fmt: skip
+                        help="add the spaces of these configs")  # fmt: skip
     options = parser.parse_args()
     start, reporter = time.perf_counter(), ConsoleReporter(Console(width=110, highlight=False))
     spaces = [_space(*named, reporter) for named in _problems(options.also, reporter)]
@@ -161,7 +163,7 @@ def main() -> None:
 
 
 def _times(final: Mapping[str, float], default: str, baseline: str) -> float | None:
-    """How many times the baseline's ratio the default's is; None where that found nothing."""
+    """Return the default's ratio over the baseline's; None if the baseline's is 0."""
     return round(final[default] / final[baseline], 4) if final[baseline] else None
 
 
@@ -181,7 +183,7 @@ def _problems(also: Sequence[Path], reporter: Reporter) -> Iterator[tuple[str, P
 
 
 def _real(path: Path, reporter: Reporter) -> Problem:
-    """The problem that `merge-search run` would pose; statistics from the cache, if there."""
+    """Return the problem that `merge-search run` builds, with cached statistics if there."""
     config = load_config(path, [f"cache={ROOT / 'runs' / 'cache'}"])
     deployment = load_deployment(config, reporter)
     observed = observe(config, deployment, open_frame_set(config), reporter)
@@ -190,7 +192,7 @@ def _real(path: Path, reporter: Reporter) -> Problem:
 
 
 def synthetic(models: int, stages: int, seed: int) -> Problem:
-    """Models whose later stages hold more; the closer two stages' depths, the more is kept."""
+    """Return made-up models: later stages are larger, and near stages are more similar."""
     rng = np.random.default_rng(seed)
     facts = {f"m{k}": _made_up(f"m{k}", stages, rng) for k in range(models)}
     shares = enumerate_shares(find_pairs(facts).legal, facts, (LINEAR,))
@@ -235,36 +237,37 @@ def _space(name: str, problem: Problem, reporter: Reporter) -> Space:
     return Space(name, problem, plans, front)
 
 
-# The contestants.
+# Samplers and baselines.
 
 
 def _measure(
     space: Space, seeds: int, trials: int, reporter: Reporter
 ) -> dict[str, list[list[EvaluatedPlan]]]:
-    """For each contestant and seed the plans valued, in their order."""
+    """Return the evaluated plans of each sampler and baseline, by seed, in order."""
     found: dict[str, list[list[EvaluatedPlan]]] = {}
     for sampler in SAMPLERS:
         reporter.step(f"{space.name}: {sampler}")
         most = min(seeds, FEWER.get(sampler, seeds))
         with reporter.progress("seeds", most) as progress:
             found[sampler] = [
-                studied(space.problem, sampler, trials, seed, progress) for seed in range(most)
+                evaluated_by_study(space.problem, sampler, trials, seed, progress)
+                for seed in range(most)
             ]
     evaluator = PlanEvaluator(space.problem)
     for name, order in orders(space.problem).items():
-        plans = restarted(space.problem, order)
+        plans = restarted_greedy(space.problem, order)
         found[f"greedy by {name}"] = [_valued(plans, evaluator, trials)]
     return found
 
 
-def studied(
+def evaluated_by_study(
     problem: Problem,
     sampler: SamplerName,
     trials: int,
     seed: int,
     progress: Callable[[int], None] = lambda done: None,
 ) -> list[EvaluatedPlan]:
-    """What a study values, in its order; random alone starts without heuristic plans."""
+    """Return the plans that a study evaluates, in order; `random` starts without heuristics."""
     evaluator = PlanEvaluator(problem)
     known = [smallest_plan(problem, evaluator).plan]
     starts = [SharePlan()] if sampler == "random" else starting_plans(problem, known)
@@ -282,21 +285,21 @@ def studied(
 
 
 def orders(problem: Problem) -> dict[str, list[Share]]:
-    """What each greedy takes first."""
+    """Return the order of shares of each greedy baseline."""
     kept = problem.quality_by_share
     by_similarity = sorted(kept, key=lambda share: (-kept[share], share))
     return {"similarity": by_similarity, "bytes": shares_by_bytes(problem)}
 
 
-def restarted(problem: Problem, order: Sequence[Share]) -> Plans:
-    """Greedy again and again, the k-th time beginning with the k-th share."""
+def restarted_greedy(problem: Problem, order: Sequence[Share]) -> Plans:
+    """Yield the plans of repeated greedy searches; the k-th one begins with the k-th share."""
     yield SharePlan()
     for first in range(len(order)):
         yield from greedy_plans(problem, (order[first], *order[:first], *order[first + 1 :]))
 
 
 def _valued(plans: Plans, evaluator: PlanEvaluator, trials: int) -> list[EvaluatedPlan]:
-    """The first so many different plans, valued."""
+    """Evaluate the first different plans, at most `trials`."""
     known: dict[SharePlan, EvaluatedPlan] = {}
     for plan in plans:
         if len(known) == trials:
@@ -306,7 +309,7 @@ def _valued(plans: Plans, evaluator: PlanEvaluator, trials: int) -> list[Evaluat
     return list(known.values())
 
 
-# What is told of them.
+# Summaries.
 
 
 def _points(space: Space, run: Sequence[EvaluatedPlan], trials: int) -> list[tuple[float, float]]:
@@ -346,8 +349,8 @@ def _table(
             for name in runs
         ]  # fmt: skip
         header = ["", *(str(mark) for mark in MARKS), "worst seed", "strict"]
-        reporter.table(f"{space.name}: share of the true hypervolume after so many trials, median "
-                       "of the seeds", header, rows)  # fmt: skip
+        reporter.table(f"{space.name}: fraction of the true hypervolume by number of trials, "
+                       "median of the seeds", header, rows)  # fmt: skip
 
 
 def draw(
@@ -355,7 +358,7 @@ def draw(
     measured: Mapping[str, Mapping[str, list[list[EvaluatedPlan]]]],
     path: Path,
 ) -> None:
-    """Anytime curves: the median of the seeds after each trial; one panel per space."""
+    """Draw anytime curves: the median of the seeds after each trial, one panel per space."""
     figure, panels = plt.subplots(1, len(spaces), figsize=(5.0 * len(spaces), 4.2),
                                   layout="constrained", sharey=True)  # fmt: skip
     for axes, space in zip(panels, spaces, strict=True):
@@ -372,7 +375,7 @@ def draw(
         axes.set_title(f"{space.name} ({_plans(space.plans)} plans)", loc="left", fontsize=10)
         axes.set_xlabel("trials")
         axes.grid(alpha=0.25)
-    panels[0].set_ylabel("share of the true hypervolume")
+    panels[0].set_ylabel("fraction of the true hypervolume")
     panels[-1].legend(frameon=False, fontsize=9, loc="lower right")
     path.parent.mkdir(parents=True, exist_ok=True)
     save_figure(figure, path)
@@ -382,12 +385,14 @@ def _plans(count: int) -> str:
     return f"{count:,}" if count < 1e6 else f"$10^{{{math.log10(count):.1f}}}$"
 
 
-# What a trial costs.
+# The cost of a trial.
 
 
 def trials_rate(problem: Problem, sampler: SamplerName) -> float:
-    """Trials per second of a study over bare Optuna's, with the same sampler, store and
-    parameters and an objective that does nothing; the median of the rounds."""
+    """Return the trials per second of a study over those of bare Optuna, as the median of rounds.
+
+    Bare Optuna has the same sampler, store and parameters and an empty objective.
+    """
     ratios = []
     for seed in range(ROUNDS):
         with tempfile.TemporaryDirectory() as folder:
@@ -401,7 +406,7 @@ def trials_rate(problem: Problem, sampler: SamplerName) -> float:
 
 
 def _bare(problem: Problem, sampler: SamplerName, seed: int, store: Path) -> float:
-    """Seconds for RATED empty trials."""
+    """Return the seconds that bare Optuna takes for RATED empty trials."""
     start = time.perf_counter()
     study = optuna.create_study(
         storage=open_store(str(store)),

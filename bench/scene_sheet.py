@@ -20,7 +20,7 @@ COLUMNS = 3
 
 
 def annotated(scene: Scene) -> Image.Image:
-    """The frame with its boxes and, in the corner, its class."""
+    """Return the frame with its boxes and, in the corner, its class."""
     picture = Image.fromarray(scene.image)
     draw = ImageDraw.Draw(picture)
     for (x, y, w, h), kind in zip(scene.boxes, scene.classes, strict=True):
@@ -31,6 +31,7 @@ def annotated(scene: Scene) -> Image.Image:
 
 
 def main(target: Path) -> None:
+    """Draw the sheet of all frames."""
     tiles = [np.asarray(annotated(render(SETTINGS, i))) for i in INDICES]
     rows = [np.hstack(tiles[k : k + COLUMNS]) for k in range(0, len(tiles), COLUMNS)]
     Image.fromarray(np.vstack(rows)).save(target, quality=88)

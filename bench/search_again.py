@@ -1,27 +1,27 @@
-"""Searching again with what the last search has left, against searching again from nothing.
+"""Compare a second search that reuses the first one's results with a search from scratch.
 
     python bench/search_again.py
 
-The quickstart's networks. A search on 288 frames of a day; then the camera changes (night and
-rain), a window of 64 new frames comes, and the search is made again on both: *warm*, with the
-cache and the front of the first one; and *cold*, with neither. All frames are image files. The
-arms take turns at being first, each loads its models anew, and what that takes is not counted.
+A search with the quickstart's networks on 288 frames by day comes first. Then the camera changes
+(night and rain), a window of 64 new frames arrives, and the search runs again on both parts:
+*warm*, with the cache and the front of the first search, and *cold*, without them. All frames are
+image files. The two arms take turns at running first and each loads its models anew; loading is
+not counted.
 
-Fronts are compared by one yardstick, which is neither arm's own: the similarities of all shares on
+The fronts of the arms are compared by similarities that belong to neither: those of all shares on
 fresh frames of the changed camera, with the maps of all statistics. The cost of an arm is the time
-until its front, so valued, dominates as much as cold's front does in the end: statistics,
-similarities, and the trials up to there. A third arm searches all frames as one set, to see
-whether parts cost anything of the front. The last line is one JSON object:
+for statistics, similarities and trials until its front dominates as much as the cold front in the
+end. A third arm searches all frames as one set, to measure whether parts cost any of the front.
+The last line is one JSON object:
 
-- warm_over_cold: the warm arm's cost over the cold one's, by the clock on the wall, the median of
-  the seeds; and each seed's
-- warm_over_cold_cpu: the same in seconds of processor time, which others at work on the machine
-  hardly change
-- hypervolume_ratio: of the warm front over cold's at the end, and over_one_set over the third
-  arm's; the least of the seeds, and each
-- same_similarities: whether warm and cold have the same, to the last bit
-- trials: how many an arm needed until there
-- cpu_seconds: the median of each part of an arm; models apart
+- warm_over_cold: the cost of the warm arm over that of the cold one in wall-clock time: the median
+  of the seeds, and each seed
+- warm_over_cold_cpu: the same in processor time, which other work on the machine hardly affects
+- hypervolume_ratio: that of the warm front over the cold one in the end; over_one_set: over the
+  third arm; the minimum of the seeds, and each seed
+- same_similarities: whether warm and cold similarities are equal to the last bit
+- trials: how many trials an arm needed for that front
+- cpu_seconds: the median of each step of an arm, including models
 """
 
 from __future__ import annotations
@@ -69,47 +69,47 @@ from spaces.plan import Share, SharePlan
 SEEDS = range(5)
 RATIOS = ("warm_over_cold", "warm_over_cold_cpu")
 FRAMES, WINDOW, FRESH = 288, 64, 32
-ONE_SET_UNSEEN = 64
-"""Of one set so many frames are kept unseen, as many as of both parts together."""
+ONE_SET_HELD_OUT = 64
+"""Held-out frames of the single set: as many as of both parts together."""
 Similarity = Mapping[Share, float]
 Seconds = NDArray[np.float64]
-"""On the wall, and of the processor."""
+"""Wall-clock time and processor time."""
 
 
 @dataclass(frozen=True)
 class Arm:
-    """A search: what it found, and when."""
+    """One search: its results and its times."""
 
     observed: Observed
     similarity: Similarity
     evaluator: PlanEvaluator
     explored: StudyResult
     seconds: Mapping[str, Seconds]
-    """Of models, statistics, similarity and search."""
+    """By step: models, statistics, similarity and search."""
     trials_at: Sequence[Seconds]
-    """From the beginning of the search to the end of each trial."""
+    """Time from the start of the search to the end of each trial."""
 
     @property
     def front(self) -> list[SharePlan]:
-        """The plans to try first the next time."""
+        """The plans that the next search starts from."""
         return [valued.plan for valued in self.explored.front]
 
     def cost(self, trials: int) -> Seconds:
-        """Until so many trials were done, from loaded models on."""
+        """Return the time from loaded models until so many trials were done."""
         before = self.seconds["statistics"] + self.seconds["similarity"]
         return before + self.trials_at[trials - 1]
 
 
 def main() -> None:
     reporter = ConsoleReporter()
-    found = []
+    seeds = []
     with tempfile.TemporaryDirectory() as folder:
         for seed in SEEDS:
-            found.append(one_seed(seed, Path(folder) / str(seed), reporter))
-            print(json.dumps(found[-1]), flush=True)
-    ratios, of_cpu = ([one[key] for one in found] for key in RATIOS)
-    over_cold = [one["hypervolume_ratio"] for one in found]
-    over_one_set = [one["over_one_set"] for one in found]
+            seeds.append(compare_arms(seed, Path(folder) / str(seed), reporter))
+            print(json.dumps(seeds[-1]), flush=True)
+    ratios, of_cpu = ([seed[key] for seed in seeds] for key in RATIOS)
+    over_cold = [seed["hypervolume_ratio"] for seed in seeds]
+    over_one_set = [seed["over_one_set"] for seed in seeds]
     report: dict[str, Any] = {
         "warm_over_cold": median(ratios),
         "warm_over_cold_of_each": ratios,
@@ -119,15 +119,15 @@ def main() -> None:
         "hypervolume_ratio_of_each": over_cold,
         "over_one_set": min(over_one_set),
         "over_one_set_of_each": over_one_set,
-        "same_similarities": all(one["same_similarities"] for one in found),
+        "same_similarities": all(seed["same_similarities"] for seed in seeds),
         "cpu_seconds": {
             arm: {
-                part: round(median(one["cpu_seconds"][arm][part] for one in found), 2)
-                for part in found[0]["cpu_seconds"][arm]
+                part: round(median(seed["cpu_seconds"][arm][part] for seed in seeds), 2)
+                for part in seeds[0]["cpu_seconds"][arm]
             }
-            for arm in found[0]["cpu_seconds"]
+            for arm in seeds[0]["cpu_seconds"]
         },
-        "trials": {arm: [one["trials"][arm] for one in found] for arm in found[0]["trials"]},
+        "trials": {arm: [seed["trials"][arm] for seed in seeds] for arm in seeds[0]["trials"]},
         "frames": [FRAMES, WINDOW],
         "threads": torch.get_num_threads(),
     }
@@ -136,34 +136,36 @@ def main() -> None:
     print(json.dumps(report))
 
 
-def one_seed(seed: int, folder: Path, reporter: Reporter) -> dict[str, Any]:
-    """The first search of one camera, the two that follow, and how they compare."""
+def compare_arms(seed: int, folder: Path, reporter: Reporter) -> dict[str, Any]:
+    """Run the first search of one camera and the arms that follow, and compare the arms."""
     day, changed = SceneSettings(seed=300 + seed), changed_camera(400 + seed)
-    written(RenderedScenes(day, FRAMES), folder / "frames" / "day")
-    written(RenderedScenes(changed, WINDOW), folder / "frames" / "later")
+    write_frames(RenderedScenes(day, FRAMES), folder / "frames" / "day")
+    write_frames(RenderedScenes(changed, WINDOW), folder / "frames" / "later")
     parts = [{"folder": str(folder / "frames" / name)} for name in ("day", "later")]
-    first = searched(configured(seed, folder / "first", parts[0]), (), reporter)
+    first = run_arm(configured(seed, folder / "first", parts[0]), (), reporter)
 
     def warm() -> Arm:
         config = configured(seed, folder / "first", {"parts": parts})
-        return searched(config, first.front, reporter)
+        return run_arm(config, first.front, reporter)
 
     def cold() -> Arm:
-        return searched(configured(seed, folder / "cold", {"parts": parts}), (), reporter)
+        return run_arm(configured(seed, folder / "cold", {"parts": parts}), (), reporter)
 
-    arms = in_turn({"cold": cold, "warm": warm}, seed)
+    arms = run_in_turn({"cold": cold, "warm": warm}, seed)
     one_set = configured(
         seed,
         folder / "one",
         {"folder": str(folder / "frames")},
-        f"verify.fidelity_frames={ONE_SET_UNSEEN}",
+        f"verify.fidelity_frames={ONE_SET_HELD_OUT}",
     )
-    arms["one set"] = searched(one_set, (), reporter)
-    return compared(arms, neutral(arms["cold"], RenderedScenes(changed_camera(500 + seed), FRESH)))
+    arms["one set"] = run_arm(one_set, (), reporter)
+    return summarise(
+        arms, neutral_similarity(arms["cold"], RenderedScenes(changed_camera(500 + seed), FRESH))
+    )
 
 
-def searched(config: RunConfig, known: Sequence[SharePlan], reporter: Reporter) -> Arm:
-    """`merge-search run` up to its front."""
+def run_arm(config: RunConfig, known: Sequence[SharePlan], reporter: Reporter) -> Arm:
+    """Do what `merge-search run` does, up to the front."""
     make_folder(config.out_folder)
     marks = [now()]
     deployment = load_deployment(config, reporter)
@@ -189,22 +191,23 @@ def searched(config: RunConfig, known: Sequence[SharePlan], reporter: Reporter) 
 
 
 def now() -> Seconds:
+    """Return the current wall-clock time and processor time."""
     return np.array([time.perf_counter(), time.process_time()])
 
 
-def neutral(arm: Arm, fresh: RenderedScenes) -> Similarity:
-    """Every share alone on frames that no arm has seen, with the maps of all statistics."""
+def neutral_similarity(arm: Arm, fresh: RenderedScenes) -> Similarity:
+    """Return the fidelity of every share on new frames, with the maps of all statistics."""
     every = Subset(fresh, tuple(range(len(fresh))))
     known = arm.observed
     observed = Observed(known.deployment, known.statistics, fresh, every)
     return fidelity_alone(observed, list(arm.similarity))
 
 
-def compared(arms: Mapping[str, Arm], yardstick: Similarity) -> dict[str, Any]:
-    """Costs and fronts of the arms of one seed."""
-    curves = {name: dominated(arm, yardstick) for name, arm in arms.items()}
+def summarise(arms: Mapping[str, Arm], yardstick: Similarity) -> dict[str, Any]:
+    """Return the costs and fronts of the arms of one seed."""
+    curves = {name: hypervolume_curve(arm, yardstick) for name, arm in arms.items()}
     target = curves["cold"][-1]
-    trials = {name: reached(curves[name], target) for name in arms}
+    trials = {name: trials_until(curves[name], target) for name in arms}
     costs = {name: arm.cost(trials[name]) for name, arm in arms.items()}
     ratios = costs["warm"] / costs["cold"]
     return {
@@ -223,10 +226,10 @@ def compared(arms: Mapping[str, Arm], yardstick: Similarity) -> dict[str, Any]:
     }
 
 
-def dominated(arm: Arm, yardstick: Similarity) -> list[float]:
-    """After each trial: what the arm's front dominates when its plans are valued anew.
+def hypervolume_curve(arm: Arm, yardstick: Similarity) -> list[float]:
+    """Return the hypervolume of the arm's front after each trial, by the similarities `yardstick`.
 
-    Of the rectangle from (0 bytes, quality 1) to (the budget, quality 0).
+    It is a fraction of the rectangle from (0 bytes, quality 1) to (budget, quality 0).
     """
     problem = arm.evaluator.problem
     anew = PlanEvaluator(Problem(problem.facts, yardstick, problem.limits))
@@ -245,20 +248,20 @@ def dominated(arm: Arm, yardstick: Similarity) -> list[float]:
     return curve
 
 
-def reached(curve: Sequence[float], target: float) -> int:
-    """Trials until the target; all of them if it is never reached."""
-    there = (k for k, area in enumerate(curve, 1) if area >= target * (1 - 1e-9))
-    return next(there, len(curve))
+def trials_until(curve: Sequence[float], target: float) -> int:
+    """Return the trials until the curve reaches the target; all if it never does."""
+    trials = (k for k, area in enumerate(curve, 1) if area >= target * (1 - 1e-9))
+    return next(trials, len(curve))
 
 
-def in_turn(arms: Mapping[str, Callable[[], Arm]], seed: int) -> dict[str, Arm]:
-    """Each arm's search; who goes first changes from seed to seed."""
+def run_in_turn(arms: Mapping[str, Callable[[], Arm]], seed: int) -> dict[str, Arm]:
+    """Run each arm; the order alternates from seed to seed."""
     order = list(arms) if seed % 2 == 0 else list(arms)[::-1]
     return {name: arms[name]() for name in order}
 
 
 def configured(seed: int, folder: Path, frames: Mapping[str, Any], *more: str) -> RunConfig:
-    """The quickstart on those frames, with cache and output in a folder of its own."""
+    """Return the quickstart's config on these frames, with its own cache and output folder."""
     return load_config(
         ROOT / "runs" / "quickstart.yaml",
         [
@@ -272,14 +275,15 @@ def configured(seed: int, folder: Path, frames: Mapping[str, Any], *more: str) -
     )
 
 
-def written(frames: RenderedScenes, folder: Path) -> None:
-    """The frames as files, in their order."""
+def write_frames(frames: RenderedScenes, folder: Path) -> None:
+    """Write the frames as image files, in order."""
     folder.mkdir(parents=True)
     for index in range(len(frames)):
         Image.fromarray(frames[index]).save(folder / f"{index:05}.jpg", quality=95)
 
 
 def changed_camera(seed: int) -> SceneSettings:
+    """Return the camera after the change: night and rain."""
     return SceneSettings(seed=seed, night=0.3, rain=0.25)
 
 

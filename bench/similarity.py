@@ -1,23 +1,25 @@
-"""How fast and how exact are the statistics? Against plain forward passes and against torch_cka.
+"""Measure the speed and accuracy of the statistics, against forward passes and torch_cka.
 
     MERGE_SEARCH_DATA=/path/to/folder python bench/similarity.py
 
-Reads the photos in imagenet1k_1000 of that folder, cycled where they are too few, and the weights
+Reads the photos in imagenet1k_1000 of that folder, repeated if there are too few, and the weights
 of two EfficientNet-Lites, cut at every block. Needs the extras `zoo` and `bench`. Prints a table
 and, as its last line, the same numbers as one JSON object:
 
-- pass_over_forward: all statistics of all stages and pairs, over the bare forward passes of the
-  networks in channels_last, as their library has them, one batch at once
-- pass_over_own_forward: the same over the forward passes as the pass itself takes them
-- torch_cka_over_pass: the package's CKA of all blocks, on the networks in torch's default memory
-  layout, over our pass for all statistics; torch_cka_channels_last_over_pass: the same, with its
-  networks and inputs in the layout that ours have
-- cka_max_abs_error: our CKA against a textbook one in float64 on the same batches
-- solve_over_pass: every linear map, its strength chosen on held-out frames, over the pass
+- pass_over_forward: time of all statistics of all stages and pairs over that of the forward passes
+  of the unfused networks in channels_last, one batch at a time
+- pass_over_own_forward: the same over the forward passes of the fused networks, as the pass runs
+  them
+- torch_cka_over_pass: time of torch_cka's CKA of all blocks, with the networks in torch's default
+  memory format, over that of our pass for all statistics; torch_cka_channels_last_over_pass: the
+  same with networks and inputs in channels_last
+- cka_max_abs_error: our CKA against a textbook implementation in float64 on the same batches
+- solve_over_pass: time of solving every linear map, its ridge strength chosen on held-out frames,
+  over that of the pass
 - peak_mb_256, peak_mb_1024: peak resident memory of a pass over that many frames
 
-On a machine with other work set OMP_WAIT_POLICY=PASSIVE: threads that spin while they wait for one
-another make every number a measure of the other work.
+On a machine with other work, set OMP_WAIT_POLICY=PASSIVE: threads that spin while they wait for
+each other make every number a measure of the other work.
 """
 
 from __future__ import annotations
@@ -70,12 +72,12 @@ Matrix = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Setup:
-    """Two networks, and which of their representations may replace which."""
+    """Two networks, and the legal pairs of their representations."""
 
     models: ModelsByName
-    """As their library has them."""
-    twins: ModelsByName
-    """As `merge-search` runs them."""
+    """The models without fusion."""
+    fused_models: ModelsByName
+    """The models with fused BatchNorms, as `merge-search` runs them."""
     facts: dict[str, ModelFacts]
     pairs: Pairs
 
@@ -89,14 +91,14 @@ class Setup:
             for name in NETWORKS
         }  # fmt: skip
         facts = collect_facts(models)
-        twins = {name: fuse_batchnorms(model) for name, model in models.items()}
-        return cls(models, twins, facts, find_pairs(facts))
+        fused_models = {name: fuse_batchnorms(model) for name, model in models.items()}
+        return cls(models, fused_models, facts, find_pairs(facts))
 
     def blocks(self, name: str) -> list[str]:
         return [stage for stage in self.facts[name].layout.stages if stage.startswith("blocks")]
 
-    def prepared(self, frames: Subset, indices: range) -> Batch:
-        """A batch; both networks read the same input."""
+    def prepare(self, frames: Subset, indices: range) -> Batch:
+        """Return the indices of a batch and its input, which both networks read."""
         return indices, self.models[NETWORKS[0]].prepare_frames([frames[i] for i in indices])
 
     @torch.inference_mode()
@@ -105,11 +107,11 @@ class Setup:
             for model in models.values():
                 model(inputs)
 
-    def measured(self, batches: Iterator[Batch] | Sequence[Batch]) -> Moments:
+    def measure(self, batches: Iterator[Batch] | Sequence[Batch]) -> Moments:
         settings = PassSettings(batch=BATCH)
-        pass_ = Pass(self.twins, self.facts, self.pairs.legal, settings)
+        pass_ = Pass(self.fused_models, self.facts, self.pairs.legal, settings)
         for indices, inputs in batches:
-            pass_.add(indices, dict.fromkeys(self.twins, inputs))
+            pass_.add(indices, dict.fromkeys(self.fused_models, inputs))
         return pass_.finish()
 
 
@@ -128,18 +130,21 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def solved(moments: Moments, setup: Setup) -> None:
+def solve_maps(moments: Moments, setup: Setup) -> None:
+    """Solve the linear map of every share."""
     shares = enumerate_shares(setup.pairs.legal, setup.facts, (LINEAR,))
     Statistics(moments, setup.facts).linear_maps(shares)
 
 
-def foreign_cka(setup: Setup, batches: Sequence[Batch], layout: torch.memory_format) -> None:
-    """torch_cka's comparison of all blocks of both networks, in one memory layout."""
+def torch_cka_of_blocks(
+    setup: Setup, batches: Sequence[Batch], layout: torch.memory_format
+) -> None:
+    """Run torch_cka on all blocks of both networks, in one memory format."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from torch_cka import CKA
 
-        one, other = (  # copies, because it leaves its hooks in them
+        one, other = (  # copies, because torch_cka leaves its hooks in the networks
             copy.deepcopy(setup.models[name]).to(memory_format=layout) for name in NETWORKS
         )
         layers = [
@@ -159,19 +164,19 @@ def foreign_cka(setup: Setup, batches: Sequence[Batch], layout: torch.memory_for
 
 
 def textbook_error(moments: Moments, setup: Setup, batches: Sequence[Batch]) -> float:
-    """The greatest difference of any pair's CKA from its textbook twin in float64."""
-    twin = textbook_hsic(setup, batches)
+    """Return the largest difference of any pair's CKA from the textbook value in float64."""
+    textbook = textbook_hsic(setup, batches)
     statistics = Statistics(moments, setup.facts)
     errors = []
     for j, recipient in enumerate(moments.refs):
         for i, donor in enumerate(moments.refs):
-            wanted = twin[i, j] / np.sqrt(twin[i, i] * twin[j, j])
-            errors.append(abs(statistics.image_cka(Pair(donor, recipient)) - wanted))
+            expected = textbook[i, j] / np.sqrt(textbook[i, i] * textbook[j, j])
+            errors.append(abs(statistics.image_cka(Pair(donor, recipient)) - expected))
     return float(max(errors))
 
 
 def textbook_hsic(setup: Setup, batches: Sequence[Batch]) -> Matrix:
-    """(refs, refs) sums over batches of HSIC_1, Song et al. 2012, equation 5, term by term."""
+    """Return (refs, refs) sums over batches of HSIC_1: Song et al. 2012, equation 5."""
     refs = [Ref(n, s) for n, fact in setup.facts.items() for s in fact.layout.stages]
     total = np.zeros((len(refs), len(refs)))
     for _, inputs in batches:
@@ -183,7 +188,7 @@ def textbook_hsic(setup: Setup, batches: Sequence[Batch]) -> Matrix:
 
 
 def _grams(model: StagedModel, inputs: Tensor) -> Iterator[Matrix]:
-    """Float64 Grams without their diagonals, on a scale that keeps their sums comparable."""
+    """Yield float64 Gram matrices without their diagonals, scaled by the number of features."""
     with torch.inference_mode():
         for _, representation in model.walk(inputs):
             flat = representation.flatten(1).double()
@@ -199,40 +204,43 @@ def _hsic(k: Matrix, l_: Matrix) -> float:
 
 
 def peak_of(frames: int) -> float:
-    """Megabytes resident at most while a process of its own runs the pass.
+    """Return the peak resident memory, in MB, of a new process that runs the pass.
 
-    The median of several processes: the allocator alone makes them differ by 2%.
+    It is the median of several processes: the allocator alone makes them differ by 2%.
     """
     command = [sys.executable, __file__, "--peak", str(frames)]
-    told = [
+    outputs = [
         subprocess.run(command, check=True, capture_output=True, text=True).stdout
         for _ in range(ROUNDS)
     ]
-    return median(float(text.split()[-1]) for text in told)
+    return median(float(text.split()[-1]) for text in outputs)
 
 
 def peak(frames: int) -> None:
-    """One pass, its frames read batch by batch; prints the peak of resident memory."""
+    """Run one pass that reads its frames by batch; print the peak of resident memory in MB."""
     setup, subset = Setup.load(), photos(frames)
-    setup.measured(setup.prepared(subset, indices) for indices in batch_ranges(frames, BATCH))
+    setup.measure(setup.prepare(subset, indices) for indices in batch_ranges(frames, BATCH))
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
 def main() -> None:
-    few, many = peak_of(FRAMES), peak_of(4 * FRAMES)  # first: a child begins with our own peak
+    few, many = (
+        peak_of(FRAMES),
+        peak_of(4 * FRAMES),
+    )  # first: the peak of a child starts at that of its parent
     setup, subset = Setup.load(), photos(FRAMES)
-    batches = [setup.prepared(subset, indices) for indices in batch_ranges(FRAMES, BATCH)]
+    batches = [setup.prepare(subset, indices) for indices in batch_ranges(FRAMES, BATCH)]
     setup.forward(setup.models, batches[:1])
-    setup.measured(batches[:1])
+    setup.measure(batches[:1])
     taken: dict[str, list[float]] = {name: [] for name in ("forward", "own", "pass", "solve")}
-    moments = setup.measured(batches)
+    moments = setup.measure(batches)
     for _ in range(ROUNDS):
         taken["forward"].append(seconds(lambda: setup.forward(setup.models, batches)))
-        taken["own"].append(seconds(lambda: setup.forward(setup.twins, batches)))
-        taken["pass"].append(seconds(lambda: setup.measured(batches)))
-    taken["solve"].append(seconds(lambda: solved(moments, setup)))
+        taken["own"].append(seconds(lambda: setup.forward(setup.fused_models, batches)))
+        taken["pass"].append(seconds(lambda: setup.measure(batches)))
+    taken["solve"].append(seconds(lambda: solve_maps(moments, setup)))
     for name, layout in LAYOUTS.items():
-        taken[name] = [seconds(partial(foreign_cka, setup, batches, layout))]
+        taken[name] = [seconds(partial(torch_cka_of_blocks, setup, batches, layout))]
     took = {name: median(values) for name, values in taken.items()}
     error = textbook_error(moments, setup, batches)
     report = {

@@ -49,7 +49,7 @@ TRAINING_SEED, HELD_OUT_SEED = 1000, 900_000
 
 @dataclass(frozen=True)
 class Frames:
-    """Rendered frames: uint8 (n, 288, 384, 3), and per frame boxes (k, 4) xywh, classes, label."""
+    """Rendered frames, uint8 (n, 288, 384, 3), each with boxes (k, 4) xywh, classes and label."""
 
     images: np.ndarray[Any, np.dtype[np.uint8]]
     boxes: list[np.ndarray[Any, np.dtype[np.float64]]]
@@ -61,7 +61,7 @@ class Frames:
 
 
 def cameras(first_seed: int, count: int) -> list[SceneSettings]:
-    """`count` differently mounted cameras; the same for the same `first_seed`."""
+    """Return `count` differently mounted cameras, determined by `first_seed`."""
     rng = np.random.default_rng(first_seed)
     return [
         SceneSettings(
@@ -89,7 +89,7 @@ def _render_camera(job: tuple[str, int, SceneSettings, int]) -> list[tuple[Any, 
 
 
 def rendered(work: Path, first_seed: int, count: int, each: int) -> Frames:
-    """The frames of `count` cameras, `each` frames from each camera, rendered once per `work`.
+    """Return `each` frames from each of `count` cameras, rendered once per `work`.
 
     Consecutive frames come from consecutive cameras, so any prefix shows them evenly.
     """
@@ -126,17 +126,17 @@ class _Reordered:
 
 
 def held_out(work: Path) -> Frames:
-    """600 frames of cameras with other seeds than any camera of the training."""
+    """Return 600 frames of cameras that the training does not use."""
     return rendered(work, HELD_OUT_SEED, HELD_OUT_CAMERAS, FRAMES_PER_HELD_OUT_CAMERA)
 
 
 def training(work: Path) -> Frames:
-    """The 8000 frames both networks are trained on."""
+    """Return the 8000 frames that both networks are trained on."""
     return rendered(work, TRAINING_SEED, TRAINING_CAMERAS, FRAMES_PER_TRAINING_CAMERA)
 
 
 def network_input(images: Tensor, size: int) -> Tensor:
-    """uint8 frames (n, 3, h, w) squashed to `size` squared and scaled to [-1, 1]."""
+    """Return uint8 frames (n, 3, h, w) squashed to `size` squared and scaled to [-1, 1]."""
     squashed = F.interpolate(
         images.float(), (size, size), mode="bilinear", antialias=True, align_corners=False
     )
@@ -144,7 +144,7 @@ def network_input(images: Tensor, size: int) -> Tensor:
 
 
 def as_tensor(image: Any) -> Tensor:
-    """A frame (h, w, 3) as uint8 (1, 3, h, w)."""
+    """Return a frame (h, w, 3) as uint8 (1, 3, h, w)."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
 
 
@@ -152,7 +152,7 @@ def as_tensor(image: Any) -> Tensor:
 
 
 def imagenet_weights(like: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The ImageNet weights under timm's names; `like` is the state dict they must fit.
+    """Return the ImageNet weights under timm's names; `like` is the state dict they must fit.
 
     The package stores the same tensors in the same order under other names: counts, shapes and
     the last part of every name must agree. The classifier at the end is left out.
@@ -177,7 +177,7 @@ def imagenet_weights(like: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def new_classifier() -> nn.Module:
-    """An untrained classifier of the scene's main road user."""
+    """Build an untrained classifier of the scene's main road user."""
     import timm
 
     model: nn.Module = timm.create_model("tf_efficientnet_lite0", num_classes=len(SCENE_CLASSES))
@@ -185,7 +185,7 @@ def new_classifier() -> nn.Module:
 
 
 def new_detector() -> nn.Module:
-    """An untrained detector of the six kinds of road users."""
+    """Build an untrained detector of the six kinds of road users."""
     import effdet
 
     model: nn.Module = effdet.create_model(
@@ -200,7 +200,7 @@ def new_detector() -> nn.Module:
 
 
 def load_backbone(model: Any) -> None:
-    """Put the ImageNet weights into a timm backbone; none of its tensors may stay random."""
+    """Load the ImageNet weights into a timm backbone; no tensor may stay random."""
     import timm
 
     full = timm.create_model("tf_efficientnet_lite0").state_dict()
@@ -212,7 +212,7 @@ def load_backbone(model: Any) -> None:
 
 
 def freeze_early(backbone: Any) -> Callable[[Tensor], Tensor]:
-    """Stop the learning of the stem and the first two stages and return them, made faster.
+    """Freeze the stem and the first two stages, and return a faster copy of them.
 
     They are general and costly: without gradients their batch norms fold into the convolutions.
     """
@@ -236,7 +236,7 @@ def hold_statistics(backbone: nn.Module) -> None:
 
 @dataclass(frozen=True)
 class Training:
-    """What to train, for how long, in which order of frames, and how boldly (1: from ImageNet)."""
+    """The network to train, the minutes, the seed, and a factor on the learning rates."""
 
     kind: str
     minutes: float
@@ -253,7 +253,7 @@ class Average:
         self.decay, self.steps = decay, 0
 
     def update(self, model: nn.Module) -> None:
-        """Move towards `model`, faster in the beginning."""
+        """Move towards `model`, faster at the beginning."""
         self.steps += 1
         keep = min(self.decay, self.steps / (self.steps + 9))
         with torch.no_grad():
@@ -267,19 +267,19 @@ class Average:
 
 
 def schedule(done: float, step: int) -> float:
-    """Learning-rate factor: 100 warm-up steps, then a cosine over the share `done` of the time."""
+    """Return the learning-rate factor: 100 warm-up steps, then a cosine over the time `done`."""
     return min(1.0, (step + 1) / 100) * (0.5 * (1 + math.cos(math.pi * min(done, 1.0))) + 0.01)
 
 
 def jitter(batch: Tensor, rng: Generator) -> Tensor:
-    """Another brightness and contrast for every frame of a batch scaled to [-1, 1]."""
+    """Change brightness and contrast of each frame of a batch scaled to [-1, 1]."""
     scale = torch.from_numpy(rng.uniform(0.8, 1.2, (len(batch), 1, 1, 1)).astype(np.float32))
     shift = torch.from_numpy(rng.uniform(-0.12, 0.12, (len(batch), 1, 1, 1)).astype(np.float32))
     return (batch * scale + shift).clamp(-1, 1)
 
 
 def crop(image: Any, boxes: Any, rng: Generator) -> tuple[Any, Any, Any]:
-    """A random part of a frame, its boxes, and which boxes still show at least half."""
+    """Return a random part of a frame, its boxes, and which of them show at least half."""
     rows, width = image.shape[:2]
     share = rng.uniform(0.7, 1.0)
     w, h = int(width * share), int(rows * share)
@@ -292,7 +292,7 @@ def crop(image: Any, boxes: Any, rng: Generator) -> tuple[Any, Any, Any]:
 
 
 def detector_batch(frames: Frames, chosen: Any, rng: Generator) -> tuple[Tensor, dict[str, Any]]:
-    """Augmented inputs and effdet's targets: yxyx boxes in input pixels, classes from 1."""
+    """Return augmented inputs and effdet's targets: yxyx boxes in input pixels, classes from 1."""
     inputs, bbox, cls = [], [], []
     for i in chosen:
         image, boxes, classes = frames.images[i], frames.boxes[i], frames.classes[i]
@@ -313,7 +313,7 @@ def detector_batch(frames: Frames, chosen: Any, rng: Generator) -> tuple[Tensor,
 
 
 def classifier_batch(frames: Frames, chosen: Any, rng: Generator) -> tuple[Tensor, Tensor]:
-    """Augmented inputs and labels."""
+    """Return augmented inputs and labels."""
     images = []
     for i in chosen:
         image = frames.images[i]
@@ -323,7 +323,7 @@ def classifier_batch(frames: Frames, chosen: Any, rng: Generator) -> tuple[Tenso
 
 
 def batches(count: int, rng: Generator) -> Iterator[Any]:
-    """Endless batches of indices, every index once before any comes again."""
+    """Yield batches of indices forever, every index once per epoch."""
     while True:
         order = rng.permutation(count)
         for start in range(0, count - BATCH + 1, BATCH):
@@ -331,7 +331,7 @@ def batches(count: int, rng: Generator) -> Iterator[Any]:
 
 
 def parameter_groups(new: Iterable[nn.Parameter], model: nn.Module) -> list[dict[str, Any]]:
-    """New layers learn five times as fast as what ImageNet taught already."""
+    """Build an optimiser; new layers learn five times as fast as pretrained ones."""
     fresh = list(new)
     names = {id(one) for one in fresh}
     old = [p for p in model.parameters() if p.requires_grad and id(p) not in names]
@@ -339,13 +339,13 @@ def parameter_groups(new: Iterable[nn.Parameter], model: nn.Module) -> list[dict
 
 
 def start(kind: str) -> ClassifierTask | DetectorTask:
-    """A network that knows what ImageNet taught, and nothing of its own task."""
+    """Return a task with a network that has only its ImageNet weights."""
     torch.manual_seed(0)
     return DetectorTask() if kind == "detector" else ClassifierTask()
 
 
 def resume(kind: str, work: Path) -> tuple[ClassifierTask | DetectorTask, dict[str, Any]]:
-    """The network of the last checkpoint and the note on how it was trained so far."""
+    """Return the network of the last checkpoint, and the note on its training so far."""
     saved = torch.load(work / f"{kind}.pt", weights_only=True)
     task = start(kind)
     task.model.load_state_dict(saved["weights"])
@@ -353,7 +353,7 @@ def resume(kind: str, work: Path) -> tuple[ClassifierTask | DetectorTask, dict[s
 
 
 def train(task: ClassifierTask | DetectorTask, before: dict[str, Any], plan: Training) -> None:
-    """Train one network and keep its averaged weights in the plan's `work`."""
+    """Train one network and write its averaged weights to the plan's `work`."""
     rng = np.random.default_rng(plan.seed)
     frames, test = training(plan.work), held_out(plan.work)
     average = Average(task.model, 0.998)
@@ -387,7 +387,7 @@ def train(task: ClassifierTask | DetectorTask, before: dict[str, Any], plan: Tra
 
 
 class ClassifierTask:
-    """Which road user dominates the frame."""
+    """Classification of the main road user of a frame."""
 
     def __init__(self) -> None:
         self.model: Any = new_classifier()
@@ -396,11 +396,11 @@ class ClassifierTask:
         self.early = freeze_early(self.model)
 
     def new_parameters(self) -> Iterable[nn.Parameter]:
-        """The layers ImageNet has not trained."""
+        """Return the layers without pretrained weights."""
         return list(self.model.classifier.parameters())
 
     def loss(self, frames: Frames, chosen: Any, rng: Generator) -> Tensor:
-        """Cross entropy of one batch."""
+        """Return the cross entropy of one batch."""
         hold_statistics(self.model.train())
         inputs, labels = classifier_batch(frames, chosen, rng)
         with torch.no_grad():
@@ -411,19 +411,19 @@ class ClassifierTask:
 
     @staticmethod
     def score(model: nn.Module, frames: Frames, count: int) -> dict[str, Any]:
-        """Top-1 accuracy, overall and per class."""
+        """Return top-1 accuracy, overall and per class."""
         return top1(model, frames, count)
 
 
 class _LateDetector(nn.Module):
-    """A detector that is given what its first two stages saw."""
+    """A detector that starts from the output of its first two stages."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model, self.config = model, model.config
 
     def forward(self, seen: Tensor) -> Any:
-        """Class and box outputs of every pyramid level, as the detector's own forward."""
+        """Return the class and box outputs of every pyramid level, as the detector itself does."""
         levels = []
         for number, stage in enumerate(self.model.backbone.blocks):
             if number >= 2:
@@ -435,7 +435,7 @@ class _LateDetector(nn.Module):
 
 
 class DetectorTask:
-    """Where the road users are."""
+    """Detection of the road users in a frame."""
 
     def __init__(self) -> None:
         from effdet import DetBenchTrain
@@ -450,12 +450,12 @@ class DetectorTask:
         self.bench = DetBenchTrain(_LateDetector(self.model), create_labeler=True)
 
     def new_parameters(self) -> Iterable[nn.Parameter]:
-        """The layers ImageNet has not trained."""
+        """Return the layers without pretrained weights."""
         parts = (self.model.fpn, self.model.class_net, self.model.box_net)
         return [parameter for part in parts for parameter in part.parameters()]
 
     def loss(self, frames: Frames, chosen: Any, rng: Generator) -> Tensor:
-        """Focal and box loss of one batch."""
+        """Return the focal and box loss of one batch."""
         self.bench.train()
         hold_statistics(self.model.backbone)
         inputs, targets = detector_batch(frames, chosen, rng)
@@ -466,7 +466,7 @@ class DetectorTask:
 
     @staticmethod
     def score(model: nn.Module, frames: Frames, count: int) -> dict[str, Any]:
-        """COCO's box average precision, overall and per class."""
+        """Return COCO's box average precision, overall and per class."""
         return average_precision(model, frames, count)
 
 
@@ -475,7 +475,7 @@ class DetectorTask:
 
 @torch.inference_mode()
 def top1(model: nn.Module, frames: Frames, count: int) -> dict[str, Any]:
-    """Top-1 accuracy on the first `count` frames, overall and per class."""
+    """Return top-1 accuracy on the first `count` frames, overall and per class."""
     model.eval()
     guesses = np.concatenate([
         model(network_input(torch.cat([as_tensor(frames.images[i]) for i in chunk]),
@@ -494,7 +494,7 @@ def top1(model: nn.Module, frames: Frames, count: int) -> dict[str, Any]:
 
 @torch.inference_mode()
 def detect(model: nn.Module, frames: Frames, count: int) -> Iterator[dict[str, Any]]:
-    """COCO result records of the first `count` frames; boxes in frame pixels."""
+    """Return COCO result records of the first `count` frames, with boxes in frame pixels."""
     from effdet import DetBenchPredict
 
     bench = DetBenchPredict(model).eval()
@@ -514,7 +514,7 @@ def detect(model: nn.Module, frames: Frames, count: int) -> Iterator[dict[str, A
 
 
 def coco_truth(frames: Frames, count: int) -> dict[str, Any]:
-    """The ground truth of the first `count` frames as a COCO dataset."""
+    """Return the ground truth of the first `count` frames as a COCO dataset."""
     rows, width = frames.images[0].shape[:2]
     annotations: list[dict[str, Any]] = []
     for i in range(count):
@@ -531,7 +531,7 @@ def coco_truth(frames: Frames, count: int) -> dict[str, Any]:
 
 
 def average_precision(model: nn.Module, frames: Frames, count: int) -> dict[str, Any]:
-    """mAP at IoU .5 to .95, AP50 and AP per class on the first `count` frames."""
+    """Return mAP at IoU .5 to .95, AP50 and AP per class on the first `count` frames."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -572,7 +572,7 @@ def export(work: Path) -> None:
 
 
 def shipped(kind: str) -> nn.Module:
-    """A network with the weights of its exported file."""
+    """Return a network with the weights of its exported file."""
     from safetensors.torch import load_file
 
     model = new_detector() if kind == "detector" else new_classifier()
@@ -581,17 +581,17 @@ def shipped(kind: str) -> nn.Module:
 
 
 def evaluate(work: Path) -> None:
-    """Measure the exported files on the held-out frames."""
+    """Measure the exported files on the held-out frames; print the scores as one JSON line."""
     test = held_out(work)
     scores = {
         "classifier": top1(shipped("classifier"), test, CLASSIFIER_TEST_FRAMES),
         "detector": average_precision(shipped("detector"), test, DETECTOR_TEST_FRAMES),
     }
-    print(json.dumps(scores, indent=2))
+    print(json.dumps(scores))
 
 
 def overfit(work: Path) -> None:
-    """A check before long trainings: both losses must fall on 16 frames learnt by heart."""
+    """Check before a long training that both losses fall when overfitting 16 frames."""
     frames = held_out(work)
     for task in (DetectorTask(), ClassifierTask()):
         optimiser = torch.optim.AdamW(task.model.parameters(), lr=3e-4)
@@ -615,7 +615,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=30.0, help="length of a training")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint")
     parser.add_argument("--rate", type=float, default=1.0, help="factor on all learning rates")
     work = Path(tempfile.gettempdir()) / "merge-search-quickstart"
     parser.add_argument("--work", type=Path, default=work)

@@ -1,23 +1,22 @@
-"""Ten candidates of one front verified together, against one by one: time, numbers, memory.
+"""Compare verifying ten candidates together with one by one: time, numbers, memory.
 
     MERGE_SEARCH_DATA=/path/to/data python bench/verify.py
 
-Two spaces: lite0 and lite1 with their ImageNet weights, on photos of imagenet1k_1000 that the
-statistics have not seen; and the quickstart's classifier and detector on its rendered scenes. The
-candidates are chosen as `run` does: of twenty plans spread over the front (the true one, by
-`search.study.exact`) those with the best fidelity; and as there the unmerged models are verified
-with them. Both ways run in one process and take turns; a ratio is of the rounds' medians.
-The last line is one JSON object:
+There are two spaces: lite0 and lite1 with their ImageNet weights, on photos of imagenet1k_1000
+that the statistics have not used; and the quickstart's classifier and detector on its rendered
+scenes. The candidates are chosen as `run` does it: of twenty plans spread over the true front,
+those with the best fidelity; the unmerged models are verified with them. Both ways run in one
+process and take turns; ratios are of the medians of the rounds. The last line is one JSON object:
 
-- speedup_10: ten candidates and the unmerged models one by one, over all of them together, of
-  lite0 and lite1
-- max_abs_difference: the greatest of any score between the two ways, in both spaces
-- max_abs_logit_difference: the same of the answers' logits; and merged_logit_difference: of those
-  to the answers of each candidate's merged module, over their greatest absolute value
-- outputs: distinct answers, of how many; macs: multiply-accumulates one by one, over together
-- quickstart: the same numbers of the quickstart
-- peak_mb: resident memory at most while a process of its own verifies the ten together, by batch,
-  for the frames and for twice as many; models: before the first frame
+- speedup_10: time for ten candidates and the unmerged models one by one, over the time for all of
+  them together, for lite0 and lite1
+- max_abs_difference: the largest difference of any score between the two ways, in both spaces
+- max_abs_logit_difference: the same for logits; merged_logit_difference: the difference from the
+  logits of each candidate's merged module, relative to the largest absolute logit
+- outputs: distinct outputs, and all outputs; macs: multiply-accumulates one by one over together
+- quickstart: the same numbers for the quickstart
+- peak_mb: peak resident memory of a process that verifies the ten together, by batch size, for the
+  frames and for twice as many; models: before the first frame
 """
 
 from __future__ import annotations
@@ -70,14 +69,14 @@ from spaces.plan_set import PlanSet
 
 SHORTLIST, CANDIDATES, FRAMES, ROUNDS = 20, 10, 200, 3
 BATCH, BATCHES = 16, (8, 32)
-"""In which the ways are timed, and of which the memory is measured."""
-ANSWERED = 32
-"""Frames on which logits are compared."""
+"""Batch size for timing, and batch sizes for measuring memory."""
+LOGIT_FRAMES = 32
+"""Frames for comparing logits."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """The unmerged models and candidates of one space, and what they are verified with and on."""
+    """The unmerged models and the candidates of one space, with the setup and the ground truth."""
 
     deployment: Deployment
     bench: EvaluationSetup
@@ -90,12 +89,12 @@ class Case:
     def one_by_one(self) -> list[dict[str, Scores]]:
         return [accuracy(self.bench, [p], self.truth, silent)[0] for p in self.plans]
 
-    def planned(self, plans: Sequence[SharePlan]) -> PlanSet:
+    def plan_set(self, plans: Sequence[SharePlan]) -> PlanSet:
         return PlanSet(self.bench.models, self.bench.facts, plans, self.bench.maps)
 
     def macs(self, plans: Sequence[SharePlan]) -> int:
-        """Of a frame through all that the plans' answers need, but for the linear maps."""
-        distinct, facts = self.planned(plans).distinct, self.bench.facts
+        """Return the multiply-accumulates of a frame for all outputs, without the linear maps."""
+        distinct, facts = self.plan_set(plans).distinct, self.bench.facts
         nodes = upstream_nodes(tuple(node for _, taps in distinct for node in taps))
         stages = [facts[n.ref.model].stage(n.ref.stage).macs for n in nodes if not n.share]
         return sum(stages) + sum(facts[name].head_macs for name, _ in distinct)
@@ -136,7 +135,7 @@ def lite(reporter: Reporter) -> Case:
 
 
 def photos(count: int) -> ClassTruth:
-    """Photos that the statistics have not seen; from the first again where they are too few."""
+    """Return photos that the statistics have not used, repeated if there are too few."""
     known = csv_truth(DATA / "labels.csv", Sampling(stride=2, offset=1))
     turns = tuple(k % len(known.frames) for k in range(count))
     return ClassTruth(Subset(known.frames, turns), tuple(known.labels[k] for k in turns))
@@ -151,7 +150,7 @@ def _configured(path: Path) -> RunConfig:
 
 
 def _case(config: RunConfig, truth: Mapping[str, Truth] | None, reporter: Reporter) -> Case:
-    """The problem that `merge-search run` would pose, and the candidates it would choose."""
+    """Build the problem and choose the candidates as `merge-search run` does."""
     deployment = load_deployment(config, reporter)
     frames = open_frame_set(config)
     observed = observe(config, deployment, frames, reporter)
@@ -182,7 +181,7 @@ def measured(case: Case, reporter: Reporter, name: str) -> dict[str, Any]:
         "speedup_10": round(took["one by one"] / took["together"], 2),
         "max_abs_difference": _difference(together, alone),
         "candidates": len(case.plans) - 1,
-        "outputs": f"{len(case.planned(case.plans).distinct)} of "
+        "outputs": f"{len(case.plan_set(case.plans).distinct)} of "
         f"{len(case.plans) * len(case.bench.models)}",
         "macs": round(sum(case.macs([p]) for p in case.plans) / case.macs(case.plans), 2),
         "seconds": {way: round(value, 2) for way, value in took.items()},
@@ -202,24 +201,26 @@ def _difference(
 
 @torch.no_grad()
 def logits(case: Case) -> dict[str, float]:
-    """How far the classifiers' answers are apart, on one batch."""
+    """Return the largest differences between the classifiers' logits on one batch."""
     frames = next(iter(case.truth.values())).frames
-    pictures = [frames[k] for k in range(ANSWERED)]
+    pictures = [frames[k] for k in range(LOGIT_FRAMES)]
     inputs = {name: m.prepare_frames(pictures) for name, m in case.bench.models.items()}
-    every = case.planned(case.plans)
+    every = case.plan_set(case.plans)
     known = dict(every.answers(inputs))
     apart, relative = 0.0, 0.0
     for plan, outputs in zip(case.plans, every.outputs, strict=True):
-        one = case.planned([plan])
+        one = case.plan_set([plan])
         module = MergedModel(case.deployment.models, case.bench.facts, plan, case.bench.maps)
         merged = module(inputs)
         for output, answer in one.answers(inputs):
-            apart = max(apart, _apart(answer, known[outputs[output[0]]]))
-            relative = max(relative, _apart(answer, merged[output[0]]) / float(answer.abs().max()))
+            apart = max(apart, _max_difference(answer, known[outputs[output[0]]]))
+            relative = max(
+                relative, _max_difference(answer, merged[output[0]]) / float(answer.abs().max())
+            )
     return {"max_abs_logit_difference": apart, "merged_logit_difference": relative}
 
 
-def _apart(one: Tensor, other: Tensor) -> float:
+def _max_difference(one: Tensor, other: Tensor) -> float:
     return float((one - other).abs().max())
 
 
@@ -234,7 +235,7 @@ def _seconds(work: Callable[[], object]) -> float:
 
 
 def memory(case: Case, reporter: Reporter) -> dict[str, dict[str, float]]:
-    """Peaks of processes that hold the models, the plans and their maps, and nothing else."""
+    """Return the peaks of processes that hold only the models, the plans and their maps."""
     reporter.step(f"Memory in batches of {' and '.join(map(str, BATCHES))}")
     with tempfile.TemporaryDirectory() as folder:
         _write(case.plans, case.bench.maps, Path(folder))
@@ -247,12 +248,12 @@ def memory(case: Case, reporter: Reporter) -> dict[str, dict[str, float]]:
 
 def _peak_of(folder: str, batch: int, frames: int) -> tuple[float, float]:
     command = [sys.executable, __file__, "--peak", folder, str(batch), str(frames)]
-    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
-    return float(told[-2]), float(told[-1])
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    return float(output[-2]), float(output[-1])
 
 
 def peak(folder: Path, batch: int, frames: int) -> None:
-    """Verify the candidates once; prints megabytes resident at most before, and in the end."""
+    """Verify the candidates once; print the peak resident memory in MB before and after."""
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
         yaml.safe_dump({**yaml.safe_load(LITE), "frames": {"folder": str(DATA)}}, file)
         file.flush()
@@ -266,7 +267,7 @@ def peak(folder: Path, batch: int, frames: int) -> None:
 
 
 def _resident() -> float:
-    """Of this process alone: getrusage's number begins with the peak of its parent."""
+    """Return the peak of this process in MB; that of getrusage starts at the parent's peak."""
     status = Path("/proc/self/status").read_text()
     (kilobytes,) = re.findall(r"(?m)^VmHWM:\s*(\d+) kB$", status)
     return round(int(kilobytes) / 1024, 1)

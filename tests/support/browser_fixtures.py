@@ -1,4 +1,4 @@
-"""Fixtures over `browsers`; a module that wants them names this one in its `pytest_plugins`."""
+"""Fixtures for `browsers`; tests/conftest.py loads them as a plugin."""
 
 from __future__ import annotations
 
@@ -11,5 +11,6 @@ from playwright.sync_api import Browser
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
+    """A running browser for all tests of a module."""
     with browser() as started:
         yield started

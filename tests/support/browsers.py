@@ -1,4 +1,4 @@
-"""A real browser for tests: Debian's chromium, without a window and without the world outside."""
+"""Run Debian's chromium for tests: headless and without network access."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ ARGUMENTS = [
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
 SCREENSHOTS = Path(__file__).parents[2] / "build" / "ui"
-"""Git-ignored; what a test has seen, for people to look at."""
+"""Git-ignored folder with screenshots of the tests, for people to look at."""
 
 
 @contextmanager
 def browser() -> Iterator[Browser]:
+    """Start chromium and close it at the end; skip the test if it is not installed."""
     if not CHROMIUM.exists():
         pytest.skip(f"there is no {CHROMIUM}: apt-get install chromium")
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)

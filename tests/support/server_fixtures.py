@@ -1,4 +1,4 @@
-"""Fixtures over `servers`; a module that wants them names this one in its `pytest_plugins`."""
+"""Fixtures for `servers`; tests/conftest.py loads them as a plugin."""
 
 from __future__ import annotations
 
@@ -19,6 +19,6 @@ def only_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 def server(only_server: Server) -> Server:
-    """The server of the whole session, running. Every test logs to an experiment of its own."""
+    """The MLflow server of the session, running. Each test logs to its own experiment."""
     only_server.start()
     return only_server

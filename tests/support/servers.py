@@ -1,4 +1,4 @@
-"""A real `mlflow server` on loopback that can be stopped, killed and started again."""
+"""Run a real `mlflow server` on loopback that a test can stop, kill and restart."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from pathlib import Path
 
 
 def free_port() -> int:
+    """Return a TCP port that is free now."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
@@ -23,7 +24,7 @@ def free_port() -> int:
 
 
 class Server:
-    """One store with one address; what it holds outlives its process."""
+    """An MLflow server with one address and one store; the store outlives the process."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._port = folder, free_port()
@@ -32,7 +33,7 @@ class Server:
         self.store = folder / "store.db"
 
     def start(self) -> None:
-        """Start it, unless it runs, and wait until it answers."""
+        """Start the server, unless it is running, and wait until it answers."""
         if self._process is not None:
             return
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port",
@@ -52,7 +53,7 @@ class Server:
             raise
 
     def stop(self) -> None:
-        """Ask it and its workers to stop; those that do not are killed."""
+        """Stop the server and its workers with SIGTERM; kill them after 20 seconds."""
         if self._process is not None:
             os.killpg(self._process.pid, signal.SIGTERM)
             try:
@@ -62,7 +63,7 @@ class Server:
             self._process = None
 
     def kill(self) -> None:
-        """SIGKILL to it and its workers: nobody gets to finish anything."""
+        """Send SIGKILL to the server and its workers: no request is finished."""
         if self._process is not None:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait(20)
@@ -70,7 +71,7 @@ class Server:
 
 
 def wait_for(uri: str, process: subprocess.Popen[bytes], log: Path, seconds: int = 120) -> None:
-    """Wait until the server at that address, which writes to that log, answers."""
+    """Wait until the server at `uri` answers; show the end of its log if it does not."""
     end = time.monotonic() + seconds
     while time.monotonic() < end and process.poll() is None:
         try:
@@ -84,7 +85,7 @@ def wait_for(uri: str, process: subprocess.Popen[bytes], log: Path, seconds: int
 
 @contextmanager
 def as_soon_as(reached: Callable[[], bool], act: Callable[[], None]) -> Iterator[None]:
-    """Watch from a thread, and act once."""
+    """Poll from a thread during the `with` block; call `act` as soon as `reached()` is true."""
     over, acted = threading.Event(), threading.Event()
 
     def watch() -> None:
@@ -102,4 +103,4 @@ def as_soon_as(reached: Callable[[], bool], act: Callable[[], None]) -> Iterator
     finally:
         over.set()
         watcher.join()
-    assert acted.is_set(), "it never came to that"
+    assert acted.is_set(), "the condition was never reached"

@@ -1,4 +1,4 @@
-"""Commands in pseudo-terminals of their own, as a person has them before their eyes."""
+"""Pseudo-terminals for commands, to test what a person at a terminal sees."""
 
 from __future__ import annotations
 
@@ -22,38 +22,41 @@ SETTINGS = ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES", "TTY_COMPATIBLE", "TT
 
 
 class Terminal:
-    """One window. `said` is all that was written to it, control sequences and all."""
+    """A terminal window of 40 lines."""
 
     def __init__(self, columns: int = 100) -> None:
         self._leader, self._follower = pty.openpty()
         size = struct.pack("HHHH", 40, columns, 0, 0)
         fcntl.ioctl(self._follower, termios.TIOCSWINSZ, size)
         self.name = os.ttyname(self._follower)
-        self._heard = b""
+        self._received = b""
         self._closing = threading.Event()
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
 
     @property
     def output(self) -> str:
-        return self._heard.decode(errors="replace")
+        """Everything written to the terminal, with its control sequences."""
+        return self._received.decode(errors="replace")
 
     @property
     def text(self) -> str:
-        """Without the sequences, every redrawn line on a line of its own."""
+        """The output without control sequences; each redrawn line is on its own line."""
         return SEQUENCE.sub("", self.output).replace("\r\n", "\n").replace("\r", "\n")
 
     def type(self, keys: bytes) -> None:
+        """Send key presses to the terminal."""
         os.write(self._leader, keys)
 
     def wait_for(self, reached: Callable[[], object], seconds: float = 120) -> None:
+        """Poll until `reached()` is true; fail with the text after that many seconds."""
         end = time.monotonic() + seconds
         while not reached():
             assert time.monotonic() < end, self.text
             time.sleep(0.01)
 
     def close(self) -> None:
-        """Hear the rest, of what has ended."""
+        """Read the remaining output of commands that have ended, and close the terminal."""
         self._closing.set()
         self._listener.join(10)
         os.close(self._follower)
@@ -63,15 +66,15 @@ class Terminal:
         while True:
             ready, _, _ = select.select([self._leader], [], [], 0.05)
             if ready:
-                self._heard += os.read(self._leader, 65536)
+                self._received += os.read(self._leader, 65536)
             elif self._closing.is_set():
                 return
 
 
 def attach_terminal(terminal: str, settings: Mapping[str, str]) -> None:
-    """Make the terminal of that name this process's own, on all three streams."""
+    """Make the terminal of that name the controlling terminal and all three streams."""
     os.setsid()
-    stream = os.open(terminal, os.O_RDWR)  # the first one that a session opens controls it
+    stream = os.open(terminal, os.O_RDWR)  # the first terminal that a session opens controls it
     for number in (0, 1, 2):
         os.dup2(stream, number)
     set_plain_environment({"TERM": "xterm-256color", **settings})
@@ -79,13 +82,13 @@ def attach_terminal(terminal: str, settings: Mapping[str, str]) -> None:
 
 
 def set_plain_environment(settings: Mapping[str, str]) -> None:
-    """Without what the tests' own environment says of colours and sizes."""
+    """Set environment variables after removing those about colours and sizes."""
     for name in SETTINGS:
         os.environ.pop(name, None)
     os.environ.update(settings)
 
 
 def redirect_stderr(file: str) -> None:
-    """Standard error goes there."""
+    """Redirect standard error to a file."""
     set_plain_environment({})
     os.dup2(os.open(file, os.O_CREAT | os.O_WRONLY | os.O_APPEND), 2)

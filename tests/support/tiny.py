@@ -50,7 +50,7 @@ CLASSIFIER = "timm/test_efficientnet"
 DETECTOR = "effdet/tf_efficientdet_lite0"
 SIZE = {CLASSIFIER: 64, DETECTOR: 128}
 CLASSES = {CLASSIFIER: 7, DETECTOR: 6}
-"""As the rendered scenes have them: six kinds of road users, and an empty street."""
+"""Classes of the rendered scenes: six kinds of road users, and an empty street."""
 STREET = SceneSettings(seed=5, width=96, height=72)
 
 Matrix = NDArray[np.float64]
@@ -61,7 +61,7 @@ Weights = Callable[[str, int], Path]
 def random_network(
     arch: str, seed: int, classes: int | None = None, size: int | None = None
 ) -> Any:
-    """The uncut network; its BatchNorms do something, as those of trained ones do."""
+    """Build an uncut network with random weights and BatchNorms that are not the identity."""
     with warnings.catch_warnings(), torch.random.fork_rng():
         warnings.simplefilter("ignore")
         import effdet
@@ -86,7 +86,7 @@ def random_network(
 
 
 def load_tiny(weights: Weights, archs: Mapping[str, tuple[str, int]]) -> dict[str, StagedModel]:
-    """Models by name, each from its (architecture, seed)."""
+    """Load models by name, each from its (architecture, seed)."""
     return {
         name: load_model(
             ModelSpec(name, arch, str(weights(arch, seed)), CLASSES[arch],
@@ -99,7 +99,7 @@ def load_tiny(weights: Weights, archs: Mapping[str, tuple[str, int]]) -> dict[st
 def observe(
     models: Mapping[str, StagedModel], count: int = 36, settings: PassSettings | None = None
 ) -> Observed:
-    """The statistics of models over small rendered frames, of which 12 are kept unseen."""
+    """Return the statistics of models over small rendered frames; 12 frames are held out."""
     facts = collect_facts(models)
     pairs = find_pairs(facts)
     frames = RenderedScenes(STREET, count)
@@ -109,7 +109,7 @@ def observe(
 
 
 def all_finite(moments: Moments) -> bool:
-    """No NaN and no infinity in anything that a pass has left."""
+    """Return whether the results of a pass hold neither NaN nor infinity."""
     tensors = [torch.from_numpy(moments.hsic)]
     for folds in moments.grids.values():
         for part in folds.values():
@@ -123,7 +123,7 @@ def shares_in(observed: Observed, *adapters: AdapterSpec) -> tuple[Share, ...]:
 
 
 def config_data(weights: Weights) -> dict[str, Any]:
-    """A config of two classifiers on rendered frames that runs in a few seconds."""
+    """Return a config of two classifiers on rendered frames that runs in a few seconds."""
     return {
         "name": "tiny",
         "seed": 3,
@@ -138,7 +138,7 @@ def config_data(weights: Weights) -> dict[str, Any]:
 
 
 def three_model_config(weights: Weights) -> dict[str, Any]:
-    """The same with a third classifier."""
+    """Return the same config with a third classifier."""
     return with_changes(config_data(weights), {"models.c": _classifier(weights, 4)})
 
 
@@ -175,7 +175,7 @@ def empty_store() -> Path:
 
 
 def with_changes(data: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The nested data with some keys set, by their dotted names."""
+    """Return a copy of nested data with some keys set, by their dotted names."""
     out = {key: with_changes(v, {}) if isinstance(v, dict) else v for key, v in data.items()}
     for dotted, value in changes.items():
         *parents, last = dotted.split(".")
@@ -188,7 +188,7 @@ def with_changes(data: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, 
 
 @dataclass(frozen=True)
 class CapturedReporter:
-    """A reporter, and what it has said."""
+    """A reporter that writes to a buffer."""
 
     reporter: Reporter
     buffer: io.StringIO
@@ -234,20 +234,20 @@ def require_pypi_weights(*names: str) -> None:
 
 
 def save_noise_image(path: Path, seed: int, size: tuple[int, int] = (40, 30)) -> Path:
-    """A seeded picture of noise, (width, height)."""
+    """Save a seeded image of noise; `size` is (width, height)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path)
     return path
 
 
-# A made-up deployment: only what the study, the proxy and the costs look at.
+# A made-up deployment: only the facts that the study, the proxy and the costs read.
 
 
 def made_up_facts(
     stages: Mapping[str, int], taps: Mapping[str, tuple[int, ...]], seed: int = 0
 ) -> dict[str, ModelFacts]:
-    """Surveyed models that never were: stage k of each is `s{k}`, later ones hold more bytes."""
+    """Return facts of made-up models: stage k is `s{k}`, and later stages hold more bytes."""
     rng, inside = np.random.default_rng(seed), np.random.default_rng([seed, 1])
     facts = {}
     for name, count in stages.items():
@@ -274,7 +274,7 @@ def made_up_facts(
 
 
 def made_up_similarity(shares: Sequence[Share], seed: int) -> dict[Share, float]:
-    """Distinct numbers; the further apart the stages of a share, the lower."""
+    """Return distinct similarities; they are lower the further apart the stages are."""
     rng = np.random.default_rng(seed)
     values = {}
     for share in shares:
