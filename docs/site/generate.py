@@ -85,9 +85,20 @@ def commands_text() -> str:
 def config_text() -> str:
     """Return one heading and one table of keys for every section of the config."""
     root = RunConfig.model_json_schema()
+    describe_sections(root)
     keys = {name: key for key, name in sections_below(root)}
     sections = [("", root), *((key, root["$defs"][name]) for name, key in keys.items())]
     return "\n\n".join(section_text(key, schema, keys) for key, schema in sections)
+
+
+def describe_sections(root: dict[str, Any]) -> None:
+    """Give a key without a description the first sentence of the section that it holds."""
+    for schema in (root, *root["$defs"].values()):
+        for value in schema.get("properties", {}).values():
+            if "$ref" in value:
+                section = root["$defs"][value["$ref"].rpartition("/")[2]]
+                sentence = one_line(section.get("description", "")).partition(". ")[0]
+                value.setdefault("description", f"{sentence.removesuffix('.')}.")
 
 
 def sections_below(root: Schema) -> Iterator[tuple[str, str]]:
