@@ -54,10 +54,11 @@ from search.utils.console import ConsoleReporter
 from spaces.batchnorm_fusion import fuse_batchnorms
 from spaces.merged import ModelsByName
 from spaces.model_facts import ModelFacts, collect_facts
+from spaces.model_spec import ModelSpec
 from spaces.plan import LINEAR, Ref
 from spaces.shares import Pair, Pairs, enumerate_shares, find_pairs
 from spaces.stages import StagedModel
-from spaces.zoo import ModelSpec, load_model
+from spaces.zoo import load_model
 
 FRAMES, BATCH, ROUNDS = 256, 32, 3
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"

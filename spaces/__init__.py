@@ -1,20 +1,34 @@
-"""What is possible: models cut into stages, legal shares, plans, bytes, the merged module.
+"""Represent what is possible: staged models, legal shares, plans, their bytes, merged models.
 
-Nothing in here knows of the search, of Optuna or of MLflow.
+The names in `__all__` are the public API. They are imported when they are first used, so that
+reading a plan does not import the networks. Nothing here imports `search`, Optuna or MLflow.
 """
 
 from typing import TYPE_CHECKING, Any
 
+from spaces.lazy import lazy_attributes
+
 if TYPE_CHECKING:
     from spaces.bundle import load_bundle as load_bundle
+    from spaces.errors import MergeSearchError as MergeSearchError
+    from spaces.model_spec import ModelSpec as ModelSpec
+    from spaces.plan import Share as Share
+    from spaces.plan import SharePlan as SharePlan
+    from spaces.zoo import load_model as load_model
 
-__all__ = ["load_bundle"]
+__distribution__ = "merge-search"
+"""Another package on PyPI is named `spaces`, too: bundles check that they import this one."""
+MODULES = {
+    "load_bundle": "spaces.bundle",
+    "MergeSearchError": "spaces.errors",
+    "ModelSpec": "spaces.model_spec",
+    "Share": "spaces.plan",
+    "SharePlan": "spaces.plan",
+    "load_model": "spaces.zoo",
+}
+__all__ = ["MergeSearchError", "ModelSpec", "Share", "SharePlan", "load_bundle", "load_model"]
+_load = lazy_attributes(__name__, MODULES)
 
 
 def __getattr__(name: str) -> Any:
-    """`spaces.load_bundle`, without making everybody who wants a plan wait for the networks."""
-    if name == "load_bundle":
-        from spaces.bundle import load_bundle
-
-        return load_bundle
-    raise AttributeError(f"module 'spaces' has no attribute {name!r}")
+    return _load(name)

@@ -28,10 +28,11 @@ from spaces.errors import BadInput, BadPlan, MergeSearchError
 from spaces.inputs import Frame, InputSpec, boxes_to_frame, prepare_batch
 from spaces.merged import MergedModel
 from spaces.model_facts import ModelFacts, facts_from_json, facts_to_json
+from spaces.model_spec import ModelSpec
 from spaces.plan import Share, SharePlan
 from spaces.precision import Dtype, compute_in_float32, to_stored_dtype, weight_names
 from spaces.stages import Task, total_bytes
-from spaces.zoo import ModelSpec, build_skeleton
+from spaces.zoo import build_skeleton
 
 BUNDLE, PLAN, WEIGHTS = "bundle.json", "plan.json", "weights.safetensors"
 BUNDLE_VERSION = 1
@@ -169,6 +170,13 @@ def load_bundle(folder: Path | str) -> Bundle:
 
     Raises:
         BadBundle: a file is missing, damaged, or does not fit the others.
+
+    Example:
+        >>> import numpy as np
+        >>> bundle = load_bundle("out/tiny/bundle")
+        >>> answers = bundle(np.zeros((480, 640, 3), np.uint8))
+        >>> answers["a"].shape
+        torch.Size([1, 7])
     """
     folder = Path(folder)
     contents = read_bundle_contents(folder)

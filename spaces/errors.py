@@ -1,8 +1,17 @@
-"""The one family of errors that reaches a user: what, where, and what would be right."""
+"""The errors that reach a user. Each says what is wrong, where, and what would be right."""
 
 
 class MergeSearchError(Exception):
-    """Something the user can put right; its text is shown as it is, without a traceback."""
+    """An error that the user can fix; commands print its message without a traceback.
+
+    Example:
+        >>> from search import load_config
+        >>> try:
+        ...     load_config("config.yaml", ["budget=65 parrots"])
+        ... except MergeSearchError as error:
+        ...     print(error)
+        config config.yaml: budget: write it as 65%, 24 MB, 23 MiB or a whole ... parrots')
+    """
 
     exit_code = 1
 
@@ -16,12 +25,12 @@ class BadWeights(MergeSearchError):
 
 
 class HubUnreachable(MergeSearchError):
-    """Pretrained weights were asked from the model hub and it did not answer."""
+    """The model hub, which holds the pretrained weights, does not answer."""
 
 
 class BadPlan(MergeSearchError):
-    """A plan that no merged model can be built from."""
+    """A plan from which no merged model can be built."""
 
 
 class BadInput(MergeSearchError):
-    """An input setting or a camera frame that no network can be fed with."""
+    """An input setting or a camera frame that no network accepts."""

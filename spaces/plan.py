@@ -95,6 +95,10 @@ class Share:
 
     Raises:
         BadPlan: donor and recipient belong to the same model.
+
+    Example:
+        >>> print(Share.between("a:blocks.5", "b:blocks.5", "linear@64"))
+        a:blocks.5 -> b:blocks.5 (linear@64)
     """
 
     recipient: Ref
@@ -104,6 +108,15 @@ class Share:
     def __post_init__(self) -> None:
         if self.donor.model == self.recipient.model:
             raise BadPlan(f"{self}: donor and recipient must belong to different models")
+
+    @classmethod
+    def between(cls, donor: str, recipient: str, adapter: str = "linear") -> Share:
+        """Return the share between two representations, each written `model:stage`.
+
+        Raises:
+            BadPlan: a text has another form, or both are of one model.
+        """
+        return cls(Ref.parse(recipient), Ref.parse(donor), AdapterSpec.parse(adapter))
 
     def __str__(self) -> str:
         return f"{self.donor} -> {self.recipient} ({self.adapter})"
@@ -119,6 +132,13 @@ class SharePlan:
 
     Raises:
         BadPlan: two shares have the same recipient.
+
+    Example:
+        >>> plan = SharePlan((Share.between("a:blocks.5", "b:blocks.5"),))
+        >>> SharePlan.from_json(plan.to_json()) == plan
+        True
+        >>> len(plan.hash)
+        12
     """
 
     shares: tuple[Share, ...] = ()

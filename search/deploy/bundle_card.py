@@ -8,8 +8,9 @@ from search.evaluation.per_frame import main_score
 from search.report.score_text import score_name
 from search.results.search_result import CandidateRecord, PlanRecord, Result
 from search.utils.format import MEGABYTE, percent
+from spaces.model_spec import ModelSpec
 from spaces.plan import SharePlan
-from spaces.zoo import ModelSpec, weights_licence
+from spaces.zoo import weights_licence
 
 CARD = "CARD.md"
 

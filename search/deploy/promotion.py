@@ -27,6 +27,18 @@ class NotPromoted(MergeSearchError):
     exit_code = 4
 
 
+@dataclass(frozen=True)
+class PlanInService:
+    """The plan that a promotion or a rollback has put in service."""
+
+    model: str
+    """Name of the registered model in MLflow."""
+    version: str
+    """Version of that model."""
+    plan: RegisteredPlan
+    reason: str
+
+
 class NoSuchVersion(MergeSearchError):
     """There is no challenger to promote, or no champion to go back from."""
 
@@ -80,7 +92,7 @@ def measured(by: Measure, standing: RegisteredPlan) -> float | None:
     return standing.quality if by == "truth" else standing.fidelity
 
 
-def promote(config: RunConfig, reporter: Reporter) -> None:
+def promote(config: RunConfig, reporter: Reporter) -> PlanInService:
     """Make the challenger of the config's name the champion, if the rule lets it.
 
     Raises:
@@ -108,9 +120,10 @@ def promote(config: RunConfig, reporter: Reporter) -> None:
         f"Version {challenger.version} of {config.name} (plan {challenger.plan.plan}) "
         f"is the champion: {judgement.reason}"
     )
+    return PlanInService(config.name, challenger.version, challenger.plan, judgement.reason)
 
 
-def rollback(config: RunConfig, why: str, reporter: Reporter) -> None:
+def rollback(config: RunConfig, why: str, reporter: Reporter) -> PlanInService:
     """Put the champion before this one back in service.
 
     Raises:
@@ -132,6 +145,7 @@ def rollback(config: RunConfig, why: str, reporter: Reporter) -> None:
         f"Version {before.version} of {config.name} (plan {before.plan.plan}) is the "
         f"champion again, instead of version {champion.version}"
     )
+    return PlanInService(config.name, before.version, before.plan, why)
 
 
 def _measure(

@@ -30,10 +30,8 @@ Point = tuple[int, float]
 """Bytes held and predicted quality of a plan."""
 
 
-def find_exact_front(config: RunConfig, reporter: Reporter) -> Path:
+def find_exact_front(config: RunConfig, reporter: Reporter) -> ExactFront:
     """Find the true front of the config's problem, print it, and write it to OUT/exact.json.
-
-    Return the path of the file.
 
     Raises:
         TooLarge: the search space is too large to be searched exhaustively.
@@ -54,7 +52,7 @@ def find_exact_front(config: RunConfig, reporter: Reporter) -> Path:
         share = _hypervolume(studied, budget) / _hypervolume(true_front, budget)
         reporter.say(f"The study in {out.name} has found {percent(share)} of its hypervolume.")
     write_json(out / FILE, to_dict(exact, problem, unmerged))
-    return out / FILE
+    return exact
 
 
 def build_problem_from_config(config: RunConfig, reporter: Reporter) -> Problem:

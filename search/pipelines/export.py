@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from search.deploy.export import Format, Source, write
@@ -10,9 +11,20 @@ from search.pipelines.finished_run import LoadedRun
 from search.utils.reporter import Reporter
 
 
+@dataclass(frozen=True)
+class ExportedBundle:
+    """A bundle that was written and checked."""
+
+    folder: Path
+    plan: str
+    """Hash of the plan."""
+    checks: tuple[str, ...]
+    """What was checked, in sentences."""
+
+
 def export(
     out: Path, plan: str | None, folder: Path, formats: Sequence[Format], reporter: Reporter
-) -> None:
+) -> ExportedBundle:
     """Write a plan of the run in OUT, by default the chosen plan, to a folder.
 
     Raises:
@@ -28,3 +40,4 @@ def export(
         checks = write(source, record, folder, formats)
     for check in checks:
         reporter.say(f"  {check}")
+    return ExportedBundle(folder, record.hash, tuple(checks))

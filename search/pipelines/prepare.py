@@ -3,6 +3,7 @@ search problem."""
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import zlib
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from search.config.models import check_reloadable
 from search.config.run import RunConfig
 from search.data.frames import (
     FrameSet,
@@ -39,10 +41,11 @@ from spaces.cost import CostModel
 from spaces.deployment import Deployment
 from spaces.errors import MergeSearchError
 from spaces.model_facts import collect_facts
+from spaces.model_spec import ModelSpec
 from spaces.plan import AdapterSpec, Share
 from spaces.shares import enumerate_shares, find_pairs
 from spaces.stages import StagedModel
-from spaces.zoo import ModelSpec, load_model
+from spaces.zoo import load_model
 
 
 class NothingToShare(MergeSearchError):
@@ -72,7 +75,7 @@ def survey_models(config: RunConfig, reporter: Reporter) -> Deployment:
     models: dict[str, StagedModel] = {}
     with reporter.progress("models", len(specs)) as progress:
         for name, spec in specs.items():
-            models[name] = _load(spec, config.seed)
+            models[name] = _copy_loaded(config, name) or _load(spec, config.seed)
             progress(1)
     with reporter.working("stages"):
         facts = collect_facts(models, config.dtype)
@@ -84,6 +87,15 @@ def survey_models(config: RunConfig, reporter: Reporter) -> Deployment:
             f"no representation may replace another; for example {pair}: {reason}"
         )
     return Deployment(models, facts, pairs)
+
+
+def _copy_loaded(config: RunConfig, name: str) -> StagedModel | None:
+    """Return a copy of the model if the caller has loaded it, unless its weights have changed."""
+    model = config.loaded_models.get(name)
+    if model is None:
+        return None
+    check_reloadable(name, model)
+    return copy.deepcopy(model).eval().requires_grad_(False)
 
 
 def _load(spec: ModelSpec, seed: int) -> StagedModel:

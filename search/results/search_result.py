@@ -78,7 +78,14 @@ class ModelRecord:
 
 @dataclass(frozen=True)
 class Result:
-    """Everything of one run."""
+    """The result of a run: the content of OUT/result.json.
+
+    Example:
+        >>> from search import run
+        >>> result = run(load_config("config.yaml", ["budget=80%", "search.trials=20"]))
+        >>> [c.hash for c in result.candidates if c.hash == result.chosen] == [result.chosen]
+        True
+    """
 
     name: str
     seed: int

@@ -12,6 +12,12 @@ import numpy as np
 
 import spaces
 
+if getattr(spaces, "__distribution__", "") != "merge-search":
+    raise ImportError(
+        f"{spaces.__file__} is another package named `spaces`, not that of merge-search: remove "
+        "it from the environment that serves this model"
+    )
+
 
 class Merged(mlflow.pyfunc.PythonModel):
     """A bundle behind MLflow's interface."""

@@ -20,8 +20,9 @@ from search.statistics.streaming import PassSettings
 from spaces.cost import CostModel
 from spaces.liveness import liveness
 from spaces.merged import MergedModel
+from spaces.model_spec import ModelSpec
 from spaces.plan import IDENTITY, LINEAR, AdapterSpec, Share, SharePlan
-from spaces.zoo import ModelSpec, load_model
+from spaces.zoo import load_model
 
 CPU = torch.device("cpu")
 

@@ -23,9 +23,10 @@ from search.statistics.similarity import Statistics
 from search.statistics.streaming import PassSettings, measure
 from spaces.deployment import Deployment
 from spaces.model_facts import collect_facts
+from spaces.model_spec import ModelSpec
 from spaces.plan import Ref, Share, SharePlan
 from spaces.shares import Pair, Pairs
-from spaces.zoo import ModelSpec, load_model
+from spaces.zoo import load_model
 
 pytestmark = pytest.mark.data
 DEFAULT = Path(__file__).resolve().parents[3] / "shared" / "data"

@@ -14,10 +14,11 @@ from search.statistics.similarity import Statistics
 from search.statistics.streaming import PassSettings, measure
 from spaces.deployment import Deployment
 from spaces.model_facts import collect_facts
+from spaces.model_spec import ModelSpec
 from spaces.plan import IDENTITY, LINEAR, AdapterSpec
 from spaces.shares import Pair, find_pairs
 from spaces.stages import StagedModel
-from spaces.zoo import ModelSpec, load_model
+from spaces.zoo import load_model
 
 TRAINED = {
     "lite0": "timm/tf_efficientnet_lite0",

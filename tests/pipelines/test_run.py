@@ -293,9 +293,8 @@ def test_exact_prints_the_true_front_and_the_share_that_the_study_found(
     path = write_config(tmp_path, data)
     result = run_config(path, ["search.trials=120"]).result
     listener = capture_reporter()
-    written = json.loads(
-        find_exact_front(load_config(path), listener.reporter).read_text(encoding="utf-8")
-    )
+    find_exact_front(load_config(path), listener.reporter)
+    written = json.loads((tmp_path / "out" / "tiny" / "exact.json").read_text(encoding="utf-8"))
     assert written["problem"] == result.study["problem"]
     bytes_, proxies = ([f[key] for f in written["front"]] for key in ("bytes", "proxy"))
     assert bytes_ == sorted(bytes_) and proxies == sorted(proxies)

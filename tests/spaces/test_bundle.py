@@ -30,10 +30,10 @@ from spaces.errors import BadInput, BadWeights
 from spaces.inputs import boxes_to_frame, prepare_batch
 from spaces.liveness import canonical
 from spaces.merged import MergedModel
+from spaces.model_spec import ModelSpec
 from spaces.plan import IDENTITY, LINEAR, AdapterSpec, SharePlan
 from spaces.precision import Dtype
 from spaces.stages import total_bytes, unique_tensors
-from spaces.zoo import ModelSpec
 
 DTYPES: tuple[Dtype, ...] = ("float32", "float16", "bfloat16")
 

@@ -17,8 +17,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from spaces.errors import BadWeights
+from spaces.model_spec import ModelSpec
 from spaces.weights import load_exactly, load_in_order, package_weights_file, read_weights
-from spaces.zoo import ModelSpec, load_model
+from spaces.zoo import load_model
 
 ARCH = "timm/mobilenetv2_100"
 DETECTOR = "effdet/tf_efficientdet_lite0"

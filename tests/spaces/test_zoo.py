@@ -15,8 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from spaces.errors import BadInput, BadWeights, HubUnreachable, UncuttableModel
 from spaces.inputs import InputSpec
 from spaces.model_facts import ModelFacts, collect_model_facts
+from spaces.model_spec import ModelSpec
 from spaces.stages import Layout, StagedModel, total_bytes, unique_tensors
-from spaces.zoo import ModelSpec, load_model
+from spaces.zoo import load_model
 
 
 @every_network

@@ -34,10 +34,11 @@ from search.statistics.streaming import (
 )
 from spaces.errors import BadWeights
 from spaces.model_facts import collect_facts
+from spaces.model_spec import ModelSpec
 from spaces.plan import Ref
 from spaces.shares import Pair, find_pairs
 from spaces.stages import StagedModel
-from spaces.zoo import ModelSpec, load_model
+from spaces.zoo import load_model
 
 A, B = Ref("a", "s"), Ref("b", "s")
 PAIR, BACK = Pair(A, B), Pair(B, A)

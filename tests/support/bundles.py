@@ -11,9 +11,9 @@ from search.statistics.observed import Observed
 from spaces.bundle import BundleContents, write_bundle
 from spaces.merged import MergedModel
 from spaces.model_facts import collect_facts
+from spaces.model_spec import ModelSpec
 from spaces.plan import SharePlan
 from spaces.precision import Dtype
-from spaces.zoo import ModelSpec
 
 ARCHS = {"cls": (CLASSIFIER, 1), "det": (DETECTOR, 3), "a": (CLASSIFIER, 1), "b": (CLASSIFIER, 2)}
 

@@ -32,8 +32,9 @@ from search.data.frames import cached_scene
 from search.pipelines.correlate import correlate
 from search.results.metric_comparison import MetricComparison
 from spaces.inputs import prepare_batch
+from spaces.model_spec import ModelSpec
 from spaces.stages import StagedModel
-from spaces.zoo import ModelSpec, load_model
+from spaces.zoo import load_model
 
 PICTURES = 20
 SEEDS = {"a": 1, "b": 2}

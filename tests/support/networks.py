@@ -21,10 +21,11 @@ from spaces.adapters import LinearMap
 from spaces.errors import BadPlan
 from spaces.liveness import liveness
 from spaces.model_facts import ModelFacts, collect_model_facts, layouts_by_model
+from spaces.model_spec import ModelSpec
 from spaces.plan import IDENTITY, LINEAR, AdapterSpec, Share, SharePlan
 from spaces.shares import enumerate_shares, find_pairs
 from spaces.stages import StagedModel, total_bytes, unique_tensors
-from spaces.zoo import ModelSpec, load_model
+from spaces.zoo import load_model
 
 CLASSIFIERS = (
     "timm/efficientnet_b0",

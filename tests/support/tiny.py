@@ -41,10 +41,11 @@ from spaces.cost import CostModel
 from spaces.deployment import Deployment
 from spaces.inputs import FieldOfView
 from spaces.model_facts import ModelFacts, collect_facts
+from spaces.model_spec import ModelSpec
 from spaces.plan import LINEAR, AdapterSpec, Share
 from spaces.shares import enumerate_shares, find_pairs
 from spaces.stages import Layout, StagedModel, StageFacts
-from spaces.zoo import ModelSpec, load_model
+from spaces.zoo import load_model
 
 CLASSIFIER = "timm/test_efficientnet"
 DETECTOR = "effdet/tf_efficientdet_lite0"

@@ -1,6 +1,6 @@
-"""The merged models on pictures: python example.py PICTURE ...
+"""Run the merged models on pictures: python example.py PICTURE ...
 
-Needs the package merge-search (`spaces` is part of it), and nothing of the search.
+Needs the package merge-search, of which `spaces` is a part, and nothing of the run.
 """
 
 import sys
@@ -11,6 +11,11 @@ from PIL import Image
 
 import spaces
 
+if getattr(spaces, "__distribution__", "") != "merge-search":
+    sys.exit(
+        f"{spaces.__file__} is another package named `spaces`, not that of merge-search: install "
+        "merge-search in an environment of its own (pip install merge-search)"
+    )
 bundle = spaces.load_bundle(Path(__file__).parent)
 for name in sys.argv[1:]:
     frame = np.asarray(Image.open(name).convert("RGB"))  # uint8, any size
