@@ -12,19 +12,19 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from search.cameras.video import BadVideo, frames_of_file, frames_of_stream
 from search.data.frames import IMAGE_SUFFIXES, BadFrames, read_image
 from search.data.synthetic.scenes import SceneSettings, render
+from search.utils.timing import EPOCH
 from spaces.errors import MergeSearchError
 from spaces.inputs import Frame
 
 SETTLING_TIME = 60.0
 """Seconds since a file's last change within which another program may still be writing it."""
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 Cursor = dict[str, Any]
 

@@ -136,7 +136,7 @@ def test_ctrl_c_ends_a_long_poll(tmp_path: Path, still_scene: str) -> None:
     process = FORKED.Process(target=_poll_for_long, args=(still_scene, tmp_path / "out", started))
     process.start()
     assert started.wait(NO_LIMIT) and process.pid is not None
-    wait_until(lambda: Recordings(tmp_path / "out/still").waiting == 1, NO_LIMIT)
+    wait_until(lambda: Recordings(tmp_path / "out/still").waiting == 1)
     os.kill(process.pid, signal.SIGINT)
     process.join(NO_LIMIT)
     assert process.exitcode == 1, "from the KeyboardInterrupt, which Python lets through"

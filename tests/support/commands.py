@@ -21,6 +21,8 @@ from search.cli.main import main
 IMPORTED = ["search.cli.main", "search.pipelines.run", "search.study.optimize", "effdet",
             "timm", "matplotlib.pyplot", "mlflow.store.tracking.sqlalchemy_store", "pandas",
             "psycopg", "pytest"]  # fmt: skip
+HANG = 1800.0
+"""Seconds after which a process counts as hung: enough for any busy machine."""
 FORKED = multiprocessing.get_context("forkserver")
 FORKED.set_forkserver_preload(IMPORTED)
 
@@ -62,7 +64,7 @@ class Command:
         return self.exit_code() == -signal.SIGKILL
 
     def exit_code(self) -> int | None:
-        self._process.join(120)
+        self._process.join(HANG)
         return self._process.exitcode
 
 
@@ -97,7 +99,7 @@ def drop_root_capabilities() -> None:
 StartCommand = Callable[..., Command]
 
 
-def wait_until(reached: Callable[[], bool], seconds: float = 60) -> None:
+def wait_until(reached: Callable[[], bool], seconds: float = HANG) -> None:
     """Poll until `reached()` is true; fail after that many seconds."""
     end = time.monotonic() + seconds
     while not reached():

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from camera_files import real_camera, second_by_second
-from commands import StartCommand, wait_until
+from commands import HANG, StartCommand, wait_until
 from process_killer import kill_before_step
 from servers import Server
 from tiny import CLASSIFIER, Weights, load_tiny, with_changes
@@ -28,9 +28,6 @@ from search.watch.seen_labels import MIN_NEW_LABELS
 from search.watch.windows import WindowStore
 from spaces.bundle import bundle_id
 from spaces.stages import StagedModel
-
-NO_LIMIT = 1800.0
-"""Seconds to wait for an event: enough for any busy machine."""
 
 
 @pytest.fixture
@@ -136,18 +133,14 @@ def test_enough_new_labels_decide(weights: Weights, tmp_path: Path) -> None:
     watched.deliver(NIGHT)
     snapshot = tmp_path / "snapshot"
     shutil.copytree(watched.config.parent, snapshot, symlinks=True)
+    enough = MIN_NEW_LABELS
     for more, rule, by, expected in [
-        (MIN_NEW_LABELS - 1, "either", "fidelity", "fidelity, 8 new frames: challenger"),
-        (
-            MIN_NEW_LABELS,
-            "either",
-            "truth",
-            f"kept on ground truth, {MIN_NEW_LABELS} new labels: challenger",
-        ),
-        (0, "truth", "truth", f"kept on ground truth, {MIN_NEW_LABELS} old labels: challenger"),
-        (MIN_NEW_LABELS, "fidelity", "fidelity", "fidelity, 8 new frames: challenger"),
+        (enough - 1, "either", "fidelity", "fidelity, 8 new frames: challenger"),
+        (enough, "either", "truth", f"kept on ground truth, {enough} new labels: challenger"),
+        (0, "truth", "truth", f"kept on ground truth, {enough} old labels: challenger"),
+        (enough, "fidelity", "fidelity", "fidelity, 8 new frames: challenger"),
     ]:
-        label(watched, model, MIN_NEW_LABELS, more)
+        label(watched, model, enough, more)
         code, output = watched.once("--set", f"promotion.by={rule}")
         record = watched.rounds[-1].verdict
         assert code in (10, 11) and record is not None, output
@@ -199,9 +192,9 @@ def test_a_dead_camera_and_damaged_pictures_do_not_stop_the_others(
     os.utime(first, (1e9, 1e9))
     code, output = watched.once()
     assert code == 11, output
-    cameras_seen = watched.rounds[-1].cameras
-    assert cameras_seen["gate"].judged == WINDOW and first.name in str(cameras_seen["gate"].fault)
-    assert cameras_seen["yard"].judged == 0 and "nowhere" in str(cameras_seen["yard"].fault)
+    records = watched.rounds[-1].cameras
+    assert records["gate"].judged == WINDOW and first.name in str(records["gate"].fault)
+    assert records["yard"].judged == 0 and "nowhere" in str(records["yard"].fault)
     watched.once()
     assert "pausing after a fault" in str(watched.rounds[-1].cameras["yard"].fault)
 
@@ -306,10 +299,10 @@ def test_the_watcher_starts_rounds_until_it_is_stopped(watched: Watched, tmp_pat
     with (tmp_path / "output").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
         try:
-            wait_until(lambda: len(watched.rounds) >= 2 or process.poll() is not None, NO_LIMIT)
+            wait_until(lambda: len(watched.rounds) >= 2 or process.poll() is not None)
         finally:
             process.terminate()
-            code = process.wait(NO_LIMIT)
+            code = process.wait(HANG)
     output = (tmp_path / "output").read_text()
     assert code == 143, output
     assert [ended.decision for ended in watched.rounds][:2] == ["promoted", "waiting"], output
