@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -162,7 +163,9 @@ def test_a_server_needs_no_folder_here(tiny_run: FinishedRun, tmp_path: Path) ->
     data = with_changes(
         tiny_run.config.as_written(), {"mlflow.tracking_uri": "http://127.0.0.1:5000"}
     )
-    assert Target.of(load_config(write_config(tmp_path, data))).artifacts is None
+    config = load_config(write_config(tmp_path, data))
+    shutil.rmtree(tmp_path / "out")
+    assert Target.of(config).artifacts is None
     assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
 
 
