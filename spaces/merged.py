@@ -14,7 +14,7 @@ from spaces.adapters import Adapter, LinearMap, build_adapter
 from spaces.consumers import HEAD, fold_into_layer
 from spaces.errors import BadPlan
 from spaces.inputs import Frame
-from spaces.liveness import canonical, liveness
+from spaces.liveness import Liveness, canonical, liveness
 from spaces.map_folding import find_fold_targets
 from spaces.model_facts import ModelFacts, layouts_by_model
 from spaces.node import Node, tap_nodes, upstream_nodes
@@ -94,24 +94,9 @@ class MergedModel(nn.Module):
         layouts = layouts_by_model(facts)
         self.plan = canonical(plan, layouts)
         live = liveness(self.plan, layouts)
-        device = next(iter(models.values())).device
         owners = _owners(models, live.stages)
-        adapters: dict[Share, Adapter] = {}
-        copied: set[tuple[str, str]] = set()
-        for share in self.plan.shares:
-            grid = facts[share.recipient.model].stage(share.recipient.stage).grid
-            fold = find_fold_targets(share, live, facts)
-            if fold.refusal:
-                adapters[share] = build_adapter(share, maps.get(share), grid).to(device)
-                continue
-            adapters[share] = Adapter(grid)
-            linear = _map_of(share, maps).to(device)
-            for consumer in fold.consumers:
-                key = (share.recipient.model, consumer.owner)
-                if key not in copied:
-                    owners[key] = copy.deepcopy(owners[key])
-                    copied.add(key)
-                owners[key] = _with_folded(owners[key], consumer.path, linear)
+        device = next(iter(models.values())).device
+        adapters = _place_shares(self.plan, live, facts, maps, owners, device)
         self._steps = execution_order(
             (name, tap_nodes(name, self.plan, layouts)) for name in layouts
         )
@@ -172,6 +157,37 @@ def _owners(models: ModelsByName, live: frozenset[Ref]) -> dict[tuple[str, str],
                 owners[name, stage] = module
         owners[name, HEAD] = model.head
     return owners
+
+
+def _place_shares(
+    plan: SharePlan,
+    live: Liveness,
+    facts: Mapping[str, ModelFacts],
+    maps: LinearMaps,
+    owners: dict[tuple[str, str], nn.Module],
+    device: torch.device,
+) -> dict[Share, Adapter]:
+    """Fold the maps of a plan into the modules in `owners`, and return the adapters.
+
+    A module is replaced by a copy before the first map is folded into it.
+    """
+    adapters: dict[Share, Adapter] = {}
+    copied: set[tuple[str, str]] = set()
+    for share in plan.shares:
+        grid = facts[share.recipient.model].stage(share.recipient.stage).grid
+        fold = find_fold_targets(share, live, facts)
+        if fold.refusal:
+            adapters[share] = build_adapter(share, maps.get(share), grid).to(device)
+            continue
+        adapters[share] = Adapter(grid)
+        linear = _map_of(share, maps).to(device)
+        for consumer in fold.consumers:
+            key = (share.recipient.model, consumer.owner)
+            if key not in copied:
+                owners[key] = copy.deepcopy(owners[key])
+                copied.add(key)
+            owners[key] = _with_folded(owners[key], consumer.path, linear)
+    return adapters
 
 
 def _map_of(share: Share, maps: LinearMaps) -> LinearMap:

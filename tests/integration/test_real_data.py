@@ -54,21 +54,21 @@ def test_a_late_share_of_trained_classifiers_keeps_much_of_the_top_1() -> None:
     cross = Share(Ref("lite1", "blocks.5"), Ref("lite0", "blocks.1"))
     pairs = tuple(Pair(share.donor, share.recipient) for share in (late, cross))
     every = folder_frames(folder / "images", Sampling())
-    unseen = Subset(every, tuple(range(0, len(every), 16)))
+    held_out = Subset(every, tuple(range(0, len(every), 16)))
     seen = Subset(every, tuple(i for i in range(0, len(every), 4) if i % 16))
     moments = measure(models, facts, pairs, seen, PassSettings(batch=16, positions=48))
     deployment = Deployment(models, facts, Pairs(pairs, {}))
-    observed = Observed(deployment, Statistics(moments, facts), every, unseen)
+    observed = Observed(deployment, Statistics(moments, facts), every, held_out)
     assert observed.statistics.explained(late) > observed.statistics.explained(cross) + 0.1
 
     plans = [BASELINE, SharePlan((late,)), SharePlan((cross,))]
     labels = csv_truth(folder / "labels.csv", Sampling(stride=16)).labels
-    truth = {"lite1": ClassTruth(unseen, labels)}
-    assert len(labels) == len(unseen) == 63
+    truth = {"lite1": ClassTruth(held_out, labels)}
+    assert len(labels) == len(held_out) == 63
     bench = EvaluationSetup(models, facts, observed.maps_for(plans), 16)
     baseline, kept, lost = accuracy(bench, plans, truth, lambda done: None)
     assert baseline["lite1"]["top1"] > 0.6
-    late_kept, cross_kept = (quality_kept(found, baseline, {}) for found in (kept, lost))
+    late_kept, cross_kept = (quality_kept(actual, baseline, {}) for actual in (kept, lost))
     assert late_kept is not None and cross_kept is not None
     assert late_kept > 0.35 and late_kept > cross_kept + 0.1
 
@@ -128,8 +128,8 @@ def test_local_checkpoints_keep_the_outputs_of_the_saved_networks(
         torch.testing.assert_close(answer, nets["cls"](inputs["cls"]), rtol=1e-4, atol=1e-5)
         reps = dict(loaded["det"].walk(inputs["det"]))
         head: Any = loaded["det"].head
-        found = head.raw([reps[tap] for tap in loaded["det"].layout.taps])
-        for mine, theirs in zip(found, nets["det"](inputs["det"]), strict=True):
+        actual = head.raw([reps[tap] for tap in loaded["det"].layout.taps])
+        for mine, theirs in zip(actual, nets["det"](inputs["det"]), strict=True):
             torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4)
 
 

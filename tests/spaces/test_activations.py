@@ -180,11 +180,11 @@ def test_predicted_activations_of_random_plans_are_the_measured_ones(
 def test_predicted_activations_with_fitted_maps_are_the_measured_ones(
     mixed: Observed, adapter: AdapterSpec
 ) -> None:
-    known = mixed.deployment
+    deployment = mixed.deployment
     shares = shares_in(mixed, adapter)
     for share in shares[:: max(1, len(shares) // 12)]:
         plan = SharePlan((share,))
-        check(known.models, known.facts, plan, mixed.maps_for([plan]))
+        check(deployment.models, deployment.facts, plan, mixed.maps_for([plan]))
 
 
 def test_activations_grow_with_the_frames_of_a_batch(twins: Callable[[str], Deployment]) -> None:

@@ -31,7 +31,7 @@ def spec_of(fit: Fit) -> InputSpec:
     return InputSpec(224, 288, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), fit)
 
 
-def drawn(size: tuple[int, int], box: Sequence[int], channel: int) -> Frame:
+def draw_frame(size: tuple[int, int], box: Sequence[int], channel: int) -> Frame:
     """Return a black frame with one box of one colour."""
     frame = np.zeros((*size, 3), dtype=np.uint8)
     frame[box[1] : box[3], box[0] : box[2], channel] = 255
@@ -46,7 +46,7 @@ def in_input(box: Sequence[int], size: tuple[int, int], spec: InputSpec) -> np.n
     return np.array([box[0] * across, box[1] * down, box[2] * across, box[3] * down])
 
 
-class Finder(nn.Module):
+class ColourHead(nn.Module):
     """A detection head that detects the coloured boxes in its input: one row for each colour."""
 
     def forward(self, taps: list[Tensor]) -> Tensor:
@@ -61,17 +61,17 @@ class Finder(nn.Module):
         return [float(xs[0]), float(ys[0]), float(xs[-1] + 1), float(ys[-1] + 1), 0.9, label]
 
 
-def finder(fit: Fit) -> StagedModel:
+def perfect_detector(fit: Fit) -> StagedModel:
     """Return a perfect detector of two classes; its only stage is the identity."""
     stage = nn.Conv2d(3, 3, 1, bias=False)
     with torch.no_grad():
         stage.weight.copy_(torch.eye(3).view(3, 3, 1, 1))
     layout = Layout("det", ("pixels",), ("pixels",))
-    return StagedModel(layout, [stage], Finder(), spec_of(fit), "detection", len(NAMES))
+    return StagedModel(layout, [stage], ColourHead(), spec_of(fit), "detection", len(NAMES))
 
 
 @dataclass(frozen=True)
-class Drawn:
+class DrawnFrames:
     """Return frames of several sizes with a red or green box each."""
 
     hash: str = "drawn"
@@ -80,7 +80,7 @@ class Drawn:
         return 2 * len(SIZES)
 
     def __getitem__(self, index: int) -> Frame:
-        return drawn(SIZES[index // 2], self.box(index), index % 2)
+        return draw_frame(SIZES[index // 2], self.box(index), index % 2)
 
     def identities(self) -> Sequence[Hashable]:
         return [*range(len(self))]
@@ -92,7 +92,7 @@ class Drawn:
         return [side + 3 * index for side in BOX]
 
 
-def truth_of(frames: Drawn, classes: Mapping[int, int]) -> BoxTruth:
+def truth_of(frames: DrawnFrames, classes: Mapping[int, int]) -> BoxTruth:
     ids = list(NAMES)
     boxes = []
     for k in range(len(frames)):
@@ -102,8 +102,8 @@ def truth_of(frames: Drawn, classes: Mapping[int, int]) -> BoxTruth:
     categories = tuple(
         {"id": i, "name": name} for i, name in NAMES.items() if i in classes.values()
     )
-    known: FrameSet = frames
-    return BoxTruth(known, tuple(boxes), categories, dict(classes))
+    frame_set: FrameSet = frames
+    return BoxTruth(frame_set, tuple(boxes), categories, dict(classes))
 
 
 def geometry(fit: Fit) -> Geometry:
@@ -111,8 +111,8 @@ def geometry(fit: Fit) -> Geometry:
 
 
 @torch.inference_mode()
-def found_by(fit: Fit) -> np.ndarray:
-    model, frames = finder(fit), Drawn()
+def detections_by(fit: Fit) -> np.ndarray:
+    model, frames = perfect_detector(fit), DrawnFrames()
     answers: np.ndarray = model(
         model.prepare_frames([frames[k] for k in range(len(frames))])
     ).numpy()
@@ -124,8 +124,8 @@ def found_by(fit: Fit) -> np.ndarray:
 def test_a_box_is_at_its_place_in_the_input_and_maps_back(size: tuple[int, int], fit: Fit) -> None:
     spec = spec_of(fit)
     exact = in_input(BOX, size, spec)
-    head = Finder()
-    seen = head([prepare(drawn(size, BOX, 0), spec)[None]])[0, 0, :4].numpy()
+    head = ColourHead()
+    seen = head([prepare(draw_frame(size, BOX, 0), spec)[None]])[0, 0, :4].numpy()
     assert np.abs(seen - exact).max() <= 1
     # The letterbox has whole pixels, so its two scales differ by less than a pixel.
     assert np.abs(boxes_to_frame(exact[None], size, spec)[0] - BOX).max() <= 1
@@ -133,9 +133,9 @@ def test_a_box_is_at_its_place_in_the_input_and_maps_back(size: tuple[int, int],
 
 @pytest.mark.parametrize("fit", FITS)
 def test_a_perfect_detector_scores_one(fit: Fit) -> None:
-    model = finder(fit)
+    model = perfect_detector(fit)
     bench = EvaluationSetup({"det": model}, {"det": collect_model_facts(model)}, {}, batch=4)
-    truth = truth_of(Drawn(), {1: 7, 2: 3})
+    truth = truth_of(DrawnFrames(), {1: 7, 2: 3})
     (scores,) = accuracy(bench, [BASELINE], {"det": truth}, lambda done: None)
     assert scores["det"] == pytest.approx(
         {"map": 1, "ap50": 1, "ap_red": 1, "ap_green": 1}, abs=1e-6
@@ -144,20 +144,20 @@ def test_a_perfect_detector_scores_one(fit: Fit) -> None:
 
 @pytest.mark.parametrize(("fit", "other"), [FITS, FITS[::-1]])
 def test_boxes_mapped_with_another_fit_are_wrong(fit: Fit, other: Fit) -> None:
-    truth, answers = truth_of(Drawn(), {1: 7, 2: 3}), found_by(fit)
+    truth, answers = truth_of(DrawnFrames(), {1: 7, 2: 3}), detections_by(fit)
     right = coco_map(answers, geometry(fit), truth, 2).scores
     wrong = coco_map(answers, geometry(other), truth, 2).scores
     assert right["map"] == pytest.approx(1, abs=1e-6) and wrong["map"] < 0.5
 
 
 def test_swapped_classes_score_nothing() -> None:
-    truth = truth_of(Drawn(), {1: 7, 2: 3})
+    truth = truth_of(DrawnFrames(), {1: 7, 2: 3})
     swapped = replace(truth, classes={1: 3, 2: 7})
-    assert coco_map(found_by("squash"), geometry("squash"), swapped, 2).scores["map"] == 0
+    assert coco_map(detections_by("squash"), geometry("squash"), swapped, 2).scores["map"] == 0
 
 
 def test_detections_of_a_class_without_a_category_are_dropped() -> None:
     """They count neither as right nor as wrong: the scores of the other class do not change."""
-    only_green = truth_of(Drawn(), {2: 3})
-    scores = coco_map(found_by("squash"), geometry("squash"), only_green, 2).scores
+    only_green = truth_of(DrawnFrames(), {2: 3})
+    scores = coco_map(detections_by("squash"), geometry("squash"), only_green, 2).scores
     assert scores == pytest.approx({"map": 1, "ap50": 1, "ap_green": 1}, abs=1e-6)

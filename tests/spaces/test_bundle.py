@@ -66,20 +66,25 @@ def test_a_loaded_bundle_has_the_outputs_of_the_merged_model(
         folder = tmp_path / str(number)
         merged, _, _ = write_plan_bundle(observed, plan, specs, folder, "float32")
         with torch.inference_mode():
-            wanted = merged({n: prepare_batch(frames, m.input) for n, m in models.items()})
+            expected = merged({n: prepare_batch(frames, m.input) for n, m in models.items()})
         answers = load_bundle(folder)(frames)
         for name, model in models.items():
             answer = answers[name]
             if isinstance(answer, torch.Tensor):
-                torch.testing.assert_close(answer, wanted[name], rtol=1e-5, atol=1e-5)
+                torch.testing.assert_close(answer, expected[name], rtol=1e-5, atol=1e-5)
                 continue
-            for found, rows, frame in zip(answer, wanted[name], frames, strict=True):
+            for actual, rows, frame in zip(answer, expected[name], frames, strict=True):
                 boxes = boxes_to_frame(rows[:, :4].numpy(), frame.shape[:2], model.input)
-                there = torch.cat([torch.from_numpy(boxes).float(), rows[:, 4:]], dim=1)
-                here = torch.cat([found.boxes, found.scores[:, None], found.classes[:, None]], 1)
-                assert len(here) == int((rows[:, 4] > 0).sum()) > 0
+                expected_rows = torch.cat([torch.from_numpy(boxes).float(), rows[:, 4:]], dim=1)
+                actual_rows = torch.cat(
+                    [actual.boxes, actual.scores[:, None], actual.classes[:, None]], 1
+                )
+                assert len(actual_rows) == int((rows[:, 4] > 0).sum()) > 0
                 # Rounding decides the order of equal scores, but each detection is there.
-                assert torch.cdist(here.double(), there.double()).min(1).values.max() < 0.05
+                assert (
+                    torch.cdist(actual_rows.double(), expected_rows.double()).min(1).values.max()
+                    < 0.05
+                )
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -111,31 +116,31 @@ def test_half_precision_halves_the_bytes_and_nearly_keeps_the_outputs(
 ) -> None:
     frames = [RenderedScenes(STREET, 4)[k] for k in range(3)]
     plan = some_plans(mixed)[4]
-    _, _, whole = write_plan_bundle(mixed, plan, specs, tmp_path / "whole", "float32")
-    _, _, half = write_plan_bundle(mixed, plan, specs, tmp_path / "half", dtype)
-    assert 0.5 < half / whole < 0.6
-    wanted, found = (load_bundle(tmp_path / name)(frames)["cls"] for name in ("whole", "half"))
-    assert isinstance(wanted, torch.Tensor) and isinstance(found, torch.Tensor)
-    assert found.dtype == torch.float32 and not torch.equal(found, wanted)
-    assert (found - wanted).abs().max() < near * wanted.abs().max()
+    _, _, full_bytes = write_plan_bundle(mixed, plan, specs, tmp_path / "whole", "float32")
+    _, _, half_bytes = write_plan_bundle(mixed, plan, specs, tmp_path / "half", dtype)
+    assert 0.5 < half_bytes / full_bytes < 0.6
+    expected, actual = (load_bundle(tmp_path / name)(frames)["cls"] for name in ("whole", "half"))
+    assert isinstance(expected, torch.Tensor) and isinstance(actual, torch.Tensor)
+    assert actual.dtype == torch.float32 and not torch.equal(actual, expected)
+    assert (actual - expected).abs().max() < near * expected.abs().max()
 
 
 def test_weights_too_large_for_float16_are_refused(
     pair: Observed, specs: dict[str, ModelSpec], tmp_path: Path
 ) -> None:
-    known = pair.deployment
-    merged = MergedModel(known.models, known.facts, SharePlan(), {})
+    deployment = pair.deployment
+    merged = MergedModel(deployment.models, deployment.facts, SharePlan(), {})
     classifier = next(p for n, p in merged.heads.named_parameters() if n.endswith("weight"))
-    kept = classifier.clone()
+    original_weights = classifier.clone()
     classifier.fill_(70_000.0)
     try:
-        contents = BundleContents(specs, {}, known.facts, SharePlan(), "float16")
+        contents = BundleContents(specs, {}, deployment.facts, SharePlan(), "float16")
         with pytest.raises(
             BadWeights, match=r"heads.*weight.*too large for float16; use bfloat16"
         ):
             write_bundle(tmp_path, contents, merged)
     finally:
-        classifier.copy_(kept)
+        classifier.copy_(original_weights)
 
 
 def test_a_bundle_takes_one_frame_or_frames_of_several_sizes(
@@ -145,18 +150,18 @@ def test_a_bundle_takes_one_frame_or_frames_of_several_sizes(
     bundle = load_bundle(tmp_path / "x")
     rng = np.random.default_rng(0)
     frames = [rng.integers(0, 255, (h, w, 3), np.uint8) for h, w in ((48, 99), (200, 130))]
-    together, alone = bundle(frames), [bundle(frame) for frame in frames]
+    batched, singles = bundle(frames), [bundle(frame) for frame in frames]
     for k, frame in enumerate(frames):
-        logits = together["cls"][k]
-        assert torch.allclose(logits, alone[k]["cls"][0], atol=1e-5)
-        boxes = alone[k]["det"][0].boxes
+        logits = batched["cls"][k]
+        assert torch.allclose(logits, singles[k]["cls"][0], atol=1e-5)
+        boxes = singles[k]["det"][0].boxes
         assert len(boxes) and (boxes <= torch.tensor(frame.shape[1::-1] * 2)).all()
 
 
 def test_arrays_that_are_no_frames_are_refused(good: Path) -> None:
     bundle = load_bundle(good)
     frame = np.zeros((40, 50, 3), np.uint8)
-    for wrong, said in (
+    for wrong, message in (
         (frame[0], r"frame 0: uint8 of shape \(50, 3\)"),
         (frame[..., :1], r"frame 0: uint8 of shape \(40, 50, 1\)"),
         ([frame, frame.astype(np.float32)], "frame 1: float32"),
@@ -164,7 +169,7 @@ def test_arrays_that_are_no_frames_are_refused(good: Path) -> None:
         ([[1, 2]], r"frame 0: list of shape \(\)"),
         ([], "no frame was given"),
     ):
-        with pytest.raises(BadInput, match=said):
+        with pytest.raises(BadInput, match=message):
             bundle(wrong)
 
 
@@ -215,11 +220,11 @@ def test_tensors_that_do_not_fit_are_refused(good: Path, tmp_path: Path) -> None
         f"is {tuple(tensor[1:].shape)}, expected": {**tensors, name: tensor[1:].contiguous()},
         "1 unexpected tensors": {**tensors, "more": tensor.clone()},
     }
-    for number, (said, changed) in enumerate(changes.items()):
+    for number, (message, changed) in enumerate(changes.items()):
         other = tmp_path / str(number)
         shutil.copytree(good, other)
         save_file(changed, other / "weights.safetensors")
-        with pytest.raises(BadBundle, match=said.replace("(", r"\(").replace(")", r"\)")):
+        with pytest.raises(BadBundle, match=message.replace("(", r"\(").replace(")", r"\)")):
             load_bundle(other)
 
 

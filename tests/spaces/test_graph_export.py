@@ -26,11 +26,11 @@ from spaces.plan import Share, SharePlan
 from spaces.stages import DetectionHead, total_bytes, unique_tensors
 
 
-def bundled(observed: Observed, plan: SharePlan) -> Bundle:
-    known = observed.deployment
-    merged = MergedModel(known.models, known.facts, plan, observed.maps_for([plan]))
-    inputs = {name: model.input for name, model in known.models.items()}
-    return Bundle(merged, inputs, {name: fact.task for name, fact in known.facts.items()})
+def build_bundle(observed: Observed, plan: SharePlan) -> Bundle:
+    deployment = observed.deployment
+    merged = MergedModel(deployment.models, deployment.facts, plan, observed.maps_for([plan]))
+    inputs = {name: model.input for name, model in deployment.models.items()}
+    return Bundle(merged, inputs, {name: fact.task for name, fact in deployment.facts.items()})
 
 
 def late_share(observed: Observed) -> Share:
@@ -38,7 +38,7 @@ def late_share(observed: Observed) -> Share:
     return [s for s in shares_in(observed) if s.recipient.model == "det"][-1]
 
 
-def prepared(bundle: Bundle, count: int) -> list[torch.Tensor]:
+def prepare_inputs(bundle: Bundle, count: int) -> list[torch.Tensor]:
     scenes = RenderedScenes(STREET, count)
     inputs = bundle.prepare_frames([scenes[k] for k in range(count)])
     return list(BundleGraph(bundle).rename_inputs(inputs).values())
@@ -62,9 +62,9 @@ def test_the_dense_output_contains_every_detection(mixed: Observed) -> None:
 @pytest.fixture(scope="module")
 def exported(mixed: Observed, tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, Path]:
     folder = tmp_path_factory.mktemp("exported")
-    bundle = bundled(mixed, SharePlan((late_share(mixed),)))
+    bundle = build_bundle(mixed, SharePlan((late_share(mixed),)))
     graph = BundleGraph(bundle)
-    program = export_program(graph, prepared(bundle, 2))
+    program = export_program(graph, prepare_inputs(bundle, 2))
     write_program(program, folder / "model.pt2")
     write_onnx(graph, program, folder / "model.onnx")
     return bundle, folder
@@ -75,18 +75,18 @@ def test_the_outputs_do_not_depend_on_the_batch_size(
     exported: tuple[Bundle, Path], count: int
 ) -> None:
     bundle, folder = exported
-    graph, inputs = BundleGraph(bundle), prepared(bundle, count)
+    graph, inputs = BundleGraph(bundle), prepare_inputs(bundle, count)
     program = torch.export.load(folder / "model.pt2").module()
     with torch.inference_mode():
-        wanted, again = graph(*inputs), program(*inputs)
+        expected, again = graph(*inputs), program(*inputs)
     named = dict(zip(graph.inputs, inputs, strict=True))
-    assert max_relative_difference(wanted, run_onnx(folder / "model.onnx", named)) < 1e-4
-    assert max_relative_difference(wanted, again) < 1e-5
+    assert max_relative_difference(expected, run_onnx(folder / "model.onnx", named)) < 1e-4
+    assert max_relative_difference(expected, again) < 1e-5
 
 
 def test_the_graph_has_the_outputs_of_the_models(mixed: Observed) -> None:
-    bundle = bundled(mixed, SharePlan())
-    inputs = prepared(bundle, 2)
+    bundle = build_bundle(mixed, SharePlan())
+    inputs = prepare_inputs(bundle, 2)
     graph = BundleGraph(bundle)
     assert graph.inputs == ["cls_input", "det_input"]
     assert graph.outputs == ["cls_logits", "det_boxes", "det_scores"]
@@ -99,22 +99,22 @@ def test_the_graph_has_the_outputs_of_the_models(mixed: Observed) -> None:
 def test_onnx_holds_one_copy_of_shared_tensors(exported: tuple[Bundle, Path]) -> None:
     """It has no more numbers than the bundle: BatchNorms may disappear, nothing is doubled."""
     bundle, folder = exported
-    held = onnx.load(folder / "model.onnx").graph.initializer
-    large = [t for t in held if np.prod(t.dims) > 64]
-    whole = total_bytes(unique_tensors(bundle))
-    kept = sum(4 * int(np.prod(t.dims)) for t in large)
-    assert 0.8 * whole < kept <= 1.02 * whole
+    initializers = onnx.load(folder / "model.onnx").graph.initializer
+    large = [t for t in initializers if np.prod(t.dims) > 64]
+    bundle_bytes = total_bytes(unique_tensors(bundle))
+    onnx_bytes = sum(4 * int(np.prod(t.dims)) for t in large)
+    assert 0.8 * bundle_bytes < onnx_bytes <= 1.02 * bundle_bytes
     contents = {t.raw_data for t in large}
     assert len(contents) == len(large)
 
 
 def test_a_model_without_live_stages_has_no_input(mixed: Observed) -> None:
     shares = [s for s in shares_in(mixed) if s.recipient.model == "cls"]
-    whole = next(s for s in reversed(shares) if s.recipient.stage == "pool")
-    assert BundleGraph(bundled(mixed, SharePlan((whole,)))).inputs == ["det_input"]
+    pool_share = next(s for s in reversed(shares) if s.recipient.stage == "pool")
+    assert BundleGraph(build_bundle(mixed, SharePlan((pool_share,)))).inputs == ["det_input"]
 
 
 def test_the_difference_is_relative_to_the_largest_number_of_each_output() -> None:
-    wanted = [torch.tensor([1.0, -4.0]), torch.tensor([100.0])]
-    found = [np.array([1.0, -3.0], np.float32), np.array([101.0], np.float32)]
-    assert max_relative_difference(wanted, found) == pytest.approx(0.25)
+    expected = [torch.tensor([1.0, -4.0]), torch.tensor([100.0])]
+    actual = [np.array([1.0, -3.0], np.float32), np.array([101.0], np.float32)]
+    assert max_relative_difference(expected, actual) == pytest.approx(0.25)

@@ -153,11 +153,11 @@ def slow_liveness(plan: SharePlan) -> set[Ref | Share] | None:
 @given(random_plans)
 def test_liveness_agrees_with_its_definition(plan: SharePlan) -> None:
     try:
-        found = liveness(plan, LAYOUTS)
+        actual = liveness(plan, LAYOUTS)
     except BadPlan:
         assert slow_liveness(plan) is None
         return
-    assert slow_liveness(plan) == {*found.stages, *found.shares}
+    assert slow_liveness(plan) == {*actual.stages, *actual.shares}
 
 
 @settings(max_examples=200)

@@ -27,12 +27,12 @@ def share(donor: str, recipient: str, adapter: AdapterSpec = LINEAR) -> Share:
     return Share(Ref.parse(recipient), Ref.parse(donor), adapter)
 
 
-def fold(facts: dict[str, ModelFacts], asked: Share, *others: Share) -> FoldTargets:
-    plan = SharePlan((asked, *others))
-    return find_fold_targets(asked, liveness(plan, layouts_by_model(facts)), facts)
+def fold(facts: dict[str, ModelFacts], target: Share, *others: Share) -> FoldTargets:
+    plan = SharePlan((target, *others))
+    return find_fold_targets(target, liveness(plan, layouts_by_model(facts)), facts)
 
 
-def readers_of(module: nn.Module, *shape: int) -> Consumers:
+def consumers_of(module: nn.Module, *shape: int) -> Consumers:
     watched = torch.randn(1, *(shape or (4, 6, 6)))
     return find_consumers("next", module.eval(), watched, watched)
 
@@ -135,8 +135,8 @@ class Scaled(nn.Conv2d):
 def test_a_consumer_that_no_map_folds_into_has_a_reason(
     make: Callable[[], nn.Module], reason: str
 ) -> None:
-    found = readers_of(make())
-    assert found.foldable == () and reason in found.refusal
+    result = consumers_of(make())
+    assert result.foldable == () and reason in result.refusal
 
 
 @pytest.mark.parametrize(
@@ -153,14 +153,14 @@ def test_a_consumer_that_no_map_folds_into_has_a_reason(
 def test_consumers_behind_operations_that_commute_with_a_map_are_found(
     make: Callable[[], nn.Module], paths: list[str]
 ) -> None:
-    found = readers_of(make())
-    assert [reader.path for reader in found.foldable] == paths
-    assert not found.refusal and not found.passes
+    result = consumers_of(make())
+    assert [consumer.path for consumer in result.foldable] == paths
+    assert not result.refusal and not result.passes
 
 
 def test_a_pool_passes_its_input_on() -> None:
-    found = readers_of(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()))
-    assert found == Consumers((), passes=True)
+    result = consumers_of(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+    assert result == Consumers((), passes=True)
 
 
 # --- adapters ------------------------------------------------------------------------------
@@ -216,7 +216,7 @@ def test_a_linear_share_without_a_map_is_refused(street: Deployment) -> None:
 
 
 @pytest.mark.parametrize(
-    ("donor", "recipient", "readers"),
+    ("donor", "recipient", "paths_expected"),
     [
         ("det:blocks.4", "b0:blocks.4", ["blocks.5/0.conv_pw"]),
         ("b0:blocks.6", "det:blocks.6", ["(head)/"] * 3),
@@ -230,25 +230,25 @@ def test_a_linear_share_without_a_map_is_refused(street: Deployment) -> None:
     ],
 )
 def test_a_map_folds_into_all_consumers_of_the_recipient(
-    street: Deployment, donor: str, recipient: str, readers: list[str]
+    street: Deployment, donor: str, recipient: str, paths_expected: list[str]
 ) -> None:
-    found = fold(street.facts, share(donor.replace("layer", "blocks.2"), recipient))
-    assert not found.refusal
-    places = [f"{consumer.owner}/{consumer.path}" for consumer in found.consumers]
-    assert len(places) == len(set(places)) == len(readers)
-    for expected in readers:
+    result = fold(street.facts, share(donor.replace("layer", "blocks.2"), recipient))
+    assert not result.refusal
+    places = [f"{consumer.owner}/{consumer.path}" for consumer in result.consumers]
+    assert len(places) == len(set(places)) == len(paths_expected)
+    for expected in paths_expected:
         assert any(place.startswith(expected) for place in places), places
 
 
 def test_a_map_in_front_of_a_depthwise_convolution_is_kept(street: Deployment) -> None:
-    found = fold(street.facts, share("det:stem", "b0:stem"))
-    assert "depthwise" in found.refusal and not found.consumers
+    result = fold(street.facts, share("det:stem", "b0:stem"))
+    assert "depthwise" in result.refusal and not result.consumers
 
 
 def test_a_map_in_front_of_a_padded_convolution_is_kept(zoo: Zoo, street: Deployment) -> None:
     facts = street.facts | {"r18": zoo.facts("timm/resnet18", "r18")}
-    found = fold(facts, share("b0:blocks.2", "r18:layer2"))
-    assert "zero padding" in found.refusal and not found.consumers
+    result = fold(facts, share("b0:blocks.2", "r18:layer2"))
+    assert "zero padding" in result.refusal and not result.consumers
 
 
 def test_a_map_to_a_representation_that_is_a_donor_is_kept(street: Deployment) -> None:
@@ -256,8 +256,8 @@ def test_a_map_to_a_representation_that_is_a_donor_is_kept(street: Deployment) -
     assert "itself a donor" in fold(street.facts, first, onward).refusal
     assert not fold(street.facts, onward, first).refusal
     pooled = share("b0:pool", "v3:pool")
-    found = fold(street.facts, share("det:blocks.6", "b0:conv_head"), pooled)
-    assert "b0:pool is itself a donor" in found.refusal
+    result = fold(street.facts, share("det:blocks.6", "b0:conv_head"), pooled)
+    assert "b0:pool is itself a donor" in result.refusal
 
 
 def test_a_map_does_not_fold_into_dead_consumers(street: Deployment) -> None:
@@ -266,8 +266,8 @@ def test_a_map_does_not_fold_into_dead_consumers(street: Deployment) -> None:
 
 
 def test_an_identity_share_folds_nothing(street: Deployment) -> None:
-    found = fold(street.facts, share("det:blocks.4", "b0:blocks.4", IDENTITY))
-    assert found.refusal and not found.consumers
+    result = fold(street.facts, share("det:blocks.4", "b0:blocks.4", IDENTITY))
+    assert result.refusal and not result.consumers
 
 
 LOW = AdapterSpec("linear", 5)
@@ -299,13 +299,13 @@ def test_folded_and_kept_maps_give_the_same_outputs(
     maps, inputs = street.maps(plan), street.inputs()
     with raw_maps(street.models):
         merged = MergedModel(street.models, street.facts, plan, maps)
-        found = merged(inputs)
-        apart = PlanSet(street.models, street.facts, [plan], maps)
-        wanted = {output[0]: answer for output, answer in apart.answers(inputs)}
+        result = merged(inputs)
+        plan_set = PlanSet(street.models, street.facts, [plan], maps)
+        expected = {output[0]: answer for output, answer in plan_set.answers(inputs)}
         originals = {name: model(inputs[name]) for name, model in street.models.items()}
     assert any(not fold(street.facts, one, *shares).refusal for one in shares)
-    assert not list(merged.adapters.parameters()), "every map went into a reader"
-    for name, answer in found.items():
-        assert relative_error(answer, wanted[name]) < 1e-4, name
+    assert not list(merged.adapters.parameters()), "every map is folded"
+    for name, answer in result.items():
+        assert relative_error(answer, expected[name]) < 1e-4, name
     for name in {one.recipient.model for one in shares}:
-        assert relative_error(found[name], originals[name]) > 1e-2, "the map changes the answer"
+        assert relative_error(result[name], originals[name]) > 1e-2, "the map changes the output"

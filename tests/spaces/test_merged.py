@@ -37,9 +37,9 @@ def originals(deployment: Deployment, inputs: dict[str, Tensor]) -> dict[str, Te
 @torch.no_grad()
 def test_without_shares_every_output_is_bitwise_that_of_the_original(street: Deployment) -> None:
     inputs = street.inputs(batch=2)
-    found, wanted = merged(street)(inputs), originals(street, inputs)
-    assert found.keys() == wanted.keys()
-    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    actual, expected = merged(street)(inputs), originals(street, inputs)
+    assert actual.keys() == expected.keys()
+    assert all(torch.equal(actual[name], expected[name]) for name in expected)
 
 
 STAGES = ["stem", *(f"blocks.{i}" for i in range(7))]
@@ -64,17 +64,17 @@ def test_two_copies_of_a_detector_share_without_loss(
 def _no_loss(pair: Deployment, stages: list[str]) -> None:
     inputs = dict.fromkeys(pair.models, pair.inputs(batch=2)["left"])
     shares = [share(f"left:{stage}", f"right:{stage}", IDENTITY) for stage in stages]
-    found, wanted = merged(pair, *shares)(inputs), originals(pair, inputs)
-    assert torch.equal(wanted["left"], wanted["right"]), "twins answer alike"
-    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    actual, expected = merged(pair, *shares)(inputs), originals(pair, inputs)
+    assert torch.equal(expected["left"], expected["right"]), "the copies have equal outputs"
+    assert all(torch.equal(actual[name], expected[name]) for name in expected)
 
 
 @torch.no_grad()
 def test_a_share_changes_the_output_of_the_recipient_only(street: Deployment) -> None:
     inputs = street.inputs()
-    found = merged(street, share("det:blocks.4", "b0:blocks.4"))(inputs)
-    wanted = originals(street, inputs)
-    assert [name for name in wanted if not torch.equal(found[name], wanted[name])] == ["b0"]
+    actual = merged(street, share("det:blocks.4", "b0:blocks.4"))(inputs)
+    expected = originals(street, inputs)
+    assert [name for name in expected if not torch.equal(actual[name], expected[name])] == ["b0"]
 
 
 def calls_of(module: MergedModel, inputs: dict[str, Tensor]) -> Counter[str]:
@@ -140,17 +140,17 @@ def test_a_head_runs_before_the_next_model_begins(street: Deployment) -> None:
 
 
 def test_an_input_is_looked_up_once(street: Deployment) -> None:
-    asked: list[str] = []
+    lookups: list[str] = []
 
-    class Asked(dict[str, Tensor]):
+    class RecordingInputs(dict[str, Tensor]):
         def __getitem__(self, name: str) -> Tensor:
-            asked.append(name)
+            lookups.append(name)
             return super().__getitem__(name)
 
     module = merged(street, share("det:blocks.4", "b0:blocks.4"))
     with torch.no_grad():
-        module(Asked(street.inputs()))
-    assert sorted(asked) == sorted(module.inputs_read) and len(asked) == 3
+        module(RecordingInputs(street.inputs()))
+    assert sorted(lookups) == sorted(module.inputs_read) and len(lookups) == 3
 
 
 def test_no_dead_stage_of_the_original_modules_runs(street: Deployment) -> None:
@@ -197,11 +197,11 @@ def test_the_outputs_of_a_frame_do_not_depend_on_its_batch(
 ) -> None:
     module = merged(street, share("det:blocks.4", "b0:blocks.4"), share("b0:blocks.6", "v3:pool"))
     inputs = street.inputs(batch=2)
-    together = module(inputs)
+    batched = module(inputs)
     for frame in range(2):
-        alone = module({name: tensor[frame : frame + 1] for name, tensor in inputs.items()})
+        single = module({name: tensor[frame : frame + 1] for name, tensor in inputs.items()})
         for name in ("b0", "v3", "r50"):
-            torch.testing.assert_close(together[name][frame], alone[name][0], rtol=1e-3, atol=1e-3)
+            torch.testing.assert_close(batched[name][frame], single[name][0], rtol=1e-3, atol=1e-3)
 
 
 @torch.no_grad()
@@ -249,7 +249,7 @@ def test_a_plan_with_a_cycle_is_refused(street: Deployment) -> None:
 def test_a_model_may_have_any_name(zoo: Zoo, name: str) -> None:
     pair = zoo.deployment({n: "timm/mobilenetv2_100" for n in (name, "keys", "front~1door")})
     inputs = pair.inputs()
-    found = merged(pair, share("keys:blocks.4", f"{name}:blocks.4", IDENTITY))(inputs)
-    wanted = originals(pair, inputs)
-    assert found.keys() == wanted.keys()
-    assert all(torch.equal(found[n], wanted[n]) for n in wanted)
+    actual = merged(pair, share("keys:blocks.4", f"{name}:blocks.4", IDENTITY))(inputs)
+    expected = originals(pair, inputs)
+    assert actual.keys() == expected.keys()
+    assert all(torch.equal(actual[n], expected[n]) for n in expected)

@@ -62,11 +62,11 @@ def stage_hooks(deployment: Deployment, hook: Callable[[str, Tensor], None]) -> 
 def check_against_merged(deployment: Deployment, plans: tuple[SharePlan, ...]) -> None:
     inputs = deployment.inputs()
     with raw_maps(deployment.models):
-        together = plan_set(deployment, *plans)
-        answers = dict(together.answers(inputs))
-        for plan, outputs in zip(plans, together.outputs, strict=True):
-            alone = MergedModel(deployment.models, deployment.facts, plan, deployment.maps(plan))
-            for name, answer in alone(inputs).items():
+        joint = plan_set(deployment, *plans)
+        answers = dict(joint.answers(inputs))
+        for plan, outputs in zip(plans, joint.outputs, strict=True):
+            module = MergedModel(deployment.models, deployment.facts, plan, deployment.maps(plan))
+            for name, answer in module(inputs).items():
                 assert relative_error(answers[outputs[name]], answer) < 1e-3, f"{name}: {plan}"
 
 
@@ -85,10 +85,10 @@ def test_the_outputs_of_random_plans_are_those_of_the_merged_modules(street: Dep
 @torch.no_grad()
 def test_the_outputs_of_the_empty_plan_are_bitwise_the_originals(street: Deployment) -> None:
     inputs = street.inputs()
-    together = plan_set(street, *PLANS)
-    answers = dict(together.answers(inputs))
+    joint = plan_set(street, *PLANS)
+    answers = dict(joint.answers(inputs))
     for name, model in street.models.items():
-        assert torch.equal(answers[together.outputs[0][name]], model(inputs[name]))
+        assert torch.equal(answers[joint.outputs[0][name]], model(inputs[name]))
 
 
 def test_equivalent_plans_have_the_same_outputs(street: Deployment) -> None:
@@ -98,10 +98,10 @@ def test_equivalent_plans_have_the_same_outputs(street: Deployment) -> None:
 
 
 def test_an_output_that_no_share_affects_is_computed_once(street: Deployment) -> None:
-    together = plan_set(street, *PLANS)
+    joint = plan_set(street, *PLANS)
     for name, count in {"r50": 1, "det": 2, "v3": 3, "b0": 4}.items():
-        assert len({outputs[name] for outputs in together.outputs}) == count
-    assert len(together.distinct) == 1 + 2 + 3 + 4
+        assert len({outputs[name] for outputs in joint.outputs}) == count
+    assert len(joint.distinct) == 1 + 2 + 3 + 4
 
 
 def distinct_runs(deployment: Deployment, plans: tuple[SharePlan, ...]) -> Counter[str]:
@@ -170,10 +170,10 @@ def test_no_representation_is_left_in_memory(street: Deployment) -> None:
 def test_only_inputs_that_some_plan_needs_are_read(street: Deployment) -> None:
     assert plan_set(street, *PLANS).inputs_read == street.models.keys()
     taken = SharePlan((share("det:blocks.4", "b0:blocks.4"),))
-    together = plan_set(street, taken)
-    assert together.inputs_read == {"det", "v3", "r50"}
+    joint = plan_set(street, taken)
+    assert joint.inputs_read == {"det", "v3", "r50"}
     inputs = {name: t for name, t in street.inputs().items() if name != "b0"}
-    assert len(list(together.answers(inputs))) == len(street.models)
+    assert len(list(joint.answers(inputs))) == len(street.models)
 
 
 @pytest.mark.parametrize("names", [["b0"], ["b0", "det"], []])
@@ -181,11 +181,11 @@ def test_only_inputs_that_some_plan_needs_are_read(street: Deployment) -> None:
 def test_restricting_the_models_does_not_change_their_outputs(
     street: Deployment, names: list[str]
 ) -> None:
-    together, inputs = plan_set(street, *PLANS), street.inputs()
+    joint, inputs = plan_set(street, *PLANS), street.inputs()
     ran: list[str] = []
     with stage_hooks(street, lambda name, _: ran.append(name)):
-        some = dict(together.restrict_to(names).answers(inputs))
-    every = dict(together.answers(inputs))
+        some = dict(joint.restrict_to(names).answers(inputs))
+    every = dict(joint.answers(inputs))
     assert list(some) == [output for output in every if output[0] in names]
     assert all(torch.equal(some[output], every[output]) for output in some)
     # b0 needs the detector's and resnet's trunks as donors, but never mobilenet's.
@@ -195,23 +195,23 @@ def test_restricting_the_models_does_not_change_their_outputs(
 
 @torch.no_grad()
 def test_probabilities_belong_to_the_same_outputs(street: Deployment) -> None:
-    together, inputs = plan_set(street, *PLANS), street.inputs()
-    found = dict(together.probabilities(inputs))
-    assert list(found) == together.distinct
+    joint, inputs = plan_set(street, *PLANS), street.inputs()
+    actual = dict(joint.probabilities(inputs))
+    assert list(actual) == joint.distinct
     for name, model in street.models.items():
         representations = dict(model.walk(inputs[name]))
-        wanted = model.probabilities([representations[tap] for tap in model.layout.taps])
-        assert torch.equal(found[together.outputs[0][name]], wanted)
+        expected = model.probabilities([representations[tap] for tap in model.layout.taps])
+        assert torch.equal(actual[joint.outputs[0][name]], expected)
 
 
 @torch.no_grad()
 def test_the_probabilities_of_a_classifier_are_the_softmax_of_its_logits(
     street: Deployment,
 ) -> None:
-    together, inputs = plan_set(street, SharePlan()).restrict_to(["v3"]), street.inputs(batch=2)
-    ((_, found),) = together.probabilities(inputs)
-    ((_, logits),) = together.answers(inputs)
-    assert torch.equal(found, logits.softmax(1))
+    joint, inputs = plan_set(street, SharePlan()).restrict_to(["v3"]), street.inputs(batch=2)
+    ((_, actual),) = joint.probabilities(inputs)
+    ((_, logits),) = joint.answers(inputs)
+    assert torch.equal(actual, logits.softmax(1))
 
 
 @torch.no_grad()
@@ -219,12 +219,12 @@ def test_the_probabilities_of_a_detector_contain_its_scores_and_classes(
     street: Deployment,
 ) -> None:
     """The best detection has the most probable class over all anchors."""
-    together, inputs = plan_set(street, SharePlan()).restrict_to(["det"]), street.inputs(batch=2)
-    ((_, found),) = together.probabilities(inputs)
-    ((_, detections),) = together.answers(inputs)
+    joint, inputs = plan_set(street, SharePlan()).restrict_to(["det"]), street.inputs(batch=2)
+    ((_, actual),) = joint.probabilities(inputs)
+    ((_, detections),) = joint.answers(inputs)
     model: Any = street.models["det"]
-    assert found.shape == (2, len(model.head.anchors.boxes) * model.num_classes)
-    best, where = found.max(1)
+    assert actual.shape == (2, len(model.head.anchors.boxes) * model.num_classes)
+    best, where = actual.max(1)
     torch.testing.assert_close(best, detections[:, :, 4].amax(1))
     assert torch.equal(where % model.num_classes + 1, detections[:, 0, 5].long())
 

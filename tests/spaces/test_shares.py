@@ -38,21 +38,21 @@ def pairs(*facts: ModelFacts) -> Pairs:
     return find_pairs({fact.layout.model: fact for fact in facts})
 
 
-def judged(donor: tuple[int, ...], recipient: tuple[int, ...]) -> str:
+def rejection(donor: tuple[int, ...], recipient: tuple[int, ...]) -> str:
     """Return why a share from one shape to another is rejected; empty if it is legal."""
-    found = pairs(facts_of("a", donor), facts_of("b", recipient))
-    return found.rejected.get(Pair(Ref("a", "1"), Ref("b", "1")), "")
+    result = pairs(facts_of("a", donor), facts_of("b", recipient))
+    return result.rejected.get(Pair(Ref("a", "1"), Ref("b", "1")), "")
 
 
 def test_every_ordered_pair_of_different_models_is_legal_or_rejected_once(
     street: Deployment,
 ) -> None:
-    found = find_pairs(street.facts)
+    result = find_pairs(street.facts)
     counts = [len(fact.stages) for fact in street.facts.values()]
-    judged = [*found.legal, *found.rejected]
-    assert len(judged) == len(set(judged)) == sum(counts) ** 2 - sum(n * n for n in counts)
-    assert all(pair.donor.model != pair.recipient.model for pair in judged)
-    assert all(found.rejected.values()), "every rejected pair has its reason"
+    listed = [*result.legal, *result.rejected]
+    assert len(listed) == len(set(listed)) == sum(counts) ** 2 - sum(n * n for n in counts)
+    assert all(pair.donor.model != pair.recipient.model for pair in listed)
+    assert all(result.rejected.values()), "every rejected pair has its reason"
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_every_ordered_pair_of_different_models_is_legal_or_rejected_once(
 def test_finer_grids_and_grids_up_to_twice_coarser_are_legal(
     donor: tuple[int, ...], recipient: tuple[int, ...]
 ) -> None:
-    assert judged(donor, recipient) == ""
+    assert rejection(donor, recipient) == ""
 
 
 @pytest.mark.parametrize(
@@ -85,19 +85,19 @@ def test_finer_grids_and_grids_up_to_twice_coarser_are_legal(
 def test_a_donor_more_than_twice_coarser_is_rejected(
     donor: tuple[int, ...], recipient: tuple[int, ...], times: str
 ) -> None:
-    assert judged(donor, recipient) == (
+    assert rejection(donor, recipient) == (
         f"the donor's grid is {times} times coarser than the recipient's"
     )
 
 
 def test_pooled_features_cannot_fill_a_grid() -> None:
-    assert judged((8,), (8, 2, 2)) == "pooled features have no positions"
+    assert rejection((8,), (8, 2, 2)) == "pooled features have no positions"
 
 
 def test_networks_that_see_different_parts_of_the_frame_share_nothing() -> None:
-    found = pairs(facts_of("a", (8, 4, 4)), facts_of("b", (8, 4, 4), wide=True))
-    assert found.legal == ()
-    for reason in found.rejected.values():
+    result = pairs(facts_of("a", (8, 4, 4)), facts_of("b", (8, 4, 4), wide=True))
+    assert result.legal == ()
+    for reason in result.rejected.values():
         assert "different fields of view" in reason
         assert "crop" in reason and "letterbox" in reason
 
@@ -107,7 +107,7 @@ def test_identity_needs_equal_channels_and_a_rank_below_both() -> None:
         f.layout.model: f for f in (facts_of("a", (8, 4, 4), (6, 4, 4)), facts_of("b", (8, 4, 4)))
     }
     adapters = (IDENTITY, LINEAR, *(AdapterSpec("linear", rank) for rank in (5, 6, 7, 8)))
-    found = {
+    result = {
         str(share)
         for share in enumerate_shares(find_pairs(facts).legal, facts, adapters)
         if share.recipient.model == "b"
@@ -115,7 +115,7 @@ def test_identity_needs_equal_channels_and_a_rank_below_both() -> None:
     equal = {
         f"a:1 -> b:1 ({a})" for a in ("identity", "linear", "linear@5", "linear@6", "linear@7")
     }
-    assert found == equal | {"a:2 -> b:1 (linear)", "a:2 -> b:1 (linear@5)"}
+    assert result == equal | {"a:2 -> b:1 (linear)", "a:2 -> b:1 (linear@5)"}
 
 
 def test_a_cropped_classifier_does_not_pair_with_a_letterboxed_detector(zoo: Zoo) -> None:

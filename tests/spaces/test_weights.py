@@ -40,9 +40,9 @@ def small() -> nn.Module:
 def test_saved_weights_are_read_bit_by_bit(tmp_path: Path, suffix: str) -> None:
     state = small().state_dict()
     SAVERS[suffix](state, tmp_path / f"net{suffix}")
-    found = read_weights(tmp_path / f"net{suffix}")
-    assert list(found) == list(state) or suffix == ".safetensors"
-    assert all(torch.equal(found[name], state[name]) for name in state)
+    loaded = read_weights(tmp_path / f"net{suffix}")
+    assert list(loaded) == list(state) or suffix == ".safetensors"
+    assert all(torch.equal(loaded[name], state[name]) for name in state)
 
 
 def test_half_precision_is_read_as_float32_and_counters_stay_integers(tmp_path: Path) -> None:
@@ -50,9 +50,9 @@ def test_half_precision_is_read_as_float32_and_counters_stay_integers(tmp_path: 
         {k: v.half() if v.is_floating_point() else v for k, v in small().state_dict().items()},
         tmp_path / "net.pth",
     )
-    found = read_weights(tmp_path / "net.pth")
-    assert {t.dtype for k, t in found.items() if k != "1.num_batches_tracked"} == {torch.float32}
-    assert found["1.num_batches_tracked"].dtype == torch.int64
+    loaded = read_weights(tmp_path / "net.pth")
+    assert {t.dtype for k, t in loaded.items() if k != "1.num_batches_tracked"} == {torch.float32}
+    assert loaded["1.num_batches_tracked"].dtype == torch.int64
 
 
 def test_a_checkpoint_that_wraps_its_state_dict_is_unwrapped(tmp_path: Path) -> None:
@@ -98,10 +98,10 @@ def test_a_damaged_file_is_refused_or_read_without_a_crash(
 ) -> None:
     path = tmp_path / f"damaged{suffix}"
     SAVERS[suffix](small().state_dict(), path)
-    whole = bytearray(path.read_bytes())
-    position = data.draw(st.integers(0, len(whole) - 1))
-    whole[position] ^= data.draw(st.integers(1, 255))
-    path.write_bytes(whole)
+    content = bytearray(path.read_bytes())
+    position = data.draw(st.integers(0, len(content) - 1))
+    content[position] ^= data.draw(st.integers(1, 255))
+    path.write_bytes(content)
     try:
         read_weights(path)
     except BadWeights:
@@ -112,8 +112,8 @@ def test_a_damaged_file_is_refused_or_read_without_a_crash(
 def test_a_truncated_file_is_refused(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"net{suffix}"
     SAVERS[suffix](small().state_dict(), path)
-    whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
     with pytest.raises(BadWeights, match="cannot be read"):
         read_weights(path)
 

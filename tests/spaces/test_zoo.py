@@ -31,8 +31,8 @@ def test_the_chain_of_stages_computes_the_forward_pass(zoo: Zoo, arch: str) -> N
         head: Any = model.head
         classes, boxes = head.raw([representations[tap] for tap in model.layout.taps])
         answers = [*classes, *boxes]
-    for found, wanted in zip(answers, original.answers, strict=True):
-        assert relative_error(found, wanted) < 1e-5
+    for actual, expected in zip(answers, original.answers, strict=True):
+        assert relative_error(actual, expected) < 1e-5
 
 
 @every_network
@@ -70,8 +70,8 @@ def test_the_stages_and_the_head_hold_every_tensor_once(zoo: Zoo, arch: str) -> 
     model, facts = zoo.model(arch), zoo.facts(arch)
     head: Any = model.head
     anchors = total_bytes(unique_tensors(head.anchors)) if model.task == "detection" else 0
-    found = sum(stage.bytes for stage in facts.stages) + facts.head_bytes
-    assert found == zoo.original(arch).bytes + anchors == total_bytes(unique_tensors(model))
+    actual = sum(stage.bytes for stage in facts.stages) + facts.head_bytes
+    assert actual == zoo.original(arch).bytes + anchors == total_bytes(unique_tensors(model))
 
 
 @every_network

@@ -80,12 +80,13 @@ class SimilarityContract(MetricContract):
 
 
 class StoreContract:
-    """A store keeps what was valued, and any number of processes share the work through it.
+    """A store keeps evaluated plans, and any number of processes share the work through it.
 
-    Each `open_store` is what another process has.
+    Each call of `open_store` stands for another process.
     """
 
     where: str
+    """Path or URL of the store."""
     problem = MadeUpDeployment({"a": 3, "b": 2}).problem(0.8)
 
     def settings(self, trials: int, name: str = "made-up") -> StudySettings:
@@ -96,39 +97,39 @@ class StoreContract:
         return optuna.load_study(study_name=name, storage=open_store(self.where))
 
     def claims(self, study: optuna.Study, process: str) -> Claims:
-        """Those of a process on another machine."""
+        """Return the claims of a process on another machine."""
         claims = Claims(study._storage, study._study_id)
         claims.process = f"elsewhere/{process}"
         return claims
 
-    def test_what_was_valued_is_there_for_the_next_process(self) -> None:
+    def test_the_next_process_continues_from_the_evaluated_plans(self) -> None:
         first = run_study(PlanEvaluator(self.problem), self.settings(10))
-        told: list[int] = []
-        again = run_study(PlanEvaluator(self.problem), self.settings(14), (), told.append)
-        assert (first.trials, again.trials, told[0], sum(told)) == (10, 14, 10, 14)
+        steps: list[int] = []
+        again = run_study(PlanEvaluator(self.problem), self.settings(14), (), steps.append)
+        assert (first.trials, again.trials, steps[0], sum(steps)) == (10, 14, 10, 14)
         assert again.hypervolumes[:10] == first.hypervolumes
         assert again.feasible[: len(first.feasible)] == first.feasible
 
     def test_an_exhausted_space_has_every_plan_once_and_its_true_front(self) -> None:
-        found = run_study(PlanEvaluator(self.problem), self.settings(1000))
+        study = run_study(PlanEvaluator(self.problem), self.settings(1000))
         plans = every_plan(self.problem)
-        assert found.exhausted and found.trials == len(plans)
+        assert study.exhausted and study.trials == len(plans)
         evaluator = PlanEvaluator(self.problem)
         within = [v for v in map(evaluator.evaluate, plans) if evaluator.is_feasible(v)]
         best = nondominated_indices([v.objectives for v in within])
-        assert [v.objectives for v in found.front] == sorted(within[k].objectives for k in best)
+        assert [v.objectives for v in study.front] == sorted(within[k].objectives for k in best)
 
-    def test_two_searches_in_one_store_do_not_disturb_each_other(self) -> None:
-        alone = run_study(PlanEvaluator(self.problem), self.settings(12, "one"))
+    def test_two_studies_in_one_store_do_not_affect_each_other(self) -> None:
+        undisturbed = run_study(PlanEvaluator(self.problem), self.settings(12, "one"))
         run_study(PlanEvaluator(self.problem), self.settings(20, "two"))
-        assert run_study(PlanEvaluator(self.problem), self.settings(12, "one")) == alone
-        beaten = self.study(self.settings(0, "two"))
-        assert len(beaten.trials) == 20
+        assert run_study(PlanEvaluator(self.problem), self.settings(12, "one")) == undisturbed
+        second = self.study(self.settings(0, "two"))
+        assert len(second.trials) == 20
         assert run_study(PlanEvaluator(self.problem), self.settings(20, "one")).hypervolumes[
             :12
-        ] == (alone.hypervolumes)
+        ] == (undisturbed.hypervolumes)
 
-    def test_of_two_processes_that_claim_one_plan_at_most_one_has_it(self) -> None:
+    def test_at_most_one_of_two_processes_claims_a_plan(self) -> None:
         run_study(PlanEvaluator(self.problem), self.settings(1))
         one, other = self.study(self.settings(1)), self.study(self.settings(1))
         mine, theirs = self.claims(one, "1/0"), self.claims(other, "2/0")
@@ -137,11 +138,11 @@ class StoreContract:
         assert not theirs.claim(second, "plan")
         assert theirs.claim(second, "another")
         one.tell(first, state=TrialState.FAIL)
-        assert theirs.claim(second, "plan")  # a failed trial lets go of its plan
+        assert theirs.claim(second, "plan")  # a failed trial releases its plan
         other.tell(second, (1.0, 1.0))
         assert not mine.claim(one.ask(), "plan")
 
-    def test_the_plans_of_a_silent_process_are_free_again(
+    def test_the_plans_of_a_silent_process_are_released(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("search.study.claims.GRACE_SECONDS", 0.05)
@@ -155,30 +156,30 @@ class StoreContract:
         mine.refresh()
         assert "plan" not in mine
 
-    def test_a_trial_that_others_took_away_is_neither_told_nor_missed(self) -> None:
-        """A process that was stopped for long goes on: all its plans are valued, each once."""
+    def test_a_trial_that_another_process_failed_is_repeated(self) -> None:
+        """A process that was paused for long continues: it evaluates each of its plans once."""
         store = self.settings(1).store
 
         class Slow(PlanEvaluator):
             def evaluate(self, plan: SharePlan) -> EvaluatedPlan:
-                if not self._predicted:  # the first one: meanwhile we are taken for dead
+                if not self._predicted:  # the first one: another process takes this one for dead
                     storage = open_store(store)
                     number = storage.get_all_studies()[0]._study_id
                     (trial,) = storage.get_all_trials(number, states=(TrialState.RUNNING,))
                     storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
                 return super().evaluate(plan)
 
-        found = run_study(Slow(self.problem), self.settings(8))
+        study = run_study(Slow(self.problem), self.settings(8))
         states = [t.state for t in self.study(self.settings(8)).trials]
-        assert found.trials == 8
+        assert study.trials == 8
         assert states == [TrialState.FAIL, *[TrialState.COMPLETE] * 8]
 
-    def test_who_joins_what_is_no_search_is_told_so(self) -> None:
+    def test_joining_an_unknown_or_foreign_study_is_refused(self) -> None:
         run_study(PlanEvaluator(self.problem), self.settings(1))
         optuna.create_study(study_name="foreign", storage=open_store(self.where))
-        known = self.settings(1).study_name(self.problem)
+        name = self.settings(1).study_name(self.problem)
         with pytest.raises(
-            NoSuchStudy, match=f"study 'gone': not in this store, which holds .*{known}"
+            NoSuchStudy, match=f"study 'gone': not in this store, which holds .*{name}"
         ):
             join_study(self.where, "gone")
         with pytest.raises(NoSuchStudy, match="study 'foreign': merge-search did not create it"):
@@ -186,9 +187,9 @@ class StoreContract:
         study = self.study(self.settings(1))
         study.set_user_attr("problem", {**study.user_attrs["problem"], "facts": {"a": 1}})
         with pytest.raises(NoSuchStudy, match="another version"):
-            join_study(self.where, known)
+            join_study(self.where, name)
 
-    def test_a_measured_latency_is_refused_to_workers_before_any_trial(self) -> None:
+    def test_workers_cannot_join_a_study_of_measured_latency(self) -> None:
         problem = replace(self.problem, costs=("latency",))
         run_study(PlanEvaluator(problem, lambda plan: 1.0), self.settings(3))
         name = self.settings(3).study_name(problem)
@@ -199,7 +200,7 @@ class StoreContract:
 
 
 def every_plan(problem: Problem) -> list[SharePlan]:
-    """The space, each plan once."""
+    """Return every plan of the space once."""
     slots = problem.space.slots
     names = [slot.name for slot in slots]
     chosen = product(*(slot.choices for slot in slots))
