@@ -35,7 +35,7 @@ from search.metrics.registry import METRICS
 from search.pipelines.open_data import sampling_of
 from search.pipelines.prepare import load_deployment, observe
 from search.statistics.observed import Observed
-from search.statistics.similarity import LAMBDAS
+from search.statistics.similarity import RIDGE_STRENGTHS
 from search.utils.console import ConsoleReporter
 from search.utils.files import write_text
 from search.utils.reporter import Reporter
@@ -150,7 +150,7 @@ def _samples(observed: Observed, shares: Sequence[Share]) -> dict[Grid, dict[Ref
         before = previous_stage(share.donor, layouts_by_model(deployment.facts))
         refs = {share.recipient, share.donor} | ({before} if before else set())
         needed[_grid(deployment, share.recipient)] |= refs
-    seen, _ = split_frames(observed.frames, len(observed.unseen))
+    seen, _ = split_frames(observed.frames, len(observed.held_out))
     samples: dict[Grid, dict[Ref, list[Tensor]]] = {
         grid: {ref: [] for ref in refs} for grid, refs in needed.items()
     }
@@ -174,7 +174,7 @@ def _ridge(donors: Sequence[Tensor], recipient: Tensor) -> LinearMap:
     fit_x, fit_y = _rows(donor[~held]), _rows(recipient[~held])
     held_x, held_y = _rows(donor[held]), _rows(recipient[held])
     errors = {}
-    for strength in LAMBDAS:
+    for strength in RIDGE_STRENGTHS:
         weight, bias = _solved(fit_x, fit_y, strength)
         errors[strength] = float((held_y - held_x @ weight - bias).square().sum())
     weight, bias = _solved(_rows(donor), _rows(recipient), min(errors, key=lambda s: errors[s]))

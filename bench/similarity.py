@@ -49,7 +49,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from search.data.frames import ImageFiles, Sampling, Subset, batch_ranges, folder_frames
 from search.statistics.similarity import Statistics
-from search.statistics.streaming import Moments, Pass, PassSettings
+from search.statistics.streaming import Moments, PassSettings, StreamingPass
 from search.utils.console import ConsoleReporter
 from spaces.batchnorm_fusion import fuse_batchnorms
 from spaces.merged import ModelsByName
@@ -110,7 +110,7 @@ class Setup:
 
     def measure(self, batches: Iterator[Batch] | Sequence[Batch]) -> Moments:
         settings = PassSettings(batch=BATCH)
-        pass_ = Pass(self.fused_models, self.facts, self.pairs.legal, settings)
+        pass_ = StreamingPass(self.fused_models, self.facts, self.pairs.legal, settings)
         for indices, inputs in batches:
             pass_.add(indices, dict.fromkeys(self.fused_models, inputs))
         return pass_.finish()

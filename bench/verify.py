@@ -160,7 +160,7 @@ def _case(config: RunConfig, truth: Mapping[str, Truth] | None, reporter: Report
     bench = EvaluationSetup(
         deployment.fused_models, deployment.facts, observed.maps_for(listed), BATCH
     )
-    means = [mean_known(f) or 0.0 for f in fidelity(bench, listed, observed.unseen, silent)]
+    means = [mean_known(f) or 0.0 for f in fidelity(bench, listed, observed.held_out, silent)]
     best = sorted(range(len(listed)), key=lambda k: -means[k])[:CANDIDATES]
     known = open_truth(config, deployment, frames, reporter) if truth is None else truth
     return Case(deployment, bench, [BASELINE, *(listed[k] for k in sorted(best))], known)

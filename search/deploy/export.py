@@ -61,7 +61,7 @@ class Source:
     @cached_property
     def frames(self) -> list[Frame]:
         """Real frames to check with, which the maps have not seen if there are such."""
-        frames = self.observed.unseen if len(self.observed.unseen) else self.observed.frames
+        frames = self.observed.held_out if len(self.observed.held_out) else self.observed.frames
         return [frames[k] for k in range(min(CHECKED_FRAMES, len(frames)))]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from search.data.frames import Sampling, Subset, batches
 from search.metrics.base import Metric
 from search.metrics.fidelity_cache import Agreement, means
-from search.statistics.observed import Observed, Part
+from search.statistics.observed import FramePart, Observed
 from search.utils.progress import Progress, silent
 from spaces.plan import Share, SharePlan
 from spaces.plan_set import OutputKey, PlanSet
@@ -69,7 +69,7 @@ def agreement_alone(
     """
     sums = dict.fromkeys(shares, 0.0)
     hopeful = [share for share in shares if observed.statistics.explained(share) > HOPELESS]
-    few = Sampling(FRAMES).indices(len(observed.unseen))
+    few = Sampling(FRAMES).indices(len(observed.held_out))
     glance = few[:: len(few) // FIRST or 1]
     pace = _Pace(progress, len(shares), len(few))
     pace.left(hopeful, 0)
@@ -85,16 +85,18 @@ def agreement_alone(
     return Agreement(len(few), sums | {share: first[share] + rest[share] for share in better})
 
 
-def _alone(part: Part, observed: Observed) -> Observed:
+def _alone(part: FramePart, observed: Observed) -> Observed:
     """The part as if its frames, beside those of the first, were all there are."""
-    statistics, frames = part.statistics(), part.unseen.frames
-    return replace(observed, statistics=statistics, frames=frames, unseen=part.unseen, parts=())
+    statistics, frames = part.statistics(), part.held_out.frames
+    return replace(
+        observed, statistics=statistics, frames=frames, held_out=part.held_out, parts=()
+    )
 
 
-def _noted(part: Part, shares: Sequence[Share]) -> Path:
+def _noted(part: FramePart, shares: Sequence[Share]) -> Path:
     """Where the part's agreements of just these shares are, or will be."""
     text = " ".join([str(NOTES_VERSION), *map(str, shares)])
-    return part.notes / f"agreement-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+    return part.cache_folder / f"agreement-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
 
 
 def _in_turns(progress: Progress, turns: int) -> Progress:
@@ -128,15 +130,15 @@ class _Pace:
 
 
 def _agreed(
-    observed: Observed, shares: Sequence[Share], unseen: Sequence[int], progress: Progress
+    observed: Observed, shares: Sequence[Share], held_out: Sequence[int], progress: Progress
 ) -> dict[Share, float]:
-    """Agreement of each share's recipient with itself unmerged, summed over unseen frames.
+    """Agreement of each share's recipient with itself unmerged, summed over held-out frames.
 
     `progress` hears how many frames all of them have seen so far.
 
     Source: `spaces.stages.StagedModel.agreement`.
     """
-    if not unseen:
+    if not held_out:
         return dict.fromkeys(shares, 0.0)
     models = observed.deployment.fused_models
     plans = [SharePlan((share,)) for share in shares]
@@ -145,7 +147,7 @@ def _agreed(
     )
     baseline, *merged = together.outputs
     sums: dict[OutputKey, float] = dict.fromkeys(together.distinct, 0.0)
-    frames = Subset(observed.unseen, tuple(unseen))
+    frames = Subset(observed.held_out, tuple(held_out))
     for indices, pictures in batches(frames, BATCH):
         inputs = {name: models[name].prepare_frames(pictures) for name in together.inputs_read}
         originals = {}

@@ -11,7 +11,7 @@ from torch import Tensor
 from search.data.frames import FrameSet, batches
 from search.metrics.base import Metric
 from search.statistics.observed import Observed
-from search.statistics.streaming import Matrix
+from search.statistics.streaming import FloatMatrix
 from search.utils.progress import Progress, silent
 from spaces.inputs import Frame
 from spaces.plan import Ref, Share
@@ -39,9 +39,9 @@ class WeightedExplained(Metric):
     ) -> dict[Share, float]:
         models = observed.deployment.fused_models
         recipients = dict.fromkeys(share.recipient.model for share in shares)
-        weights: dict[Ref, Matrix] = {}
+        weights: dict[Ref, FloatMatrix] = {}
         for name in recipients:
-            weights |= fisher(models[name], observed.unseen)
+            weights |= fisher(models[name], observed.held_out)
         values = {}
         for share in shares:
             residual, weight = observed.statistics.residual(share), weights[share.recipient]
@@ -52,14 +52,14 @@ class WeightedExplained(Metric):
         return values
 
 
-def fisher(model: StagedModel, frames: FrameSet) -> dict[Ref, Matrix]:
+def fisher(model: StagedModel, frames: FrameSet) -> dict[Ref, FloatMatrix]:
     """Fisher information of the answer about each representation, (channels, channels).
 
     Summed over positions, averaged over frames, estimated by `DRAWS` seeded random projections
     of twice the square roots of the probabilities: their Jacobian's product is the Fisher
     information. One backward pass per projection serves all stages.
     """
-    sums: dict[Ref, Matrix] = {}
+    sums: dict[Ref, FloatMatrix] = {}
     for indices, pictures in batches(frames, BATCH):
         representations, roots = _traced(model, pictures)
         generator = torch.Generator().manual_seed(indices.start)
@@ -83,7 +83,7 @@ def _traced(model: StagedModel, pictures: list[Frame]) -> tuple[dict[Ref, Tensor
     return {Ref(model.name, stage): value for stage, value in stages.items()}, roots
 
 
-def _squared(gradient: Tensor) -> Matrix:
+def _squared(gradient: Tensor) -> FloatMatrix:
     """(channels, channels) sum over frames and positions of the products of a gradient."""
     rows = gradient if gradient.dim() == 2 else gradient.permute(0, 2, 3, 1).flatten(0, 2)
     rows = rows.double()

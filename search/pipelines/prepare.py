@@ -32,9 +32,9 @@ from search.pipelines.statistics_cache import (
     sum_moments,
 )
 from search.report.console_tables import print_stages
-from search.statistics.observed import Observed, Part
+from search.statistics.observed import FramePart, Observed
 from search.statistics.similarity import Statistics
-from search.statistics.storage import load
+from search.statistics.storage import read_moments
 from search.study.problem import Problem
 from search.utils.reporter import Reporter
 from spaces.cost import CostModel
@@ -149,14 +149,14 @@ def observe(
         BadFrames: there are too few frames, or a part has too few.
     """
     held_out_count = config.verify.fidelity_frames
-    seen, unseen = split_frames(frames, held_out_count)
-    config.pass_settings.demand(len(seen))
+    seen, held_out = split_frames(frames, held_out_count)
+    config.pass_settings.check_frame_count(len(seen))
     reporter.step(f"Statistics of every stage over {len(seen)} frames, one pass")
     halves = split_parts(frames, held_out_count)
     measured = (load_or_measure_moments(config, deployment, part, reporter) for part, _ in halves)
     statistics = Statistics(sum_moments(measured), deployment.facts)
     parts = _parts(config, deployment, halves, statistics)
-    return Observed(deployment, statistics, frames, unseen, parts)
+    return Observed(deployment, statistics, frames, held_out, parts)
 
 
 def drop_cached_statistics(config: RunConfig, deployment: Deployment, part: FrameSet) -> None:
@@ -175,7 +175,7 @@ def _parts(
     deployment: Deployment,
     halves: Sequence[tuple[Subset, Subset]],
     statistics: Statistics,
-) -> tuple[Part, ...]:
+) -> tuple[FramePart, ...]:
     """Return each part with its statistics. `statistics` are those of all parts together.
 
     A part depends on itself and on the first part only, so its cached values stay valid when
@@ -183,7 +183,7 @@ def _parts(
     """
     keys = [statistics_key(config, deployment, seen) for seen, _ in halves]
     parts = []
-    for number, (_, unseen) in enumerate(halves):
+    for number, (_, held_out) in enumerate(halves):
         fitted_on = list(dict.fromkeys((keys[0], keys[number])))
         files = [statistics_path(config, key) for key in fitted_on]
         load_statistics = (
@@ -191,13 +191,15 @@ def _parts(
             if len(fitted_on) < len(halves)
             else (lambda: statistics)
         )
-        notes = config.cache_folder / "notes" / _hash(*fitted_on, unseen.hash, config.dtype)
-        parts.append(Part(unseen, load_statistics, notes))
+        cache_folder = (
+            config.cache_folder / "notes" / _hash(*fitted_on, held_out.hash, config.dtype)
+        )
+        parts.append(FramePart(held_out, load_statistics, cache_folder))
     return tuple(parts)
 
 
 def _read_statistics(files: Sequence[Path], deployment: Deployment) -> Statistics:
-    return Statistics(sum_moments(load(file).moments for file in files), deployment.facts)
+    return Statistics(sum_moments(read_moments(file).moments for file in files), deployment.facts)
 
 
 def _hash(*texts: str) -> str:

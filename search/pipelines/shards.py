@@ -9,8 +9,8 @@ from search.config.run import RunConfig
 from search.data.frames import BadFrames, Subset, parts_of, split_frames
 from search.pipelines.prepare import load_deployment, open_frames
 from search.pipelines.statistics_cache import measure_moments, statistics_key, statistics_path
-from search.statistics.storage import BadStatistics, Saved, load, save
-from search.statistics.streaming import WHOLE, Shard
+from search.statistics.storage import BadStatistics, StoredMoments, read_moments, write_moments
+from search.statistics.streaming import ALL_BATCHES, Shard
 from search.utils.reporter import Reporter
 
 SHARD_FOLDER = "stats"
@@ -24,12 +24,12 @@ def measure_shard(config: RunConfig, shard: Shard, reporter: Reporter) -> Path:
     """
     deployment = load_deployment(config, reporter)
     frames = statistics_frames(config, reporter)
-    config.pass_settings.demand(len(frames))
+    config.pass_settings.check_frame_count(len(frames))
     key = statistics_key(config, deployment, frames)
     reporter.step(f"Statistics of every stage, shard {shard}")
     moments = measure_moments(config, deployment, frames, reporter, shard)
     path = config.out_folder / SHARD_FOLDER / f"{shard.number}-of-{shard.count}.safetensors"
-    save(path, Saved(moments, key, shard))
+    write_moments(path, StoredMoments(moments, key, shard))
     return path
 
 
@@ -50,7 +50,7 @@ def merge_shards(config: RunConfig, files: Sequence[Path], reporter: Reporter) -
     reporter.step(f"Summing {len(shard_files)} shards")
     path = statistics_path(config, key)
     with reporter.working("shards"):
-        save(path, Saved(_sum_shards(shard_files, key).moments, key, WHOLE))
+        write_moments(path, StoredMoments(_sum_shards(shard_files, key).moments, key, ALL_BATCHES))
     return path
 
 
@@ -69,7 +69,7 @@ def statistics_frames(config: RunConfig, reporter: Reporter) -> Subset:
     return split_frames(frames, config.verify.fidelity_frames)[0]
 
 
-def _sum_shards(files: Sequence[Path], key: str) -> Saved:
+def _sum_shards(files: Sequence[Path], key: str) -> StoredMoments:
     first, *others = files
     total = _load_shard(first, key)
     file_by_number = {total.shard.number: first}
@@ -94,8 +94,8 @@ def _sum_shards(files: Sequence[Path], key: str) -> Saved:
     return total
 
 
-def _load_shard(file: Path, key: str) -> Saved:
-    saved = load(file)
+def _load_shard(file: Path, key: str) -> StoredMoments:
+    saved = read_moments(file)
     if saved.key != key:
         raise BadStatistics(
             f"{file} is not of this config: its models, weights, frames or statistics settings "

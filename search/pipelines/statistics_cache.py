@@ -8,8 +8,8 @@ from pathlib import Path
 
 from search.config.run import RunConfig
 from search.data.frames import FrameSet
-from search.statistics.storage import Saved, load, save
-from search.statistics.streaming import WHOLE, Moments, Shard, measure
+from search.statistics.storage import StoredMoments, read_moments, write_moments
+from search.statistics.streaming import ALL_BATCHES, Moments, Shard, accumulate_moments
 from search.utils.files import make_folder
 from search.utils.reporter import Reporter
 from spaces.deployment import Deployment
@@ -39,14 +39,14 @@ def measure_moments(
     deployment: Deployment,
     frames: FrameSet,
     reporter: Reporter,
-    shard: Shard = WHOLE,
+    shard: Shard = ALL_BATCHES,
 ) -> Moments:
     """Run the models once over one shard of the frames and accumulate their moments."""
     settings = config.pass_settings
     total = sum(len(batch) for batch in shard.of(settings.batches(frames)))
     legal_pairs = deployment.pairs.legal
     with reporter.progress("frames", total) as progress:
-        return measure(
+        return accumulate_moments(
             deployment.fused_models,
             deployment.facts,
             legal_pairs,
@@ -66,10 +66,10 @@ def load_or_measure_moments(
     if path.is_file():
         reporter.say("  cached from an earlier run on the same models and frames")
         with reporter.working("reading the cache"):
-            return load(path).moments
+            return read_moments(path).moments
     moments = measure_moments(config, deployment, frames, reporter)
     with reporter.working("writing the cache"):
-        save(path, Saved(moments, key, WHOLE))
+        write_moments(path, StoredMoments(moments, key, ALL_BATCHES))
     return moments
 
 

@@ -86,7 +86,7 @@ def measure_plans(
         given_frames = inputs.fidelity_frames(frames, truth)
     with timings.timing("statistics"):
         observed = observe(config, deployment, frames, reporter)
-        fidelity_frames = observed.unseen if given_frames is None else given_frames
+        fidelity_frames = observed.held_out if given_frames is None else given_frames
         with reporter.working("linear maps"):
             maps = observed.maps_for([SharePlan.from_dict(record.plan) for record in plans])
     with timings.timing("verification"):

@@ -6,17 +6,18 @@ import torch
 from torch import Tensor
 
 CHUNK = 1 << 15
-"""Values of each frame handled at a time: 32 of them lie in the processor's cache."""
+"""Values of each frame in one chunk, so that a batch of 32 frames fits into the cache."""
 PIECE = 1 << 12
-"""Values summed in float32; the pieces' sums are added up in float64."""
+"""Values that are summed in float32; the sums of the pieces are added in float64."""
 
 
 def gram(representation: Tensor) -> Tensor:
-    """(batch, batch) float64 inner products of the frames' deviations from the first frame.
+    """Return the (batch, batch) Gram matrix of a batch, float64.
 
-    Divided by the number of values in a frame's representation. Taking deviations changes no
-    U-centred Gram, and keeps float32 honest where the mean is far above them; from the first
-    frame they cost one pass over memory, from the mean two.
+    Its entries are the inner products of the frames' deviations from the first frame, divided by
+    the number of values in a frame's representation. Deviations leave the U-centred Gram as it is,
+    and keep float32 accurate where the mean is far above them. Deviations from the first frame
+    take one pass over memory, deviations from the mean take two.
     """
     flat = _flat(representation)
     batch, values = flat.shape
@@ -31,11 +32,11 @@ def gram(representation: Tensor) -> Tensor:
 
 
 def u_centred(gram: Tensor) -> Tensor:
-    """U-centred Gram matrices (..., n, n) of Gram matrices.
+    """Return the U-centred Gram matrices (..., n, n) of Gram matrices.
 
     <u_centred(K), u_centred(L)> is n (n - 3) times the unbiased HSIC(K, L).
 
-    Source: Szekely and Rizzo 2014, definition 3; it is Song et al. 2012, equation 5.
+    Source: Szekely and Rizzo 2014, definition 3; equal to Song et al. 2012, equation 5.
     """
     n = gram.shape[-1]
     gram = gram - torch.diag_embed(gram.diagonal(dim1=-2, dim2=-1))
@@ -46,7 +47,7 @@ def u_centred(gram: Tensor) -> Tensor:
 
 
 def _flat(representation: Tensor) -> Tensor:
-    """(batch, values) without a copy, in whatever order the values lie in memory."""
+    """Return (batch, values) without a copy; the order of the values is that in memory."""
     if representation.dim() == 4 and not representation.is_contiguous():
         representation = representation.permute(0, 2, 3, 1)
     return representation.reshape(len(representation), -1)

@@ -1,4 +1,4 @@
-"""A deployment, and what one pass over the frames has taught of it."""
+"""A deployment with the statistics that one pass over its frames has measured."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from spaces.precision import round_map
 
 
 @dataclass(frozen=True)
-class Part:
-    """One of the sets that the frames came in: nothing of it depends on any but the first."""
+class FramePart:
+    """One of the sets of frames. Its numbers depend on no other set but the first."""
 
-    unseen: Subset
-    """Those of its frames that no statistics have seen."""
+    held_out: Subset
+    """The frames that no statistics were measured on."""
     statistics: Callable[[], Statistics]
-    """Of it and of the first part; they are read, and solved, only if they are asked for."""
-    notes: Path
-    """A folder for what is measured on it; another one for other models, frames or settings."""
+    """Returns the statistics of this part and the first one; loads them at the first call."""
+    cache_folder: Path
+    """Folder for measurements on this part; different for other models, frames or settings."""
 
 
 @dataclass(frozen=True)
 class Observed:
-    """A deployment seen on frames: their statistics, and the frames kept for fidelity."""
+    """A deployment with the statistics of its frames, and the frames held out for fidelity."""
 
     deployment: Deployment
     statistics: Statistics
     frames: FrameSet
-    unseen: Subset
-    """Frames that the statistics have not seen."""
-    parts: tuple[Part, ...] = ()
-    """The sets that the frames came in; none where nothing is to be remembered."""
+    held_out: Subset
+    """The frames that the statistics were not measured on."""
+    parts: tuple[FramePart, ...] = ()
+    """The sets of frames; empty if no measurement is to be cached."""
 
     def maps_for(self, plans: Sequence[SharePlan]) -> dict[Share, LinearMap]:
-        """The closed-form maps that the plans' linear shares need."""
+        """Return the closed-form map of each linear share, at the deployment's precision."""
         shares = {share for plan in plans for share in plan.shares}
         linear = sorted(share for share in shares if share.adapter.kind == "linear")
-        fitted = self.statistics.linear_maps(linear)
-        return {s: round_map(fit, self.deployment.dtype) for s, fit in fitted.items()}
+        maps = self.statistics.linear_maps(linear)
+        return {s: round_map(fitted, self.deployment.dtype) for s, fitted in maps.items()}

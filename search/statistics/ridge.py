@@ -8,20 +8,20 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from search.statistics.second_moments import Pooled
+from search.statistics.second_moments import PooledMoments
 from spaces.plan import Ref
 
-WIDE, STEADY = 512, 1e-3
-"""Of donors with more channels, none quieter than this part of their mean variance, strengths are
-compared in float32: R² is the same to 1e-6, in half the time."""
+FLOAT32_CHANNELS, FLOAT32_VARIANCE = 512, 1e-3
+"""Strengths are compared in float32, in half the time, for donors with more channels of which none
+varies less than this part of their mean variance; R² stays the same to 1e-6."""
 
 
 @dataclass(frozen=True)
-class Regression:
-    """Covariances of one donor with recipients side by side, about known means; in float64.
+class RidgeRegression:
+    """Covariances of one donor with all recipients side by side, about fixed means; in float64.
 
-    Of fewer rows than the donor has channels, the covariances are those in a basis of what the
-    rows span: nothing else of the donor takes part in any solution.
+    If there are fewer rows than donor channels, the covariances are given in a basis of the span
+    of the rows: no other direction contributes to a solution.
     """
 
     donor_mean: Tensor
@@ -29,48 +29,54 @@ class Regression:
     recipient_mean: Tensor
     """(all recipients' channels,)"""
     variance: float
-    """The donor's mean variance per channel, to which strengths are relative."""
+    """The donor's mean variance per channel; strengths are relative to it."""
     basis: Tensor | None
-    """(donor channels, dimensions) orthonormal; None for the channels themselves."""
+    """(donor channels, dimensions), orthonormal; None stands for the channels themselves."""
     xx: Tensor
     """(dimensions, dimensions)"""
     xy: Tensor
     """(dimensions, all recipients' channels)"""
 
     @classmethod
-    def of(cls, donor: Ref, recipients: Sequence[Ref], moments: Pooled) -> Regression:
-        """About the moments' own means."""
+    def of(cls, donor: Ref, recipients: Sequence[Ref], moments: PooledMoments) -> RidgeRegression:
+        """Return the regression about the moments' own means."""
         x, y = moments.mean(donor), moments.mean(*recipients)
         xx, xy = moments.square(donor, x), moments.product(donor, recipients, (x, y))
         variance = max(float(xx.trace()) / len(xx), torch.finfo(torch.float64).tiny)
         basis = _span(xx, moments.count) if moments.count < len(xx) else None
         return cls(x, y, variance, basis, _inside(basis, xx), _in_rows(basis, xy))
 
-    def on(self, donor: Ref, recipients: Sequence[Ref], moments: Pooled) -> Regression:
-        """The same of other moments, about these means and in this basis."""
+    def on(self, donor: Ref, recipients: Sequence[Ref], moments: PooledMoments) -> RidgeRegression:
+        """Return the regression of other moments, about these means and in this basis."""
         about = (self.donor_mean, self.recipient_mean)
         xx, xy = moments.square(donor, about[0]), moments.product(donor, recipients, about)
         return replace(self, xx=_inside(self.basis, xx), xy=_in_rows(self.basis, xy))
 
-    def solution(self, strength: float) -> Solution:
-        """That of (S_xx + strength * variance * I) W = S_xy."""
+    def solution(self, strength: float) -> RidgeSolution:
+        """Return the W that solves (S_xx + strength * variance * I) W = S_xy."""
         penalty = strength * self.variance
         system = self.xx + penalty * torch.eye(len(self.xx), dtype=torch.float64)
         inside = torch.cholesky_solve(self.xy, torch.linalg.cholesky(system))
         # From the equation that W solves, S_xx W is S_xy less the penalty.
         seen = self.xy - penalty * inside
-        return Solution(inside if self.basis is None else self.basis @ inside, inside, seen)
+        return RidgeSolution(inside if self.basis is None else self.basis @ inside, inside, seen)
 
-    def gains(self, held: Regression, widths: Sequence[int], strengths: Sequence[float]) -> Tensor:
-        """How much of each recipient's held-out sum of squares each strength's map explains.
+    def gains(
+        self, held: RidgeRegression, widths: Sequence[int], strengths: Sequence[float]
+    ) -> Tensor:
+        """Return how much of each recipient's held-out squares each strength's map explains.
 
-        `held` is this regression on other moments; `widths` are the recipients' channels. Returns
-        2 tr(W^T H_xy) - tr(W^T H_xx W) as (strengths, recipients), where W is the solution. In
-        the eigenvectors of S_xx those of all strengths are one matrix with its rows rescaled.
+        `held` is this regression on the held-out moments; `widths` are the recipients' channels.
+        The result is 2 tr(W^T H_xy) - tr(W^T H_xx W), (strengths, recipients), where W is the
+        solution. In the eigenvectors of S_xx the solutions of all strengths are one matrix with
+        rescaled rows.
         """
         values, vectors = torch.linalg.eigh(self.xx)
         inverse = torch.stack([self._inverse(values, strength) for strength in strengths])
-        steady = len(values) > WIDE and float(values.min()) > STEADY * self.variance
+        steady = (
+            len(values) > FLOAT32_CHANNELS
+            and float(values.min()) > FLOAT32_VARIANCE * self.variance
+        )
         kind = torch.float32 if steady else torch.float64
         inverse, vectors = inverse.to(kind), vectors.to(kind)
         seen = vectors.T @ held.xx.to(kind) @ vectors
@@ -88,13 +94,13 @@ class Regression:
         return torch.stack(gains, dim=1).double()
 
     def _inverse(self, values: Tensor, strength: float) -> Tensor:
-        """A donor that does not vary explains nothing."""
+        """Return 1 / (eigenvalue + penalty); 0 for a donor that does not vary."""
         damped = values.clamp(min=0) + strength * self.variance
         return torch.where(values.max() > 0, 1 / damped, torch.zeros_like(values))
 
 
 @dataclass(frozen=True)
-class Solution:
+class RidgeSolution:
     """A ridge map W, in the donor's channels and in the regression's basis."""
 
     weight: Tensor
@@ -106,29 +112,29 @@ class Solution:
 
     @property
     def predicted(self) -> Tensor:
-        """(recipients' channels,) variances of what it predicts: those of W^T S_xx W."""
+        """(recipients' channels,): variances of the predictions, the diagonal of W^T S_xx W."""
         return (self.inside * self.seen).sum(0)
 
-    def split(self, widths: Sequence[int]) -> list[Solution]:
-        """The map to each recipient, by their channels."""
+    def split(self, widths: Sequence[int]) -> list[RidgeSolution]:
+        """Return the map to each recipient, of the given numbers of channels."""
         matrices = (self.weight, self.inside, self.seen)
         parts = zip(*(torch.split(matrix, list(widths), 1) for matrix in matrices), strict=True)
-        return [Solution(*part) for part in parts]
+        return [RidgeSolution(*part) for part in parts]
 
-    def at_rank(self, rank: int) -> Solution:
-        """The map of that rank whose predictions are nearest to this one's.
+    def at_rank(self, rank: int) -> RidgeSolution:
+        """Return the map of that rank whose predictions are nearest to this map's.
 
         Source: reduced-rank regression, Izenman 1975: a projection onto the first principal
-        components of what is predicted.
+        components of the predictions.
         """
         covariance = self.inside.T @ self.seen
         components = torch.linalg.eigh((covariance + covariance.T) / 2).eigenvectors[:, -rank:]
         onto = components @ components.T
-        return Solution(self.weight @ onto, self.inside @ onto, self.seen @ onto)
+        return RidgeSolution(self.weight @ onto, self.inside @ onto, self.seen @ onto)
 
 
 def _span(square: Tensor, rank: int) -> Tensor:
-    """(channels, rank) orthonormal basis of the range of a covariance of that rank at most.
+    """(channels, rank): orthonormal basis of the range of a covariance of at most that rank.
 
     Source: Halko, Martinsson and Tropp 2011, algorithm 4.1.
     """

@@ -1,4 +1,4 @@
-"""Which positions of a grid the pass looks at, and a representation's values there."""
+"""Sampled positions of a grid, and the values of a representation there."""
 
 from __future__ import annotations
 
@@ -13,54 +13,55 @@ from torch import Tensor
 from spaces.adapters import resize
 from spaces.stages import Grid
 
-HELD_EVERY = 4
+HELD_OUT_EVERY = 4
 """Every fourth frame is held out."""
-GOLDEN = (5**0.5 - 1) / 2
+GOLDEN_RATIO = (5**0.5 - 1) / 2
 
 
 @dataclass(frozen=True)
 class PositionSampling:
-    """At most `positions` of each frame and grid, from a start that `seed` and the frame give."""
+    """At most `positions` of each frame and grid, drawn from `seed` and the frame's index."""
 
     positions: int
     seed: int
 
     def count(self, grid: Grid) -> int:
-        """How many positions of each frame are taken on the grid."""
+        """Return the number of positions of each frame that are sampled on the grid."""
         if grid is None:
             return 1
         return min(self.positions, grid[0] * grid[1])
 
 
 @dataclass(frozen=True)
-class Batch:
-    """The frames of a batch: those to fit on first, then those held out."""
+class FoldedBatch:
+    """The frames of a batch, divided into the two folds: fit first, then held out."""
 
     indices: range
-    """Of the frames in the whole set."""
+    """The frames' indices in the whole set."""
 
     @cached_property
     def order(self) -> tuple[int, ...]:
-        """Places in the batch, fit frames first."""
-        return tuple(sorted(range(len(self.indices)), key=lambda k: (self._held(k), k)))
+        """Places in the batch, those of the fit fold first."""
+        return tuple(sorted(range(len(self.indices)), key=lambda k: (self._held_out(k), k)))
 
     @cached_property
-    def fitted(self) -> int:
-        return sum(not self._held(k) for k in range(len(self.indices)))
+    def fit_count(self) -> int:
+        """Number of frames in the fit fold."""
+        return sum(not self._held_out(k) for k in range(len(self.indices)))
 
-    def _held(self, place: int) -> bool:
-        return self.indices[place] % HELD_EVERY == HELD_EVERY - 1
+    def _held_out(self, place: int) -> bool:
+        return self.indices[place] % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
 
 
-class Spots:
-    """The sampled positions of one grid in one batch; rows of all fit frames come first."""
+class SampledPositions:
+    """The sampled positions of one grid in one batch; the rows of the fit fold come first."""
 
     def __init__(
-        self, grid: Grid, batch: Batch, sampling: PositionSampling, device: torch.device
+        self, grid: Grid, batch: FoldedBatch, sampling: PositionSampling, device: torch.device
     ) -> None:
         self.grid = grid
         per_frame = sampling.count(grid)
-        self.fitted = batch.fitted * per_frame
+        self.fit_rows = batch.fit_count * per_frame
         self._device = device
         frames = np.array(batch.order)
         self._frames = torch.from_numpy(np.repeat(frames, per_frame)).to(device)
@@ -69,19 +70,22 @@ class Spots:
         self._taps: dict[Grid, tuple[Tensor, Tensor]] = {}
 
     def direct(self, rows: Tensor) -> Tensor:
-        """Of (frames x positions of this grid, channels), the rows at the spots."""
+        """Return the sampled rows of (frames x positions of this grid, channels)."""
         size = 1 if self.grid is None else self.grid[0] * self.grid[1]
         return rows.index_select(0, self._frames * size + self._places)
 
     def interpolated(self, rows: Tensor, grid: tuple[int, int]) -> Tensor:
-        """The same for rows of another grid whose resize to this one is bilinear."""
+        """Return the sampled rows, interpolated from the rows of another grid.
+
+        The resize from that grid to this one has to be bilinear.
+        """
         if grid not in self._taps:
             self._taps[grid] = self._bilinear(grid)
         index, weight = self._taps[grid]
         return F.embedding_bag(index, rows, per_sample_weights=weight.to(rows.dtype), mode="sum")
 
     def _bilinear(self, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """(spots, up to 4) neighbours of each spot among the rows, and their weights."""
+        """(samples, up to 4): rows around each sampled position, and their weights."""
         assert self.grid is not None
         row, column = self._places // self.grid[1], self._places % self.grid[1]
         (i, u), (j, v) = (
@@ -96,42 +100,45 @@ class Spots:
 
 
 class Pyramid:
-    """One representation of a batch, on whichever grid it is asked for."""
+    """One representation of a batch, resized to any grid; coarser grids reuse finer ones."""
 
     def __init__(self, representation: Tensor) -> None:
-        if representation.dim() == 4:  # so that rows of it cost no copy
+        if representation.dim() == 4:  # rows of it need no copy
             representation = representation.contiguous(memory_format=torch.channels_last)
         self._own = representation
-        self._known: dict[Grid, Tensor] = {_grid_of(representation): representation}
+        self._by_grid: dict[Grid, Tensor] = {_grid_of(representation): representation}
 
-    def rows(self, spots: Spots) -> Tensor:
-        """(spots, channels): the values that `resize` to the spots' grid gives there."""
+    def rows(self, spots: SampledPositions) -> Tensor:
+        """(samples, channels): the values of `resize` to the samples' grid at these positions."""
         grid = _grid_of(self._own)
         if grid is not None and spots.grid is not None and not _pools(grid, spots.grid):
             return spots.interpolated(_as_rows(self._own), grid)
         return spots.direct(_as_rows(self.at(spots.grid)))
 
     def at(self, grid: Grid) -> Tensor:
-        """What `resize` gives: halving a grid time and again is the same as pooling it at once."""
-        if grid not in self._known:
-            self._known[grid] = self._coarser(grid)
-        return self._known[grid]
+        """Return what `resize` gives. Halving a grid repeatedly equals pooling it in one step."""
+        if grid not in self._by_grid:
+            self._by_grid[grid] = self._coarser(grid)
+        return self._by_grid[grid]
 
     def _coarser(self, grid: Grid) -> Tensor:
         own = _grid_of(self._own)
         if own is None:
             return resize(self._own, grid)
         if grid is None:
-            smallest = min((known for known in self._known if known), key=lambda g: g[0] * g[1])
+            smallest = min(
+                (known_grid for known_grid in self._by_grid if known_grid),
+                key=lambda g: g[0] * g[1],
+            )
             even = _is_halved(own, smallest)
-            return resize(self._known[smallest] if even else self._own, None)
+            return resize(self._by_grid[smallest] if even else self._own, None)
         if _is_halved(own, grid):
             return F.avg_pool2d(self.at((2 * grid[0], 2 * grid[1])), 2)
         return resize(self._own, grid)
 
 
 def _as_rows(values: Tensor) -> Tensor:
-    """(batch x positions, channels), without a copy where the tensor is channels-last."""
+    """Return (batch x positions, channels), without a copy if the tensor is channels-last."""
     if values.dim() == 2:
         return values
     return values.permute(0, 2, 3, 1).reshape(-1, values.shape[1])
@@ -142,13 +149,13 @@ def _grid_of(values: Tensor) -> Grid:
 
 
 def _pools(grid: tuple[int, int], coarser: tuple[int, int]) -> bool:
-    """Whether `resize` takes averages, or has nothing to do, rather than interpolate."""
+    """Return whether `resize` averages, or has nothing to do, instead of interpolating."""
     both = all(big >= 2 * small for big, small in zip(grid, coarser, strict=True))
     return grid == coarser or both
 
 
 def _is_halved(grid: tuple[int, int], coarser: tuple[int, int]) -> bool:
-    """Whether the coarser grid is the grid halved on both sides any number of times."""
+    """Return whether halving both sides of the grid, any number of times, gives the coarser."""
     times, rest = divmod(grid[0], coarser[0])
     same = rest == 0 and grid[1] == times * coarser[1]
     return same and times & (times - 1) == 0
@@ -157,20 +164,20 @@ def _is_halved(grid: tuple[int, int], coarser: tuple[int, int]) -> bool:
 def _places(
     grid: Grid, frames: np.ndarray[tuple[int], np.dtype[np.int64]], count: int, seed: int
 ) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """Evenly spaced positions of each frame, (frames x count,), from a start of its own.
+    """(frames x count,): evenly spaced positions of each frame, with a start for each frame.
 
-    The starts run through a golden-ratio sequence, so that over the frames every position is
-    taken equally often, and a frame's depend on the seed and its own index alone.
+    The starts form a golden-ratio sequence. So over the frames every position is sampled equally
+    often, and the positions of a frame depend only on the seed and its index.
     """
     size = 1 if grid is None else grid[0] * grid[1]
-    starts = (np.random.default_rng(seed).random() + frames * GOLDEN) % 1.0
+    starts = (np.random.default_rng(seed).random() + frames * GOLDEN_RATIO) % 1.0
     return ((starts[:, None] + np.arange(count)) * (size / count)).astype(np.int64).ravel()
 
 
 @cache
 def _neighbours(size: int, wanted: int) -> tuple[Tensor, Tensor]:
-    """(wanted, 1 or 2) places along a side, and their weights, read off `resize` itself."""
+    """(wanted, 1 or 2): places along a side, and their weights, taken from `resize` itself."""
     one_hot = torch.eye(size).reshape(1, size, size, 1)
     weights = resize(one_hot, (wanted, 1))[0, :, :, 0].T
-    found = weights.topk(min(2, size), dim=1)
-    return found.indices, found.values
+    largest = weights.topk(min(2, size), dim=1)
+    return largest.indices, largest.values

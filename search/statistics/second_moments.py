@@ -1,4 +1,4 @@
-"""Second moments of representations side by side: counts, means and scatter matrices, additive."""
+"""Second moments of representations side by side: additive counts, means and scatter matrices."""
 
 from __future__ import annotations
 
@@ -14,32 +14,33 @@ from spaces.plan import Ref
 from spaces.shares import Pair
 
 SQUARE_BLOCK = 320
-"""A wide square is worked out in rows of this height, right of its diagonal only."""
-NARROW = 512
-"""Squares of so few channels are worked out in float64, which costs next to nothing.
+"""A wide square matrix is computed in blocks of this height, right of its diagonal only."""
+FLOAT64_CHANNELS = 512
+"""Squares of at most this many channels are computed in float64, which costs very little.
 
-They may be nearly singular, and float32's rounding of such a square is seen in R².
+They may be nearly singular, and then the rounding of float32 would show in R².
 """
 
 
 @dataclass(frozen=True)
-class Columns:
+class GridColumns:
     """The representations that are read on one grid, side by side, model by model.
 
-    Each model's row begins with its recipients, the representations that live on the grid; those
-    that are only donors there, resized, come after.
+    Each model's row begins with its recipients, the representations of this grid. Its donors of
+    other grids, resized to this one, come after them.
     """
 
     recipients: Mapping[str, tuple[Ref, ...]]
     donors: Mapping[str, tuple[Ref, ...]]
-    """Those that are donors only."""
+    """Representations that are only donors on this grid."""
     channels: Mapping[Ref, int]
+    """Number of channels of each representation."""
     couples: tuple[tuple[str, str], ...]
-    """Every two models with a pair between them, each two once."""
+    """Every two models with a pair between them, once."""
 
     @classmethod
-    def of(cls, pairs: Sequence[Pair], channels: Mapping[Ref, int]) -> Columns:
-        """The columns that the pairs need, in the order in which `channels` has them."""
+    def of(cls, pairs: Sequence[Pair], channels: Mapping[Ref, int]) -> GridColumns:
+        """Return the columns that the pairs need, in the order of `channels`."""
         recipients = {pair.recipient for pair in pairs}
         donors = {pair.donor for pair in pairs} - recipients
         used = {ref: width for ref, width in channels.items() if ref in recipients | donors}
@@ -54,7 +55,7 @@ class Columns:
 
     @cached_property
     def spans(self) -> Mapping[Ref, slice]:
-        """Where each representation stands in its model's row."""
+        """The columns of each representation in its model's row."""
         spans: dict[Ref, slice] = {}
         for model in self.recipients:
             start = 0
@@ -64,24 +65,28 @@ class Columns:
         return spans
 
     def of_model(self, model: str) -> tuple[Ref, ...]:
+        """Return the representations of a model's row, in order."""
         return self.recipients[model] + self.donors[model]
 
     def width(self, model: str) -> int:
+        """Return the number of columns of a model's row."""
         return sum(self.channels[ref] for ref in self.of_model(model))
 
     def recipient_width(self, model: str) -> int:
+        """Return the number of columns of a model's recipients."""
         return sum(self.channels[ref] for ref in self.recipients[model])
 
     def recipients_of(self, donor: Ref) -> tuple[Ref, ...]:
-        """The representations on the grid that the donor is paired with."""
+        """Return the recipients on the grid that the donor is paired with."""
         partners = {m for two in self.couples if donor.model in two for m in two} - {donor.model}
         return tuple(r for m, refs in self.recipients.items() if m in partners for r in refs)
 
     def blocks(self) -> Iterator[tuple[str, str, slice, slice]]:
-        """Two models, and the columns of each whose products are kept.
+        """Yield two models and the columns of each whose products are stored.
 
-        Of each couple the first one's recipients with all of the second, then the second one's
-        recipients with what is only a donor of the first: every legal pair once, whichever way.
+        For each couple, first the recipients of the first model with all columns of the second,
+        then the recipients of the second with the first's donors of other grids. So every legal
+        pair, in either direction, is stored once.
         """
         for one, other in self.couples:
             cut = self.recipient_width(one)
@@ -95,20 +100,20 @@ class Columns:
 class SecondMoments:
     """Count, means, and sums of products of deviations from the means, of one grid and fold.
 
-    Rows are sampled positions. Keeping deviations from the means, rather than sums of products,
-    costs no digits where the means are far above the deviations.
+    Rows are sampled positions. Sums of products of deviations, unlike sums of products, lose no
+    digits where the means are far above the deviations.
 
-    Source: Chan, Golub and LeVeque 1983, for the addition of two of them.
+    Source: Chan, Golub and LeVeque 1983, for adding two of them.
     """
 
-    columns: Columns
+    columns: GridColumns
     count: int = 0
     means: dict[str, Tensor] = field(default_factory=dict)
-    """Model -> (width,)"""
+    """(width,) of each model's row."""
     squares: dict[Ref, Tensor] = field(default_factory=dict)
-    """(channels, channels)"""
+    """(channels, channels) of each representation."""
     products: dict[tuple[str, str], Tensor] = field(default_factory=dict)
-    """Two models -> the block of `Columns.blocks`."""
+    """The block of `GridColumns.blocks` of two models."""
 
     def mean(self, ref: Ref) -> Tensor:
         """(channels,)"""
@@ -124,19 +129,19 @@ class SecondMoments:
 
     @torch.inference_mode()
     def add(self, rows: Mapping[Ref, Tensor]) -> None:
-        """Add rows, (n, channels) of each representation, taken at the same places.
+        """Add rows, (n, channels) of each representation, sampled at the same positions.
 
-        Products are worked out at the rows' own precision, of their deviations from their mean,
-        and added up in float64; those of narrow representations with themselves in float64.
+        Products are computed of the deviations from the rows' mean, at the rows' own precision,
+        and added in float64; squares of narrow representations are computed in float64, too.
         """
         count = len(next(iter(rows.values())))
         deviations, means = self._deviations(rows, count)
         steps, weight = self._steps(count, means)
-        for model, step in steps.items():  # one more row turns both sums about a common mean
+        for model, step in steps.items():  # one more row moves both sums to the common mean
             deviations[model][count] = step * weight**0.5
         for ref, span in self.columns.spans.items():
             spread = deviations[ref.model][:, span]
-            exact = spread.double() if spread.shape[1] <= NARROW else spread
+            exact = spread.double() if spread.shape[1] <= FLOAT64_CHANNELS else spread
             _add_square(self._square(ref, spread.device), exact)
         for one, other, left, right in self.columns.blocks():
             self._product(one, other, deviations[one][:, left].T @ deviations[other][:, right])
@@ -144,7 +149,7 @@ class SecondMoments:
 
     @torch.inference_mode()
     def merge(self, other: SecondMoments) -> None:
-        """Add the rows of another with the same columns."""
+        """Add the moments of other rows with the same columns."""
         if not other.count:
             return
         steps, weight = self._steps(other.count, other.means)
@@ -179,7 +184,7 @@ class SecondMoments:
     def _deviations(
         self, rows: Mapping[Ref, Tensor], count: int
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """By model: the rows' deviations from their mean, and one row of room; and that mean."""
+        """By model: the rows' deviations from their mean, with room for one more row; the mean."""
         deviations, means = {}, {}
         like = next(iter(rows.values()))
         for model in self.columns.recipients:
@@ -194,18 +199,18 @@ class SecondMoments:
         return deviations, means
 
     def _steps(self, count: int, means: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], float]:
-        """From the means so far to those of `count` more rows; the weight of their products."""
+        """Return steps from the means so far to new means, and the weight of their products."""
         if not self.count:
             return {model: torch.zeros_like(mean) for model, mean in means.items()}, 0.0
         weight = self.count * count / (self.count + count)
         return {model: mean - self.means[model] for model, mean in means.items()}, weight
 
     def _move(self, count: int, means: Mapping[str, Tensor]) -> None:
-        """Count the rows, and move the means to where all rows' are."""
+        """Count the rows, and move the means to those of all rows."""
         self.count += count
         for model, mean in means.items():
-            known = self.means.get(model, mean)
-            self.means[model] = known + (mean - known) * (count / self.count)
+            before = self.means.get(model, mean)
+            self.means[model] = before + (mean - before) * (count / self.count)
 
     def _square(self, ref: Ref, device: torch.device) -> Tensor:
         if ref not in self.squares:
@@ -220,8 +225,8 @@ class SecondMoments:
             self.products[one, other] = block.to(torch.float64, copy=True)
 
 
-class Pooled:
-    """Several folds' moments as one: means, and covariances about them or about others."""
+class PooledMoments:
+    """The moments of several folds as one: means, and covariances about any means."""
 
     def __init__(self, parts: Sequence[SecondMoments]) -> None:
         self.columns = parts[0].columns
@@ -229,14 +234,14 @@ class Pooled:
         self._parts = [(part, part.count, self.count) for part in parts]
 
     def mean(self, *refs: Ref) -> Tensor:
-        """Of the representations side by side."""
+        """Return the mean of the representations side by side, (all their channels,)."""
         total = torch.zeros(sum(self.columns.channels[ref] for ref in refs), dtype=torch.float64)
         for part, own, count in self._parts:
             total += torch.cat([part.mean(ref) for ref in refs]) * (own / count)
         return total
 
     def variances(self, ref: Ref, about: Tensor | None = None) -> Tensor:
-        """(channels,) mean squared deviations from `about`, by default from the mean."""
+        """(channels,): mean squared deviations from `about`, by default from the mean."""
         about = self.mean(ref) if about is None else about
         total = torch.zeros_like(about)
         for part, own, count in self._parts:
@@ -248,7 +253,7 @@ class Pooled:
         return float(self.variances(ref, about).sum())
 
     def square(self, ref: Ref, about: Tensor | None = None) -> Tensor:
-        """(channels, channels) mean products of a representation's deviations."""
+        """(channels, channels): mean products of a representation's deviations."""
         about = self.mean(ref) if about is None else about
         total = torch.zeros((len(about), len(about)), dtype=torch.float64)
         for part, own, count in self._parts:
@@ -259,7 +264,7 @@ class Pooled:
     def product(
         self, donor: Ref, recipients: Sequence[Ref], about: tuple[Tensor, Tensor] | None = None
     ) -> Tensor:
-        """(donor channels, all recipients' channels) mean products of deviations."""
+        """(donor channels, all recipients' channels): mean products of deviations."""
         x, y = about or (self.mean(donor), self.mean(*recipients))
         total = torch.zeros((len(x), len(y)), dtype=torch.float64)
         for part, own, count in self._parts:
@@ -272,7 +277,7 @@ class Pooled:
 
 
 def _add_square(total: Tensor, rows: Tensor) -> None:
-    """total += rows^T rows, of which only blocks on and right of the diagonal are worked out."""
+    """Add rows^T rows to total, computing only blocks on and right of the diagonal."""
     for start in range(0, rows.shape[1], SQUARE_BLOCK):
         stop = min(start + SQUARE_BLOCK, rows.shape[1])
         part = rows[:, start:stop].T @ rows[:, start:]

@@ -1,4 +1,4 @@
-"""Moments on disk: one safetensors file, of which nothing is unpickled, and its JSON header."""
+"""Moments on disk: a safetensors file with a JSON header; nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -11,38 +11,39 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from search.statistics.second_moments import Columns, SecondMoments
+from search.statistics.second_moments import GridColumns, SecondMoments
 from search.statistics.streaming import Moments, Shard
 from search.utils.tensors import header_of, write_tensors
 from spaces.errors import MergeSearchError
 from spaces.plan import Ref
 
-HEADER = "merge-search statistics"
+FORMAT_NAME = "merge-search statistics"
 
 
 class BadStatistics(MergeSearchError):
-    """A file of statistics that cannot be read, or does not belong where it lies."""
+    """A file of statistics cannot be read, or belongs to other models, frames or settings."""
 
 
 @dataclass(frozen=True)
-class Saved:
-    """Moments, and what they are of: a key of models, pairs, frames and settings; which shard."""
+class StoredMoments:
+    """The moments of one shard, with the key that identifies their origin."""
 
     moments: Moments
     key: str
+    """Hash of the models, pairs, frames and settings."""
     shard: Shard
 
 
-def save(path: Path, saved: Saved) -> None:
-    """Write the file, wholly or not at all.
+def write_moments(path: Path, stored: StoredMoments) -> None:
+    """Write the file atomically.
 
     Raises:
-        CannotWrite: the folder does not take it.
+        CannotWrite: the folder cannot be written to, or the disk is full.
     """
-    moments = saved.moments
+    moments = stored.moments
     header = {
-        "key": saved.key,
-        "shard": [saved.shard.number, saved.shard.count],
+        "key": stored.key,
+        "shard": [stored.shard.number, stored.shard.count],
         "refs": [str(ref) for ref in moments.refs],
         "frames": moments.frames,
         "grids": [
@@ -57,19 +58,19 @@ def save(path: Path, saved: Saved) -> None:
     tensors = {"hsic": torch.from_numpy(moments.hsic)}
     for number, folds in enumerate(moments.grids.values()):
         for fold, part in folds.items():
-            tensors |= {f"{number}/{fold}/{name}": tensor for name, tensor in _named(part)}
-    write_tensors(path, tensors, HEADER, header)
+            tensors |= {f"{number}/{fold}/{name}": tensor for name, tensor in _named_tensors(part)}
+    write_tensors(path, tensors, FORMAT_NAME, header)
 
 
-def load(path: Path) -> Saved:
-    """Read a file that `save` has written.
+def read_moments(path: Path) -> StoredMoments:
+    """Read a file that `write_moments` has written.
 
     Raises:
-        BadStatistics: it is damaged, or is no such file.
+        BadStatistics: the file is missing, damaged, or of another kind.
     """
     try:
         with safe_open(path, framework="pt") as file:
-            header = header_of(file, HEADER)
+            header = header_of(file, FORMAT_NAME)
             moments = Moments(
                 tuple(Ref.parse(ref) for ref in header["refs"]),
                 int(header["frames"]),
@@ -82,15 +83,15 @@ def load(path: Path) -> Saved:
                     for number, entry in enumerate(header["grids"])
                 },
             )
-            return Saved(moments, str(header["key"]), Shard(*header["shard"]))
+            return StoredMoments(moments, str(header["key"]), Shard(*header["shard"]))
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise BadStatistics(
-            f"{path} is not a whole file of statistics ({type(error).__name__}); delete it, and "
-            "it is measured again"
+            f"{path}: not a complete file of statistics ({type(error).__name__}); delete it to "
+            "measure them again"
         ) from error
 
 
-def _named(part: SecondMoments) -> Iterator[tuple[str, Tensor]]:
+def _named_tensors(part: SecondMoments) -> Iterator[tuple[str, Tensor]]:
     yield from ((f"mean/{model}", mean) for model, mean in part.means.items())
     yield from ((f"square/{ref}", square) for ref, square in part.squares.items())
     yield from ((f"product/{one}/{two}", block) for (one, two), block in part.products.items())
@@ -99,17 +100,17 @@ def _named(part: SecondMoments) -> Iterator[tuple[str, Tensor]]:
 def _part(file: Any, prefix: str, columns: dict[str, Any], count: int) -> SecondMoments:
     part = SecondMoments(_columns(columns), count)
     if count:
-        read = part.columns
-        part.means = {m: file.get_tensor(f"{prefix}/mean/{m}") for m in read.recipients}
-        part.squares = {ref: file.get_tensor(f"{prefix}/square/{ref}") for ref in read.channels}
+        layout = part.columns
+        part.means = {m: file.get_tensor(f"{prefix}/mean/{m}") for m in layout.recipients}
+        part.squares = {ref: file.get_tensor(f"{prefix}/square/{ref}") for ref in layout.channels}
         part.products = {
             (one, two): file.get_tensor(f"{prefix}/product/{one}/{two}")
-            for one, two, _, _ in read.blocks()
+            for one, two, _, _ in layout.blocks()
         }
     return part
 
 
-def _columns_header(columns: Columns) -> dict[str, Any]:
+def _columns_header(columns: GridColumns) -> dict[str, Any]:
     return {
         "recipients": {m: [ref.stage for ref in refs] for m, refs in columns.recipients.items()},
         "donors": {m: [ref.stage for ref in refs] for m, refs in columns.donors.items()},
@@ -118,11 +119,11 @@ def _columns_header(columns: Columns) -> dict[str, Any]:
     }
 
 
-def _columns(header: dict[str, Any]) -> Columns:
+def _columns(header: dict[str, Any]) -> GridColumns:
     def refs(names: dict[str, list[str]]) -> dict[str, tuple[Ref, ...]]:
         return {model: tuple(Ref(model, s) for s in stages) for model, stages in names.items()}
 
-    return Columns(
+    return GridColumns(
         refs(header["recipients"]),
         refs(header["donors"]),
         {Ref.parse(ref): width for ref, width in header["channels"].items()},

@@ -1,13 +1,13 @@
-"""One streaming pass over the frames: all statistics of all stages, and no feature map kept.
+"""One streaming pass over the frames: all statistics of all stages; no feature map is stored.
 
-Two families of statistics are accumulated, both additive over frames:
+The pass accumulates two families of statistics, both additive over frames:
 
 - *Gram statistics*, images as samples: each batch's U-centred Gram matrix of every stage, and
   the inner products of all pairs of them (the unbiased HSIC estimator of Song et al. 2012,
   summed over batches as in Nguyen et al. 2021).
 - *Second moments*, positions as samples: for each recipient grid, at a seeded sample of its
   positions, the moments of every representation that may be read there, resized to that grid.
-  They are kept for two folds of frames: `fit`, and `held` (every fourth frame).
+  There are two folds of frames: `fit`, and `held` (every fourth frame is held out).
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from torch import Tensor
 
 from search.data.frames import BadFrames, FrameSet, batch_ranges
 from search.statistics.hsic import gram, u_centred
-from search.statistics.sampling import HELD_EVERY as HELD_EVERY
-from search.statistics.sampling import Batch, PositionSampling, Pyramid, Spots
-from search.statistics.second_moments import Columns, SecondMoments
+from search.statistics.sampling import HELD_OUT_EVERY as HELD_OUT_EVERY
+from search.statistics.sampling import FoldedBatch, PositionSampling, Pyramid, SampledPositions
+from search.statistics.second_moments import GridColumns, SecondMoments
 from spaces.errors import MergeSearchError
 from spaces.merged import ModelsByName, prepare_inputs
 from spaces.model_facts import ModelFacts
@@ -32,22 +32,22 @@ from spaces.plan import Ref
 from spaces.shares import Pair
 from spaces.stages import Grid
 
-Matrix = NDArray[np.float64]
-Fold = str
-FOLDS: tuple[Fold, Fold] = ("fit", "held")
+FloatMatrix = NDArray[np.float64]
+FoldName = str
+FOLDS: tuple[FoldName, FoldName] = ("fit", "held")
 SMALLEST_BATCH = 4
 """The unbiased HSIC estimator divides by n - 3."""
-ADD_FRAMES = 128
-"""Frames whose rows wait to be added up at once: a matrix product likes many."""
+FRAMES_PER_UPDATE = 128
+"""Frames whose rows are collected for one matrix product, which is faster with many rows."""
 
 
 class BadRepresentation(MergeSearchError):
-    """A stage gives NaN or infinite values."""
+    """A stage returns NaN or infinite values."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """The `number`-th of `count` equal parts of the batches, written 3/8; all of them is 1/1."""
+    """The `number`-th of `count` equal parts of the batches, written 3/8; 1/1 is all of them."""
 
     number: int = 1
     count: int = 1
@@ -71,12 +71,12 @@ class Shard:
         return batches[self.number - 1 :: self.count]
 
 
-WHOLE = Shard()
+ALL_BATCHES = Shard()
 
 
 @dataclass(frozen=True)
 class PassSettings:
-    """`batch` frames at a time; `positions` sampled per frame and grid; the seed of the sample."""
+    """Settings of the pass: `batch` frames at a time, `positions` per frame and grid, a seed."""
 
     batch: int = 32
     positions: int = 16
@@ -88,11 +88,11 @@ class PassSettings:
                 f"batch {self.batch}: the statistics need batches of {SMALLEST_BATCH} or more"
             )
 
-    def demand(self, frames: int) -> None:
-        """What statistics of so few frames say is chance.
+    def check_frame_count(self, frames: int) -> None:
+        """Check that there are enough frames for meaningful statistics.
 
         Raises:
-            BadFrames: there are fewer frames than two batches, all parts of them together.
+            BadFrames: all parts together have fewer frames than two batches.
         """
         if frames < 2 * self.batch:
             raise BadFrames(
@@ -101,10 +101,10 @@ class PassSettings:
             )
 
     def batches(self, frames: FrameSet) -> list[range]:
-        """The frames of each batch; a remainder too small for the estimator is left out.
+        """Return the frames of each batch, without a remainder too small for the estimator.
 
         Raises:
-            BadFrames: there are too few for the smallest batch.
+            BadFrames: there are fewer frames than the smallest batch.
         """
         if len(frames) < SMALLEST_BATCH:
             raise BadFrames(
@@ -116,19 +116,21 @@ class PassSettings:
 
 @dataclass
 class Moments:
-    """What one pass leaves behind; all that similarity and the closed-form maps need."""
+    """The result of one pass, from which similarities and closed-form maps are computed."""
 
     refs: tuple[Ref, ...]
     frames: int
-    hsic: Matrix
-    """(refs, refs) sums over batches of the inner products of U-centred Grams."""
-    grids: dict[Grid, dict[Fold, SecondMoments]]
+    hsic: FloatMatrix
+    """(refs, refs): sums over batches of the inner products of U-centred Gram matrices."""
+    grids: dict[Grid, dict[FoldName, SecondMoments]]
+    """Second moments by grid and fold."""
 
-    def at(self, grid: Grid, fold: Fold) -> SecondMoments:
+    def at(self, grid: Grid, fold: FoldName) -> SecondMoments:
+        """Return the second moments of one grid and fold."""
         return self.grids[grid][fold]
 
     def merge(self, other: Moments) -> None:
-        """Add what a pass over other frames has left of the same stages and pairs."""
+        """Add the moments of the same stages and pairs over other frames."""
         self.frames += other.frames
         self.hsic += other.hsic
         for grid, folds in self.grids.items():
@@ -136,22 +138,22 @@ class Moments:
                 moments.merge(other.at(grid, fold))
 
 
-def measure(
+def accumulate_moments(
     models: ModelsByName,
     facts: Mapping[str, ModelFacts],
     pairs: Sequence[Pair],
     frames: FrameSet,
     settings: PassSettings,
     progress: Callable[[int], None] = lambda frames: None,
-    shard: Shard = WHOLE,
+    shard: Shard = ALL_BATCHES,
 ) -> Moments:
     """Run every model once over the frames and return the moments of all pairs.
 
-    The sampled positions, and the fold that a frame is in, hang on its place among them.
+    A frame's index determines its sampled positions and its fold.
 
     Raises:
         BadFrames: there are too few frames for a batch, or fewer batches than shards.
-        BadRepresentation: a stage gives NaN or infinite values.
+        BadRepresentation: a stage returns NaN or infinite values.
     """
     batches = shard.of(settings.batches(frames))
     if not batches:
@@ -159,7 +161,7 @@ def measure(
             f"shard {shard}: {len(frames)} frames make no more than "
             f"{len(settings.batches(frames))} batches of {settings.batch}; use fewer shards"
         )
-    pass_ = Pass(models, facts, pairs, settings)
+    pass_ = StreamingPass(models, facts, pairs, settings)
     for indices in batches:
         pictures = [frames[i] for i in indices]
         pass_.add(indices, prepare_inputs(models, pictures))
@@ -167,8 +169,8 @@ def measure(
     return pass_.finish()
 
 
-class Pass:
-    """The streaming pass, fed with batches of prepared frames, and its state."""
+class StreamingPass:
+    """The streaming pass and its state; takes batches of prepared frames."""
 
     def __init__(
         self,
@@ -189,19 +191,21 @@ class Pass:
         self._frames = self._waiting = 0
         self._hsic = torch.zeros((len(channels), len(channels)), dtype=torch.float64)
         by_grid = _pairs_by_grid(pairs, facts)
-        self._rows = {grid: _Rows(Columns.of(by_grid[grid], channels)) for grid in by_grid}
+        self._rows = {grid: _GridRows(GridColumns.of(by_grid[grid], channels)) for grid in by_grid}
 
     @torch.inference_mode()
     def add(self, indices: range, inputs: Mapping[str, Tensor]) -> None:
         """Run the models on one batch, each on its (frames, 3, height, width) input.
 
-        `indices` are the frames' places in the whole set.
+        `indices` are the frames' indices in the whole set.
 
         Raises:
-            BadRepresentation: a stage gives NaN or infinite values.
+            BadRepresentation: a stage returns NaN or infinite values.
         """
-        batch = Batch(indices)
-        spots = [Spots(grid, batch, self._sampling, self._device) for grid in self._rows]
+        batch = FoldedBatch(indices)
+        spots = [
+            SampledPositions(grid, batch, self._sampling, self._device) for grid in self._rows
+        ]
         grams = {}
         for name, model in self._models.items():
             for stage, representation in model.walk(inputs[name]):
@@ -211,12 +215,12 @@ class Pass:
         self._add_grams(grams)
         self._frames += len(indices)
         self._waiting += len(indices)
-        if self._waiting >= ADD_FRAMES:
+        if self._waiting >= FRAMES_PER_UPDATE:
             self._add_up()
 
     @torch.inference_mode()
     def finish(self) -> Moments:
-        """The moments of all batches so far, on the CPU."""
+        """Return the moments of all batches so far, on the CPU."""
         self._add_up()
         return Moments(
             self._refs,
@@ -225,12 +229,12 @@ class Pass:
             {grid: rows.moments() for grid, rows in self._rows.items()},
         )
 
-    def _take(self, ref: Ref, representation: Tensor, spots: Sequence[Spots]) -> None:
+    def _take(self, ref: Ref, representation: Tensor, spots: Sequence[SampledPositions]) -> None:
         pyramid = Pyramid(representation)
         for spot in spots:
             rows = self._rows[spot.grid]
             if ref in rows.columns.channels:
-                rows.take(ref, pyramid.rows(spot), spot.fitted)
+                rows.take(ref, pyramid.rows(spot), spot.fit_rows)
 
     def _add_up(self) -> None:
         for rows in self._rows.values():
@@ -250,22 +254,22 @@ class Pass:
 
 
 @dataclass
-class _Rows:
-    """The sampled rows of one grid that wait, and the moments of those that were added up."""
+class _GridRows:
+    """The moments of one grid, and the sampled rows that are not added to them yet."""
 
-    columns: Columns
-    _waiting: dict[Fold, dict[Ref, list[Tensor]]] = field(default_factory=dict)
+    columns: GridColumns
+    _waiting: dict[FoldName, dict[Ref, list[Tensor]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._moments = {fold: SecondMoments(self.columns) for fold in FOLDS}
 
-    def take(self, ref: Ref, rows: Tensor, fitted: int) -> None:
-        """Keep a batch's rows of one representation, of which the first `fitted` are to fit on."""
-        for fold, part in zip(FOLDS, (rows[:fitted], rows[fitted:]), strict=True):
+    def take(self, ref: Ref, rows: Tensor, fit_rows: int) -> None:
+        """Collect a batch's rows of one representation; the first `fit_rows` are the fit fold."""
+        for fold, part in zip(FOLDS, (rows[:fit_rows], rows[fit_rows:]), strict=True):
             if len(part):
                 self._waiting.setdefault(fold, {}).setdefault(ref, []).append(part)
 
-    def moments(self) -> dict[Fold, SecondMoments]:
+    def moments(self) -> dict[FoldName, SecondMoments]:
         return {fold: moments.cpu() for fold, moments in self._moments.items()}
 
     def add_up(self) -> None:
@@ -277,7 +281,7 @@ class _Rows:
 def _pairs_by_grid(
     pairs: Sequence[Pair], facts: Mapping[str, ModelFacts]
 ) -> dict[Grid, list[Pair]]:
-    """The pairs by the recipient's grid, the finest first, pooled features last."""
+    """Group the pairs by the recipient's grid, the finest first, pooled features last."""
     by_grid: dict[Grid, list[Pair]] = {}
     for pair in pairs:
         grid = facts[pair.recipient.model].stage(pair.recipient.stage).grid

@@ -75,10 +75,10 @@ def test_many_classifiers_at_once_score_as_each_merged_model_alone(pair: Observe
 
 def test_many_classifiers_at_once_agree_as_each_merged_model_alone(pair: Observed) -> None:
     plans = some_plans(pair)
-    together = fidelity(bench(pair, plans), plans, pair.unseen, silent)
-    original = answers(pair, BASELINE, pair.unseen)
+    together = fidelity(bench(pair, plans), plans, pair.held_out, silent)
+    original = answers(pair, BASELINE, pair.held_out)
     for plan, found in zip(plans, together, strict=True):
-        alone = answers(pair, plan, pair.unseen)
+        alone = answers(pair, plan, pair.held_out)
         for name in ("a", "b"):
             equal = alone[name].argmax(1) == original[name].argmax(1)
             assert found[name] == equal.mean()
@@ -99,14 +99,14 @@ def test_detectors_at_once_score_as_each_merged_model_alone(mixed: Observed) -> 
 
 def test_detectors_at_once_agree_as_each_merged_model_alone(mixed: Observed) -> None:
     plans = some_plans(mixed)[:3]
-    together = fidelity(bench(mixed, plans), plans, mixed.unseen, silent)
+    together = fidelity(bench(mixed, plans), plans, mixed.held_out, silent)
     model = mixed.deployment.models["det"]
-    geometry = Geometry([(72, 96)] * len(mixed.unseen), model.input)
-    original = answers(mixed, BASELINE, mixed.unseen)["det"]
-    right = boxes_of(original, geometry, 6, mixed.unseen)
+    geometry = Geometry([(72, 96)] * len(mixed.held_out), model.input)
+    original = answers(mixed, BASELINE, mixed.held_out)["det"]
+    right = boxes_of(original, geometry, 6, mixed.held_out)
     assert right is not None
     for plan, found in zip(plans, together, strict=True):
-        alone = answers(mixed, plan, mixed.unseen)["det"]
+        alone = answers(mixed, plan, mixed.held_out)["det"]
         wanted = coco_map(alone, geometry, right, 6).scores["map"]
         assert found["det"] == pytest.approx(wanted, abs=2e-2)
 
@@ -117,7 +117,7 @@ def test_copies_that_share_by_identity_keep_everything(copies: Observed) -> None
     checked = bench(copies, plans)
     assert isinstance(LABELS, ClassTruth)
     truth: dict[str, Truth] = {"a": LABELS, "b": LABELS}
-    faithful = fidelity(checked, plans, copies.unseen, silent)
+    faithful = fidelity(checked, plans, copies.held_out, silent)
     assert faithful == [{"a": 1.0, "b": 1.0}] * len(plans)
     baseline, *scores = accuracy(checked, [BASELINE, *plans], truth, silent)
     assert main_score(baseline["a"]) > 0

@@ -20,7 +20,7 @@ from search.evaluation.evaluate import BASELINE, EvaluationSetup, accuracy, qual
 from search.pipelines.prepare import load_deployment
 from search.statistics.observed import Observed
 from search.statistics.similarity import Statistics
-from search.statistics.streaming import PassSettings, measure
+from search.statistics.streaming import PassSettings, accumulate_moments
 from spaces.deployment import Deployment
 from spaces.model_facts import collect_facts
 from spaces.model_spec import ModelSpec
@@ -56,7 +56,7 @@ def test_a_late_share_of_trained_classifiers_keeps_much_of_the_top_1() -> None:
     every = folder_frames(folder / "images", Sampling())
     held_out = Subset(every, tuple(range(0, len(every), 16)))
     seen = Subset(every, tuple(i for i in range(0, len(every), 4) if i % 16))
-    moments = measure(models, facts, pairs, seen, PassSettings(batch=16, positions=48))
+    moments = accumulate_moments(models, facts, pairs, seen, PassSettings(batch=16, positions=48))
     deployment = Deployment(models, facts, Pairs(pairs, {}))
     observed = Observed(deployment, Statistics(moments, facts), every, held_out)
     assert observed.statistics.explained(late) > observed.statistics.explained(cross) + 0.1

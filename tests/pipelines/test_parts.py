@@ -45,7 +45,7 @@ from search.results.search_result import Result
 from search.statistics.observed import Observed
 from search.statistics.second_moments import SecondMoments
 from search.statistics.similarity import Statistics
-from search.statistics.streaming import FOLDS, Moments, PassSettings, measure
+from search.statistics.streaming import FOLDS, Moments, PassSettings, accumulate_moments
 from search.utils.files import make_folder
 from search.utils.progress import Progress
 from search.utils.reporter import Reporter, SilentReporter
@@ -101,7 +101,7 @@ def seen_halves(observed: Observed) -> list[Any]:
 
 def moments_of(deployment: Deployment, frames: Any) -> Moments:
     settings = PassSettings(batch=8, positions=8, seed=3)
-    return measure(
+    return accumulate_moments(
         deployment.fused_models, deployment.facts, deployment.pairs.legal, frames, settings
     )
 
@@ -232,7 +232,7 @@ def test_image_files_can_be_a_part_beside_rendered_scenes(
     config = config_of(weights, tmp_path, {"parts": [DAY, {"folder": "window"}]})
     observed = observe_config(config)
     assert observed.statistics.moments.frames == 16 + 6  # of 28 without 12, and of 8 without 2
-    assert observed.unseen.indices[-2:] == (28, 32)
+    assert observed.held_out.indices[-2:] == (28, 32)
 
 
 @pytest.mark.parametrize(
@@ -280,13 +280,13 @@ def test_each_part_uses_maps_fitted_on_the_first_part_and_itself(
     assert isinstance(frames, JoinedFrames)
     agreed = dict.fromkeys(shares, 0.0)
     (first, _), *_ = halves = split_parts(frames, 12)
-    for part, (seen, unseen) in zip(frames.parts, halves, strict=True):
+    for part, (seen, held_out) in zip(frames.parts, halves, strict=True):
         fitted_on = [first] if seen == first else [first, seen]
         moments = sum_moments(moments_of(three.deployment, frames) for frames in fitted_on)
-        observed = Observed(three.deployment, Statistics(moments, facts), part, unseen)
+        observed = Observed(three.deployment, Statistics(moments, facts), part, held_out)
         for share in shares:
             if observed.statistics.explained(share) > HOPELESS:
-                agreed[share] += fidelity_alone(observed, [share])[share] * len(unseen)
+                agreed[share] += fidelity_alone(observed, [share])[share] * len(held_out)
     for share in shares:
         assert found[share] == pytest.approx(agreed[share] / (12 + 4 + 3), abs=1e-5)
 

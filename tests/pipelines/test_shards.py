@@ -28,8 +28,15 @@ from search.pipelines.open_data import open_frame_set
 from search.pipelines.prepare import load_deployment, observe
 from search.statistics.observed import Observed
 from search.statistics.similarity import Statistics
-from search.statistics.storage import BadStatistics, Saved, load, save
-from search.statistics.streaming import FOLDS, WHOLE, Moments, PassSettings, Shard, measure
+from search.statistics.storage import BadStatistics, StoredMoments, read_moments, write_moments
+from search.statistics.streaming import (
+    ALL_BATCHES,
+    FOLDS,
+    Moments,
+    PassSettings,
+    Shard,
+    accumulate_moments,
+)
 from spaces.model_facts import collect_facts
 from spaces.shares import find_pairs
 
@@ -86,7 +93,7 @@ def test_the_sum_of_the_shards_is_the_one_pass(
 
 
 def test_the_shards_share_the_batches_evenly(parts: list[Path]) -> None:
-    saved = [load(path) for path in parts]
+    saved = [read_moments(path) for path in parts]
     assert [s.shard for s in saved] == [Shard(1, 3), Shard(2, 3), Shard(3, 3)]
     assert [s.moments.frames for s in saved] == [12, 8, 8]
     assert len({s.key for s in saved}) == 1
@@ -104,8 +111,8 @@ def test_a_shard_that_is_given_twice_is_refused(config: Path, parts: list[Path])
 
 def test_shards_of_different_counts_do_not_mix(config: Path, parts: list[Path]) -> None:
     other = parts[0].parent.parent / "two.safetensors"
-    saved = load(parts[0])
-    save(other, Saved(saved.moments, saved.key, Shard(2, 2)))
+    saved = read_moments(parts[0])
+    write_moments(other, StoredMoments(saved.moments, saved.key, Shard(2, 2)))
     assert "must be of one number of shards" in error_of("merge", config, parts[0], other)
 
 
@@ -166,9 +173,9 @@ def equal_moments(one: Moments, other: Moments) -> bool:
 
 def test_saved_moments_are_loaded_bit_for_bit(mixed: Observed, tmp_path: Path) -> None:
     moments, path = mixed.statistics.moments, tmp_path / "deep" / "m.safetensors"
-    save(path, Saved(moments, "key", WHOLE))
-    loaded = load(path)
-    assert (loaded.key, loaded.shard) == ("key", WHOLE)
+    write_moments(path, StoredMoments(moments, "key", ALL_BATCHES))
+    loaded = read_moments(path)
+    assert (loaded.key, loaded.shard) == ("key", ALL_BATCHES)
     assert equal_moments(loaded.moments, moments)
     again = Statistics(loaded.moments, mixed.statistics.facts)
     pair = mixed.deployment.pairs.legal[5]
@@ -181,9 +188,11 @@ def test_moments_without_pairs_can_be_saved(weights: Weights, tmp_path: Path) ->
     models = load_tiny(weights, {"a": (CLASSIFIER, 1)})
     facts = collect_facts(models)
     assert not find_pairs(facts).legal
-    moments = measure(models, facts, [], RenderedScenes(STREET, 8), PassSettings(batch=4))
-    save(tmp_path / "m", Saved(moments, "k", WHOLE))
-    assert equal_moments(load(tmp_path / "m").moments, moments)
+    moments = accumulate_moments(
+        models, facts, [], RenderedScenes(STREET, 8), PassSettings(batch=4)
+    )
+    write_moments(tmp_path / "m", StoredMoments(moments, "k", ALL_BATCHES))
+    assert equal_moments(read_moments(tmp_path / "m").moments, moments)
 
 
 def test_a_damaged_file_is_refused_by_name(parts: list[Path], tmp_path: Path) -> None:
@@ -191,8 +200,8 @@ def test_a_damaged_file_is_refused_by_name(parts: list[Path], tmp_path: Path) ->
     for content in (b"", b"no tensors", whole[:-9], whole[: len(whole) // 2]):
         path.write_bytes(content)
         with pytest.raises(BadStatistics, match=r"damaged\.safetensors is not a whole file"):
-            load(path)
+            read_moments(path)
     tensors = load_file(parts[0])
     save_file(tensors, path)
     with pytest.raises(BadStatistics, match="delete it"):
-        load(path)
+        read_moments(path)

@@ -8,7 +8,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.statistics.sampling import HELD_EVERY, Batch, PositionSampling, Pyramid, Spots
+from search.statistics.sampling import (
+    HELD_OUT_EVERY,
+    FoldedBatch,
+    PositionSampling,
+    Pyramid,
+    SampledPositions,
+)
 from spaces.adapters import resize
 from spaces.stages import Grid
 
@@ -16,11 +22,11 @@ CPU = torch.device("cpu")
 GRIDS: list[Grid] = [(32, 32), (16, 16), (14, 14), (10, 12), (8, 8), (4, 4), (3, 5), (1, 1), None]
 
 
-def numbered(grid: Grid, batch: Batch, sampling: PositionSampling) -> list[tuple[int, int]]:
+def numbered(grid: Grid, batch: FoldedBatch, sampling: PositionSampling) -> list[tuple[int, int]]:
     """(frame of the batch, position) of every spot, read off rows that hold their own number."""
     size = grid[0] * grid[1] if grid else 1
     rows = torch.arange(len(batch.indices) * size, dtype=torch.float64)[:, None]
-    taken = Spots(grid, batch, sampling, CPU).direct(rows)[:, 0].long()
+    taken = SampledPositions(grid, batch, sampling, CPU).direct(rows)[:, 0].long()
     return [divmod(int(row), size) for row in taken]
 
 
@@ -31,46 +37,46 @@ def test_rows_are_those_of_the_resized_representation(
 ) -> None:
     values = torch.randn(6, 5, *own, generator=torch.Generator().manual_seed(1))
     pyramid = Pyramid(values.contiguous(memory_format=layout))
-    batch, sampling = Batch(range(12, 18)), PositionSampling(11, seed=3)
+    batch, sampling = FoldedBatch(range(12, 18)), PositionSampling(11, seed=3)
     for grid in GRIDS:
         whole = resize(values, grid)
         whole = whole[:, :, None] if grid is None else whole.flatten(2)
         wanted = [whole[frame, :, place] for frame, place in numbered(grid, batch, sampling)]
-        found = pyramid.rows(Spots(grid, batch, sampling, CPU))
+        found = pyramid.rows(SampledPositions(grid, batch, sampling, CPU))
         np.testing.assert_allclose(found, torch.stack(wanted), atol=2e-6)
 
 
 @pytest.mark.parametrize("grid", [(1, 1), None])
 def test_pooled_features_are_their_own_rows(grid: Grid) -> None:
     values = torch.randn(6, 5, generator=torch.Generator().manual_seed(1))
-    batch = Batch(range(6))
-    rows = Pyramid(values).rows(Spots(grid, batch, PositionSampling(11, 0), CPU))
+    batch = FoldedBatch(range(6))
+    rows = Pyramid(values).rows(SampledPositions(grid, batch, PositionSampling(11, 0), CPU))
     assert torch.equal(rows, values[list(batch.order)])
 
 
 @given(st.integers(0, 60), st.integers(4, 20))
 def test_the_frames_to_fit_on_come_first(start: int, size: int) -> None:
-    batch = Batch(range(start, start + size))
-    held = [batch.indices[k] % HELD_EVERY == HELD_EVERY - 1 for k in batch.order]
+    batch = FoldedBatch(range(start, start + size))
+    held = [batch.indices[k] % HELD_OUT_EVERY == HELD_OUT_EVERY - 1 for k in batch.order]
     assert sorted(batch.order) == list(range(size))
-    assert held == sorted(held) and batch.fitted == held.count(False)
+    assert held == sorted(held) and batch.fit_count == held.count(False)
 
 
 @given(st.integers(1, 30), st.integers(1, 30), st.integers(1, 40), st.integers(0, 9))
 def test_no_position_of_a_frame_is_taken_twice(h: int, w: int, count: int, seed: int) -> None:
-    taken = numbered((h, w), Batch(range(8)), PositionSampling(count, seed))
+    taken = numbered((h, w), FoldedBatch(range(8)), PositionSampling(count, seed))
     assert len(set(taken)) == len(taken) == 8 * min(count, h * w)
 
 
 def test_over_many_frames_every_position_is_taken_equally_often() -> None:
-    taken = numbered((7, 7), Batch(range(490)), PositionSampling(16, seed=5))
+    taken = numbered((7, 7), FoldedBatch(range(490)), PositionSampling(16, seed=5))
     counts = np.bincount([place for _, place in taken], minlength=49)
     assert counts.sum() == 490 * 16 and abs(counts - 160).max() <= 3
 
 
 def test_a_frames_positions_depend_on_its_index_and_the_seed_alone() -> None:
     def of_frame(index: int, batch: range, seed: int) -> list[int]:
-        taken = numbered((9, 9), Batch(batch), PositionSampling(5, seed))
+        taken = numbered((9, 9), FoldedBatch(batch), PositionSampling(5, seed))
         return [place for frame, place in taken if batch[frame] == index]
 
     one = of_frame(6, range(0, 8), 1)

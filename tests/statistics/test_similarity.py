@@ -12,9 +12,15 @@ from tiny import CLASSIFIER, STREET, Matrix, Weights, load_tiny, shares_in
 from search.data.frames import Subset
 from search.statistics.hsic import u_centred
 from search.statistics.observed import Observed
-from search.statistics.second_moments import Columns, SecondMoments
-from search.statistics.similarity import LAMBDAS, DegenerateRepresentation, Statistics
-from search.statistics.streaming import FOLDS, HELD_EVERY, Moments, PassSettings, measure
+from search.statistics.second_moments import GridColumns, SecondMoments
+from search.statistics.similarity import RIDGE_STRENGTHS, DegenerateRepresentation, Statistics
+from search.statistics.streaming import (
+    FOLDS,
+    HELD_OUT_EVERY,
+    Moments,
+    PassSettings,
+    accumulate_moments,
+)
 from spaces.activations import Footprint
 from spaces.inputs import FieldOfView
 from spaces.model_facts import ModelFacts, collect_facts
@@ -45,10 +51,10 @@ def facts_of(channels: Mapping[str, int]) -> dict[str, ModelFacts]:
 
 def statistics(x: Matrix, y: Matrix, batch: int = 8) -> Statistics:
     """What a pass over these representations, (frames, positions, channels), leaves behind."""
-    columns = Columns.of([PAIR, BACK], {X: x.shape[2], Y: y.shape[2]})
+    columns = GridColumns.of([PAIR, BACK], {X: x.shape[2], Y: y.shape[2]})
     folds = {fold: SecondMoments(columns) for fold in FOLDS}
     moments = Moments((X, Y), len(x), np.zeros((2, 2)), {(2, 3): folds})
-    held = np.arange(len(x)) % HELD_EVERY == HELD_EVERY - 1
+    held = np.arange(len(x)) % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
     for fold, rows in (("fit", ~held), ("held", held)):
         samples = {
             ref: torch.from_numpy(v[rows].reshape(-1, v.shape[2])) for ref, v in ((X, x), (Y, y))
@@ -159,7 +165,7 @@ def kept(observed: Observed, ref: Ref) -> Matrix:
     from spaces.inputs import prepare_batch
 
     model = observed.deployment.models[ref.model]
-    seen = sorted(set(range(len(observed.frames))) - set(observed.unseen.indices))
+    seen = sorted(set(range(len(observed.frames))) - set(observed.held_out.indices))
     frames = Subset(observed.frames, tuple(seen))
     with torch.inference_mode():
         inputs = prepare_batch([frames[i] for i in range(len(frames))], model.input)
@@ -195,7 +201,7 @@ def slow_ridge(x: Matrix, y: Matrix, strength: float) -> tuple[Matrix, Matrix]:
 
 
 def folds_of(values: Matrix) -> tuple[Matrix, Matrix]:
-    held = np.arange(len(values)) % HELD_EVERY == HELD_EVERY - 1
+    held = np.arange(len(values)) % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
     return rows_of(values[~held]), rows_of(values[held])
 
 
@@ -219,7 +225,7 @@ def test_held_out_ridge_equals_its_slow_twin(frames: int, donor: int) -> None:
     related = relation(frames, donor)
     (fit_x, held_x), (fit_y, held_y) = (folds_of(v) for v in related)
     scores = {}
-    for strength in LAMBDAS:
+    for strength in RIDGE_STRENGTHS:
         weight, bias = slow_ridge(fit_x, fit_y, strength)
         scores[strength] = slow_explained(held_y, held_x @ weight + bias)
     ridge = statistics(*related).ridge(PAIR)
@@ -231,7 +237,7 @@ def test_held_out_ridge_equals_its_slow_twin(frames: int, donor: int) -> None:
 def test_shrinkage_is_chosen_where_samples_are_few() -> None:
     x, own = seeded(1, 12, POSITIONS, 40), seeded(2, 12, POSITIONS, 3)
     few = x, x @ seeded(3, 40, 3) * 0.1 + own
-    assert statistics(*few).ridge(PAIR).strength > LAMBDAS[0]
+    assert statistics(*few).ridge(PAIR).strength > RIDGE_STRENGTHS[0]
 
 
 def test_no_r2_exceeds_one_and_a_linear_relation_reaches_it(
@@ -353,9 +359,12 @@ def test_frames_that_are_all_the_same_are_refused(weights: Weights) -> None:
     models = load_tiny(weights, {"a": (CLASSIFIER, 1), "b": (CLASSIFIER, 2)})
     facts = collect_facts(models)
     same = Subset(RenderedScenes(STREET, 1), (0,) * 16)
-    with pytest.raises(DegenerateRepresentation, match="are they all the same picture"):
+    with pytest.raises(DegenerateRepresentation, match="are they all the same image"):
         Statistics(
-            measure(models, facts, find_pairs(facts).legal, same, PassSettings(batch=8)), facts
+            accumulate_moments(
+                models, facts, find_pairs(facts).legal, same, PassSettings(batch=8)
+            ),
+            facts,
         )
 
 

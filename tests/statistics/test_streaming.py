@@ -24,13 +24,13 @@ from torch import nn
 from search.data.frames import RenderedScenes
 from search.statistics.hsic import gram, u_centred
 from search.statistics.observed import Observed
-from search.statistics.second_moments import Columns, Pooled, SecondMoments
+from search.statistics.second_moments import GridColumns, PooledMoments, SecondMoments
 from search.statistics.streaming import (
     FOLDS,
     BadRepresentation,
     Moments,
     PassSettings,
-    measure,
+    accumulate_moments,
 )
 from spaces.errors import BadWeights
 from spaces.model_facts import collect_facts
@@ -51,7 +51,7 @@ def drawn(rows: int, width: int, seed: int, mean: float = 0.0) -> torch.Tensor:
 
 def moments_of(samples: dict[Ref, torch.Tensor], *pairs: Pair) -> SecondMoments:
     """No rows yet, with columns for the pairs."""
-    return SecondMoments(Columns.of(pairs, {ref: v.shape[1] for ref, v in samples.items()}))
+    return SecondMoments(GridColumns.of(pairs, {ref: v.shape[1] for ref, v in samples.items()}))
 
 
 def assert_exact(
@@ -157,7 +157,7 @@ def test_folds_are_pooled_about_their_common_mean_or_another() -> None:
     folds = [moments_of(samples, PAIR), moments_of(samples, PAIR)]
     for moments, part in zip(folds, (slice(0, 19), slice(19, 30)), strict=True):
         moments.add({ref: rows[part] for ref, rows in samples.items()})
-    pooled = Pooled(folds)
+    pooled = PooledMoments(folds)
     about = {A: torch.full((5,), 7.0).double(), B: torch.full((3,), -2.0).double()}
     own = {ref: rows.mean(0) for ref, rows in samples.items()}
     for means, at in ((own, None), (about, (about[A], about[B]))):
@@ -199,7 +199,7 @@ def test_the_estimator_is_zero_on_average_for_independent_representations() -> N
 
 
 def raw(models: dict[str, StagedModel], frames: RenderedScenes, batch: int) -> dict[Ref, Matrix]:
-    """Every representation, (frames, values), kept whole as `measure` never does."""
+    """Every representation, (frames, values), kept whole as `accumulate_moments` never does."""
     from spaces.inputs import prepare_batch
 
     kept: dict[Ref, list[torch.Tensor]] = {}
@@ -221,7 +221,7 @@ def models(weights: Weights) -> dict[str, StagedModel]:
 def taken(models: dict[str, StagedModel], count: int, settings: PassSettings) -> Moments:
     facts = collect_facts(models)
     frames = RenderedScenes(STREET, count)
-    return measure(models, facts, find_pairs(facts).legal, frames, settings)
+    return accumulate_moments(models, facts, find_pairs(facts).legal, frames, settings)
 
 
 def test_gram_statistics_equal_the_textbook_on_kept_representations(
@@ -265,7 +265,7 @@ def test_on_a_grid_that_is_taken_whole_the_means_are_exact(models: dict[str, Sta
     whole = raw(models, RenderedScenes(STREET, 8), 4)
     for ref, grid in ((Ref("a", "blocks.3"), (4, 4)), (Ref("b", "stem"), (32, 32))):
         exact = whole[ref].reshape(8, -1, grid[0] * grid[1]).mean((0, 2))
-        found = Pooled([moments.at(grid, fold) for fold in FOLDS]).mean(ref)
+        found = PooledMoments([moments.at(grid, fold) for fold in FOLDS]).mean(ref)
         np.testing.assert_allclose(found, exact, rtol=1e-6, atol=1e-6 * np.abs(exact).max())
 
 
@@ -289,7 +289,9 @@ def test_the_seed_picks_the_positions(models: dict[str, StagedModel]) -> None:
 def test_progress_hears_of_every_frame(models: dict[str, StagedModel]) -> None:
     facts, told = collect_facts(models), list[int]()
     frames = RenderedScenes(STREET, 12)
-    measure(models, facts, find_pairs(facts).legal, frames, PassSettings(batch=4), told.append)
+    accumulate_moments(
+        models, facts, find_pairs(facts).legal, frames, PassSettings(batch=4), told.append
+    )
     assert told == [4, 4, 4]
 
 
@@ -321,7 +323,7 @@ def test_a_stage_that_gives_no_numbers_is_named(weights: Weights, value: float) 
         conv.weight[0] = value
     with pytest.raises(BadRepresentation, match=r"b:blocks\.2 gives NaN or infinite values"):
         facts = collect_facts(models)
-        measure(models, facts, find_pairs(facts).legal, RenderedScenes(STREET, 8),
+        accumulate_moments(models, facts, find_pairs(facts).legal, RenderedScenes(STREET, 8),
                 PassSettings(batch=4))  # fmt: skip
 
 

@@ -30,7 +30,7 @@ from search.data.synthetic.scenes import SceneSettings
 from search.pipelines.run import run
 from search.statistics.observed import Observed
 from search.statistics.similarity import Statistics
-from search.statistics.streaming import Moments, PassSettings, measure
+from search.statistics.streaming import Moments, PassSettings, accumulate_moments
 from search.study.problem import Limits, Problem
 from search.tracking.target import STORE
 from search.utils.console import ConsoleReporter
@@ -104,9 +104,11 @@ def observe(
     facts = collect_facts(models)
     pairs = find_pairs(facts)
     frames = RenderedScenes(STREET, count)
-    seen, unseen = split_frames(frames, 12)
-    moments = measure(models, facts, pairs.legal, seen, settings or PassSettings(batch=8))
-    return Observed(Deployment(models, facts, pairs), Statistics(moments, facts), frames, unseen)
+    seen, held_out = split_frames(frames, 12)
+    moments = accumulate_moments(
+        models, facts, pairs.legal, seen, settings or PassSettings(batch=8)
+    )
+    return Observed(Deployment(models, facts, pairs), Statistics(moments, facts), frames, held_out)
 
 
 def all_finite(moments: Moments) -> bool:

@@ -32,7 +32,7 @@ def verify_front(
     """
     settings, deployment = inputs.config.verify, inputs.deployment
     shortlist = select_shortlist(front_search, settings.shortlist)
-    plans, held_out = [valued.plan for valued in shortlist], front_search.observed.unseen
+    plans, held_out = [valued.plan for valued in shortlist], front_search.observed.held_out
     with reporter.working("linear maps"):
         maps = front_search.observed.maps_for(plans)
     setup = EvaluationSetup(deployment.deployed_models, deployment.facts, maps, settings.batch)
