@@ -66,10 +66,10 @@ def test_it_says_its_version() -> None:
 def test_the_installed_command_helps_and_fails_in_one_line(tmp_path: Path) -> None:
     command = shutil.which("merge-search", path=str(Path(sys.executable).parent))
     assert command
-    helped = subprocess.run([command, "--help"], capture_output=True, text=True, timeout=120)
+    helped = subprocess.run([command, "--help"], capture_output=True, text=True, timeout=600)
     assert helped.returncode == 0 and "merge-search run" in helped.stdout
     path = tmp_path / "gone.yaml"
-    failed = subprocess.run([command, "run", path], capture_output=True, text=True, timeout=120)
+    failed = subprocess.run([command, "run", path], capture_output=True, text=True, timeout=600)
     (line,) = failed.stderr.splitlines()
     assert failed.returncode == 1 and f"config {path}: cannot be read" in line
 

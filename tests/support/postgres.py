@@ -51,7 +51,7 @@ class Postgres:
 
         After a kill, the first attempts can fail until the old processes have ended.
         """
-        end = time.monotonic() + 60
+        end = time.monotonic() + 600
         while not self._answers():
             assert time.monotonic() < end, self._log.read_text()[-2000:]
             if self._process is None or self._process.poll() is not None:
@@ -88,7 +88,7 @@ class Postgres:
 
     def _answers(self) -> bool:
         try:
-            psycopg.connect(self.url("postgres"), connect_timeout=5).close()
+            psycopg.connect(self.url("postgres"), connect_timeout=60).close()
             return True
         except psycopg.OperationalError:
             return False
@@ -96,7 +96,7 @@ class Postgres:
     def _end(self, how: signal.Signals) -> None:
         if self._process is not None:
             self._process.send_signal(how)
-            self._process.wait(30)
+            self._process.wait(600)
             self._process = None
 
 

@@ -53,11 +53,11 @@ class Server:
             raise
 
     def stop(self) -> None:
-        """Stop the server and its workers with SIGTERM; kill them after 20 seconds."""
+        """Stop the server and its workers with SIGTERM; kill them after a minute."""
         if self._process is not None:
             os.killpg(self._process.pid, signal.SIGTERM)
             try:
-                self._process.wait(20)
+                self._process.wait(60)
             except subprocess.TimeoutExpired:
                 self.kill()
             self._process = None
@@ -66,16 +66,16 @@ class Server:
         """Send SIGKILL to the server and its workers: no request is finished."""
         if self._process is not None:
             os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait(20)
+            self._process.wait(600)
             self._process = None
 
 
-def wait_for(uri: str, process: subprocess.Popen[bytes], log: Path, seconds: int = 120) -> None:
+def wait_for(uri: str, process: subprocess.Popen[bytes], log: Path, seconds: int = 900) -> None:
     """Wait until the server at `uri` answers; show the end of its log if it does not."""
     end = time.monotonic() + seconds
     while time.monotonic() < end and process.poll() is None:
         try:
-            with urllib.request.urlopen(f"{uri}/health", timeout=2) as answer:
+            with urllib.request.urlopen(f"{uri}/health", timeout=30) as answer:
                 if answer.status == 200:
                     return
         except OSError:

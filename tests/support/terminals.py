@@ -48,7 +48,7 @@ class Terminal:
         """Send key presses to the terminal."""
         os.write(self._leader, keys)
 
-    def wait_for(self, reached: Callable[[], object], seconds: float = 120) -> None:
+    def wait_for(self, reached: Callable[[], object], seconds: float = 900) -> None:
         """Poll until `reached()` is true; fail with the text after that many seconds."""
         end = time.monotonic() + seconds
         while not reached():
@@ -58,7 +58,7 @@ class Terminal:
     def close(self) -> None:
         """Read the remaining output of commands that have ended, and close the terminal."""
         self._closing.set()
-        self._listener.join(10)
+        self._listener.join(300)
         os.close(self._follower)
         os.close(self._leader)
 

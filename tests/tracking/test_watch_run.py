@@ -256,7 +256,7 @@ def _points_in(database: str) -> int:
 
     It may write: what a killed process has left half done is rolled back by the next that opens.
     """
-    with contextlib.closing(sqlite3.connect(database, timeout=30)) as reader:
+    with contextlib.closing(sqlite3.connect(database, timeout=300)) as reader:
         query = "select count(*) from metrics where key = 'decision'"
         return int(reader.execute(query).fetchone()[0])
 
@@ -278,7 +278,7 @@ def test_killed_anywhere_every_step_is_there_once(local: Target, history: RoundH
                 time.sleep(0.002)
             time.sleep(chance.uniform(0, 0.03))
         writer.kill()
-        writer.join(60)
+        writer.join(600)
         killed += writer.exitcode == -signal.SIGKILL
     record_rounds(local, history, "street")
     logged = Logged(local)
