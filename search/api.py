@@ -39,7 +39,7 @@ def load_config(path: AnyPath, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         BadConfig: the file is missing or is not YAML, or a key or value is not accepted.
 
-    Example:
+    Examples:
         >>> config = load_config("config.yaml", ["budget=80%", "search.trials=20"])
         >>> config.search.trials
         20
@@ -57,7 +57,7 @@ def run(config: RunConfig, reporter: Reporter | None = None) -> Result:
         NotLogged: MLflow did not take the run; everything else is done and saved.
         MergeSearchError: anything else that the user can correct.
 
-    Example:
+    Examples:
         >>> result = run(load_config("config.yaml", ["budget=80%", "search.trials=20"]))
         >>> best = result.chosen_candidate
         >>> best.hash == result.chosen and best.bytes <= result.budget_bytes
@@ -94,7 +94,7 @@ def verify(
         NotLogged: MLflow did not take the verification; everything else is done and saved.
         MergeSearchError: anything else that the user can correct.
 
-    Example:
+    Examples:
         >>> verification = verify("out/tiny")
         >>> verification.against
         'Verified against ground truth on 12 frames (a)'
@@ -128,7 +128,7 @@ def export(
         CannotWrite: the folder holds other files, or cannot be written to.
         MergeSearchError: anything else that the user can correct.
 
-    Example:
+    Examples:
         >>> bundle = export("out/tiny", to="bundle")
         >>> (bundle.folder / "weights.safetensors").exists()
         True
@@ -149,7 +149,7 @@ def correlate(config: RunConfig, reporter: Reporter | None = None) -> MetricComp
         NotLogged: MLflow did not take the comparison; everything else is done and saved.
         MergeSearchError: anything else that the user can correct.
 
-    Example:
+    Examples:
         >>> comparison = correlate(load_config("config.yaml", ["name=metrics"]))
         >>> "r2" in comparison.guides
         True
@@ -164,7 +164,7 @@ def exact(config: RunConfig, reporter: Reporter | None = None) -> ExactFront:
         TooLarge: the search space is too large to be searched exhaustively.
         MergeSearchError: anything else that the user can correct.
 
-    Example:
+    Examples:
         >>> front = exact(load_config("config.yaml")).front
         >>> sizes = [plan.bytes for plan in front]
         >>> sizes == sorted(sizes)
@@ -181,7 +181,7 @@ def promote(config: RunConfig, reporter: Reporter | None = None) -> PlanInServic
         NotPromoted: the promotion rule does not allow it; the message says why.
         TrackerUnreachable: MLflow does not answer.
 
-    Example:
+    Examples:
         >>> served = promote(load_config("config.yaml"))
         >>> served.version, served.plan.unmerged_bytes > served.plan.bytes
         ('2', True)
@@ -198,7 +198,7 @@ def rollback(
         NoSuchVersion: there is no champion, or it replaced none.
         TrackerUnreachable: MLflow does not answer.
 
-    Example:
+    Examples:
         >>> rollback(load_config("config.yaml"), why="it misses lorries").version
         '1'
     """

@@ -171,7 +171,7 @@ def load_bundle(folder: Path | str) -> Bundle:
     Raises:
         BadBundle: a file is missing, damaged, or does not fit the others.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> bundle = load_bundle("out/tiny/bundle")
         >>> answers = bundle(np.zeros((480, 640, 3), np.uint8))

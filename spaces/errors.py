@@ -4,7 +4,7 @@
 class MergeSearchError(Exception):
     """An error that the user can fix; commands print its message without a traceback.
 
-    Example:
+    Examples:
         >>> from search import load_config
         >>> try:
         ...     load_config("config.yaml", ["budget=65 parrots"])

@@ -24,7 +24,7 @@ class ModelSpec:
     Raises:
         BadInput: `num_classes` is below 1.
 
-    Example:
+    Examples:
         >>> spec = ModelSpec("person", "timm/test_efficientnet", "none", num_classes=7)
         >>> spec.cut
         'stages'

@@ -96,7 +96,7 @@ class Share:
     Raises:
         BadPlan: donor and recipient belong to the same model.
 
-    Example:
+    Examples:
         >>> print(Share.between("a:blocks.5", "b:blocks.5", "linear@64"))
         a:blocks.5 -> b:blocks.5 (linear@64)
     """
@@ -133,7 +133,7 @@ class SharePlan:
     Raises:
         BadPlan: two shares have the same recipient.
 
-    Example:
+    Examples:
         >>> plan = SharePlan((Share.between("a:blocks.5", "b:blocks.5"),))
         >>> SharePlan.from_json(plan.to_json()) == plan
         True

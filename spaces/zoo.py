@@ -54,7 +54,7 @@ def load_model(spec: ModelSpec) -> StagedModel:
         HubUnreachable: the pretrained weights could not be fetched.
         UncuttableModel: the network is not a chain of stages.
 
-    Example:
+    Examples:
         >>> spec = ModelSpec("person", "timm/test_efficientnet", "none", num_classes=7)
         >>> model = load_model(spec)
         >>> model.layout.stages[0]

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
+import search
+import spaces
 from search.config.loading import load_config
 from search.config.watch import WatchConfig
 
@@ -132,3 +134,10 @@ def test_source_files_named_in_the_documentation_exist(page: Path) -> None:
     produced = {path for path in paths if path.startswith("runs/out/")}
     missing = sorted(path for path in set(paths) - produced if not (ROOT / path).exists())
     assert missing == []
+
+
+def test_the_api_page_has_every_public_name() -> None:
+    shown = re.findall(r"(?m)^::: (\S+)$", read(DOCS / "reference/api.md"))
+    public = {f"search.{name}" for name in search.__all__}
+    public |= {f"spaces.{name}" for name in spaces.__all__ if name not in search.__all__}
+    assert sorted(shown) == sorted(public)

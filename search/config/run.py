@@ -48,7 +48,7 @@ class RunConfig(Section):
     Raises:
         BadConfig: a key or value is not accepted.
 
-    Example:
+    Examples:
         >>> from spaces import ModelSpec, load_model
         >>> spec = ModelSpec("a", "timm/test_efficientnet", "a.safetensors", num_classes=7)
         >>> config = RunConfig(

@@ -80,7 +80,7 @@ class ModelRecord:
 class Result:
     """The result of a run: the content of OUT/result.json.
 
-    Example:
+    Examples:
         >>> from search import run
         >>> result = run(load_config("config.yaml", ["budget=80%", "search.trials=20"]))
         >>> [c.hash for c in result.candidates if c.hash == result.chosen] == [result.chosen]
