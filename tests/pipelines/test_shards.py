@@ -199,7 +199,7 @@ def test_a_damaged_file_is_refused_by_name(parts: list[Path], tmp_path: Path) ->
     whole, path = parts[0].read_bytes(), tmp_path / "damaged.safetensors"
     for content in (b"", b"no tensors", whole[:-9], whole[: len(whole) // 2]):
         path.write_bytes(content)
-        with pytest.raises(BadStatistics, match=r"damaged\.safetensors is not a whole file"):
+        with pytest.raises(BadStatistics, match=r"damaged\.safetensors: not a complete file"):
             read_moments(path)
     tensors = load_file(parts[0])
     save_file(tensors, path)
