@@ -62,7 +62,7 @@ from search.pipelines.open_data import open_frame_set
 from search.pipelines.prepare import load_deployment, open_truth
 from search.pipelines.run import run
 from search.utils.console import ConsoleReporter
-from search.utils.format import megabytes, percent, percents
+from search.utils.format import megabytes, percent, percent_interval
 from search.utils.reporter import Reporter
 from spaces.bundle import BundleContents, load_bundle, write_bundle
 from spaces.deployment import Deployment
@@ -453,7 +453,7 @@ def tell(pair: Pair, rows: Mapping[str, Mapping[str, Any]], reporter: Reporter) 
     header = ["alternative", "MB", "of unmerged", "kept", "95%", *models, "ms", "needs"]
     table = [
         [name, megabytes(row["bytes"]).removesuffix(" MB"), percent(row["bytes"] / whole["bytes"]),
-         percent(row["kept"]), percents([row["low"], row["high"]]),
+         percent(row["kept"]), percent_interval([row["low"], row["high"]]),
          *(f"{row[model]:.3f}" for model in models), f"{row['ms']:.1f}", row["needs"]]
         for name, row in sorted(rows.items(), key=lambda entry: -entry[1]["bytes"])
     ]  # fmt: skip

@@ -52,7 +52,7 @@ from search.drift.frame_features import VIEWS, Description, describe, models_key
 from search.drift.reference import ENOUGH, Reference, Sample
 from search.pipelines.prepare import load_deployment
 from search.utils.console import ConsoleReporter
-from search.utils.files import replacing
+from search.utils.files import replace_file
 from search.utils.reporter import Reporter
 from spaces.deployment import Deployment
 
@@ -255,7 +255,7 @@ def cached_description(deployment: Deployment, frames: Subset) -> Description:
     if not path.is_file():
         torch.set_num_threads(1)
         rows = describe(deployment, frames, BATCH).rows
-        with replacing(path) as temporary:
+        with replace_file(path) as temporary:
             save_file(dict(rows), temporary)
     return Description(models_key(deployment), load_file(path))
 

@@ -19,7 +19,7 @@ from typing import Literal
 
 from search.results.registered_plan import RegisteredPlan
 from search.results.rounds import PromotionRecord
-from search.utils.files import CannotWrite, link_or_copy, replacing_folder
+from search.utils.files import CannotWrite, link_or_copy, replace_folder
 from search.utils.records import BadRecord, NoRecord, read_record, write_record
 from spaces.bundle import BUNDLE, bundle_id, read_bundle_contents
 from spaces.plan import SharePlan
@@ -134,7 +134,7 @@ class ChampionStore:
         place = self.bundle(identity)
         if bundle == place:
             return
-        with replacing_folder(place, BUNDLE) as part:
+        with replace_folder(place, BUNDLE) as part:
             # Bundles are replaced, never written into: what is linked stays as it is.
             for source in bundle.iterdir():
                 link_or_copy(str(source), str(part / source.name))

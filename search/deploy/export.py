@@ -19,7 +19,7 @@ from search.config.run import RunConfig
 from search.deploy.bundle_card import CARD, card
 from search.results.search_result import PlanRecord, Result
 from search.statistics.observed import Observed
-from search.utils.files import replacing_folder
+from search.utils.files import replace_folder
 from search.utils.format import megabytes
 from spaces.bundle import BUNDLE, Bundle, BundleContents, load_bundle, write_bundle
 from spaces.errors import MergeSearchError
@@ -78,7 +78,7 @@ def write(
         plan=merged.plan,
         dtype=known.dtype,
     )
-    with replacing_folder(folder, BUNDLE) as part:
+    with replace_folder(folder, BUNDLE) as part:
         held = write_bundle(part, contents, merged)
         checks = [_bytes_are_as_promised(held, record)]
         bundle = load_bundle(part)

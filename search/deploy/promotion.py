@@ -16,7 +16,7 @@ from search.results.registered_plan import RegisteredPlan
 from search.study.problem import Limits
 from search.tracking import client
 from search.tracking.target import Target
-from search.utils.format import megabytes, percent, percents
+from search.utils.format import megabytes, percent, percent_interval
 from search.utils.reporter import Reporter
 from spaces.errors import MergeSearchError
 
@@ -212,7 +212,7 @@ def _points(difference: Difference) -> str:
 def _quality(by: Measure, standing: RegisteredPlan) -> str:
     known, sure = percent(measured(by, standing)), _interval(by, standing)
     what = "it keeps" if by == "truth" else "fidelity"
-    return f"{what} {known}" + (f" ({percents(sure)})" if sure else "")
+    return f"{what} {known}" + (f" ({percent_interval(sure)})" if sure else "")
 
 
 def _interval(by: Measure, standing: RegisteredPlan) -> tuple[float, float] | None:

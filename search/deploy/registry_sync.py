@@ -17,7 +17,7 @@ from search.tracking import client
 from search.tracking.registry import Entry, Registry
 from search.tracking.target import Target
 from search.utils.reporter import Reporter
-from search.utils.timing import this_moment
+from search.utils.timing import utc_now
 from spaces.bundle import holds_bundle
 
 
@@ -60,7 +60,7 @@ def _take_over(
 ) -> None:
     champion = Champion(
         standing=theirs.plan,
-        since=this_moment(),
+        since=utc_now(),
         reason=f"version {theirs.version} was made champion in MLflow",
         before=None if ours is None else ours.bundle,
         told=True,

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 from search.drift.frame_features import Matrix, View
 from search.drift.reference import BadReference, Projection, Reference, Sample, Vector
-from search.utils.tensors import header_of, write_tensors
+from search.utils.tensors import read_header, write_tensors
 
 HEADER = "merge-search drift reference"
 
@@ -43,7 +43,7 @@ def load(path: Path) -> Reference:
     """
     try:
         with safe_open(path, framework="np") as file:
-            header = header_of(file, HEADER)
+            header = read_header(file, HEADER)
             samples = {str(view): _sample(file, view) for view in header["views"]}
             taken_up = tuple(str(window) for window in header["taken_up"])
             return Reference(str(header["models"]), samples, taken_up)

@@ -48,7 +48,7 @@ from search.tracking.target import Target, remember
 from search.utils.files import make_folder, write_text
 from search.utils.records import write_record
 from search.utils.reporter import Reporter
-from search.utils.timing import StepTimings, this_moment
+from search.utils.timing import StepTimings, utc_now
 from spaces.plan import Share
 from spaces.shares import enumerate_shares
 
@@ -199,7 +199,7 @@ def build_comparison(
         settings={"decides": DECIDES, "resamples": RESAMPLES, "level": LEVEL},
         config=config.as_written(),
         seconds=dict(seconds),
-        created=this_moment(),
+        created=utc_now(),
     )
 
 

@@ -22,7 +22,7 @@ from search.tracking.outbox import record_or_keep
 from search.tracking.target import Target
 from search.utils.records import write_record
 from search.utils.reporter import Reporter
-from search.utils.timing import StepTimings, this_moment
+from search.utils.timing import StepTimings, utc_now
 from spaces.plan import SharePlan
 
 
@@ -128,7 +128,7 @@ def build_verification(
         chosen=result.chosen if result.chosen in hashes else None,
         config=config.as_written(),
         seconds=dict(seconds),
-        created=this_moment(),
+        created=utc_now(),
     )
 
 

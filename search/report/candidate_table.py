@@ -9,7 +9,7 @@ from search.report.score_text import interval_text, score_name, score_text
 from search.results.search_result import CandidateRecord, Verified, verified_front
 from search.study.objectives import COST_UNITS
 from search.study.problem import Cost
-from search.utils.format import MEGABYTE, percent, percents
+from search.utils.format import MEGABYTE, percent, percent_interval
 from search.utils.reporter import Reporter
 from spaces.plan import SharePlan
 
@@ -72,6 +72,6 @@ def _interval_cells(verified: Verified) -> Cells:
     scores = [f"{name} {score_name(scores)}" for name, scores in baseline.items()]
     rows = [["unmerged", "", *map(interval_text, verified.intervals.values())]]
     for c in verified.candidates:
-        kept = "" if c.quality_interval is None else percents(c.quality_interval)
+        kept = "" if c.quality_interval is None else percent_interval(c.quality_interval)
         rows.append([c.hash, kept, *map(interval_text, c.intervals.values())])
     return ["plan", "kept", *scores], rows

@@ -12,7 +12,7 @@ from search.metrics.registry import METRICS
 from search.report.similarity_matrix import Stages, model_pairs, similarity_matrix
 from search.results.metric_comparison import GROUPS, MetricComparison
 from search.results.search_result import CandidateRecord, PlanRecord, Result
-from search.utils.format import megabytes, percent, percents
+from search.utils.format import megabytes, percent, percent_interval
 from search.utils.records import BadRecord, read_record
 from search.utils.reporter import Reporter
 from spaces.errors import BadPlan
@@ -58,7 +58,7 @@ def print_plan(file: Path, reporter: Reporter) -> None:
             verdict = record.verdicts[name]
             reporter.say(f"verified {name}: {values}; against unmerged {verdict}")
         interval = record.quality_interval
-        range_text = "" if interval is None else f" (95% interval {percents(interval)})"
+        range_text = "" if interval is None else f" (95% interval {percent_interval(interval)})"
         reporter.say(f"quality kept: {percent(record.quality_kept)}{range_text}")
 
 

@@ -14,7 +14,7 @@ from search.report.similarity_matrix import Stages, model_pairs, similarity_matr
 from search.results.search_result import CandidateRecord, Result
 from search.study.objectives import COST_UNITS
 from search.study.problem import Cost
-from search.utils.format import MEGABYTE, percent, percents
+from search.utils.format import MEGABYTE, percent, percent_interval
 from spaces.plan import Share, SharePlan
 
 LEVELS = 10
@@ -122,7 +122,7 @@ def _row(c: CandidateRecord, result: Result, costs: Sequence[Cost]) -> Candidate
         (
             Cell(f"{c.bytes / MEGABYTE:.2f}", str(c.bytes)),
             Cell(f"{c.saved_pct:.1f}%", str(c.saved_pct)),
-            _percent_cell(c.quality_kept, "" if interval is None else percents(interval)),
+            _percent_cell(c.quality_kept, "" if interval is None else percent_interval(interval)),
             _percent_cell(c.mean_fidelity),
             Cell(f"{c.proxy:.3f}", str(c.proxy)),
             *(Cell(f"{c.costs[name]:.2f}", str(c.costs[name])) for name in costs),

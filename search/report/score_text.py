@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Mapping, Sequence
 
 from search.evaluation.per_frame import Scores, main_name, main_score
-from search.utils.format import percent, percents
+from search.utils.format import percent, percent_interval
 
 NAMES = {"map": "mAP", "top1": "top-1"}
 
@@ -24,4 +24,4 @@ def score_text(scores: Scores) -> str:
 def interval_text(intervals: Mapping[str, Sequence[float]]) -> str:
     """Format the interval of the main score, given the intervals of all scores."""
     low, high = intervals[main_name(intervals)]
-    return f"{low:.3f}…{high:.3f}" if "map" in intervals else percents([low, high])
+    return f"{low:.3f}…{high:.3f}" if "map" in intervals else percent_interval([low, high])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from search.report.score_text import score_name, score_text
 from search.results.search_result import CandidateRecord, Result
-from search.utils.format import MEGABYTE, megabytes, percent, percents
+from search.utils.format import MEGABYTE, megabytes, percent, percent_interval
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def _quality_number(result: Result, chosen: CandidateRecord) -> HeadlineNumber:
         return HeadlineNumber("fidelity", percent(chosen.mean_fidelity), (note,))
     notes = ["mean over the models; 100% is unmerged"]
     if chosen.quality_interval is not None:
-        notes.insert(0, f"95% interval {percents(chosen.quality_interval)}")
+        notes.insert(0, f"95% interval {percent_interval(chosen.quality_interval)}")
     unlabelled = [name for name in result.models if name not in result.baseline]
     if unlabelled:
         notes.append(f"no labels for {list_names(unlabelled)}: fidelity counts instead")

@@ -11,7 +11,7 @@ from search.results.metric_comparison import MetricComparison
 from search.results.search_result import Result
 from search.results.verification import Verification
 from search.utils.records import read_record
-from search.utils.timing import milliseconds
+from search.utils.timing import epoch_milliseconds
 
 Document = Result | MetricComparison | Verification
 """What a command has found, as it lies in a file."""
@@ -62,5 +62,5 @@ class Provenance(Protocol):
 
 def span(outcome: Provenance) -> tuple[int, int]:
     """When the work began and when it was done, in milliseconds since 1970."""
-    done = milliseconds(outcome.created)
+    done = epoch_milliseconds(outcome.created)
     return done - int(sum(outcome.seconds.values()) * 1000), done

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from search.statistics.second_moments import GridColumns, SecondMoments
 from search.statistics.streaming import Moments, Shard
-from search.utils.tensors import header_of, write_tensors
+from search.utils.tensors import read_header, write_tensors
 from spaces.errors import MergeSearchError
 from spaces.plan import Ref
 
@@ -70,7 +70,7 @@ def read_moments(path: Path) -> StoredMoments:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            header = header_of(file, FORMAT_NAME)
+            header = read_header(file, FORMAT_NAME)
             moments = Moments(
                 tuple(Ref.parse(ref) for ref in header["refs"]),
                 int(header["frames"]),

@@ -27,8 +27,8 @@ from search.tracking.registry import Registry
 from search.tracking.run_writer import ResultRuns, last_candidates
 from search.tracking.runs import log
 from search.tracking.target import Target
-from search.utils.files import CannotWrite, replacing
-from search.utils.locks import locked
+from search.utils.files import CannotWrite, replace_file
+from search.utils.locks import file_lock
 from search.utils.redact import without_credentials
 from spaces.errors import MergeSearchError
 
@@ -168,7 +168,7 @@ def _alone(target: Target) -> Iterator[None]:
     if path is None or path.name == ":memory:":
         yield
         return
-    with locked(path):
+    with file_lock(path):
         if not path.exists():
             _make_file(path)
         yield
@@ -177,5 +177,5 @@ def _alone(target: Target) -> Iterator[None]:
 def _make_file(path: Path) -> None:
     """MLflow makes its tables in a hundred steps: beside their place, since what is killed in
     between is no store that it opens again."""
-    with replacing(path) as part:
+    with replace_file(path) as part:
         MlflowClient(tracking_uri=f"sqlite:///{part}").search_experiments(max_results=1)

@@ -20,7 +20,7 @@ from search.tracking.registry import Registry
 from search.tracking.system_metrics import Sample
 from search.tracking.target import Target
 from search.utils.records import read_record
-from search.utils.timing import to_the_minute
+from search.utils.timing import format_minute
 
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run
@@ -98,7 +98,7 @@ class ResultRuns:
 
     def start_parent(self, kind: str, title: str) -> str:
         """`title`, and when it was: to the minute, in UTC."""
-        return self.start(kind, f"{title} {to_the_minute(self.outcome.created)}", {})
+        return self.start(kind, f"{title} {format_minute(self.outcome.created)}", {})
 
     def finish(self, run: str) -> None:
         self.client.set_terminated(run, end_time=span(self.outcome)[1])

@@ -17,7 +17,7 @@ from search.tracking.client import store
 from search.tracking.payloads.watch_run import round_metrics, round_table, round_tags
 from search.tracking.run_writer import METRICS_AT_ONCE, SOURCE, SOURCE_TAG, experiment_of
 from search.tracking.target import Target
-from search.utils.timing import milliseconds
+from search.utils.timing import epoch_milliseconds
 
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 from mlflow.entities import Metric, Run, RunTag
@@ -94,7 +94,7 @@ class _Page:
         run = self.client.create_run(
             self.experiment,
             run_name=f"{self.name} watch",
-            start_time=milliseconds(first.began),
+            start_time=epoch_milliseconds(first.began),
             tags=tags,
         )
         return str(run.info.run_id)
@@ -110,7 +110,7 @@ class _Page:
         for start in range(0, len(rounds), AT_ONCE):
             part = rounds[start : start + AT_ONCE]
             points = [
-                Metric(name, value, milliseconds(ended.ended), ended.number)
+                Metric(name, value, epoch_milliseconds(ended.ended), ended.number)
                 for ended in part
                 for name, value in round_metrics(ended).items()
             ]

@@ -1,4 +1,4 @@
-"""Writes that matter: a temporary file, fsync, rename. A reader sees the old file or the new."""
+"""Durable writes: a temporary file, fsync, rename. A reader sees the old file or the new one."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from typing import Any
 
 from spaces.errors import MergeSearchError
 
-FORGOTTEN = 3600.0
-"""Seconds after which a temporary file is one that a killed process has left."""
+STALE_AFTER = 3600.0
+"""Seconds after which a temporary file counts as left over from a killed process."""
 
 
 class CannotWrite(MergeSearchError):
-    """The output folder does not take files."""
+    """A file or a folder cannot be written."""
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file to write to, which then replaces the one at `path`.
+def replace_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary file to write to; after the block, it replaces the file at `path`.
 
     Raises:
-        CannotWrite: the folder cannot be made or written to, or the disk is full.
+        CannotWrite: the folder cannot be created or written to, or the disk is full.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(path)
+        _remove_stale_files(path)
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
@@ -46,18 +46,19 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def replacing_folder(path: Path, marker: str) -> Iterator[Path]:
-    """A folder to fill, which then takes the place of the one at `path`.
+def replace_folder(path: Path, marker: str) -> Iterator[Path]:
+    """Yield a temporary folder to fill; after the block, it replaces the folder at `path`.
 
-    A folder that is there already must be empty, or one of ours: it holds a file named `marker`.
+    A folder that exists must be empty or hold a file named `marker`, which shows that
+    merge-search wrote it.
 
     Raises:
-        CannotWrite: it is somebody else's, or nothing can be written there.
+        CannotWrite: the folder holds other files, or cannot be written to.
     """
     if path.exists() and not (path / marker).is_file() and (path.is_file() or any(path.iterdir())):
         raise CannotWrite(
-            f"{path} holds other things: name a folder that is new or empty, or that holds a "
-            f"{marker} to be replaced"
+            f"{path} holds other files: name a folder that is new or empty, or that holds a "
+            f"{marker} to replace"
         )
     part, old = (path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("part", "old"))
     try:
@@ -66,34 +67,36 @@ def replacing_folder(path: Path, marker: str) -> Iterator[Path]:
         for written in part.iterdir():
             with written.open("rb") as file:
                 os.fsync(file.fileno())
-            written.chmod(0o666 & ~_umask())  # some writers keep theirs to themselves
+            written.chmod(
+                0o666 & ~_umask()
+            )  # some libraries write files that only the owner may read
         if path.exists():
             os.replace(path, old)
         os.replace(part, path)
     except OSError as error:
         raise CannotWrite(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        for left in (part, old):
-            shutil.rmtree(left, ignore_errors=True)
+        for leftover in (part, old):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _umask() -> int:
-    """What the user's new files may not be; it can only be read by setting it."""
+    """Return the umask of this process, which can only be read by setting it."""
     mask = os.umask(0o077)
     os.umask(mask)
     return mask
 
 
-def _sweep(path: Path) -> None:
-    """Remove what processes that were killed while they wrote to `path` have left."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+def _remove_stale_files(path: Path) -> None:
+    """Remove the temporary files of processes that were killed while they wrote to `path`."""
+    for stale in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
         with contextlib.suppress(OSError):
-            if time.time() - left.stat().st_mtime > FORGOTTEN:
-                left.unlink()
+            if time.time() - stale.stat().st_mtime > STALE_AFTER:
+                stale.unlink()
 
 
 def link_or_copy(source: str, copy: str) -> None:
-    """A second name for the file, which costs nothing; where there are no links, a copy."""
+    """Create a hard link to the file, or a copy on a file system without links."""
     try:
         os.link(source, copy)
     except OSError:
@@ -101,12 +104,12 @@ def link_or_copy(source: str, copy: str) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Replace the file at `path`, wholly or not at all.
+    """Replace the file at `path`, completely or not at all.
 
     Raises:
-        CannotWrite: the folder cannot be made or written to, or the disk is full.
+        CannotWrite: the folder cannot be created or written to, or the disk is full.
     """
-    with replacing(path) as temporary:
+    with replace_file(path) as temporary:
         temporary.write_bytes(content)
 
 
@@ -119,12 +122,16 @@ def write_json(path: Path, data: Any) -> None:
 
 
 def json_bytes(data: Any) -> bytes:
-    """As `write_json` writes it."""
+    """Return the bytes that `write_json` writes."""
     return (json.dumps(data, indent=2, allow_nan=False) + "\n").encode()
 
 
 def make_folder(path: Path, key: str = "out") -> Path:
-    """The folder that the config's `key` names, made if need be and known to take files."""
+    """Create the folder that the config key `key` names, and check that it can be written to.
+
+    Raises:
+        CannotWrite: it cannot be created or written to.
+    """
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
@@ -132,5 +139,5 @@ def make_folder(path: Path, key: str = "out") -> Path:
     except OSError as error:
         raise CannotWrite(
             f"{key} folder {path} cannot be written to: {error.strerror or error}; "
-            f"set `{key}:` in the config to a folder of yours"
+            f"set `{key}:` in the config to a folder that you can write to"
         ) from error

@@ -1,13 +1,8 @@
-"""Numbers as people read them."""
+"""Numbers for people to read."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:  # which makes a command wait for torch before it can show that it waits
-    pass
-
 
 MEGABYTE = 1e6
 
@@ -20,7 +15,7 @@ def percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.1f}%"
 
 
-def percents(interval: Sequence[float]) -> str:
-    """Of [low, high]."""
+def percent_interval(interval: Sequence[float]) -> str:
+    """Return the interval [low, high] in percent."""
     low, high = interval
     return f"{100 * low:.1f}…{100 * high:.1f}%"

@@ -1,4 +1,4 @@
-"""Locks on files, held by one process at a time."""
+"""File locks, which one process holds at a time."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from spaces.errors import MergeSearchError
 
 
 class Busy(MergeSearchError):
-    """Another process does what only one may do at a time."""
+    """Another process holds a lock that this command needs."""
 
     exit_code = 5
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """One process at a time; the kernel's own lock goes with the process that held it.
+def file_lock(path: Path) -> Iterator[None]:
+    """Wait for the lock of `path` and hold it during the block.
 
-    The lock is a hidden file beside `path`, which stays.
+    The lock is on a hidden file beside `path`, which stays. The kernel releases it when the
+    process ends.
 
     Raises:
-        CannotWrite: the folder cannot be made or written to.
+        CannotWrite: the folder cannot be created or written to.
     """
     with _lock_file(path.with_name(f".{path.name}.lock"), path) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -34,12 +35,14 @@ def locked(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def alone(path: Path, what: str) -> Iterator[None]:
-    """As `locked`, but who comes second is refused; `what` is what only one may do.
+def exclusive_lock(path: Path, what: str) -> Iterator[None]:
+    """Hold the lock file `path` during the block, or fail if another process holds it.
+
+    `what` completes the error message "another process ..."; it starts with a verb.
 
     Raises:
-        Busy: another process does it.
-        CannotWrite: the folder cannot be made or written to.
+        Busy: another process holds the lock.
+        CannotWrite: the folder cannot be created or written to.
     """
     with _lock_file(path, path) as file:
         try:
@@ -54,7 +57,7 @@ def alone(path: Path, what: str) -> Iterator[None]:
 
 
 def _lock_file(lock: Path, path: Path) -> TextIO:
-    """The file to lock on; where it cannot be made, it is `path` that is named."""
+    """Open the file to lock; an error names `path`."""
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
         return open(lock, "a+", encoding="utf-8")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError
 
 from search.utils.files import write_json
-from search.utils.timing import milliseconds
+from search.utils.timing import epoch_milliseconds
 from spaces.errors import MergeSearchError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class NoRecord(BadRecord):
 
 
 def _iso_time(text: str) -> str:
-    milliseconds(text)
+    epoch_milliseconds(text)
     return text
 
 

@@ -1,4 +1,4 @@
-"""Passwords that stand in addresses, and how to keep them out of what is written and said."""
+"""Keep passwords in addresses out of files and messages."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import re
 
 
 def without_credentials(text: str) -> str:
-    """The text with `user:password@`, and `password=` in a query, taken out of every URI in it.
+    """Remove `user:password@` and query parameters such as `password=` from every URI in a text.
 
-    Up to the last @: a password may hold what should have been written as %40 or %2F.
+    Everything up to the last @ is removed: a password may hold an unescaped @ or /.
     """
     bare = re.sub(r"(\w://)(?!/)\S*@", r"\1", text)
     return re.sub(r"(?i)(?<=[?&])(password|passwd|pwd|token)=[^&\s]*&?", "", bare)

@@ -1,6 +1,6 @@
-"""When rounds are due: the only door to APScheduler, of which only the triggers are used.
+"""When rounds are due. This module alone uses APScheduler, and only its triggers.
 
-Its job stores keep pickles and its schedulers are threads; a round here is a process of its own.
+APScheduler's job stores hold pickles and its schedulers are threads; a round is a process.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
-from search.utils.cron import expanded_fields, lines
+from search.utils.cron import expand_fields, scheduler_lines
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
 UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
 LONGEST = timedelta(days=366)
-MOST_COUNTED = 10_000
-"""Missed rounds that are counted: a week of minutes, in two seconds."""
-AHEAD = timedelta(hours=1)
-"""How far clocks are put back in practice; a round later than that began under a wrong clock."""
-STEP = 1.0
-"""Seconds after which a waiting clock is looked at again."""
+MAX_COUNTED = 10_000
+"""Maximum number of missed rounds that are counted: a week of minutes, in two seconds."""
+MAX_CLOCK_CHANGE = timedelta(hours=1)
+"""How far clocks are set back in practice; a last round further ahead had a wrong clock."""
+CLOCK_STEP = 1.0
+"""Seconds between two readings of the clock while waiting."""
 
 
 @dataclass(frozen=True)
@@ -35,82 +35,84 @@ class Due:
     """A round that is due now."""
 
     at: datetime
-    """The last moment at which one was due, in UTC."""
+    """The last time at which a round was due, in UTC."""
     missed: int
-    """How many were due before that and never began."""
+    """Number of rounds that were due before and never began."""
 
 
 class _Times(Protocol):
-    """Moments without an end."""
+    """An endless series of times."""
 
     def after(self, moment: datetime) -> datetime | None:
-        """The first one later than this, in UTC; None if there never is one."""
+        """Return the first time after `moment`, in UTC; None if there is none."""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """The moments at which rounds are due."""
+    """The times at which rounds are due."""
 
     text: str
-    """As it was given."""
+    """The schedule as written."""
     times: tuple[_Times, ...]
-    """One is due when any of them says so."""
+    """A round is due at every time of each of these series."""
 
     @classmethod
     def cron(cls, text: str, timezone: str = "UTC") -> Schedule:
-        """The moments of the five fields of a crontab line, on the clocks of a time zone.
+        """Return the schedule of a crontab line, read on the clocks of a time zone.
 
-        As cron does it: Sunday is 0 and 7, and where both the day of the month and that of the
-        week are restricted, one of them suffices. When clocks change, a line that names its hours
-        is due once: at the change if the hour is skipped, the first time if it comes twice. A
-        line whose hours begin with `*` goes on in real time.
+        Follows cron: Sunday is 0 and 7, and if both the day of the month and the day of the week
+        are restricted, one match suffices. When the clocks change, a line that names its hours is
+        due once: at the change if the hour is skipped, the first time if the hour occurs twice. A
+        line whose hours begin with `*` continues in real time.
 
         Raises:
-            ValueError: the text is no such line or never comes, or the zone is not known; in one
-                sentence.
+            ValueError: the text is not a crontab line, the schedule never occurs, or the time
+                zone is unknown; the message is one sentence.
         """
-        given, fields, zone = text.split(), expanded_fields(text), _zone(timezone)
-        kind = _RealTime if given[1].startswith("*") else _WallClock
-        found = cls(text, tuple(kind(line, zone) for line in lines(given, fields)))
-        if all(times.after(EPOCH) is None for times in found.times):
-            raise ValueError(f"schedule {text!r} never comes: no month that it names has that day")
-        return found
+        texts, fields, zone = text.split(), expand_fields(text), _zone(timezone)
+        kind = _RealTime if texts[1].startswith("*") else _WallClock
+        schedule = cls(text, tuple(kind(line, zone) for line in scheduler_lines(texts, fields)))
+        if all(times.after(EPOCH) is None for times in schedule.times):
+            raise ValueError(f"schedule {text!r} never occurs: none of its months has such a day")
+        return schedule
 
     @classmethod
     def interval(cls, text: str) -> Schedule:
-        """Every so often, such as `30 min`; units are s, min, h and d.
+        """Return the schedule of an interval such as `30 min`; units are s, min, h and d.
 
-        Counted from 1970 in UTC, so that no restart moves it: `1 d` is at midnight.
+        Intervals count from 1970 in UTC, so that no restart moves them: `1 d` means midnight.
 
         Raises:
-            ValueError: the text is not of that form, or nothing, or more than a year; in one
-                sentence.
+            ValueError: the text has another form, or the interval is 0 or more than a year; the
+                message is one sentence.
         """
-        found = re.fullmatch(r"\s*(\d{1,9})\s*(s|min|h|d)\s*", text, re.ASCII)
-        period = int(found[1]) * UNITS[found[2]] if found else 0
+        match = re.fullmatch(r"\s*(\d{1,9})\s*(s|min|h|d)\s*", text, re.ASCII)
+        period = int(match[1]) * UNITS[match[2]] if match else 0
         if not 0 < period <= LONGEST.total_seconds():
             raise ValueError(
                 f"interval {text!r}: give a whole number above 0 and its unit (s, min, h or d), "
-                "a year at most, such as '30 min'"
+                "at most a year, such as '30 min'"
             )
         return cls(text, (_Every(period),))
 
     def after(self, moment: datetime) -> datetime:
-        """The first moment strictly later than this one, in UTC."""
-        return min(found for times in self.times if (found := times.after(moment)) is not None)
+        """Return the first time after `moment`, in UTC."""
+        following = (times.after(moment) for times in self.times)
+        return min(time for time in following if time is not None)
 
     def due(self, last: datetime | None, now: datetime) -> Due | None:
-        """The round that is due now, if any; `last` is when the last one was due, or began.
+        """Return the round that is due now, if any; `last` is when the last round was due.
 
-        The first round ever is due at once. All that have become due since the last one are one
-        round now. One is due at once, too, if the last lies more than an hour ahead: the clock
-        was wrong then, and to wait until it is that time again might take years.
+        The first round ever is due immediately. All rounds that have become due since the last
+        one are a single round now. A round is also due immediately if the last one lies more than
+        an hour in the future: the clock was wrong then, and waiting for that time could take
+        years.
         """
-        if last is None or last - now > AHEAD:
+        if last is None or last - now > MAX_CLOCK_CHANGE:
             return Due(now, 0)
         since: list[datetime] = []
         for moment in self._from(last):
-            if moment > now or len(since) > MOST_COUNTED:
+            if moment > now or len(since) > MAX_COUNTED:
                 break
             since.append(moment)
         return Due(since[-1], len(since) - 1) if since else None
@@ -122,7 +124,7 @@ class Schedule:
 
 
 class _Every:
-    """A moment every `period` seconds."""
+    """A time every `period` seconds."""
 
     def __init__(self, period: int) -> None:
         self._trigger = IntervalTrigger(seconds=period, start_date=EPOCH, timezone=UTC)
@@ -134,8 +136,9 @@ class _Every:
 class _Crontab:
     """The times of a crontab line on the clocks of a zone.
 
-    APScheduler is asked as if in UTC. With a zone it runs a named hour twice that comes twice,
-    leaves out a midnight that is skipped, and in spring the midnight after the month's end.
+    APScheduler computes the times as if in UTC. With a time zone, it runs twice in a named hour
+    that occurs twice, and omits a midnight that is skipped as well as, in spring, the midnight
+    after the end of the month.
     """
 
     def __init__(self, line: str, zone: tzinfo) -> None:
@@ -143,14 +146,14 @@ class _Crontab:
         self._zone = zone
 
     def _shown(self, moment: datetime) -> datetime:
-        """What clocks show then, as if it were UTC."""
+        """Return what the clocks show at a time, as if it were UTC."""
         return moment.astimezone(self._zone).replace(tzinfo=UTC, fold=0)
 
     def _offset(self, moment: datetime) -> timedelta:
         return self._shown(moment) - moment
 
     def _change(self, before: datetime, after: datetime) -> datetime:
-        """The first second between the two at which clocks run otherwise than before."""
+        """Return the first second between two times at which the clocks have changed."""
         offset = self._offset(before)
         while after - before > SECOND:
             middle = before + (after - before) // SECOND // 2 * SECOND
@@ -159,34 +162,34 @@ class _Crontab:
 
 
 class _RealTime(_Crontab):
-    """Due whenever clocks show one of the times."""
+    """Due whenever the clocks show one of the times."""
 
     def after(self, moment: datetime) -> datetime | None:
         moment = moment.astimezone(UTC).replace(microsecond=0)
         shown, offset = self._shown(moment), self._offset(moment)
         while (wall := _next(self._trigger, shown)) is not None:
-            found = wall - offset
-            if self._offset(found) == offset:
-                return found
-            # On the way there clocks are changed: from then on they show other times.
-            moment = self._change(moment, found)
+            candidate = wall - offset
+            if self._offset(candidate) == offset:
+                return candidate
+            # The clocks change before that: from then on, they show other times.
+            moment = self._change(moment, candidate)
             shown, offset = self._shown(moment) - SECOND, self._offset(moment)
         return None
 
 
 class _WallClock(_Crontab):
-    """Due once for each of the times, whether clocks show it twice or not at all."""
+    """Due once for each of the times, even if the clocks show it twice or never."""
 
     def after(self, moment: datetime) -> datetime | None:
         wall = self._shown(moment)
         while (following := _next(self._trigger, wall)) is not None:
-            wall, found = following, self._first(following)
-            if found > moment:  # else clocks show it again
-                return found
+            wall, first = following, self._first(following)
+            if first > moment:  # else the clocks show it a second time
+                return first
         return None
 
     def _first(self, wall: datetime) -> datetime:
-        """When clocks first show this; if they skip it, when they do so."""
+        """Return when the clocks first show this time, or when they skip it."""
         late, early = (
             wall.replace(tzinfo=self._zone, fold=fold).astimezone(UTC) for fold in (0, 1)
         )
@@ -194,39 +197,43 @@ class _WallClock(_Crontab):
 
 
 def _zone(name: str) -> tzinfo:
-    if name == "UTC":  # is there where no time zones are installed
+    if name == "UTC":  # works without a time zone database
         return UTC
     try:
         return ZoneInfo(name)
-    except (OSError, ValueError, ZoneInfoNotFoundError) as error:  # a folder; no name; not found
+    except (
+        OSError,
+        ValueError,
+        ZoneInfoNotFoundError,
+    ) as error:  # a folder; not a name; not found
         raise ValueError(
-            f"time zone {name!r} is not known here: give an IANA name such as Europe/Berlin, or "
-            "UTC; small systems know no other before the package tzdata is installed"
+            f"time zone {name!r} is unknown: give an IANA name such as Europe/Berlin, or UTC; on "
+            "small systems, install the package tzdata"
         ) from error
 
 
 def _next(trigger: CronTrigger | IntervalTrigger, moment: datetime) -> datetime | None:
-    """Asked from the next whole second on: sums are exact then, and it is later for sure."""
+    """Return the first time after `moment`, counted in whole seconds, so that sums are exact."""
     start = moment.astimezone(UTC).replace(microsecond=0) + SECOND
-    found: datetime | None = trigger.get_next_fire_time(None, start)
-    return found
+    following: datetime | None = trigger.get_next_fire_time(None, start)
+    return following
 
 
 class Clock(Protocol):
-    """Tells the time, and waits."""
+    """A clock that a watch reads and waits for."""
 
     def now(self) -> datetime:
-        """In UTC."""
+        """Return the time in UTC."""
 
     def wait_until(self, moment: datetime) -> None:
-        """Return when it is that time, or later."""
+        """Return at `moment` or later."""
 
 
 class SystemClock:
     """The clock of this machine.
 
-    It waits in short steps: a machine that was suspended, or whose clock was set, is late by a
-    step at most. What a signal's handler raises ends the waiting at once.
+    It waits in short steps, so that it is late by at most one step after the machine was suspended
+    or its clock was set. An exception from a signal handler ends the wait immediately.
     """
 
     def now(self) -> datetime:
@@ -234,4 +241,4 @@ class SystemClock:
 
     def wait_until(self, moment: datetime) -> None:
         while (left := (moment - self.now()).total_seconds()) > 0:
-            time.sleep(min(left, STEP))
+            time.sleep(min(left, CLOCK_STEP))

@@ -1,4 +1,4 @@
-"""Tensors on disk with a JSON header: safetensors files, of which nothing is unpickled."""
+"""Tensors with a JSON header in safetensors files, from which nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from search.utils.files import CannotWrite, replacing
+from search.utils.files import CannotWrite, replace_file
 
 
 def write_tensors(
     path: Path, tensors: Mapping[str, Tensor], title: str, header: Mapping[str, Any]
 ) -> None:
-    """Write the file, wholly or not at all; `title` is the key that its header stands under.
+    """Write the file, completely or not at all, with its header under the key `title`.
 
     Raises:
-        CannotWrite: the folder does not take it.
+        CannotWrite: the folder cannot be written to.
     """
-    with replacing(path) as temporary:
+    with replace_file(path) as temporary:
         try:
             save_file(dict(tensors), temporary, {title: json.dumps(header)})
         except SafetensorError as error:
             raise CannotWrite(f"cannot write {path}: {error}") from error
 
 
-def header_of(file: Any, title: str) -> Any:
-    """The header of a file that `safe_open` has opened.
+def read_header(file: Any, title: str) -> Any:
+    """Return the header of a file that `safe_open` has opened.
 
     Raises:
-        KeyError, ValueError: it has none under that title.
+        KeyError, ValueError: the file has no header under that title.
     """
     return json.loads((file.metadata() or {})[title])

@@ -1,4 +1,4 @@
-"""How long each part of a run took, and the moments that results tell of."""
+"""Durations of the parts of a run, and times in records."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ class StepTimings:
 
     @contextmanager
     def timing(self, part: str) -> Iterator[None]:
+        """Measure the time that the block takes."""
         start = time.perf_counter()
         try:
             yield
@@ -25,16 +26,16 @@ class StepTimings:
             self.seconds[part] = round(time.perf_counter() - start, 2)
 
 
-def this_moment() -> str:
-    """ISO 8601, UTC, to the second."""
+def utc_now() -> str:
+    """Return the time in ISO 8601, in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def to_the_minute(moment: str) -> str:
-    """For people, of ISO 8601."""
+def format_minute(moment: str) -> str:
+    """Shorten a time in ISO 8601 to the minute, for people."""
     return moment[:16].replace("T", " ")
 
 
-def milliseconds(moment: str) -> int:
+def epoch_milliseconds(moment: str) -> int:
     """Convert ISO 8601 to whole milliseconds since 1970, rounded down."""
     return (datetime.fromisoformat(moment).astimezone(UTC) - EPOCH) // timedelta(milliseconds=1)

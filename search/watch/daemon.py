@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 
 from search.results.rounds import EXIT_CODES, RoundHistory
-from search.utils.locks import alone
+from search.utils.locks import exclusive_lock
 from search.utils.reporter import Reporter
 from search.utils.schedule import Clock, Due, Schedule
 
@@ -33,7 +33,7 @@ def watcher_lock(folder: Path) -> Iterator[None]:
     Raises:
         Busy: another process watches this config.
     """
-    with alone(folder / LOCK, f"watches {folder.parent} already"):
+    with exclusive_lock(folder / LOCK, f"watches {folder.parent} already"):
         yield
 
 

@@ -8,7 +8,7 @@ from search.cameras.recordings import Recordings
 from search.config.watch import WatchConfig
 from search.deploy.champion import Champion
 from search.results.rounds import RoundHistory
-from search.utils.format import percent, percents
+from search.utils.format import percent, percent_interval
 from search.watch.inspection import Inspection
 from search.watch.round_builder import RoundBuilder
 
@@ -78,6 +78,6 @@ def _lost_fidelity(inspection: Inspection, expected: float | None, max_drop: flo
         return []
     return [
         "the plan in service agrees with the unmerged models on "
-        f"{percent(fidelity.mean)} ({percents(fidelity.interval)}) of confident answers, "
+        f"{percent(fidelity.mean)} ({percent_interval(fidelity.interval)}) of confident answers, "
         f"down from {percent(expected)}"
     ]

@@ -9,7 +9,7 @@ from search.evaluation.per_frame import mean_known
 from search.results.rounds import PromotionRecord, Round
 from search.utils.format import megabytes, percent
 from search.utils.reporter import Reporter
-from search.utils.timing import to_the_minute
+from search.utils.timing import format_minute
 from search.watch.workspace import Workspace
 
 HEADER = ["round", "due (UTC)", "new frames", "drift p", "fidelity", "decision", "in service"]
@@ -34,7 +34,7 @@ def show_history(rounds: Sequence[Round], workspace: Workspace, reporter: Report
         return
     plan = champion.standing
     reporter.say(
-        f"In service since {to_the_minute(champion.since)} UTC: plan {plan.plan}, "
+        f"In service since {format_minute(champion.since)} UTC: plan {plan.plan}, "
         f"{megabytes(plan.bytes)}, in {champions.folder / CURRENT}"
     )
 
@@ -65,7 +65,7 @@ def _row(ended: Round) -> list[str]:
     p_value = ended.p_value
     return [
         str(ended.number),
-        to_the_minute(ended.due),
+        format_minute(ended.due),
         str(ended.new_frames),
         "-" if p_value is None else f"{p_value:.2g}",
         percent(mean_known(ended.fidelity)),

@@ -9,7 +9,7 @@ from search.cameras.polling import PollResult
 from search.deploy.champion import Champion
 from search.results.rounds import CameraRound, Decision, PromotionRecord, Round
 from search.utils.schedule import Due
-from search.utils.timing import this_moment
+from search.utils.timing import utc_now
 from search.watch.inspection import Inspection
 from search.watch.search_again import SearchOutcome
 from search.watch.windows import last_compared, of_camera
@@ -30,7 +30,7 @@ class RoundBuilder:
     def start(cls, due: Due, last: Round | None, cameras: Iterable[str]) -> RoundBuilder:
         """Start a record that keeps the number of the last window compared of each camera."""
         records = {name: CameraRound(0, window=last_compared(last, name)) for name in cameras}
-        return cls(due, last, this_moment(), records)
+        return cls(due, last, utc_now(), records)
 
     @property
     def number(self) -> int:
@@ -82,7 +82,7 @@ class RoundBuilder:
             number=self.number,
             due=self.due.at.isoformat(timespec="seconds"),
             began=self.began,
-            ended=this_moment(),
+            ended=utc_now(),
             cameras=self.cameras,
             decision=decision,
             reason=reason,

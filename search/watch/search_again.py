@@ -28,7 +28,7 @@ from search.results.rounds import PromotionRecord
 from search.results.search_result import BUNDLE_FOLDER, CandidateRecord, Result
 from search.tracking.outbox import NotLogged
 from search.utils.reporter import Reporter
-from search.utils.timing import this_moment
+from search.utils.timing import utc_now
 from search.watch.champion_challenger import ComparisonSetup, compare_plans
 from search.watch.inspection import Inspection
 from search.watch.seen_labels import SeenLabels
@@ -107,7 +107,7 @@ def search_again(
         return SearchOutcome(record, None if in_service is None else in_service.fidelity)
     challenger = comparison.challenger
     before = None if champion is None else champion.bundle
-    promoted = Champion(challenger, this_moment(), decision.reason, before, request.round, record)
+    promoted = Champion(challenger, utc_now(), decision.reason, before, request.round, record)
     champions.take(search_config.out_folder / BUNDLE_FOLDER, promoted)
     return SearchOutcome(record, challenger.fidelity)
 

@@ -18,7 +18,7 @@ from search.config.base import BadConfig
 from search.config.run import RunConfig
 from search.config.watch import WatchConfig
 from search.deploy.champion import SERVICE
-from search.utils.locks import alone
+from search.utils.locks import exclusive_lock
 
 WATCH = "watch"
 """Below OUT."""
@@ -65,7 +65,7 @@ class Workspace:
         Raises:
             Busy: another process does a round of this config.
         """
-        with alone(self.folder / LOCK, f"does a round of {self.folder}"):
+        with exclusive_lock(self.folder / LOCK, f"does a round of {self.folder}"):
             yield
 
     def remove_other_trials(self, number: int) -> None:

@@ -1,4 +1,4 @@
-"""The command as a person meets it: help, one-line errors, exit codes, files."""
+"""Commands as a user sees them: help, one-line errors, exit codes, files."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def call(*arguments: str | Path) -> Result:
 
 
 def one_line(answer: Result, code: int) -> str:
-    """The one line on stderr with which a command ends."""
+    """Return the one line of an error message, and check the exit code."""
     assert answer.exit_code == code
     assert isinstance(answer.exception, SystemExit)
     (line,) = answer.stderr.splitlines()
@@ -45,7 +45,7 @@ def one_line(answer: Result, code: int) -> str:
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 @pytest.mark.parametrize("flag", ["--help", "-h"])
-def test_every_command_helps(command: list[str], flag: str) -> None:
+def test_every_command_has_a_help_text(command: list[str], flag: str) -> None:
     answer = call(*command, flag)
     assert answer.exit_code == 0 and answer.stderr == ""
     assert answer.stdout.startswith("Usage: ") and len(answer.stdout.splitlines()) > 5
@@ -58,7 +58,7 @@ def test_every_command_is_among_those_tested() -> None:
     assert known == {tuple(command) for command in COMMANDS if command}
 
 
-def test_it_says_its_version() -> None:
+def test_the_version_is_printed() -> None:
     answer = call("--version")
     assert answer.exit_code == 0 and "version" in answer.stdout
 
@@ -74,7 +74,9 @@ def test_the_installed_command_helps_and_fails_in_one_line(tmp_path: Path) -> No
     assert failed.returncode == 1 and f"config {path}: cannot be read" in line
 
 
-def test_run_writes_its_files_and_says_what_next(tmp_path: Path, data: dict[str, Any]) -> None:
+def test_run_writes_its_files_and_prints_the_next_commands(
+    tmp_path: Path, data: dict[str, Any]
+) -> None:
     path = write_config(tmp_path, data)
     answer = call("run", path, "--set", "search.trials=6", "--set", "name=other")
     assert answer.exit_code == 0, answer.output
@@ -89,7 +91,7 @@ def test_run_writes_its_files_and_says_what_next(tmp_path: Path, data: dict[str,
 
 
 @pytest.mark.parametrize(
-    ("changes", "code", "told"),
+    ("changes", "code", "message"),
     [
         ({"budget": "65 parrots"}, 1, "budget: "),
         ({"colour": 1}, 1, "colour: unknown key"),
@@ -99,25 +101,25 @@ def test_run_writes_its_files_and_says_what_next(tmp_path: Path, data: dict[str,
     ],
 )
 def test_errors_are_one_line_with_an_exit_code(
-    tmp_path: Path, data: dict[str, Any], changes: dict[str, Any], code: int, told: str
+    tmp_path: Path, data: dict[str, Any], changes: dict[str, Any], code: int, message: str
 ) -> None:
     answer = call("run", write_config(tmp_path, with_changes(data, changes)))
-    assert told in one_line(answer, code)
+    assert message in one_line(answer, code)
 
 
-def test_a_bad_override_is_one_line_too(tmp_path: Path, data: dict[str, Any]) -> None:
+def test_a_bad_override_is_a_one_line_error(tmp_path: Path, data: dict[str, Any]) -> None:
     path = write_config(tmp_path, data)
     assert "--set budget: write it as" in one_line(call("run", path, "--set", "budget"), 1)
 
 
-def test_an_unreachable_tracker_is_exit_code_3_and_keeps_the_result(
+def test_an_unreachable_tracker_gives_exit_code_3_and_keeps_the_result(
     tmp_path: Path, data: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:s3cret-word@127.0.0.1:9")
     answer = call("run", write_config(tmp_path, data))
-    told = one_line(answer, 3)
-    assert "everything is kept in" in told and "merge-search sync " in told
+    message = one_line(answer, 3)
+    assert "everything is kept in" in message and "merge-search sync " in message
     assert "s3cret-word" not in answer.output
     assert (tmp_path / "out" / "tiny" / "result.json").is_file()
 
@@ -138,7 +140,9 @@ def test_similarity_writes_a_table_and_a_picture(tmp_path: Path, data: dict[str,
     assert not (out / "result.json").exists()
 
 
-def test_correlate_writes_its_league_and_says_where(known: Labelled, tmp_path: Path) -> None:
+def test_correlate_writes_its_comparison_and_names_the_files(
+    known: Labelled, tmp_path: Path
+) -> None:
     path = write_config(tmp_path, with_changes(known.data, {
         "truth": {"a": {"csv": str(known.folder / "a.csv")}},
         "cache": str(known.folder / "cache"),
@@ -154,7 +158,9 @@ def test_correlate_writes_its_league_and_says_where(known: Labelled, tmp_path: P
     assert "44 shares" in answer.stdout and answer.stderr == ""
 
 
-def test_correlate_without_ground_truth_is_one_line(tmp_path: Path, data: dict[str, Any]) -> None:
+def test_correlate_without_ground_truth_is_a_one_line_error(
+    tmp_path: Path, data: dict[str, Any]
+) -> None:
     answer = call("correlate", write_config(tmp_path, with_changes(data, {"truth": {}})))
     assert "needs `truth:` for at least one model" in one_line(answer, 1)
 
@@ -164,7 +170,7 @@ def test_similarity_refuses_an_unknown_metric(tmp_path: Path, data: dict[str, An
     assert "'magic'" in one_line(answer, 1)
 
 
-def test_plan_show_tells_shares_costs_and_verification(tiny_run: FinishedRun) -> None:
+def test_plan_show_prints_shares_costs_and_verification(tiny_run: FinishedRun) -> None:
     result = tiny_run.result
     chosen = next(c for c in result.candidates if c.hash == result.chosen)
     answer = call("plan", "show", tiny_run.out / "plans" / f"{chosen.hash}.json")
@@ -185,14 +191,14 @@ def test_plan_show_needs_no_result(tiny_run: FinishedRun, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [("{", "not JSON"), ("[]", "a plan is"), ('{"version": 9, "shares": []}', "version 9")],
 )
-def test_plan_show_refuses_what_is_no_plan(tmp_path: Path, text: str, told: str) -> None:
+def test_plan_show_refuses_a_file_that_is_no_plan(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "plan.json"
     file.write_text(text)
     line = one_line(call("plan", "show", file), 1)
-    assert told in line and str(file) in line
+    assert message in line and str(file) in line
     assert "cannot be read" in one_line(call("plan", "show", tmp_path / "gone.json"), 1)
 
 

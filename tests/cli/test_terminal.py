@@ -1,4 +1,4 @@
-"""What a person sees at a terminal, and what a script gets; real terminals, real signals."""
+"""Output on a terminal and in scripts, with real terminals and real signals."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def call(*arguments: str | Path) -> Result:
 def seen(
     start: StartCommand, *arguments: str | Path, columns: int = 100, **settings: str
 ) -> Terminal:
-    """All that a terminal showed of a command that went well."""
+    """Run a command that succeeds, and return its terminal."""
     window = Terminal(columns)
     command = start(*arguments, prepare=partial(attach_terminal, window.name, settings))
     code = command.exit_code()
@@ -71,10 +71,10 @@ def seen(
     return window
 
 
-# A terminal, and what is none.
+# Terminals and other outputs.
 
 
-def test_a_terminal_sees_time_left_and_time_taken_in_colour(
+def test_a_terminal_shows_time_left_and_time_taken_in_colour(
     start: StartCommand, config: Path
 ) -> None:
     window = seen(start, "run", config, "--set", "frames.count=80")
@@ -86,7 +86,7 @@ def test_a_terminal_sees_time_left_and_time_taken_in_colour(
     assert window.output.rindex(SHOWN) > window.output.rindex(HIDDEN)
 
 
-def test_what_is_no_terminal_gets_the_same_without_any_control(
+def test_another_output_gets_the_same_lines_without_control_sequences(
     start: StartCommand, config: Path, tmp_path: Path
 ) -> None:
     shown = seen(start, "run", config, columns=80).text
@@ -100,7 +100,7 @@ def test_what_is_no_terminal_gets_the_same_without_any_control(
     assert len(table) > 5 and set(table) <= set(shown.splitlines())
 
 
-def test_who_wants_no_colour_gets_none(start: StartCommand, config: Path) -> None:
+def test_no_color_turns_colours_off(start: StartCommand, config: Path) -> None:
     window = seen(start, "run", config, "--set", "frames.count=80", NO_COLOR="1")
     assert not COLOUR.search(window.output) and " left" in window.text
 
@@ -108,15 +108,15 @@ def test_who_wants_no_colour_gets_none(start: StartCommand, config: Path) -> Non
 @pytest.mark.parametrize("width", [80, 40])
 @pytest.mark.parametrize("models", [2, 3, 6])
 def test_words_in_tables_are_whole_on_narrow_terminals(width: int, models: int) -> None:
-    told = io.StringIO()
-    reporter = ConsoleReporter(Console(file=told, width=width, highlight=False))
+    message = io.StringIO()
+    reporter = ConsoleReporter(Console(file=message, width=width, highlight=False))
     header = ["plan", "MB", "saved", "fidelity", *(f"lite{k} top-1" for k in range(models))]
     reporter.table("Verified", header, [["bd5ca8d9ee32 *+", "17.31", "35.6%", "96.9%"]
                                         + models * ["100.0%"]])  # fmt: skip
-    words = told.getvalue().split()
-    assert "…" not in told.getvalue()
+    words = message.getvalue().split()
+    assert "…" not in message.getvalue()
     assert {*" ".join(header).split(), "bd5ca8d9ee32", "*+", "35.6%", "100.0%"} <= set(words)
-    widest = max(len(line.rstrip()) for line in told.getvalue().splitlines())
+    widest = max(len(line.rstrip()) for line in message.getvalue().splitlines())
     assert widest <= max(width, 40 + 8 * models)
 
 
@@ -135,7 +135,7 @@ def test_json_is_the_result_byte_for_byte(
     assert "Exploring" in errors.read_text() and "\x1b" not in errors.read_text()
 
 
-def test_json_is_there_too_when_only_mlflow_is_away(
+def test_json_is_printed_when_only_mlflow_fails(
     config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
@@ -153,7 +153,7 @@ def test_json_of_a_run_that_fails_is_empty(config: Path) -> None:
     assert "the smallest reachable is" in answer.stderr
 
 
-def test_every_other_document_too(tiny_run: FinishedRun, tmp_path: Path) -> None:
+def test_json_of_exact_and_verify(tiny_run: FinishedRun, tmp_path: Path) -> None:
     out = shutil.copytree(tiny_run.out, tmp_path / "here" / "out" / "tiny")
     base = ("--set", f"out={out}")
     exact = call("exact", tiny_run.path, *base, "--json")
@@ -175,13 +175,13 @@ def test_json_of_correlate(known: Labelled, tmp_path: Path) -> None:
     assert json.loads(answer.stdout)["winner"]
 
 
-LEAVES_NONE = [["similarity", "c"], ["export", "o", "--to", "b"], ["sync", "o"],
+WITHOUT_DOCUMENT = [["similarity", "c"], ["export", "o", "--to", "b"], ["sync", "o"],
                ["worker", "s", "n"], ["ui", "c"], ["plan", "show", "p"], ["promote", "c"],
                ["stats", "merge", "c"], ["stats", "measure", "c", "--shard", "1/2"]]  # fmt: skip
 
 
-@pytest.mark.parametrize("command", LEAVES_NONE, ids=" ".join)
-def test_what_leaves_no_document_refuses_json(command: list[str]) -> None:
+@pytest.mark.parametrize("command", WITHOUT_DOCUMENT, ids=" ".join)
+def test_a_command_without_a_document_refuses_json(command: list[str]) -> None:
     before = call("--json", *command)
     name = "show" if "plan" in command else command["stats" in command]
     assert before.exit_code == 2
@@ -191,7 +191,7 @@ def test_what_leaves_no_document_refuses_json(command: list[str]) -> None:
     assert before.stdout == after.stdout == ""
 
 
-def test_quiet_is_the_tables_and_nothing_else(config: Path) -> None:
+def test_quiet_prints_only_the_tables(config: Path) -> None:
     answer = call("run", config, "--quiet")
     assert answer.exit_code == 0 and answer.stderr == ""
     lines = answer.stdout.splitlines()
@@ -201,7 +201,7 @@ def test_quiet_is_the_tables_and_nothing_else(config: Path) -> None:
 
 
 def test_quiet_still_warns(tiny_run: FinishedRun, tmp_path: Path) -> None:
-    """Of the models that a bundle was made of, which have gone since."""
+    """The weights of the models that the bundle was made from are gone."""
     bundle = shutil.copytree(tiny_run.out / "bundle", tmp_path / "bundle")
     contents = (bundle / "bundle.json").read_text()
     (bundle / "bundle.json").write_text(contents.replace(".safetensors", "-gone.safetensors"))
@@ -213,18 +213,16 @@ def test_quiet_still_warns(tiny_run: FinishedRun, tmp_path: Path) -> None:
     assert line.startswith("merge-search: The unmerged models were not measured: ")
 
 
-def test_nobody_who_listens_any_more_is_no_error(
-    start: StartCommand, config: Path, tmp_path: Path
-) -> None:
+def test_a_closed_output_is_no_error(start: StartCommand, config: Path, tmp_path: Path) -> None:
     errors = tmp_path / "errors"
-    command = start("run", config, prepare=partial(_deaf, str(errors)))
+    command = start("run", config, prepare=partial(_close_output, str(errors)))
     assert command.exit_code() == 1
     assert errors.read_text() == ""
     assert not (tmp_path / "out" / "tiny" / "result.json").exists()
 
 
-def _deaf(errors: str) -> None:
-    """Standard output is a pipe that nobody reads."""
+def _close_output(errors: str) -> None:
+    """Make standard output a pipe that nobody reads."""
     redirect_stderr(errors)
     end, into = os.pipe()
     os.dup2(into, 1)
@@ -235,8 +233,8 @@ def _deaf(errors: str) -> None:
 # Errors.
 
 
-def test_a_traceback_is_there_for_who_wants_it(tiny_run: FinishedRun, tmp_path: Path) -> None:
-    """A damaged cache: something that the user can put right."""
+def test_debug_prints_the_traceback(tiny_run: FinishedRun, tmp_path: Path) -> None:
+    """A damaged cache is an error that the user can fix."""
     cache = tmp_path / "cache"
     shutil.copytree(tiny_run.config.cache_folder, cache)
     (file,) = cache.rglob("*.safetensors")
@@ -250,15 +248,15 @@ def test_a_traceback_is_there_for_who_wants_it(tiny_run: FinishedRun, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("fault", "told"),
+    ("fault", "message"),
     [
         (RuntimeError(FAILED), "RuntimeError (CPU allocator: you tried to allocate 1 TB)"),
         (MemoryError(), "MemoryError"),
         (ZeroDivisionError("by 0"), "ZeroDivisionError (by 0)"),
     ],
 )
-def test_a_fault_of_ours_is_one_paragraph(
-    config: Path, monkeypatch: pytest.MonkeyPatch, fault: Exception, told: str
+def test_an_internal_error_is_one_paragraph(
+    config: Path, monkeypatch: pytest.MonkeyPatch, fault: Exception, message: str
 ) -> None:
     def fails(*arguments: object) -> None:
         raise fault
@@ -266,18 +264,18 @@ def test_a_fault_of_ours_is_one_paragraph(
     monkeypatch.setattr(statistics_cache, "measure", fails)
     plain, debugged = call("run", config), call("--debug", "run", config)
     (line,) = plain.stderr.splitlines()
-    assert line.startswith(f"merge-search: unexpected {told} in the step 'Statistics of every")
+    assert line.startswith(f"merge-search: unexpected {message} in the step 'Statistics of every")
     assert "run again with --debug" in line and "Traceback" not in plain.output
-    assert ("statistics.batch" in line) == ("0" not in told.partition("(")[2][:5])
+    assert ("statistics.batch" in line) == ("0" not in message.partition("(")[2][:5])
     assert "Traceback" in debugged.stderr and "in fails" in debugged.stderr
     assert plain.exit_code == debugged.exit_code == 70
 
 
-# Told to stop.
+# Stopping.
 
 
 def installed(terminal: Terminal, *arguments: str | Path) -> subprocess.Popen[bytes]:
-    """The command as it is installed, with the terminal before it."""
+    """Start the installed command on a terminal."""
     script = shutil.which("merge-search", path=str(Path(sys.executable).parent))
     assert script
     return subprocess.Popen(
@@ -285,7 +283,7 @@ def installed(terminal: Terminal, *arguments: str | Path) -> subprocess.Popen[by
     )
 
 
-def test_after_control_c_the_command_that_it_prints_ends_at_the_same_front(
+def test_the_command_printed_after_control_c_ends_at_the_same_front(
     tmp_path: Path, data: dict[str, Any], terminal: Terminal
 ) -> None:
     many = ("--set", "search.trials=150")
@@ -297,11 +295,11 @@ def test_after_control_c_the_command_that_it_prints_ends_at_the_same_front(
     terminal.type(CONTROL_C)
     assert process.wait(600) == 130
     terminal.wait_for(lambda: "merge-search: interrupted; " in terminal.text)
-    told = terminal.text.splitlines()[-1]
-    assert "finished trials are saved" in told and "Traceback" not in terminal.text
+    message = terminal.text.splitlines()[-1]
+    assert "finished trials are saved" in message and "Traceback" not in terminal.text
     assert terminal.output.rindex(SHOWN) > terminal.output.rindex(HIDDEN)
     assert not (journal.parent / "result.json").exists()
-    command = told.rpartition("to continue: ")[2]
+    command = message.rpartition("to continue: ")[2]
     arguments = shlex.split(command)[1:]
     assert arguments == ["run", str(path), *many]
     answer = call(*arguments, "--json")
@@ -311,7 +309,7 @@ def test_after_control_c_the_command_that_it_prints_ends_at_the_same_front(
     assert result["study"]["trials"] == 150
 
 
-def test_what_keeps_nothing_says_so(start: StartCommand, config: Path) -> None:
+def test_a_command_that_saves_nothing_says_so(start: StartCommand, config: Path) -> None:
     arguments = ("stats", config, "--shard", "1/1", "--set", "frames.count=400")
     command = start(*arguments)
     wait_until(lambda: "Statistics of every stage" in command.output)
@@ -334,8 +332,8 @@ def test_every_command_says_what_is_saved_when_it_is_stopped() -> None:
         assert "run" in command.when_stopped and "command again" in command.when_stopped, name
 
 
-def test_a_second_control_c_ends_at_once(terminal: Terminal) -> None:
-    process = FORKED.Process(target=_never_ready, args=(terminal.name,))
+def test_a_second_control_c_ends_immediately(terminal: Terminal) -> None:
+    process = FORKED.Process(target=_clean_up_forever, args=(terminal.name,))
     process.start()
     terminal.wait_for(lambda: "at work" in terminal.text)
     terminal.type(CONTROL_C)
@@ -347,13 +345,13 @@ def test_a_second_control_c_ends_at_once(terminal: Terminal) -> None:
     assert terminal.output.rindex(SHOWN) > terminal.output.rindex(HIDDEN)
 
 
-def _never_ready(terminal: str) -> None:
-    """A command whose cleaning up takes for ever."""
+def _clean_up_forever(terminal: str) -> None:
+    """Run a command whose cleanup takes forever."""
     attach_terminal(terminal, {})
 
     @click.group(cls=app.Program)
     def program() -> None:
-        """Programs have a help."""
+        """A program needs a help text."""
 
     @program.command()
     def work() -> None:

@@ -1,4 +1,4 @@
-"""All that a user may write: accepted as meant, or refused with key, value and way out."""
+"""Configs are accepted as meant, or refused with the key, the value and what is accepted."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def good(weights: Weights) -> dict[str, Any]:
 
 
 def refusal(folder: Path, data: Any, overrides: tuple[str, ...] = ()) -> str:
-    """The one sentence with which a config is refused."""
+    """Return the one-line message with which a config is refused."""
     with pytest.raises(BadConfig) as caught:
         load_config(write_config(folder, data), overrides)
     text = str(caught.value)
@@ -49,7 +49,7 @@ def test_a_good_config_loads_with_every_value(tmp_path: Path, good: dict[str, An
     assert select_device(config.device).type == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def test_the_cut_of_a_model_is_its_own(tmp_path: Path, good: dict[str, Any]) -> None:
+def test_every_model_has_its_own_cut(tmp_path: Path, good: dict[str, Any]) -> None:
     config = load_config(write_config(tmp_path, with_changes(good, {"models.a.cut": "blocks"})))
     assert {name: spec.cut for name, spec in config.model_specs().items()} == {
         "a": "blocks",
@@ -57,12 +57,12 @@ def test_the_cut_of_a_model_is_its_own(tmp_path: Path, good: dict[str, Any]) -> 
     }
 
 
-def test_the_cpu_is_always_there(tmp_path: Path, good: dict[str, Any]) -> None:
+def test_the_cpu_can_always_be_selected(tmp_path: Path, good: dict[str, Any]) -> None:
     config = load_config(write_config(tmp_path, with_changes(good, {"device": "cpu"})))
     assert select_device(config.device) == torch.device("cpu")
 
 
-def test_a_cuda_device_that_is_not_there_is_refused(tmp_path: Path, good: dict[str, Any]) -> None:
+def test_a_missing_cuda_device_is_refused(tmp_path: Path, good: dict[str, Any]) -> None:
     missing = f"cuda:{torch.cuda.device_count()}"
     config = load_config(write_config(tmp_path, with_changes(good, {"device": missing})))
     with pytest.raises(BadConfig, match=rf"^device: '{missing}': .*use auto, or cpu$"):
@@ -105,7 +105,7 @@ def test_a_size_may_be_height_and_width(tmp_path: Path, good: dict[str, Any]) ->
     assert config.model_specs()["a"].size == (96, 64)
 
 
-def test_what_is_written_back_loads_again_equal(tmp_path: Path, good: dict[str, Any]) -> None:
+def test_a_written_config_loads_as_an_equal_one(tmp_path: Path, good: dict[str, Any]) -> None:
     config = load_config(write_config(tmp_path, good))
     again = load_config(write_config(tmp_path, config.as_written(), "again.yaml"))
     assert again == config
@@ -123,7 +123,7 @@ def test_frames_may_come_in_parts(tmp_path: Path, good: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("classes", [["car", 3], {1: "car", 12: 3}])
-def test_the_categories_of_classes_are_written_back(
+def test_the_categories_of_classes_survive_writing_and_loading(
     tmp_path: Path, good: dict[str, Any], classes: Any
 ) -> None:
     data = with_changes(good, {"truth.a": {"coco": "c.json", "classes": classes}})
@@ -147,7 +147,7 @@ def test_unknown_keys_are_refused_at_every_level(
     assert f"{key}: unknown key" in refusal(tmp_path, with_changes(good, {key: 1}))
 
 
-def test_a_budget_or_a_floor_is_asked_for_and_not_both(
+def test_a_config_has_either_a_budget_or_a_quality_floor(
     tmp_path: Path, good: dict[str, Any]
 ) -> None:
     floor = with_changes(good, {"budget": None, "quality_floor": 0.97})
@@ -158,7 +158,7 @@ def test_a_budget_or_a_floor_is_asked_for_and_not_both(
         assert "give either budget" in refusal(tmp_path, bad)
 
 
-def test_trials_are_kept_beside_the_results_or_where_storage_says(
+def test_trials_are_stored_in_out_or_where_storage_says(
     tmp_path: Path, good: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = load_config(write_config(tmp_path, good))
@@ -281,13 +281,13 @@ REFUSED: list[tuple[str, Any, tuple[str, ...]]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("key", "value", "told"), REFUSED)
+@pytest.mark.parametrize(("key", "value", "message"), REFUSED)
 def test_impossible_values_are_refused_with_key_value_and_what_is_accepted(
-    tmp_path: Path, good: dict[str, Any], key: str, value: Any, told: tuple[str, ...]
+    tmp_path: Path, good: dict[str, Any], key: str, value: Any, message: tuple[str, ...]
 ) -> None:
     text = refusal(tmp_path, with_changes(good, {key: value}))
     assert key.rpartition(".")[2] in text
-    for part in told:
+    for part in message:
         assert part in text
 
 
@@ -302,7 +302,7 @@ def test_a_model_needs_a_source_of_weights(tmp_path: Path, good: dict[str, Any])
 
 
 @pytest.mark.parametrize("name", ["a:b", "a b", "", "-a", "a->b"])
-def test_a_model_name_that_plans_could_not_write_is_refused(
+def test_a_model_name_that_a_plan_cannot_hold_is_refused(
     tmp_path: Path, good: dict[str, Any], name: str
 ) -> None:
     models = {name: good["models"]["a"], "b": good["models"]["b"]}
@@ -312,20 +312,20 @@ def test_a_model_name_that_plans_could_not_write_is_refused(
 
 @pytest.mark.parametrize("where", ["frames", "truth.a"])
 @pytest.mark.parametrize("keys", [{}, {"count": 5, "stride": 2}, {"count": 5, "offset": 1}])
-def test_scenes_want_a_count_and_no_sampling(
+def test_scenes_need_a_count_and_allow_no_sampling(
     tmp_path: Path, good: dict[str, Any], where: str, keys: dict[str, Any]
 ) -> None:
     text = refusal(tmp_path, with_changes(good, {where: {"scenes": {"seed": 1}, **keys}}))
     assert f"{where}: scenes need a count, and no stride or offset" in text
 
 
-def test_all_problems_are_told_at_once(tmp_path: Path, good: dict[str, Any]) -> None:
+def test_all_problems_are_reported_together(tmp_path: Path, good: dict[str, Any]) -> None:
     text = refusal(tmp_path, with_changes(good, {"seed": -1, "search.trials": 0, "colour": 1}))
     assert "seed:" in text and "search.trials:" in text and "colour:" in text
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         ("name: [1", "is not YAML"),
         ("name: !!python/object:os.system x", "is not YAML"),
@@ -336,15 +336,15 @@ def test_all_problems_are_told_at_once(tmp_path: Path, good: dict[str, Any]) -> 
         ("\x00", "is not YAML"),
     ],
 )
-def test_files_that_are_no_config_are_refused(tmp_path: Path, content: str, told: str) -> None:
+def test_a_file_that_is_no_config_is_refused(tmp_path: Path, content: str, message: str) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(content, encoding="utf-8")
     with pytest.raises(BadConfig, match=r"config\.yaml") as caught:
         load_config(path)
-    assert told in str(caught.value) and "\n" not in str(caught.value)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_a_missing_file_a_folder_and_other_bytes_are_refused(tmp_path: Path) -> None:
+def test_a_missing_file_a_folder_and_a_binary_file_are_refused(tmp_path: Path) -> None:
     (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x81")
     for path in (tmp_path / "none.yaml", tmp_path, tmp_path / "bytes.yaml"):
         with pytest.raises(BadConfig, match="cannot be read") as caught:
@@ -353,7 +353,7 @@ def test_a_missing_file_a_folder_and_other_bytes_are_refused(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("text", "of", "wanted"),
+    ("text", "of", "expected"),
     [
         ("65%", 1000, 650),
         ("12.5%", 1000, 125),
@@ -372,11 +372,11 @@ def test_a_missing_file_a_folder_and_other_bytes_are_refused(tmp_path: Path) -> 
         (123456, 1, 123456),
     ],
 )
-def test_budgets_in_bytes(text: str | int, of: int, wanted: int) -> None:
-    assert parse_budget(text, of) == wanted
+def test_budgets_in_bytes(text: str | int, of: int, expected: int) -> None:
+    assert parse_budget(text, of) == expected
 
 
-def test_an_environment_variable_stands_for_its_value(
+def test_an_environment_variable_is_replaced_by_its_value(
     tmp_path: Path, good: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TINY_PLACE", "somewhere")
@@ -384,7 +384,7 @@ def test_an_environment_variable_stands_for_its_value(
     assert load_config(write_config(tmp_path, data)).out_folder == tmp_path / "somewhere/else"
 
 
-def test_an_environment_variable_that_is_not_set_is_refused_by_name(
+def test_an_unset_environment_variable_is_named(
     tmp_path: Path, good: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("TINY_PLACE", raising=False)
@@ -402,7 +402,7 @@ def test_overrides_replace_and_add_keys(tmp_path: Path, good: dict[str, Any]) ->
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "message"),
     [
         ("budget", "dotted.key=value"),
         ("=5", "dotted.key=value"),
@@ -415,17 +415,17 @@ def test_overrides_replace_and_add_keys(tmp_path: Path, good: dict[str, Any]) ->
     ],
 )
 def test_bad_overrides_are_refused(
-    tmp_path: Path, good: dict[str, Any], override: str, told: str
+    tmp_path: Path, good: dict[str, Any], override: str, message: str
 ) -> None:
-    assert told in refusal(tmp_path, good, (override,))
+    assert message in refusal(tmp_path, good, (override,))
 
 
-def opened(folder: Path, data: dict[str, Any]) -> RunConfig:
+def load(folder: Path, data: dict[str, Any]) -> RunConfig:
     return load_config(write_config(folder, data))
 
 
 def test_frames_and_truth_are_opened_as_written(tmp_path: Path, good: dict[str, Any]) -> None:
-    config = opened(tmp_path, good)
+    config = load(tmp_path, good)
     assert len(open_frame_set(config)) == 28
     truth = open_ground_truth(config, "a", "classification")
     assert isinstance(truth, ClassTruth) and len(truth.labels) == 12
@@ -445,7 +445,7 @@ def test_frames_and_truth_are_opened_as_written(tmp_path: Path, good: dict[str, 
 def test_truth_of_the_wrong_task_is_refused(
     tmp_path: Path, good: dict[str, Any], section: dict[str, Any], task: Any
 ) -> None:
-    config = opened(tmp_path, with_changes(good, {"truth.a": section}))
+    config = load(tmp_path, with_changes(good, {"truth.a": section}))
     with pytest.raises(BadConfig, match=rf"truth\.a: a does {task}, but this is ground truth for"):
         open_ground_truth(config, "a", task)
 
@@ -454,12 +454,10 @@ def test_truth_of_the_wrong_task_is_refused(
     "section",
     [{"csv": "l.csv"}, {"image_folder": "f"}, {"real": "r.json"}, {"coco": "c.json"}],
 )
-def test_files_that_are_not_there_are_named(
+def test_missing_files_are_named(
     tmp_path: Path, good: dict[str, Any], section: dict[str, Any]
 ) -> None:
-    config = opened(
-        tmp_path, with_changes(good, {"truth.a": section, "frames": {"folder": "gone"}})
-    )
+    config = load(tmp_path, with_changes(good, {"truth.a": section, "frames": {"folder": "gone"}}))
     with pytest.raises(MergeSearchError, match="gone: there is no such folder"):
         open_frame_set(config)
     task: Any = "detection" if "coco" in section else "classification"
@@ -468,7 +466,7 @@ def test_files_that_are_not_there_are_named(
         open_ground_truth(config, "a", task)
 
 
-def test_images_lie_beside_the_file_or_where_the_config_says(
+def test_images_are_beside_the_file_or_in_the_folder_of_the_config(
     tmp_path: Path, good: dict[str, Any]
 ) -> None:
     save_noise_image(tmp_path / "val" / "ILSVRC2012_val_00000002.png", seed=0)
@@ -478,6 +476,6 @@ def test_images_lie_beside_the_file_or_where_the_config_says(
         {"real": "val/real.json"},
         {"real": "real.json", "images": "val"},
     ):
-        config = opened(tmp_path, with_changes(good, {"truth.a": section}))
+        config = load(tmp_path, with_changes(good, {"truth.a": section}))
         truth = open_ground_truth(config, "a", "classification")
         assert isinstance(truth, ClassTruth) and truth.labels == (frozenset((1, 5)),)

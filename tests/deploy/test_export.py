@@ -96,8 +96,8 @@ def test_what_cannot_be_done_is_one_sentence_and_changes_nothing(
     mine.mkdir()
     (mine / "notes.txt").write_text("keep")
     for arguments, said in (
-        ((tiny_run.out, "--to", mine), "holds other things"),
-        ((tiny_run.out, "--to", mine / "notes.txt"), "holds other things"),
+        ((tiny_run.out, "--to", mine), "holds other files"),
+        ((tiny_run.out, "--to", mine / "notes.txt"), "holds other files"),
         ((tiny_run.out, "--to", tmp_path / "new", "--plan", "zzz"), "no plan with a hash"),
         ((tmp_path, "--to", tmp_path / "new"), "no result.json"),
     ):

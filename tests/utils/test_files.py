@@ -1,4 +1,4 @@
-"""Writing so that a reader sees the old file or the new, one process at a time."""
+"""Atomic writes and file locks."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from pathlib import Path
 
 import pytest
 
-from search.utils.files import FORGOTTEN, CannotWrite, replacing, write_bytes
-from search.utils.locks import locked
+from search.utils.files import STALE_AFTER, CannotWrite, replace_file, write_bytes
+from search.utils.locks import file_lock
 
 
-def test_a_failed_write_leaves_the_old_file_alone(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     write_bytes(path, b"old")
-    with pytest.raises(CannotWrite, match=r"cannot write .*a\.json"), replacing(path) as part:
+    with pytest.raises(CannotWrite, match=r"cannot write .*a\.json"), replace_file(path) as part:
         part.write_bytes(b"half")
         raise OSError("no more")
     assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["a.json"]
 
 
-def test_what_killed_processes_left_is_swept_and_what_others_write_is_not(tmp_path: Path) -> None:
-    left, others, strange = (tmp_path / n for n in (".a.7.part", ".a.8.part", ".ab.7.part"))
-    long_ago = time.time() - FORGOTTEN - 1
-    for path, written in ((left, long_ago), (others, time.time()), (strange, long_ago)):
+def test_stale_temporary_files_are_removed_and_fresh_ones_are_not(tmp_path: Path) -> None:
+    stale, fresh, unrelated = (tmp_path / n for n in (".a.7.part", ".a.8.part", ".ab.7.part"))
+    long_ago = time.time() - STALE_AFTER - 1
+    for path, written in ((stale, long_ago), (fresh, time.time()), (unrelated, long_ago)):
         path.write_bytes(b"half")
         os.utime(path, (written, written))
     write_bytes(tmp_path / "a", b"new")
@@ -34,13 +34,13 @@ def test_what_killed_processes_left_is_swept_and_what_others_write_is_not(tmp_pa
 
 def _count_up(path: Path) -> None:
     for _ in range(50):
-        with locked(path):
+        with file_lock(path):
             count = int(path.read_text())
             time.sleep(0.0005)
             path.write_text(str(count + 1))
 
 
-def test_of_processes_that_lock_a_file_one_works_at_a_time(tmp_path: Path) -> None:
+def test_one_process_at_a_time_holds_the_lock_of_a_file(tmp_path: Path) -> None:
     path = tmp_path / "count"
     path.write_text("0")
     processes = [multiprocessing.Process(target=_count_up, args=(path,)) for _ in range(3)]
@@ -51,7 +51,10 @@ def test_of_processes_that_lock_a_file_one_works_at_a_time(tmp_path: Path) -> No
     assert path.read_text() == "150"
 
 
-def test_a_place_that_takes_no_lock_is_named(tmp_path: Path) -> None:
+def test_a_path_that_cannot_be_locked_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(CannotWrite, match=r"cannot write .*file/x"), locked(tmp_path / "file/x"):
+    with (
+        pytest.raises(CannotWrite, match=r"cannot write .*file/x"),
+        file_lock(tmp_path / "file/x"),
+    ):
         pass

@@ -1,4 +1,4 @@
-"""When rounds are due: theorems, a minute-by-minute reader of crontabs, and clocks that change."""
+"""Schedules: properties, a minute-by-minute twin of the crontab reader, and clock changes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search.utils.schedule import AHEAD, MOST_COUNTED, Due, Schedule, SystemClock
+from search.utils.schedule import MAX_CLOCK_CHANGE, MAX_COUNTED, Due, Schedule, SystemClock
 
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 
@@ -25,12 +25,12 @@ def at(text: str) -> datetime:
 
 
 def moments(schedule: Schedule, start: datetime, end: datetime) -> Iterator[datetime]:
-    """All that are due in (start, end]."""
+    """Return all times that are due in (start, end]."""
     while (start := schedule.after(start)) <= end:
         yield start
 
 
-# Crontabs, read a second time: is this minute one of those that the line names?
+# A slow twin that asks of every minute whether the crontab line names it.
 
 NAMES = {name: number for number, name in enumerate("sun mon tue wed thu fri sat".split())}
 NAMES |= {
@@ -129,7 +129,7 @@ def test_any_crontab_agrees_with_the_slow_reader(text: str, start: datetime) -> 
 
 @settings(max_examples=100, deadline=None)
 @given(SCHEDULE, MOMENT)
-def test_what_comes_after_is_later_and_nothing_lies_between(
+def test_the_next_time_is_later_and_no_due_time_lies_between(
     schedule: Schedule, moment: datetime
 ) -> None:
     following = schedule.after(moment)
@@ -142,17 +142,17 @@ def test_what_comes_after_is_later_and_nothing_lies_between(
 
 @settings(max_examples=100, deadline=None)
 @given(SCHEDULE, MOMENT, st.timedeltas(timedelta(0), 3 * DAY))
-def test_due_is_whatever_has_come_since_then_in_one(
+def test_all_rounds_since_the_last_one_are_one_due_round(
     schedule: Schedule, last: datetime, passed: timedelta
 ) -> None:
     now = last + passed
-    since = list(islice(moments(schedule, last, now), MOST_COUNTED + 1))
+    since = list(islice(moments(schedule, last, now), MAX_COUNTED + 1))
     assert schedule.due(last, now) == (Due(since[-1], len(since) - 1) if since else None)
     due = schedule.due(last, now)
     assert due is None or (last < due.at <= now and schedule.due(due.at, due.at) is None)
 
 
-# What everyone who writes crontabs expects.
+# Common crontab lines.
 
 
 @pytest.mark.parametrize("weekday", ["0", "7", "sun", "SUN", "0,7", "7-7"])
@@ -168,14 +168,14 @@ def test_monday_to_friday_are_one_to_five() -> None:
         assert [f"{m:%d}" for m in found] == ["23", "24", "25", "26", "27", "30"]
 
 
-def test_either_day_suffices_where_both_are_restricted() -> None:
+def test_either_day_suffices_if_both_are_restricted() -> None:
     found = moments(Schedule.cron("0 0 13 * fri"), at("2026-11-01"), at("2026-12-01"))
     assert [f"{m:%d}" for m in found] == ["06", "13", "20", "27"]
     found = moments(Schedule.cron("0 0 15 * fri"), at("2026-11-01"), at("2026-12-01"))
     assert [f"{m:%d}" for m in found] == ["06", "13", "15", "20", "27"]
 
 
-def test_an_interval_does_not_wander() -> None:
+def test_an_interval_does_not_drift() -> None:
     schedule = Schedule.interval("45 min")
     start = at("2026-11-25T10:07:31.5")
     found = list(moments(schedule, start, start + DAY))
@@ -187,11 +187,11 @@ def test_an_interval_does_not_wander() -> None:
     assert Schedule.interval(" 2 h ").after(at("2026-11-25")) == at("2026-11-25T02:00")
 
 
-# What is due.
+# Due rounds.
 
 
 @pytest.mark.parametrize("schedule", [Schedule.cron("0 0 1 1 *"), Schedule.interval("7 d")])
-def test_the_first_round_is_due_at_once(schedule: Schedule) -> None:
+def test_the_first_round_is_due_immediately(schedule: Schedule) -> None:
     now = at("2026-11-25T10:07:31.5")
     assert schedule.due(None, now) == Due(now, 0)
 
@@ -214,27 +214,27 @@ def test_the_first_round_is_due_at_once(schedule: Schedule) -> None:
     ],
 )
 @pytest.mark.parametrize("schedule", [Schedule.cron("*/30 * * * *"), Schedule.interval("30 min")])
-def test_all_that_was_missed_is_one_round(
+def test_missed_rounds_are_one_round(
     schedule: Schedule, last: str, now: str, wanted: tuple[str, int] | None
 ) -> None:
     found = schedule.due(at(last), at(now))
     assert found == (None if wanted is None else Due(at(wanted[0]), wanted[1]))
 
 
-def test_a_round_that_began_under_a_wrong_clock_does_not_stop_all_others() -> None:
+def test_a_round_under_a_wrong_clock_does_not_block_later_rounds() -> None:
     schedule, now = Schedule.interval("30 min"), at("2026-11-25T10:07")
     assert schedule.due(now + 10 * 365 * DAY, now) == Due(now, 0)
-    assert schedule.due(now + AHEAD, now) is None
+    assert schedule.due(now + MAX_CLOCK_CHANGE, now) is None
 
 
-def test_years_of_seconds_are_not_counted_to_the_end() -> None:
+def test_counting_missed_rounds_stops_at_a_limit() -> None:
     began = time.monotonic()
     found = Schedule.interval("1 s").due(at("2020-01-01"), at("2026-01-01"))
-    assert found is not None and found.missed == MOST_COUNTED
+    assert found is not None and found.missed == MAX_COUNTED
     assert time.monotonic() - began < 5
 
 
-# Clocks that change.
+# Clock changes.
 
 CHANGES = [
     ("Europe/Berlin", "2026-03-28", "2026-03-31"),
@@ -270,7 +270,7 @@ HOURS_STARRED = [
 
 @pytest.mark.parametrize("zone, start, end", CHANGES)
 @pytest.mark.parametrize("text", HOURS_STARRED)
-def test_a_starred_hour_goes_on_in_real_time(text: str, zone: str, start: str, end: str) -> None:
+def test_a_starred_hour_continues_in_real_time(text: str, zone: str, start: str, end: str) -> None:
     wanted = [
         minute
         for minute in minutes(at(start), at(end))
@@ -281,10 +281,10 @@ def test_a_starred_hour_goes_on_in_real_time(text: str, zone: str, start: str, e
 
 @pytest.mark.parametrize("zone, start, end", CHANGES)
 @pytest.mark.parametrize("text", HOURS_NAMED)
-def test_a_named_hour_comes_once_whatever_clocks_do(
+def test_a_named_hour_is_due_once_through_any_clock_change(
     text: str, zone: str, start: str, end: str
 ) -> None:
-    """A time is over as soon as clocks show it or a later one, and is over once."""
+    """A time has passed once the clocks have shown it or a later time, and passes once."""
     wanted, reached = [], at(start).astimezone(ZoneInfo(zone)).replace(tzinfo=None)
     for minute in minutes(at(start), at(end)):
         shown = minute.astimezone(ZoneInfo(zone)).replace(tzinfo=None)
@@ -294,7 +294,7 @@ def test_a_named_hour_comes_once_whatever_clocks_do(
     assert list(moments(Schedule.cron(text, zone), at(start), at(end))) == wanted
 
 
-def test_half_past_two_on_the_nights_when_clocks_change() -> None:
+def test_half_past_two_on_nights_of_clock_changes() -> None:
     schedule, berlin = Schedule.cron("30 2 * * *", "Europe/Berlin"), ZoneInfo("Europe/Berlin")
 
     def night(start: str, end: str) -> list[str]:
@@ -305,7 +305,7 @@ def test_half_past_two_on_the_nights_when_clocks_change() -> None:
     assert night("2026-10-24T12:00", "2026-10-25T12:00") == ["2026-10-25T02:30:00+02:00"]
 
 
-# What is not understood.
+# Bad schedules.
 
 
 @pytest.mark.parametrize(
@@ -330,11 +330,11 @@ def test_half_past_two_on_the_nights_when_clocks_change() -> None:
         ("-1 * * * *", "'-1' is no minute"),
         ("\u0661 * * * *", "is no minute"),  # a digit, but none of cron's
         ("0 0 last * *", "'last' is no day of the month"),
-        ("0 0 30 2 *", "never comes"),
-        ("0 0 31 4,6,9,11 *", "never comes"),
+        ("0 0 30 2 *", "never occurs"),
+        ("0 0 31 4,6,9,11 *", "never occurs"),
     ],
 )
-def test_what_is_no_crontab_line_is_told_in_a_sentence(text: str, said: str) -> None:
+def test_a_bad_crontab_line_is_refused_in_one_sentence(text: str, said: str) -> None:
     with pytest.raises(ValueError, match=said) as caught:
         Schedule.cron(text)
     told = str(caught.value)
@@ -342,8 +342,8 @@ def test_what_is_no_crontab_line_is_told_in_a_sentence(text: str, said: str) -> 
 
 
 @pytest.mark.parametrize("zone", ["", "Nowhere/None", "Europe", "../UTC", "/etc/localtime", "\0"])
-def test_a_time_zone_that_is_none_is_told_in_a_sentence(zone: str) -> None:
-    with pytest.raises(ValueError, match="is not known here") as caught:
+def test_an_unknown_time_zone_is_refused_in_one_sentence(zone: str) -> None:
+    with pytest.raises(ValueError, match="is unknown") as caught:
         Schedule.cron("0 0 * * *", zone)
     assert repr(zone) in str(caught.value)
 
@@ -352,7 +352,7 @@ def test_a_time_zone_that_is_none_is_told_in_a_sentence(zone: str) -> None:
     "text", ["", "30", "min", "0 min", "-5 min", "1.5 h", "30 minutes", "2 h 30 min", "9999 d",
              "999999999999 s", "\u0663 h"],
 )  # fmt: skip
-def test_what_is_no_interval_is_told_in_a_sentence(text: str) -> None:
+def test_a_bad_interval_is_refused_in_one_sentence(text: str) -> None:
     with pytest.raises(ValueError, match="give a whole number above 0 and its unit") as caught:
         Schedule.interval(text)
     assert repr(text) in str(caught.value)
@@ -371,7 +371,7 @@ def took(act: Callable[[], object]) -> float:
     return time.monotonic() - began
 
 
-def test_the_clock_waits_until_it_is_time_and_not_for_what_is_past() -> None:
+def test_the_clock_waits_for_a_future_time_and_not_for_a_past_one() -> None:
     clock = SystemClock()
     moment = clock.now() + timedelta(seconds=0.3)
     assert 0.2 < took(lambda: clock.wait_until(moment)) < LONG
@@ -394,7 +394,7 @@ def test_a_clock_that_is_set_is_noticed() -> None:
     assert took(lambda: clock.wait_until(datetime.now(UTC) + HOUR)) < LONG
 
 
-def test_a_signal_ends_the_waiting_at_once() -> None:
+def test_a_signal_ends_the_wait_immediately() -> None:
     program = (
         "import signal, sys\n"
         "from datetime import timedelta\n"

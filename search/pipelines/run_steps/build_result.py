@@ -19,7 +19,7 @@ from search.results.search_result import (
     verified_front,
 )
 from search.study.objectives import EvaluatedPlan, PlanEvaluator
-from search.utils.timing import this_moment
+from search.utils.timing import utc_now
 from spaces.deployment import Deployment
 
 
@@ -57,7 +57,7 @@ def build_result(
         truth={name: summarise_truth(truth) for name, truth in inputs.truth.items()},
         latency_ms=verification.latency_ms,
         seconds=dict(seconds),
-        created=this_moment(),
+        created=utc_now(),
     )
 
 

@@ -11,7 +11,7 @@ from xml.etree import ElementTree as ET
 from search.report.charts.axes import Chart, Quantity, format_number, format_percent
 from search.report.svg import PictureText, add, new_picture, standalone_text, text_width
 from search.results.search_result import CandidateRecord, Result
-from search.utils.format import MEGABYTE, megabytes, percent, percents
+from search.utils.format import MEGABYTE, megabytes, percent, percent_interval
 
 FRONT_PICTURE = "front.svg"
 PAGE_SIZE = (460.0, 320.0)
@@ -149,7 +149,7 @@ def _draw_measured(chart: Chart, result: Result, measured: Measured) -> None:
         if c.quality_interval is not None:
             low, high = c.quality_interval
             chart.vertical_line(held, low, high, "c-interval")
-            interval = f" ({percents(c.quality_interval)})"
+            interval = f" ({percent_interval(c.quality_interval)})"
         if c.hash == result.chosen:
             chart.point(held, quality, "c-chosen", radius=9.0)
         kind = "c-verified" if c.hash in result.verified_front or not steps else "c-behind"

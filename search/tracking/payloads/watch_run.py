@@ -8,7 +8,7 @@ from typing import Any
 from search.evaluation.per_frame import mean_known
 from search.results.rounds import Decision, Round
 from search.utils.format import percent
-from search.utils.timing import to_the_minute
+from search.utils.timing import format_minute
 
 DECISIONS: Mapping[Decision, int] = {
     "failed": -1, "waiting": 0, "unchanged": 1, "searched": 2, "promoted": 3,
@@ -52,13 +52,13 @@ def note(name: str, rounds: Sequence[Round]) -> str:
     """The last rounds in Markdown, newest first."""
     last, shown = rounds[-1], list(reversed(rounds[-NOTED:]))
     head = (
-        f"**{name}**: round {last.number} ended at {to_the_minute(last.ended)} UTC: "
+        f"**{name}**: round {last.number} ended at {format_minute(last.ended)} UTC: "
         f"{last.decision}. "
         f"In service: {last.champion or 'no plan yet'}."
     )
     columns = {
         "round": [str(known.number) for known in shown],
-        "ended (UTC)": [to_the_minute(known.ended) for known in shown],
+        "ended (UTC)": [format_minute(known.ended) for known in shown],
         "decision": [known.decision for known in shown],
         "drift p": ["-" if known.p_value is None else f"{known.p_value:.2g}" for known in shown],
         "fidelity": [percent(mean_known(known.fidelity)) for known in shown],
