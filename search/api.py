@@ -183,8 +183,8 @@ def promote(config: RunConfig, reporter: Reporter | None = None) -> PlanInServic
 
     Examples:
         >>> served = promote(load_config("config.yaml"))
-        >>> served.version, served.plan.unmerged_bytes > served.plan.bytes
-        ('2', True)
+        >>> served.model, served.plan.unmerged_bytes > served.plan.bytes
+        ('tiny', True)
     """
     return promotion.promote(config, reporter or SILENT)
 
@@ -194,12 +194,21 @@ def rollback(
 ) -> PlanInService:
     """Put the previous champion of the config back in service, and record the reason.
 
-    Raises:
-        NoSuchVersion: there is no champion, or it replaced none.
-        TrackerUnreachable: MLflow does not answer.
+        Raises:
+            NoSuchVersion: there is no champion, or it replaced none.
+            TrackerUnreachable: MLflow does not answer.
 
-    Examples:
-        >>> rollback(load_config("config.yaml"), why="it misses lorries").version
-        '1'
+    <<<<<<< HEAD
+        Examples:
+            >>> rollback(load_config("config.yaml"), why="it misses lorries").version
+            '1'
+    =======
+        Example:
+            >>> try:
+            ...     served = rollback(load_config("config.yaml"), why="it misses lorries")
+            ... except MergeSearchError as error:
+            ...     print(error)
+            version ... of tiny replaced no champion: there is nothing to go back to
+    >>>>>>> e800c97 (The examples of promote and rollback run on any chosen plan; the wait test names the module where it is)
     """
     return promotion.rollback(config, why, reporter or SILENT)
