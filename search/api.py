@@ -194,21 +194,15 @@ def rollback(
 ) -> PlanInService:
     """Put the previous champion of the config back in service, and record the reason.
 
-        Raises:
-            NoSuchVersion: there is no champion, or it replaced none.
-            TrackerUnreachable: MLflow does not answer.
+    Raises:
+        NoSuchVersion: there is no champion, or it replaced none.
+        TrackerUnreachable: MLflow does not answer.
 
-    <<<<<<< HEAD
-        Examples:
-            >>> rollback(load_config("config.yaml"), why="it misses lorries").version
-            '1'
-    =======
-        Example:
-            >>> try:
-            ...     served = rollback(load_config("config.yaml"), why="it misses lorries")
-            ... except MergeSearchError as error:
-            ...     print(error)
-            version ... of tiny replaced no champion: there is nothing to go back to
-    >>>>>>> e800c97 (The examples of promote and rollback run on any chosen plan; the wait test names the module where it is)
+    Examples:
+        >>> try:
+        ...     served = rollback(load_config("config.yaml"), why="it misses lorries")
+        ... except MergeSearchError as error:
+        ...     print(error)
+        version ... of tiny replaced no champion: there is nothing to go back to
     """
     return promotion.rollback(config, why, reporter or SILENT)
