@@ -40,7 +40,7 @@ from search.pipelines.open_data import sampling_of
 from search.pipelines.prepare import load_deployment, observe
 from search.pipelines.share_accuracy import ShareAccuracy, measure_parts
 from search.report.charts.metric_comparison import write_pictures
-from search.results.metric_comparison import PARTS, Part, Table
+from search.results.metric_comparison import LABEL_PARTS, LabelPart, MetricTable
 from search.statistics.observed import Observed
 from search.study.proxy import upstream_shares
 from search.utils.console import ConsoleReporter
@@ -88,7 +88,7 @@ def main() -> None:
     shares = enumerate_shares(deployment.pairs.legal, deployment.facts, (LINEAR,))
     guides = compute_metrics(observed, shares, reporter)
     measured = measure_parts(observed, shares, parts, config.verify.batch, reporter)
-    tables = {part: build_table(guides, measured[part], parts[part], SEED) for part in PARTS}
+    tables = {part: build_table(guides, measured[part], parts[part], SEED) for part in LABEL_PARTS}
     _show(tables, guides, reporter)
     _write(tables, guides, measured, observed)
 
@@ -102,7 +102,7 @@ def main() -> None:
             {
                 "models": names,
                 "shares": len(shares),
-                "frames": {part: len(parts[part][names[0]].frames) for part in PARTS},
+                "frames": {part: len(parts[part][names[0]].frames) for part in LABEL_PARTS},
                 "winner": tables["deciding"].winner,
                 "best_lookup": lookup,
                 "best_lookup_r": _rounded(best.pearson(lookup).value),
@@ -140,28 +140,30 @@ def configured(names: Sequence[str]) -> RunConfig:
 
 def split_photos(
     ground_truth: Truth, names: Sequence[str]
-) -> tuple[Subset, dict[Part, dict[str, Truth]]]:
+) -> tuple[Subset, dict[LabelPart, dict[str, Truth]]]:
     """Return disjoint photos for statistics and fidelity, for deciding, and for reporting."""
     order = list(range(len(ground_truth.frames)))
     random.Random(SEED).shuffle(order)
     cut = len(order) // 2 + HELD_OUT
-    chosen: dict[Part, list[int]] = {
+    chosen: dict[LabelPart, list[int]] = {
         "deciding": sorted(order[cut : cut + DECIDING]),
         "reporting": sorted(order[cut + DECIDING :]),
     }
-    parts: dict[Part, dict[str, Truth]] = {
+    parts: dict[LabelPart, dict[str, Truth]] = {
         part: {name: truth_subset(ground_truth, indices) for name in names}
         for part, indices in chosen.items()
     }
     return Subset(ground_truth.frames, tuple(sorted(order[:cut]))), parts
 
 
-def _show(tables: Mapping[Part, Table], guides: MetricValues, reporter: Reporter) -> None:
+def _show(
+    tables: Mapping[LabelPart, MetricTable], guides: MetricValues, reporter: Reporter
+) -> None:
     """Print a row per metric: r by group, Spearman over all, r on the deciding photos, seconds."""
     deciding, reported = tables["deciding"], tables["reporting"]
     rows = []
     for name in reported.ranking:
-        groups = reported.guides[name]
+        groups = reported.metrics[name]
         cells = [groups[group]["pearson"].value for group in ("all", "same", "cross", "within")]
         cells.append(groups["all"]["spearman"].value)
         cells.append(deciding.pearson(name).value)
@@ -176,9 +178,9 @@ def _show(tables: Mapping[Part, Table], guides: MetricValues, reporter: Reporter
 
 
 def _write(
-    tables: Mapping[Part, Table],
+    tables: Mapping[LabelPart, MetricTable],
     guides: MetricValues,
-    measured: Mapping[Part, ShareAccuracy],
+    measured: Mapping[LabelPart, ShareAccuracy],
     observed: Observed,
 ) -> None:
     """Write the rows behind the table, and the figures."""
@@ -190,8 +192,8 @@ def _write(
 def _several_shares(
     observed: Observed,
     guides: MetricValues,
-    measured: Mapping[Part, ShareAccuracy],
-    parts: Mapping[Part, Mapping[str, Truth]],
+    measured: Mapping[LabelPart, ShareAccuracy],
+    parts: Mapping[LabelPart, Mapping[str, Truth]],
     plans: Sequence[SharePlan],
     reporter: Reporter,
 ) -> dict[str, object]:
@@ -204,7 +206,7 @@ def _several_shares(
         deployment.fused_models, deployment.facts, observed.maps_for(plans), 16
     )
     kept = {}
-    for part in PARTS:
+    for part in LABEL_PARTS:
         total = steps_to_verify(len(plans), parts[part])
         reporter.step(f"Accuracy of {len(plans)} plans of {FEWEST} to {MOST} shares: {part}")
         with reporter.progress("steps", total) as progress:
@@ -223,7 +225,7 @@ def _several_shares(
                 float(np.mean([compose([values[share] for share in chain]) for chain in group]))
                 for group in chains
             ]
-            r = {part: float(np.corrcoef(predicted, kept[part])[0, 1]) for part in PARTS}
+            r = {part: float(np.corrcoef(predicted, kept[part])[0, 1]) for part in LABEL_PARTS}
             scored[metric, name] = r
             rows.append([metric, name, f"{r['reporting']:.3f}", f"{r['deciding']:.3f}"])
     reporter.table(

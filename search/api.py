@@ -13,7 +13,7 @@ from typing import Any
 from search.config import loading
 from search.config.run import RunConfig
 from search.deploy import promotion
-from search.deploy.export import Format
+from search.deploy.export import ExportFormat
 from search.deploy.promotion import PlanInService
 from search.pipelines import correlate as correlate_pipeline
 from search.pipelines import exact as exact_pipeline
@@ -114,7 +114,7 @@ def export(
     out: AnyPath,
     to: AnyPath,
     plan: str | None = None,
-    formats: Sequence[Format] = (),
+    formats: Sequence[ExportFormat] = (),
     reporter: Reporter | None = None,
 ) -> ExportedBundle:
     """Export a plan of the finished run in OUT as a bundle.

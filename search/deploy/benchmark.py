@@ -1,9 +1,9 @@
-"""`merge-search bench-bundle`: what a bundle takes to hold and to run, beside the unmerged models.
+"""`merge-search bench-bundle`: memory and time of a bundle, beside those of the unmerged models.
 
-The unmerged models are measured twice: loaded as a bundle that shares nothing, which says what
-merging alone saves, and loaded by their libraries, as a user would without merge-search. Each is
-loaded in a fresh process of its own, in rounds that take turns. What the process holds more once
-it is loaded is the growth of its resident set, after the allocator has given back what it can.
+The unmerged models are measured twice: as a bundle that shares nothing, which shows the effect of
+merging alone, and loaded by their libraries, as without merge-search. Each measurement runs in a
+fresh process, and the kinds take turns. The memory of a bundle is the growth of the resident set
+by loading it, after the allocator has returned its free memory.
 """
 
 from __future__ import annotations
@@ -54,30 +54,31 @@ KINDS = {
 
 
 @dataclass(frozen=True)
-class Footprint:
-    """What one of the two takes."""
+class BundleMeasurement:
+    """Memory and time of one kind in `KINDS`."""
 
     tensor_bytes: int
+    """Of all tensors."""
     grown_bytes: int
-    """Of the resident set, by loading."""
+    """Growth of the resident set by loading."""
     running_bytes: int
-    """The same after frames have run through."""
+    """Growth of the resident set after running frames."""
     milliseconds: float
-    """Per frame, from pixels to answers."""
+    """Median per frame, from pixels to answers."""
 
 
 class CannotMeasure(MergeSearchError):
-    """A process that measures has failed."""
+    """A measuring process failed."""
 
 
 def bench_bundle(folder: Path, reporter: Reporter) -> dict[str, Any]:
-    """Measure the bundle and, if their weights are at hand, the models it was made of.
+    """Measure a bundle and, if their weights are available, its unmerged models.
 
-    Returns what is told, as JSON can hold it.
+    Returns the numbers as plain data for JSON.
 
     Raises:
-        BadBundle: the folder holds none.
-        CannotMeasure: the bundle cannot be loaded in a fresh process.
+        BadBundle: The folder holds no bundle.
+        CannotMeasure: The bundle cannot be loaded in a fresh process.
     """
     contents = read_bundle_contents(folder)
     with tempfile.TemporaryDirectory() as unmerged:
@@ -86,87 +87,96 @@ def bench_bundle(folder: Path, reporter: Reporter) -> dict[str, Any]:
             missing = _write_unmerged(contents, Path(unmerged))
         if not missing:
             folders |= {"unmerged": Path(unmerged), "libraries": folder}
-        found = _in_turns(folders, reporter)
+        measurements = _measure_in_turns(folders, reporter)
     answer = {
         "plan": contents.plan.hash,
         "dtype": contents.dtype,
         "predicted_bytes": CostModel(contents.facts).bytes(contents.plan),
-        "in_file_bytes": _in_file(folder),
-        **{kind: asdict(one) for kind, one in found.items()},
+        "in_file_bytes": _bytes_in_file(folder),
+        **{kind: asdict(measurement) for kind, measurement in measurements.items()},
     }
-    _tell(found, answer, reporter)
+    _print(measurements, answer, reporter)
     if missing:
         reporter.warn(f"The unmerged models were not measured: {missing}")
     return answer
 
 
 def _write_unmerged(contents: BundleContents, folder: Path) -> str:
-    """The models as they are, float32, as a bundle; or why they cannot be had."""
+    """Write the unmerged models in float32 as a bundle; return why not, or an empty string."""
     try:
         models = {name: load_model(spec) for name, spec in contents.specs.items()}
     except MergeSearchError as error:
         return str(error)
-    nothing = SharePlan()
-    merged = MergedModel(models, contents.facts, nothing, {})
-    write_bundle(folder, replace(contents, plan=nothing, dtype="float32"), merged)
+    unmerged = SharePlan()
+    merged = MergedModel(models, contents.facts, unmerged, {})
+    write_bundle(folder, replace(contents, plan=unmerged, dtype="float32"), merged)
     return ""
 
 
-def _in_turns(folders: Mapping[str, Path], reporter: Reporter) -> dict[str, Footprint]:
-    measured: dict[str, list[Footprint]] = {kind: [] for kind in folders}
+def _measure_in_turns(
+    folders: Mapping[str, Path], reporter: Reporter
+) -> dict[str, BundleMeasurement]:
+    measured: dict[str, list[BundleMeasurement]] = {kind: [] for kind in folders}
     reporter.step(f"Loading and running each {ROUNDS} times in fresh processes")
     with reporter.progress("processes", ROUNDS * len(folders)) as progress:
         for _ in range(ROUNDS):
             for kind, folder in folders.items():
-                measured[kind].append(_in_a_fresh_process(kind, folder))
+                measured[kind].append(_measure_in_fresh_process(kind, folder))
                 progress(1)
     return {kind: _medians(runs) for kind, runs in measured.items()}
 
 
-def _in_file(folder: Path) -> int:
-    """Bytes of the tensors in the file, by its own table."""
+def _bytes_in_file(folder: Path) -> int:
+    """Return the bytes of the tensors in the weights file, by its own table of contents."""
     with (folder / WEIGHTS).open("rb") as file:
         table = json.loads(file.read(int.from_bytes(file.read(8), "little")))
     spans = [entry["data_offsets"] for key, entry in table.items() if key != "__metadata__"]
     return sum(end - start for start, end in spans)
 
 
-def _in_a_fresh_process(kind: str, folder: Path) -> Footprint:
+def _measure_in_fresh_process(kind: str, folder: Path) -> BundleMeasurement:
     command = [sys.executable, "-W", "ignore", "-m", "search.deploy.benchmark", kind, str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise CannotMeasure(f"{folder / BUNDLE}: {kind} cannot be measured: {said}")
-    return Footprint(**json.loads(done.stdout.splitlines()[-1]))
+        reason = (done.stderr.strip().splitlines() or ["it printed no error"])[-1]
+        raise CannotMeasure(f"{folder / BUNDLE}: {kind} cannot be measured: {reason}")
+    return BundleMeasurement(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def _medians(runs: list[Footprint]) -> Footprint:
+def _medians(runs: list[BundleMeasurement]) -> BundleMeasurement:
     values = [asdict(run) for run in runs]
-    middle = {key: statistics.median(value[key] for value in values) for key in values[0]}
-    return Footprint(**{**middle, "tensor_bytes": runs[0].tensor_bytes})
+    medians = {key: statistics.median(value[key] for value in values) for key in values[0]}
+    return BundleMeasurement(**{**medians, "tensor_bytes": runs[0].tensor_bytes})
 
 
-def _tell(found: Mapping[str, Footprint], answer: Mapping[str, Any], reporter: Reporter) -> None:
-    rows = [
-        [KINDS[kind], *(f"{held / MEGABYTE:.2f}" for held in
-                 (one.tensor_bytes, one.grown_bytes, one.running_bytes)),
-         f"{one.milliseconds:.1f}"]
-        for kind, one in found.items()
-    ]  # fmt: skip
+def _print(
+    measurements: Mapping[str, BundleMeasurement], answer: Mapping[str, Any], reporter: Reporter
+) -> None:
+    rows = []
+    for kind, measurement in measurements.items():
+        sizes = (
+            measurement.tensor_bytes, measurement.grown_bytes, measurement.running_bytes
+        )  # fmt: skip
+        rows.append(
+            [KINDS[kind], *(f"{size / MEGABYTE:.2f}" for size in sizes),
+             f"{measurement.milliseconds:.1f}"]
+        )  # fmt: skip
     header = ["", "tensors MB", "resident, loaded MB", "resident, running MB", "ms per frame"]
     reporter.table("In a fresh process, medians", header, rows)
-    same = answer["predicted_bytes"] == answer["in_file_bytes"] == found["merged"].tensor_bytes
+    predicted, in_file = answer["predicted_bytes"], answer["in_file_bytes"]
+    resident = measurements["merged"].tensor_bytes
+    equality = "equal" if predicted == in_file == resident else "NOT EQUAL"
     reporter.say(
-        f"{answer['predicted_bytes']:,} bytes predicted, {answer['in_file_bytes']:,} in the file, "
-        f"{found['merged'].tensor_bytes:,} resident: {'equal' if same else 'NOT EQUAL'}"
+        f"{predicted:,} bytes predicted, {in_file:,} in the file, "
+        f"{resident:,} resident: {equality}"
     )
 
 
-# What runs in the fresh process.
+# Code that runs in the fresh process.
 
 
-def _measure(kind: str, folder: Path) -> Footprint:
-    load = _loaded_models if kind == "libraries" else _loaded_bundle
+def _measure(kind: str, folder: Path) -> BundleMeasurement:
+    load = _load_models if kind == "libraries" else _load_bundle
     rng = np.random.default_rng(0)
     frame = rng.integers(0, 255, (*FRAME_SIZE, 3), np.uint8)
     before = _resident()
@@ -179,26 +189,26 @@ def _measure(kind: str, folder: Path) -> Footprint:
         if number >= WARM_UP:
             times.append(time.perf_counter() - start)
     running = _resident() - before
-    return Footprint(held, grown, running, 1000 * statistics.median(times))
+    return BundleMeasurement(held, grown, running, 1000 * statistics.median(times))
 
 
-def _loaded_bundle(folder: Path) -> tuple[Callable[[Frame], object], int]:
+def _load_bundle(folder: Path) -> tuple[Callable[[Frame], object], int]:
     bundle = load_bundle(folder)
-    return bundle, _touched(bundle)
+    return bundle, _read_tensors(bundle)
 
 
-def _loaded_models(folder: Path) -> tuple[Callable[[Frame], object], int]:
+def _load_models(folder: Path) -> tuple[Callable[[Frame], object], int]:
     models = [load_model(spec) for spec in read_bundle_contents(folder).specs.values()]
 
     @torch.inference_mode()
     def run(frame: Frame) -> object:
         return [model(prepare_batch([frame], model.input)) for model in models]
 
-    return run, sum(_touched(model) for model in models)
+    return run, sum(_read_tensors(model) for model in models)
 
 
-def _touched(module: nn.Module) -> int:
-    """Bytes of all tensors; what lay in a mapped file is in memory now."""
+def _read_tensors(module: nn.Module) -> int:
+    """Read all tensors, so that mapped files are in memory; return their bytes."""
     tensors = unique_tensors(module)
     for tensor in tensors:
         tensor.sum()
@@ -206,7 +216,7 @@ def _touched(module: nn.Module) -> int:
 
 
 def _resident() -> int:
-    """Bytes of this process that are in memory, without what its allocator only keeps ready."""
+    """Return the bytes of this process in memory, without the allocator's free memory."""
     import gc
 
     gc.collect()

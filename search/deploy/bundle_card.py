@@ -1,4 +1,4 @@
-"""A bundle's card: what was merged, on what frames, how well it does, under which terms."""
+"""The card of a bundle: what it shares, how well it performs, and under which licences."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from spaces.zoo import weights_licence
 CARD = "CARD.md"
 
 
-def card(
+def render_card(
     result: Result, record: PlanRecord, specs: Mapping[str, ModelSpec], checks: Sequence[str]
 ) -> str:
-    """The card as Markdown; `checks` are sentences on what was seen when the bundle was made."""
+    """Return the card in Markdown; `checks` are sentences on the checks of the export."""
     parts = [
         f"# {result.name}: {', '.join(specs)} merged",
         f"Plan `{record.hash}`, found on {result.created[:10]} by merge-search "
         f"{result.versions['merge-search']}: {record.bytes:,} bytes "
         f"({record.bytes / MEGABYTE:.2f} MB), {record.saved_pct:.1f}% less than the "
-        f"{result.unmerged_bytes:,} of the models unmerged, weights kept in "
+        f"{result.unmerged_bytes:,} of the unmerged models. Weights are stored in "
         f"{result.config['dtype']}.",
         "## What is shared",
         _shares(record),
@@ -36,18 +36,18 @@ def card(
                 for name, spec in specs.items()
             ],
         ),
-        "## How well it does",
+        "## Quality",
         _verified(result, record),
-        "## What it was made on",
-        f"{result.frames['count']} unlabelled frames (hash `{result.frames['hash']}`): the maps "
-        "between the networks were fitted on them. On frames of another kind all of this must be "
-        "measured again.",
-        "## What was checked",
+        "## Frames",
+        f"The linear maps between the models were fitted on {result.frames['count']} unlabelled "
+        f"frames (hash `{result.frames['hash']}`). For other kinds of frames, measure the quality "
+        "again.",
+        "## Checks",
         "\n".join(f"- {check}" for check in checks),
-        "## How to run it",
-        "`example.py` shows it. In Python, with the package merge-search installed:",
+        "## Usage",
+        "See `example.py`. In Python, with the package merge-search installed:",
         "```python\nimport spaces\n\nbundle = spaces.load_bundle(FOLDER)\n"
-        "answers = bundle(frame)  # uint8 (height, width, 3), of any size\n```",
+        "answers = bundle(frame)  # uint8, (height, width, 3), any size\n```",
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -55,7 +55,7 @@ def card(
 def _shares(record: PlanRecord) -> str:
     shares = SharePlan.from_dict(record.plan).shares
     if not shares:
-        return "Nothing: these are the models as they were."
+        return "Nothing: these are the unmerged models."
     return "\n".join(
         f"- `{s.recipient.model}` takes `{s.recipient.stage}` from `{s.donor}` ({s.adapter})"
         for s in shares
@@ -63,16 +63,16 @@ def _shares(record: PlanRecord) -> str:
 
 
 def _source(spec: ModelSpec) -> str:
-    """A file's name, not where it lay."""
+    """Return the source of the weights; of a file only its name."""
     source = spec.weights
-    known = source in ("hub", "none") or source.startswith("pypi:")
-    return source if known else source.replace("\\", "/").rpartition("/")[2]
+    is_name = source in ("hub", "none") or source.startswith("pypi:")
+    return source if is_name else source.replace("\\", "/").rpartition("/")[2]
 
 
 def _verified(result: Result, record: PlanRecord) -> str:
     if not isinstance(record, CandidateRecord):
         return (
-            f"Not verified. By the proxy it keeps {percent(record.proxy)} of the models' quality; "
+            f"Not verified. The proxy predicts a quality of {percent(record.proxy)}; "
             "`merge-search verify` measures it."
         )
     rows = [
@@ -84,14 +84,14 @@ def _verified(result: Result, record: PlanRecord) -> str:
         ]
         for name in result.models
     ]
-    header = ["model", "score", "unmerged", "merged", "kept", "fidelity"]
+    header = ["model", "score", "unmerged", "merged", "quality kept", "fidelity"]
     return _table(header, rows) + (
         "\n\nFidelity is agreement with the unmerged models on unlabelled frames."
     )
 
 
 def _score(name: str, result: Result, record: CandidateRecord) -> tuple[str, str, str]:
-    """What was measured on ground truth, unmerged and merged."""
+    """Return the name of the main score, its unmerged and its merged value."""
     if name not in result.baseline:
         return "no labels", "-", "-"
     return (

@@ -1,11 +1,11 @@
-"""The plan in service on this machine: the champion of record, and the bundles it is served from.
+"""The champion on this machine: its record, and the bundle that a box loads.
 
     OUT/service/champion.json     which bundle is in service, since when, and why
-    OUT/service/bundles/ID/       it, and the one before
-    OUT/service/current           a link to the bundle in service: what a box loads
+    OUT/service/bundles/ID/       this bundle, and the previous one
+    OUT/service/current           a link to the bundle in service, which a box loads
 
-`champion.json` is replaced in one step, after the bundle is there whole: whatever is killed when,
-either the champion that was or the one that is is of record, and its bundle can be loaded.
+`champion.json` is replaced atomically, after its bundle is complete. Whenever a process is killed,
+the record names either the old or the new champion, and its bundle can be loaded.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SERVICE = "service"
 
 
 class DamagedChampion(BadRecord):
-    """The record of the plan in service cannot be read, or its bundle is not there."""
+    """The record of the champion cannot be read, or its bundle is missing."""
 
 
 @dataclass(frozen=True)
@@ -38,23 +38,22 @@ class Champion:
     """The plan in service."""
 
     version: Literal[1] = field(default=1, kw_only=True)
-    standing: RegisteredPlan
-    """What is known of it."""
+    registered_plan: RegisteredPlan
     since: str
     """ISO 8601, UTC."""
     reason: str
-    before: str | None
-    """The bundle that it replaced."""
+    previous_bundle: str | None
+    """Identity of the bundle that it replaced."""
     round: int | None = None
     """The round of the watch that promoted it; None if a person did."""
-    verdict: PromotionRecord | None = None
-    """How it was compared in that round."""
-    told: bool = False
-    """Whether MLflow's registry says so, too."""
+    promotion: PromotionRecord | None = None
+    """The decision in that round."""
+    in_registry: bool = False
+    """Whether MLflow's registry has the same champion."""
 
     @property
     def bundle(self) -> str:
-        return self.standing.bundle
+        return self.registered_plan.bundle
 
 
 @dataclass(frozen=True)
@@ -64,84 +63,84 @@ class ChampionStore:
     folder: Path
 
     @property
-    def record(self) -> Path:
+    def record_file(self) -> Path:
         return self.folder / RECORD
 
     def champion(self) -> Champion | None:
-        """The champion of record; None if there never was one.
+        """Read the champion; None if no plan was ever in service.
 
         Raises:
-            DamagedChampion: there is a record, but it cannot be read, or its bundle is not whole.
+            DamagedChampion: The record cannot be read, or its bundle is missing.
         """
         try:
-            found = read_record(Champion, self.record)
+            champion = read_record(Champion, self.record_file)
         except NoRecord:
             return None
         except BadRecord as error:
             raise DamagedChampion(
-                f"{error}: the file does not say which plan is in service; put it back from a "
+                f"{error}: the file does not say which plan is in service; restore it from a "
                 "backup, or move it away and promote a plan again"
             ) from error
-        if not self.holds(found.bundle):
+        if not self.holds_bundle(champion.bundle):
             raise DamagedChampion(
-                f"{self.bundle(found.bundle)}: the bundle in service is not there; put it back, "
-                f"or move {self.record} away and promote a plan again"
+                f"{self.bundle_folder(champion.bundle)}: the bundle in service is missing; "
+                f"restore it, or move {self.record_file} away and promote a plan again"
             )
-        return found
+        return champion
 
-    def bundle(self, identity: str) -> Path:
-        """Where the bundle of that identity is, or would be."""
+    def bundle_folder(self, identity: str) -> Path:
+        """Return the folder of the bundle of that identity, whether or not it exists."""
         return self.folder / BUNDLES / identity
 
-    def holds(self, identity: str) -> bool:
-        return (self.bundle(identity) / BUNDLE).is_file()
+    def holds_bundle(self, identity: str) -> bool:
+        return (self.bundle_folder(identity) / BUNDLE).is_file()
 
-    def plan(self, champion: Champion) -> SharePlan:
-        return read_bundle_contents(self.bundle(champion.bundle)).plan
+    def load_plan(self, champion: Champion) -> SharePlan:
+        return read_bundle_contents(self.bundle_folder(champion.bundle)).plan
 
-    def take(self, bundle: Path, champion: Champion) -> None:
-        """Put a bundle, which is copied, in service.
+    def put_in_service(self, bundle: Path, champion: Champion) -> None:
+        """Copy a bundle into the store and make it the one in service.
 
         Raises:
-            DamagedChampion: it is another bundle than the champion's.
-            CannotWrite: the folder does not take it; the champion before stays.
+            DamagedChampion: The folder holds another bundle than the champion's.
+            CannotWrite: The store cannot be written; the previous champion stays.
         """
-        self._store(bundle, champion.bundle)
-        write_record(self.record, champion)
-        self.tidy(champion)
+        self._copy_bundle(bundle, champion.bundle)
+        write_record(self.record_file, champion)
+        self._finish_switch(champion)
 
-    def note_told(self, champion: Champion) -> None:
-        """Write down that MLflow's registry knows."""
-        write_record(self.record, replace(champion, told=True))
+    def mark_registered(self, champion: Champion) -> None:
+        """Note in the record that MLflow's registry has this champion."""
+        write_record(self.record_file, replace(champion, in_registry=True))
 
-    def mend(self) -> None:
-        """Do what a process that was killed while it put a plan in service has left to do.
+    def finish_interrupted_switch(self) -> None:
+        """Finish what a process that was killed in `put_in_service` left undone.
 
         Raises:
-            DamagedChampion, CannotWrite: as `champion` and `take`.
+            DamagedChampion, CannotWrite: As `champion` and `put_in_service`.
         """
         if (champion := self.champion()) is not None:
-            self.tidy(champion)
+            self._finish_switch(champion)
 
-    def tidy(self, champion: Champion) -> None:
-        """Let `current` lead to the bundle in service; delete all but it and the one before."""
-        self._point(champion.bundle)
-        for kept in (self.folder / BUNDLES).iterdir():
-            if kept.name not in (champion.bundle, champion.before):
-                shutil.rmtree(kept, ignore_errors=True)
+    def _finish_switch(self, champion: Champion) -> None:
+        """Point `current` at the bundle in service; delete all but it and the previous one."""
+        self._link_current(champion.bundle)
+        for folder in (self.folder / BUNDLES).iterdir():
+            if folder.name not in (champion.bundle, champion.previous_bundle):
+                shutil.rmtree(folder, ignore_errors=True)
 
-    def _store(self, bundle: Path, identity: str) -> None:
-        place = self.bundle(identity)
-        if bundle == place:
+    def _copy_bundle(self, bundle: Path, identity: str) -> None:
+        destination = self.bundle_folder(identity)
+        if bundle == destination:
             return
-        with replace_folder(place, BUNDLE) as part:
-            # Bundles are replaced, never written into: what is linked stays as it is.
+        with replace_folder(destination, BUNDLE) as part:
+            # Bundles are replaced, never written into, so hard links are safe.
             for source in bundle.iterdir():
                 link_or_copy(str(source), str(part / source.name))
-            if (found := bundle_id(part)) != identity:
-                raise DamagedChampion(f"{bundle} holds bundle {found}, not {identity}")
+            if (copied := bundle_id(part)) != identity:
+                raise DamagedChampion(f"{bundle} holds bundle {copied}, not {identity}")
 
-    def _point(self, identity: str) -> None:
+    def _link_current(self, identity: str) -> None:
         link, target = self.folder / CURRENT, Path(BUNDLES) / identity
         with contextlib.suppress(OSError):
             if link.is_symlink() and link.readlink() == target:

@@ -1,4 +1,4 @@
-"""A challenger and the champion it is to replace, and what was measured of both at once."""
+"""A challenger beside the champion that it may replace."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from search.results.registered_plan import RegisteredPlan
 
 @dataclass(frozen=True)
 class Comparison:
-    """What the rule is to judge by."""
+    """The facts on which the promotion rule decides."""
 
     challenger: RegisteredPlan
     champion: RegisteredPlan | None
     differences: Mapping[Measure, Difference | None] = field(default_factory=dict)
-    """Challenger minus champion, where both were measured on the same frames."""
+    """Challenger minus champion, if both were measured frame by frame on the same frames."""
     measured_on: Mapping[Measure, str] = field(default_factory=dict)
-    """In words."""
+    """The frames and their number, in words."""

@@ -1,4 +1,4 @@
-"""`merge-search export`: a plan that a run has found, as a folder that can be deployed."""
+"""Write a plan of a run as a bundle: a folder that can be deployed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from search.config.run import RunConfig
-from search.deploy.bundle_card import CARD, card
+from search.deploy.bundle_card import CARD, render_card
 from search.results.search_result import PlanRecord, Result
 from search.statistics.observed import Observed
 from search.utils.files import replace_folder
@@ -35,24 +35,25 @@ from spaces.inputs import Frame
 from spaces.merged import MergedModel
 from spaces.plan import SharePlan
 
-Format = Literal["onnx", "program"]
-FORMATS: tuple[Format, ...] = ("onnx", "program")
+ExportFormat = Literal["onnx", "program"]
+FORMATS: tuple[ExportFormat, ...] = ("onnx", "program")
 ONNX, PROGRAM = "model.onnx", "model.pt2"
 EXAMPLES = {"example.py": "", "example_onnx.py": "onnx"}
-"""Files of ours that are put beside, and the format that they need."""
+"""Example programs in the bundle, and the format that each needs."""
 CHECKED_FRAMES = 4
 TOLERANCE = {"float32": 1e-4, "float16": 5e-2, "bfloat16": 2e-1}
-"""How far a bundle that was read back may be from what was merged, by the greatest number: half
-precision rounds the weights. Other formats must be as near to the bundle as float32 is."""
+"""Largest difference between the answers of the written bundle and of the merged models, relative
+to the largest answer; half precision rounds the weights. The answers of other formats may differ
+from the bundle's as much as float32 allows."""
 
 
 class BundleCheckFailed(MergeSearchError):
-    """What was written does not give what was promised: a fault of merge-search."""
+    """The written bundle fails a check: a fault of merge-search."""
 
 
 @dataclass(frozen=True)
-class Source:
-    """What a bundle is made of."""
+class BundleSource:
+    """A finished run, from which bundles are written."""
 
     config: RunConfig
     result: Result
@@ -60,32 +61,39 @@ class Source:
 
     @cached_property
     def frames(self) -> list[Frame]:
-        """Real frames to check with, which the maps have not seen if there are such."""
+        """Frames for the checks: held-out frames if there are any."""
         frames = self.observed.held_out if len(self.observed.held_out) else self.observed.frames
         return [frames[k] for k in range(min(CHECKED_FRAMES, len(frames)))]
 
 
-def write(
-    source: Source, record: PlanRecord, folder: Path, formats: Sequence[Format]
+def export_bundle(
+    source: BundleSource, record: PlanRecord, folder: Path, formats: Sequence[ExportFormat]
 ) -> list[str]:
-    """Write the bundle, wholly or not at all; returns what was checked, in sentences."""
-    plan, known = SharePlan.from_dict(record.plan), source.observed.deployment
-    merged = MergedModel(known.models, known.facts, plan, source.observed.maps_for([plan]))
+    """Write the bundle, wholly or not at all; return its checks as sentences.
+
+    Raises:
+        BundleCheckFailed: The written files do not give what was promised.
+        CannotWrite: The folder holds other files or cannot be written.
+    """
+    plan, deployment = SharePlan.from_dict(record.plan), source.observed.deployment
+    merged = MergedModel(
+        deployment.models, deployment.facts, plan, source.observed.maps_for([plan])
+    )
     contents = BundleContents(
         specs=source.config.model_specs(),
-        inputs={name: model.input for name, model in known.models.items()},
-        facts=known.facts,
+        inputs={name: model.input for name, model in deployment.models.items()},
+        facts=deployment.facts,
         plan=merged.plan,
-        dtype=known.dtype,
+        dtype=deployment.dtype,
     )
     with replace_folder(folder, BUNDLE) as part:
         held = write_bundle(part, contents, merged)
-        checks = [_bytes_are_as_promised(held, record)]
+        checks = [_check_bytes(held, record)]
         bundle = load_bundle(part)
         before = Bundle(merged, contents.inputs, contents.tasks)
-        checks.append(_answers_are_the_same(bundle, before, source))
+        checks.append(_check_answers(bundle, before, source))
         checks += _write_formats(bundle, source, part, formats)
-        text = card(source.result, record, contents.specs, checks)
+        text = render_card(source.result, record, contents.specs, checks)
         (part / CARD).write_text(text, encoding="utf-8")
         for name, needed in EXAMPLES.items():
             if not needed or needed in formats:
@@ -97,12 +105,12 @@ def write(
 
 
 def remove_bundle(folder: Path) -> None:
-    """Of an earlier run that chose a plan; what is no bundle stays."""
+    """Delete the bundle of an earlier run; a folder that is no bundle stays."""
     if (folder / BUNDLE).is_file():
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _bytes_are_as_promised(held: int, record: PlanRecord) -> str:
+def _check_bytes(held: int, record: PlanRecord) -> str:
     if held != record.bytes:
         raise BundleCheckFailed(
             f"plan {record.hash}: {held} bytes written, {record.bytes} promised"
@@ -111,7 +119,7 @@ def _bytes_are_as_promised(held: int, record: PlanRecord) -> str:
 
 
 @torch.inference_mode()
-def _answers_are_the_same(bundle: Bundle, before: Bundle, source: Source) -> str:
+def _check_answers(bundle: Bundle, before: Bundle, source: BundleSource) -> str:
     inputs = BundleGraph(bundle).rename_inputs(bundle.prepare_frames(source.frames)).values()
     far = max_relative_difference(BundleGraph(before)(*inputs), BundleGraph(bundle)(*inputs))
     if far > TOLERANCE[source.observed.deployment.dtype]:
@@ -125,7 +133,7 @@ def _answers_are_the_same(bundle: Bundle, before: Bundle, source: Source) -> str
 
 
 def _write_formats(
-    bundle: Bundle, source: Source, folder: Path, formats: Sequence[Format]
+    bundle: Bundle, source: BundleSource, folder: Path, formats: Sequence[ExportFormat]
 ) -> list[str]:
     if not formats:
         return []
@@ -140,14 +148,14 @@ def _write_formats(
         write_program(program, folder / PROGRAM)
         with torch.inference_mode():
             found = program.module()(*inputs.values())
-        checks.append(_near(PROGRAM, wanted, found))
+        checks.append(_check_near(PROGRAM, wanted, found))
     if "onnx" in formats:
         write_onnx(graph, program, folder / ONNX)
-        checks.append(_near(ONNX, wanted, run_onnx(folder / ONNX, inputs)))
+        checks.append(_check_near(ONNX, wanted, run_onnx(folder / ONNX, inputs)))
     return checks
 
 
-def _near(
+def _check_near(
     name: str, wanted: Sequence[Tensor], found: Sequence[Tensor | NDArray[np.float32]]
 ) -> str:
     far = max_relative_difference(wanted, found)

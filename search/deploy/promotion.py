@@ -1,7 +1,7 @@
-"""`merge-search promote` and `rollback`: which merged model is in service, by the config's rule.
+"""`merge-search promote` and `rollback`: put a plan in service by the promotion rule.
 
-The champion is the plan in service, the challenger the one that the last search proposed. Both are
-versions of one registered model; what is known of each was written down when it was registered.
+The champion is the plan in service, the challenger the plan that the last search proposed. Both
+are versions of one registered model, and the registry holds the record of each plan.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from spaces.errors import MergeSearchError
 
 
 class NotPromoted(MergeSearchError):
-    """The rule does not let the challenger take the champion's place."""
+    """The promotion rule rejects the challenger."""
 
     exit_code = 4
 
 
 @dataclass(frozen=True)
 class PlanInService:
-    """The plan that a promotion or a rollback has put in service."""
+    """The plan that a promotion or a rollback put in service."""
 
     model: str
     """Name of the registered model in MLflow."""
@@ -40,7 +40,7 @@ class PlanInService:
 
 
 class NoSuchVersion(MergeSearchError):
-    """There is no challenger to promote, or no champion to go back from."""
+    """The registry has no challenger to promote, or no champion to roll back."""
 
 
 @dataclass(frozen=True)
@@ -50,57 +50,49 @@ class PromotionDecision:
     promoted: bool
     reason: str
     by: Measure
-    """What it was measured by."""
+    """The verification stage that decided."""
 
 
-def judge(rule: PromotionConfig, limits: Limits, contest: Comparison) -> PromotionDecision:
-    """By the rule, whether the challenger may take the champion's place.
+def decide(rule: PromotionConfig, limits: Limits, comparison: Comparison) -> PromotionDecision:
+    """Decide by the promotion rule whether the challenger replaces the champion.
 
-    It has to keep within the limits and to be measured as the rule wants it; if there is a
-    champion, on the same frames, and not to be worse than it outside the interval: of their
-    difference if both were measured at once, else its own.
+    The challenger must meet the limits and be measured as the rule demands. If there is a
+    champion, it must be measured on the same frames, and the challenger must not be significantly
+    worse: by the interval of their difference if both were measured frame by frame, else by the
+    challenger's own interval.
     """
-    challenger, champion = contest.challenger, contest.champion
-    by = _measure(rule, challenger, champion)
-    asked = _unfit(by, limits, challenger)
-    if asked:
-        return PromotionDecision(False, asked, by)
-    told = f"{megabytes(challenger.bytes)} are within the limits"
+    challenger, champion = comparison.challenger, comparison.champion
+    by = _deciding_measure(rule, challenger, champion)
+    if ineligible := _ineligible_because(by, limits, challenger):
+        return PromotionDecision(False, ineligible, by)
+    within_limits = f"{megabytes(challenger.bytes)} are within the limits"
     if champion is None:
-        return PromotionDecision(
-            True, f"there was no champion; {told}; {_quality(by, challenger)}", by
-        )
+        quality = _describe_quality(by, challenger)
+        return PromotionDecision(True, f"there was no champion; {within_limits}; {quality}", by)
     if challenger.bundle == champion.bundle:
         return PromotionDecision(False, "it is the champion already", by)
-    apart = _not_comparable(rule, by, challenger, champion)
-    if apart:
-        return PromotionDecision(False, apart, by)
-    difference = contest.differences.get(by)
-    if difference is None:
-        best_case = _own_best_case(by, challenger, champion)
-        against = f"outside its interval: {_against(by, challenger, champion)}"
-    else:
-        best_case = difference.high
-        against = f"frame by frame: {_against(by, challenger, champion)}, {_points(difference)}"
+    if incomparable := _incomparable_because(rule, by, challenger, champion):
+        return PromotionDecision(False, incomparable, by)
+    best_case, against = _best_case(by, comparison, challenger, champion)
     if best_case + rule.slack < 0:
         return PromotionDecision(False, f"it is worse {against}", by)
-    return PromotionDecision(True, f"it is not worse {against}; {told}", by)
+    return PromotionDecision(True, f"it is not worse {against}; {within_limits}", by)
 
 
-def measured(by: Measure, standing: RegisteredPlan) -> float | None:
-    """The quality that is compared; None if it is not known."""
-    return standing.quality if by == "truth" else standing.fidelity
+def measured_quality(by: Measure, plan: RegisteredPlan) -> float | None:
+    """Return the number that is compared; None if it was not measured."""
+    return plan.quality if by == "truth" else plan.fidelity
 
 
 def promote(config: RunConfig, reporter: Reporter) -> PlanInService:
-    """Make the challenger of the config's name the champion, if the rule lets it.
+    """Make the challenger of the config's name the champion, if the promotion rule accepts it.
 
     Raises:
-        NobodyThere: there is no challenger.
-        NotPromoted: the rule does not; the reason is told and recorded.
-        TrackerUnreachable: MLflow cannot be asked.
+        NoSuchVersion: There is no challenger.
+        NotPromoted: The rule rejects it; the reason is recorded in the registry.
+        TrackerUnreachable: MLflow cannot be reached.
     """
-    with client.registry(Target.of(config), config.name) as registry:
+    with client.open_registry(Target.of(config), config.name) as registry:
         challenger, champion = registry.challenger(), registry.champion()
         if challenger is None:
             raise NoSuchVersion(
@@ -108,64 +100,64 @@ def promote(config: RunConfig, reporter: Reporter) -> PlanInService:
             )
         comparison = Comparison(challenger.plan, None if champion is None else champion.plan)
         limits = config.limits(challenger.plan.unmerged_bytes)
-        judgement = judge(config.promotion, limits, comparison)
-        if not judgement.promoted:
-            registry.refuse(challenger, judgement.reason)
+        decision = decide(config.promotion, limits, comparison)
+        if not decision.promoted:
+            registry.note_refusal(challenger, decision.reason)
             raise NotPromoted(
                 f"version {challenger.version} of {config.name} (plan {challenger.plan.plan}) "
-                f"is not promoted: {judgement.reason}"
+                f"is not promoted: {decision.reason}"
             )
-        registry.promote(challenger, champion, judgement.reason)
+        registry.promote(challenger, champion, decision.reason)
     reporter.say(
         f"Version {challenger.version} of {config.name} (plan {challenger.plan.plan}) "
-        f"is the champion: {judgement.reason}"
+        f"is the champion: {decision.reason}"
     )
-    return PlanInService(config.name, challenger.version, challenger.plan, judgement.reason)
+    return PlanInService(config.name, challenger.version, challenger.plan, decision.reason)
 
 
-def rollback(config: RunConfig, why: str, reporter: Reporter) -> PlanInService:
-    """Put the champion before this one back in service.
+def rollback(config: RunConfig, reason: str, reporter: Reporter) -> PlanInService:
+    """Put the previous champion back in service.
 
     Raises:
-        NobodyThere: there is no champion, or it replaced none.
-        TrackerUnreachable: MLflow cannot be asked.
+        NoSuchVersion: There is no champion, or it replaced none.
+        TrackerUnreachable: MLflow cannot be reached.
     """
-    with client.registry(Target.of(config), config.name) as registry:
+    with client.open_registry(Target.of(config), config.name) as registry:
         champion = registry.champion()
         if champion is None:
             raise NoSuchVersion(f"{config.name} has no champion in MLflow")
-        before = registry.before(champion)
-        if before is None:
+        previous = registry.previous_champion(champion)
+        if previous is None:
             raise NoSuchVersion(
                 f"version {champion.version} of {config.name} replaced no champion: there is "
-                "nothing to go back to"
+                "nothing to roll back to"
             )
-        registry.go_back(champion, before, why)
+        registry.roll_back(champion, previous, reason)
     reporter.say(
-        f"Version {before.version} of {config.name} (plan {before.plan.plan}) is the "
+        f"Version {previous.version} of {config.name} (plan {previous.plan.plan}) is the "
         f"champion again, instead of version {champion.version}"
     )
-    return PlanInService(config.name, before.version, before.plan, why)
+    return PlanInService(config.name, previous.version, previous.plan, reason)
 
 
-def _measure(
+def _deciding_measure(
     rule: PromotionConfig, challenger: RegisteredPlan, champion: RegisteredPlan | None
 ) -> Measure:
     if rule.by != "either":
         return rule.by
-    sides = [challenger] if champion is None else [challenger, champion]
-    return "truth" if all(side.quality is not None for side in sides) else "fidelity"
+    plans = [challenger] if champion is None else [challenger, champion]
+    return "truth" if all(plan.quality is not None for plan in plans) else "fidelity"
 
 
-def _unfit(by: Measure, limits: Limits, challenger: RegisteredPlan) -> str:
-    """Why it cannot be champion whoever is; empty if it can."""
+def _ineligible_because(by: Measure, limits: Limits, challenger: RegisteredPlan) -> str:
+    """Say why the challenger is ineligible regardless of the champion; empty if eligible."""
     if challenger.bytes > limits.bytes:
         return (
             f"its {megabytes(challenger.bytes)} are over the budget of {megabytes(limits.bytes)}"
         )
-    if measured(by, challenger) is None:
-        what = "verified on ground truth" if by == "truth" else "measured for fidelity"
-        return f"it was not {what}, which promotion.by asks for"
+    if measured_quality(by, challenger) is None:
+        measurement = "verified on ground truth" if by == "truth" else "measured for fidelity"
+        return f"it was not {measurement}, which promotion.by requires"
     if challenger.worst is not None and challenger.worst < limits.quality:
         return (
             f"one of its models keeps {percent(challenger.worst)}, below the floor of "
@@ -174,13 +166,14 @@ def _unfit(by: Measure, limits: Limits, challenger: RegisteredPlan) -> str:
     return ""
 
 
-def _not_comparable(
+def _incomparable_because(
     rule: PromotionConfig, by: Measure, challenger: RegisteredPlan, champion: RegisteredPlan
 ) -> str:
-    """Why the two cannot be compared; empty if they can."""
-    if measured(by, champion) is None:
-        return f"the champion was not measured by {by}, as promotion.by asks for"
-    what, same = (
+    """Say why the two cannot be compared; empty if they can."""
+    if measured_quality(by, champion) is None:
+        stage = "ground truth" if by == "truth" else "fidelity"
+        return f"the champion was not measured by {stage}, which promotion.by requires"
+    data, same = (
         ("labels", challenger.labels == champion.labels)
         if by == "truth"
         else ("frames", challenger.frames == champion.frames)
@@ -188,32 +181,36 @@ def _not_comparable(
     if same or rule.measured_on == "any":
         return ""
     return (
-        f"the champion was measured on other {what}: run the search again on those {what}, or "
+        f"the champion was measured on other {data}: run the search again on those {data}, or "
         "set promotion.measured_on: any to compare across them"
     )
 
 
-def _own_best_case(by: Measure, challenger: RegisteredPlan, champion: RegisteredPlan) -> float:
-    """Its lead at the upper end of its own interval, if that is known."""
-    sure = _interval(by, challenger)
-    best = (measured(by, challenger) or 0.0) if sure is None else sure[1]
-    return best - (measured(by, champion) or 0.0)
+def _best_case(
+    by: Measure, comparison: Comparison, challenger: RegisteredPlan, champion: RegisteredPlan
+) -> tuple[float, str]:
+    """Return the upper end of the challenger's lead over the champion, and what it rests on."""
+    challenger_quality = _describe_quality(by, challenger)
+    champion_quality = percent(measured_quality(by, champion))
+    both = f"{challenger_quality}; the champion's {champion_quality}"
+    difference = comparison.differences.get(by)
+    if difference is not None:
+        return difference.high, f"frame by frame: {both}, {_in_points(difference)}"
+    interval = _interval(by, challenger)
+    best = (measured_quality(by, challenger) or 0.0) if interval is None else interval[1]
+    return best - (measured_quality(by, champion) or 0.0), f"outside its interval: {both}"
 
 
-def _against(by: Measure, challenger: RegisteredPlan, champion: RegisteredPlan) -> str:
-    return f"{_quality(by, challenger)}; the champion's {percent(measured(by, champion))}"
-
-
-def _points(difference: Difference) -> str:
+def _in_points(difference: Difference) -> str:
     value, low, high = (f"{100 * share:+.1f}" for share in difference)
     return f"{value} points ({low} to {high})"
 
 
-def _quality(by: Measure, standing: RegisteredPlan) -> str:
-    known, sure = percent(measured(by, standing)), _interval(by, standing)
-    what = "it keeps" if by == "truth" else "fidelity"
-    return f"{what} {known}" + (f" ({percent_interval(sure)})" if sure else "")
+def _describe_quality(by: Measure, plan: RegisteredPlan) -> str:
+    quality, interval = percent(measured_quality(by, plan)), _interval(by, plan)
+    label = "it keeps" if by == "truth" else "fidelity"
+    return f"{label} {quality}" + (f" ({percent_interval(interval)})" if interval else "")
 
 
-def _interval(by: Measure, standing: RegisteredPlan) -> tuple[float, float] | None:
-    return standing.interval if by == "truth" else standing.fidelity_interval
+def _interval(by: Measure, plan: RegisteredPlan) -> tuple[float, float] | None:
+    return plan.interval if by == "truth" else plan.fidelity_interval

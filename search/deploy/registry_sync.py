@@ -1,8 +1,8 @@
-"""The champion of record and MLflow's alias, brought to agree.
+"""Keep the champion of this machine and MLflow's champion alias the same.
 
-What the watch promotes is of record here first and told to MLflow when that can be reached. What a
-person promotes or takes back with `merge-search promote` and `rollback` is in MLflow first, and
-taken over from there.
+A promotion by the watch is recorded on this machine first, and in MLflow once it can be reached.
+A promotion or roll-back by a person, with `merge-search promote` or `rollback`, is in MLflow
+first, and the watch adopts it from there.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from search.config.run import RunConfig
 from search.deploy.champion import Champion, ChampionStore
 from search.results.search_result import BUNDLE_FOLDER
 from search.tracking import client
-from search.tracking.registry import Entry, Registry
+from search.tracking.registry import RegisteredVersion, Registry
 from search.tracking.target import Target
 from search.utils.reporter import Reporter
 from search.utils.timing import utc_now
@@ -22,52 +22,55 @@ from spaces.bundle import holds_bundle
 
 
 def reconcile(config: RunConfig, service: ChampionStore, reporter: Reporter) -> None:
-    """Tell MLflow of our champion, or take over the one that a person has chosen there.
+    """Register this machine's champion in MLflow, or adopt the one that a person chose there.
 
     Raises:
-        TrackerUnreachable: MLflow cannot be asked.
-        BadBundle, CannotWrite: its champion cannot be taken over.
+        TrackerUnreachable: MLflow cannot be reached.
+        BadBundle, CannotWrite: MLflow's champion cannot be adopted.
     """
-    with client.registry(Target.of(config), config.name) as registry:
-        ours, theirs = service.champion(), registry.champion()
-        if ours is not None and not ours.told:
-            _tell(ours, theirs, registry, service)
-        elif theirs is not None and (ours is None or theirs.plan.bundle != ours.bundle):
-            _take_over(theirs, ours, config, registry, service)
+    with client.open_registry(Target.of(config), config.name) as registry:
+        local, remote = service.champion(), registry.champion()
+        if local is not None and not local.in_registry:
+            _register(local, remote, registry, service)
+        elif remote is not None and (local is None or remote.plan.bundle != local.bundle):
+            _adopt(remote, local, config, registry, service)
             reporter.say(
-                f"  version {theirs.version} of {config.name} was made champion in MLflow: it is "
-                "in service here now"
+                f"  version {remote.version} of {config.name} was made champion in MLflow and is "
+                "now in service here"
             )
 
 
-def _tell(
-    ours: Champion, theirs: Entry | None, registry: Registry, service: ChampionStore
+def _register(
+    local: Champion,
+    remote: RegisteredVersion | None,
+    registry: Registry,
+    service: ChampionStore,
 ) -> None:
-    if theirs is None or theirs.plan.bundle != ours.bundle:
-        version = registry.of_bundle(ours.bundle)
+    if remote is None or remote.plan.bundle != local.bundle:
+        version = registry.find_bundle(local.bundle)
         if version is None:
-            return  # its search is not logged yet; it will be told with it
-        registry.promote(version, theirs, ours.reason)
-    service.note_told(ours)
+            return  # its search is not logged yet; the next call registers it
+        registry.promote(version, remote, local.reason)
+    service.mark_registered(local)
 
 
-def _take_over(
-    theirs: Entry,
-    ours: Champion | None,
+def _adopt(
+    remote: RegisteredVersion,
+    local: Champion | None,
     config: RunConfig,
     registry: Registry,
     service: ChampionStore,
 ) -> None:
     champion = Champion(
-        standing=theirs.plan,
+        registered_plan=remote.plan,
         since=utc_now(),
-        reason=f"version {theirs.version} was made champion in MLflow",
-        before=None if ours is None else ours.bundle,
-        told=True,
+        reason=f"version {remote.version} was made champion in MLflow",
+        previous_bundle=None if local is None else local.bundle,
+        in_registry=True,
     )
-    for folder in (service.bundle(champion.bundle), config.out_folder / BUNDLE_FOLDER):
+    for folder in (service.bundle_folder(champion.bundle), config.out_folder / BUNDLE_FOLDER):
         if holds_bundle(folder, champion.bundle):
-            service.take(folder, champion)
+            service.put_in_service(folder, champion)
             return
     with tempfile.TemporaryDirectory() as temporary:
-        service.take(registry.fetch(theirs, Path(temporary)), champion)
+        service.put_in_service(registry.download_bundle(remote, Path(temporary)), champion)

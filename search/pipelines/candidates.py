@@ -17,7 +17,7 @@ from search.evaluation.evaluate import (
     tallies,
 )
 from search.evaluation.per_frame import FrameScores, Tallies, scores_of
-from search.results.search_result import CandidateRecord, PlanRecord, Verified
+from search.results.search_result import CandidateRecord, PlanRecord, VerifiedCandidates
 from search.utils.reporter import Reporter
 from spaces.plan import SharePlan
 
@@ -28,7 +28,7 @@ def verify_plans(
     fidelities: Sequence[Mapping[str, float | None]],
     truth: Mapping[str, Truth],
     reporter: Reporter,
-) -> Verified:
+) -> VerifiedCandidates:
     """Measure plans and the unmerged models on ground truth.
 
     `fidelities` holds each plan's fidelity by model. Without ground truth nothing is measured, and
@@ -49,7 +49,7 @@ def verify_plans(
                 _candidate_record(record, by_model, frame_scores, unmerged, resampling)
             )
             progress(1)
-    return Verified(scores_of(unmerged), resampling.intervals(unmerged), candidates)
+    return VerifiedCandidates(scores_of(unmerged), resampling.intervals(unmerged), candidates)
 
 
 def _candidate_record(

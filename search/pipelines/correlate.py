@@ -30,21 +30,21 @@ from search.pipelines.share_accuracy import (
 )
 from search.report.charts.metric_comparison import write_pictures
 from search.report.console_tables import print_metric_comparison
-from search.results.documents import PLACES
+from search.results.documents import DOCUMENT_FOLDERS
 from search.results.metric_comparison import (
-    PARTS,
+    LABEL_PARTS,
+    LabelPart,
     MetricComparison,
-    Part,
-    Table,
-    Tables,
-    correlations,
+    MetricTable,
+    MetricTables,
+    correlate_groups,
     cross_stage,
     same_stage,
 )
 from search.statistics.observed import Observed
 from search.statistics.similarity import Statistics
-from search.tracking.outbox import record_or_keep
-from search.tracking.target import Target, remember
+from search.tracking.outbox import log_or_queue
+from search.tracking.target import Target, write_target
 from search.utils.files import make_folder, write_text
 from search.utils.records import write_record
 from search.utils.reporter import Reporter
@@ -52,7 +52,7 @@ from search.utils.timing import StepTimings, utc_now
 from spaces.plan import Share
 from spaces.shares import enumerate_shares
 
-COMPARISON_FOLDER = PLACES[MetricComparison]
+COMPARISON_FOLDER = DOCUMENT_FOLDERS[MetricComparison]
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,8 @@ class ShareMeasurement:
 
     observed: Observed
     metrics: MetricValues
-    accuracy: Mapping[Part, ShareAccuracy]
-    tables: Tables
+    accuracy: Mapping[LabelPart, ShareAccuracy]
+    tables: MetricTables
 
 
 def correlate(config: RunConfig, reporter: Reporter) -> MetricComparison:
@@ -88,7 +88,7 @@ def correlate(config: RunConfig, reporter: Reporter) -> MetricComparison:
         )
     make_folder(config.out_folder)
     target = Target.of(config)
-    remember(target, config.out_folder)
+    write_target(target, config.out_folder)
     timings = StepTimings()
     measurement = measure_metrics(config, timings, reporter)
     comparison = build_comparison(config, measurement, timings.seconds)
@@ -96,7 +96,7 @@ def correlate(config: RunConfig, reporter: Reporter) -> MetricComparison:
     print_metric_comparison(comparison, reporter)
     reporter.step("Logging to MLflow")
     with reporter.working("MLflow"):
-        logged = record_or_keep(comparison, config.out_folder, target)
+        logged = log_or_queue(comparison, config.out_folder, target)
     reporter.say(f"  {logged}")
     return comparison
 
@@ -134,7 +134,7 @@ def measure_metrics(
         with reporter.working("intervals"):
             tables = {
                 part: build_table(metrics, accuracy[part], truth[part], config.seed)
-                for part in PARTS
+                for part in LABEL_PARTS
             }
     return ShareMeasurement(observed, metrics, accuracy, tables)
 
@@ -161,15 +161,16 @@ def compute_metrics(
 
 def build_table(
     metrics: MetricValues, accuracy: ShareAccuracy, truth: Mapping[str, Truth], seed: int
-) -> Table:
+) -> MetricTable:
     """Correlate all metrics with the accuracy kept on one part of the labelled frames."""
     kept = accuracy.kept
-    return Table(
+    return MetricTable(
         frames={name: len(labelled.frames) for name, labelled in truth.items()},
         unmerged=accuracy.unmerged,
         left_out=accuracy.left_out,
-        guides={
-            name: correlations(by_share, kept, seed) for name, by_share in metrics.values.items()
+        metrics={
+            name: correlate_groups(by_share, kept, seed)
+            for name, by_share in metrics.values.items()
         },
     )
 
@@ -191,8 +192,8 @@ def build_comparison(
             "same": len(same_stage(shares)),
             "cross": len(cross_stage(shares)),
         },
-        guides={name: METRICS[name].label for name in metrics.values},
-        guide_seconds=metrics.seconds,
+        metrics={name: METRICS[name].label for name in metrics.values},
+        metric_seconds=metrics.seconds,
         winner=tables["deciding"].winner,
         deciding=tables["deciding"],
         reporting=tables["reporting"],
@@ -216,7 +217,7 @@ def write_comparison(
         write_pictures(measurement.tables, measurement.metrics.values, kept, stages, out)
 
 
-def guides_csv(metrics: MetricValues, accuracy: Mapping[Part, ShareAccuracy]) -> str:
+def guides_csv(metrics: MetricValues, accuracy: Mapping[LabelPart, ShareAccuracy]) -> str:
     """Return one row per share: the recipient's accuracy, the part kept, every metric's value.
 
     The columns `accuracy` and `kept` are measured on the reporting part. `kept` is empty where the

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from search.deploy.export import Format, Source, write
+from search.deploy.export import BundleSource, ExportFormat, export_bundle
 from search.pipelines.finished_run import LoadedRun
 from search.utils.reporter import Reporter
 
@@ -23,7 +23,7 @@ class ExportedBundle:
 
 
 def export(
-    out: Path, plan: str | None, folder: Path, formats: Sequence[Format], reporter: Reporter
+    out: Path, plan: str | None, folder: Path, formats: Sequence[ExportFormat], reporter: Reporter
 ) -> ExportedBundle:
     """Write a plan of the run in OUT, by default the chosen plan, to a folder.
 
@@ -34,10 +34,10 @@ def export(
     """
     finished = LoadedRun.from_folder(out)
     record = finished.plan(plan)
-    source = Source(finished.config, finished.result, finished.observe(reporter))
+    source = BundleSource(finished.config, finished.result, finished.observe(reporter))
     reporter.step(f"Bundle of plan {record.hash}")
     with reporter.working("bundle"):
-        checks = write(source, record, folder, formats)
+        checks = export_bundle(source, record, folder, formats)
     for check in checks:
         reporter.say(f"  {check}")
     return ExportedBundle(folder, record.hash, tuple(checks))

@@ -10,11 +10,11 @@ from search.pipelines.run_steps.search_front import search
 from search.pipelines.run_steps.verify_front import verify_front
 from search.pipelines.run_steps.write_outputs import write_outputs
 from search.report.candidate_table import print_candidates
-from search.results.rank_agreement import in_words
-from search.results.search_result import Result, Verified
-from search.tracking.outbox import record_or_keep
-from search.tracking.system_metrics import watched
-from search.tracking.target import Target, remember
+from search.results.rank_agreement import describe_rank_agreement
+from search.results.search_result import Result, VerifiedCandidates
+from search.tracking.outbox import log_or_queue
+from search.tracking.system_metrics import sampled_system_metrics
+from search.tracking.target import Target, write_target
 from search.utils.files import make_folder
 from search.utils.format import megabytes, percent
 from search.utils.reporter import Reporter
@@ -34,12 +34,12 @@ def run(
         MergeSearchError: anything else that the user can correct.
     """
     out = make_folder(config.out_folder)
-    remember(Target.of(config), out)
-    with watched(out):
+    write_target(Target.of(config), out)
+    with sampled_system_metrics(out):
         result = run_without_logging(config, reporter, prior)
     reporter.step("Logging to MLflow")
     with reporter.working("MLflow"):
-        logged = record_or_keep(result, out, Target.of(config))
+        logged = log_or_queue(result, out, Target.of(config))
     reporter.say(f"  {logged}")
     return result
 
@@ -75,10 +75,10 @@ def load_inputs(config: RunConfig, prior: PriorKnowledge, reporter: Reporter) ->
 
 def print_summary(result: Result, reporter: Reporter) -> None:
     """Print the candidates as a table, and a warning if none of them meets the request."""
-    verified = Verified(result.baseline, result.baseline_intervals, result.candidates)
+    verified = VerifiedCandidates(result.baseline, result.baseline_intervals, result.candidates)
     title = f"Verified {_request_text(result)}"
     print_candidates(verified, result.unmerged_bytes, result.chosen, title, reporter)
-    reporter.say(in_words(result.rungs))
+    reporter.say(describe_rank_agreement(result.rank_agreement))
     if result.chosen is None:
         reporter.warn(_none_chosen_text(result))
 
@@ -90,7 +90,7 @@ def _request_text(result: Result) -> str:
 
 
 def _none_chosen_text(result: Result) -> str:
-    nearest = percent(result.nearest_worst or 0.0)
+    nearest = percent(result.highest_worst_quality or 0.0)
     return (
         f"None of them keeps {percent(result.quality_floor)} on every model when verified; the "
         f"nearest keeps {nearest} on its worst. Verify more (verify.candidates, "

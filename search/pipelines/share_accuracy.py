@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from search.data.ground_truth import BadTruth, BoxTruth, Truth, truth_subset
 from search.evaluation.evaluate import BASELINE, EvaluationSetup, accuracy, steps_to_verify
 from search.evaluation.per_frame import Scores, main_score
-from search.results.metric_comparison import PARTS, Part
+from search.results.metric_comparison import LABEL_PARTS, LabelPart
 from search.statistics.observed import Observed
 from search.utils.progress import Progress
 from search.utils.reporter import Reporter
@@ -56,25 +56,25 @@ class ShareAccuracy:
         }
 
 
-def split_truth(truth: Mapping[str, Truth]) -> dict[Part, dict[str, Truth]]:
+def split_truth(truth: Mapping[str, Truth]) -> dict[LabelPart, dict[str, Truth]]:
     """Split each model's labelled frames: every `DECIDES`-th decides, the others report.
 
     Raises:
         BadTruth: a part would have no frames, or no boxes.
     """
-    parts: dict[Part, dict[str, Truth]] = {part: {} for part in PARTS}
+    parts: dict[LabelPart, dict[str, Truth]] = {part: {} for part in LABEL_PARTS}
     for name, labelled in truth.items():
         indices = range(len(labelled.frames))
         parts["deciding"][name] = truth_subset(labelled, indices[::DECIDES])
         parts["reporting"][name] = truth_subset(labelled, [i for i in indices if i % DECIDES])
-        for part in PARTS:
+        for part in LABEL_PARTS:
             _check_part(name, part, parts[part][name])
     return parts
 
 
 def measurable_models(
     deployment: Deployment,
-    truth: Mapping[Part, Mapping[str, Truth]],
+    truth: Mapping[LabelPart, Mapping[str, Truth]],
     batch: int,
     reporter: Reporter,
 ) -> frozenset[str]:
@@ -87,7 +87,7 @@ def measurable_models(
     """
     setup = EvaluationSetup(deployment.fused_models, deployment.facts, {}, batch)
     names: set[str] = set()
-    for part in PARTS:
+    for part in LABEL_PARTS:
         reporter.step(f"Accuracy of the unmerged models on the {part} frames")
         with reporter.progress("steps", steps_to_verify(1, truth[part])) as progress:
             unmerged = measure_shares(setup, [], truth[part], progress)
@@ -105,17 +105,17 @@ def measurable_models(
 def measure_parts(
     observed: Observed,
     shares: Sequence[Share],
-    truth: Mapping[Part, Mapping[str, Truth]],
+    truth: Mapping[LabelPart, Mapping[str, Truth]],
     batch: int,
     reporter: Reporter,
-) -> dict[Part, ShareAccuracy]:
+) -> dict[LabelPart, ShareAccuracy]:
     """Measure the accuracy of every share on both parts, which have no frame in common."""
     deployment = observed.deployment
     with reporter.working("linear maps"):
         maps = observed.maps_for([SharePlan((share,)) for share in shares])
     setup = EvaluationSetup(deployment.fused_models, deployment.facts, maps, batch)
     measured = {}
-    for part in PARTS:
+    for part in LABEL_PARTS:
         reporter.step(f"Accuracy of {len(shares)} shares on the {part} frames")
         with reporter.progress("steps", steps_to_verify(1 + len(shares), truth[part])) as progress:
             measured[part] = measure_shares(setup, shares, truth[part], progress)
@@ -143,7 +143,7 @@ def measure_shares(
     )
 
 
-def _check_part(name: str, part: Part, labelled: Truth) -> None:
+def _check_part(name: str, part: LabelPart, labelled: Truth) -> None:
     if isinstance(labelled, BoxTruth):
         unit, count = "boxes", sum(map(len, labelled.annotations))
     else:

@@ -15,10 +15,10 @@ from search.pipelines.finished_run import LoadedRun, NoSuchPlan
 from search.pipelines.prepare import load_deployment, observe, open_truth
 from search.pipelines.verify_inputs import VerificationInputs
 from search.report.candidate_table import print_candidates
-from search.results.documents import DOCUMENTS, PLACES, identity
-from search.results.search_result import PlanRecord, Verified, verified_front
+from search.results.documents import DOCUMENT_FOLDERS, DOCUMENT_NAMES, content_id
+from search.results.search_result import PlanRecord, VerifiedCandidates, verified_front
 from search.results.verification import Verification
-from search.tracking.outbox import record_or_keep
+from search.tracking.outbox import log_or_queue
 from search.tracking.target import Target
 from search.utils.records import write_record
 from search.utils.reporter import Reporter
@@ -35,7 +35,7 @@ class PlanMeasurement:
     plans: Sequence[PlanRecord]
     truth: Mapping[str, Truth]
     fidelity_frames: FrameSet
-    verified: Verified
+    verified: VerifiedCandidates
 
 
 def verify(
@@ -55,7 +55,7 @@ def verify(
     timings = StepTimings()
     measurement = measure_plans(finished, hash_prefixes, inputs, timings, reporter)
     verification = build_verification(finished, measurement, timings.seconds)
-    write_record(out / PLACES[Verification] / DOCUMENTS[Verification], verification)
+    write_record(out / DOCUMENT_FOLDERS[Verification] / DOCUMENT_NAMES[Verification], verification)
     title = "Verified" if measurement.truth else "Fidelity"
     print_candidates(
         measurement.verified, verification.unmerged_bytes, verification.chosen, title, reporter
@@ -63,7 +63,7 @@ def verify(
     reporter.say(verification.against)
     reporter.step("Logging to MLflow")
     with reporter.working("MLflow"):
-        logged = record_or_keep(verification, out, Target.of(measurement.config))
+        logged = log_or_queue(verification, out, Target.of(measurement.config))
     reporter.say(f"  {logged}")
     return verification
 
@@ -117,7 +117,7 @@ def build_verification(
     return Verification(
         name=config.name,
         seed=config.seed,
-        result=identity(finished.document.read_bytes()),
+        result=content_id(finished.document.read_bytes()),
         frames=summarise_frames(measurement.fidelity_frames),
         truth={name: summarise_truth(truth) for name, truth in measurement.truth.items()},
         unmerged_bytes=result.unmerged_bytes,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from search.report.score_text import interval_text, score_name, score_text
-from search.results.search_result import CandidateRecord, Verified, verified_front
+from search.results.search_result import CandidateRecord, VerifiedCandidates, verified_front
 from search.study.objectives import COST_UNITS
 from search.study.problem import Cost
 from search.utils.format import MEGABYTE, percent, percent_interval
@@ -18,7 +18,11 @@ Cells = tuple[list[str], list[list[str]]]
 
 
 def print_candidates(
-    verified: Verified, unmerged_bytes: int, chosen: str | None, title: str, reporter: Reporter
+    verified: VerifiedCandidates,
+    unmerged_bytes: int,
+    chosen: str | None,
+    title: str,
+    reporter: Reporter,
 ) -> None:
     """Print the candidates by rising bytes, their intervals, and what each of them shares.
 
@@ -33,8 +37,10 @@ def print_candidates(
         reporter.say("")
     for c in ordered.candidates:
         lines = [str(share) for share in SharePlan.from_dict(c.plan).shares]
-        if c.verdicts:
-            by_model = ", ".join(f"{name} {verdict}" for name, verdict in c.verdicts.items())
+        if c.significance_by_model:
+            by_model = ", ".join(
+                f"{name} {verdict}" for name, verdict in c.significance_by_model.items()
+            )
             lines.append(f"against unmerged: {by_model}")
         reporter.say(f"{c.hash}:  " + "\n               ".join(lines))
 
@@ -44,7 +50,9 @@ def costs_besides_bytes(candidates: Sequence[CandidateRecord]) -> list[Cost]:
     return [n for n in COST_UNITS if n != "bytes" and any(n in c.costs for c in candidates)]
 
 
-def _candidate_cells(verified: Verified, unmerged_bytes: int, chosen: str | None) -> Cells:
+def _candidate_cells(
+    verified: VerifiedCandidates, unmerged_bytes: int, chosen: str | None
+) -> Cells:
     baseline, candidates = verified.baseline, verified.candidates
     costs = costs_besides_bytes(candidates)
     header = ["plan", "MB", "saved", "kept", "proxy", "fidelity"]
@@ -67,7 +75,7 @@ def _candidate_cells(verified: Verified, unmerged_bytes: int, chosen: str | None
     return header, rows
 
 
-def _interval_cells(verified: Verified) -> Cells:
+def _interval_cells(verified: VerifiedCandidates) -> Cells:
     baseline = verified.baseline
     scores = [f"{name} {score_name(scores)}" for name, scores in baseline.items()]
     rows = [["unmerged", "", *map(interval_text, verified.intervals.values())]]

@@ -10,7 +10,7 @@ import numpy as np
 from search.evaluation.correlation import COEFFICIENTS, Correlation
 from search.metrics.registry import METRICS
 from search.report.similarity_matrix import Stages, model_pairs, similarity_matrix
-from search.results.metric_comparison import GROUPS, MetricComparison
+from search.results.metric_comparison import SHARE_GROUPS, MetricComparison
 from search.results.search_result import CandidateRecord, PlanRecord, Result
 from search.utils.format import megabytes, percent, percent_interval
 from search.utils.records import BadRecord, read_record
@@ -55,7 +55,7 @@ def print_plan(file: Path, reporter: Reporter) -> None:
     if isinstance(record, CandidateRecord):
         for name, scores in record.accuracy.items():
             values = ", ".join(f"{score} {value:.3f}" for score, value in scores.items())
-            verdict = record.verdicts[name]
+            verdict = record.significance_by_model[name]
             reporter.say(f"verified {name}: {values}; against unmerged {verdict}")
         interval = record.quality_interval
         range_text = "" if interval is None else f" (95% interval {percent_interval(interval)})"
@@ -111,11 +111,12 @@ def print_metric_comparison(comparison: MetricComparison, reporter: Reporter) ->
         for metric in deciding.ranking:
             mark = " *" if metric == comparison.winner else ""
             cells = [
-                correlation_text(reporting.guides[metric][group][coefficient]) for group in GROUPS
+                correlation_text(reporting.metrics[metric][group][coefficient])
+                for group in SHARE_GROUPS
             ]
-            rows.append([metric + mark, *cells, f"{comparison.guide_seconds[metric]:.2f}"])
+            rows.append([metric + mark, *cells, f"{comparison.metric_seconds[metric]:.2f}"])
         title = f"{coefficient.capitalize()} correlation with accuracy kept, and its 95% interval"
-        reporter.table(title, ["metric", *GROUPS, "seconds"], rows)
+        reporter.table(title, ["metric", *SHARE_GROUPS, "seconds"], rows)
     reporter.say(
         f"{shares['all']} shares ({shares['same']} same, {shares['cross']} cross stage), measured "
         f"on labelled frames: {_frame_counts(reporting.frames)}"

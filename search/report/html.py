@@ -168,12 +168,12 @@ def _agreement_figures(result: Result, trace: SearchTrace) -> list[AgreementFigu
     shortlist = [(p.proxy, p.fidelity) for p in trace.shortlist]
     return [
         _agreement_figure("proxy", "fidelity", shortlist,
-                          result.rungs.get("shortlist_proxy_fidelity")),
+                          result.rank_agreement.get("shortlist_proxy_fidelity")),
         _agreement_figure("proxy", "quality kept", [(c.proxy, c.quality_kept) for c in candidates],
-                          result.rungs["proxy_truth"]),
+                          result.rank_agreement["proxy_truth"]),
         _agreement_figure("fidelity", "quality kept",
                           [(c.mean_fidelity, c.quality_kept) for c in candidates],
-                          result.rungs["fidelity_truth"]),
+                          result.rank_agreement["fidelity_truth"]),
     ]  # fmt: skip
 
 

@@ -138,7 +138,7 @@ def _percent_cell(share: float | None, note: str = "") -> Cell:
 
 def _score_cell(candidate: CandidateRecord, name: str) -> Cell:
     scores = candidate.accuracy[name]
-    note = f"{interval_text(candidate.intervals[name])}, {candidate.verdicts[name]}"
+    note = f"{interval_text(candidate.intervals[name])}, {candidate.significance_by_model[name]}"
     return Cell(score_text(scores), str(main_score(scores)), note)
 
 

@@ -41,7 +41,9 @@ def headline_numbers(result: Result) -> list[HeadlineNumber]:
         return [
             HeadlineNumber("held unmerged", megabytes(result.unmerged_bytes), (_limit(result),)),
             HeadlineNumber(
-                "kept on its worst model", percent(result.nearest_worst), ("by the nearest plan",)
+                "kept on its worst model",
+                percent(result.highest_worst_quality),
+                ("by the nearest plan",),
             ),
             HeadlineNumber("chosen", "none", ("verify more plans, or require less",)),
         ]
@@ -80,7 +82,7 @@ def _quality_text(chosen: CandidateRecord) -> str:
 
 
 def _nearest(result: Result) -> str:
-    worst = result.nearest_worst
+    worst = result.highest_worst_quality
     return "" if worst is None else f": the nearest keeps {percent(worst)} on its worst model"
 
 
@@ -103,10 +105,10 @@ def _models_number(result: Result, chosen: CandidateRecord) -> HeadlineNumber:
         notes = [f"{name}: fidelity {percent(f)}" for name, f in chosen.fidelity.items()]
         count = len(chosen.plan["shares"])
         return HeadlineNumber("shares" if count != 1 else "share", str(count), tuple(notes))
-    worse = sum(verdict == "worse" for verdict in chosen.verdicts.values())
+    worse = sum(verdict == "worse" for verdict in chosen.significance_by_model.values())
     notes = [
         f"{name}: {score_name(scores)} {score_text(chosen.accuracy[name])}, unmerged "
-        f"{score_text(scores)}: {chosen.verdicts[name]}"
+        f"{score_text(scores)}: {chosen.significance_by_model[name]}"
         for name, scores in result.baseline.items()
     ]
     notes += [
@@ -114,5 +116,5 @@ def _models_number(result: Result, chosen: CandidateRecord) -> HeadlineNumber:
         for name in result.models
         if name not in result.baseline
     ]
-    judged = len(chosen.verdicts)
+    judged = len(chosen.significance_by_model)
     return HeadlineNumber("models no worse", f"{judged - worse} of {judged}", tuple(notes))

@@ -1,4 +1,4 @@
-"""What commands have found, each as one file: the documents of an OUT folder."""
+"""The documents of an OUT folder: one JSON file for the outcome of each command."""
 
 from __future__ import annotations
 
@@ -14,35 +14,33 @@ from search.utils.records import read_record
 from search.utils.timing import epoch_milliseconds
 
 Document = Result | MetricComparison | Verification
-"""What a command has found, as it lies in a file."""
-DOCUMENTS: dict[type[Result] | type[MetricComparison] | type[Verification], str] = {
+"""The outcome of a command."""
+DOCUMENT_NAMES: dict[type[Result] | type[MetricComparison] | type[Verification], str] = {
     Result: "result.json",
     MetricComparison: "league.json",
     Verification: "verified.json",
 }
+DOCUMENT_FOLDERS = {Result: ".", MetricComparison: "correlate", Verification: "verify"}
+"""The folder below OUT that holds each document."""
 
 
-def identity(content: bytes) -> str:
-    """What tells a result from all others: twelve digits of the SHA-256 of its file's content."""
+def content_id(content: bytes) -> str:
+    """Return the identity of a document: the first twelve digits of the SHA-256 of its file."""
     return hashlib.sha256(content).hexdigest()[:12]
-
-
-PLACES = {Result: ".", MetricComparison: "correlate", Verification: "verify"}
-"""The folder below OUT where each document lies."""
 
 
 def read_document(document: Path) -> Document:
     """Read a result.json, league.json or verified.json.
 
     Raises:
-        BadRecord: The file is damaged or written by another version.
+        BadRecord: The file is damaged or was written by another version.
     """
-    kind = next(kind for kind, name in DOCUMENTS.items() if name == document.name)
+    kind = next(kind for kind, name in DOCUMENT_NAMES.items() if name == document.name)
     return read_record(kind, document)
 
 
 class Provenance(Protocol):
-    """What every result says of where it comes from."""
+    """The fields of a document that say where its numbers come from."""
 
     @property
     def name(self) -> str: ...
@@ -60,7 +58,7 @@ class Provenance(Protocol):
     def versions(self) -> Mapping[str, str]: ...
 
 
-def span(outcome: Provenance) -> tuple[int, int]:
-    """When the work began and when it was done, in milliseconds since 1970."""
-    done = epoch_milliseconds(outcome.created)
-    return done - int(sum(outcome.seconds.values()) * 1000), done
+def work_period(document: Provenance) -> tuple[int, int]:
+    """Return the start and the end of the work, in milliseconds since 1970."""
+    end = epoch_milliseconds(document.created)
+    return end - int(sum(document.seconds.values()) * 1000), end

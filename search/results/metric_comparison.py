@@ -1,4 +1,7 @@
-"""The league of guides: how well each one's numbers go together with measured accuracy."""
+"""The outcome of `merge-search correlate`: how well each metric predicts measured accuracy.
+
+This is the schema of league.json (docs/correlate.md).
+"""
 
 from __future__ import annotations
 
@@ -17,136 +20,144 @@ from search.evaluation.correlation import (
     mean_correlation,
 )
 from search.evaluation.per_frame import Scores
-from search.results.search_result import versions
+from search.results.search_result import package_versions
 from search.utils.records import IsoTime
 from spaces.plan import Ref, Share
 
-SCHEMA_VERSION = 1
-GROUPS = {
+METRIC_COMPARISON_SCHEMA = 1
+SHARE_GROUPS = {
     "all": "all shares",
     "same": "same stage",
     "cross": "cross stage",
     "within": "within a recipient stage",
 }
-"""Which shares are compared with one another.
+"""The groups of shares that are correlated, with their titles.
 
-`same`: donor and recipient stage have one name; `cross`: all others. `within`: the mean over the
-recipient stages with at least `SMALLEST` donors of the correlation among those donors alone, so
-that how deep a stage lies explains nothing.
+`same`: donor and recipient stage have the same name. `cross`: all other shares. `within`: the mean
+correlation over the recipient stages with at least `SMALLEST` donors, each over its own donors, so
+that the depth of a stage has no influence.
 """
 
-Values = Mapping[Share, float]
+SimilarityByShare = Mapping[Share, float]
 Correlations = dict[str, dict[str, Correlation]]
-"""By group, then by coefficient."""
+"""By group of shares, then by coefficient."""
 
 
 @dataclass(frozen=True)
-class Table:
-    """The guides against accuracy on one part of the labelled frames."""
+class MetricTable:
+    """Correlations of the metrics with accuracy on one part of the labelled frames."""
 
     frames: dict[str, int]
-    """How many frames each model's accuracy is measured on."""
+    """The number of frames on which each model's accuracy is measured."""
     unmerged: dict[str, Scores]
     left_out: dict[str, str]
-    """Models whose shares are not in the table, and why."""
-    guides: dict[str, Correlations]
+    """Models whose shares are not in the table, with the reason."""
+    metrics: dict[str, Correlations]
 
-    def pearson(self, guide: str, group: str = "all") -> Correlation:
-        return self.guides[guide][group]["pearson"]
+    def pearson(self, metric: str, group: str = "all") -> Correlation:
+        return self.metrics[metric][group]["pearson"]
 
     @property
     def ranking(self) -> list[str]:
-        """The guides by falling |Pearson r| over all shares; where it is not defined, last."""
-        return sorted(self.guides, key=lambda guide: -_strength(self.pearson(guide)))
+        """The metrics by falling |Pearson r| over all shares; undefined ones come last."""
+        return sorted(self.metrics, key=lambda metric: -_strength(self.pearson(metric)))
 
     @property
     def winner(self) -> str | None:
-        """The first of the ranking; None if no guide has a correlation."""
+        """The first metric of the ranking; None if no metric has a correlation."""
         defined = [name for name in self.ranking if self.pearson(name).value is not None]
         return defined[0] if defined else None
 
 
-Part = Literal["deciding", "reporting"]
-PARTS: tuple[Part, Part] = ("deciding", "reporting")
-Tables = Mapping[Part, Table]
+LabelPart = Literal["deciding", "reporting"]
+LABEL_PARTS: tuple[LabelPart, LabelPart] = ("deciding", "reporting")
+MetricTables = Mapping[LabelPart, MetricTable]
 
 
 @dataclass(frozen=True)
 class MetricComparison:
-    """Everything of one comparison: the schema of league.json (docs/how-to/choose-a-metric.md)."""
+    """The outcome of one comparison of metrics."""
 
     name: str
     seed: int
     adapters: list[str]
     frames: dict[str, Any]
+    """`hash` and `count` of the unlabelled frames."""
     models: dict[str, str]
     """Architecture by name."""
     shares: dict[str, int]
-    """How many shares were measured: all, same, cross."""
-    guides: dict[str, str]
-    """What each guide is, in words."""
-    guide_seconds: dict[str, float]
-    """Time to value all shares with each guide, given the statistics."""
+    """The number of shares measured: all, same, cross."""
+    metrics: dict[str, str]
+    """A description of each metric."""
+    metric_seconds: dict[str, float]
+    """Seconds to compute the metric for all shares, given the statistics."""
     winner: str | None
-    """By the deciding part of the labelled frames alone."""
-    deciding: Table
-    reporting: Table
+    """The best metric on the deciding part of the labelled frames."""
+    deciding: MetricTable
+    reporting: MetricTable
     settings: dict[str, Any]
     config: dict[str, Any]
     seconds: dict[str, float]
     created: IsoTime
-    versions: dict[str, str] = field(default_factory=versions)
-    schema: int = SCHEMA_VERSION
+    versions: dict[str, str] = field(default_factory=package_versions)
+    schema: int = METRIC_COMPARISON_SCHEMA
 
 
-def correlations(guide: Values, kept: Values, seed: int) -> Correlations:
-    """All coefficients of one guide with accuracy in every group, over the shares of `kept`."""
-    shares = list(kept)
+def correlate_groups(
+    values: SimilarityByShare, quality: SimilarityByShare, seed: int
+) -> Correlations:
+    """Return all coefficients of a metric with quality kept, in every group of shares.
+
+    `quality` holds the quality kept of each share; only its shares are compared.
+    """
+    shares = list(quality)
     groups = {"all": shares, "same": same_stage(shares), "cross": cross_stage(shares)}
-    points = {group: _points(guide, kept, members) for group, members in groups.items()}
-    stages = [_points(guide, kept, members) for members in by_recipient(shares).values()]
-    found = {
+    points = {group: _points(values, quality, members) for group, members in groups.items()}
+    stages = [_points(values, quality, members) for members in by_recipient(shares).values()]
+    correlate_groups = {
         group: {
             name: correlation(coefficient, x, y, seed)
             for name, coefficient in COEFFICIENTS.items()
         }
         for group, (x, y) in points.items()
     }
-    found["within"] = {
+    correlate_groups["within"] = {
         name: mean_correlation(coefficient, stages, seed)
         for name, coefficient in COEFFICIENTS.items()
     }
-    return found
+    return correlate_groups
 
 
 def same_stage(shares: Sequence[Share]) -> list[Share]:
-    """The shares between stages of one name."""
+    """Return the shares between stages of the same name."""
     return [share for share in shares if share.donor.stage == share.recipient.stage]
 
 
 def cross_stage(shares: Sequence[Share]) -> list[Share]:
-    """The shares between stages of different names."""
+    """Return the shares between stages of different names."""
     return [share for share in shares if share.donor.stage != share.recipient.stage]
 
 
 def by_recipient(shares: Sequence[Share]) -> dict[Ref, list[Share]]:
-    """The shares into each recipient stage that has enough donors to compare."""
-    into: dict[Ref, list[Share]] = {}
+    """Return the shares into each recipient stage that has at least `SMALLEST` donors."""
+    by_stage: dict[Ref, list[Share]] = {}
     for share in shares:
-        into.setdefault(share.recipient, []).append(share)
+        by_stage.setdefault(share.recipient, []).append(share)
     return {
         recipient: members
-        for recipient, members in into.items()
+        for recipient, members in by_stage.items()
         if len({share.donor for share in members}) >= SMALLEST
     }
 
 
-def _points(guide: Values, kept: Values, shares: Sequence[Share]) -> tuple[Vector, Vector]:
+def _points(
+    values: SimilarityByShare, quality: SimilarityByShare, shares: Sequence[Share]
+) -> tuple[Vector, Vector]:
     return (
-        np.array([guide[share] for share in shares], dtype=np.float64),
-        np.array([kept[share] for share in shares], dtype=np.float64),
+        np.array([values[share] for share in shares], dtype=np.float64),
+        np.array([quality[share] for share in shares], dtype=np.float64),
     )
 
 
-def _strength(found: Correlation) -> float:
-    return -1.0 if found.value is None else abs(found.value)
+def _strength(coefficient: Correlation) -> float:
+    return -1.0 if coefficient.value is None else abs(coefficient.value)

@@ -1,4 +1,4 @@
-"""How well each rung of the ladder foretold the next: rank correlations over plans."""
+"""How well each verification stage predicts the next: rank correlations over plans."""
 
 from __future__ import annotations
 
@@ -8,47 +8,51 @@ import numpy as np
 
 from search.evaluation.correlation import correlation_alone, spearman
 from search.evaluation.per_frame import mean_known
-from search.results.search_result import CandidateRecord, Rungs
+from search.results.search_result import CandidateRecord, RankAgreement
 
-Known = Sequence[float | None]
+MaybeNumbers = Sequence[float | None]
 
 
-def rungs(candidates: Sequence[CandidateRecord]) -> Rungs:
-    """Spearman's rho between proxy, mean fidelity and quality kept of the verified candidates.
+def rank_agreement(candidates: Sequence[CandidateRecord]) -> RankAgreement:
+    """Return Spearman's rho between proxy, mean fidelity and quality kept of verified candidates.
 
-    None for fewer than three candidates of which both are known, or where either is constant.
+    A value is None if fewer than three candidates have both numbers, or if either is constant.
     """
-    proxy: Known = [c.proxy for c in candidates]
-    fidelity: Known = [c.mean_fidelity for c in candidates]
-    truth: Known = [c.quality_kept for c in candidates]
+    proxy: MaybeNumbers = [c.proxy for c in candidates]
+    fidelity: MaybeNumbers = [c.mean_fidelity for c in candidates]
+    quality: MaybeNumbers = [c.quality_kept for c in candidates]
     return {
         "proxy_fidelity": _rho(proxy, fidelity),
-        "proxy_truth": _rho(proxy, truth),
-        "fidelity_truth": _rho(fidelity, truth),
+        "proxy_truth": _rho(proxy, quality),
+        "fidelity_truth": _rho(fidelity, quality),
     }
 
 
-def shortlist_rung(
-    proxies: Sequence[float], faithful: Sequence[Mapping[str, float | None]]
-) -> Rungs:
-    """The same of proxy and mean fidelity over the whole shortlist, of which there are more."""
-    return {"shortlist_proxy_fidelity": _rho(proxies, [mean_known(f) for f in faithful])}
+def shortlist_rank_agreement(
+    proxies: Sequence[float], fidelities: Sequence[Mapping[str, float | None]]
+) -> RankAgreement:
+    """Return the rank agreement of proxy and mean fidelity over the whole shortlist.
+
+    The shortlist holds more plans than are verified.
+    """
+    return {"shortlist_proxy_fidelity": _rho(proxies, [mean_known(f) for f in fidelities])}
 
 
-def in_words(found: Rungs) -> str:
-    """One line for a person."""
-    told = {name: "-" if rho is None else f"{rho:z.2f}" for name, rho in found.items()}
-    shortlist = told.get("shortlist_proxy_fidelity")
-    more = "" if shortlist is None else f" (shortlist {shortlist})"
+def describe_rank_agreement(agreement: RankAgreement) -> str:
+    """Return the rank agreement as one line of text."""
+    rounded = {name: "-" if rho is None else f"{rho:z.2f}" for name, rho in agreement.items()}
+    shortlist = rounded.get("shortlist_proxy_fidelity")
+    suffix = "" if shortlist is None else f" (shortlist {shortlist})"
     return (
-        f"Rank correlation: proxy and fidelity {told['proxy_fidelity']}{more}, "
-        f"proxy and truth {told['proxy_truth']}, fidelity and truth {told['fidelity_truth']}"
+        f"Rank agreement: proxy and fidelity {rounded['proxy_fidelity']}{suffix}, "
+        f"proxy and ground truth {rounded['proxy_truth']}, "
+        f"fidelity and ground truth {rounded['fidelity_truth']}"
     )
 
 
-def _rho(x: Known, y: Known) -> float | None:
-    both = [(a, b) for a, b in zip(x, y, strict=True) if a is not None and b is not None]
-    if not both:
+def _rho(x: MaybeNumbers, y: MaybeNumbers) -> float | None:
+    pairs = [(a, b) for a, b in zip(x, y, strict=True) if a is not None and b is not None]
+    if not pairs:
         return None
-    columns = np.array(both, dtype=np.float64).T
+    columns = np.array(pairs, dtype=np.float64).T
     return correlation_alone(spearman, columns[0], columns[1])

@@ -1,4 +1,4 @@
-"""What is known of a plan in the registry: written when it is registered, read to judge it."""
+"""The record of a plan in the registry: written when it is registered, compared on promotion."""
 
 from __future__ import annotations
 
@@ -10,39 +10,47 @@ from search.results.search_result import CandidateRecord, Result
 
 @dataclass(frozen=True)
 class RegisteredPlan:
-    """All that the rule asks of a registered plan."""
+    """The properties of a registered plan that the promotion rule uses."""
 
     plan: str
+    """Hash of the plan."""
     bundle: str
+    """Identity of its bundle."""
     bytes: int
     unmerged_bytes: int
     quality: float | None
-    """`quality_kept` on ground truth; None if it was not measured."""
+    """Quality kept on ground truth; None if it was not measured."""
     interval: tuple[float, float] | None
+    """95% interval of `quality`."""
     worst: float | None
-    """The least that any of its models keeps."""
+    """Quality kept of the model that loses most."""
     fidelity: float | None
+    """Mean over the models."""
     labels: Mapping[str, str]
-    """Per model with ground truth, what tells its labelled frames and labels from others."""
+    """By model with ground truth, the hashes of its labelled frames and of its labels."""
     frames: str
-    """What tells the unlabelled frames from others."""
+    """Hash of the unlabelled frames."""
     created: str
+    """ISO 8601, UTC."""
     fidelity_interval: tuple[float, float] | None = None
-    """Of `fidelity`, where it was measured on the served bundle itself."""
+    """95% interval of `fidelity`, if it was measured on the served bundle itself."""
 
     @classmethod
     def of(cls, result: Result, candidate: CandidateRecord) -> RegisteredPlan:
-        sure = candidate.quality_interval
+        """Build the record of a candidate whose bundle is the result's."""
+        interval = candidate.quality_interval
         return cls(
             plan=candidate.hash,
             bundle=str(result.bundle),
             bytes=candidate.bytes,
             unmerged_bytes=result.unmerged_bytes,
             quality=candidate.quality_kept,
-            interval=None if sure is None else (sure[0], sure[1]),
+            interval=None if interval is None else (interval[0], interval[1]),
             worst=min(candidate.kept.values(), default=None),
             fidelity=candidate.mean_fidelity,
-            labels={n: f"{known['hash']} {known['labels']}" for n, known in result.truth.items()},
+            labels={
+                name: f"{data['hash']} {data['labels']}" for name, data in result.truth.items()
+            },
             frames=str(result.frames["hash"]),
             created=result.created,
         )

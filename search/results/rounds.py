@@ -1,8 +1,8 @@
-"""Rounds of the watch, as plain data: what was seen, decided and why, and what came of it.
+"""The records of the rounds of a watch.
 
-    OUT/watch/rounds/00000012.json    one file a round, written when it ends
+    OUT/watch/rounds/00000012.json    one file per round, written when it ends
 
-Rounds are numbered from 1 without a gap; one that a crash cut short is done again under its
+Rounds are numbered from 1 without a gap. A round that a crash interrupted is repeated under its
 number.
 """
 
@@ -16,42 +16,43 @@ from typing import Literal
 from search.utils.records import BadRecord, read_record, write_record
 
 Decision = Literal["waiting", "unchanged", "searched", "promoted", "failed"]
-"""Too few new frames to tell; the plan in service still holds; searched again, and the plan in
-service stays; and the challenger took its place; something was wrong, which the reason tells."""
+"""waiting: too few new frames to compare. unchanged: the plan in service still holds.
+searched: the search ran again, and the plan in service stays. promoted: the challenger of that
+search replaced it. failed: an error, which the reason describes."""
 
 EXIT_CODES: dict[Decision, int] = {
     "waiting": 0, "unchanged": 0, "searched": 10, "promoted": 11, "failed": 1,
 }  # fmt: skip
-"""Of `merge-search watch --once`."""
+"""Exit codes of `merge-search watch --once`."""
 
-FOLDER = "rounds"
+ROUNDS_FOLDER = "rounds"
 
 
 class BadRound(BadRecord):
-    """A file that is not the record of a round."""
+    """The record of a round cannot be read."""
 
 
 @dataclass(frozen=True)
 class CameraRound:
-    """What one camera gave in a round."""
+    """The frames and the drift of one camera in a round."""
 
     frames: int
-    """New frames that were kept; near-identical ones are not."""
+    """New frames that were stored; near-identical frames are not."""
     fault: str | None = None
-    """What was wrong with it, in a sentence."""
+    """The error of the camera, as a sentence."""
     judged: int = 0
-    """Frames of the window that was compared; 0 while there are too few."""
+    """Frames in the window that was compared; 0 if there were too few."""
     p_value: float | None = None
-    """Of the frames of the last search and of these coming from the same camera, corrected for
+    """Of the hypothesis that these frames and those of the last search look alike, corrected for
     all comparisons of the round."""
     drifted: bool | None = None
     window: int = 0
-    """Number of the last window that was compared, in this round or before."""
+    """Number of the window that was compared last, in this round or an earlier one."""
 
 
 @dataclass(frozen=True)
 class PromotionRecord:
-    """Champion and challenger on the same frames."""
+    """A decision between challenger and champion, measured on the same frames."""
 
     result: str
     """Identity of the search's result.json."""
@@ -60,90 +61,90 @@ class PromotionRecord:
     bundle: str
     """Identity of its bundle."""
     by: Literal["truth", "fidelity"]
-    """What both were measured by."""
+    """The verification stage on which they were compared."""
     challenger_quality: float | None
     champion_quality: float | None
     difference: list[str]
-    """What the challenger does otherwise than the champion, in sentences."""
+    """How the plan of the challenger differs from the champion's, in sentences."""
     promoted: bool
     reason: str
     measured_on: str = ""
-    """In words: which frames, and how many."""
+    """The frames and their number, in words."""
 
 
 @dataclass(frozen=True)
 class Round:
-    """One look at the cameras, and what came of it."""
+    """A scheduled check of the cameras and its outcome."""
 
     version: Literal[1] = field(default=1, kw_only=True)
     number: int
     due: str
-    """When it was due; ISO 8601, UTC, as the others."""
+    """ISO 8601, UTC, as are the other times."""
     began: str
     ended: str
     cameras: Mapping[str, CameraRound]
     decision: Decision
     reason: str
     champion: str | None
-    """Hash of the plan in service at the end; None if there is none."""
+    """Hash of the plan in service at the end of the round; None if there is none."""
     fidelity: Mapping[str, float | None] = field(default_factory=dict)
-    """Per model, of the plan in service on the new frames; empty if it was not measured."""
-    verdict: PromotionRecord | None = None
-    """None if nothing was searched, or nothing found."""
+    """Fidelity of the plan in service on the new frames, by model; empty if not measured."""
+    promotion: PromotionRecord | None = None
+    """None if the round did not search, or its search chose no plan."""
     missed: int = 0
-    """Rounds that were due before and never began."""
+    """Earlier rounds that were due and never began."""
     expected: float | None = None
-    """Mean fidelity that the plan in service had in the last search: what the next rounds hold
-    theirs against."""
+    """Mean fidelity of the plan in service in the last search; later rounds compare theirs with
+    it."""
 
     @property
     def p_value(self) -> float | None:
-        """The least of all cameras."""
-        known = [c.p_value for c in self.cameras.values() if c.p_value is not None]
-        return min(known, default=None)
+        """The smallest of all cameras."""
+        p_values = [c.p_value for c in self.cameras.values() if c.p_value is not None]
+        return min(p_values, default=None)
 
     @property
     def new_frames(self) -> int:
-        """Of all cameras."""
+        """New frames of all cameras."""
         return sum(camera.frames for camera in self.cameras.values())
 
 
 @dataclass(frozen=True)
 class RoundHistory:
-    """All rounds that have ended."""
+    """The records of all rounds that have ended."""
 
     folder: Path
     """OUT/watch"""
 
     def rounds(self) -> list[Round]:
-        """In their order.
+        """Return all rounds in order.
 
         Raises:
-            BadRound: a file cannot be read.
+            BadRound: A file cannot be read.
         """
         return [_read(path) for path in self._files()]
 
-    def latest(self, most: int) -> list[Round]:
-        """The last so many, in their order."""
-        return [_read(path) for path in self._files()[-most:]]
+    def latest(self, count: int) -> list[Round]:
+        """Return the last `count` rounds in order."""
+        return [_read(path) for path in self._files()[-count:]]
 
     def last(self) -> Round | None:
         return next(iter(self.latest(1)), None)
 
     def since(self, number: int) -> list[Round]:
-        """The rounds from that number on."""
+        """Return the rounds from that number on."""
         return [_read(path) for path in self._files() if int(path.stem) >= number]
 
-    def keep(self, ended: Round) -> None:
-        """Write the round, wholly or not at all."""
+    def write(self, ended: Round) -> None:
+        """Write the record of a round, wholly or not at all."""
         write_record(self.file(ended.number), ended)
 
     def file(self, number: int) -> Path:
-        """Where the round of that number is, or would be."""
-        return self.folder / FOLDER / f"{number:08d}.json"
+        """Return the path of the record of that round, whether or not it exists."""
+        return self.folder / ROUNDS_FOLDER / f"{number:08d}.json"
 
     def _files(self) -> list[Path]:
-        return sorted((self.folder / FOLDER).glob("[0-9]*.json"))
+        return sorted((self.folder / ROUNDS_FOLDER).glob("[0-9]*.json"))
 
 
 def _read(path: Path) -> Round:

@@ -1,4 +1,4 @@
-"""What a run found, as plain data: the schema of result.json (docs/reference/result.md)."""
+"""The outcome of a run: the schema of result.json (docs/result.md)."""
 
 from __future__ import annotations
 
@@ -13,45 +13,55 @@ from search.evaluation.per_frame import Scores, main_name, mean_known
 from search.study.pareto import front_indices
 from search.utils.records import IsoTime
 
-SCHEMA_VERSION = 4
+RESULT_SCHEMA = 4
 UNMERGED = "unmerged"
 BUNDLE_FOLDER = "bundle"
-"""Below OUT: the chosen plan as a bundle."""
+"""Below OUT: the bundle of the chosen plan."""
 Significance = Literal["better", "worse", "no difference"]
-Rungs = dict[str, float | None]
-"""Rank correlations between the rungs of the ladder; None where they are not defined."""
+"""Of merged against unmerged."""
+RankAgreement = dict[str, float | None]
+"""Rank correlations between verification stages; None where they are undefined."""
 _PACKAGES = ("merge-search", "torch", "torchvision", "timm", "effdet", "optuna", "mlflow", "numpy")
+
+
+def package_versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that the numbers depend on."""
+    return {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES}
 
 
 @dataclass(frozen=True)
 class PlanRecord:
-    """One plan of the front."""
+    """A plan of the front."""
 
     hash: str
     plan: dict[str, Any]
     bytes: int
     macs: int
+    """Multiply-accumulates per frame."""
     saved_pct: float
+    """Per cent of the unmerged bytes."""
     proxy: float
+    """Quality that the proxy predicts."""
     costs: dict[str, float]
-    """What the search made small, by name, in `search.valuation.UNITS`."""
+    """The minimised objectives by name, in `search.study.objectives.UNITS`."""
 
 
 @dataclass(frozen=True)
 class CandidateRecord(PlanRecord):
-    """A plan that was verified. What was not measured is None or missing."""
+    """A verified plan. Numbers that were not measured are None or missing."""
 
     fidelity: dict[str, float | None]
-    """Per model; None where the original is confident of nothing."""
+    """By model; None if the unmerged model is confident of no answer."""
     accuracy: dict[str, Scores]
+    """By model with ground truth."""
     kept: dict[str, float]
-    """Per model merged / unmerged accuracy, or its fidelity."""
+    """Quality kept by model: merged / unmerged accuracy, or fidelity."""
     quality_kept: float | None
-    """The mean of `kept`, if any accuracy was measured."""
+    """Mean of `kept`, if any accuracy was measured."""
     intervals: Intervals
     """[low, high] of each number in `accuracy`, over the frames."""
     differences: Intervals
-    """[merged - unmerged, low, high] of each, on the same frames."""
+    """[merged - unmerged, low, high] of each number in `accuracy`, on the same frames."""
     quality_interval: list[float] | None
     """[low, high] of `quality_kept`."""
 
@@ -60,14 +70,14 @@ class CandidateRecord(PlanRecord):
         return mean_known(self.fidelity)
 
     @property
-    def verdicts(self) -> dict[str, Significance]:
-        """Per model with ground truth, whether its main score differs from the unmerged one's."""
-        return {name: verdict(d[main_name(d)]) for name, d in self.differences.items()}
+    def significance_by_model(self) -> dict[str, Significance]:
+        """Whether the main score differs from the unmerged one, by model with ground truth."""
+        return {name: significance(d[main_name(d)]) for name, d in self.differences.items()}
 
 
 @dataclass(frozen=True)
 class ModelRecord:
-    """One model of the deployment."""
+    """A model of the deployment."""
 
     arch: str
     task: str
@@ -95,63 +105,81 @@ class Result:
     unmerged_bytes: int
     unmerged_macs: int
     smallest_bytes: int
+    """Bytes of the smallest plan that the search knows."""
     frames: dict[str, Any]
+    """`hash` and `count` of the unlabelled frames."""
     models: dict[str, ModelRecord]
     study: dict[str, Any]
     baseline: dict[str, Scores]
+    """Scores of the unmerged models."""
     baseline_intervals: Intervals
     """[low, high] of each number in `baseline`, over the frames."""
     front: list[PlanRecord]
     candidates: list[CandidateRecord]
     verified_front: list[str]
-    """Hashes of the candidates that no other beats in both bytes and quality kept."""
+    """Hashes of the candidates that no other candidate dominates in bytes and quality kept."""
     chosen: str | None
-    rungs: Rungs
+    """Hash of the chosen plan."""
+    rank_agreement: RankAgreement
     config: dict[str, Any]
     base: str
-    """The folder of the config, from which its paths start, relative to OUT."""
+    """The folder of the config, to which its paths are relative; relative to OUT."""
     seconds: dict[str, float]
+    """By step of the run."""
     created: IsoTime
     truth: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Per model with ground truth, `hash` and `count` of its labelled frames."""
+    """By model with ground truth, `hash` and `count` of its labelled frames."""
     latency_ms: dict[str, float] = field(default_factory=dict)
-    """Per frame on the machine that searched: by hash of each candidate, and `unmerged`."""
+    """Milliseconds per frame on the machine of the search, by candidate hash and `unmerged`."""
     bundle: str | None = None
-    """What `spaces.bundle.bundle_id` says of OUT/bundle, the chosen plan's; None if there is
-    none."""
-    versions: dict[str, str] = field(default_factory=lambda: versions())
-    schema: int = SCHEMA_VERSION
+    """`spaces.bundle.bundle_id` of OUT/bundle; None if no bundle was written."""
+    versions: dict[str, str] = field(default_factory=package_versions)
+    schema: int = RESULT_SCHEMA
 
     @property
     def chosen_candidate(self) -> CandidateRecord | None:
         return next((c for c in self.candidates if c.hash == self.chosen), None)
 
     @property
-    def nearest_worst(self) -> float | None:
-        """What the candidate that comes nearest to a floor keeps on its worst model."""
+    def highest_worst_quality(self) -> float | None:
+        """The quality kept of the worst model, in the candidate where it is highest."""
         return max((min(c.kept.values()) for c in self.candidates if c.kept), default=None)
 
 
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that numbers depend on."""
-    return {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES}
+@dataclass(frozen=True)
+class VerifiedCandidates:
+    """Ground-truth scores of the unmerged models, and the candidates with theirs."""
+
+    baseline: dict[str, Scores]
+    """Unmerged scores, by model with ground truth."""
+    intervals: Intervals
+    """[low, high] of each number in `baseline`."""
+    candidates: list[CandidateRecord]
 
 
-def verdict(difference: Sequence[float]) -> Significance:
-    """Of [difference, low, high]: only an interval without 0 in it says that there is one."""
+def significance(difference: Sequence[float]) -> Significance:
+    """Judge [difference, low, high]: it is significant if the interval excludes 0."""
     _, low, high = difference
     return "better" if low > 0 else "worse" if high < 0 else "no difference"
 
 
 def verified_front(candidates: list[CandidateRecord]) -> list[str]:
-    """The non-dominated plans on measured numbers, by rising bytes; none if none was measured."""
+    """Return the hashes of the non-dominated plans in measured bytes and quality, by bytes.
+
+    The list is empty if no quality was measured.
+    """
     measured = [(c, c.quality_kept) for c in candidates if c.quality_kept is not None]
     return [measured[i][0].hash for i in front_indices([(c.bytes, kept) for c, kept in measured])]
 
 
-def choose(candidates: list[CandidateRecord], floor: float | None) -> CandidateRecord | None:
-    """The candidate that keeps most quality (fidelity without labels), of equals the smallest;
-    or, with a floor, the smallest of which every model keeps it. None if there is none."""
+def choose_candidate(
+    candidates: list[CandidateRecord], floor: float | None
+) -> CandidateRecord | None:
+    """Return the best candidate, or None if there is none.
+
+    Without a floor: the highest quality kept (fidelity if there are no labels); of equals the
+    smallest. With a floor: the smallest candidate in which every model keeps at least the floor.
+    """
     if floor is not None:
         candidates = [c for c in candidates if c.kept and min(c.kept.values()) >= floor]
         return max(candidates, key=lambda c: (-c.bytes, _quality(c)), default=None)
@@ -159,17 +187,6 @@ def choose(candidates: list[CandidateRecord], floor: float | None) -> CandidateR
 
 
 def _quality(candidate: CandidateRecord) -> tuple[float, float]:
-    """Measured quality, then fidelity; what is not known counts as below all."""
+    """Return measured quality, then fidelity; a missing number is below all others."""
     quality, fidelity = candidate.quality_kept, candidate.mean_fidelity
     return (-1.0 if quality is None else quality, -1.0 if fidelity is None else fidelity)
-
-
-@dataclass(frozen=True)
-class Verified:
-    """What ground truth says of the unmerged models and of the candidates."""
-
-    baseline: dict[str, Scores]
-    """Per model with ground truth, the unmerged scores."""
-    intervals: Intervals
-    """[low, high] of each."""
-    candidates: list[CandidateRecord]

@@ -1,4 +1,4 @@
-"""What `merge-search verify` found, as plain data: the schema of verified.json."""
+"""The outcome of `merge-search verify`: the schema of verified.json."""
 
 from __future__ import annotations
 
@@ -7,51 +7,52 @@ from typing import Any
 
 from search.evaluation.confidence import Intervals
 from search.evaluation.per_frame import Scores
-from search.results.search_result import CandidateRecord, choose, versions
+from search.results.search_result import CandidateRecord, choose_candidate, package_versions
 from search.utils.records import IsoTime
 
-SCHEMA_VERSION = 1
+VERIFICATION_SCHEMA = 1
 
 
 @dataclass(frozen=True)
 class Verification:
-    """Plans of a finished run, measured on data that its search has not seen."""
+    """Plans of a finished run, measured on data that its search did not use."""
 
     name: str
     seed: int
     result: str
-    """The identity of the result whose plans they are."""
+    """Identity of the result that the plans come from."""
     frames: dict[str, Any]
-    """`hash` and `count` of the frames that fidelity is measured on."""
+    """`hash` and `count` of the frames on which fidelity is measured."""
     truth: dict[str, dict[str, Any]]
-    """Per model with labels, the same of its labelled frames; none means fidelity only."""
+    """By model with labels, `hash` and `count` of its labelled frames; empty for fidelity only."""
     unmerged_bytes: int
     baseline: dict[str, Scores]
+    """Scores of the unmerged models."""
     baseline_intervals: Intervals
     candidates: list[CandidateRecord]
     verified_front: list[str]
     chosen: str | None
-    """The plan that the search chose, if it is among the candidates."""
+    """Hash of the plan that the search chose, if it is among the candidates."""
     config: dict[str, Any]
-    """The run's, with the labels that were used for its `truth`."""
+    """The run's config, with the labels of this verification in `truth`."""
     seconds: dict[str, float]
     created: IsoTime
-    versions: dict[str, str] = field(default_factory=versions)
-    schema: int = SCHEMA_VERSION
+    versions: dict[str, str] = field(default_factory=package_versions)
+    schema: int = VERIFICATION_SCHEMA
 
     @property
     def against(self) -> str:
         """What the plans were verified against, as a sentence."""
         if not self.truth:
-            return "Fidelity only: no labels, so nothing is said about accuracy"
+            return "Fidelity only: without labels, accuracy is not measured"
         models: dict[int, list[str]] = {}
         for name, frames in self.truth.items():
             models.setdefault(frames["count"], []).append(name)
-        told = [f"{count} frames ({', '.join(names)})" for count, names in models.items()]
-        return f"Verified against ground truth on {' and '.join(told)}"
+        counts = [f"{count} frames ({', '.join(names)})" for count, names in models.items()]
+        return f"Verified against ground truth on {' and '.join(counts)}"
 
     @property
-    def foremost(self) -> CandidateRecord | None:
-        """The plan that the search chose, or, if it is not among them, the best of them."""
+    def main_candidate(self) -> CandidateRecord | None:
+        """The plan that the search chose, or the best candidate if that plan is not among them."""
         chosen = [c for c in self.candidates if c.hash == self.chosen]
-        return chosen[0] if chosen else choose(self.candidates, None)
+        return chosen[0] if chosen else choose_candidate(self.candidates, None)

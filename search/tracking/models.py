@@ -1,11 +1,10 @@
-"""Bundles as MLflow's models: what `mlflow.pyfunc` loads where nothing of the search is installed.
+"""Log bundles as models that `mlflow.pyfunc` loads without an installed merge-search.
 
-A model belongs to the run of the candidate that it is, and carries the identity of its result.
+A model belongs to the run of its candidate, and a tag of it holds the identity of the result.
 """
 
 from __future__ import annotations
 
-import os
 import tempfile
 import warnings
 from collections.abc import Collection, Mapping
@@ -16,30 +15,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-import spaces
-
-os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus
 from mlflow.tracking import MlflowClient
+
+import spaces
 
 NEEDED = (
     "effdet", "mlflow", "numpy", "pydantic", "safetensors", "timm", "torch", "torchvision",
 )  # fmt: skip
-"""What `spaces` and the code that is served import, and no more."""
-AT_ONCE = 50
+"""The packages that `spaces` and the served code import."""
+MODELS_PER_SEARCH = 50
 
 
 @dataclass(frozen=True)
-class RegisteredModels:
-    """The models of one result, told from all others by their tags."""
+class ResultModels:
+    """The logged models of one result, recognised by their tags."""
 
     client: MlflowClient
     experiment: str
     tags: Mapping[str, str]
 
     def log(self, bundle: Path, name: str, run: str, parameters: Mapping[str, Any]) -> LoggedModel:
-        """The bundle in a folder as a model that `run` has made."""
+        """Log the bundle in a folder as a model made by `run`."""
         model = self.client.create_logged_model(
             self.experiment,
             name=name,
@@ -50,7 +47,7 @@ class RegisteredModels:
         )
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary) / "model"
-            _write(bundle, folder, model)
+            _write_model(bundle, folder, model)
             self.client.log_model_artifacts(model.model_id, str(folder))
         self.client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
         self.attach(str(model.model_id), run)
@@ -60,37 +57,39 @@ class RegisteredModels:
         """Show the model on a run's page."""
         self.client.log_outputs(run, [LoggedModelOutput(model, step=0)])
 
-    def keep_only(self, runs: Collection[str]) -> set[str]:
-        """Delete every model of this result that is not whole, or that none of these runs made;
-        returns the ids of the others."""
-        kept = set()
+    def delete_all_but(self, runs: Collection[str]) -> set[str]:
+        """Delete the models of this result that are incomplete or that none of these runs made.
+
+        Returns the ids of the remaining models.
+        """
+        remaining = set()
         for model in self._models():
             if model.source_run_id in runs and model.status == LoggedModelStatus.READY:
-                kept.add(str(model.model_id))
+                remaining.add(str(model.model_id))
             else:
                 self.client.delete_logged_model(model.model_id)
-        return kept
+        return remaining
 
     def _models(self) -> list[LoggedModel]:
-        wanted = " and ".join(f"tags.`{key}` = '{value}'" for key, value in self.tags.items())
+        tag_filter = " and ".join(f"tags.`{key}` = '{value}'" for key, value in self.tags.items())
         return list(
             self.client.search_logged_models(
-                [self.experiment], filter_string=wanted, max_results=AT_ONCE
+                [self.experiment], filter_string=tag_filter, max_results=MODELS_PER_SEARCH
             )
         )
 
 
-def _write(bundle: Path, folder: Path, model: LoggedModel) -> None:
-    """The folder of MLflow's model: the bundle, the code that runs it, and what that needs."""
+def _write_model(bundle: Path, folder: Path, model: LoggedModel) -> None:
+    """Write the folder of a model: the bundle, the code that runs it, and its requirements."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # MLflow warns of what is its own
-        # Seconds, which only those wait for who log a model.
+        warnings.simplefilter("ignore")  # MLflow warns about its own code
+        # Importing these takes seconds, which only logging a model needs.
         import mlflow.pyfunc
         from mlflow.models import Model, ModelSignature
         from mlflow.types import Schema, TensorSpec
 
         frames = TensorSpec(np.dtype(np.uint8), (-1, -1, -1, 3))
-        described = Model(
+        metadata = Model(
             artifact_path=model.artifact_location,
             model_uuid=model.model_id,
             run_id=model.source_run_id,
@@ -98,7 +97,7 @@ def _write(bundle: Path, folder: Path, model: LoggedModel) -> None:
         )
         mlflow.pyfunc.save_model(
             folder,
-            mlflow_model=described,
+            mlflow_model=metadata,
             python_model=str(files("search.tracking").joinpath("served.py")),
             artifacts={"bundle": str(bundle)},
             code_paths=[str(Path(spaces.__file__).parent)],

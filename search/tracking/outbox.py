@@ -1,6 +1,6 @@
-"""Results on their way to MLflow: kept in OUT/unlogged until the store has all of them.
+"""The outbox: documents wait in OUT/unlogged until MLflow has logged them completely.
 
-What is kept is a whole copy, so later runs into the same OUT may overwrite what lies there.
+A waiting document is a full copy, so a later run may overwrite the files in OUT.
 """
 
 from __future__ import annotations
@@ -12,24 +12,30 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from search.results.documents import DOCUMENTS, PLACES, Document, identity, read_document
+from search.results.documents import (
+    DOCUMENT_FOLDERS,
+    DOCUMENT_NAMES,
+    Document,
+    content_id,
+    read_document,
+)
 from search.results.search_result import BUNDLE_FOLDER, Result
 from search.tracking import client
 from search.tracking.client import TrackerUnreachable
 from search.tracking.run_writer import BESIDE_RESULT
-from search.tracking.system_metrics import SYSTEM
-from search.tracking.target import ENVIRONMENT, REMEMBERED, Target, recall, remember
+from search.tracking.system_metrics import SYSTEM_FILE
+from search.tracking.target import ENVIRONMENT, TARGET_FILE, Target, read_target, write_target
 from search.utils.files import CannotWrite, json_bytes, link_or_copy, write_bytes
 from search.utils.records import BadRecord, dump_record
 from spaces.errors import MergeSearchError
 
 UNLOGGED = "unlogged"
-BESIDE = ("guides.csv", "*.png", "*.svg", SYSTEM, *BESIDE_RESULT)
-"""What is logged with a document from its folder."""
+LOGGED_FILES = ("guides.csv", "*.png", "*.svg", SYSTEM_FILE, *BESIDE_RESULT)
+"""Files that are logged with a document of the same folder."""
 
 
 class NotLogged(TrackerUnreachable):
-    """The work is done and all of it is kept; only MLflow does not have it yet."""
+    """The work is done and its outcome is stored, but MLflow does not have it yet."""
 
     exit_code = 3
 
@@ -38,130 +44,132 @@ class NothingToLog(MergeSearchError):
     """No run has finished in this folder."""
 
 
-def record_or_keep(outcome: Document, out: Path, target: Target) -> str:
-    """Log what was just written to OUT; returns a sentence that says where it is in MLflow.
+def log_or_queue(document: Document, out: Path, target: Target) -> str:
+    """Log a document that was just written to OUT; return a sentence that says where it is.
 
-    It is kept before it is logged, not after: a process that is killed meanwhile loses nothing
-    either.
+    The document is queued before it is logged, so that a killed process loses nothing.
 
     Raises:
-        NotLogged: the store did not take it; it waits for `sync`.
-        CannotWrite: it cannot be kept.
+        NotLogged: MLflow refused it or cannot be reached; it waits for `sync`.
+        CannotWrite: It cannot be queued.
     """
-    remember(target, out)
-    document = out / PLACES[type(outcome)] / DOCUMENTS[type(outcome)]
-    kept = keep(json_bytes(dump_record(outcome)), document, out)
+    write_target(target, out)
+    path = out / DOCUMENT_FOLDERS[type(document)] / DOCUMENT_NAMES[type(document)]
+    queued = queue_document(json_bytes(dump_record(document)), path, out)
     try:
-        said = client.record(outcome, kept, target)
+        location = client.log_document(document, queued, target)
     except TrackerUnreachable as error:
         command = f"merge-search sync {shlex.quote(str(out))}"
         raise NotLogged(f"{error}. Replay it later with: {command}") from error
-    _drop(kept)
-    return said
+    _remove(queued)
+    return location
 
 
-def keep(content: bytes, document: Path, out: Path) -> Path:
-    """Keep a result, its pictures, its bundle and where it goes; returns OUT/unlogged/IDENTITY.
+def queue_document(content: bytes, document: Path, out: Path) -> Path:
+    """Copy a document, its pictures, its bundle and its target to OUT/unlogged/IDENTITY.
 
-    `content` is what was written to `document`, where another run's may lie by now.
+    `content` is what was written to `document`, which another run may have replaced meanwhile.
+    Returns the new folder.
 
     Raises:
-        CannotWrite: the folder cannot be made or written to, or the disk is full.
+        CannotWrite: The folder cannot be made or written to, or the disk is full.
     """
-    kept = out / UNLOGGED / identity(content)
-    if kept.is_dir():
-        return kept
-    part = kept.with_name(f".{kept.name}.part")
+    queued = out / UNLOGGED / content_id(content)
+    if queued.is_dir():
+        return queued
+    part = queued.with_name(f".{queued.name}.part")
     shutil.rmtree(part, ignore_errors=True)
-    pictures = [path for pattern in BESIDE for path in document.parent.glob(pattern)]
+    files = [path for pattern in LOGGED_FILES for path in document.parent.glob(pattern)]
     bundle = document.parent / BUNDLE_FOLDER
     try:
         write_bytes(part / document.name, content)
-        for source in (out / REMEMBERED, *pictures):
+        for source in (out / TARGET_FILE, *files):
             write_bytes(part / source.name, source.read_bytes())
         if bundle.is_dir():
-            # Bundles are replaced, never written into: what is linked stays as it is.
+            # Bundles are replaced, never written into, so hard links are safe.
             shutil.copytree(bundle, part / BUNDLE_FOLDER, copy_function=link_or_copy)
-        os.replace(part, kept)
+        os.replace(part, queued)
     except OSError as error:
-        raise CannotWrite(f"cannot keep {document} in {kept}: {error}") from error
-    return kept
+        raise CannotWrite(f"cannot keep {document} in {queued}: {error}") from error
+    return queued
 
 
 def sync(out: Path) -> Iterator[str]:
-    """Log all that is kept, oldest first, and what lies in OUT, if it is not there yet.
+    """Log all queued documents, oldest first, and those in OUT that are not logged yet.
 
-    Yields a sentence for each as soon as it is there. What is damaged is passed over.
+    Yields a sentence for each document once it is logged. Damaged documents are skipped.
 
     Raises:
-        NothingToLog: there is no result in OUT and nothing is kept.
-        TrackerUnreachable: the store did not take one; it and all after it stay kept.
-        BadRecord: in the end, naming all files that could not be read.
+        NothingToLog: There is no document in OUT and none is queued.
+        TrackerUnreachable: MLflow refused a document; it and all later ones stay queued.
+        BadRecord: After all others are logged, if files were damaged; the message names them.
     """
-    documents = [out / PLACES[kind] / name for kind, name in DOCUMENTS.items()]
-    lying = [document for document in documents if document.is_file()]
-    if not lying and not _kept(out):
-        raise NothingToLog(f"{out}: nothing to log: no {DOCUMENTS[Result]} and no {UNLOGGED}/")
+    paths = [out / DOCUMENT_FOLDERS[kind] / name for kind, name in DOCUMENT_NAMES.items()]
+    written = [path for path in paths if path.is_file()]
+    if not written and not _queue(out):
+        raise NothingToLog(
+            f"{out}: nothing to log: no {DOCUMENT_NAMES[Result]} and no {UNLOGGED}/"
+        )
     damaged: list[str] = []
     waiting: list[tuple[Document, Path, Target]] = []
-    for document in lying:
-        with _noting(damaged):
-            read_document(document)
-            recall(out)
-            keep(document.read_bytes(), document, out)
-    for kept in _kept(out):
-        with _noting(damaged):
-            waiting.append((_read_kept(kept), kept, recall(kept)))
-    for outcome, kept, target in sorted(waiting, key=lambda entry: entry[0].created):
-        said = _replay(outcome, kept, target)
-        _drop(kept)
-        yield f"{outcome.name} of {outcome.created}: {said}"
+    for path in written:
+        with _collecting_errors(damaged):
+            read_document(path)
+            read_target(out)
+            queue_document(path.read_bytes(), path, out)
+    for queued in _queue(out):
+        with _collecting_errors(damaged):
+            waiting.append((_read_queued(queued), queued, read_target(queued)))
+    for document, queued, target in sorted(waiting, key=lambda entry: entry[0].created):
+        location = _log_queued(document, queued, target)
+        _remove(queued)
+        yield f"{document.name} of {document.created}: {location}"
     if damaged:
         raise BadRecord("; ".join(damaged))
 
 
-def _replay(outcome: Document, kept: Path, target: Target) -> str:
+def _log_queued(document: Document, queued: Path, target: Target) -> str:
     try:
-        return client.record(outcome, kept, target)
+        return client.log_document(document, queued, target)
     except TrackerUnreachable as error:
         if os.environ.get(ENVIRONMENT) or target.uri.startswith("sqlite"):
             raise
         raise TrackerUnreachable(
-            f"{error}. {REMEMBERED} holds no credentials: if the store wants any, give them in "
-            f"{ENVIRONMENT}, or in MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+            f"{error}. {TARGET_FILE} holds no credentials: if the store needs them, set "
+            f"{ENVIRONMENT}, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
         ) from error
 
 
-def _kept(out: Path) -> list[Path]:
-    """The kept folders. Those with a dot are half written, or on their way out."""
+def _queue(out: Path) -> list[Path]:
+    """Return the queued folders. Hidden folders are incomplete or about to be deleted."""
     return sorted(path for path in (out / UNLOGGED).glob("[!.]*") if path.is_dir())
 
 
-def _read_kept(kept: Path) -> Document:
-    for name in DOCUMENTS.values():
-        document = kept / name
+def _read_queued(queued: Path) -> Document:
+    for name in DOCUMENT_NAMES.values():
+        document = queued / name
         if document.is_file():
-            if identity(document.read_bytes()) != kept.name:
+            if content_id(document.read_bytes()) != queued.name:
                 raise BadRecord(f"{document} is not what was kept there")
             return read_document(document)
-    raise BadRecord(f"{kept} holds no result")
+    raise BadRecord(f"{queued} holds no result")
 
 
-def _drop(kept: Path) -> None:
-    """Out of sight in one step, then away: killed in between, it leaves no half to be read."""
-    gone = kept.with_name(f".{kept.name}.logged")
-    with contextlib.suppress(OSError):  # what stays is found to be there already next time
-        for left in kept.parent.glob(".*.logged"):
-            shutil.rmtree(left)
-        kept.rename(gone)
-        shutil.rmtree(gone)
-        kept.parent.rmdir()
+def _remove(queued: Path) -> None:
+    """Hide the folder atomically, then delete it: a killed process leaves no half to be read."""
+    hidden = queued.with_name(f".{queued.name}.logged")
+    with contextlib.suppress(OSError):  # the next sync finds that what remains is logged
+        for leftover in queued.parent.glob(".*.logged"):
+            shutil.rmtree(leftover)
+        queued.rename(hidden)
+        shutil.rmtree(hidden)
+        queued.parent.rmdir()
 
 
 @contextlib.contextmanager
-def _noting(damaged: list[str]) -> Iterator[None]:
-    """What is damaged does not stop the others."""
+def _collecting_errors(errors: list[str]) -> Iterator[None]:
+    """Collect damaged records, so that they do not stop the others."""
     try:
         yield
     except BadRecord as error:
-        damaged.append(str(error))
+        errors.append(str(error))

@@ -1,22 +1,16 @@
-"""Merged models in MLflow's registry: versions of one name, and which of them is in service.
+"""Merged models in MLflow's registry: the versions of a name, and which of them is in service.
 
-An alias is set in one step, and it is what decides: a process that is killed anywhere leaves
-either the champion that was or the one that is. Everything else are tags that tell why.
+The alias decides, and it is set atomically: whenever a process is killed, the champion is either
+the old or the new one. Everything else is tags that give the reasons.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from search.results.registered_plan import RegisteredPlan
-from search.utils.records import dump_record, load_record
-from spaces.bundle import BUNDLE, BadBundle
-
-os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 from mlflow.artifacts import download_artifacts
 from mlflow.entities import LoggedModel
 from mlflow.entities.model_registry import ModelVersion
@@ -28,31 +22,40 @@ from mlflow.protos.databricks_pb2 import (
 )
 from mlflow.tracking import MlflowClient
 
+from search.results.registered_plan import RegisteredPlan
+from search.utils.records import dump_record, load_record
+from spaces.bundle import BUNDLE, BadBundle
+
 CHAMPION, CHALLENGER = "champion", "challenger"
 RESULT, MODEL = "merge_search.result", "merge_search.model"
-"""Stores do not keep the model's id themselves."""
+"""The model's id is a tag because not all stores keep it."""
 STANDING, REPLACED = "merge_search.standing", "merge_search.replaced"
-PROMOTED, REFUSED, LEFT = (
+PROMOTED, REFUSED, ROLLED_BACK = (
     "merge_search.promoted", "merge_search.not_promoted", "merge_search.rolled_back",
 )  # fmt: skip
-MOST = 1000
-"""Versions looked through."""
+MOST_VERSIONS = 1000
+"""Versions of a name that are searched at most."""
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A version, and what was known of its plan when it was registered."""
+class RegisteredVersion:
+    """A version in the registry, with the record of its plan."""
 
     version: str
     plan: RegisteredPlan
     replaced: str | None
-    """The version that was champion before."""
+    """The version that was champion before it."""
 
     @classmethod
-    def of(cls, found: ModelVersion) -> Entry:
-        source = f"tag {STANDING} of version {found.version} of {found.name}"
-        plan = load_record(RegisteredPlan, found.tags[STANDING], source)
-        return cls(str(found.version), plan, found.tags.get(REPLACED))
+    def of(cls, version: ModelVersion) -> RegisteredVersion:
+        """Read the tags of MLflow's version.
+
+        Raises:
+            BadRecord: The tag with the record of the plan is damaged.
+        """
+        source = f"tag {STANDING} of version {version.version} of {version.name}"
+        plan = load_record(RegisteredPlan, version.tags[STANDING], source)
+        return cls(str(version.version), plan, version.tags.get(REPLACED))
 
 
 @dataclass(frozen=True)
@@ -62,10 +65,10 @@ class Registry:
     client: MlflowClient
     name: str
 
-    def register(self, model: LoggedModel, plan: RegisteredPlan, tag: str) -> None:
-        """A version of that name for a logged model; once, however often it is asked for.
+    def register(self, model: LoggedModel, plan: RegisteredPlan, result: str) -> None:
+        """Register a logged model as a version, unless it is registered already.
 
-        `tag` is the identity of the result that it is of.
+        `result` is the identity of its result.
         """
         try:
             self.client.create_registered_model(self.name)
@@ -75,13 +78,13 @@ class Registry:
         if not [v for v in self._versions() if v.tags.get(MODEL) == model.model_id]:
             self.client.create_model_version(
                 self.name,
-                # Not `models:/ID`: that would be looked up in the store that is global to MLflow.
+                # Not `models:/ID`, which MLflow would look up in its global store.
                 source=model.artifact_location,
                 run_id=model.source_run_id,
                 model_id=model.model_id,
                 tags={
                     STANDING: json.dumps(dump_record(plan)),
-                    RESULT: tag,
+                    RESULT: result,
                     MODEL: str(model.model_id),
                     "merge_search.plan": plan.plan,
                     "bytes_mb": f"{plan.bytes / 1e6:.2f}",
@@ -89,90 +92,105 @@ class Registry:
                 },
             )
 
-    def keep_only(self, models: Collection[str], tag: str) -> None:
-        """Delete the versions of that result which are of none of these models, or made twice."""
+    def delete_all_but(self, models: Collection[str], result: str) -> None:
+        """Delete the versions of a result that are of none of these models, or duplicates."""
         seen: set[str] = set()
-        for found in sorted(self._versions(), key=lambda v: int(v.version)):
-            if found.tags.get(RESULT) == tag:
-                if found.tags.get(MODEL) not in set(models) - seen:
-                    self.client.delete_model_version(self.name, found.version)
-                seen.add(str(found.tags.get(MODEL)))
+        for version in sorted(self._versions(), key=lambda v: int(v.version)):
+            if version.tags.get(RESULT) == result:
+                if version.tags.get(MODEL) not in set(models) - seen:
+                    self.client.delete_model_version(self.name, version.version)
+                seen.add(str(version.tags.get(MODEL)))
 
-    def propose(self, tag: str) -> str | None:
-        """Make that result's version the challenger, unless a later one is; returns which."""
-        mine = [Entry.of(v) for v in self._versions() if v.tags.get(RESULT) == tag]
-        if not mine:
+    def propose(self, result: str) -> str | None:
+        """Make the version of a result the challenger, unless the challenger is newer.
+
+        Returns the version, or None if the result has none.
+        """
+        versions = [v for v in self._versions() if v.tags.get(RESULT) == result]
+        if not versions:
             return None
-        known = self.challenger()
-        if known is None or known.plan.created <= mine[0].plan.created:
-            self._set(CHALLENGER, mine[0].version)
-        return mine[0].version
+        proposed, challenger = RegisteredVersion.of(versions[0]), self.challenger()
+        if challenger is None or challenger.plan.created <= proposed.plan.created:
+            self._set_alias(CHALLENGER, proposed.version)
+        return proposed.version
 
-    def champion(self) -> Entry | None:
-        return self._entry(CHAMPION)
+    def champion(self) -> RegisteredVersion | None:
+        return self._version_of(CHAMPION)
 
-    def challenger(self) -> Entry | None:
-        return self._entry(CHALLENGER)
+    def challenger(self) -> RegisteredVersion | None:
+        return self._version_of(CHALLENGER)
 
-    def before(self, champion: Entry) -> Entry | None:
-        """The champion that it replaced."""
-        known = {str(v.version): v for v in self._versions()}
-        return Entry.of(known[champion.replaced]) if champion.replaced in known else None
+    def previous_champion(self, champion: RegisteredVersion) -> RegisteredVersion | None:
+        """Return the version that the champion replaced."""
+        versions = {str(v.version): v for v in self._versions()}
+        previous = versions.get(champion.replaced or "")
+        return None if previous is None else RegisteredVersion.of(previous)
 
-    def of_bundle(self, bundle: str) -> Entry | None:
-        """The version of the bundle of that identity, the latest if there are several."""
-        mine = [v for v in map(Entry.of, self._versions()) if v.plan.bundle == bundle]
-        return max(mine, key=lambda v: int(v.version), default=None)
+    def find_bundle(self, bundle: str) -> RegisteredVersion | None:
+        """Return the latest version whose bundle has that identity."""
+        versions = [
+            v for v in map(RegisteredVersion.of, self._versions()) if v.plan.bundle == bundle
+        ]
+        return max(versions, key=lambda v: int(v.version), default=None)
 
-    def fetch(self, entry: Entry, folder: Path) -> Path:
-        """Download what was logged of a version; returns the folder of its bundle.
+    def download_bundle(self, version: RegisteredVersion, folder: Path) -> Path:
+        """Download the model of a version; return the folder of its bundle.
 
         Raises:
-            BadBundle: there is none.
+            BadBundle: The model holds no bundle.
         """
-        version = self.client.get_model_version(self.name, entry.version)
-        fetched = download_artifacts(
-            artifact_uri=version.source,
+        registered = self.client.get_model_version(self.name, version.version)
+        downloaded = download_artifacts(
+            artifact_uri=registered.source,
             dst_path=str(folder),
             tracking_uri=self.client.tracking_uri,
         )
-        for found in Path(fetched).rglob(BUNDLE):
-            return found.parent
-        raise BadBundle(f"version {entry.version} of {self.name} in MLflow holds no {BUNDLE}")
+        for description in Path(downloaded).rglob(BUNDLE):
+            return description.parent
+        raise BadBundle(f"version {version.version} of {self.name} in MLflow holds no {BUNDLE}")
 
-    def promote(self, challenger: Entry, champion: Entry | None, reason: str) -> None:
-        self._tag(challenger, PROMOTED, reason)
+    def promote(
+        self, challenger: RegisteredVersion, champion: RegisteredVersion | None, reason: str
+    ) -> None:
+        """Make the challenger the champion, and note the reason and what it replaces."""
+        self._set_tag(challenger, PROMOTED, reason)
         if champion is not None:
-            self._tag(challenger, REPLACED, champion.version)
-        self._set(CHAMPION, challenger.version)
-        proposed = self.challenger()  # by now another run may have proposed another
-        if proposed is not None and proposed.version == challenger.version:
+            self._set_tag(challenger, REPLACED, champion.version)
+        self._set_alias(CHAMPION, challenger.version)
+        current = self.challenger()  # another run may have proposed another one meanwhile
+        if current is not None and current.version == challenger.version:
             self.client.delete_registered_model_alias(self.name, CHALLENGER)
 
-    def refuse(self, challenger: Entry, reason: str) -> None:
-        self._tag(challenger, REFUSED, reason)
+    def note_refusal(self, challenger: RegisteredVersion, reason: str) -> None:
+        """Note why the challenger is not promoted."""
+        self._set_tag(challenger, REFUSED, reason)
 
-    def go_back(self, champion: Entry, before: Entry, why: str) -> None:
-        self._tag(champion, LEFT, why)
-        self._set(CHAMPION, before.version)
+    def roll_back(
+        self, champion: RegisteredVersion, previous: RegisteredVersion, reason: str
+    ) -> None:
+        """Make the previous champion the champion again, and note the reason."""
+        self._set_tag(champion, ROLLED_BACK, reason)
+        self._set_alias(CHAMPION, previous.version)
 
-    def _entry(self, alias: str) -> Entry | None:
+    def _version_of(self, alias: str) -> RegisteredVersion | None:
         try:
             aliases = self.client.get_registered_model(self.name).aliases
         except MlflowException as error:
             if error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
                 return None
             raise
-        known = {str(found.version): found for found in self._versions()}
-        return Entry.of(known[str(aliases[alias])]) if alias in aliases else None
+        versions = {str(v.version): v for v in self._versions()}
+        return RegisteredVersion.of(versions[str(aliases[alias])]) if alias in aliases else None
 
     def _versions(self) -> list[ModelVersion]:
-        """Those of ours; somebody may have registered other models under the same name."""
-        found = self.client.search_model_versions(f"name = '{self.name}'", max_results=MOST)
-        return [version for version in found if STANDING in version.tags]
+        """Return our versions: others may be registered under the same name."""
+        versions = self.client.search_model_versions(
+            f"name = '{self.name}'", max_results=MOST_VERSIONS
+        )
+        return [version for version in versions if STANDING in version.tags]
 
-    def _set(self, alias: str, version: str) -> None:
+    def _set_alias(self, alias: str, version: str) -> None:
         self.client.set_registered_model_alias(self.name, alias, version)
 
-    def _tag(self, entry: Entry, key: str, value: str) -> None:
-        self.client.set_model_version_tag(self.name, entry.version, key, value)
+    def _set_tag(self, version: RegisteredVersion, key: str, value: str) -> None:
+        self.client.set_model_version_tag(self.name, version.version, key, value)

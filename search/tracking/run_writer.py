@@ -1,31 +1,28 @@
-"""The runs of one result in one experiment of MLflow, and what is put into each."""
+"""Write the runs of one document into an experiment of MLflow."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
-
-from search.results.documents import DOCUMENTS, Document, identity, span
-from search.tracking.models import RegisteredModels
-from search.tracking.payloads import common
-from search.tracking.payloads.search_run import DatasetFacts
-from search.tracking.registry import Registry
-from search.tracking.system_metrics import Sample
-from search.tracking.target import Target
-from search.utils.records import read_record
-from search.utils.timing import format_minute
-
-os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+
+from search.results.documents import DOCUMENT_NAMES, Document, content_id, work_period
+from search.tracking.models import ResultModels
+from search.tracking.payloads import common
+from search.tracking.payloads.search_run import DatasetFacts
+from search.tracking.registry import Registry
+from search.tracking.system_metrics import SystemSample
+from search.tracking.target import Target
+from search.utils.records import read_record
+from search.utils.timing import format_minute
 
 RESULT_TAG, PARENT_TAG = "merge_search.result", "mlflow.parentRunId"
 PLAN_TAG, NOTE_TAG = "merge_search.plan", "mlflow.note.content"
@@ -34,119 +31,120 @@ KIND_TAG, MODEL_TRAINING = "mlflow.experimentKind", "custom_model_development"
 """Without it the UI opens an experiment as one of language-model traces."""
 SOURCE = "merge-search"
 BESIDE_RESULT = ("report.html", "explore.html", "trials.csv")
-"""What is logged with a result as it is, if it is there."""
-METRICS_AT_ONCE, PARAMETERS_AT_ONCE = 500, 100
+"""Files of the result's folder that are logged unchanged, if they exist."""
+METRICS_PER_BATCH, PARAMETERS_PER_BATCH = 500, 100
 
 
 @dataclass(frozen=True)
 class ResultRuns:
-    """The runs of one result in one experiment. All of them carry its identity."""
+    """The runs of one document in one experiment; a tag of each holds the document's identity."""
 
     client: MlflowClient
     experiment: str
-    outcome: Document
+    document: Document
     identity: str
+    """`content_id` of the document."""
 
     @property
-    def models(self) -> RegisteredModels:
-        return RegisteredModels(self.client, self.experiment, {RESULT_TAG: self.identity})
+    def models(self) -> ResultModels:
+        return ResultModels(self.client, self.experiment, {RESULT_TAG: self.identity})
 
     @property
     def registry(self) -> Registry:
-        return Registry(self.client, self.outcome.name)
+        return Registry(self.client, self.document.name)
 
     @classmethod
-    def of(cls, outcome: Document, folder: Path, target: Target) -> ResultRuns:
+    def of(cls, document: Document, folder: Path, target: Target) -> ResultRuns:
+        """Open the runs of a document whose file is in `folder`; make the experiment if needed."""
         client = MlflowClient(tracking_uri=target.uri)
-        document = folder / DOCUMENTS[type(outcome)]
-        known = experiment_of(client, target)
-        return cls(client, known, outcome, identity(document.read_bytes()))
+        content = (folder / DOCUMENT_NAMES[type(document)]).read_bytes()
+        return cls(client, experiment_id(client, target), document, content_id(content))
 
-    def finished(self) -> str | None:
-        """The run that says that all is there."""
+    def find_finished_parent(self) -> str | None:
+        """Return the finished parent run, which says that the document is logged completely."""
         for run in self._runs():
             if run.info.status == "FINISHED" and PARENT_TAG not in run.data.tags:
                 return str(run.info.run_id)
         return None
 
-    def keep_only(self, parent: str | None) -> None:
-        """Delete every run of this result but this parent and its finished children, and the
-        models of the runs that are deleted.
+    def delete_leftovers(self, parent: str | None) -> None:
+        """Delete all runs of this document but `parent` and its finished children.
 
-        The others were left by a logging that was interrupted, or made twice: MLflow asks again
-        when an answer is lost, although the server may have done what it was asked for.
+        The models of deleted runs are deleted too. Leftovers come from an interrupted logging, or
+        from a request that MLflow repeated because the answer was lost.
         """
-        kept = set()
+        kept_runs = set()
         for run in self._runs():
             done, above = run.info.status == "FINISHED", run.data.tags.get(PARENT_TAG)
             if run.info.run_id == parent or (done and above and above == parent):
-                kept.add(run.info.run_id)
+                kept_runs.add(run.info.run_id)
             else:
                 self.client.delete_run(run.info.run_id)
-        self.registry.keep_only(self.models.keep_only(kept), self.identity)
+        kept_models = self.models.delete_all_but(kept_runs)
+        self.registry.delete_all_but(kept_models, self.identity)
 
     def start(self, kind: str, name: str, tags: Mapping[str, str]) -> str:
-        """A new run, dated like the result whenever it is logged."""
-        known = {"merge_search.kind": kind, RESULT_TAG: self.identity, SOURCE_TAG: SOURCE}
+        """Start a run, dated like the document, and return its id."""
+        kind_tags = {"merge_search.kind": kind, RESULT_TAG: self.identity, SOURCE_TAG: SOURCE}
         run = self.client.create_run(
             self.experiment,
             run_name=name,
-            start_time=span(self.outcome)[0],
-            tags={**known, **common.tags(self.outcome), **tags},
+            start_time=work_period(self.document)[0],
+            tags={**kind_tags, **common.common_tags(self.document), **tags},
         )
         return str(run.info.run_id)
 
     def start_parent(self, kind: str, title: str) -> str:
-        """`title`, and when it was: to the minute, in UTC."""
-        return self.start(kind, f"{title} {format_minute(self.outcome.created)}", {})
+        """Start a run named after `title` and the time of the document, to the minute in UTC."""
+        return self.start(kind, f"{title} {format_minute(self.document.created)}", {})
 
     def finish(self, run: str) -> None:
-        self.client.set_terminated(run, end_time=span(self.outcome)[1])
+        self.client.set_terminated(run, end_time=work_period(self.document)[1])
 
     def finish_parent(self, run: str) -> None:
-        """Say that all is there; what was made twice is gone by then."""
-        self.keep_only(run)
+        """Delete duplicates, then mark the document as logged completely."""
+        self.delete_leftovers(run)
         self.finish(run)
 
     def log_parameters(self, run: str, parameters: Mapping[str, Any]) -> None:
         params = [Param(key, str(value)) for key, value in parameters.items()]
-        for start in range(0, len(params), PARAMETERS_AT_ONCE):
-            self.client.log_batch(run, params=params[start : start + PARAMETERS_AT_ONCE])
+        for start in range(0, len(params), PARAMETERS_PER_BATCH):
+            self.client.log_batch(run, params=params[start : start + PARAMETERS_PER_BATCH])
 
     def log_metrics(
         self, run: str, metrics: Mapping[str, float], model: str | None = None
     ) -> None:
-        """`model` is the id of a model that they are of, too."""
+        """Log metrics of a run and, if `model` is the id of one, of a logged model."""
         self._log_points(run, [(name, value, 0) for name, value in metrics.items()], model)
 
     def log_steps(self, run: str, name: str, values: Sequence[float]) -> None:
         self._log_points(run, [(name, value, step) for step, value in enumerate(values)])
 
     def log_files(self, run: str, folder: Path) -> None:
-        """What every result has: its document, its config and its pictures."""
-        config = yaml.safe_dump(self.outcome.config, sort_keys=False)
+        """Log what every document has: its file, its config and its pictures."""
+        config = yaml.safe_dump(self.document.config, sort_keys=False)
         self.client.log_text(run, config, "config.yaml")
         for picture in sorted([*folder.glob("*.png"), *folder.glob("*.svg")]):
             self.client.log_artifact(run, str(picture), "pictures")
         for name in BESIDE_RESULT:
             if (folder / name).is_file():
                 self.client.log_artifact(run, str(folder / name))
-        self.client.log_artifact(run, str(folder / DOCUMENTS[type(self.outcome)]))
+        self.client.log_artifact(run, str(folder / DOCUMENT_NAMES[type(self.document)]))
 
-    def log_system(self, run: str, samples: Path) -> None:
-        """What was seen of the machine, at the times it was seen; a run from before has none."""
+    def log_system_metrics(self, run: str, samples: Path) -> None:
+        """Log the samples of the machine with their times; older runs have no such file."""
         if not samples.is_file():
             return
         metrics = [
             Metric(name, value, int(sample["time"]), step)
-            for step, sample in enumerate(read_record(list[Sample], samples))
+            for step, sample in enumerate(read_record(list[SystemSample], samples))
             for name, value in sample.items()
             if name != "time"
         ]
         self._log_all(run, metrics)
 
-    def log_datasets(self, run: str, found: Sequence[DatasetFacts]) -> None:
-        """What the run's page calls its datasets."""
+    def log_datasets(self, run: str, datasets: Sequence[DatasetFacts]) -> None:
+        """Log the frames as the datasets of the run's page."""
         inputs = [
             DatasetInput(
                 Dataset(
@@ -155,44 +153,44 @@ class ResultRuns:
                 ),
                 [InputTag(CONTEXT_TAG, facts.context)],
             )
-            for facts in found
+            for facts in datasets
         ]  # fmt: skip
         self.client.log_inputs(run, inputs)
 
     def _log_points(
         self, run: str, points: Sequence[tuple[str, float, int]], model: str | None = None
     ) -> None:
-        moment = span(self.outcome)[1]
+        moment = work_period(self.document)[1]
         self._log_all(
             run, [Metric(name, value, moment, step, model) for name, value, step in points]
         )
 
     def _log_all(self, run: str, metrics: Sequence[Metric]) -> None:
-        for start in range(0, len(metrics), METRICS_AT_ONCE):
-            self.client.log_batch(run, metrics=metrics[start : start + METRICS_AT_ONCE])
+        for start in range(0, len(metrics), METRICS_PER_BATCH):
+            self.client.log_batch(run, metrics=metrics[start : start + METRICS_PER_BATCH])
 
     def _runs(self) -> list[Run]:
         wanted = f"tags.`{RESULT_TAG}` = '{self.identity}'"
         return list(self.client.search_runs([self.experiment], wanted))
 
 
-def experiment_of(client: MlflowClient, target: Target) -> str:
-    """The id of the target's experiment, which is made if it is not there."""
+def experiment_id(client: MlflowClient, target: Target) -> str:
+    """Return the id of the target's experiment; make the experiment if it does not exist."""
     if client.get_experiment_by_name(target.experiment) is None:
-        with contextlib.suppress(MlflowException):  # another process has made it just now
+        with contextlib.suppress(MlflowException):  # another process made it just now
             client.create_experiment(
                 target.experiment,
                 artifact_location=target.artifacts,
                 tags={KIND_TAG: MODEL_TRAINING},
             )
-    found = client.get_experiment_by_name(target.experiment)
-    if found is None:
+    experiment = client.get_experiment_by_name(target.experiment)
+    if experiment is None:
         raise MlflowException(f"experiment {target.experiment!r} cannot be made")
-    return str(found.experiment_id)
+    return str(experiment.experiment_id)
 
 
-def last_candidates(client: MlflowClient, experiment: str, name: str) -> list[str]:
-    """The runs of the last search of that name: the unmerged models, then by rising bytes."""
+def last_candidate_runs(client: MlflowClient, experiment: str, name: str) -> list[str]:
+    """Return the child runs of the last search of that name, by falling bytes: unmerged first."""
     wanted = f"tags.`merge_search.search` = '{name}' and tags.`merge_search.kind` = "
     searches = client.search_runs([experiment], f"{wanted}'search'", max_results=1)
     if not searches:

@@ -1,7 +1,7 @@
-"""What a run takes of its machine while it goes on: OUT/system.json, for MLflow's own page of it.
+"""Sample CPU and memory during a run: OUT/system.json, for the system page of MLflow.
 
-Names and units are those that MLflow gives to what it watches itself; MLflow's watch needs a run
-that is open while the work is done, and ours are logged when it is done.
+Names and units are MLflow's. Its own sampling needs a run that is open during the work, whereas
+ours are logged afterwards.
 """
 
 from __future__ import annotations
@@ -16,49 +16,49 @@ import psutil
 
 from search.utils.files import write_json
 
-SYSTEM = "system.json"
-INTERVAL = 5.0
+SYSTEM_FILE = "system.json"
+SAMPLING_INTERVAL = 5.0
 """Seconds between samples."""
-MOST = 2000
-"""Samples kept; of a longer run every second one is dropped, again and again."""
-Sample = dict[str, float]
-"""Milliseconds since 1970 as `time`, and each metric by name."""
+MOST_SAMPLES = 2000
+"""Samples at most; beyond that, every second one is dropped and the interval doubles."""
+SystemSample = dict[str, float]
+"""`time` in milliseconds since 1970, and each metric by name."""
 
 
 @contextmanager
-def watched(out: Path) -> Iterator[None]:
-    """Watch the machine until the block ends, then write what was seen."""
-    watch = _Watch()
-    watch.start()
+def sampled_system_metrics(out: Path) -> Iterator[None]:
+    """Sample the machine until the block ends, then write the samples."""
+    sampler = _Sampler()
+    sampler.start()
     try:
         yield
     finally:
-        watch.stop()
-    write_json(out / SYSTEM, watch.samples)
+        sampler.stop()
+    write_json(out / SYSTEM_FILE, sampler.samples)
 
 
-class _Watch(threading.Thread):
+class _Sampler(threading.Thread):
     def __init__(self) -> None:
         super().__init__(name="system metrics", daemon=True)
-        self.samples: list[Sample] = []
+        self.samples: list[SystemSample] = []
         self._process = psutil.Process()
-        self._over = threading.Event()
-        self._wait = INTERVAL
+        self._stop_event = threading.Event()
+        self._interval = SAMPLING_INTERVAL
 
     def run(self) -> None:
-        psutil.cpu_percent()  # the first answer is since the machine began
-        while not self._over.wait(self._wait):
+        psutil.cpu_percent()  # the first answer covers the time since boot
+        while not self._stop_event.wait(self._interval):
             self.samples.append(self._sample())
-            if len(self.samples) > MOST:
-                self.samples, self._wait = self.samples[::2], 2 * self._wait
+            if len(self.samples) > MOST_SAMPLES:
+                self.samples, self._interval = self.samples[::2], 2 * self._interval
 
     def stop(self) -> None:
-        """The last sample is of the end, so that a short run has one, too."""
-        self._over.set()
+        """Take a last sample, so that a short run has one too."""
+        self._stop_event.set()
         self.join()
         self.samples.append(self._sample())
 
-    def _sample(self) -> Sample:
+    def _sample(self) -> SystemSample:
         memory = psutil.virtual_memory()
         return {
             "time": int(time.time() * 1000),

@@ -1,4 +1,4 @@
-"""Where in MLflow runs go, and OUT/tracking.json, which says so to those who come later."""
+"""Where in MLflow runs are logged, and OUT/tracking.json, which stores this for later commands."""
 
 from __future__ import annotations
 
@@ -14,25 +14,27 @@ from search.utils.redact import without_credentials
 ENVIRONMENT = "MLFLOW_TRACKING_URI"
 STORE = "mlflow.db"
 ARTIFACTS = "mlartifacts"
-REMEMBERED = "tracking.json"
+TARGET_FILE = "tracking.json"
 DATABASES = ("sqlite:", "postgresql", "mysql", "mssql")
 
 
 class UnknownTarget(BadRecord):
-    """It is not known where the runs of a folder go."""
+    """A folder does not say where its runs are logged."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where runs go: a tracking URI, and where a local store keeps its artifacts."""
+    """Where runs are logged."""
 
     uri: str
+    """MLflow's tracking URI."""
     experiment: str
     artifacts: str | None
+    """URI of the artifacts of a local store; None if a server places them."""
 
     @classmethod
     def of(cls, config: RunConfig) -> Target:
-        """The config's URI, else sqlite beside the run outputs; see `at`."""
+        """Return the config's URI, else an sqlite store beside the run outputs; see `at`."""
         folder = config.base / "out"
         uri = config.mlflow.tracking_uri or f"sqlite:///{folder / STORE}"
         artifacts = (folder / ARTIFACTS).resolve().as_uri()
@@ -43,10 +45,10 @@ class Target:
 
     @classmethod
     def at(cls, uri: str, experiment: str, artifacts: str) -> Target:
-        """MLFLOW_TRACKING_URI goes before `uri`.
+        """Return the target of `uri`; the variable MLFLOW_TRACKING_URI takes precedence.
 
-        A server places its artifacts itself. A database used directly would have MLflow put them
-        into the folder where the user happens to stand, so they are told to go to `artifacts`.
+        A server places its artifacts itself. With a database, MLflow would put them into the
+        current folder, so `artifacts` says where they go.
         """
         uri = os.environ.get(ENVIRONMENT) or uri
         return cls(uri, experiment, artifacts if uri.startswith(DATABASES) else None)
@@ -63,34 +65,34 @@ class StoredTarget:
     """Where a local store keeps the artifacts, as a URI."""
 
 
-def remember(target: Target, out: Path) -> None:
-    """Write where runs go to OUT/tracking.json, but for the credentials; `recall` reads it."""
+def write_target(target: Target, out: Path) -> None:
+    """Write the target without its credentials to OUT/tracking.json."""
     stored = StoredTarget(
-        uri=without_credentials(_anchored(target.uri)),
+        uri=without_credentials(_absolute(target.uri)),
         experiment=target.experiment,
         artifacts=target.artifacts or (out / ARTIFACTS).resolve().as_uri(),
     )
-    write_record(out / REMEMBERED, stored)
+    write_record(out / TARGET_FILE, stored)
 
 
-def recall(folder: Path) -> Target:
-    """Where runs go by the folder's tracking.json; MLFLOW_TRACKING_URI goes before it.
+def read_target(folder: Path) -> Target:
+    """Read the target from the folder's tracking.json; MLFLOW_TRACKING_URI takes precedence.
 
     Raises:
-        UnknownTarget: the file is missing or damaged.
+        UnknownTarget: The file is missing or damaged.
     """
-    path = folder / REMEMBERED
+    path = folder / TARGET_FILE
     try:
         stored = read_record(StoredTarget, path)
     except BadRecord as error:
         raise UnknownTarget(
-            f"{error}; {REMEMBERED} says where runs go, and every run writes it when it starts"
+            f"{error}; {TARGET_FILE} says where runs are logged, and every run writes it first"
         ) from error
     return Target.at(stored.uri, stored.experiment, stored.artifacts)
 
 
-def _anchored(uri: str) -> str:
-    """A sqlite path that starts where the user stands now is written whole."""
+def _absolute(uri: str) -> str:
+    """Make the path of an sqlite URI absolute."""
     scheme, slashes, path = uri.partition(":///")
     if scheme != "sqlite" or not slashes:
         return uri

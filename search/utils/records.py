@@ -20,7 +20,23 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 T = TypeVar("T")
-STRICT = ConfigDict(extra="forbid", strict=True)
+KEYS = {
+    "in_registry": "told",
+    "metric_seconds": "guide_seconds",
+    "metrics": "guides",
+    "previous_bundle": "before",
+    "promotion": "verdict",
+    "rank_agreement": "rungs",
+    "registered_plan": "standing",
+}
+"""JSON keys of the fields that are stored under another name: the files keep their keys."""
+
+
+def _key_of(field: str) -> str:
+    return KEYS.get(field, field)
+
+
+STRICT = ConfigDict(extra="forbid", strict=True, alias_generator=_key_of)
 
 
 class BadRecord(MergeSearchError):
@@ -75,7 +91,7 @@ def load_record(kind: type[T], content: str | bytes, source: str) -> T:
 
 def dump_record(record: DataclassInstance) -> dict[str, Any]:
     """Return the record as plain data for JSON, keys in the order of the fields."""
-    return asdict(record)
+    return asdict(record, dict_factory=lambda fields: {_key_of(k): v for k, v in fields})
 
 
 def write_record(path: Path, record: DataclassInstance) -> None:

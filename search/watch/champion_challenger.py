@@ -72,7 +72,7 @@ class ComparisonSetup:
 
     def bundle(self, plan: RegisteredPlan) -> Bundle:
         """Load the bundle of a plan in service."""
-        return self._load(self.champions.bundle(plan.bundle))
+        return self._load(self.champions.bundle_folder(plan.bundle))
 
     def proposed_bundle(self) -> Bundle:
         """Load the bundle that the search proposes."""
@@ -103,11 +103,11 @@ def compare_plans(
         challenger = _with_fidelity(challenger, fidelity, frames)
         in_service = None if champion is None else challenger
         return Comparison(challenger, in_service, measured_on=measured_on)
-    bundles = [setup.proposed_bundle(), setup.bundle(champion.standing)]
+    bundles = [setup.proposed_bundle(), setup.bundle(champion.registered_plan)]
     fidelities = _measure_fidelity(setup, bundles, reporter)
     challenger = _with_fidelity(challenger, fidelities[0], frames)
     in_service = replace(
-        _with_fidelity(champion.standing, fidelities[1], frames),
+        _with_fidelity(champion.registered_plan, fidelities[1], frames),
         quality=None, interval=None, labels=challenger.labels,
     )  # fmt: skip
     differences: dict[Measure, Difference | None] = {

@@ -53,7 +53,7 @@ def unchanged(inspection: Inspection) -> str:
 
 def _no_plan_yet(champion: Champion | None, history: RoundHistory) -> list[str]:
     """Ask for the first search of all; a plan that the rule refused waits for a person."""
-    if champion is not None or any(ended.verdict is not None for ended in history.rounds()):
+    if champion is not None or any(ended.promotion is not None for ended in history.rounds()):
         return []
     return ["no plan is in service yet"]
 

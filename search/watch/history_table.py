@@ -32,7 +32,7 @@ def show_history(rounds: Sequence[Round], workspace: Workspace, reporter: Report
     if champion is None:
         reporter.say("No plan is in service.")
         return
-    plan = champion.standing
+    plan = champion.registered_plan
     reporter.say(
         f"In service since {format_minute(champion.since)} UTC: plan {plan.plan}, "
         f"{megabytes(plan.bytes)}, in {champions.folder / CURRENT}"
@@ -42,8 +42,8 @@ def show_history(rounds: Sequence[Round], workspace: Workspace, reporter: Report
 def details(ended: Round) -> list[str]:
     """Return what a round reports besides its reason: faults, a promotion, missed rounds."""
     lines = [f"{name}: {camera.fault}" for name, camera in ended.cameras.items() if camera.fault]
-    if ended.verdict is not None:
-        lines += _promotion_details(ended.verdict)
+    if ended.promotion is not None:
+        lines += _promotion_details(ended.promotion)
     if ended.missed:
         lines.append(f"{ended.missed} rounds before it were missed")
     return lines

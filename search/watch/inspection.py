@@ -158,7 +158,7 @@ class Inspector:
             deployment.deployed_models, deployment.facts, {}, self.config.verify.batch
         )
         device = select_device(self.config.device)
-        bundle = load_bundle(champions.bundle(champion.bundle)).to(device)
+        bundle = load_bundle(champions.bundle_folder(champion.bundle)).to(device)
         self.reporter.step(f"The plan in service and its models on {len(frames)} new frames")
         with self.reporter.progress("frames", 2 * len(frames)) as progress:
             return ByAnswers.on(setup, frames, progress).measure(bundle, progress)

@@ -12,7 +12,7 @@ from search.tracking import client
 from search.tracking.client import TrackerUnreachable
 from search.tracking.outbox import UNLOGGED, sync
 from search.tracking.target import Target
-from search.tracking.watch_run import record_rounds
+from search.tracking.watch_run import log_rounds
 from search.utils.records import BadRecord
 from search.utils.reporter import Reporter
 from spaces.bundle import BadBundle
@@ -41,7 +41,7 @@ def log_round(
             _log_missed_results(config.out_folder, reporter)
             reconcile(config, champions, reporter)
             _tag_refusal(config, ended)
-            summary = record_rounds(Target.of(config), history, config.name)
+            summary = log_rounds(Target.of(config), history, config.name)
         reporter.say(f"  {summary}")
     except (TrackerUnreachable, BadBundle, BadRecord) as error:
         reporter.warn(f"{error}; the next round logs it again")
@@ -60,10 +60,10 @@ def _log_missed_results(out: Path, reporter: Reporter) -> None:
 
 def _tag_refusal(config: RunConfig, ended: Round) -> None:
     """Tag the challenger's version with the reason why it was not promoted."""
-    record = ended.verdict
+    record = ended.promotion
     if record is None or record.promoted:
         return
-    with client.registry(Target.of(config), config.name) as registry:
-        challenger = registry.of_bundle(record.bundle)
+    with client.open_registry(Target.of(config), config.name) as registry:
+        challenger = registry.find_bundle(record.bundle)
         if challenger is not None:
-            registry.refuse(challenger, record.reason)
+            registry.note_refusal(challenger, record.reason)

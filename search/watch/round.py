@@ -46,14 +46,14 @@ def do_round(config: RunConfig, due: Due, reporter: Reporter) -> Round:
     history, champions = RoundHistory(workspace.folder), ChampionStore(workspace.service_folder)
     windows = WindowStore(workspace, tuple(watch.cameras))
     with workspace.round_lock():
-        champions.mend()
+        champions.finish_interrupted_switch()
         builder = RoundBuilder.start(due, history.last(), windows.cameras)
         import_champion(config, champions, reporter)
         try:
             ended = _run(config, windows, history, champions, builder, reporter)
         except MergeSearchError as error:
             ended = builder.build("failed", str(error), champions.champion())
-        history.keep(ended)
+        history.write(ended)
         workspace.remove_other_trials(ended.number)
         windows.keep_only([*windows.searched(ended), *windows.uncompared(ended)])
         reporter.step(f"Round {ended.number}: {ended.decision}: {ended.reason}")

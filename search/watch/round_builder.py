@@ -66,9 +66,9 @@ class RoundBuilder:
         """Return the mean fidelity that the plan in service had in the round that searched it."""
         if champion is None:
             return None
-        if self.last is not None and self.last.champion == champion.standing.plan:
+        if self.last is not None and self.last.champion == champion.registered_plan.plan:
             return self.last.expected
-        return champion.standing.fidelity
+        return champion.registered_plan.fidelity
 
     def build(
         self,
@@ -86,9 +86,9 @@ class RoundBuilder:
             cameras=self.cameras,
             decision=decision,
             reason=reason,
-            champion=None if champion is None else champion.standing.plan,
+            champion=None if champion is None else champion.registered_plan.plan,
             fidelity=self.fidelity,
-            verdict=promotion,
+            promotion=promotion,
             missed=self.due.missed,
             expected=self.expected_fidelity(champion),
         )

@@ -16,14 +16,14 @@ from search.config.data import FramesConfig, PartConfig
 from search.config.run import RunConfig
 from search.deploy.champion import Champion, ChampionStore
 from search.deploy.comparison import Comparison
-from search.deploy.promotion import PromotionDecision, judge, measured
+from search.deploy.promotion import PromotionDecision, decide, measured_quality
 from search.pipelines.finished_run import LoadedRun
 from search.pipelines.open_data import open_frame_set
 from search.pipelines.prepare import open_truth
 from search.pipelines.run import run
 from search.pipelines.run_steps.records import PriorKnowledge
 from search.report.plan_diff import describe_difference, describe_plan
-from search.results.documents import DOCUMENTS, identity
+from search.results.documents import DOCUMENT_NAMES, content_id
 from search.results.rounds import PromotionRecord
 from search.results.search_result import BUNDLE_FOLDER, CandidateRecord, Result
 from search.tracking.outbox import NotLogged
@@ -77,8 +77,8 @@ def search_again(
     champion = champions.champion()
     if champion is not None and champion.round == request.round:
         # a crash came after the promotion by this round
-        return SearchOutcome(champion.verdict, champion.standing.fidelity)
-    plan_in_service = None if champion is None else champions.plan(champion)
+        return SearchOutcome(champion.promotion, champion.registered_plan.fidelity)
+    plan_in_service = None if champion is None else champions.load_plan(champion)
     deployment = request.inspection.deployment
     search_config = build_search_config(config, workspace, request)
     prior = PriorKnowledge(plan_in_service, deployment)
@@ -98,7 +98,7 @@ def search_again(
     )
     comparison = compare_plans(setup, candidate, champion, reporter)
     limits = search_config.limits(result.unmerged_bytes)
-    decision = judge(search_config.promotion, limits, comparison)
+    decision = decide(search_config.promotion, limits, comparison)
     changes = _changes(candidate, plan_in_service)
     record = _promotion_record(search_config, comparison, decision, changes)
     _note_labels(setup, comparison, champion)
@@ -108,7 +108,7 @@ def search_again(
     challenger = comparison.challenger
     before = None if champion is None else champion.bundle
     promoted = Champion(challenger, utc_now(), decision.reason, before, request.round, record)
-    champions.take(search_config.out_folder / BUNDLE_FOLDER, promoted)
+    champions.put_in_service(search_config.out_folder / BUNDLE_FOLDER, promoted)
     return SearchOutcome(record, challenger.fidelity)
 
 
@@ -161,12 +161,12 @@ def _promotion_record(
 ) -> PromotionRecord:
     challenger, champion = comparison.challenger, comparison.champion
     return PromotionRecord(
-        result=identity((config.out_folder / DOCUMENTS[Result]).read_bytes()),
+        result=content_id((config.out_folder / DOCUMENT_NAMES[Result]).read_bytes()),
         challenger=challenger.plan,
         bundle=challenger.bundle,
         by=decision.by,
-        challenger_quality=measured(decision.by, challenger),
-        champion_quality=None if champion is None else measured(decision.by, champion),
+        challenger_quality=measured_quality(decision.by, challenger),
+        champion_quality=None if champion is None else measured_quality(decision.by, champion),
         difference=changes,
         promoted=decision.promoted,
         reason=decision.reason,
@@ -188,5 +188,5 @@ def _note_labels(
     """Record the labels that this search knew; forget those of bundles that cannot return."""
     bundle = comparison.challenger.bundle
     setup.seen_labels.record(bundle, setup.truth)
-    in_use = () if champion is None else (champion.bundle, champion.before)
+    in_use = () if champion is None else (champion.bundle, champion.previous_bundle)
     setup.seen_labels.keep_only((bundle, *in_use))

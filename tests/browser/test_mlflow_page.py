@@ -18,7 +18,11 @@ from playwright.sync_api import Browser, Locator, Page
 from servers import free_port, wait_for
 
 from search.results.search_result import Result
-from search.tracking.payloads.search_run import measured_metrics, run_name, unmerged_metrics
+from search.tracking.payloads.search_run import (
+    candidate_run_name,
+    measured_metrics,
+    unmerged_metrics,
+)
 from search.utils.records import read_record
 
 pytestmark = pytest.mark.ui
@@ -141,7 +145,7 @@ def test_children_that_are_selected_and_compared_show_all_their_metrics(
     page.get_by_text("matching runs").wait_for()
     close_assistant(page)
     page.locator(".ag-row button").first.click()  # opens the parent
-    for name in [run_name(c) for c in shown.result.candidates]:
+    for name in [candidate_run_name(c) for c in shown.result.candidates]:
         page.get_by_text(name, exact=True).first.wait_for()
     rows = page.locator(".ag-row input.ag-checkbox-input")
     assert rows.count() == len(shown.result.candidates) + 2

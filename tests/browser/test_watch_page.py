@@ -13,7 +13,7 @@ from servers import Server
 
 from search.results.rounds import CameraRound, Decision, Round, RoundHistory
 from search.tracking.target import Target
-from search.tracking.watch_run import record_rounds
+from search.tracking.watch_run import log_rounds
 
 pytestmark = pytest.mark.ui
 
@@ -33,7 +33,7 @@ def history(folder: Path) -> RoundHistory:
             for name in ("gate", "yard")
         }
         fidelity = {"classifier": 0.94, "detector": 0.99} if judged else {}
-        kept.keep(
+        kept.write(
             Round(number, moment, moment, moment, cameras, decision, f"reason {number}",
                   "bd5ca8d9ee32", fidelity)
         )  # fmt: skip
@@ -44,7 +44,7 @@ def test_the_rounds_are_one_run_with_charts_over_time(
     tmp_path: Path, chromium: Browser, server: Server
 ) -> None:
     target = Target(server.uri, "street", None)
-    record_rounds(target, history(tmp_path / "watch"), "street-watch")
+    log_rounds(target, history(tmp_path / "watch"), "street-watch")
     known = MlflowClient(target.uri).get_experiment_by_name("street")
     assert known is not None
     (run,) = MlflowClient(target.uri).search_runs([known.experiment_id])

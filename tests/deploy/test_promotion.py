@@ -17,12 +17,12 @@ from tiny import FinishedRun
 from search.cli.main import main
 from search.config.search import PromotionConfig
 from search.deploy.comparison import Comparison
-from search.deploy.promotion import judge
+from search.deploy.promotion import decide
 from search.evaluation.bundles import Difference
 from search.results.registered_plan import RegisteredPlan
 from search.results.search_result import Result
 from search.study.problem import Limits
-from search.tracking.client import record, registry
+from search.tracking.client import log_document, open_registry
 from search.tracking.target import Target
 from search.utils.records import write_record
 
@@ -72,7 +72,7 @@ def test_the_rule(
     rule: Mapping[str, Any], changes: Mapping[str, Any], wanted: bool, said: str
 ) -> None:
     contest = Comparison(replace(CHALLENGER, **changes), CHAMPION)
-    found = judge(PromotionConfig(**rule), LIMITS, contest)
+    found = decide(PromotionConfig(**rule), LIMITS, contest)
     assert found.promoted is wanted and said in found.reason
 
 
@@ -91,20 +91,20 @@ def test_what_was_measured_of_both_at_once_is_compared_frame_by_frame(
     # by its own interval, which reaches from the floor to the ceiling, anything would do
     wide = replace(CHALLENGER, quality=0.95 + difference.value, interval=(0.0, 1.0))
     rule = PromotionConfig(slack=slack)
-    found = judge(rule, LIMITS, Comparison(wide, CHAMPION, {"truth": difference}))
+    found = decide(rule, LIMITS, Comparison(wide, CHAMPION, {"truth": difference}))
     assert found.promoted is wanted and said in found.reason
-    assert judge(rule, LIMITS, Comparison(wide, CHAMPION, {"fidelity": difference})).promoted
+    assert decide(rule, LIMITS, Comparison(wide, CHAMPION, {"fidelity": difference})).promoted
 
 
 def test_the_first_is_promoted_if_it_is_fit() -> None:
     rule = PromotionConfig()
     alone, large = Comparison(CHALLENGER, None), replace(CHALLENGER, bytes=1001)
-    assert judge(rule, LIMITS, alone).promoted
-    assert not judge(rule, LIMITS, Comparison(large, None)).promoted
+    assert decide(rule, LIMITS, alone).promoted
+    assert not decide(rule, LIMITS, Comparison(large, None)).promoted
     floor = Limits(quality=0.9)
-    assert judge(rule, floor, Comparison(large, None)).promoted
+    assert decide(rule, floor, Comparison(large, None)).promoted
     bad = Comparison(replace(CHALLENGER, worst=0.89), None)
-    assert "below the floor" in judge(rule, floor, bad).reason
+    assert "below the floor" in decide(rule, floor, bad).reason
 
 
 # The registry.
@@ -144,7 +144,7 @@ def test_every_run_proposes_its_chosen_plan(tiny_run: FinishedRun) -> None:
     target = Target.of(tiny_run.config)
     assert aliases(target) == {"challenger": 1}
     assert "model 'tiny', version 1" in tiny_run.output
-    with registry(target, "tiny") as known:
+    with open_registry(target, "tiny") as known:
         entry = known.challenger()
     assert entry is not None
     standing = entry.plan
@@ -175,13 +175,13 @@ def test_from_challenger_to_champion_and_back(
     assert code == 1 and "replaced no champion" in said
 
     good = replace(later(tiny_run.result, 2, 0.99, out), bundle=tiny_run.result.bundle)
-    record(good, out, local)
+    log_document(good, out, local)
     # The very bundle is in service: nothing would change.
     assert call("promote")[0] == 4 and "already" in tags(local, 2)["merge_search.not_promoted"]
 
     for seed, quality in ((3, 0.99), (4, 0.5)):
         _another_bundle(out / "bundle")
-        record(_with_its_bundle(later(tiny_run.result, seed, quality, out), out), out, local)
+        log_document(_with_its_bundle(later(tiny_run.result, seed, quality, out), out), out, local)
     assert aliases(local) == {"champion": 1, "challenger": 4}
     code, said = call("promote")
     assert code == 4 and "worse outside its interval" in said
@@ -215,10 +215,10 @@ def test_logging_again_registers_nothing_and_an_older_one_is_not_proposed(
     tiny_run: FinishedRun, out: Path, local: Target
 ) -> None:
     newer = later(tiny_run.result, 5, 0.9, out)
-    record(newer, out, local)
+    log_document(newer, out, local)
     older = later(tiny_run.result, 2, 0.9, out)
-    record(older, out, local)
-    assert record(older, out, local).endswith("was there already; model 'tiny', version 3")
+    log_document(older, out, local)
+    assert log_document(older, out, local).endswith("logged before; model 'tiny', version 3")
     versions = MlflowClient(tracking_uri=local.uri).search_model_versions("name = 'tiny'")
     assert sorted(int(v.version) for v in versions) == [1, 2, 3]
     assert aliases(local) == {"challenger": 2}
@@ -229,7 +229,7 @@ def test_a_server_has_a_registry_too(
 ) -> None:
     target = Target(server.uri, "registered", None)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
-    record(later(tiny_run.result, 2, 0.9, out), out, target)
+    log_document(later(tiny_run.result, 2, 0.9, out), out, target)
     done = CliRunner().invoke(main, ["promote", str(tiny_run.config.base / "config.yaml")])
     assert done.exit_code == 0, done.output
     assert "champion" in aliases(target)

@@ -16,7 +16,7 @@ from search.data.ground_truth import ClassTruth, Truth
 from search.evaluation.bootstrap import DRAWS, LEVEL, draws, interval
 from search.evaluation.confidence import Resampling
 from search.evaluation.per_frame import ClassTally, FrameScores
-from search.results.search_result import verdict
+from search.results.search_result import significance
 
 FRAMES = 60
 Hits = NDArray[np.bool_]
@@ -103,8 +103,8 @@ def test_on_the_same_frames_a_small_loss_is_seen_that_two_intervals_would_hide()
     resampling = Resampling({"a": truth()})
     one, other = resampling.intervals(unmerged), resampling.intervals(merged)
     assert one["a"]["top1"][0] < other["a"]["top1"][1]  # they overlap
-    assert verdict(resampling.differences(merged, unmerged)["a"]["top1"]) == "worse"
-    assert verdict(resampling.differences(unmerged, merged)["a"]["top1"]) == "better"
+    assert significance(resampling.differences(merged, unmerged)["a"]["top1"]) == "worse"
+    assert significance(resampling.differences(unmerged, merged)["a"]["top1"]) == "better"
 
 
 def test_equal_answers_are_no_difference_and_keep_everything() -> None:
@@ -112,7 +112,7 @@ def test_equal_answers_are_no_difference_and_keep_everything() -> None:
     resampling = Resampling({"a": truth()})
     found = resampling.differences(same, one)
     assert found == {"a": {"top1": [0, 0, 0], "top5": [0, 0, 0]}}
-    assert verdict(found["a"]["top1"]) == "no difference"
+    assert significance(found["a"]["top1"]) == "no difference"
     assert resampling.quality({"a": 1.0}, same, one) == [1, 1]
 
 
@@ -120,7 +120,7 @@ def test_frames_lost_and_frames_gained_are_no_difference() -> None:
     unmerged, merged = right(30), np.roll(right(30), 5)
     found = Resampling({"a": truth()}).differences({"a": tally(merged)}, {"a": tally(unmerged)})
     value, low, high = found["a"]["top1"]
-    assert value == 0 and low < 0 < high and verdict([value, low, high]) == "no difference"
+    assert value == 0 and low < 0 < high and significance([value, low, high]) == "no difference"
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_frames_lost_and_frames_gained_are_no_difference() -> None:
     ],
 )
 def test_only_an_interval_without_zero_is_a_verdict(difference: list[float], word: str) -> None:
-    assert verdict(difference) == word
+    assert significance(difference) == word
 
 
 def test_models_with_the_same_frames_are_drawn_together_and_others_apart() -> None:
@@ -211,6 +211,6 @@ def test_about_one_in_twenty_intervals_misses_and_one_verdict_in_twenty_is_wrong
         missed += not low <= chance <= high
         change = one.astype(float) - other
         low, high = interval(float(change.mean()), counts @ change / FRAMES)
-        wrong += verdict([0, low, high]) != "no difference"
+        wrong += significance([0, low, high]) != "no difference"
     assert 0.02 < missed / times < 0.09
     assert 0.02 < wrong / times < 0.09

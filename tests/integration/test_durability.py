@@ -43,7 +43,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from tiny import MadeUpDeployment, Weights, config_data, with_changes, write_config
 
 from search.cli.main import main
-from search.results.documents import identity
+from search.results.documents import content_id
 from search.results.search_result import Result
 from search.study.claims import Claims
 from search.study.objectives import PlanEvaluator
@@ -198,7 +198,7 @@ def logged_once(result: Path, config: Path) -> bool:
     uri = f"sqlite:///{config.read_text().partition('sqlite:///')[2].split()[0]}"
     client = MlflowClient(tracking_uri=uri)
     experiments = [e.experiment_id for e in client.search_experiments()]
-    wanted = identity(result.read_bytes())
+    wanted = content_id(result.read_bytes())
     mine = client.search_runs(experiments, f"tags.`{RESULT_TAG}` = '{wanted}'")
     parents = [run for run in mine if PARENT_TAG not in run.data.tags]
     assert {run.info.status for run in mine} == {"FINISHED"}

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from search.data.frames import RenderedScenes
 from search.data.synthetic.scenes import SceneSettings
-from search.tracking.client import record
-from search.tracking.outbox import keep
+from search.tracking.client import log_document
+from search.tracking.outbox import queue_document
 from search.tracking.target import Target
 from search.utils.records import write_record
 from spaces.bundle import load_bundle
@@ -111,7 +111,7 @@ def test_so_it_does_from_a_server(
     tiny_run: FinishedRun, out: Path, server: Server, fresh: Path, tmp_path: Path
 ) -> None:
     target = Target(server.uri, "served", None)
-    record(tiny_run.result, out, target)
+    log_document(tiny_run.result, out, target)
     (model,) = models(target)
     assert asked(fresh, target.uri, model, tmp_path) == bundled(tiny_run, tmp_path)
 
@@ -148,14 +148,14 @@ def test_another_runs_bundle_is_not_logged_with_a_result(
     write_record(out / "result.json", other)
     store = shutil.copy(tiny_run.config.base / "out" / "mlflow.db", tmp_path / "mlflow.db")
     target = Target(f"sqlite:///{store}", "other", (tmp_path / "artifacts").as_uri())
-    record(other, out, target)
+    log_document(other, out, target)
     assert models(target) == []
 
 
 def test_what_is_kept_for_later_has_the_bundle_whatever_becomes_of_it(
     tiny_run: FinishedRun, out: Path
 ) -> None:
-    kept = keep((out / "result.json").read_bytes(), out / "result.json", out)
+    kept = queue_document((out / "result.json").read_bytes(), out / "result.json", out)
     wanted = (out / "bundle" / "weights.safetensors").read_bytes()
     shutil.rmtree(out / "bundle")
     assert (kept / "bundle" / "weights.safetensors").read_bytes() == wanted

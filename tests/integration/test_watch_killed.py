@@ -82,7 +82,9 @@ def test_a_kill_at_any_step_leaves_one_champion_and_one_promotion(
         assert victim.exit_code() == -9, f"step {number}: {victim.output}"
         champion = watched.champions.champion()
         assert champion is not None, f"step {number}, {situation.steps[number]}: no champion"
-        load_bundle(watched.champions.bundle(champion.bundle))  # refuses an incomplete bundle
+        load_bundle(
+            watched.champions.bundle_folder(champion.bundle)
+        )  # refuses an incomplete bundle
         again = start("watch", watched.config, "--once")
         assert again.exit_code() in (0, 11), f"step {number}: {again.output}"
         check_promoted_once(situation, f"step {number}, {situation.steps[number]}")

@@ -32,7 +32,7 @@ from search.pipelines.share_accuracy import (
     measure_shares,
     split_truth,
 )
-from search.results.metric_comparison import PARTS, MetricComparison, Part
+from search.results.metric_comparison import LABEL_PARTS, LabelPart, MetricComparison
 from search.statistics.observed import Observed
 from search.utils.records import read_record
 from spaces.errors import MergeSearchError
@@ -106,9 +106,9 @@ def test_every_legal_share_has_a_row_with_every_metric(
     assert {row["recipient"].partition(":")[0] for row in rows} == {"a", "b"}
 
 
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("part", LABEL_PARTS)
 def test_the_correlations_agree_with_the_rows(
-    tiny_league: Compared, rows: list[Row], part: Part
+    tiny_league: Compared, rows: list[Row], part: LabelPart
 ) -> None:
     written = json.loads((tiny_league.out / "league.json").read_text(encoding="utf-8"))
     assert list(written[part]["guides"]) == list(METRICS)
@@ -170,7 +170,7 @@ def test_the_comparison_records_its_inputs(tiny_league: Compared) -> None:
     assert comparison.deciding.frames == {"a": 4, "b": 4}
     assert comparison.reporting.frames == {"a": 16, "b": 16}
     assert comparison.frames["hash"] == open_frame_set(config).hash
-    assert set(comparison.guide_seconds) == set(METRICS) and comparison.seconds["statistics"] >= 0
+    assert set(comparison.metric_seconds) == set(METRICS) and comparison.seconds["statistics"] >= 0
     assert comparison.shares["same"] + comparison.shares["cross"] == comparison.shares["all"]
 
 

@@ -29,7 +29,7 @@ from search.pipelines.open_data import open_frame_set, open_ground_truth
 from search.pipelines.prepare import NothingToShare
 from search.pipelines.run import run
 from search.pipelines.run_steps.search_front import BudgetTooSmall
-from search.results.rank_agreement import in_words, rungs
+from search.results.rank_agreement import describe_rank_agreement, rank_agreement
 from search.results.search_result import Result
 from search.utils.files import CannotWrite
 from search.utils.records import dump_record
@@ -114,8 +114,8 @@ def test_every_accuracy_and_every_difference_has_an_interval(
         assert change == c.accuracy["a"]["top1"] - result.baseline["a"]["top1"]
         assert low <= change <= high
         assert c.quality_interval[0] <= c.quality_kept <= c.quality_interval[1]
-        assert (c.verdicts["a"] == "worse") == (high < 0)
-        assert f"against unmerged: a {c.verdicts['a']}" in tiny_run.output
+        assert (c.significance_by_model["a"] == "worse") == (high < 0)
+        assert f"against unmerged: a {c.significance_by_model['a']}" in tiny_run.output
     assert any(low < high for low, high in result.baseline_intervals["a"].values())
     assert "95% intervals over the labelled frames" in tiny_run.output
 
@@ -123,19 +123,19 @@ def test_every_accuracy_and_every_difference_has_an_interval(
 def test_rank_agreement_is_computed_and_printed(
     tiny_run: FinishedRun,
 ) -> None:
-    agreement = tiny_run.result.rungs
-    assert agreement == rungs(tiny_run.result.candidates) | {
+    agreement = tiny_run.result.rank_agreement
+    assert agreement == rank_agreement(tiny_run.result.candidates) | {
         "shortlist_proxy_fidelity": agreement["shortlist_proxy_fidelity"]
     }
     assert any(rho is not None and -1 <= rho <= 1 for rho in agreement.values())
-    assert in_words(agreement) in tiny_run.output
+    assert describe_rank_agreement(agreement) in tiny_run.output
 
 
 def test_without_labels_accuracy_is_absent(tmp_path: Path, data: dict[str, Any]) -> None:
     ran = run_config(write_config(tmp_path, with_changes(data, {"truth": {}})))
     assert ran.result.baseline == ran.result.baseline_intervals == {}
     for c in ran.result.candidates:
-        assert c.accuracy == c.intervals == c.differences == c.verdicts == {}
+        assert c.accuracy == c.intervals == c.differences == c.significance_by_model == {}
         assert c.quality_kept is c.quality_interval is None
     assert "intervals" not in ran.output and "unmerged:" not in ran.output
     assert "proxy and truth -" in ran.output

@@ -37,7 +37,7 @@ from search.pipelines.finished_run import LoadedRun, NoSuchPlan
 from search.pipelines.prepare import load_deployment
 from search.pipelines.verify import verify
 from search.pipelines.verify_inputs import BadData, VerificationInputs
-from search.results.documents import identity, read_document
+from search.results.documents import content_id, read_document
 from search.results.verification import Verification
 from search.tracking.outbox import NotLogged, sync
 from search.tracking.run_writer import PARENT_TAG
@@ -141,7 +141,7 @@ def test_without_labels_only_fidelity_is_measured(out: Path, photos: Path) -> No
     assert verification.frames["count"] == OTHERS
     assert all(c.accuracy == {} and c.quality_kept is None for c in verification.candidates)
     assert all(c.mean_fidelity is not None for c in verification.candidates)
-    assert "Fidelity only: no labels, so nothing is said about accuracy" in captured.text
+    assert "Fidelity only: without labels, accuracy is not measured" in captured.text
     assert "top-1" not in captured.text and "round truth" not in captured.text
 
 
@@ -153,7 +153,7 @@ def test_plans_of_the_front_are_selected_by_hash_prefix(tiny_run: FinishedRun, o
     (candidate,) = verification.candidates
     record = next(r for r in tiny_run.result.front if r.hash == other)
     assert (candidate.hash, candidate.plan, candidate.bytes) == (other, record.plan, record.bytes)
-    assert verification.chosen is None and verification.foremost == candidate
+    assert verification.chosen is None and verification.main_candidate == candidate
     assert set(candidate.accuracy) == {"a"}
     with pytest.raises(NoSuchPlan, match="no plan with a hash that begins with 'xyz'"):
         verify_run(out, VerificationInputs(), ["xyz"])
@@ -164,23 +164,25 @@ def test_the_verification_is_written_and_logged(out: Path, photos: Path) -> None
     verification, _ = verify_run(out, VerificationInputs(frames=photos))
     file = out / "verify" / "verified.json"
     assert read_document(file) == verification
-    assert verification.result == identity(before) and (out / "result.json").read_bytes() == before
+    assert (
+        verification.result == content_id(before) and (out / "result.json").read_bytes() == before
+    )
     client = MlflowClient(tracking_uri=Target.of(LoadedRun.from_folder(out).config).uri)
     known = client.get_experiment_by_name("merge-search")
     assert known is not None
-    mine = f"tags.`merge_search.result` = '{identity(file.read_bytes())}'"
+    mine = f"tags.`merge_search.result` = '{content_id(file.read_bytes())}'"
     (run,) = client.search_runs([known.experiment_id], mine)
     assert run.data.tags["merge_search.kind"] == "verify"
     assert run.info.status == "FINISHED" and PARENT_TAG not in run.data.tags
     assert run.data.params["result"] == verification.result
     assert "nothing is said about accuracy" in run.data.params["against"]
     assert (
-        verification.foremost
-        and run.data.metrics["fidelity"] == verification.foremost.mean_fidelity
+        verification.main_candidate
+        and run.data.metrics["fidelity"] == verification.main_candidate.mean_fidelity
     )
     files = {entry.path for entry in client.list_artifacts(run.info.run_id)}
     assert files == {"verified.json", "config.yaml", "candidates.json"}
-    assert [line for line in sync(out) if "was there already" not in line] == []
+    assert [line for line in sync(out) if "logged before" not in line] == []
 
 
 def test_a_verification_that_mlflow_did_not_take_is_logged_later(
@@ -193,9 +195,9 @@ def test_a_verification_that_mlflow_did_not_take_is_logged_later(
     (kept,) = (out / "unlogged").glob("*/verified.json")
     assert kept.read_bytes() == (out / "verify" / "verified.json").read_bytes()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", local)
-    assert [said for said in sync(out) if "was there already" not in said]
+    assert [said for said in sync(out) if "logged before" not in said]
     assert not (out / "unlogged").exists()
-    assert all("was there already" in said for said in sync(out))
+    assert all("logged before" in said for said in sync(out))
 
 
 # What is refused, before anything long is done.

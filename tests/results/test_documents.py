@@ -11,7 +11,7 @@ from tiny import FinishedRun
 from search.cameras.recordings import CameraState
 from search.deploy.champion import Champion
 from search.metrics.fidelity_cache import AgreementRecord
-from search.results.documents import DOCUMENTS, read_document
+from search.results.documents import DOCUMENT_NAMES, read_document
 from search.results.metric_comparison import MetricComparison
 from search.results.registered_plan import RegisteredPlan
 from search.results.rounds import Round
@@ -238,5 +238,5 @@ def test_a_document_without_its_times_is_refused(tmp_path: Path, change: dict[st
 
 
 def test_the_result_of_a_run_is_written_again_byte_for_byte(tiny_run: FinishedRun) -> None:
-    path = tiny_run.out / DOCUMENTS[Result]
+    path = tiny_run.out / DOCUMENT_NAMES[Result]
     assert json_bytes(dump_record(read_document(path))) == path.read_bytes()

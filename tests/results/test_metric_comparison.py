@@ -14,12 +14,12 @@ from tiny import made_up_facts
 
 from search.evaluation.correlation import COEFFICIENTS, SMALLEST, Correlation, correlation
 from search.results.metric_comparison import (
-    GROUPS,
+    SHARE_GROUPS,
     Correlations,
     MetricComparison,
-    Table,
+    MetricTable,
     by_recipient,
-    correlations,
+    correlate_groups,
     cross_stage,
     same_stage,
 )
@@ -66,8 +66,8 @@ def test_recipient_stages_with_enough_donors_hold_all_their_shares(shares: list[
 
 def test_each_group_is_its_members_alone() -> None:
     guide = noise(1)
-    found = correlations(guide, ACCURACY, 7)
-    assert list(found) == list(GROUPS)
+    found = correlate_groups(guide, ACCURACY, 7)
+    assert list(found) == list(SHARE_GROUPS)
     groups = {"all": list(SHARES), "same": same_stage(SHARES), "cross": cross_stage(SHARES)}
     for group, members in groups.items():
         x, y = (np.array([v[s] for s in members]) for v in (guide, ACCURACY))
@@ -79,29 +79,29 @@ def test_shares_without_accuracy_do_not_count() -> None:
     some = {share: kept for share, kept in ACCURACY.items() if share.recipient.model != "b"}
     guide = noise(2)
     spoilt = {s: v if s in some else 1e6 for s, v in guide.items()}
-    assert correlations(guide, some, 0) == correlations(spoilt, some, 0)
-    assert correlations(guide, some, 0)["all"]["pearson"].count == len(some)
+    assert correlate_groups(guide, some, 0) == correlate_groups(spoilt, some, 0)
+    assert correlate_groups(guide, some, 0)["all"]["pearson"].count == len(some)
 
 
 def test_depth_alone_explains_nothing_within_a_recipient_stage() -> None:
     """A guide that only knows the recipient's depth says much, but not which donor to take."""
     kept = numbers(lambda s: -depth(s.recipient.stage) + 0.1 * ACCURACY[s])
-    deep = correlations(numbers(lambda s: -depth(s.recipient.stage)), kept, 0)
+    deep = correlate_groups(numbers(lambda s: -depth(s.recipient.stage)), kept, 0)
     assert deep["all"]["pearson"].value is not None and deep["all"]["pearson"].value > 0.99
     assert deep["within"]["pearson"] == Correlation(None, None, None, 0)
     # and one whose scale is another at every depth is perfect where depth is the same
     drifting = numbers(lambda s: ACCURACY[s] + 10 * math.sin(3 * depth(s.recipient.stage)))
-    found = correlations(drifting, kept, 0)
+    found = correlate_groups(drifting, kept, 0)
     assert found["within"]["spearman"].value == pytest.approx(1)
     assert found["within"]["spearman"].count == len(by_recipient(SHARES))
     assert found["all"]["pearson"].value is not None and found["all"]["pearson"].value < 0.5
 
 
-def table(**guides: dict[Share, float]) -> Table:
+def table(**guides: dict[Share, float]) -> MetricTable:
     found: dict[str, Correlations] = {
-        name: correlations(guide, ACCURACY, 0) for name, guide in guides.items()
+        name: correlate_groups(guide, ACCURACY, 0) for name, guide in guides.items()
     }
-    return Table({"a": 9}, {"a": {"top1": 0.5, "top5": 0.9}}, {}, found)
+    return MetricTable({"a": 9}, {"a": {"top1": 0.5, "top5": 0.9}}, {}, found)
 
 
 def test_the_winner_has_the_greatest_correlation_of_either_sign() -> None:
@@ -120,8 +120,8 @@ def test_a_league_outlives_being_written_down() -> None:
     measured = table(constant=dict.fromkeys(SHARES, 1.0), noise=noise(3))
     league = MetricComparison(
         name="made-up", seed=0, adapters=["linear"], frames={"hash": "0", "count": 1},
-        models={"a": "timm/x"}, shares={"all": len(SHARES)}, guides={"noise": "noise"},
-        guide_seconds={"noise": 0.1}, winner=measured.winner, deciding=measured,
+        models={"a": "timm/x"}, shares={"all": len(SHARES)}, metrics={"noise": "noise"},
+        metric_seconds={"noise": 0.1}, winner=measured.winner, deciding=measured,
         reporting=measured, settings={}, config={}, seconds={},
         created="2026-05-04T12:00:00+00:00", versions={},
     )  # fmt: skip

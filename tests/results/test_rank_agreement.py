@@ -6,7 +6,11 @@ from typing import Any
 
 import pytest
 
-from search.results.rank_agreement import in_words, rungs, shortlist_rung
+from search.results.rank_agreement import (
+    describe_rank_agreement,
+    rank_agreement,
+    shortlist_rank_agreement,
+)
 from search.results.search_result import CandidateRecord
 from spaces.plan import SharePlan
 
@@ -23,13 +27,15 @@ def candidates(*numbers: tuple[float, float | None, float | None]) -> list[Candi
 
 
 def test_the_order_alone_matters() -> None:
-    found = rungs(candidates((0.1, 0.2, 0.9), (0.11, 0.5, 0.8), (0.9, 0.51, 0.1)))
+    found = rank_agreement(candidates((0.1, 0.2, 0.9), (0.11, 0.5, 0.8), (0.9, 0.51, 0.1)))
     assert found == pytest.approx({"proxy_fidelity": 1, "proxy_truth": -1, "fidelity_truth": -1})
 
 
 def test_by_hand() -> None:
     # ranks 1 2 3 4 and 2 1 4 3: rho = 1 - 6 (1 + 1 + 1 + 1) / (4 (16 - 1)) = 0.6
-    found = rungs(candidates((1, 0.2, None), (2, 0.1, None), (3, 0.4, None), (4, 0.3, None)))
+    found = rank_agreement(
+        candidates((1, 0.2, None), (2, 0.1, None), (3, 0.4, None), (4, 0.3, None))
+    )
     assert found == {
         "proxy_fidelity": pytest.approx(0.6), "proxy_truth": None, "fidelity_truth": None,
     }  # fmt: skip
@@ -37,11 +43,11 @@ def test_by_hand() -> None:
 
 def test_fewer_than_three_or_a_constant_say_nothing() -> None:
     two = candidates((0.1, 0.2, 0.9), (0.2, 0.3, 0.8))
-    assert set(rungs(two).values()) == set(rungs([]).values()) == {None}
+    assert set(rank_agreement(two).values()) == set(rank_agreement([]).values()) == {None}
     third = candidates((0.3, None, 0.7))
-    assert rungs(two + third)["proxy_truth"] == pytest.approx(-1)
-    assert rungs(two + third)["proxy_fidelity"] is None  # known of two alone
-    constant = rungs(candidates((0.1, 0.5, 0.3), (0.2, 0.5, 0.2), (0.3, 0.5, 0.1)))
+    assert rank_agreement(two + third)["proxy_truth"] == pytest.approx(-1)
+    assert rank_agreement(two + third)["proxy_fidelity"] is None  # known of two alone
+    constant = rank_agreement(candidates((0.1, 0.5, 0.3), (0.2, 0.5, 0.2), (0.3, 0.5, 0.1)))
     assert constant["proxy_fidelity"] is constant["fidelity_truth"] is None
     assert constant["proxy_truth"] == pytest.approx(-1)
 
@@ -50,14 +56,18 @@ def test_the_shortlist_counts_with_the_mean_of_what_is_known() -> None:
     faithful: list[dict[str, float | None]] = [
         {"a": 0.2, "b": None}, {"a": 0.0, "b": 0.6}, {"a": 0.9, "b": 0.1}, {"a": None, "b": None},
     ]  # fmt: skip
-    found = shortlist_rung([1, 2, 3, 4], faithful)
+    found = shortlist_rank_agreement([1, 2, 3, 4], faithful)
     assert found == pytest.approx({"shortlist_proxy_fidelity": 1})
-    assert shortlist_rung([1, 2, 3], [{"a": None}] * 3) == {"shortlist_proxy_fidelity": None}
+    assert shortlist_rank_agreement([1, 2, 3], [{"a": None}] * 3) == {
+        "shortlist_proxy_fidelity": None
+    }
 
 
 def test_a_person_is_told_in_a_line() -> None:
-    found = rungs(candidates((1, 0.2, None), (2, 0.1, None), (3, 0.4, None), (4, 0.3, None)))
-    told = in_words(found)
-    assert "proxy and fidelity 0.60, proxy and truth -, fidelity and truth -" in told
-    whole = in_words(found | {"shortlist_proxy_fidelity": 0.904})
-    assert "0.60 (shortlist 0.90), proxy and truth" in whole and "\n" not in whole
+    found = rank_agreement(
+        candidates((1, 0.2, None), (2, 0.1, None), (3, 0.4, None), (4, 0.3, None))
+    )
+    told = describe_rank_agreement(found)
+    assert "proxy and fidelity 0.60, proxy and ground truth -, fidelity and ground truth -" in told
+    whole = describe_rank_agreement(found | {"shortlist_proxy_fidelity": 0.904})
+    assert "0.60 (shortlist 0.90), proxy and ground truth" in whole and "\n" not in whole

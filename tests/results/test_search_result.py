@@ -8,7 +8,12 @@ from typing import Any
 import pytest
 from tiny import FinishedRun
 
-from search.results.search_result import CandidateRecord, Result, choose, versions
+from search.results.search_result import (
+    CandidateRecord,
+    Result,
+    choose_candidate,
+    package_versions,
+)
 from search.utils.records import load_record
 from spaces.plan import SharePlan
 
@@ -28,8 +33,8 @@ def test_a_result_comes_back_equal_from_its_file(tiny_run: FinishedRun) -> None:
 
 
 def test_a_result_names_its_versions(tiny_run: FinishedRun) -> None:
-    assert tiny_run.result.versions == versions()
-    assert {"python", "torch", "timm", "optuna", "merge-search"} <= set(versions())
+    assert tiny_run.result.versions == package_versions()
+    assert {"python", "torch", "timm", "optuna", "merge-search"} <= set(package_versions())
 
 
 def test_a_result_holds_the_config_it_ran(tiny_run: FinishedRun) -> None:
@@ -51,28 +56,33 @@ def test_a_result_holds_the_config_it_ran(tiny_run: FinishedRun) -> None:
 def test_the_choice_is_by_quality_then_fidelity_then_bytes(
     one: CandidateRecord, other: CandidateRecord
 ) -> None:
-    assert choose([one, other], None) is one and choose([other, one], None) is one
+    assert (
+        choose_candidate([one, other], None) is one and choose_candidate([other, one], None) is one
+    )
 
 
 def test_with_a_floor_the_smallest_that_keeps_it_is_chosen() -> None:
     good = candidate("good", 9, 0.99, 1.0)
     small, poor = candidate("small", 5, 0.97, 1.0), candidate("poor", 1, 0.96, 1.0)
-    assert choose([good, small, poor], 0.97) is small
-    assert choose([good, small, poor], 0.98) is good
-    assert choose([good, small, poor], 0.995) is None
+    assert choose_candidate([good, small, poor], 0.97) is small
+    assert choose_candidate([good, small, poor], 0.98) is good
+    assert choose_candidate([good, small, poor], 0.995) is None
 
 
 def test_a_floor_is_kept_by_every_model_and_fidelity_counts_where_there_are_no_labels() -> None:
     one = candidate("x", 1, 0.99, 1.0)
     lopsided = replace(one, kept={"a": 1.2, "b": 0.9}, quality_kept=1.05)
-    assert choose([lopsided], 0.95) is None and choose([lopsided], 0.9) is lopsided
+    assert (
+        choose_candidate([lopsided], 0.95) is None
+        and choose_candidate([lopsided], 0.9) is lopsided
+    )
     unlabelled = replace(one, kept={"a": 0.98}, quality_kept=None)
-    assert choose([unlabelled], 0.97) is unlabelled
-    assert choose([replace(one, kept={})], 0.1) is None  # nothing is known of it
+    assert choose_candidate([unlabelled], 0.97) is unlabelled
+    assert choose_candidate([replace(one, kept={})], 0.1) is None  # nothing is known of it
 
 
 def test_of_nothing_nothing_is_chosen() -> None:
-    assert choose([], None) is None and choose([], 0.5) is None
+    assert choose_candidate([], None) is None and choose_candidate([], 0.5) is None
 
 
 def test_mean_fidelity_is_over_the_models_where_it_is_known() -> None:

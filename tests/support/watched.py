@@ -109,7 +109,7 @@ class Watched:
         """Return the hash of the champion's plan."""
         champion = self.champions.champion()
         self.bundle_in_service()
-        return None if champion is None else champion.standing.plan
+        return None if champion is None else champion.registered_plan.plan
 
     def bundle_in_service(self) -> str | None:
         """Return the identity of the champion's bundle, after checking that it is complete."""
@@ -117,7 +117,7 @@ class Watched:
         champion = champions.champion()
         if champion is None:
             return None
-        assert bundle_id(champions.bundle(champion.bundle)) == champion.bundle
+        assert bundle_id(champions.bundle_folder(champion.bundle)) == champion.bundle
         return champion.bundle
 
     def current(self) -> str:

@@ -18,9 +18,9 @@ from servers import Server, free_port
 from tiny import FinishedRun, Weights, config_data, run_config, with_changes, write_config
 
 from search.config.loading import load_config
-from search.results.metric_comparison import GROUPS, MetricComparison
+from search.results.metric_comparison import SHARE_GROUPS, MetricComparison
 from search.results.search_result import Result
-from search.tracking.client import TrackerUnreachable, record
+from search.tracking.client import TrackerUnreachable, log_document
 from search.tracking.payloads import search_run
 from search.tracking.run_writer import PARENT_TAG
 from search.tracking.target import ENVIRONMENT, Target
@@ -87,7 +87,7 @@ def test_candidates_carry_their_numbers_and_their_plan(
         low, high = candidate.intervals["a"]["top1"]
         assert run.data.params["range95_top1_a"] == f"{low:.3f} to {high:.3f}"
         change, low, high = candidate.differences["a"]["top1"]
-        told = f"{candidate.verdicts['a']}: {change:+.3f} ({low:.3f} to {high:.3f})"
+        told = f"{candidate.significance_by_model['a']}: {change:+.3f} ({low:.3f} to {high:.3f})"
         assert run.data.params["verdict_a"] == told
         chosen = run.data.tags["merge_search.chosen"]
         assert chosen == str(candidate.hash == tiny_run.result.chosen).lower()
@@ -101,13 +101,15 @@ def test_the_hypervolume_is_logged_step_by_step(tiny_run: FinishedRun, logged: L
     assert by_step == dict(enumerate(tiny_run.result.study["hypervolume"]))
 
 
-def test_the_rungs_are_logged_where_they_are_defined(
+def test_rank_agreement_is_logged_where_it_is_defined(
     tiny_run: FinishedRun, logged: Logged
 ) -> None:
     metrics = logged.parent.data.metrics
     held = {name: value for name, value in metrics.items() if name.startswith("rank_")}
-    rungs = tiny_run.result.rungs
-    assert held == {f"rank_{name}": rho for name, rho in rungs.items() if rho is not None} != {}
+    agreement = tiny_run.result.rank_agreement
+    assert (
+        held == {f"rank_{name}": rho for name, rho in agreement.items() if rho is not None} != {}
+    )
 
 
 def test_the_parent_holds_the_result_the_pictures_and_the_config(
@@ -144,7 +146,7 @@ def test_the_environment_goes_before_the_config(
     monkeypatch.chdir(tmp_path)
     target = Target.of(config)
     assert target.uri == uri
-    record(tiny_run.result, tiny_run.out, target)
+    log_document(tiny_run.result, tiny_run.out, target)
     assert len(Logged(uri).children) == len(tiny_run.result.candidates) + 1
 
 
@@ -163,14 +165,14 @@ def test_a_server_needs_no_folder_here(tiny_run: FinishedRun, tmp_path: Path) ->
     data = with_changes(
         tiny_run.config.as_written(), {"mlflow.tracking_uri": "http://127.0.0.1:5000"}
     )
-    config = load_config(write_config(tmp_path, data))
+    config = write_config(tmp_path, data)
     shutil.rmtree(tmp_path / "out")
-    assert Target.of(config).artifacts is None
+    assert Target.of(load_config(config)).artifacts is None
     assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
 
 
 def test_a_real_server_takes_a_run(tiny_run: FinishedRun, server: Server, tmp_path: Path) -> None:
-    said = record(tiny_run.result, tiny_run.out, Target(server.uri, "merge-search", None))
+    said = log_document(tiny_run.result, tiny_run.out, Target(server.uri, "merge-search", None))
     logged = Logged(server.uri)
     assert logged.parent.info.run_id in said
     assert len(logged.children) == len(tiny_run.result.candidates) + 1
@@ -197,7 +199,7 @@ def test_an_unreachable_server_is_told_in_a_sentence_without_credentials(
 ) -> None:
     uri = nobody(f"me:{SECRET}@")
     with pytest.raises(TrackerUnreachable) as caught:
-        record(tiny_run.result, tiny_run.out, Target(uri, "x", None))
+        log_document(tiny_run.result, tiny_run.out, Target(uri, "x", None))
     text = str(caught.value)
     assert uri.rpartition("@")[2] in text and str(tiny_run.out) in text
     assert "did not take the run" in text and "\n" not in text
@@ -223,14 +225,16 @@ def test_the_result_is_kept_when_the_server_is_not_there(tmp_path: Path, weights
 @pytest.mark.parametrize("uri", ["nonsense://x", "sqlite:////proc/none/x.db"])
 def test_a_store_that_is_none_is_told_in_a_sentence(tiny_run: FinishedRun, uri: str) -> None:
     with pytest.raises(TrackerUnreachable, match="did not take the run"):
-        record(tiny_run.result, tiny_run.out, Target(uri, "x", None))
+        log_document(tiny_run.result, tiny_run.out, Target(uri, "x", None))
 
 
 def test_a_damaged_store_is_noticed_within_seconds(tiny_run: FinishedRun, tmp_path: Path) -> None:
     (tmp_path / "x.db").write_bytes(b"damaged" * 1000)
     began = time.monotonic()
     with pytest.raises(TrackerUnreachable, match="not a database"):
-        record(tiny_run.result, tiny_run.out, Target(f"sqlite:///{tmp_path}/x.db", "x", None))
+        log_document(
+            tiny_run.result, tiny_run.out, Target(f"sqlite:///{tmp_path}/x.db", "x", None)
+        )
     assert time.monotonic() - began < 20
 
 
@@ -261,10 +265,10 @@ def test_a_league_logs_every_number_that_is_defined(
     tiny_league: Compared, logged_league: Run
 ) -> None:
     logged, league = logged_league.data.metrics, tiny_league.league
-    wanted = {f"seconds_{name}": taken for name, taken in league.guide_seconds.items()}
+    wanted = {f"seconds_{name}": taken for name, taken in league.metric_seconds.items()}
     wanted["seconds_statistics"] = league.seconds["statistics"]
-    for name, groups in league.reporting.guides.items():
-        for group in GROUPS:
+    for name, groups in league.reporting.metrics.items():
+        for group in SHARE_GROUPS:
             suffix = name if group == "all" else f"{group}_{name}"
             for coefficient, symbol in (("pearson", "r"), ("spearman", "rho"), ("kendall", "tau")):
                 value = groups[group][coefficient].value
@@ -398,4 +402,4 @@ def test_the_explorer_needs_no_network(tiny_run: FinishedRun) -> None:
 def test_a_note_on_many_candidates_is_still_taken(tiny_run: FinishedRun) -> None:
     result = tiny_run.result
     many = replace(result, candidates=result.candidates * 200)
-    assert len(search_run.note(many)) < 8000
+    assert len(search_run.search_note(many)) < 8000

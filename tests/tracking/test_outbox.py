@@ -23,12 +23,12 @@ from servers import Server, as_soon_as, free_port
 from tiny import FinishedRun
 
 from search.cli.main import main
-from search.results.documents import identity
+from search.results.documents import content_id
 from search.results.search_result import Result
-from search.tracking.client import record
-from search.tracking.outbox import BESIDE, NotLogged, record_or_keep, sync
+from search.tracking.client import log_document
+from search.tracking.outbox import LOGGED_FILES, NotLogged, log_or_queue, sync
 from search.tracking.run_writer import PARENT_TAG, RESULT_TAG
-from search.tracking.target import Target, recall, remember
+from search.tracking.target import Target, read_target, write_target
 from search.utils.records import load_record, write_record
 from spaces.plan import SharePlan
 
@@ -46,7 +46,7 @@ def out(tiny_run: FinishedRun, tmp_path: Path) -> Path:
     """A copy of a finished run's folder, to log from."""
     copied = tmp_path / "out"
     copied.mkdir()
-    beside = [path for pattern in BESIDE for path in tiny_run.out.glob(pattern)]
+    beside = [path for pattern in LOGGED_FILES for path in tiny_run.out.glob(pattern)]
     for path in (tiny_run.out / "result.json", *beside):
         shutil.copy(path, copied)
     shutil.copytree(tiny_run.out / "bundle", copied / "bundle")
@@ -175,7 +175,7 @@ def test_a_server_that_was_away_gets_all_that_it_missed(
     for seed in (5, 4):
         results.append(rerun(tiny_run.result, seed, out))
         with pytest.raises(NotLogged) as caught:
-            record_or_keep(results[-1], out, target)
+            log_or_queue(results[-1], out, target)
         assert f"merge-search sync {out}" in str(caught.value) and caught.value.exit_code == 3
     assert len(kept(out)) == 2
     assert call_sync(out)[0] == 1 and len(kept(out)) == 2
@@ -190,7 +190,7 @@ def test_a_server_that_was_away_gets_all_that_it_missed(
         assert files["pictures/front.svg"] == drawn.encode()
         assert load_record(Result, files["result.json"], "result.json") in results
     (again,) = call_sync(out)[1]
-    assert "was there already" in again
+    assert "logged before" in again
     assert_all_is_there_once(target, results)
 
 
@@ -200,9 +200,9 @@ def test_a_server_that_is_killed_in_the_middle_has_all_of_it_once_in_the_end(
 ) -> None:
     target = Target(server.uri, f"killed at {count}", None)
     with as_soon_as(created(server, target, count), server.kill), pytest.raises(NotLogged):
-        record_or_keep(tiny_run.result, out, target)
+        log_or_queue(tiny_run.result, out, target)
     (waiting,) = kept(out)
-    assert waiting.name == identity((out / "result.json").read_bytes())
+    assert waiting.name == content_id((out / "result.json").read_bytes())
     server.start()
     remains = Held.of(target)
     assert len(remains.runs) >= count
@@ -216,7 +216,7 @@ def test_a_client_that_is_killed_in_the_middle_loses_nothing(
     tiny_run: FinishedRun, out: Path, server: Server
 ) -> None:
     target = Target(server.uri, "client killed", None)
-    remember(target, out)
+    write_target(target, out)
     script = "from search.cli.main import main; main()"
     command = [sys.executable, "-c", script, "sync", str(out)]
     with subprocess.Popen(command, start_new_session=True) as client:
@@ -232,17 +232,17 @@ def test_a_replay_tells_what_was_told_first(
     tiny_run: FinishedRun, out: Path, local: Target
 ) -> None:
     with pytest.raises(NotLogged):
-        record_or_keep(tiny_run.result, out, nobody())
-    record(tiny_run.result, kept(out)[0], local)
+        log_or_queue(tiny_run.result, out, nobody())
+    log_document(tiny_run.result, kept(out)[0], local)
     first, second = Held.of(replace(local, experiment="merge-search")), Held.of(local)
     assert first.story(*first.parents) == second.story(*second.parents)
 
 
 def test_logging_again_logs_nothing(tiny_run: FinishedRun, out: Path, local: Target) -> None:
-    said = record(tiny_run.result, out, local)
-    again = record_or_keep(tiny_run.result, out, local)
+    said = log_document(tiny_run.result, out, local)
+    again = log_or_queue(tiny_run.result, out, local)
     whole, version = said.partition(": 1 parent")[0], said.rpartition(";")[2]
-    assert again == f"{whole}: was there already;{version}"
+    assert again == f"{whole}: logged before;{version}"
     assert_all_is_there_once(local, [tiny_run.result])
     assert not (out / "unlogged").exists()
 
@@ -257,15 +257,15 @@ def test_what_a_server_did_twice_is_there_once(
         return once(*args, **named)
 
     monkeypatch.setattr(MlflowClient, "create_run", twice)
-    record(tiny_run.result, out, local)
+    log_document(tiny_run.result, out, local)
     assert_all_is_there_once(local, [tiny_run.result])
 
 
 def test_runs_of_others_stay_as_they_are(tiny_run: FinishedRun, out: Path, local: Target) -> None:
-    record(tiny_run.result, out, local)
+    log_document(tiny_run.result, out, local)
     held = Held.of(local)
     theirs = held.client.create_run(held.parents[0].info.experiment_id, tags={RESULT_TAG: "other"})
-    record(rerun(tiny_run.result, 4, out), out, local)
+    log_document(rerun(tiny_run.result, 4, out), out, local)
     assert theirs.info.run_id in {run.info.run_id for run in Held.of(local).runs}
     assert len(Held.of(local).parents) == 3
 
@@ -277,8 +277,8 @@ def test_what_is_damaged_is_named_and_stops_nothing_else(
     for seed in (3, 4, 5):
         result = rerun(tiny_run.result, seed, out)
         with pytest.raises(NotLogged):
-            record_or_keep(result, out, nobody())
-        results[identity((out / "result.json").read_bytes())] = result
+            log_or_queue(result, out, nobody())
+        results[content_id((out / "result.json").read_bytes())] = result
     cut, changed, whole = kept(out)
     (cut / "result.json").write_text('{"schema":')
     (changed / "result.json").write_text((whole / "result.json").read_text())
@@ -300,7 +300,7 @@ def test_what_is_damaged_is_named_and_stops_nothing_else(
 def test_a_run_that_died_before_it_was_logged_is_logged(
     tiny_run: FinishedRun, out: Path, local: Target
 ) -> None:
-    remember(local, out)
+    write_target(local, out)
     (said,) = sync(out)
     assert f"tiny of {tiny_run.result.created}" in said and "1 parent" in said
     assert_all_is_there_once(local, [tiny_run.result])
@@ -312,7 +312,7 @@ def test_a_league_waits_and_is_replayed_too(
     out = tmp_path / "league"
     shutil.copytree(tiny_league.out, out / "correlate")
     with pytest.raises(NotLogged, match="merge-search sync"):
-        record_or_keep(tiny_league.league, out, nobody())
+        log_or_queue(tiny_league.league, out, nobody())
     shutil.rmtree(out / "correlate")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", local.uri)
     assert call_sync(out)[0] == 0 and not (out / "unlogged").exists()
@@ -344,17 +344,17 @@ def test_a_folder_that_does_not_say_where_its_runs_go_is_told_in_a_sentence(
         (out / "tracking.json").write_text(text)
     code, _, complaint = call_sync(out)
     assert code == 1 and len(complaint.splitlines()) == 1
-    assert f"{out / 'tracking.json'}: " in complaint and "says where runs go" in complaint
+    assert f"{out / 'tracking.json'}: " in complaint and "says where runs are logged" in complaint
 
 
 def test_credentials_are_never_written_down(tiny_run: FinishedRun, out: Path) -> None:
     target = nobody(f"me:{SECRET}@")
     with pytest.raises(NotLogged) as caught:
-        record_or_keep(tiny_run.result, out, target)
+        log_or_queue(tiny_run.result, out, target)
     files = [path for path in out.rglob("*") if path.is_file()]
     assert {"tracking.json", "result.json"} <= {path.name for path in files}
     assert not [path for path in files if SECRET.encode() in path.read_bytes()]
-    assert recall(out).uri == target.uri.replace(f"me:{SECRET}@", "")
+    assert read_target(out).uri == target.uri.replace(f"me:{SECRET}@", "")
     code, _, complaint = call_sync(out)
     assert code == 1 and SECRET not in complaint + str(caught.value)
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
@@ -365,18 +365,20 @@ def test_the_environment_goes_before_what_is_remembered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server, artifacts = nobody(), (tmp_path / "mlartifacts").as_uri()
-    remember(server, tmp_path)
-    assert recall(tmp_path) == server
+    write_target(server, tmp_path)
+    assert read_target(tmp_path) == server
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////data/x.db")
-    assert recall(tmp_path) == Target("sqlite:////data/x.db", "nobody", artifacts)
-    remember(recall(tmp_path), tmp_path)
+    assert read_target(tmp_path) == Target("sqlite:////data/x.db", "nobody", artifacts)
+    write_target(read_target(tmp_path), tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://elsewhere")
-    assert recall(tmp_path) == Target("https://elsewhere", "nobody", None)
+    assert read_target(tmp_path) == Target("https://elsewhere", "nobody", None)
 
 
 def test_a_store_named_from_where_the_user_stood_is_found_from_elsewhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    remember(Target("sqlite:///mine.db", "x", "file:///artifacts"), tmp_path)
-    assert recall(tmp_path) == Target(f"sqlite:///{tmp_path}/mine.db", "x", "file:///artifacts")
+    write_target(Target("sqlite:///mine.db", "x", "file:///artifacts"), tmp_path)
+    assert read_target(tmp_path) == Target(
+        f"sqlite:///{tmp_path}/mine.db", "x", "file:///artifacts"
+    )

@@ -22,11 +22,11 @@ from servers import Server
 from tiny import FinishedRun
 
 from search.results.rounds import CameraRound, Decision, PromotionRecord, Round, RoundHistory
-from search.tracking.client import TrackerUnreachable, pages, record
-from search.tracking.payloads.watch_run import DECISIONS, NOTED, note
-from search.tracking.run_writer import last_candidates
+from search.tracking.client import TrackerUnreachable, log_document, pages
+from search.tracking.payloads.watch_run import DECISIONS, NOTED_ROUNDS, watch_note
+from search.tracking.run_writer import last_candidate_runs
 from search.tracking.target import Target
-from search.tracking.watch_run import IN_TABLE, record_rounds
+from search.tracking.watch_run import TABLE_ROUNDS, log_rounds
 
 START = datetime(2026, 11, 25, 10, tzinfo=UTC)
 CAMERAS = ("gate", "bridge")
@@ -58,7 +58,7 @@ def made_up(number: int, seed: int = 0) -> Round:
         fidelity={"a": chance.random(), "b": None if chance.random() < 0.3 else chance.random()}
         if looked
         else {},
-        verdict=made_up_verdict(chance, decision) if searched else None,
+        promotion=made_up_verdict(chance, decision) if searched else None,
         missed=chance.randrange(3),
     )
 
@@ -80,7 +80,7 @@ def made_up_verdict(chance: random.Random, decision: Decision) -> PromotionRecor
 
 def keep(history: RoundHistory, numbers: Sequence[int], seed: int = 0) -> list[Round]:
     for number in numbers:
-        history.keep(made_up(number, seed))
+        history.write(made_up(number, seed))
     return history.rounds()
 
 
@@ -109,10 +109,10 @@ def wanted(rounds: Sequence[Round]) -> Points:
             told["p_value"] = min(p_values.values())
         if faithful:
             told["fidelity"] = sum(faithful.values()) / len(faithful)
-        if known.verdict:
-            assert known.verdict.champion_quality and known.verdict.challenger_quality
-            told["champion_quality"] = known.verdict.champion_quality
-            told["challenger_quality"] = known.verdict.challenger_quality
+        if known.promotion:
+            assert known.promotion.champion_quality and known.promotion.challenger_quality
+            told["champion_quality"] = known.promotion.champion_quality
+            told["challenger_quality"] = known.promotion.challenger_quality
         ended = int(datetime.fromisoformat(known.ended).timestamp() * 1000)
         for name, value in told.items():
             points.setdefault(name, []).append((known.number, ended, value))
@@ -157,7 +157,7 @@ def test_every_round_is_a_step_and_every_number_is_there(
     local: Target, history: RoundHistory
 ) -> None:
     rounds = keep(history, range(1, 41))
-    said = record_rounds(local, history, "street")
+    said = log_rounds(local, history, "street")
     logged = Logged(local)
     assert logged.points() == wanted(rounds)
     run = logged.run
@@ -175,58 +175,60 @@ def test_every_round_is_a_step_and_every_number_is_there(
 def test_rounds_are_added_one_by_one_to_the_same_run(local: Target, history: RoundHistory) -> None:
     for number in range(1, 6):
         rounds = keep(history, [number])
-        record_rounds(local, history, "street")
+        log_rounds(local, history, "street")
         assert Logged(local).points() == wanted(rounds)
         assert Logged(local).run.data.tags["merge_search.rounds"] == str(number)
     before = Logged(local)
-    assert "rounds 1 to 5" in record_rounds(local, history, "street")  # nothing is new
+    assert "rounds 1 to 5" in log_rounds(local, history, "street")  # nothing is new
     assert Logged(local).points() == before.points()
-    assert record_rounds(local, RoundHistory(history.folder / "none"), "street").startswith(
+    assert log_rounds(local, RoundHistory(history.folder / "none"), "street").startswith(
         "no round"
     )
 
 
 def test_the_same_point_twice_stays_one(local: Target, history: RoundHistory) -> None:
     rounds = keep(history, range(1, 8))
-    record_rounds(local, history, "street")
+    log_rounds(local, history, "street")
     logged = Logged(local)
     logged.client.set_tag(logged.run.info.run_id, "merge_search.rounds", "2")
-    record_rounds(local, history, "street")
+    log_rounds(local, history, "street")
     assert Logged(local).points() == wanted(rounds)
     logged.client.delete_tag(logged.run.info.run_id, "merge_search.rounds")
-    record_rounds(local, history, "street")
+    log_rounds(local, history, "street")
     assert Logged(local).points() == wanted(rounds)
 
 
 def test_the_table_is_one_of_mlflow_s_own_and_does_not_grow_without_end(
     local: Target, history: RoundHistory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rounds = keep(history, range(1, IN_TABLE + 8))
-    record_rounds(local, history, "street")
-    rounds = keep(history, [IN_TABLE + 8])
-    record_rounds(local, history, "street")
+    rounds = keep(history, range(1, TABLE_ROUNDS + 8))
+    log_rounds(local, history, "street")
+    rounds = keep(history, [TABLE_ROUNDS + 8])
+    log_rounds(local, history, "street")
     logged = Logged(local)
     table = table_of(logged, monkeypatch)
-    assert [row["round"] for row in table] == [known.number for known in rounds[-IN_TABLE:]]
-    for row, known in zip(table, rounds[-IN_TABLE:], strict=True):
+    assert [row["round"] for row in table] == [known.number for known in rounds[-TABLE_ROUNDS:]]
+    for row, known in zip(table, rounds[-TABLE_ROUNDS:], strict=True):
         assert (row["decision"], row["reason"]) == (known.decision, known.reason)
         assert row["champion"] == known.champion and row["missed"] == known.missed
-        if (verdict := known.verdict) is not None:
+        if (verdict := known.promotion) is not None:
             told = (row["measured_by"], row["measured_on"], row["verdict"])
             assert told == (verdict.by, verdict.measured_on, verdict.reason)
     assert logged.points() == wanted(rounds)
 
 
 def test_the_note_shows_the_last_rounds_newest_first(local: Target, history: RoundHistory) -> None:
-    rounds = keep(history, range(1, NOTED + 11))
-    record_rounds(local, history, "street")
+    rounds = keep(history, range(1, NOTED_ROUNDS + 11))
+    log_rounds(local, history, "street")
     told = Logged(local).run.data.tags["mlflow.note.content"]
     head, _, rest = told.partition("\n\n")
     table, _, legend = rest.partition("\n\n")
     assert "**street**" in head and rounds[-1].decision in head
     rows = [line.strip("| ").split(" | ") for line in table.splitlines()[2:]]
-    assert [int(row[0]) for row in rows] == [known.number for known in reversed(rounds[-NOTED:])]
-    for row, known in zip(rows, reversed(rounds[-NOTED:]), strict=True):
+    assert [int(row[0]) for row in rows] == [
+        known.number for known in reversed(rounds[-NOTED_ROUNDS:])
+    ]
+    for row, known in zip(rows, reversed(rounds[-NOTED_ROUNDS:]), strict=True):
         assert len(row) == 7
         assert row[1] == known.ended[:16].replace("T", " ") and row[2] == known.decision
         assert row[5] == (known.champion or "-")
@@ -240,15 +242,15 @@ def test_the_longest_note_is_still_taken() -> None:
         replace(made_up(k), number=10**8 + k, reason="|" * 5000, champion="f" * 12)
         for k in range(1, 100)
     ]
-    assert len(note("n" * 200, rounds)) < 8000
-    assert "no plan yet" in note("street", [made_up(1)])
+    assert len(watch_note("n" * 200, rounds)) < 8000
+    assert "no plan yet" in watch_note("street", [made_up(1)])
 
 
 # Interrupted.
 
 
 def _record(target: Target, folder: Path) -> None:
-    record_rounds(target, RoundHistory(folder), "street")
+    log_rounds(target, RoundHistory(folder), "street")
 
 
 def _points_in(database: str) -> int:
@@ -280,7 +282,7 @@ def test_killed_anywhere_every_step_is_there_once(local: Target, history: RoundH
         writer.kill()
         writer.join(600)
         killed += writer.exitcode == -signal.SIGKILL
-    record_rounds(local, history, "street")
+    log_rounds(local, history, "street")
     logged = Logged(local)
     assert logged.points() == wanted(rounds)
     assert logged.run.data.tags["merge_search.rounds"] == "1000"
@@ -288,13 +290,13 @@ def test_killed_anywhere_every_step_is_there_once(local: Target, history: RoundH
 
 def test_a_run_that_was_made_twice_is_one_again(local: Target, history: RoundHistory) -> None:
     rounds = keep(history, range(1, 4))
-    record_rounds(local, history, "street")
+    log_rounds(local, history, "street")
     logged = Logged(local)
     tags = {key: value for key, value in logged.run.data.tags.items()
             if key != "merge_search.rounds"}  # fmt: skip
     logged.client.create_run(logged.experiment, tags=tags)
     assert len(Logged(local).runs) == 2
-    record_rounds(local, history, "street")
+    log_rounds(local, history, "street")
     assert Logged(local).run.info.run_id == logged.run.info.run_id
     assert Logged(local).points() == wanted(rounds)
 
@@ -303,11 +305,11 @@ def test_a_run_that_somebody_deleted_is_made_again_with_all_rounds(
     local: Target, history: RoundHistory
 ) -> None:
     keep(history, range(1, 11))
-    record_rounds(local, history, "street")
+    log_rounds(local, history, "street")
     deleted = Logged(local).run.info.run_id
     Logged(local).client.delete_run(deleted)
     rounds = keep(history, [11])
-    record_rounds(local, history, "street")
+    log_rounds(local, history, "street")
     assert Logged(local).run.info.run_id != deleted
     assert Logged(local).points() == wanted(rounds)
 
@@ -318,8 +320,8 @@ def test_watches_of_one_name_on_two_machines_do_not_mix(
     other = RoundHistory(tmp_path / "other" / "watch")
     keep(history, range(1, 6))
     keep(other, range(1, 4), seed=1)
-    record_rounds(local, history, "street")
-    record_rounds(local, other, "street")
+    log_rounds(local, history, "street")
+    log_rounds(local, other, "street")
     counts = sorted(run.data.tags["merge_search.rounds"] for run in Logged(local).runs)
     assert counts == ["3", "5"]
 
@@ -333,17 +335,17 @@ def test_a_server_that_was_away_gets_all_that_it_missed(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     target = Target(server.uri, "watched", None)
     keep(history, [1, 2])
-    record_rounds(target, history, "street")
+    log_rounds(target, history, "street")
     server.stop()
     for number in range(3, 90):
         keep(history, [number])
         if number in (3, 60):
             with pytest.raises(TrackerUnreachable) as caught:
-                record_rounds(target, history, "street")
+                log_rounds(target, history, "street")
             said = str(caught.value)
             assert str(history.folder) in said and "\n" not in said
     server.start()
-    record_rounds(target, history, "street")
+    log_rounds(target, history, "street")
     assert Logged(target).points() == wanted(history.rounds())
     table = table_of(Logged(target), monkeypatch)
     assert [row["round"] for row in table] == list(range(1, 90))
@@ -356,16 +358,16 @@ def test_a_watch_is_not_mistaken_for_a_search(
     tiny_run: FinishedRun, local: Target, history: RoundHistory
 ) -> None:
     keep(history, range(1, 4))
-    record_rounds(local, history, "tiny")
-    record(tiny_run.result, tiny_run.out, local)
+    log_rounds(local, history, "tiny")
+    log_document(tiny_run.result, tiny_run.out, local)
     keep(history, [4])
-    record_rounds(local, history, "tiny")
+    log_rounds(local, history, "tiny")
     logged = Logged(local, "tiny")
-    compared = last_candidates(logged.client, logged.experiment, "tiny")
+    compared = last_candidate_runs(logged.client, logged.experiment, "tiny")
     assert len(compared) == len(tiny_run.result.candidates) + 1
     assert logged.run.info.run_id not in compared
     assert "Candidates" in pages(local, "tiny", 5000)
-    assert "was there already" in record(tiny_run.result, tiny_run.out, local)
+    assert "logged before" in log_document(tiny_run.result, tiny_run.out, local)
     assert Logged(local, "tiny").points() == wanted(history.rounds())
     alone = Logged(local, "tiny").run
     assert alone.info.status == "RUNNING" and alone.info.lifecycle_stage == "active"

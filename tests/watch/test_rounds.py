@@ -21,7 +21,7 @@ from watched import DAY, NIGHT, WINDOW, Watched, picture, watched_data
 
 from search.data.frames import read_image
 from search.drift.reference_storage import load
-from search.tracking.client import registry
+from search.tracking.client import open_registry
 from search.tracking.target import Target
 from search.watch.daemon import watcher_lock
 from search.watch.seen_labels import MIN_NEW_LABELS
@@ -37,7 +37,7 @@ def watched(weights: Weights, tmp_path: Path) -> Watched:
 
 def plan_in_registry(watched: Watched, name: str = "champion") -> str | None:
     """Return the hash of the plan with that alias in MLflow's registry."""
-    with registry(Target.of(watched.run_config), "watched") as versions:
+    with open_registry(Target.of(watched.run_config), "watched") as versions:
         entry = versions.champion() if name == "champion" else versions.challenger()
     return None if entry is None else entry.plan.plan
 
@@ -70,9 +70,9 @@ def test_rounds_from_the_first_plan_to_one_for_the_night(watched: Watched) -> No
     code, output = watched.once()
     assert code in (10, 11) and "gate has changed" in output, output
     last = watched.rounds[-1]
-    assert last.verdict is not None and last.verdict.by == "fidelity"
+    assert last.promotion is not None and last.promotion.by == "fidelity"
     assert last.champion == watched.in_service() == plan_in_registry(watched)
-    assert last.verdict.promoted == (code == 11) and last.verdict.difference
+    assert last.promotion.promoted == (code == 11) and last.promotion.difference
 
     assert windows_added(watched, "gate-00000003") == ()  # nothing by day resembled it
 
@@ -142,7 +142,7 @@ def test_enough_new_labels_decide(weights: Weights, tmp_path: Path) -> None:
     ]:
         label(watched, model, enough, more)
         code, output = watched.once("--set", f"promotion.by={rule}")
-        record = watched.rounds[-1].verdict
+        record = watched.rounds[-1].promotion
         assert code in (10, 11) and record is not None, output
         assert record.by == by and expected in output, output
         assert record.champion_quality is not None and record.challenger_quality is not None
@@ -225,10 +225,10 @@ def test_mlflow_catches_up_when_it_is_back(
     server.start()
     assert watched.once()[0] == 0
     assert plan_in_registry(watched) == first and watched.in_service() == first
-    with registry(Target.of(watched.run_config), "watched") as versions:
+    with open_registry(Target.of(watched.run_config), "watched") as versions:
         entry = versions.champion()
         assert entry is not None
-        fetched = versions.fetch(entry, tmp_path / "fetched")
+        fetched = versions.download_bundle(entry, tmp_path / "fetched")
     assert bundle_id(fetched) == entry.plan.bundle
 
     # A machine that has lost its folder gets the plan in service from there.
@@ -284,7 +284,7 @@ def test_references_are_rebuilt_for_other_weights(watched: Watched, weights: Wei
 def test_a_damaged_champion_record_is_never_treated_as_missing(watched: Watched) -> None:
     watched.deliver(DAY)
     assert watched.once()[0] == 11
-    record = watched.champions.record
+    record = watched.champions.record_file
     record.write_text(record.read_text()[:50])
     watched.deliver(NIGHT)
     code, output = watched.once()

@@ -15,7 +15,7 @@ from search.results.search_result import (
     ModelRecord,
     PlanRecord,
     Result,
-    choose,
+    choose_candidate,
     verified_front,
 )
 from search.study.objectives import EvaluatedPlan, PlanEvaluator
@@ -32,7 +32,7 @@ def build_result(
     """Return the run as plain data. `seconds` says how long each step took."""
     config, evaluator, verified = inputs.config, front_search.evaluator, verification.verified
     limits, candidates = evaluator.problem.limits, verified.candidates
-    chosen = choose(candidates, config.quality_floor)
+    chosen = choose_candidate(candidates, config.quality_floor)
     return Result(
         name=config.name,
         seed=config.seed,
@@ -51,7 +51,7 @@ def build_result(
         candidates=candidates,
         verified_front=verified_front(candidates),
         chosen=chosen.hash if chosen else None,
-        rungs=verification.rank_agreement,
+        rank_agreement=verification.rank_agreement,
         config=config.as_written(),
         base=os.path.relpath(config.base, config.out_folder),
         truth={name: summarise_truth(truth) for name, truth in inputs.truth.items()},

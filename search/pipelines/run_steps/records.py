@@ -10,7 +10,7 @@ from search.data.frames import FrameSet
 from search.data.ground_truth import Truth
 from search.evaluation.latency import Latency
 from search.report.rejected import ShortlistedPlan
-from search.results.search_result import Rungs, Verified
+from search.results.search_result import RankAgreement, VerifiedCandidates
 from search.statistics.observed import Observed
 from search.study.objectives import EvaluatedPlan, PlanEvaluator, PredictedPlan
 from search.study.optimize import StudyResult
@@ -64,8 +64,8 @@ class FrontSearch:
 class FrontVerification:
     """What the verification stages measured."""
 
-    verified: Verified
-    rank_agreement: Rungs
+    verified: VerifiedCandidates
+    rank_agreement: RankAgreement
     shortlist: tuple[ShortlistedPlan, ...]
     """Every plan whose fidelity was measured."""
     latency_ms: dict[str, float]

@@ -15,7 +15,7 @@ from search.pipelines.candidates import verify_plans
 from search.pipelines.run_steps.build_result import plan_record
 from search.pipelines.run_steps.records import FrontSearch, FrontVerification, RunInputs
 from search.report.rejected import ShortlistedPlan
-from search.results.rank_agreement import rungs, shortlist_rung
+from search.results.rank_agreement import rank_agreement, shortlist_rank_agreement
 from search.results.search_result import UNMERGED, CandidateRecord
 from search.study.objectives import EvaluatedPlan
 from search.study.pareto import evenly_spaced
@@ -46,12 +46,14 @@ def verify_front(
         best = [0, *(k for k in best if k)]
     records = [plan_record(shortlist[k], front_search.evaluator) for k in best]
     verified = verify_plans(setup, records, [fidelities[k] for k in best], inputs.truth, reporter)
-    shortlist_agreement = shortlist_rung([valued.proxy for valued in shortlist], fidelities)
+    shortlist_agreement = shortlist_rank_agreement(
+        [valued.proxy for valued in shortlist], fidelities
+    )
     with reporter.working("latency"):
         latency_ms = measure_latency(verified.candidates, front_search.latency)
     return FrontVerification(
         verified=verified,
-        rank_agreement=rungs(verified.candidates) | shortlist_agreement,
+        rank_agreement=rank_agreement(verified.candidates) | shortlist_agreement,
         shortlist=tuple(
             ShortlistedPlan(valued.plan.hash, valued.bytes, valued.proxy, mean_known(by_model))
             for valued, by_model in zip(shortlist, fidelities, strict=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from search.deploy.export import Source, remove_bundle, write
+from search.deploy.export import BundleSource, export_bundle, remove_bundle
 from search.pipelines.run_steps.records import FrontSearch, FrontVerification, RunInputs
 from search.report.charts.front import FRONT_PICTURE, front_svg
 from search.report.charts.heat_maps import write_heat_maps
@@ -42,7 +42,9 @@ def write_outputs(
         write_trials(front_search.explored, front_search.evaluator, out)
         save_explorer(result, front_search.explored, out)
     write_result(result, out)
-    result = write_chosen_bundle(Source(config, result, front_search.observed), out, reporter)
+    result = write_chosen_bundle(
+        BundleSource(config, result, front_search.observed), out, reporter
+    )
     paths = RunPaths.find(result.name, out, config.base)
     write_report(result, search_trace(front_search, verification), paths, out)
     return result
@@ -55,7 +57,7 @@ def write_result(result: Result, out: Path) -> None:
     _write_result_file(result, out)
 
 
-def write_chosen_bundle(source: Source, out: Path, reporter: Reporter) -> Result:
+def write_chosen_bundle(source: BundleSource, out: Path, reporter: Reporter) -> Result:
     """Write the chosen plan to OUT/bundle, and its id to OUT/result.json; return the new result.
 
     If no plan was chosen, remove the bundle of an earlier run.
@@ -67,7 +69,7 @@ def write_chosen_bundle(source: Source, out: Path, reporter: Reporter) -> Result
         return result
     reporter.step(f"Bundle of the chosen plan {chosen.hash}")
     with reporter.working("bundle"):
-        checks = write(source, chosen, folder, ())
+        checks = export_bundle(source, chosen, folder, ())
     for check in checks:
         reporter.say(f"  {check}")
     result = replace(result, bundle=bundle_id(folder))

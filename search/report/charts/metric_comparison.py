@@ -16,7 +16,14 @@ from search.metrics.registry import METRICS
 from search.report.charts.colours import BLUE, ORANGE, SLATE
 from search.report.charts.heat_maps import draw_matrix, save_figure
 from search.report.similarity_matrix import Stages, model_pairs, similarity_matrix
-from search.results.metric_comparison import GROUPS, Table, Tables, Values, cross_stage, same_stage
+from search.results.metric_comparison import (
+    SHARE_GROUPS,
+    MetricTable,
+    MetricTables,
+    SimilarityByShare,
+    cross_stage,
+    same_stage,
+)
 
 GROUP_COLOURS = {"all": SLATE, "same": BLUE, "cross": ORANGE}
 POINTS_PICTURE, MAPS_PICTURE, BARS_PICTURE = "points.png", "maps.png", "bars.png"
@@ -24,7 +31,11 @@ ACCURACY = "accuracy kept (1 = unmerged)"
 
 
 def write_pictures(
-    tables: Tables, metrics: Mapping[str, Values], kept: Values, stages: Stages, out: Path
+    tables: MetricTables,
+    metrics: Mapping[str, SimilarityByShare],
+    kept: SimilarityByShare,
+    stages: Stages,
+    out: Path,
 ) -> None:
     """Write points.png, maps.png and bars.png.
 
@@ -38,7 +49,10 @@ def write_pictures(
 
 
 def points_figure(
-    names: Sequence[str], reporting: Table, metrics: Mapping[str, Values], kept: Values
+    names: Sequence[str],
+    reporting: MetricTable,
+    metrics: Mapping[str, SimilarityByShare],
+    kept: SimilarityByShare,
 ) -> Figure:
     """Draw each metric against accuracy, one point per share."""
     columns = min(3, len(names))
@@ -61,7 +75,9 @@ def points_figure(
     return figure
 
 
-def maps_figure(metric: str, values: Values, kept: Values, stages: Stages) -> Figure:
+def maps_figure(
+    metric: str, values: SimilarityByShare, kept: SimilarityByShare, stages: Stages
+) -> Figure:
     """Draw the metric's map beside that of accuracy for every ordered pair of models.
 
     Stages of the same name are framed.
@@ -97,13 +113,13 @@ def maps_figure(metric: str, values: Values, kept: Values, stages: Stages) -> Fi
     return figure
 
 
-def bars_figure(names: Sequence[str], reporting: Table) -> Figure:
+def bars_figure(names: Sequence[str], reporting: MetricTable) -> Figure:
     """Draw |r| of each metric with its interval, over all shares and over cross-stage shares."""
     figure, axes = plt.subplots(figsize=(7.5, 1.2 + 0.55 * len(names)), layout="constrained")
     for offset, group in ((0.2, "all"), (-0.2, "cross")):
         for row, name in enumerate(names[::-1]):
             _draw_bar(axes, row + offset, reporting.pearson(name, group), GROUP_COLOURS[group])
-        axes.barh([0], [0], color=GROUP_COLOURS[group], label=GROUPS[group])
+        axes.barh([0], [0], color=GROUP_COLOURS[group], label=SHARE_GROUPS[group])
     axes.set_yticks(range(len(names)), names[::-1])
     axes.set_xlim(0, 1.12)
     axes.set_xticks(np.linspace(0, 1, 6))
@@ -115,13 +131,13 @@ def bars_figure(names: Sequence[str], reporting: Table) -> Figure:
     return figure
 
 
-def _draw_points(axes: Axes, values: Values, kept: Values) -> None:
+def _draw_points(axes: Axes, values: SimilarityByShare, kept: SimilarityByShare) -> None:
     for group, members in (("cross", cross_stage(list(kept))), ("same", same_stage(list(kept)))):
         axes.plot(
             [values[share] for share in members],
             [kept[share] for share in members],
             "o", color=GROUP_COLOURS[group], markersize=4, alpha=0.7, markeredgewidth=0,
-            label=GROUPS[group],
+            label=SHARE_GROUPS[group],
         )  # fmt: skip
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)

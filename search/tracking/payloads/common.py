@@ -1,7 +1,6 @@
-"""What is told to MLflow of every result: when it was, its tags, and what its numbers depend on.
+"""What every run in MLflow says of its document: tags, and what the numbers depend on.
 
-Nothing here, nor in the `logbook_*` modules beside it, reads a clock, so telling it again tells
-the same.
+The payload modules read no clock, so that logging a document again sends the same data.
 """
 
 from __future__ import annotations
@@ -11,18 +10,19 @@ from typing import Any
 from search.results.documents import Provenance
 
 
-def tags(outcome: Provenance) -> dict[str, str]:
+def common_tags(document: Provenance) -> dict[str, str]:
+    """Return the tags of every run of the document."""
     return {
-        "merge_search.search": outcome.name,
-        "merge_search.frames": str(outcome.frames["hash"]),
+        "merge_search.search": document.name,
+        "merge_search.frames": str(document.frames["hash"]),
     }
 
 
-def origin(outcome: Provenance) -> dict[str, Any]:
-    """The parameters of every result: what its numbers depend on."""
+def provenance_parameters(document: Provenance) -> dict[str, Any]:
+    """Return the parameters that say what the document's numbers depend on."""
     return {
-        "seed": outcome.seed,
-        "frames": outcome.frames["count"],
-        "frames_hash": outcome.frames["hash"],
-        **{f"version_{name}": number for name, number in outcome.versions.items()},
+        "seed": document.seed,
+        "frames": document.frames["count"],
+        "frames_hash": document.frames["hash"],
+        **{f"version_{name}": number for name, number in document.versions.items()},
     }

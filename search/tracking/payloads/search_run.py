@@ -1,4 +1,4 @@
-"""What is told to MLflow of a search, of its candidates and of its frames, as plain data."""
+"""What MLflow shows of a search, its candidates and its frames."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import Any
 from search.evaluation.confidence import Intervals
 from search.evaluation.per_frame import Scores, main_name
 from search.results.search_result import UNMERGED, CandidateRecord, Result
-from search.tracking.payloads.common import origin
+from search.tracking.payloads.common import provenance_parameters
 from search.utils.format import MEGABYTE, percent
 from spaces.plan import SharePlan
 
-LONGEST = 500
-"""Characters of a parameter."""
-MOST_NOTED = 10
-"""Candidates in the note, of which MLflow takes 8,000 characters."""
+LONGEST_PARAMETER = 500
+"""Characters in a parameter at most."""
+NOTED_CANDIDATES = 10
+"""Candidates in the note at most: MLflow accepts 8,000 characters."""
 SCORES = ("top1", "top5", "map", "ap50")
-MEASURED = {"activation": "activation_mb", "latency": "latency_ms"}
-"""Objectives that are logged beside bytes and MACs, by the metric's name."""
+MEASURED_COSTS = {"activation": "activation_mb", "latency": "latency_ms"}
+"""Objectives logged beside bytes and MACs, with the names of their MLflow metrics."""
 
 
 def search_parameters(result: Result) -> dict[str, Any]:
-    """What was asked of it, and the plan that was chosen: so searches stand beside each other."""
+    """Return the limits and settings of the search, and the chosen plan."""
     chosen = result.chosen_candidate
     return {
         **({} if chosen is None else candidate_parameters(result, chosen)),
@@ -33,100 +33,107 @@ def search_parameters(result: Result) -> dict[str, Any]:
         "sampler": result.study["sampler"],
         "objectives": ", ".join(result.study["objectives"]),
         "trials": result.study["trials"],
-        **origin(result),
+        **provenance_parameters(result),
     }
 
 
 def plan_parameters(result: Result, plan: SharePlan) -> dict[str, Any]:
-    """The facts of a plan: of what is shared, and of what was asked. Equal keys for all plans, so
-    that they stand beside each other."""
+    """Return what a plan shares and the limits of its search.
+
+    All plans have the same keys, so that MLflow shows them side by side.
+    """
     shares = plan.shares
     return {
         **_limits(result),
         "shares": len(shares),
-        "donor": _each_once(share.donor.model for share in shares),
-        "recipient": _each_once(share.recipient.model for share in shares),
-        "stages": _each_once(f"{s.donor.stage} -> {s.recipient.stage}" for s in shares),
-        "adapter": _each_once(str(share.adapter) for share in shares),
-        "plan": str(plan)[:LONGEST],
+        "donor": _unique(share.donor.model for share in shares),
+        "recipient": _unique(share.recipient.model for share in shares),
+        "stages": _unique(f"{s.donor.stage} -> {s.recipient.stage}" for s in shares),
+        "adapter": _unique(str(share.adapter) for share in shares),
+        "plan": str(plan)[:LONGEST_PARAMETER],
     }
 
 
 def candidate_parameters(result: Result, candidate: CandidateRecord) -> dict[str, Any]:
-    """The plan's facts, and how sure its numbers are: `range95_NAME` is a metric's interval, and
-    `verdict_MODEL` says in a word, and with its interval, what has become of a model."""
+    """Return what the plan shares, and how certain its numbers are.
+
+    `range95_NAME` is the 95% interval of a metric. `verdict_MODEL` is the significance of the
+    change of a model, with the change and its interval.
+    """
     plan = SharePlan.from_dict(candidate.plan)
     shares = {f"share_{k}": str(share) for k, share in enumerate(plan.shares, start=1)}
     several = shares if len(shares) > 1 else {}
-    return {**plan_parameters(result, plan), **several, **certainty(candidate)}
+    return {**plan_parameters(result, plan), **several, **certainty_parameters(candidate)}
 
 
-def certainty(candidate: CandidateRecord) -> dict[str, str]:
-    """How sure a candidate's numbers are: see `candidate_parameters`."""
+def certainty_parameters(candidate: CandidateRecord) -> dict[str, str]:
+    """Return how certain the numbers are; see `candidate_parameters`."""
     return {
         **_intervals(candidate.intervals, candidate.quality_interval),
-        **{f"verdict_{name}": _verdict(candidate, name) for name in candidate.differences},
+        **{
+            f"verdict_{name}": _describe_significance(candidate, name)
+            for name in candidate.differences
+        },
     }
 
 
 def _intervals(intervals: Intervals, quality: Sequence[float] | None) -> dict[str, str]:
-    told = {
-        f"range95_{score}_{name}": _between(found[score])
-        for name, found in intervals.items()
+    ranges = {
+        f"range95_{score}_{name}": _range(by_score[score])
+        for name, by_score in intervals.items()
         for score in SCORES
-        if score in found
+        if score in by_score
     }
-    return told if quality is None else {"range95_quality_kept": _between(quality), **told}
+    return ranges if quality is None else {"range95_quality_kept": _range(quality), **ranges}
 
 
-def _verdict(candidate: CandidateRecord, name: str) -> str:
-    found = candidate.differences[name]
-    change, *interval = found[main_name(found)]
-    return f"{candidate.verdicts[name]}: {change:+.3f} ({_between(interval)})"
+def _describe_significance(candidate: CandidateRecord, name: str) -> str:
+    differences = candidate.differences[name]
+    change, *interval = differences[main_name(differences)]
+    return f"{candidate.significance_by_model[name]}: {change:+.3f} ({_range(interval)})"
 
 
-def _between(interval: Sequence[float]) -> str:
+def _range(interval: Sequence[float]) -> str:
     low, high = interval
     return f"{low:.3f} to {high:.3f}"
 
 
-def run_name(candidate: CandidateRecord) -> str:
-    """What tells a candidate from the others of its search, shortest first: bytes, what is
-    shared, and the beginning of its hash."""
+def candidate_run_name(candidate: CandidateRecord) -> str:
+    """Return a name that differs between candidates: bytes, what is shared, start of the hash."""
     shares = SharePlan.from_dict(candidate.plan).shares
-    told = (
+    shared = (
         f"{shares[0].donor} -> {shares[0].recipient}"
         if len(shares) == 1
-        else _each_once(f"{s.donor.model} -> {s.recipient.model}" for s in shares)
+        else _unique(f"{s.donor.model} -> {s.recipient.model}" for s in shares)
     )
-    return f"{candidate.bytes / MEGABYTE:.1f} MB, {told}, {candidate.hash[:6]}"
+    return f"{candidate.bytes / MEGABYTE:.1f} MB, {shared}, {candidate.hash[:6]}"
 
 
-def note(result: Result) -> str:
-    """The search in Markdown, for the head of its page: what was asked, and what was found."""
-    columns = note_columns(result)
+def search_note(result: Result) -> str:
+    """Return the note at the head of the run's page: limits and candidates, in Markdown."""
+    columns = search_note_columns(result)
     lines = [" | ".join(columns), " | ".join("---" for _ in columns)]
     lines += [" | ".join(row) for row in zip(*columns.values(), strict=True)]
     table = "\n".join(f"| {line} |" for line in lines)
-    asked = ", ".join(f"{name} {value}" for name, value in _limits(result).items())
-    return f"**{result.name}**: {_architectures(result)}; {asked}\n\n{table}\n"
+    limits = ", ".join(f"{name} {value}" for name, value in _limits(result).items())
+    return f"**{result.name}**: {_architectures(result)}; {limits}\n\n{table}\n"
 
 
-def note_columns(result: Result) -> dict[str, list[str]]:
-    """Of the first candidates: a note that is too long would be refused with all the rest."""
-    found = result.candidates[:MOST_NOTED]
+def search_note_columns(result: Result) -> dict[str, list[str]]:
+    """Return the table of the first candidates: MLflow refuses a note that is too long."""
+    candidates = result.candidates[:NOTED_CANDIDATES]
     return {
-        "plan": [f"**{c.hash}**" if c.hash == result.chosen else c.hash for c in found],
-        "MB": [f"{c.bytes / MEGABYTE:.2f}" for c in found],
-        "saved": [f"{c.saved_pct:.1f}%" for c in found],
-        "quality kept": [percent(c.quality_kept) for c in found],
-        "fidelity": [percent(c.mean_fidelity) for c in found],
-        "shares": [str(SharePlan.from_dict(c.plan))[:LONGEST] for c in found],
+        "plan": [f"**{c.hash}**" if c.hash == result.chosen else c.hash for c in candidates],
+        "MB": [f"{c.bytes / MEGABYTE:.2f}" for c in candidates],
+        "saved": [f"{c.saved_pct:.1f}%" for c in candidates],
+        "quality kept": [percent(c.quality_kept) for c in candidates],
+        "fidelity": [percent(c.mean_fidelity) for c in candidates],
+        "shares": [str(SharePlan.from_dict(c.plan))[:LONGEST_PARAMETER] for c in candidates],
     }
 
 
 def model_parameters(result: Result, candidate: CandidateRecord) -> dict[str, Any]:
-    """What a merged model is, where models are compared."""
+    """Return the parameters of the logged model, which MLflow shows where models are compared."""
     return {
         "models": _architectures(result),
         "bytes": candidate.bytes,
@@ -137,40 +144,41 @@ def model_parameters(result: Result, candidate: CandidateRecord) -> dict[str, An
 
 @dataclass(frozen=True)
 class DatasetFacts:
-    """What MLflow says of frames: their hash is the digest."""
+    """A set of frames, as MLflow shows a dataset."""
 
     name: str
     context: str
-    """What they were for."""
+    """The use of the frames."""
     digest: str
+    """Hash of the frames."""
     source: Mapping[str, Any]
-    """The section of the config that names them."""
+    """The section of the config that names the frames."""
     profile: Mapping[str, Any]
 
 
-def datasets(result: Result) -> list[DatasetFacts]:
-    """The unlabelled frames, and each model's labelled ones."""
+def dataset_facts(result: Result) -> list[DatasetFacts]:
+    """Return the unlabelled frames, and each model's labelled frames."""
     frames, name = result.frames, result.name
-    found = [
+    facts = [
         DatasetFacts(f"{name} frames", "search", frames["hash"], result.config["frames"],
                      {"frames": frames["count"]})
     ]  # fmt: skip
-    for model, known in result.truth.items():
-        profile = {"frames": known["count"], "labels": known["labels"]}
-        found.append(
-            DatasetFacts(f"{name} labels of {model}", f"truth of {model}", known["hash"],
+    for model, data in result.truth.items():
+        profile = {"frames": data["count"], "labels": data["labels"]}
+        facts.append(
+            DatasetFacts(f"{name} labels of {model}", f"truth of {model}", data["hash"],
                          result.config["truth"][model], profile)
         )  # fmt: skip
-    return found
+    return facts
 
 
-def rung_metrics(result: Result) -> dict[str, float]:
-    """How well each rung of the ladder foretold the next; what is not defined is not logged."""
-    return {f"rank_{name}": rho for name, rho in result.rungs.items() if rho is not None}
+def rank_agreement_metrics(result: Result) -> dict[str, float]:
+    """Return the rank agreement of the verification stages; undefined values are left out."""
+    return {f"rank_{name}": rho for name, rho in result.rank_agreement.items() if rho is not None}
 
 
 def unmerged_metrics(result: Result) -> dict[str, float]:
-    """The metrics of a candidate that shares nothing, so that it compares with the others."""
+    """Return the metrics of a candidate that shares nothing, to compare the others with."""
     metrics = {
         "bytes_mb": result.unmerged_bytes / MEGABYTE,
         "macs_m": result.unmerged_macs / 1e6,
@@ -186,20 +194,20 @@ def unmerged_metrics(result: Result) -> dict[str, float]:
 
 
 def search_metrics(result: Result) -> dict[str, float]:
-    """Of the search as a whole, with those of the candidate that was chosen."""
+    """Return the metrics of the chosen candidate and of the search as a whole."""
     chosen = result.chosen_candidate
-    found = {} if chosen is None else measured_metrics(result, chosen)
-    return {**found, **rung_metrics(result)}
+    metrics = {} if chosen is None else measured_metrics(result, chosen)
+    return {**metrics, **rank_agreement_metrics(result)}
 
 
 def measured_metrics(result: Result, candidate: CandidateRecord) -> dict[str, float]:
-    """A candidate's metrics, and its latency where the search has measured it."""
+    """Return a candidate's metrics, with its latency if the search measured it."""
     return {**_latency(result, candidate.hash), **candidate_metrics(candidate)}
 
 
 def candidate_metrics(candidate: CandidateRecord) -> dict[str, float]:
-    """What is measured, a number each; how sure it is stands in the parameters."""
-    known: dict[str, float | None] = {
+    """Return the measured numbers; their intervals are parameters."""
+    metrics: dict[str, float | None] = {
         "bytes_mb": candidate.bytes / MEGABYTE,
         "macs_m": candidate.macs / 1e6,
         "saved_pct": candidate.saved_pct,
@@ -209,9 +217,9 @@ def candidate_metrics(candidate: CandidateRecord) -> dict[str, float]:
         **_accuracy_metrics(candidate.accuracy),
         **{f"kept_{name}": kept for name, kept in candidate.kept.items()},
         **{f"fidelity_{name}": value for name, value in candidate.fidelity.items()},
-        **{title: candidate.costs.get(cost) for cost, title in MEASURED.items()},
+        **{title: candidate.costs.get(cost) for cost, title in MEASURED_COSTS.items()},
     }
-    return {name: value for name, value in known.items() if value is not None}
+    return {name: value for name, value in metrics.items() if value is not None}
 
 
 def front_columns(result: Result) -> dict[str, list[Any]]:
@@ -224,7 +232,7 @@ def front_columns(result: Result) -> dict[str, list[Any]]:
     }
 
 
-def stage_table(result: Result) -> str:
+def stages_markdown(result: Result) -> str:
     lines = ["| model | stage | shape | bytes | MACs | tap |", "|---|---|---|---|---|---|"]
     for name, model in result.models.items():
         for stage in model.stages:
@@ -243,16 +251,16 @@ def _architectures(result: Result) -> str:
 
 
 def _latency(result: Result, plan: str) -> dict[str, float]:
-    known = result.latency_ms.get(plan)
-    return {} if known is None else {"latency_ms": known}
+    latency = result.latency_ms.get(plan)
+    return {} if latency is None else {"latency_ms": latency}
 
 
-def _each_once(texts: Iterable[str]) -> str:
+def _unique(texts: Iterable[str]) -> str:
     return ", ".join(dict.fromkeys(texts)) or "-"
 
 
 def _limits(result: Result) -> dict[str, str]:
-    """What the search had to keep to; what it had not is not named."""
+    """Return the limits that the config sets."""
     limits = {}
     if result.budget_bytes is not None:
         limits["budget_mb"] = f"{result.budget_bytes / MEGABYTE:.2f}"
