@@ -251,7 +251,7 @@ def begun(problem: Problem, store: str, trials: int) -> str:
 
 def valued_by(worker: Command) -> int:
     """How many plans a worker says that it has valued."""
-    (count,) = re.findall(r"(\d+) plans valued here", worker.output)
+    (count,) = re.findall(r"(\d+) plans evaluated by this worker", worker.output)
     return int(count)
 
 
@@ -460,7 +460,7 @@ def test_a_search_whose_database_dies_goes_on_when_it_is_back(
     postgres.kill()
     for one in (command, worker):
         line = assert_fails_in_one_sentence(one)
-        assert "the database failed (" in line and "run the same command again to go on" in line
+        assert "the database failed (" in line and "run the same command again to continue" in line
         assert PASSWORD not in one.output
     assert not (tmp_path / "out" / "tiny" / "result.json").exists()
     postgres.start()
@@ -569,7 +569,7 @@ def test_a_search_that_is_told_to_stop_says_how_to_go_on(
     command = start("run", config, *many)
     wait_until(lambda: size(journal) > 20_000)
     command.send(number)
-    assert "run the same command again to go on" in assert_fails_in_one_sentence(command, code)
+    assert "run the same command again to continue" in assert_fails_in_one_sentence(command, code)
     storage = open_store(str(journal))
     known = complete(storage)
     assert 0 < len(known) < TRIALS and not claimed(storage, command.study)
@@ -585,7 +585,7 @@ def test_statistics_that_are_told_to_stop_leave_nothing_unfinished(
     wait_until(lambda: "Statistics of every stage" in command.output)
     time.sleep(0.3)
     command.send(number)
-    assert "run the same command again to go on" in assert_fails_in_one_sentence(command, code)
+    assert "run the same command again to continue" in assert_fails_in_one_sentence(command, code)
     assert "Similarity of" not in command.output
     assert not [path for path in tmp_path.rglob("*") if ".part" in path.name]
     assert not (tmp_path / "out" / "tiny" / "result.json").exists()
