@@ -53,10 +53,15 @@ from search.config.run import RunConfig
 from search.data.frames import FrameSet, batches
 from search.data.ground_truth import ClassTruth, Truth
 from search.deploy.export import ONNX
-from search.evaluation.accuracy import Geometry, coco_map, ranked, top_k
+from search.evaluation.accuracy import BoxGeometry, score_boxes, score_classes, top_classes
 from search.evaluation.confidence import Resampling
-from search.evaluation.evaluate import BASELINE, EvaluationSetup, kept_by_model, tallies
-from search.evaluation.per_frame import FrameScores, main_score, scores_of
+from search.evaluation.evaluate import (
+    UNMERGED_PLAN,
+    EvaluationSetup,
+    quality_kept_by_model,
+    score_frames,
+)
+from search.evaluation.per_frame import FrameScores, main_score, scores_by_model
 from search.pipelines.export import export
 from search.pipelines.open_data import open_frame_set
 from search.pipelines.prepare import load_deployment, open_truth
@@ -179,8 +184,8 @@ def compare(pair: Pair, folder: Path, reporter: Reporter) -> dict[str, dict[str,
     resampling, unmerged = Resampling(truth), found[UNMERGED]
     rows: dict[str, dict[str, Any]] = {}
     for a in every:
-        kept = kept_by_model(scores_of(found[a.name]), scores_of(unmerged), {})
-        low, high = resampling.quality(kept, found[a.name], unmerged) or (0.0, 0.0)
+        kept = quality_kept_by_model(scores_by_model(found[a.name]), scores_by_model(unmerged), {})
+        low, high = resampling.quality_interval(kept, found[a.name], unmerged) or (0.0, 0.0)
         scores = {name: round(main_score(t.scores), 4) for name, t in found[a.name].items()}
         rows[a.name] = {
             "bytes": weight_bytes(a.graph),
@@ -249,10 +254,12 @@ def unshared(config: RunConfig, deployment: Deployment, dtype: Dtype, folder: Pa
         specs=config.model_specs(),
         inputs={name: model.input for name, model in deployment.models.items()},
         facts={name: replace(fact, dtype=dtype) for name, fact in deployment.facts.items()},
-        plan=BASELINE,
+        plan=UNMERGED_PLAN,
         dtype=dtype,
     )
-    write_bundle(folder, contents, MergedModel(deployment.models, contents.facts, BASELINE, {}))
+    write_bundle(
+        folder, contents, MergedModel(deployment.models, contents.facts, UNMERGED_PLAN, {})
+    )
     graph = BundleGraph(load_bundle(folder))
     blank = {
         name: torch.zeros(2, 3, spec.height, spec.width) for name, spec in contents.inputs.items()
@@ -356,10 +363,12 @@ def right(
     for name, known in truth.items():
         whole = np.concatenate(parts[name])
         if isinstance(known, ClassTruth):
-            found[name] = top_k(ranked(whole), known.labels)
+            found[name] = score_classes(top_classes(whole), known.labels)
         else:
             model = deployment.models[name]
-            found[name] = coco_map(whole, Geometry(sizes, model.input), known, model.num_classes)
+            found[name] = score_boxes(
+                whole, BoxGeometry(sizes, model.input), known, model.num_classes
+            )
     return found
 
 
@@ -368,7 +377,7 @@ def against_torch(
 ) -> str:
     """Check that measuring the unmerged graph agrees with measuring the torch networks."""
     bench = EvaluationSetup(deployment.fused_models, deployment.facts, {}, BATCH)
-    (wanted,) = tallies(bench, [BASELINE], truth, lambda done: None)
+    (wanted,) = score_frames(bench, [UNMERGED_PLAN], truth, lambda done: None)
     apart = max(abs(main_score(found[n].scores) - main_score(t.scores)) for n, t in wanted.items())
     return f"scores of the unmerged graph and of the torch networks differ by at most {apart:.2g}"
 

@@ -28,7 +28,7 @@ from search.config.run import RunConfig
 from search.data.class_labels import csv_truth
 from search.data.frames import Subset
 from search.data.ground_truth import Truth, truth_subset
-from search.evaluation.evaluate import EvaluationSetup, accuracy, steps_to_verify
+from search.evaluation.evaluate import EvaluationSetup, compute_accuracy, verification_steps
 from search.evaluation.per_frame import main_score
 from search.pipelines.correlate import (
     MetricValues,
@@ -207,10 +207,10 @@ def _several_shares(
     )
     kept = {}
     for part in LABEL_PARTS:
-        total = steps_to_verify(len(plans), parts[part])
+        total = verification_steps(len(plans), parts[part])
         reporter.step(f"Accuracy of {len(plans)} plans of {FEWEST} to {MOST} shares: {part}")
         with reporter.progress("steps", total) as progress:
-            found = accuracy(bench, plans, parts[part], progress)
+            found = compute_accuracy(bench, plans, parts[part], progress)
         unmerged = measured[part].unmerged
         kept[part] = [
             float(np.mean([main_score(s) / main_score(unmerged[n]) for n, s in scores.items()]))

@@ -34,10 +34,10 @@ from search_again import FRAMES, WINDOW, changed_camera, configured, run_arm, wr
 
 from search.data.frames import RenderedScenes
 from search.data.synthetic.scenes import SceneSettings
-from search.evaluation.bootstrap import interval
-from search.evaluation.bundles import ByAnswers
-from search.evaluation.evaluate import EvaluationSetup, tallies
-from search.evaluation.per_frame import FrameScores, main_name, means_known
+from search.evaluation.bootstrap import percentile_interval
+from search.evaluation.bundles import BundleFidelity
+from search.evaluation.evaluate import EvaluationSetup, score_frames
+from search.evaluation.per_frame import FrameScores, main_score_name, nan_mean
 from search.statistics.observed import Observed
 from search.utils.console import ConsoleReporter
 from search.utils.progress import silent
@@ -78,7 +78,7 @@ def main() -> None:
 class PlanScores:
     """The scores of each plan on every fresh frame, by the outputs of the unmerged models."""
 
-    tallies: Sequence[Mapping[str, FrameScores]]
+    frame_scores: Sequence[Mapping[str, FrameScores]]
 
     @cached_property
     def true_fidelity(self) -> Matrix:
@@ -91,15 +91,15 @@ class PlanScores:
         return np.concatenate(parts, 1)
 
     def _fidelity(self, counts: Matrix) -> Matrix:
-        distinct = {id(tally): tally for found in self.tallies for tally in found.values()}
+        distinct = {id(tally): tally for found in self.frame_scores for tally in found.values()}
         scores = {
-            key: tally.resampled(counts)[main_name(tally.scores)]
+            key: tally.resample(counts)[main_score_name(tally.scores)]
             for key, tally in distinct.items()
         }
         return np.array(
             [
-                means_known(np.array([scores[id(tally)] for tally in found.values()]))
-                for found in self.tallies
+                nan_mean(np.array([scores[id(tally)] for tally in found.values()]))
+                for found in self.frame_scores
             ]
         )
 
@@ -124,8 +124,8 @@ def score_plans(observed: Observed, plans: Sequence[SharePlan], reporter: Report
     bench = EvaluationSetup(known.deployed_models, known.facts, observed.maps_for(plans), batch=16)
     fresh = RenderedScenes(changed_camera(600 + SEED), FRESH)
     with reporter.progress("frames", FRESH) as progress:
-        right = ByAnswers.on(bench, fresh, progress).right
-    return PlanScores(tallies(bench, plans, right, silent))
+        right = BundleFidelity.prepare(bench, fresh, progress).truth
+    return PlanScores(score_frames(bench, plans, right, silent))
 
 
 @dataclass(frozen=True)
@@ -149,10 +149,13 @@ class Decisions:
                 np.add.at(row, chance.choice(taken, size), 1)
             found = plans.fidelity(counts)
             value, drawn = found[:, 0], found[:, 1:]
-            alone = np.array([interval(*one) for one in zip(value, drawn, strict=True)])
+            alone = np.array([percentile_interval(*one) for one in zip(value, drawn, strict=True)])
             apart = np.array(
                 [
-                    [interval(value[a] - value[b], drawn[a] - drawn[b]) for b in range(len(value))]
+                    [
+                        percentile_interval(value[a] - value[b], drawn[a] - drawn[b])
+                        for b in range(len(value))
+                    ]
                     for a in range(len(value))
                 ]
             )

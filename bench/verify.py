@@ -45,8 +45,13 @@ from search.config.run import RunConfig
 from search.data.class_labels import csv_truth
 from search.data.frames import Sampling, Subset
 from search.data.ground_truth import ClassTruth, Truth
-from search.evaluation.evaluate import BASELINE, EvaluationSetup, accuracy, fidelity
-from search.evaluation.per_frame import Scores, mean_known
+from search.evaluation.evaluate import (
+    UNMERGED_PLAN,
+    EvaluationSetup,
+    compute_accuracy,
+    compute_fidelity,
+)
+from search.evaluation.per_frame import Scores, mean_of_available
 from search.pipelines.open_data import open_frame_set
 from search.pipelines.prepare import (
     build_problem,
@@ -84,10 +89,10 @@ class Case:
     truth: Mapping[str, Truth]
 
     def together(self) -> list[dict[str, Scores]]:
-        return accuracy(self.bench, self.plans, self.truth, silent)
+        return compute_accuracy(self.bench, self.plans, self.truth, silent)
 
     def one_by_one(self) -> list[dict[str, Scores]]:
-        return [accuracy(self.bench, [p], self.truth, silent)[0] for p in self.plans]
+        return [compute_accuracy(self.bench, [p], self.truth, silent)[0] for p in self.plans]
 
     def plan_set(self, plans: Sequence[SharePlan]) -> PlanSet:
         return PlanSet(self.bench.models, self.bench.facts, plans, self.bench.maps)
@@ -160,10 +165,13 @@ def _case(config: RunConfig, truth: Mapping[str, Truth] | None, reporter: Report
     bench = EvaluationSetup(
         deployment.fused_models, deployment.facts, observed.maps_for(listed), BATCH
     )
-    means = [mean_known(f) or 0.0 for f in fidelity(bench, listed, observed.held_out, silent)]
+    means = [
+        mean_of_available(f) or 0.0
+        for f in compute_fidelity(bench, listed, observed.held_out, silent)
+    ]
     best = sorted(range(len(listed)), key=lambda k: -means[k])[:CANDIDATES]
     known = open_truth(config, deployment, frames, reporter) if truth is None else truth
-    return Case(deployment, bench, [BASELINE, *(listed[k] for k in sorted(best))], known)
+    return Case(deployment, bench, [UNMERGED_PLAN, *(listed[k] for k in sorted(best))], known)
 
 
 # Time and numbers.
@@ -262,7 +270,7 @@ def peak(folder: Path, batch: int, frames: int) -> None:
     bench = EvaluationSetup(deployment.fused_models, deployment.facts, maps, batch)
     truth = photos(frames)
     before = _resident()
-    accuracy(bench, plans, dict.fromkeys(bench.models, truth), silent)
+    compute_accuracy(bench, plans, dict.fromkeys(bench.models, truth), silent)
     print(before, _resident())
 
 

@@ -66,7 +66,9 @@ def coco_truth(
     )
     if not any(annotations):
         of = "" if chosen is None else f" of {_listed(c['name'] for c in categories)}"
-        raise BadTruth(f"labels {file}: no box{of} on any of the {len(sampled)} sampled images")
+        raise BadTruth(
+            f"labels {file}: no box{of} on any of the {len(sampled)} images sampled from it"
+        )
     unscored = tuple(c["name"] for c in instances.categories if c not in categories)
     return BoxTruth(frames, annotations, tuple(categories), ids, unscored)
 

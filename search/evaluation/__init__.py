@@ -1,1 +1,1 @@
-"""Fidelity, accuracy, and their confidence intervals."""
+"""Fidelity, accuracy and latency of plans and bundles, with confidence intervals."""

@@ -1,4 +1,7 @@
-"""Answers against ground truth: top-1 and top-5, COCO mAP; and against the original's answers."""
+"""Scores of answers against ground truth, or against the unmerged model's answers.
+
+Classifiers are scored by top-1 and top-5, detectors by COCO mAP.
+"""
 
 from __future__ import annotations
 
@@ -11,85 +14,94 @@ from numpy.typing import NDArray
 
 from search.data.frames import FrameSet
 from search.data.ground_truth import BoxTruth, ClassTruth
-from search.evaluation.average_precision import match
-from search.evaluation.per_frame import BoxTally, ClassTally
+from search.evaluation.average_precision import match_detections
+from search.evaluation.per_frame import BoxFrameScores, ClassFrameScores
 from spaces.inputs import InputSpec, boxes_to_frame
 
-Ranked = NDArray[np.int64]
-"""(frames, 5) classes, the one with the greatest logit first; fewer if there are fewer classes."""
-Detections = NDArray[np.float32]
-"""(frames, n, 6) as a detector's head gives them."""
+TopClasses = NDArray[np.int64]
+"""(frames, 5) classes by falling logit; fewer columns if the model has fewer classes."""
+DetectionArray = NDArray[np.float32]
+"""(frames, n, 6): x1, y1, x2, y2 in input pixels, score, class from 1; rows of score 0 are empty.
+"""
 
-CONFIDENT = 0.3
-"""Detections of the original model with this score are what a merged one should reproduce."""
+CONFIDENT_SCORE = 0.3
+"""Detections of the unmerged model with at least this score serve as boxes for fidelity."""
 
 
 @dataclass(frozen=True)
-class Geometry:
-    """Where a detector's boxes lie: the sizes (h, w) of its frames, and its input."""
+class BoxGeometry:
+    """How a detector's boxes map to its frames."""
 
     frame_sizes: Sequence[tuple[int, int]]
+    """(height, width) of each frame, in pixels."""
     spec: InputSpec
+    """The detector's input."""
 
 
-def ranked(logits: NDArray[np.float32]) -> Ranked:
-    """All that is asked of (frames, classes) logits; of 1000 classes a hundredth of the memory."""
+def top_classes(logits: NDArray[np.float32]) -> TopClasses:
+    """Return the five best classes of (frames, classes) logits.
+
+    This is all that scoring needs; of 1000 classes it takes a hundredth of the memory.
+    """
     return np.argsort(-logits, axis=1, kind="stable")[:, :5].copy()
 
 
-def top_k(answers: Ranked, labels: Sequence[Collection[int]]) -> ClassTally:
-    """Frames of which the first class, or one of the first five, is right."""
+def score_classes(answers: TopClasses, labels: Sequence[Collection[int]]) -> ClassFrameScores:
+    """Score on which frames the first class, or any of the first five, is correct."""
     hits = np.array(
-        [[c in right for c in row] for row, right in zip(answers, labels, strict=True)]
+        [[c in correct for c in row] for row, correct in zip(answers, labels, strict=True)]
     )
-    return ClassTally(hits[:, 0], np.asarray(hits.any(1)))
+    return ClassFrameScores(hits[:, 0], np.asarray(hits.any(1)))
 
 
-def coco_map(
-    detections: Detections, geometry: Geometry, truth: BoxTruth, num_classes: int
-) -> BoxTally:
-    """COCO's matches of the detections to the boxes."""
-    found = _as_results(detections, geometry, truth.category_ids(num_classes))
-    annotations = [
+def score_boxes(
+    detections: DetectionArray, geometry: BoxGeometry, truth: BoxTruth, num_classes: int
+) -> BoxFrameScores:
+    """Match the detections to the boxes of the ground truth, as COCO does."""
+    results = _coco_results(detections, geometry, truth.category_ids(num_classes))
+    boxes = [
         {**annotation, "image_id": k + 1}
-        for k, listed in enumerate(truth.annotations)
-        for annotation in listed
+        for k, frame_boxes in enumerate(truth.annotations)
+        for annotation in frame_boxes
     ]
-    images = _image_entries(geometry.frame_sizes)
-    return BoxTally(match(images, annotations, truth.categories, found))
+    images = _coco_images(geometry.frame_sizes)
+    return BoxFrameScores(match_detections(images, boxes, truth.categories, results))
 
 
-def labels_of(answers: Ranked, frames: FrameSet) -> ClassTruth:
-    """A classifier's answers on the frames, taken for right."""
+def labels_from_answers(answers: TopClasses, frames: FrameSet) -> ClassTruth:
+    """Return a classifier's answers on the frames as if they were ground truth."""
     return ClassTruth.single(frames, (int(row[0]) for row in answers))
 
 
-def boxes_of(
-    detections: Detections, geometry: Geometry, num_classes: int, frames: FrameSet
+def boxes_from_answers(
+    detections: DetectionArray, geometry: BoxGeometry, num_classes: int, frames: FrameSet
 ) -> BoxTruth | None:
-    """A detector's confident detections on the frames, taken for right.
+    """Return a detector's confident detections on the frames as if they were ground truth.
 
-    None if it is confident of nothing on these frames: then nothing can be said.
+    Return None without any confident detection: fidelity is undefined then.
     """
     ids = range(1, num_classes + 1)
-    found: list[list[dict[str, Any]]] = [[] for _ in geometry.frame_sizes]
-    for result in _as_results(detections, geometry, ids):
-        if result["score"] >= CONFIDENT:
-            found[result["image_id"] - 1].append({**result, "iscrowd": 0})
-    if not any(found):
+    boxes: list[list[dict[str, Any]]] = [[] for _ in geometry.frame_sizes]
+    for result in _coco_results(detections, geometry, ids):
+        if result["score"] >= CONFIDENT_SCORE:
+            boxes[result["image_id"] - 1].append({**result, "iscrowd": 0})
+    if not any(boxes):
         return None
-    names = tuple({"id": i, "name": str(i)} for i in ids)
-    return BoxTruth(frames, tuple(map(tuple, found)), names)
+    categories = tuple({"id": i, "name": str(i)} for i in ids)
+    return BoxTruth(frames, tuple(map(tuple, boxes)), categories)
 
 
-def _image_entries(sizes: Sequence[tuple[int, int]]) -> list[dict[str, int]]:
+def _coco_images(sizes: Sequence[tuple[int, int]]) -> list[dict[str, int]]:
     return [{"id": k + 1, "height": h, "width": w} for k, (h, w) in enumerate(sizes)]
 
 
-def _as_results(
-    detections: Detections, geometry: Geometry, ids: Sequence[int | None]
+def _coco_results(
+    detections: DetectionArray, geometry: BoxGeometry, ids: Sequence[int | None]
 ) -> list[dict[str, Any]]:
-    """What pycocotools takes; `ids` are the classes' categories, and what has none is dropped."""
+    """Return detections as pycocotools reads them, without classes that have no category.
+
+    `ids` holds the category id of each class, class 1 first.
+    """
     results = []
     for k, (rows, size) in enumerate(zip(detections, geometry.frame_sizes, strict=True)):
         rows = rows[rows[:, 4] > 0]

@@ -1,8 +1,10 @@
-"""COCO's average precision of any draw of the frames, after one matching by pycocotools.
+"""COCO's average precision for any draw of the frames, after one matching by pycocotools.
 
-Detections are matched to boxes frame by frame, so a frame that is drawn twice, or not at all,
-changes no match, only how often it counts. What COCOeval.accumulate does with the matches is done
-here for many draws at once: pycocotools itself would take as long for each as for the first.
+Detections are matched to boxes frame by frame, so drawing a frame twice or never changes no match,
+only how often it counts. This module accumulates the matches of many draws together, as
+COCOeval.accumulate does for one; pycocotools itself would repeat the matching for every draw.
+
+Source: Lin et al. 2014, "Microsoft COCO", and the pycocotools implementation.
 """
 
 from __future__ import annotations
@@ -18,135 +20,143 @@ from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval, Params
 
-from search.evaluation.bootstrap import Counts, Vector
+from search.evaluation.bootstrap import DrawCounts, FloatMatrix, FloatVector
 
-Matrix = NDArray[np.float64]
-Entry = Mapping[str, Any]
-"""An image, a box, a category or a detection as COCO's files have it."""
+CocoRecord = Mapping[str, Any]
+"""An image, a box, a category or a detection, in the format of COCO files."""
 
 _PARAMS = Params(iouType="bbox")
-THRESHOLDS = len(_PARAMS.iouThrs)
+IOU_THRESHOLD_COUNT = len(_PARAMS.iouThrs)
 """IoU 0.50, 0.55 ... 0.95."""
-RECALLS: Vector = _PARAMS.recThrs
+RECALL_LEVELS: FloatVector = _PARAMS.recThrs
 """0.00, 0.01 ... 1.00: where the precision is read."""
 
 
 @dataclass(frozen=True, eq=False)
-class Matches:
-    """One category's detections by falling score, and which of them found a box."""
+class CategoryMatches:
+    """One category's detections by falling score, and whether each is matched to a box."""
 
-    boxes: Vector
-    """(frames,): how many there are to be found; a crowd is none."""
-    frame: NDArray[np.intp]
-    """(detections,): where each was made; of equal scores the earlier frame's is first."""
-    score: Vector
+    box_counts: FloatVector
+    """(frames,): boxes to detect; crowds do not count."""
+    frames: NDArray[np.intp]
+    """(detections,): index of each detection's frame; equal scores are in frame order."""
+    scores: FloatVector
     """(detections,)"""
-    found: NDArray[np.bool_]
-    """(thresholds, detections): it is matched to a box."""
+    matched: NDArray[np.bool_]
+    """(thresholds, detections): the detection is matched to a box."""
     counted: NDArray[np.bool_]
-    """(thresholds, detections): it is right or wrong; what is matched to a crowd is neither."""
+    """(thresholds, detections): the detection is right or wrong; one matched to a crowd is not."""
 
-    def average_precision(self, counts: Counts) -> Matrix:
-        """(draws, thresholds); NaN where no frame drawn has a box.
+    def average_precision(self, counts: DrawCounts) -> FloatMatrix:
+        """Return AP as (draws, thresholds); NaN in a draw whose frames have no box.
 
-        `counts` is (draws, frames). A frame drawn twice stands beside itself, as if it had been
-        listed twice: this settles the order of equal scores.
+        `counts` is (draws, frames). A frame drawn twice is scored as if it were listed twice,
+        which settles the order of equal scores.
         """
-        boxes = counts @ self.boxes
-        order, drawn = self._in_turn(counts)
-        found, counted = self.found[:, order], self.counted[:, order]
-        values = np.empty((len(counts), THRESHOLDS))
-        for k in range(THRESHOLDS):
+        boxes = counts @ self.box_counts
+        order, drawn = self._ordered(counts)
+        matched, counted = self.matched[:, order], self.counted[:, order]
+        values = np.empty((len(counts), IOU_THRESHOLD_COUNT))
+        for k in range(IOU_THRESHOLD_COUNT):
             if k == 0 or (counted[k] != counted[k - 1]).any():
-                seen = (drawn * counted[k]).cumsum(1)
-            at = found[k].nonzero()[0]
-            values[:, k] = _area(drawn[:, at].cumsum(1), seen[:, at], boxes)
+                detections = (drawn * counted[k]).cumsum(1)
+            at = matched[k].nonzero()[0]
+            values[:, k] = _precision_area(drawn[:, at].cumsum(1), detections[:, at], boxes)
         return values
 
-    def _in_turn(self, counts: Counts) -> tuple[NDArray[np.intp], Matrix]:
-        """The detections in the order they are gone through, and how often each counts there.
+    def _ordered(self, counts: DrawCounts) -> tuple[NDArray[np.intp], FloatMatrix]:
+        """Return the accumulation order of the detections, and their (draws, places) counts.
 
-        Usually each counts at one place as often as its frame was drawn. Several of one frame
-        and one score all come once, then all again: so they are there once for each drawing.
+        Usually a detection has one place and counts there as often as its frame is drawn. Several
+        detections of one frame with equal scores alternate instead, copy by copy of the frame, so
+        each has as many places as its frame has copies.
         """
-        new = (np.diff(self.score) != 0) | (np.diff(self.frame) != 0)
-        group = np.concatenate([[0], new.cumsum()])[: len(self.frame)]
+        new = (np.diff(self.scores) != 0) | (np.diff(self.frames) != 0)
+        group = np.concatenate([[0], new.cumsum()])[: len(self.frames)]
         tied = (np.bincount(group) > 1)[group]
-        times = np.where(tied, int(counts.max()), 1)
-        order = np.repeat(np.arange(len(group)), times)
-        turn = np.arange(len(order)) - np.repeat(times.cumsum() - times, times)
-        by_turn = np.lexsort((order, turn, group[order]))
-        order, turn = order[by_turn], turn[by_turn]
-        drawn = counts[:, self.frame[order]]
-        again = tied[order]
-        drawn[:, again] = drawn[:, again] > turn[again]
+        copies = np.where(tied, int(counts.max()), 1)
+        order = np.repeat(np.arange(len(group)), copies)
+        copy = np.arange(len(order)) - np.repeat(copies.cumsum() - copies, copies)
+        by_copy = np.lexsort((order, copy, group[order]))
+        order, copy = order[by_copy], copy[by_copy]
+        drawn = counts[:, self.frames[order]]
+        repeated = tied[order]
+        drawn[:, repeated] = drawn[:, repeated] > copy[repeated]
         return order, drawn
 
 
-def match(
-    images: Sequence[Entry],
-    boxes: Sequence[Entry],
-    categories: Sequence[Entry],
-    detections: Sequence[Entry],
-) -> list[tuple[str, Matches]]:
-    """The matches that pycocotools finds, of each category with its name, by rising id.
+def match_detections(
+    images: Sequence[CocoRecord],
+    boxes: Sequence[CocoRecord],
+    categories: Sequence[CocoRecord],
+    detections: Sequence[CocoRecord],
+) -> list[tuple[str, CategoryMatches]]:
+    """Match detections to boxes with pycocotools; return each category's name and matches.
 
-    The images come by rising id; boxes and detections need none.
+    Categories come by rising id. `images` must be ordered by id; boxes and detections need no id.
     """
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports on stdout
         evaluation = COCOeval(
             _indexed(images, boxes, categories), _indexed(images, detections, categories), "bbox"
         )
-        evaluation.params.areaRng = evaluation.params.areaRng[:1]  # of any size
+        evaluation.params.areaRng = evaluation.params.areaRng[:1]  # boxes of any size
         evaluation.evaluate()
     names = {category["id"]: str(category["name"]) for category in categories}
-    found, count = evaluation.evalImgs, len(images)
+    evaluated, count = evaluation.evalImgs, len(images)
     return [
-        (names[category], _matches(found[k * count : (k + 1) * count]))
+        (names[category], _category_matches(evaluated[k * count : (k + 1) * count]))
         for k, category in enumerate(evaluation.params.catIds)
     ]
 
 
 def _indexed(
-    images: Sequence[Entry], listed: Sequence[Entry], categories: Sequence[Entry]
+    images: Sequence[CocoRecord],
+    annotations: Sequence[CocoRecord],
+    categories: Sequence[CocoRecord],
 ) -> COCO:
-    known = COCO()
-    known.dataset = {
+    coco = COCO()
+    coco.dataset = {
         "images": images,
-        "annotations": [{**entry, "id": k + 1} for k, entry in enumerate(listed)],
+        "annotations": [{**record, "id": k + 1} for k, record in enumerate(annotations)],
         "categories": categories,
     }
-    known.createIndex()
-    return known
+    coco.createIndex()
+    return coco
 
 
-def _matches(found: Sequence[Mapping[str, Any] | None]) -> Matches:
-    """From what COCOeval.evaluate has found on each frame; None where nothing is."""
-    nothing = np.zeros((THRESHOLDS, 0))
-    score = [np.zeros(0), *(entry["dtScores"] for entry in found if entry)]
-    matched = [nothing, *(entry["dtMatches"] for entry in found if entry)]
-    ignored = [nothing, *(entry["dtIgnore"] for entry in found if entry)]
-    frame = np.repeat(np.arange(len(found)), [len(e["dtScores"]) if e else 0 for e in found])
-    order = np.argsort(-np.concatenate(score), kind="stable")
+def _category_matches(evaluated: Sequence[Mapping[str, Any] | None]) -> CategoryMatches:
+    """Build one category's matches from COCOeval.evaluate's record per frame; None if empty."""
+    nothing = np.zeros((IOU_THRESHOLD_COUNT, 0))
+    scores = [np.zeros(0), *(frame["dtScores"] for frame in evaluated if frame)]
+    matched = [nothing, *(frame["dtMatches"] for frame in evaluated if frame)]
+    ignored = [nothing, *(frame["dtIgnore"] for frame in evaluated if frame)]
+    frames = np.repeat(
+        np.arange(len(evaluated)), [len(f["dtScores"]) if f else 0 for f in evaluated]
+    )
+    order = np.argsort(-np.concatenate(scores), kind="stable")
     counted = np.concatenate(ignored, axis=1)[:, order] == 0
-    return Matches(
-        boxes=np.array([np.sum(e["gtIgnore"] == 0) if e else 0 for e in found], dtype=float),
-        frame=frame[order],
-        score=np.concatenate(score)[order],
-        found=(np.concatenate(matched, axis=1)[:, order] > 0) & counted,
+    boxes = [np.sum(frame["gtIgnore"] == 0) if frame else 0 for frame in evaluated]
+    return CategoryMatches(
+        box_counts=np.array(boxes, dtype=float),
+        frames=frames[order],
+        scores=np.concatenate(scores)[order],
+        matched=(np.concatenate(matched, axis=1)[:, order] > 0) & counted,
         counted=counted,
     )
 
 
-def _area(right: Matrix, seen: Matrix, boxes: Vector) -> Vector:
-    """(draws,): the greatest precision at each of the `RECALLS` or beyond, averaged over them.
+def _precision_area(
+    correct: FloatMatrix, detections: FloatMatrix, boxes: FloatVector
+) -> FloatVector:
+    """Return, per draw, the mean over `RECALL_LEVELS` of the best precision at or beyond each.
 
-    `right` and `seen` are (draws, places): of the detections up to each right one, how many are
-    right, and how many are right or wrong. Elsewhere precision only falls. `boxes` is (draws,).
+    `correct` and `detections` are (draws, places), with one place per correct detection: how many
+    detections up to it are correct, and how many are correct or wrong. Between these places the
+    precision only falls. `boxes` is (draws,).
     """
-    recall = right / np.maximum(boxes, 1)[:, None]
-    precision = right / (seen + np.spacing(1))
+    recall = correct / np.maximum(boxes, 1)[:, None]
+    precision = correct / (detections + np.spacing(1))
     best = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    reached = np.searchsorted(RECALLS, recall, side="right")
-    area = (best * np.diff(reached, prepend=0, axis=1)).sum(1) / len(RECALLS)
+    levels = np.searchsorted(RECALL_LEVELS, recall, side="right")
+    area = (best * np.diff(levels, prepend=0, axis=1)).sum(1) / len(RECALL_LEVELS)
     return np.asarray(np.where(boxes > 0, area, np.nan))

@@ -1,7 +1,9 @@
-"""The bootstrap: points drawn again with replacement, and the interval that the draws give.
+"""The bootstrap: draws of points with replacement, and percentile intervals over the draws.
 
-A draw is a row of counts, how often each point is in it. So the scores of many draws are matrix
-products, and merged and unmerged networks are compared on the same draws. numpy only.
+A draw is a row of counts that says how often it holds each point. The scores of many draws are
+then matrix products, and merged and unmerged networks are compared on the same draws.
+
+Source: Efron & Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13.
 """
 
 from __future__ import annotations
@@ -11,31 +13,38 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-Vector = NDArray[np.float64]
-Counts = NDArray[np.float64]
-"""(draws, points): how often each point was drawn; each row sums to the number of points."""
+FloatVector = NDArray[np.float64]
+"""(n,) of any meaning; each use documents its own."""
+FloatMatrix = NDArray[np.float64]
+"""(n, m) of any meaning; each use documents its own."""
+DrawCounts = NDArray[np.float64]
+"""(draws, points): how often each draw holds each point; a row sums to the number of points."""
 
-LEVEL = 0.95
-DRAWS = 1000
-AT_ONCE = 50
-"""Draws in one table: a thousand of many thousand points would fill the memory."""
+CONFIDENCE_LEVEL = 0.95
+BOOTSTRAP_DRAWS = 1000
+DRAWS_PER_TABLE = 50
+"""Draws computed together: all draws of many thousand points would fill the memory."""
 
 
-def draws(points: int, seed: int | Sequence[int]) -> Iterator[Counts]:
-    """`DRAWS` draws, in tables of (`AT_ONCE`, points); the same for the same seed and points."""
+def bootstrap_draws(points: int, seed: int | Sequence[int]) -> Iterator[DrawCounts]:
+    """Yield `BOOTSTRAP_DRAWS` draws in tables of shape (`DRAWS_PER_TABLE`, points).
+
+    The same seed and number of points give the same draws.
+    """
     rng = np.random.default_rng(seed)
-    for _ in range(DRAWS // AT_ONCE):
-        drawn = [np.bincount(rng.integers(points, size=points), minlength=points)
-                 for _ in range(AT_ONCE)]  # fmt: skip
-        yield np.array(drawn, dtype=np.float64)
+    for _ in range(BOOTSTRAP_DRAWS // DRAWS_PER_TABLE):
+        table = [np.bincount(rng.integers(points, size=points), minlength=points)
+                 for _ in range(DRAWS_PER_TABLE)]  # fmt: skip
+        yield np.array(table, dtype=np.float64)
 
 
-def interval(value: float, drawn: Vector) -> tuple[float, float]:
-    """The percentile interval of the draws in which the value is defined (is no NaN).
+def percentile_interval(value: float, drawn: FloatVector) -> tuple[float, float]:
+    """Return the percentile interval of the (draws,) values `drawn`, ignoring NaN.
 
-    Widened to hold the value itself: where the bootstrap is biased it may lie outside.
+    The interval is widened to hold `value`, which may lie outside where the bootstrap is biased.
+    Without a finite draw it is (value, value).
     """
     defined = drawn[np.isfinite(drawn)]
-    tail = 100 * (1 - LEVEL) / 2
+    tail = 100 * (1 - CONFIDENCE_LEVEL) / 2
     low, high = np.percentile(defined, [tail, 100 - tail]) if len(defined) else (value, value)
     return min(float(low), value), max(float(high), value)

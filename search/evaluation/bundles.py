@@ -1,4 +1,4 @@
-"""A bundle measured as it is: its answers against its original models', and ground truth."""
+"""Quality of a bundle as it is deployed: fidelity to its unmerged models, and ground truth."""
 
 from __future__ import annotations
 
@@ -11,23 +11,29 @@ from torch import Tensor
 
 from search.data.frames import FrameSet
 from search.data.ground_truth import Truth
-from search.evaluation.bootstrap import Vector, interval
+from search.evaluation.bootstrap import FloatVector, percentile_interval
 from search.evaluation.confidence import Resampling
 from search.evaluation.evaluate import (
-    BASELINE,
-    Answering,
-    Answers,
-    Collected,
+    UNMERGED_PLAN,
+    AnswerArray,
+    AnswerFunction,
+    CollectedAnswers,
     EvaluationSetup,
-    answering,
-    as_truth,
-    collect,
-    kept_by_model,
-    same_frames,
-    tallies,
-    tally,
+    answers_as_truth,
+    collect_answers,
+    group_by_frames,
+    plan_set_answers,
+    quality_kept_by_model,
+    score_answers,
+    score_frames,
 )
-from search.evaluation.per_frame import FrameScores, Tallies, main_score, mean_known, scores_of
+from search.evaluation.per_frame import (
+    FrameScores,
+    FrameScoresByModel,
+    main_score,
+    mean_of_available,
+    scores_by_model,
+)
 from search.utils.progress import Progress, silent
 from spaces.bundle import Bundle
 from spaces.inputs import Frame
@@ -36,107 +42,119 @@ from spaces.plan_set import OutputKey, PlanSet
 
 @dataclass(frozen=True)
 class BundleQuality:
-    """What a bundle keeps of what its models can do unmerged."""
+    """How much of its unmerged models' quality a bundle keeps: fidelity, or quality kept."""
 
     by_model: Mapping[str, float | None]
-    """None where nothing is known: without ground truth, or an original confident of nothing."""
-    drawn: Vector | None
-    """The mean over the models in each draw of the frames; None if nothing is known."""
+    """None where it is undefined: without ground truth, or without a confident detection."""
+    drawn: FloatVector | None
+    """(draws,): the mean over the models in each draw of the frames; None if undefined."""
 
     @property
     def mean(self) -> float | None:
-        return mean_known(self.by_model)
+        return mean_of_available(self.by_model)
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """Of the mean, at 95%."""
+        """The 95% interval of the mean."""
         if self.drawn is None or self.mean is None:
             return None
-        return interval(self.mean, self.drawn)
+        return percentile_interval(self.mean, self.drawn)
 
     def minus(self, other: BundleQuality) -> Difference | None:
         """Return by how much this bundle is better than another, measured on the same frames.
 
         The interval is of the paired difference: hard frames are hard for both. None if either
-        quality is unknown.
+        quality is undefined.
         """
         if self.drawn is None or other.drawn is None or self.mean is None or other.mean is None:
             return None
         value = self.mean - other.mean
-        return Difference(value, *interval(value, self.drawn - other.drawn))
+        return Difference(value, *percentile_interval(value, self.drawn - other.drawn))
 
 
 @dataclass(frozen=True)
-class ByAnswers:
-    """What models answer unmerged, taken for right: `search.verify.fidelity` of bundles."""
+class BundleFidelity:
+    """Measures bundles against the unmerged models' answers, as `compute_fidelity` does plans."""
 
-    bench: EvaluationSetup
-    right: Mapping[str, Truth]
-    """Of the models that are confident of anything."""
+    setup: EvaluationSetup
+    truth: Mapping[str, Truth]
+    """The unmerged models' answers as ground truth, without detectors that are never confident."""
 
     @classmethod
-    def on(
-        cls, bench: EvaluationSetup, frames: FrameSet, progress: Progress = silent
-    ) -> ByAnswers:
-        unmerged = PlanSet(bench.models, bench.facts, [BASELINE], {})
-        collected = collect(answering(unmerged, bench.models), bench, frames, progress)
-        return cls(bench, as_truth(_by_model(collected), collected, bench, frames))
+    def prepare(
+        cls, setup: EvaluationSetup, frames: FrameSet, progress: Progress = silent
+    ) -> BundleFidelity:
+        """Run the unmerged models over the frames."""
+        unmerged = PlanSet(setup.models, setup.facts, [UNMERGED_PLAN], {})
+        answers = plan_set_answers(unmerged, setup.models)
+        collected = collect_answers(answers, setup, frames, progress)
+        truth = answers_as_truth(
+            _answers_by_model(collected), collected.frame_sizes, setup.models, frames
+        )
+        return cls(setup, truth)
 
     def measure(self, bundle: Bundle, progress: Progress = silent) -> BundleQuality:
-        found = _tallied(bundle, self.bench, self.right, progress)
+        """Return the bundle's fidelity."""
+        scores = _score_bundle(bundle, self.setup, self.truth, progress)
         by_model = {
-            name: main_score(found[name].scores) if name in found else None
-            for name in self.bench.models
+            name: main_score(scores[name].scores) if name in scores else None
+            for name in self.setup.models
         }
-        return BundleQuality(by_model, Resampling(self.right).mean_drawn(found))
+        return BundleQuality(by_model, Resampling(self.truth).mean_score_draws(scores))
 
 
 @dataclass(frozen=True)
-class ByTruth:
-    """Ground truth, against what the models get right unmerged: `search.verify.quality_kept`."""
+class BundleAccuracy:
+    """Measures bundles against ground truth: their quality kept, as of plans."""
 
-    bench: EvaluationSetup
+    setup: EvaluationSetup
     truth: Mapping[str, Truth]
-    unmerged: Tallies
+    unmerged: FrameScoresByModel
 
     @classmethod
-    def on(cls, bench: EvaluationSetup, truth: Mapping[str, Truth]) -> ByTruth:
-        return cls(bench, truth, tallies(bench, [BASELINE], truth, silent)[0])
+    def prepare(cls, setup: EvaluationSetup, truth: Mapping[str, Truth]) -> BundleAccuracy:
+        """Score the unmerged models."""
+        return cls(setup, truth, score_frames(setup, [UNMERGED_PLAN], truth, silent)[0])
 
-    def measure(self, bundle: Bundle, agreed: BundleQuality) -> BundleQuality:
-        """Models without ground truth count with what they `agreed` on by answers."""
-        found = _tallied(bundle, self.bench, self.truth, silent)
-        kept = kept_by_model(scores_of(found), scores_of(self.unmerged), agreed.by_model)
-        drawn = Resampling(self.truth).quality_drawn(kept, found, self.unmerged)
-        return BundleQuality({name: kept.get(name) for name in self.bench.models}, drawn)
+    def measure(self, bundle: Bundle, fidelity: BundleQuality) -> BundleQuality:
+        """Return the quality kept; models without ground truth count with their fidelity."""
+        merged = _score_bundle(bundle, self.setup, self.truth, silent)
+        kept = quality_kept_by_model(
+            scores_by_model(merged), scores_by_model(self.unmerged), fidelity.by_model
+        )
+        drawn = Resampling(self.truth).quality_draws(kept, merged, self.unmerged)
+        return BundleQuality({name: kept.get(name) for name in self.setup.models}, drawn)
 
 
-def served(bundle: Bundle) -> Answering:
-    """The bundle's answers, told apart by their models' names."""
+def bundle_answers(bundle: Bundle) -> AnswerFunction:
+    """Return a function that computes the bundle's answer of each model."""
 
     @torch.inference_mode()
     def answers(pictures: list[Frame]) -> list[tuple[OutputKey, Tensor]]:
-        found = bundle.merged(bundle.prepare_frames(pictures))
-        return [((name, ()), answer) for name, answer in found.items()]
+        by_model = bundle.merged(bundle.prepare_frames(pictures))
+        return [((name, ()), answer) for name, answer in by_model.items()]
 
     return answers
 
 
-def _tallied(
-    bundle: Bundle, bench: EvaluationSetup, right: Mapping[str, Truth], progress: Progress
+def _score_bundle(
+    bundle: Bundle, setup: EvaluationSetup, truth: Mapping[str, Truth], progress: Progress
 ) -> dict[str, FrameScores]:
-    """Of each model, what the bundle gets right on each frame."""
-    found: dict[str, FrameScores] = {}
-    for names in same_frames(right):
-        collected = collect(served(bundle), bench, right[names[0]].frames, progress)
-        answers = _by_model(collected)
+    """Score the bundle's answers of each model with ground truth, frame by frame."""
+    scores: dict[str, FrameScores] = {}
+    for names in group_by_frames(truth):
+        frames = truth[names[0]].frames
+        collected = collect_answers(bundle_answers(bundle), setup, frames, progress)
+        answers = _answers_by_model(collected)
         for name in names:
-            found[name] = tally(name, answers[name], collected, bench, right[name])
-    return found
+            scores[name] = score_answers(
+                answers[name], truth[name], setup.models[name], collected.frame_sizes
+            )
+    return scores
 
 
-def _by_model(collected: Collected) -> dict[str, Answers]:
-    """Where each model has one answer."""
+def _answers_by_model(collected: CollectedAnswers) -> dict[str, AnswerArray]:
+    """Return the answers by model name, where each model has one answer."""
     return {name: answers for (name, _), answers in collected.answers.items()}
 
 

@@ -1,4 +1,4 @@
-"""How sure accuracies are: intervals over the frames, alone and against the unmerged models."""
+"""Bootstrap intervals of scores, of their difference from the unmerged models, and of quality."""
 
 from __future__ import annotations
 
@@ -7,102 +7,121 @@ from collections.abc import Mapping
 import numpy as np
 
 from search.data.ground_truth import Truth
-from search.evaluation.bootstrap import DRAWS, Vector, draws, interval
-from search.evaluation.per_frame import FrameScores, Tallies, main_name, main_score, means_known
+from search.evaluation.bootstrap import (
+    BOOTSTRAP_DRAWS,
+    FloatVector,
+    bootstrap_draws,
+    percentile_interval,
+)
+from search.evaluation.per_frame import (
+    FrameScores,
+    FrameScoresByModel,
+    main_score,
+    main_score_name,
+    nan_mean,
+)
 
-Intervals = dict[str, dict[str, list[float]]]
+ScoreIntervals = dict[str, dict[str, list[float]]]
 """By model and score: [low, high], or [difference, low, high]."""
 
 
 class Resampling:
-    """Draws of the labelled frames, the same for all that is measured on the same frames.
+    """Draws of the labelled frames, the same for everything measured on the same frames.
 
-    So models are compared draw by draw: a draw of hard frames is hard for all of them. The frames
-    are the seed, too: the same frames are drawn alike in every run.
+    Models are therefore compared draw by draw: a draw of hard frames is hard for all of them. The
+    hash of the frames is the seed, so the same frames have the same draws in every run.
     """
 
     def __init__(self, truth: Mapping[str, Truth]) -> None:
-        self._frames = {name: known.frames for name, known in truth.items()}
-        self._known: dict[FrameScores, dict[str, Vector]] = {}
+        self._frames = {name: model_truth.frames for name, model_truth in truth.items()}
+        self._draws: dict[FrameScores, dict[str, FloatVector]] = {}
 
-    def intervals(self, tallies: Tallies) -> Intervals:
-        """[low, high] of each score."""
+    def intervals(self, scores: FrameScoresByModel) -> ScoreIntervals:
+        """Return [low, high] of each score."""
         return {
             name: {
-                score: list(interval(value, self._drawn(name, tally)[score]))
-                for score, value in tally.scores.items()
+                score: list(percentile_interval(value, self._drawn(name, model_scores)[score]))
+                for score, value in model_scores.scores.items()
             }
-            for name, tally in tallies.items()
+            for name, model_scores in scores.items()
         }
 
-    def differences(self, merged: Tallies, unmerged: Tallies) -> Intervals:
-        """[merged - unmerged, low, high] of each score."""
+    def differences(
+        self, merged: FrameScoresByModel, unmerged: FrameScoresByModel
+    ) -> ScoreIntervals:
+        """Return [merged - unmerged, low, high] of each score."""
         return {
             name: {
-                score: self._difference(name, score, tally, unmerged[name])
-                for score in tally.scores
+                score: self._difference(name, score, model_scores, unmerged[name])
+                for score in model_scores.scores
             }
-            for name, tally in merged.items()
+            for name, model_scores in merged.items()
         }
 
-    def quality(
-        self, kept: Mapping[str, float], merged: Tallies, unmerged: Tallies
+    def quality_interval(
+        self, kept: Mapping[str, float], merged: FrameScoresByModel, unmerged: FrameScoresByModel
     ) -> list[float] | None:
-        """[low, high] of the mean over the models of what each keeps, in `quality_drawn`."""
-        drawn = self.quality_drawn(kept, merged, unmerged)
+        """Return [low, high] of the quality kept, the mean of `kept` over the models.
+
+        Return None where `quality_draws` does.
+        """
+        drawn = self.quality_draws(kept, merged, unmerged)
         if drawn is None:
             return None
-        return list(interval(float(np.mean(list(kept.values()))), drawn))
+        return list(percentile_interval(float(np.mean(list(kept.values()))), drawn))
 
-    def quality_drawn(
-        self, kept: Mapping[str, float], merged: Tallies, unmerged: Tallies
-    ) -> Vector | None:
-        """In each draw, the mean over the models of what each keeps.
+    def quality_draws(
+        self, kept: Mapping[str, float], merged: FrameScoresByModel, unmerged: FrameScoresByModel
+    ) -> FloatVector | None:
+        """Return the quality kept in each draw, (draws,).
 
-        `kept` is that of all frames. Models without ground truth, or with an unmerged score of
-        0, count as they do there: with their fidelity, which is not drawn. None if all are such.
+        `kept` is the quality kept by each model over all frames. A model without ground truth, or
+        with an unmerged score of 0, counts with that same value (its fidelity) in every draw.
+        Return None if all models are such.
         """
-        measured = [name for name, t in unmerged.items() if main_score(t.scores) > 0]
+        measured = [name for name, s in unmerged.items() if main_score(s.scores) > 0]
         if not measured:
             return None
         drawn = [
             self._ratio(name, merged[name], unmerged[name])
             if name in measured
-            else np.full(DRAWS, value)
+            else np.full(BOOTSTRAP_DRAWS, value)
             for name, value in kept.items()
         ]
-        mean: Vector = np.mean(drawn, axis=0)
+        mean: FloatVector = np.mean(drawn, axis=0)
         return mean
 
-    def mean_drawn(self, tallies: Tallies) -> Vector | None:
-        """In each draw, the mean over the models of their main scores; None without models.
+    def mean_score_draws(self, scores: FrameScoresByModel) -> FloatVector | None:
+        """Return the mean main score over the models in each draw, (draws,); None without models.
 
         A model counts in the draws in which its score is defined.
         """
-        if not tallies:
+        if not scores:
             return None
-        drawn = [self._drawn(n, t)[main_name(t.scores)] for n, t in tallies.items()]
-        return means_known(np.array(drawn))
+        drawn = [self._drawn(n, s)[main_score_name(s.scores)] for n, s in scores.items()]
+        return nan_mean(np.array(drawn))
 
     def _difference(
         self, name: str, score: str, merged: FrameScores, unmerged: FrameScores
     ) -> list[float]:
         value = merged.scores[score] - unmerged.scores[score]
         drawn = self._drawn(name, merged)[score] - self._drawn(name, unmerged)[score]
-        return [value, *interval(value, drawn)]
+        return [value, *percentile_interval(value, drawn)]
 
-    def _ratio(self, name: str, merged: FrameScores, unmerged: FrameScores) -> Vector:
-        """Of the main scores, in each draw; NaN where the unmerged one is 0."""
-        main = main_name(unmerged.scores)
-        whole = self._drawn(name, unmerged)[main]
-        part = self._drawn(name, merged)[main]
-        return np.divide(part, whole, out=np.full_like(whole, np.nan), where=whole > 0)
+    def _ratio(self, name: str, merged: FrameScores, unmerged: FrameScores) -> FloatVector:
+        """Return merged / unmerged main score in each draw; NaN where the unmerged one is 0."""
+        main = main_score_name(unmerged.scores)
+        divisor = self._drawn(name, unmerged)[main]
+        dividend = self._drawn(name, merged)[main]
+        return np.divide(dividend, divisor, out=np.full_like(divisor, np.nan), where=divisor > 0)
 
-    def _drawn(self, name: str, tally: FrameScores) -> dict[str, Vector]:
-        """Each score in every draw of the model's frames."""
-        if tally not in self._known:
+    def _drawn(self, name: str, scores: FrameScores) -> dict[str, FloatVector]:
+        """Return each score in every draw of the model's frames, (draws,)."""
+        if scores not in self._draws:
             frames = self._frames[name]
             seed = list(frames.hash.encode())
-            parts = [tally.resampled(counts) for counts in draws(len(frames), seed)]
-            self._known[tally] = {s: np.concatenate([p[s] for p in parts]) for s in parts[0]}
-        return self._known[tally]
+            tables = [scores.resample(counts) for counts in bootstrap_draws(len(frames), seed)]
+            self._draws[scores] = {
+                score: np.concatenate([table[score] for table in tables]) for score in tables[0]
+            }
+        return self._draws[scores]

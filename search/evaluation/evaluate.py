@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from search.data.frames import FrameSet, batches
-from search.data.ground_truth import BoxTruth, ClassTruth, Truth
+from search.data.ground_truth import ClassTruth, Truth
 from search.evaluation.accuracy import (
-    Geometry,
-    boxes_of,
-    coco_map,
-    labels_of,
-    ranked,
-    top_k,
+    BoxGeometry,
+    boxes_from_answers,
+    labels_from_answers,
+    score_boxes,
+    score_classes,
+    top_classes,
 )
-from search.evaluation.per_frame import FrameScores, Scores, main_score, scores_of
+from search.evaluation.per_frame import FrameScores, Scores, main_score, scores_by_model
 from search.utils.progress import Progress
 from spaces.inputs import Frame
 from spaces.merged import LinearMaps, ModelsByName
@@ -30,130 +30,151 @@ from spaces.plan import SharePlan
 from spaces.plan_set import OutputKey, PlanSet
 from spaces.stages import StagedModel
 
-Answers = NDArray[Any]
-"""`Ranked` for a classifier, `Detections` for a detector."""
-Answering = Callable[[list[Frame]], Iterable[tuple[OutputKey, Tensor]]]
-"""From a batch of frames to answers, each with what tells it from the others."""
-BASELINE = SharePlan()
+AnswerArray = NDArray[Any]
+"""`TopClasses` of a classifier, `DetectionArray` of a detector."""
+AnswerFunction = Callable[[list[Frame]], Iterable[tuple[OutputKey, Tensor]]]
+"""From a batch of frames to the distinct answers, each with its key."""
+FrameSizes = Sequence[tuple[int, int]]
+"""(height, width) of each frame, in pixels."""
+UNMERGED_PLAN = SharePlan()
 
 
 @dataclass(frozen=True)
 class EvaluationSetup:
-    """What plans are verified with."""
+    """The models that plans are evaluated with."""
 
     models: ModelsByName
     facts: Mapping[str, ModelFacts]
     maps: LinearMaps
+    """The linear map of every share that has one."""
     batch: int
+    """Frames per forward pass."""
 
 
 @dataclass(frozen=True)
-class Collected:
-    """Every distinct answer over all frames, and the frames' sizes."""
+class CollectedAnswers:
+    """Every distinct answer over all frames."""
 
-    answers: Mapping[OutputKey, Answers]
-    sizes: list[tuple[int, int]]
+    answers: Mapping[OutputKey, AnswerArray]
+    frame_sizes: FrameSizes
 
 
-def fidelity(
-    bench: EvaluationSetup, plans: Sequence[SharePlan], frames: FrameSet, progress: Progress
+def compute_fidelity(
+    setup: EvaluationSetup, plans: Sequence[SharePlan], frames: FrameSet, progress: Progress
 ) -> list[dict[str, float | None]]:
-    """For each plan and model, how well the merged answers agree with the original's.
+    """Return, per plan and model, how well merged and unmerged answers agree, from 0 to 1.
 
-    Classifiers: share of equal top-1 classes. Detectors: mAP against the original's confident
-    detections, None where it has none.
+    Of a classifier it is the share of frames with the same top-1 class; of a detector the mAP
+    against the unmerged model's confident detections, or None where there are none. `progress`
+    counts frames.
     """
-    together = PlanSet(bench.models, bench.facts, [BASELINE, *plans], bench.maps)
-    collected = collect(answering(together, bench.models), bench, frames, progress)
-    baseline, *merged = together.outputs
-    originals = {name: collected.answers[output] for name, output in baseline.items()}
-    right = as_truth(originals, collected, bench, frames)
-    known: dict[OutputKey, float | None] = {}
+    plan_set = PlanSet(setup.models, setup.facts, [UNMERGED_PLAN, *plans], setup.maps)
+    collected = collect_answers(plan_set_answers(plan_set, setup.models), setup, frames, progress)
+    unmerged, *merged = plan_set.outputs
+    unmerged_answers = {name: collected.answers[output] for name, output in unmerged.items()}
+    truth = answers_as_truth(unmerged_answers, collected.frame_sizes, setup.models, frames)
+    fidelity: dict[OutputKey, float | None] = {}
     for output in {output for outputs in merged for output in outputs.values()}:
-        name, answers = output[0], collected.answers[output]
-        known[output] = (
-            main_score(tally(name, answers, collected, bench, right[name]).scores)
-            if name in right
+        name = output[0]
+        fidelity[output] = (
+            main_score(
+                score_answers(
+                    collected.answers[output],
+                    truth[name],
+                    setup.models[name],
+                    collected.frame_sizes,
+                ).scores
+            )
+            if name in truth
             else None
         )
-    return [{name: known[output] for name, output in outputs.items()} for outputs in merged]
+    return [{name: fidelity[output] for name, output in outputs.items()} for outputs in merged]
 
 
-def as_truth(
-    originals: Mapping[str, Answers],
-    collected: Collected,
-    bench: EvaluationSetup,
+def answers_as_truth(
+    answers: Mapping[str, AnswerArray],
+    frame_sizes: FrameSizes,
+    models: ModelsByName,
     frames: FrameSet,
 ) -> dict[str, Truth]:
-    """What the models answer unmerged, taken for right; without those confident of nothing."""
-    right: dict[str, Truth | None] = {}
-    for name, answers in originals.items():
-        model = bench.models[name]
+    """Return the unmerged models' answers as if they were ground truth.
+
+    Detectors without a confident detection are left out.
+    """
+    truth: dict[str, Truth | None] = {}
+    for name, model_answers in answers.items():
+        model = models[name]
         if model.task == "classification":
-            right[name] = labels_of(answers, frames)
+            truth[name] = labels_from_answers(model_answers, frames)
         else:
-            geometry = Geometry(collected.sizes, model.input)
-            right[name] = boxes_of(answers, geometry, model.num_classes, frames)
-    return {name: known for name, known in right.items() if known is not None}
+            geometry = BoxGeometry(frame_sizes, model.input)
+            truth[name] = boxes_from_answers(model_answers, geometry, model.num_classes, frames)
+    return {name: model_truth for name, model_truth in truth.items() if model_truth is not None}
 
 
-def accuracy(
-    bench: EvaluationSetup,
+def compute_accuracy(
+    setup: EvaluationSetup,
     plans: Sequence[SharePlan],
     truth: Mapping[str, Truth],
     progress: Progress,
 ) -> list[dict[str, Scores]]:
-    """For each plan, and each model with ground truth, its scores."""
-    return [scores_of(found) for found in tallies(bench, plans, truth, progress)]
+    """Return, per plan and model with ground truth, its scores.
+
+    `progress` counts the steps of `verification_steps`.
+    """
+    return [scores_by_model(scores) for scores in score_frames(setup, plans, truth, progress)]
 
 
-def tallies(
-    bench: EvaluationSetup,
+def score_frames(
+    setup: EvaluationSetup,
     plans: Sequence[SharePlan],
     truth: Mapping[str, Truth],
     progress: Progress,
 ) -> list[dict[str, FrameScores]]:
-    """For each plan, and each model with ground truth, what it gets right on each frame.
+    """Return, per plan and model with ground truth, what it gets right on each frame.
 
-    Where plans answer the same, they have one tally.
+    Plans with the same answers share one object. `progress` counts the steps of
+    `verification_steps`.
     """
-    together = PlanSet(bench.models, bench.facts, plans, bench.maps)
-    times = Counter(output for outputs in together.outputs for output in outputs.values())
-    known: dict[OutputKey, FrameScores] = {}
-    for names in same_frames(truth):
-        wanted = together.restrict_to(names)
-        answers = answering(wanted, bench.models)
-        collected = collect(answers, bench, truth[names[0]].frames, progress)
-        for output, found in collected.answers.items():
-            known[output] = tally(output[0], found, collected, bench, truth[output[0]])
-            progress(times[output])
+    plan_set = PlanSet(setup.models, setup.facts, plans, setup.maps)
+    plan_counts = Counter(output for outputs in plan_set.outputs for output in outputs.values())
+    scores: dict[OutputKey, FrameScores] = {}
+    for names in group_by_frames(truth):
+        answers = plan_set_answers(plan_set.restrict_to(names), setup.models)
+        collected = collect_answers(answers, setup, truth[names[0]].frames, progress)
+        for output, array in collected.answers.items():
+            name = output[0]
+            scores[output] = score_answers(
+                array, truth[name], setup.models[name], collected.frame_sizes
+            )
+            progress(plan_counts[output])
     return [
-        {name: known[output] for name, output in outputs.items() if name in truth}
-        for outputs in together.outputs
+        {name: scores[output] for name, output in outputs.items() if name in truth}
+        for outputs in plan_set.outputs
     ]
 
 
-def steps_to_verify(plans: int, truth: Mapping[str, Truth]) -> int:
-    """How many steps `accuracy` reports: every frame read, every plan's answer scored.
+def verification_steps(plans: int, truth: Mapping[str, Truth]) -> int:
+    """Return how many steps `compute_accuracy` reports: frames read and answers scored.
 
-    Scoring hundreds of detectors takes minutes, too.
+    Scoring counts because it takes minutes for hundreds of detectors.
     """
-    frames = sum(len(truth[names[0]].frames) for names in same_frames(truth))
+    frames = sum(len(truth[names[0]].frames) for names in group_by_frames(truth))
     return frames + plans * len(truth)
 
 
-def kept_by_model(
+def quality_kept_by_model(
     scores: Mapping[str, Scores],
     baseline: Mapping[str, Scores],
-    faithful: Mapping[str, float | None],
+    fidelity: Mapping[str, float | None],
 ) -> dict[str, float]:
-    """Merged / unmerged main score of each model.
+    """Return each model's quality kept: its merged main score / its unmerged one (`baseline`).
 
-    A model without ground truth, or with an unmerged score of 0, counts with its fidelity, if
-    that is known.
+    A model without ground truth, or with an unmerged score of 0, counts with its fidelity; it is
+    left out if that is None.
     """
-    kept: dict[str, float] = {name: f for name, f in faithful.items() if f is not None}
-    for name in _measured(baseline):
+    kept: dict[str, float] = {name: f for name, f in fidelity.items() if f is not None}
+    for name in _verifiable(baseline):
         kept[name] = main_score(scores[name]) / main_score(baseline[name])
     return kept
 
@@ -161,65 +182,65 @@ def kept_by_model(
 def quality_kept(
     scores: Mapping[str, Scores],
     baseline: Mapping[str, Scores],
-    faithful: Mapping[str, float | None],
+    fidelity: Mapping[str, float | None],
 ) -> float | None:
-    """Mean over the models of what each keeps.
+    """Return the mean of `quality_kept_by_model`.
 
-    None if no model has an unmerged score above 0: then nothing was verified.
+    Return None if no model has an unmerged score above 0: then nothing was verified.
     """
-    kept = kept_by_model(scores, baseline, faithful)
-    return float(np.mean(list(kept.values()))) if _measured(baseline) else None
+    kept = quality_kept_by_model(scores, baseline, fidelity)
+    return float(np.mean(list(kept.values()))) if _verifiable(baseline) else None
 
 
-def _measured(baseline: Mapping[str, Scores]) -> list[str]:
+def _verifiable(baseline: Mapping[str, Scores]) -> list[str]:
     return [name for name, scores in baseline.items() if main_score(scores) > 0]
 
 
-def tally(
-    name: str, answers: Answers, collected: Collected, bench: EvaluationSetup, truth: Truth
+def score_answers(
+    answers: AnswerArray, truth: Truth, model: StagedModel, frame_sizes: FrameSizes
 ) -> FrameScores:
-    """What a model's answers got right."""
+    """Score one model's answers against its ground truth."""
     if isinstance(truth, ClassTruth):
-        return top_k(answers, truth.labels)
-    assert isinstance(truth, BoxTruth)
-    model = bench.models[name]
-    geometry = Geometry(collected.sizes, model.input)
-    return coco_map(answers, geometry, truth, model.num_classes)
+        return score_classes(answers, truth.labels)
+    geometry = BoxGeometry(frame_sizes, model.input)
+    return score_boxes(answers, geometry, truth, model.num_classes)
 
 
-def same_frames(truth: Mapping[str, Truth]) -> list[list[str]]:
-    """Models grouped by the frames that their truth is for, so that each is read once."""
+def group_by_frames(truth: Mapping[str, Truth]) -> list[list[str]]:
+    """Group models by the frames of their ground truth, so that each frame is read once."""
     groups: dict[str, list[str]] = {}
-    for name, known in truth.items():
-        groups.setdefault(known.frames.hash, []).append(name)
+    for name, model_truth in truth.items():
+        groups.setdefault(model_truth.frames.hash, []).append(name)
     return list(groups.values())
 
 
-def answering(together: PlanSet, models: ModelsByName) -> Answering:
-    """Every distinct answer of the plans."""
+def plan_set_answers(plan_set: PlanSet, models: ModelsByName) -> AnswerFunction:
+    """Return a function that computes every distinct answer of the plans."""
 
     def answers(pictures: list[Frame]) -> Iterable[tuple[OutputKey, Tensor]]:
-        inputs = {name: models[name].prepare_frames(pictures) for name in together.inputs_read}
-        return together.answers(inputs)
+        inputs = {name: models[name].prepare_frames(pictures) for name in plan_set.inputs_read}
+        return plan_set.answers(inputs)
 
     return answers
 
 
-def collect(
-    answers: Answering, bench: EvaluationSetup, frames: FrameSet, progress: Progress
-) -> Collected:
-    """What is scored of all answers for all frames."""
-    parts: defaultdict[OutputKey, list[Answers]] = defaultdict(list)
+def collect_answers(
+    answer: AnswerFunction, setup: EvaluationSetup, frames: FrameSet, progress: Progress
+) -> CollectedAnswers:
+    """Run over all frames and collect what scoring needs of every answer."""
+    batch_answers: defaultdict[OutputKey, list[AnswerArray]] = defaultdict(list)
     sizes: list[tuple[int, int]] = []
-    for _, pictures in batches(frames, bench.batch):
-        for output, answer in answers(pictures):
-            parts[output].append(_kept(answer, bench.models[output[0]]))
+    for _, pictures in batches(frames, setup.batch):
+        for output, tensor in answer(pictures):
+            batch_answers[output].append(_compact(tensor, setup.models[output[0]]))
         sizes += [(picture.shape[0], picture.shape[1]) for picture in pictures]
         progress(len(pictures))
-    return Collected({output: np.concatenate(p) for output, p in parts.items()}, sizes)
+    return CollectedAnswers(
+        {output: np.concatenate(arrays) for output, arrays in batch_answers.items()}, sizes
+    )
 
 
-def _kept(answer: Tensor, model: StagedModel) -> Answers:
-    """What is scored of a batch's answer: all logits of hundreds of plans would be gigabytes."""
-    found = answer.cpu().numpy()
-    return ranked(found) if model.task == "classification" else found
+def _compact(answer: Tensor, model: StagedModel) -> AnswerArray:
+    """Keep what scoring needs of a batch: the logits of hundreds of plans would be gigabytes."""
+    array = answer.cpu().numpy()
+    return top_classes(array) if model.task == "classification" else array

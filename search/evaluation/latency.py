@@ -1,4 +1,4 @@
-"""How long the merged set of a plan takes for a frame, on the machine that the search runs on."""
+"""Latency of a plan's merged model per frame, on the machine that runs the search."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ from spaces.plan import Share, SharePlan
 
 @dataclass(frozen=True)
 class StopwatchSettings:
-    """How long is measured: until there are so many runs, and they took so many seconds."""
+    """When timing stops: after at least `runs` runs that took at least `seconds` together."""
 
     warmup: int = 3
-    """Runs before, which do not count."""
+    """Untimed runs before the timed ones."""
     runs: int = 10
+    """Timed runs, at least."""
     seconds: float = 0.5
     frames: int = 4
-    """Different frames that the runs take in turn."""
+    """Different frames; the runs cycle through them."""
 
     def __post_init__(self) -> None:
         if self.warmup < 0 or self.runs < 1 or self.seconds < 0 or self.frames < 1:
@@ -41,14 +42,14 @@ DEFAULT_STOPWATCH = StopwatchSettings()
 
 
 class Stopwatch:
-    """Times one call over and over, alone: no garbage collection falls into it."""
+    """Times repeated calls, with garbage collection switched off."""
 
     def __init__(self, settings: StopwatchSettings, device: torch.device) -> None:
         self.settings = settings
         self.device = device
 
     def milliseconds(self, call: Callable[[int], object]) -> float:
-        """The median time of `call(run)`, which is told the number of the run."""
+        """Return the median time of `call(run)`, in milliseconds; `run` counts from 0."""
         seconds: list[float] = []
         with _no_collection():
             for run in range(self.settings.warmup):
@@ -65,15 +66,15 @@ class Stopwatch:
         return time.perf_counter() - start
 
     def _wait(self) -> None:
-        """A GPU answers before it is done."""
+        """Wait for the GPU, whose calls return before their work is done."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
 
 class Latency:
-    """Measures plans: stages, adapters and heads of the fused twins, one frame at a time.
+    """Measures plans: stages, adapters and heads of the fused models, one frame at a time.
 
-    Frames are prepared before: what a camera's picture needs until it is an input is not counted.
+    The inputs are prepared beforehand, so decoding and resizing are not included.
     """
 
     def __init__(self, observed: Observed, settings: StopwatchSettings | None = None) -> None:
@@ -82,32 +83,34 @@ class Latency:
         self._maps: dict[Share, LinearMap] = {}
 
     def milliseconds(self, plan: SharePlan) -> float:
-        """The median per frame over repeated forward passes of the plan's merged model.
+        """Return the median milliseconds per frame of the plan's merged model.
 
         Raises:
             BadPlan: the plan does not fit the deployment.
         """
-        known = self._observed.deployment
-        plan = canonical(plan, layouts_by_model(known.facts))
-        merged = MergedModel(known.deployed_models, known.facts, plan, self._fitted(plan))
+        deployment = self._observed.deployment
+        plan = canonical(plan, layouts_by_model(deployment.facts))
+        merged = MergedModel(
+            deployment.deployed_models, deployment.facts, plan, self._fitted_maps(plan)
+        )
         inputs = [
             {name: prepared[name] for name in merged.inputs_read} for prepared in self._inputs
         ]
-        device = next(iter(known.deployed_models.values())).device
+        device = next(iter(deployment.deployed_models.values())).device
         with torch.inference_mode():
             return Stopwatch(self._settings, device).milliseconds(
                 lambda run: merged(inputs[run % len(inputs)])
             )
 
-    def _fitted(self, plan: SharePlan) -> Mapping[Share, LinearMap]:
-        """The plan's maps; each share's is fitted when a plan first needs it."""
+    def _fitted_maps(self, plan: SharePlan) -> Mapping[Share, LinearMap]:
+        """Return the maps of all shares seen so far; fit those that the plan needs first."""
         missing = tuple(share for share in plan.shares if share not in self._maps)
         self._maps |= self._observed.maps_for([SharePlan(missing)])
         return self._maps
 
     @cached_property
     def _inputs(self) -> list[dict[str, Tensor]]:
-        """Every model's input of each of the frames, a batch of one."""
+        """Each frame as every model's input, a batch of one."""
         models, frames = self._observed.deployment.deployed_models, self._observed.frames
         return [
             {name: model.prepare_frames([frames[index]]) for name, model in models.items()}

@@ -1,4 +1,4 @@
-"""What a model got right, frame by frame, and its scores on any draw of the frames."""
+"""What a model gets right frame by frame, and its scores on any draw of the frames."""
 
 from __future__ import annotations
 
@@ -11,101 +11,110 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from search.evaluation.average_precision import Matches, Matrix
-from search.evaluation.bootstrap import Counts, Vector
+from search.evaluation.average_precision import CategoryMatches
+from search.evaluation.bootstrap import DrawCounts, FloatMatrix, FloatVector
 
 Scores = dict[str, float]
+"""By name, from 0 to 1: top1 and top5 of a classifier; map, ap50 and ap_CATEGORY of a detector."""
 
 
-def main_name(scores: Container[str]) -> str:
-    """The name of the score that quality is judged by."""
+def main_score_name(scores: Container[str]) -> str:
+    """Return the name of the score that quality is based on: `map` or `top1`."""
     return "map" if "map" in scores else "top1"
 
 
 def main_score(scores: Scores) -> float:
-    """The one number of a model's scores that quality is judged by."""
-    return scores[main_name(scores)]
+    """Return the score that quality is based on."""
+    return scores[main_score_name(scores)]
 
 
 class FrameScores(ABC):
-    """What one model's answers got right on each frame, so that any draw of them can be scored."""
+    """What one model's answers get right on each frame, so that any draw of them can be scored."""
 
     main: ClassVar[str]
-    """The score that quality is judged by."""
+    """The name of the score that quality is based on."""
 
     @property
     @abstractmethod
-    def frames(self) -> int:
-        """How many there are."""
+    def frame_count(self) -> int:
+        """The number of frames."""
 
     @abstractmethod
-    def resampled(self, counts: Counts) -> dict[str, Vector]:
-        """Each score of (draws, frames) `counts`; NaN in a draw in which it is not defined."""
+    def resample(self, counts: DrawCounts) -> dict[str, FloatVector]:
+        """Return each score of every draw as (draws,); NaN in a draw where it is undefined.
+
+        `counts` is (draws, frames).
+        """
 
     @cached_property
     def scores(self) -> Scores:
-        """The scores of the frames as they are. What is not defined is left out, but for the main
-        score: that is -1, as COCO has it."""
-        found = self.resampled(np.ones((1, self.frames)))
-        known = {name: float(value) for name, (value,) in found.items() if np.isfinite(value)}
-        return {self.main: -1.0} | known
+        """The scores of the frames as they are.
+
+        Undefined scores are left out, but an undefined main score is -1, as in COCO.
+        """
+        drawn = self.resample(np.ones((1, self.frame_count)))
+        defined = {name: float(value) for name, (value,) in drawn.items() if np.isfinite(value)}
+        return {self.main: -1.0} | defined
 
 
 @dataclass(frozen=True, eq=False)
-class ClassTally(FrameScores):
-    """(frames,) of a classifier: whether its first class, and one of its first five, is right."""
+class ClassFrameScores(FrameScores):
+    """Whether a classifier's first class, and any of its first five, is correct on each frame."""
 
     first: NDArray[np.bool_]
+    """(frames,)"""
     among_five: NDArray[np.bool_]
+    """(frames,)"""
     main: ClassVar[str] = "top1"
 
     @property
-    def frames(self) -> int:
+    def frame_count(self) -> int:
         return len(self.first)
 
-    def resampled(self, counts: Counts) -> dict[str, Vector]:
-        drawn = counts.sum(1)
-        return {"top1": counts @ self.first / drawn, "top5": counts @ self.among_five / drawn}
+    def resample(self, counts: DrawCounts) -> dict[str, FloatVector]:
+        totals = counts.sum(1)
+        return {"top1": counts @ self.first / totals, "top5": counts @ self.among_five / totals}
 
 
 @dataclass(frozen=True, eq=False)
-class BoxTally(FrameScores):
-    """A detector's matches, of each category with its name."""
+class BoxFrameScores(FrameScores):
+    """A detector's matches with the ground truth, per category."""
 
-    matches: Sequence[tuple[str, Matches]]
+    matches: Sequence[tuple[str, CategoryMatches]]
+    """Each category's name and matches."""
     main: ClassVar[str] = "map"
 
     @property
-    def frames(self) -> int:
-        return len(self.matches[0][1].boxes)
+    def frame_count(self) -> int:
+        return len(self.matches[0][1].box_counts)
 
-    def resampled(self, counts: Counts) -> dict[str, Vector]:
-        """COCO's mAP over IoU 0.50 to 0.95, AP at 0.50, and AP per category.
+    def resample(self, counts: DrawCounts) -> dict[str, FloatVector]:
+        """Return COCO's mAP over IoU 0.50 to 0.95, AP at 0.50, and AP per category.
 
-        A category without a box is not defined and counts in no mean, as COCO has it.
+        A category without a box is undefined and excluded from the means, as in COCO.
         """
-        found = np.stack([known.average_precision(counts) for _, known in self.matches])
-        whole = {"map": means_known(found.mean(2)), "ap50": means_known(found[:, :, 0])}
+        precision = np.stack([matches.average_precision(counts) for _, matches in self.matches])
+        means = {"map": nan_mean(precision.mean(2)), "ap50": nan_mean(precision[:, :, 0])}
         names = [f"ap_{name}" for name, _ in self.matches]
-        return whole | dict(zip(names, found.mean(2), strict=True))
+        return means | dict(zip(names, precision.mean(2), strict=True))
 
 
-Tallies = Mapping[str, FrameScores]
-"""By model."""
+FrameScoresByModel = Mapping[str, FrameScores]
 
 
-def scores_of(tallies: Tallies) -> dict[str, Scores]:
-    return {name: tally.scores for name, tally in tallies.items()}
+def scores_by_model(frame_scores: FrameScoresByModel) -> dict[str, Scores]:
+    """Return each model's scores over all its frames."""
+    return {name: model_scores.scores for name, model_scores in frame_scores.items()}
 
 
-def means_known(values: Matrix) -> Vector:
-    """Means of (categories, draws) over the categories that are not NaN; NaN where all are."""
-    known = np.isfinite(values)
-    total = np.where(known, values, 0).sum(0)
-    return np.where(known.any(0), total / np.maximum(known.sum(0), 1), np.nan)
+def nan_mean(values: FloatMatrix) -> FloatVector:
+    """Return the column means of (rows, draws) without NaN; NaN where a column is all NaN."""
+    defined = np.isfinite(values)
+    total = np.where(defined, values, 0).sum(0)
+    return np.where(defined.any(0), total / np.maximum(defined.sum(0), 1), np.nan)
 
 
-def mean_known(fidelity: Mapping[str, float | None]) -> float | None:
-    """Mean over the models whose fidelity is known; None if none is."""
-    known = [value for value in fidelity.values() if value is not None]
-    return sum(known) / len(known) if known else None
+def mean_of_available(values: Mapping[str, float | None]) -> float | None:
+    """Return the mean of the values that are not None; None if all are."""
+    available = [value for value in values.values() if value is not None]
+    return sum(available) / len(available) if available else None

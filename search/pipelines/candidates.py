@@ -9,14 +9,14 @@ from typing import Any
 from search.data.ground_truth import Truth
 from search.evaluation.confidence import Resampling
 from search.evaluation.evaluate import (
-    BASELINE,
+    UNMERGED_PLAN,
     EvaluationSetup,
-    kept_by_model,
     quality_kept,
-    steps_to_verify,
-    tallies,
+    quality_kept_by_model,
+    score_frames,
+    verification_steps,
 )
-from search.evaluation.per_frame import FrameScores, Tallies, scores_of
+from search.evaluation.per_frame import FrameScores, FrameScoresByModel, scores_by_model
 from search.results.search_result import CandidateRecord, PlanRecord, VerifiedCandidates
 from search.utils.reporter import Reporter
 from spaces.plan import SharePlan
@@ -34,12 +34,12 @@ def verify_plans(
     `fidelities` holds each plan's fidelity by model. Without ground truth nothing is measured, and
     the candidates have no accuracy.
     """
-    compared = [BASELINE, *(SharePlan.from_dict(record.plan) for record in plans)]
+    compared = [UNMERGED_PLAN, *(SharePlan.from_dict(record.plan) for record in plans)]
     measured: list[dict[str, FrameScores]] = [{} for _ in compared]
     if truth:
         reporter.step(f"Ground truth of {len(plans)} candidates and the unmerged models")
-        with reporter.progress("steps", steps_to_verify(len(compared), truth)) as progress:
-            measured = tallies(setup, compared, truth, progress)
+        with reporter.progress("steps", verification_steps(len(compared), truth)) as progress:
+            measured = score_frames(setup, compared, truth, progress)
     unmerged, *merged = measured
     resampling = Resampling(truth)
     candidates = []
@@ -49,18 +49,20 @@ def verify_plans(
                 _candidate_record(record, by_model, frame_scores, unmerged, resampling)
             )
             progress(1)
-    return VerifiedCandidates(scores_of(unmerged), resampling.intervals(unmerged), candidates)
+    return VerifiedCandidates(
+        scores_by_model(unmerged), resampling.intervals(unmerged), candidates
+    )
 
 
 def _candidate_record(
     plan: PlanRecord,
     fidelity_by_model: Mapping[str, float | None],
-    merged: Tallies,
-    unmerged: Tallies,
+    merged: FrameScoresByModel,
+    unmerged: FrameScoresByModel,
     resampling: Resampling,
 ) -> CandidateRecord:
-    scores, baseline = scores_of(merged), scores_of(unmerged)
-    kept = kept_by_model(scores, baseline, fidelity_by_model)
+    scores, baseline = scores_by_model(merged), scores_by_model(unmerged)
+    kept = quality_kept_by_model(scores, baseline, fidelity_by_model)
     return CandidateRecord(
         **_plan_fields(plan),
         fidelity=dict(fidelity_by_model),
@@ -69,7 +71,7 @@ def _candidate_record(
         quality_kept=quality_kept(scores, baseline, fidelity_by_model),
         intervals=resampling.intervals(merged),
         differences=resampling.differences(merged, unmerged),
-        quality_interval=resampling.quality(kept, merged, unmerged),
+        quality_interval=resampling.quality_interval(kept, merged, unmerged),
     )
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from search.config.run import RunConfig
 from search.data.frames import summarise_frames
 from search.data.ground_truth import Truth
-from search.evaluation.bootstrap import LEVEL
+from search.evaluation.bootstrap import CONFIDENCE_LEVEL
 from search.evaluation.correlation import RESAMPLES
 from search.metrics.registry import METRICS
 from search.pipelines.prepare import load_deployment, observe, open_frames, open_truth
@@ -197,7 +197,7 @@ def build_comparison(
         winner=tables["deciding"].winner,
         deciding=tables["deciding"],
         reporting=tables["reporting"],
-        settings={"decides": DECIDES, "resamples": RESAMPLES, "level": LEVEL},
+        settings={"decides": DECIDES, "resamples": RESAMPLES, "level": CONFIDENCE_LEVEL},
         config=config.as_written(),
         seconds=dict(seconds),
         created=utc_now(),

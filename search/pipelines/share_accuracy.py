@@ -10,7 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from search.data.ground_truth import BadTruth, BoxTruth, Truth, truth_subset
-from search.evaluation.evaluate import BASELINE, EvaluationSetup, accuracy, steps_to_verify
+from search.evaluation.evaluate import (
+    UNMERGED_PLAN,
+    EvaluationSetup,
+    compute_accuracy,
+    verification_steps,
+)
 from search.evaluation.per_frame import Scores, main_score
 from search.results.metric_comparison import LABEL_PARTS, LabelPart
 from search.statistics.observed import Observed
@@ -89,7 +94,7 @@ def measurable_models(
     names: set[str] = set()
     for part in LABEL_PARTS:
         reporter.step(f"Accuracy of the unmerged models on the {part} frames")
-        with reporter.progress("steps", steps_to_verify(1, truth[part])) as progress:
+        with reporter.progress("steps", verification_steps(1, truth[part])) as progress:
             unmerged = measure_shares(setup, [], truth[part], progress)
         for name, reason in unmerged.left_out.items():
             reporter.say(f"  {name} is left out on the {part} frames: {reason}")
@@ -117,7 +122,9 @@ def measure_parts(
     measured = {}
     for part in LABEL_PARTS:
         reporter.step(f"Accuracy of {len(shares)} shares on the {part} frames")
-        with reporter.progress("steps", steps_to_verify(1 + len(shares), truth[part])) as progress:
+        with reporter.progress(
+            "steps", verification_steps(1 + len(shares), truth[part])
+        ) as progress:
             measured[part] = measure_shares(setup, shares, truth[part], progress)
     return measured
 
@@ -133,7 +140,7 @@ def measure_shares(
     The recipients of the shares must have ground truth.
     """
     plans = [SharePlan((share,)) for share in shares]
-    unmerged, *merged = accuracy(setup, [BASELINE, *plans], truth, progress)
+    unmerged, *merged = compute_accuracy(setup, [UNMERGED_PLAN, *plans], truth, progress)
     return ShareAccuracy(
         unmerged,
         {

@@ -9,7 +9,7 @@ from pathlib import Path
 from search.config.run import RunConfig
 from search.data.frames import FrameSet, summarise_frames
 from search.data.ground_truth import Truth, summarise_truth
-from search.evaluation.evaluate import EvaluationSetup, fidelity
+from search.evaluation.evaluate import EvaluationSetup, compute_fidelity
 from search.pipelines.candidates import verify_plans
 from search.pipelines.finished_run import LoadedRun, NoSuchPlan
 from search.pipelines.prepare import load_deployment, observe, open_truth
@@ -105,7 +105,7 @@ def measure_fidelity(
     share_plans = [SharePlan.from_dict(record.plan) for record in plans]
     reporter.step(f"Fidelity of {len(plans)} plans on {len(frames)} frames")
     with reporter.progress("frames", len(frames)) as progress:
-        return fidelity(setup, share_plans, frames, progress)
+        return compute_fidelity(setup, share_plans, frames, progress)
 
 
 def build_verification(

@@ -11,13 +11,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from search.evaluation.bootstrap import Vector
+from search.evaluation.bootstrap import FloatVector
 from search.evaluation.correlation import (
     COEFFICIENTS,
-    SMALLEST,
+    MIN_POINTS,
     Correlation,
-    correlation,
-    mean_correlation,
+    compute_correlation,
+    compute_mean_correlation,
 )
 from search.evaluation.per_frame import Scores
 from search.results.search_result import package_versions
@@ -34,7 +34,7 @@ SHARE_GROUPS = {
 """The groups of shares that are correlated, with their titles.
 
 `same`: donor and recipient stage have the same name. `cross`: all other shares. `within`: the mean
-correlation over the recipient stages with at least `SMALLEST` donors, each over its own donors, so
+correlation over the recipient stages with at least `MIN_POINTS` donors, each over its own donors, so
 that the depth of a stage has no influence.
 """
 
@@ -116,13 +116,13 @@ def correlate_groups(
     stages = [_points(values, quality, members) for members in by_recipient(shares).values()]
     correlate_groups = {
         group: {
-            name: correlation(coefficient, x, y, seed)
+            name: compute_correlation(coefficient, x, y, seed)
             for name, coefficient in COEFFICIENTS.items()
         }
         for group, (x, y) in points.items()
     }
     correlate_groups["within"] = {
-        name: mean_correlation(coefficient, stages, seed)
+        name: compute_mean_correlation(coefficient, stages, seed)
         for name, coefficient in COEFFICIENTS.items()
     }
     return correlate_groups
@@ -139,20 +139,20 @@ def cross_stage(shares: Sequence[Share]) -> list[Share]:
 
 
 def by_recipient(shares: Sequence[Share]) -> dict[Ref, list[Share]]:
-    """Return the shares into each recipient stage that has at least `SMALLEST` donors."""
+    """Return the shares into each recipient stage that has at least `MIN_POINTS` donors."""
     by_stage: dict[Ref, list[Share]] = {}
     for share in shares:
         by_stage.setdefault(share.recipient, []).append(share)
     return {
         recipient: members
         for recipient, members in by_stage.items()
-        if len({share.donor for share in members}) >= SMALLEST
+        if len({share.donor for share in members}) >= MIN_POINTS
     }
 
 
 def _points(
     values: SimilarityByShare, quality: SimilarityByShare, shares: Sequence[Share]
-) -> tuple[Vector, Vector]:
+) -> tuple[FloatVector, FloatVector]:
     return (
         np.array([values[share] for share in shares], dtype=np.float64),
         np.array([quality[share] for share in shares], dtype=np.float64),

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from search.evaluation.correlation import correlation_alone, spearman
-from search.evaluation.per_frame import mean_known
+from search.evaluation.correlation import point_correlation, spearman
+from search.evaluation.per_frame import mean_of_available
 from search.results.search_result import CandidateRecord, RankAgreement
 
 MaybeNumbers = Sequence[float | None]
@@ -35,7 +35,7 @@ def shortlist_rank_agreement(
 
     The shortlist holds more plans than are verified.
     """
-    return {"shortlist_proxy_fidelity": _rho(proxies, [mean_known(f) for f in fidelities])}
+    return {"shortlist_proxy_fidelity": _rho(proxies, [mean_of_available(f) for f in fidelities])}
 
 
 def describe_rank_agreement(agreement: RankAgreement) -> str:
@@ -55,4 +55,4 @@ def _rho(x: MaybeNumbers, y: MaybeNumbers) -> float | None:
     if not pairs:
         return None
     columns = np.array(pairs, dtype=np.float64).T
-    return correlation_alone(spearman, columns[0], columns[1])
+    return point_correlation(spearman, columns[0], columns[1])

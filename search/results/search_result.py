@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any, Literal
 
-from search.evaluation.confidence import Intervals
-from search.evaluation.per_frame import Scores, main_name, mean_known
+from search.evaluation.confidence import ScoreIntervals
+from search.evaluation.per_frame import Scores, main_score_name, mean_of_available
 from search.study.pareto import front_indices
 from search.utils.records import IsoTime
 
@@ -58,21 +58,21 @@ class CandidateRecord(PlanRecord):
     """Quality kept by model: merged / unmerged accuracy, or fidelity."""
     quality_kept: float | None
     """Mean of `kept`, if any accuracy was measured."""
-    intervals: Intervals
+    intervals: ScoreIntervals
     """[low, high] of each number in `accuracy`, over the frames."""
-    differences: Intervals
+    differences: ScoreIntervals
     """[merged - unmerged, low, high] of each number in `accuracy`, on the same frames."""
     quality_interval: list[float] | None
     """[low, high] of `quality_kept`."""
 
     @property
     def mean_fidelity(self) -> float | None:
-        return mean_known(self.fidelity)
+        return mean_of_available(self.fidelity)
 
     @property
     def significance_by_model(self) -> dict[str, Significance]:
         """Whether the main score differs from the unmerged one, by model with ground truth."""
-        return {name: significance(d[main_name(d)]) for name, d in self.differences.items()}
+        return {name: significance(d[main_score_name(d)]) for name, d in self.differences.items()}
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class Result:
     study: dict[str, Any]
     baseline: dict[str, Scores]
     """Scores of the unmerged models."""
-    baseline_intervals: Intervals
+    baseline_intervals: ScoreIntervals
     """[low, high] of each number in `baseline`, over the frames."""
     front: list[PlanRecord]
     candidates: list[CandidateRecord]
@@ -152,7 +152,7 @@ class VerifiedCandidates:
 
     baseline: dict[str, Scores]
     """Unmerged scores, by model with ground truth."""
-    intervals: Intervals
+    intervals: ScoreIntervals
     """[low, high] of each number in `baseline`."""
     candidates: list[CandidateRecord]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from search.evaluation.confidence import Intervals
+from search.evaluation.confidence import ScoreIntervals
 from search.evaluation.per_frame import Scores
 from search.results.search_result import CandidateRecord, choose_candidate, package_versions
 from search.utils.records import IsoTime
@@ -28,7 +28,7 @@ class Verification:
     unmerged_bytes: int
     baseline: dict[str, Scores]
     """Scores of the unmerged models."""
-    baseline_intervals: Intervals
+    baseline_intervals: ScoreIntervals
     candidates: list[CandidateRecord]
     verified_front: list[str]
     chosen: str | None

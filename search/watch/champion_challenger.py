@@ -12,7 +12,13 @@ from search.data.frames import FrameSet, JoinedFrames, split_parts
 from search.data.ground_truth import Truth
 from search.deploy.champion import Champion, ChampionStore
 from search.deploy.comparison import Comparison
-from search.evaluation.bundles import BundleQuality, ByAnswers, ByTruth, Difference, Measure
+from search.evaluation.bundles import (
+    BundleAccuracy,
+    BundleFidelity,
+    BundleQuality,
+    Difference,
+    Measure,
+)
 from search.evaluation.evaluate import EvaluationSetup
 from search.pipelines.open_data import open_frame_set, select_device
 from search.results.registered_plan import RegisteredPlan
@@ -116,7 +122,7 @@ def compare_plans(
     measured_on["truth"], labels = setup.labels_against(champion)
     if labels:
         with reporter.working("ground truth of both"):
-            by_truth = ByTruth.on(setup.evaluation, labels)
+            by_truth = BundleAccuracy.prepare(setup.evaluation, labels)
             qualities = [by_truth.measure(*both) for both in zip(bundles, fidelities, strict=True)]
         challenger = _with_quality(challenger, qualities[0])
         in_service = _with_quality(in_service, qualities[1])
@@ -131,7 +137,7 @@ def _measure_fidelity(
     frames = setup.fresh_frames
     reporter.step(f"Challenger and plan in service on {len(frames)} new frames")
     with reporter.progress("frames", len(frames) * (1 + len(bundles))) as progress:
-        by_answers = ByAnswers.on(setup.evaluation, frames, progress)
+        by_answers = BundleFidelity.prepare(setup.evaluation, frames, progress)
         return [by_answers.measure(bundle, progress) for bundle in bundles]
 
 

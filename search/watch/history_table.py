@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from search.deploy.champion import CURRENT, ChampionStore
-from search.evaluation.per_frame import mean_known
+from search.evaluation.per_frame import mean_of_available
 from search.results.rounds import PromotionRecord, Round
 from search.utils.format import megabytes, percent
 from search.utils.reporter import Reporter
@@ -68,7 +68,7 @@ def _row(ended: Round) -> list[str]:
         format_minute(ended.due),
         str(ended.new_frames),
         "-" if p_value is None else f"{p_value:.2g}",
-        percent(mean_known(ended.fidelity)),
+        percent(mean_of_available(ended.fidelity)),
         ended.decision,
         ended.champion or "-",
     ]

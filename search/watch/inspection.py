@@ -13,7 +13,7 @@ from search.drift.detection import Drift, compare
 from search.drift.frame_features import Description, describe, models_key
 from search.drift.reference import BadReference, Reference
 from search.drift.reference_storage import load, save
-from search.evaluation.bundles import BundleQuality, ByAnswers
+from search.evaluation.bundles import BundleFidelity, BundleQuality
 from search.evaluation.evaluate import EvaluationSetup
 from search.pipelines.open_data import select_device
 from search.pipelines.prepare import open_frames, survey_models
@@ -161,4 +161,4 @@ class Inspector:
         bundle = load_bundle(champions.bundle_folder(champion.bundle)).to(device)
         self.reporter.step(f"The plan in service and its models on {len(frames)} new frames")
         with self.reporter.progress("frames", 2 * len(frames)) as progress:
-            return ByAnswers.on(setup, frames, progress).measure(bundle, progress)
+            return BundleFidelity.prepare(setup, frames, progress).measure(bundle, progress)

@@ -1,4 +1,4 @@
-"""Average precision of drawn frames is what pycocotools says of frames listed so often."""
+"""Average precision of drawn frames equals pycocotools on frames listed as often as drawn."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from search.evaluation.average_precision import match
-from search.evaluation.per_frame import BoxTally
+from search.evaluation.average_precision import match_detections
+from search.evaluation.per_frame import BoxFrameScores
 
 FRAMES, CATEGORIES = 9, ("car", "van", "crowds only", "never seen")
 Entries = list[dict[str, Any]]
@@ -29,7 +29,7 @@ class Labelled:
     detections: Sequence[Entries]
 
     def drawn(self, frames: Sequence[int]) -> tuple[Entries, Entries, Entries, Entries]:
-        """As pycocotools takes them; a frame that is named twice is there twice."""
+        """Return these frames as pycocotools reads them; a frame may be listed twice."""
         images = [{"id": k + 1, "height": 100, "width": 100} for k in range(len(frames))]
         boxes, detections = (
             [{**entry, "image_id": k + 1} for k, at in enumerate(frames) for entry in listed[at]]
@@ -39,8 +39,8 @@ class Labelled:
         return images, boxes, categories, detections
 
     @property
-    def tally(self) -> BoxTally:
-        return BoxTally(match(*self.drawn(range(len(self.boxes)))))
+    def frame_scores(self) -> BoxFrameScores:
+        return BoxFrameScores(match_detections(*self.drawn(range(len(self.boxes)))))
 
 
 def box(rng: np.random.Generator) -> list[float]:
@@ -49,31 +49,33 @@ def box(rng: np.random.Generator) -> list[float]:
 
 
 def street(seed: int) -> Labelled:
-    """Frames with all that makes a difference to COCO: crowds, crowded frames, equal scores.
+    """Build frames with all special cases of COCO: crowds, crowded frames, equal scores.
 
-    Even seeds have scores of one digit, so that a frame has several detections of one score and
-    frames have detections of the same; odd ones have scores that all differ.
+    Even seeds round scores to one digit, so that detections have equal scores within a frame and
+    between frames; with odd seeds all scores differ.
     """
     rng = np.random.default_rng(seed)
     boxes: list[Entries] = []
     detections: list[Entries] = []
     for k in range(FRAMES):
-        there: Entries = []
+        boxes_here: Entries = []
         for _ in range(int(rng.integers(0, 5))):
             category = int(rng.integers(1, 4))
             crowd = int(category == 3 or rng.random() < 0.15)
-            there.append(entry(box(rng), category, iscrowd=crowd))
+            boxes_here.append(entry(box(rng), category, iscrowd=crowd))
         found: Entries = []
-        for known in there * 2:
-            jittered = [float(v) for v in np.add(known["bbox"], rng.normal(scale=3, size=4))]
-            found.append(entry(jittered, known["category_id"], score=float(rng.uniform(0.3, 1))))
-        for _ in range(130 if k == 4 else 6):  # COCO looks at the best 100 of a frame
+        for labelled in boxes_here * 2:
+            jittered = [float(v) for v in np.add(labelled["bbox"], rng.normal(scale=3, size=4))]
+            found.append(
+                entry(jittered, labelled["category_id"], score=float(rng.uniform(0.3, 1)))
+            )
+        for _ in range(130 if k == 4 else 6):  # COCO uses the best 100 of a frame
             found.append(entry(box(rng), int(rng.integers(1, 4)), score=float(rng.random())))
         if k == 4:
             found = [{**f, "category_id": 1} for f in found]
         if seed % 2 == 0:
             found = [{**f, "score": round(f["score"], 1)} for f in found]
-        boxes.append(there)
+        boxes.append(boxes_here)
         detections.append([] if k == 6 else found)
     return Labelled(boxes, detections)
 
@@ -85,14 +87,14 @@ def entry(bbox: list[float], category: int, **more: Any) -> dict[str, Any]:
 def by_pycocotools(
     images: Entries, boxes: Entries, categories: Entries, detections: Entries
 ) -> dict[str, float]:
-    """The slow twin: pycocotools alone, with its own accumulation; NaN where it has -1."""
+    """Return the scores of pycocotools with its own accumulation; NaN where it has -1."""
 
     def index(listed: Entries) -> COCO:
-        known = COCO()
+        coco = COCO()
         annotations = [{**one, "id": k + 1} for k, one in enumerate(listed)]
-        known.dataset = {"images": images, "annotations": annotations, "categories": categories}
-        known.createIndex()
-        return known
+        coco.dataset = {"images": images, "annotations": annotations, "categories": categories}
+        coco.createIndex()
+        return coco
 
     with contextlib.redirect_stdout(io.StringIO()):
         found = COCOeval(index(boxes), index(detections), "bbox")
@@ -106,9 +108,9 @@ def by_pycocotools(
     return {name: np.nan if value == -1 else float(value) for name, value in scores.items()}
 
 
-def scores_of(tally: BoxTally, counts: Sequence[int]) -> dict[str, float]:
+def scores_of(frame_scores: BoxFrameScores, counts: Sequence[int]) -> dict[str, float]:
     drawn = np.array([counts], dtype=np.float64)
-    return {name: float(value) for name, (value,) in tally.resampled(drawn).items()}
+    return {name: float(value) for name, (value,) in frame_scores.resample(drawn).items()}
 
 
 def same(one: dict[str, float], other: dict[str, float]) -> bool:
@@ -116,67 +118,69 @@ def same(one: dict[str, float], other: dict[str, float]) -> bool:
 
 
 @EVERY
-def test_of_all_frames_it_is_what_pycocotools_accumulates(seed: int) -> None:
-    known = street(seed)
-    wanted = by_pycocotools(*known.drawn(range(FRAMES)))
-    assert same(scores_of(known.tally, [1] * FRAMES), wanted)
-    assert 0.01 < wanted["map"] < 0.99 and np.isnan(wanted["ap_never seen"])
-    defined = {name: value for name, value in wanted.items() if not np.isnan(value)}
-    assert same(known.tally.scores, defined)
+def test_all_frames_score_as_in_pycocotools(seed: int) -> None:
+    frames = street(seed)
+    expected = by_pycocotools(*frames.drawn(range(FRAMES)))
+    assert same(scores_of(frames.frame_scores, [1] * FRAMES), expected)
+    assert 0.01 < expected["map"] < 0.99 and np.isnan(expected["ap_never seen"])
+    defined = {name: value for name, value in expected.items() if not np.isnan(value)}
+    assert same(frames.frame_scores.scores, defined)
 
 
 @EVERY
-def test_of_drawn_frames_it_is_what_pycocotools_says_of_each_as_often_as_drawn(seed: int) -> None:
-    known, rng = street(seed), np.random.default_rng([seed, 1])
-    tally = known.tally
+def test_drawn_frames_score_as_in_pycocotools_with_each_listed_as_often_as_drawn(
+    seed: int,
+) -> None:
+    frames, rng = street(seed), np.random.default_rng([seed, 1])
+    frame_scores = frames.frame_scores
     counts = [np.bincount(rng.integers(FRAMES, size=FRAMES), minlength=FRAMES) for _ in range(12)]
-    together = tally.resampled(np.array(counts, dtype=np.float64))
+    together = frame_scores.resample(np.array(counts, dtype=np.float64))
     values = set()
     for k, drawn in enumerate(counts):
-        wanted = by_pycocotools(*known.drawn(np.repeat(np.arange(FRAMES), drawn).tolist()))
-        assert same({name: float(v[k]) for name, v in together.items()}, wanted)
-        assert same(
-            scores_of(tally, drawn.tolist()), wanted
-        )  # the other draws beside it play no part
-        values.add(wanted["map"])
+        expected = by_pycocotools(*frames.drawn(np.repeat(np.arange(FRAMES), drawn).tolist()))
+        assert same({name: float(v[k]) for name, v in together.items()}, expected)
+        # a draw does not depend on the draws scored with it
+        assert same(scores_of(frame_scores, drawn.tolist()), expected)
+        values.add(expected["map"])
     assert len(values) > 6
 
 
 @EVERY
-def test_a_single_frame_drawn_often_is_what_pycocotools_says_of_its_copies(seed: int) -> None:
-    known = street(seed)
-    tally = known.tally
+def test_one_frame_drawn_repeatedly_scores_as_its_copies_in_pycocotools(seed: int) -> None:
+    frames = street(seed)
+    frame_scores = frames.frame_scores
     for at in range(FRAMES):
         for often in (1, 3):
             drawn = [often if k == at else 0 for k in range(FRAMES)]
-            wanted = by_pycocotools(*known.drawn([at] * often))
-            assert same(scores_of(tally, drawn), wanted)
+            expected = by_pycocotools(*frames.drawn([at] * often))
+            assert same(scores_of(frame_scores, drawn), expected)
 
 
 @pytest.mark.parametrize("seed", [1, 3, 5])
-def test_the_order_of_frames_plays_no_part_where_no_scores_are_equal(seed: int) -> None:
-    known, rng = street(seed), np.random.default_rng([seed, 2])
+def test_the_order_of_frames_does_not_matter_where_all_scores_differ(seed: int) -> None:
+    frames, rng = street(seed), np.random.default_rng([seed, 2])
     order, drawn = rng.permutation(FRAMES), rng.integers(0, 4, FRAMES)
-    turned = Labelled([known.boxes[k] for k in order], [known.detections[k] for k in order])
+    turned = Labelled([frames.boxes[k] for k in order], [frames.detections[k] for k in order])
     assert same(
-        scores_of(known.tally, drawn.tolist()), scores_of(turned.tally, drawn[order].tolist())
+        scores_of(frames.frame_scores, drawn.tolist()),
+        scores_of(turned.frame_scores, drawn[order].tolist()),
     )
 
 
-def test_a_frame_that_is_drawn_more_often_than_all_others_outweighs_them() -> None:
+def test_a_frame_counts_as_often_as_it_is_drawn() -> None:
     right, wrong = entry([0.0, 0, 20, 20], 1, score=0.5), entry([50.0, 50, 9, 9], 1, score=0.9)
     boxes = [[entry([0.0, 0, 20, 20], 1, iscrowd=0)]] * 2
-    tally = Labelled(boxes, [[right], [wrong]]).tally
+    frame_scores = Labelled(boxes, [[right], [wrong]]).frame_scores
     # of n right ones after m wrong ones: the greatest precision is n / (n + m), up to recall
     for n, m in ((1, 1), (3, 1), (1, 3)):
         recalls = np.floor(100 * n / (n + m) + 1e-9) + 1
-        assert scores_of(tally, [n, m])["map"] == pytest.approx(n / (n + m) * recalls / 101)
+        assert scores_of(frame_scores, [n, m])["map"] == pytest.approx(n / (n + m) * recalls / 101)
 
 
-def test_without_detections_it_is_zero_and_without_boxes_it_is_not_defined() -> None:
+def test_the_score_is_0_without_detections_and_undefined_without_boxes() -> None:
     boxes: list[Entries] = [[entry([0.0, 0, 20, 20], 1, iscrowd=0)], []]
-    nothing = Labelled(boxes, [[], []]).tally
+    nothing = Labelled(boxes, [[], []]).frame_scores
     assert nothing.scores == {"map": 0, "ap50": 0, "ap_car": 0}
     assert np.isnan(scores_of(nothing, [0, 2])["map"])
-    empty = Labelled([[], []], [[entry([0.0, 0, 9, 9], 1, score=0.5)], []]).tally
-    assert empty.scores == {"map": -1}  # as COCO has it
+    empty = Labelled([[], []], [[entry([0.0, 0, 9, 9], 1, score=0.5)], []]).frame_scores
+    assert empty.scores == {"map": -1}  # as in COCO

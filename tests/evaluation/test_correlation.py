@@ -1,4 +1,4 @@
-"""Correlation coefficients keep their laws, and equal slow twins on every resample."""
+"""Correlation coefficients obey their laws and equal reference implementations."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from search.evaluation.bootstrap import Vector
+from search.evaluation.bootstrap import FloatVector
 from search.evaluation.correlation import (
     COEFFICIENTS,
-    SMALLEST,
+    MIN_POINTS,
     Coefficient,
     Correlation,
-    correlation,
-    correlation_alone,
+    compute_correlation,
+    compute_mean_correlation,
     kendall,
-    mean_correlation,
     pearson,
+    point_correlation,
     spearman,
 )
 
 Row = list[int]
-Twin = Callable[[Sequence[float], Sequence[float]], float | None]
+Reference = Callable[[Sequence[float], Sequence[float]], float | None]
 EVERY = pytest.mark.parametrize("name", COEFFICIENTS)
 
 
 @st.composite
-def rows(draw: st.DrawFn, smallest: int = SMALLEST, largest: int = 12) -> tuple[Row, Row]:
-    """Two rows of whole numbers with plenty of ties, neither of them constant."""
+def rows(draw: st.DrawFn, smallest: int = MIN_POINTS, largest: int = 12) -> tuple[Row, Row]:
+    """Draw two rows of integers with many ties, neither constant."""
     size = draw(st.integers(smallest, largest))
     row = st.lists(st.integers(-4, 4), min_size=size, max_size=size)
     x, y = draw(row), draw(row)
@@ -41,17 +41,17 @@ def rows(draw: st.DrawFn, smallest: int = SMALLEST, largest: int = 12) -> tuple[
     return x, y
 
 
-def vector(values: Sequence[float]) -> Vector:
+def vector(values: Sequence[float]) -> FloatVector:
     return np.array(values, dtype=np.float64)
 
 
 def value(coefficient: Coefficient, x: Sequence[float], y: Sequence[float]) -> float:
-    found = correlation_alone(coefficient, vector(x), vector(y))
+    found = point_correlation(coefficient, vector(x), vector(y))
     assert found is not None
     return found
 
 
-# Slow twins: straight from the definitions, one pair of points at a time.
+# Reference implementations, straight from the definitions.
 
 
 def slow_pearson(x: Sequence[float], y: Sequence[float]) -> float | None:
@@ -82,45 +82,45 @@ def slow_kendall(x: Sequence[float], y: Sequence[float]) -> float | None:
     return score / math.sqrt(untied_x * untied_y) if untied_x and untied_y else None
 
 
-TWINS: dict[str, Twin] = {
+REFERENCES: dict[str, Reference] = {
     "pearson": slow_pearson,
     "spearman": slow_spearman,
     "kendall": slow_kendall,
 }
 
 
-def test_there_is_a_twin_for_each() -> None:
-    assert list(TWINS) == list(COEFFICIENTS)
+def test_every_coefficient_has_a_reference_implementation() -> None:
+    assert list(REFERENCES) == list(COEFFICIENTS)
 
 
 @EVERY
 @given(rows())
-def test_each_equals_its_slow_twin(name: str, both: tuple[Row, Row]) -> None:
+def test_coefficients_equal_their_reference(name: str, both: tuple[Row, Row]) -> None:
     x, y = both
-    assert value(COEFFICIENTS[name], x, y) == pytest.approx(TWINS[name](x, y), abs=1e-12)
+    assert value(COEFFICIENTS[name], x, y) == pytest.approx(REFERENCES[name](x, y), abs=1e-12)
 
 
 @EVERY
 @given(rows(), st.integers(0, 10**6))
-def test_each_resample_is_what_the_twin_says_of_the_points_drawn(
+def test_resamples_equal_the_reference_on_the_drawn_points(
     name: str, both: tuple[Row, Row], seed: int
 ) -> None:
     x, y = both
     counts = np.random.default_rng(seed).multinomial(len(x), [1 / len(x)] * len(x), size=6)
     found = COEFFICIENTS[name](vector(x), vector(y), counts.astype(np.float64))
     for drawn, number in zip(counts, found, strict=True):
-        wanted = TWINS[name](
+        expected = REFERENCES[name](
             [one for one, times in zip(x, drawn, strict=True) for _ in range(times)],
             [one for one, times in zip(y, drawn, strict=True) for _ in range(times)],
         )
-        if wanted is None:
+        if expected is None:
             assert math.isnan(number)
         else:
-            assert number == pytest.approx(wanted, abs=1e-9)
+            assert number == pytest.approx(expected, abs=1e-9)
 
 
 @given(rows(), st.floats(0.01, 100), st.floats(-100, 100))
-def test_pearson_does_not_see_an_affine_map(
+def test_pearson_is_invariant_under_affine_maps(
     both: tuple[Row, Row], scale: float, shift: float
 ) -> None:
     x, y = both
@@ -130,14 +130,16 @@ def test_pearson_does_not_see_an_affine_map(
 
 @pytest.mark.parametrize("coefficient", [spearman, kendall])
 @given(rows())
-def test_ranks_do_not_see_a_rising_map(coefficient: Coefficient, both: tuple[Row, Row]) -> None:
+def test_rank_coefficients_are_invariant_under_increasing_maps(
+    coefficient: Coefficient, both: tuple[Row, Row]
+) -> None:
     x, y = both
     assert value(coefficient, [math.exp(5 * one) for one in x], y) == value(coefficient, x, y)
 
 
 @EVERY
 @given(rows())
-def test_a_change_of_sign_changes_the_sign_alone(name: str, both: tuple[Row, Row]) -> None:
+def test_negating_one_row_negates_the_coefficient(name: str, both: tuple[Row, Row]) -> None:
     x, y = both
     turned = value(COEFFICIENTS[name], [-one for one in x], y)
     assert turned == pytest.approx(-value(COEFFICIENTS[name], x, y), abs=1e-12)
@@ -145,7 +147,9 @@ def test_a_change_of_sign_changes_the_sign_alone(name: str, both: tuple[Row, Row
 
 @EVERY
 @given(rows())
-def test_each_is_symmetric_and_between_minus_one_and_one(name: str, both: tuple[Row, Row]) -> None:
+def test_coefficients_are_symmetric_and_between_minus_1_and_1(
+    name: str, both: tuple[Row, Row]
+) -> None:
     x, y = both
     found = value(COEFFICIENTS[name], x, y)
     assert -1 <= found <= 1
@@ -155,15 +159,15 @@ def test_each_is_symmetric_and_between_minus_one_and_one(name: str, both: tuple[
 
 @EVERY
 @pytest.mark.parametrize("size", [1e-300, 1e-9, 1e9, 1e300])
-def test_no_size_of_the_numbers_is_too_small_or_too_large(name: str, size: float) -> None:
+def test_coefficients_do_not_depend_on_scale(name: str, size: float) -> None:
     x, y = [1.0, 2.0, 4.0, 3.0], [1.0, 3.0, 4.0, 2.0]
-    wanted = value(COEFFICIENTS[name], x, y)
+    expected = value(COEFFICIENTS[name], x, y)
     found = value(COEFFICIENTS[name], [size * one for one in x], y)
-    assert found == pytest.approx(wanted, abs=1e-12)
+    assert found == pytest.approx(expected, abs=1e-12)
 
 
-def test_closed_forms() -> None:
-    # a parabola about its axis has no straight part
+def test_coefficients_match_closed_forms() -> None:
+    # a parabola about its axis has no linear part
     assert value(pearson, [-1, 0, 1], [1, 0, 1]) == pytest.approx(0, abs=1e-15)
     # one swap of neighbours among n without ties
     n = 7
@@ -175,22 +179,22 @@ def test_closed_forms() -> None:
 
 
 @EVERY
-def test_what_is_constant_or_too_few_has_no_correlation(name: str) -> None:
+def test_constant_rows_and_too_few_points_have_no_correlation(name: str) -> None:
     rising = vector([0.1, 0.2, 0.3])
     for x in (vector([0.1, 0.1, 0.1]), vector([0, 0, 0])):
         for one, other in ((x, rising), (rising, x), (x, x)):
-            found = correlation(COEFFICIENTS[name], one, other, 0)
+            found = compute_correlation(COEFFICIENTS[name], one, other, 0)
             assert found == Correlation(None, None, None, 3)
     for count in (0, 1, 2):
         few = vector(range(count))
-        assert correlation(COEFFICIENTS[name], few, few, 0).value is None
+        assert compute_correlation(COEFFICIENTS[name], few, few, 0).value is None
 
 
 @EVERY
 @given(rows(), st.integers(0, 10**6))
 def test_the_interval_holds_the_estimate(name: str, both: tuple[Row, Row], seed: int) -> None:
     x, y = both
-    found = correlation(COEFFICIENTS[name], vector(x), vector(y), seed)
+    found = compute_correlation(COEFFICIENTS[name], vector(x), vector(y), seed)
     assert found.value == pytest.approx(value(COEFFICIENTS[name], x, y), abs=1e-12)
     assert found.low is not None and found.value is not None and found.high is not None
     assert found.count == len(x)
@@ -204,7 +208,7 @@ def test_the_interval_shrinks_with_the_number_of_points(name: str) -> None:
     y = x + rng.normal(size=40)
     widths = []
     for times in (1, 4, 16):
-        found = correlation(COEFFICIENTS[name], np.tile(x, times), np.tile(y, times), 0)
+        found = compute_correlation(COEFFICIENTS[name], np.tile(x, times), np.tile(y, times), 0)
         assert found.low is not None and found.high is not None
         widths.append(found.high - found.low)
     # four times the points, half the width
@@ -212,37 +216,39 @@ def test_the_interval_shrinks_with_the_number_of_points(name: str) -> None:
     assert widths[1] / widths[2] == pytest.approx(2, rel=0.25)
 
 
-def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+def test_the_interval_covers_the_true_value_about_as_often_as_stated() -> None:
     rng, true, covered = np.random.default_rng(2), 0.6, 0
     for seed in range(200):
         x, noise = rng.normal(size=(2, 60))
         y = true * x + math.sqrt(1 - true**2) * noise
-        found = correlation(pearson, x, y, seed)
+        found = compute_correlation(pearson, x, y, seed)
         assert found.low is not None and found.high is not None
         covered += found.low <= true <= found.high
     assert 0.88 <= covered / 200 <= 0.99
 
 
 @EVERY
-def test_what_goes_together_perfectly_is_sure(name: str) -> None:
+def test_a_perfect_correlation_has_an_interval_of_width_0(name: str) -> None:
     x = vector([0.3, 1.7, 2.2, 5.1, 8.0])
-    found = correlation(COEFFICIENTS[name], x, 3 * x - 1, 0)
+    found = compute_correlation(COEFFICIENTS[name], x, 3 * x - 1, 0)
     assert [found.value, found.low, found.high] == pytest.approx([1, 1, 1], abs=1e-9)
 
 
 def test_the_same_seed_gives_the_same_interval() -> None:
     x, y = np.random.default_rng(3).normal(size=(2, 30))
-    assert correlation(pearson, x, y, 4) == correlation(pearson, x, y, 4)
-    assert correlation(pearson, x, y, 4) != correlation(pearson, x, y, 5)
+    assert compute_correlation(pearson, x, y, 4) == compute_correlation(pearson, x, y, 4)
+    assert compute_correlation(pearson, x, y, 4) != compute_correlation(pearson, x, y, 5)
 
 
 @EVERY
 @given(st.lists(rows(), min_size=1, max_size=5))
-def test_a_mean_over_groups_is_the_mean(name: str, groups: list[tuple[Row, Row]]) -> None:
+def test_the_mean_over_groups_is_the_mean_of_their_coefficients(
+    name: str, groups: list[tuple[Row, Row]]
+) -> None:
     coefficient = COEFFICIENTS[name]
     pairs = [(vector(x), vector(y)) for x, y in groups]
     constant = (vector([1, 1, 1]), vector([1, 2, 3]))
-    found = mean_correlation(coefficient, [*pairs, constant], 0)
+    found = compute_mean_correlation(coefficient, [*pairs, constant], 0)
     values = [value(coefficient, x, y) for x, y in groups]
     assert found.value == pytest.approx(statistics.fmean(values), abs=1e-12)
     assert found.count == len(groups)
@@ -250,16 +256,16 @@ def test_a_mean_over_groups_is_the_mean(name: str, groups: list[tuple[Row, Row]]
     assert min(values) - 1e-12 <= found.low <= found.high <= max(values) + 1e-12
 
 
-def test_a_mean_over_nothing_is_not_defined() -> None:
-    assert mean_correlation(pearson, [], 0) == Correlation(None, None, None, 0)
+def test_the_mean_over_no_group_is_undefined() -> None:
+    assert compute_mean_correlation(pearson, [], 0) == Correlation(None, None, None, 0)
     constant = (vector([1, 1, 1]), vector([1, 2, 3]))
-    assert mean_correlation(pearson, [constant], 0) == Correlation(None, None, None, 0)
+    assert compute_mean_correlation(pearson, [constant], 0) == Correlation(None, None, None, 0)
 
 
 @pytest.mark.parametrize(
     "numbers", [(0.5, 0.6, 0.7), (0.5, None, 0.7), (None, 0.1, 0.2), (math.nan, -1.0, 1.0)]
 )
-def test_no_interval_misses_its_value(
+def test_a_correlation_outside_its_interval_is_refused(
     numbers: tuple[float | None, float | None, float | None],
 ) -> None:
     found, low, high = numbers

@@ -1,4 +1,4 @@
-"""Milliseconds per frame are those of the plan's own merged model, and of nothing else."""
+"""Latency is the median time per frame of the plan's merged model."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CPU = torch.device("cpu")
 
 
 def same_stage(observed: Observed, stage: str, adapter: AdapterSpec = IDENTITY) -> Share:
-    """The share of that stage from the first model to the second."""
+    """Return the share of that stage from model a to model b."""
     return next(
         share
         for share in shares_in(observed, adapter)
@@ -37,7 +37,7 @@ def same_stage(observed: Observed, stage: str, adapter: AdapterSpec = IDENTITY) 
 
 
 class FakeTime:
-    """A clock that goes on only when it is told to."""
+    """A clock that advances only by assignment."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -53,7 +53,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> FakeTime:
     return fake
 
 
-def test_a_stopwatch_tells_the_median(clock: FakeTime) -> None:
+def test_a_stopwatch_returns_the_median(clock: FakeTime) -> None:
     durations = iter([5.0, 0.25, 1.0, 0.5])
 
     def call(_: int) -> None:
@@ -62,41 +62,41 @@ def test_a_stopwatch_tells_the_median(clock: FakeTime) -> None:
     assert Stopwatch(QUICK, CPU).milliseconds(call) == 500
 
 
-@pytest.mark.parametrize(("runs", "seconds", "wanted"), [(7, 0.0, 7), (1, 4.5, 5), (9, 4.5, 9)])
-def test_a_stopwatch_runs_often_enough_and_long_enough(
-    clock: FakeTime, runs: int, seconds: float, wanted: int
+@pytest.mark.parametrize(("runs", "seconds", "expected"), [(7, 0.0, 7), (1, 4.5, 5), (9, 4.5, 9)])
+def test_a_stopwatch_runs_at_least_as_often_and_as_long_as_set(
+    clock: FakeTime, runs: int, seconds: float, expected: int
 ) -> None:
-    told: list[int] = []
+    runs_seen: list[int] = []
 
     def call(run: int) -> None:
-        told.append(run)
+        runs_seen.append(run)
         clock.now += 1
 
     Stopwatch(StopwatchSettings(2, runs, seconds), CPU).milliseconds(call)
-    assert told == [0, 1, *range(wanted)]
+    assert runs_seen == [0, 1, *range(expected)]
 
 
-def test_no_garbage_is_collected_while_time_runs() -> None:
+def test_garbage_collection_is_off_during_timing() -> None:
     collecting: list[bool] = []
     Stopwatch(QUICK, CPU).milliseconds(lambda _: collecting.append(gc.isenabled()))
     assert collecting == [False] * 4 and gc.isenabled()
 
 
-def test_garbage_is_collected_again_after_a_failure() -> None:
+def test_garbage_collection_is_on_again_after_a_failure() -> None:
     with pytest.raises(ZeroDivisionError):
         Stopwatch(QUICK, CPU).milliseconds(lambda _: 1 / 0)
     assert gc.isenabled()
 
 
 @pytest.mark.parametrize("wrong", [{"runs": 0}, {"warmup": -1}, {"seconds": -1.0}, {"frames": 0}])
-def test_settings_that_time_nothing_are_refused(wrong: dict[str, Any]) -> None:
+def test_settings_without_any_timed_run_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="nothing can be timed"):
         StopwatchSettings(**wrong)
 
 
 @contextmanager
 def counted(observed: Observed) -> Iterator[Counter[str]]:
-    """How often each stage of the running models runs."""
+    """Count the runs of each stage of the running models."""
     ran: Counter[str] = Counter()
 
     def counting(name: str) -> Callable[..., None]:
@@ -115,7 +115,7 @@ def counted(observed: Observed) -> Iterator[Counter[str]]:
 
 
 @pytest.mark.parametrize("adapter", [IDENTITY, LINEAR, AdapterSpec("linear", 3)], ids=str)
-def test_live_stages_run_once_per_run_and_no_others(pair: Observed, adapter: AdapterSpec) -> None:
+def test_only_live_stages_run_once_per_run(pair: Observed, adapter: AdapterSpec) -> None:
     plan = SharePlan((same_stage(pair, "blocks.3", adapter),))
     live = liveness(plan, CostModel(pair.deployment.facts).layouts)
     with counted(pair) as ran:
@@ -132,31 +132,33 @@ def test_a_classifier_and_a_detector_are_timed(mixed: Observed) -> None:
 
 
 def fingerprint(observed: Observed) -> list[Any]:
-    known = observed.deployment
+    deployment = observed.deployment
     return [
         (key, tensor.data_ptr(), tensor._version)
-        for models in (known.models, known.fused_models)
+        for models in (deployment.models, deployment.fused_models)
         for model in models.values()
         for key, tensor in model.state_dict().items()
     ]
 
 
-def test_measuring_leaves_the_models_alone(pair: Observed) -> None:
+def test_timing_does_not_change_the_models(pair: Observed) -> None:
     before = fingerprint(pair)
     plan = SharePlan((same_stage(pair, "conv_head", LINEAR),))
     Latency(pair, QUICK).milliseconds(plan)
     assert fingerprint(pair) == before
 
 
-def test_each_shares_map_is_fitted_once(pair: Observed, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_map_of_a_share_is_fitted_once(
+    pair: Observed, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fitted: list[Share] = []
     fit = Observed.maps_for
 
-    def noting(self: Observed, plans: list[SharePlan]) -> Any:
+    def record(self: Observed, plans: list[SharePlan]) -> Any:
         fitted.extend(share for plan in plans for share in plan.shares)
         return fit(self, plans)
 
-    monkeypatch.setattr(Observed, "maps_for", noting)
+    monkeypatch.setattr(Observed, "maps_for", record)
     latency = Latency(pair, QUICK)
     early, late = (same_stage(pair, stage, LINEAR) for stage in ("blocks.1", "blocks.4"))
     for shares in ((early,), (early,), (late,), (early, late)):
@@ -165,20 +167,20 @@ def test_each_shares_map_is_fitted_once(pair: Observed, monkeypatch: pytest.Monk
 
 
 @torch.inference_mode()
-def test_the_twins_that_are_timed_answer_as_the_merged_originals(pair: Observed) -> None:
-    known = pair.deployment
+def test_the_fused_models_that_are_timed_answer_as_the_originals(pair: Observed) -> None:
+    deployment = pair.deployment
     for stage in ("blocks.2", "conv_head", "pool"):
         plan = SharePlan((same_stage(pair, stage, LINEAR),))
         maps = pair.maps_for([plan])
-        timed = MergedModel(known.fused_models, known.facts, plan, maps)
-        wanted = MergedModel(known.models, known.facts, plan, maps)
-        inputs = {name: model.example_input(1) for name, model in known.models.items()}
+        timed = MergedModel(deployment.fused_models, deployment.facts, plan, maps)
+        expected = MergedModel(deployment.models, deployment.facts, plan, maps)
+        inputs = {name: model.example_input(1) for name, model in deployment.models.items()}
         for name, answer in timed(inputs).items():
-            torch.testing.assert_close(answer, wanted(inputs)[name], rtol=1e-3, atol=1e-3)
+            torch.testing.assert_close(answer, expected(inputs)[name], rtol=1e-3, atol=1e-3)
 
 
-def test_half_the_work_takes_clearly_less_time(weights: Weights) -> None:
-    """Equal networks of 224 px: the best of three medians, on a machine that others use too."""
+def test_half_the_work_takes_less_time(weights: Weights) -> None:
+    """Two equal networks at 224 px; the best of three medians, as the machine may be busy."""
     spec = {"weights": str(weights(CLASSIFIER, 1)), "num_classes": 7, "size": (224, 224)}
     models = {
         name: load_model(ModelSpec(name, CLASSIFIER, fit="squash", **spec))  # type: ignore[arg-type]

@@ -16,7 +16,12 @@ from search.data.class_labels import csv_truth
 from search.data.coco import coco_truth
 from search.data.frames import Sampling, Subset, folder_frames
 from search.data.ground_truth import ClassTruth
-from search.evaluation.evaluate import BASELINE, EvaluationSetup, accuracy, quality_kept
+from search.evaluation.evaluate import (
+    UNMERGED_PLAN,
+    EvaluationSetup,
+    compute_accuracy,
+    quality_kept,
+)
 from search.pipelines.prepare import load_deployment
 from search.statistics.observed import Observed
 from search.statistics.similarity import Statistics
@@ -61,12 +66,12 @@ def test_a_late_share_of_trained_classifiers_keeps_much_of_the_top_1() -> None:
     observed = Observed(deployment, Statistics(moments, facts), every, held_out)
     assert observed.statistics.explained(late) > observed.statistics.explained(cross) + 0.1
 
-    plans = [BASELINE, SharePlan((late,)), SharePlan((cross,))]
+    plans = [UNMERGED_PLAN, SharePlan((late,)), SharePlan((cross,))]
     labels = csv_truth(folder / "labels.csv", Sampling(stride=16)).labels
     truth = {"lite1": ClassTruth(held_out, labels)}
     assert len(labels) == len(held_out) == 63
     bench = EvaluationSetup(models, facts, observed.maps_for(plans), 16)
-    baseline, kept, lost = accuracy(bench, plans, truth, lambda done: None)
+    baseline, kept, lost = compute_accuracy(bench, plans, truth, lambda done: None)
     assert baseline["lite1"]["top1"] > 0.6
     late_kept, cross_kept = (quality_kept(actual, baseline, {}) for actual in (kept, lost))
     assert late_kept is not None and cross_kept is not None

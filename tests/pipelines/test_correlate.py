@@ -20,7 +20,7 @@ from tiny import STREET, Weights, capture_reporter, config_data, with_changes, w
 from search.config.loading import load_config
 from search.data.frames import RenderedScenes, Subset
 from search.data.ground_truth import BadTruth, BoxTruth, ClassTruth, scenes_truth
-from search.evaluation.evaluate import EvaluationSetup, accuracy
+from search.evaluation.evaluate import EvaluationSetup, compute_accuracy
 from search.metrics.registry import METRICS
 from search.pipelines.correlate import MetricValues, correlate, guides_csv
 from search.pipelines.open_data import open_frame_set, open_ground_truth
@@ -154,7 +154,7 @@ def test_accuracies_are_those_of_each_share_on_its_own(
         hits = []
         for k in range(PICTURES):
             alone = ClassTruth.single(Subset(truth.frames, (k,)), [known.labels[name][k]])
-            (scores,) = accuracy(setup, [plan], {name: alone}, lambda done: None)
+            (scores,) = compute_accuracy(setup, [plan], {name: alone}, lambda done: None)
             hits.append(scores[name]["top1"])
         assert float(row["accuracy_deciding"]) == statistics.fmean(hits[::DECIDES])
         rest = [hit for k, hit in enumerate(hits) if k % DECIDES]
@@ -281,7 +281,9 @@ def test_detectors_and_classifiers_are_measured_together(mixed: Observed) -> Non
     assert sum(steps) == 6 + 5 * 2 and list(measured.scores) == shares
     for share in shares:
         name = share.recipient.model
-        (scores,) = accuracy(setup, [SharePlan((share,))], {name: truth[name]}, lambda n: None)
+        (scores,) = compute_accuracy(
+            setup, [SharePlan((share,))], {name: truth[name]}, lambda n: None
+        )
         main = scores[name]["map" if name == "det" else "top1"]
         assert measured.scores[share] == pytest.approx(main, abs=2e-3)
 

@@ -23,7 +23,7 @@ from tiny import (
 from search.config.base import parse_budget
 from search.config.loading import load_config
 from search.data.ground_truth import BadTruth
-from search.evaluation.evaluate import EvaluationSetup, accuracy
+from search.evaluation.evaluate import EvaluationSetup, compute_accuracy
 from search.pipelines.exact import find_exact_front
 from search.pipelines.open_data import open_frame_set, open_ground_truth
 from search.pipelines.prepare import NothingToShare
@@ -90,7 +90,7 @@ def test_every_plan_holds_the_bytes_in_the_result(tiny_run: FinishedRun) -> None
         assert total_bytes(unique_tensors(model)) == record.bytes
         setup = EvaluationSetup(deployment.models, deployment.facts, maps, 12)
         truth = {"a": open_ground_truth(tiny_run.config, "a", "classification")}
-        assert accuracy(setup, [plan], truth, lambda done: None) == [record.accuracy]
+        assert compute_accuracy(setup, [plan], truth, lambda done: None) == [record.accuracy]
 
 
 def test_stage_tables_and_verified_plans_are_printed(tiny_run: FinishedRun) -> None:

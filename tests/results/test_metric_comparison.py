@@ -12,7 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import made_up_facts
 
-from search.evaluation.correlation import COEFFICIENTS, SMALLEST, Correlation, correlation
+from search.evaluation.correlation import (
+    COEFFICIENTS,
+    MIN_POINTS,
+    Correlation,
+    compute_correlation,
+)
 from search.results.metric_comparison import (
     SHARE_GROUPS,
     Correlations,
@@ -61,7 +66,7 @@ def test_recipient_stages_with_enough_donors_hold_all_their_shares(shares: list[
     for recipient in {share.recipient for share in shares}:
         into = [share for share in shares if share.recipient == recipient]
         donors = {share.donor for share in into}
-        assert groups.get(recipient) == (into if len(donors) >= SMALLEST else None)
+        assert groups.get(recipient) == (into if len(donors) >= MIN_POINTS else None)
 
 
 def test_each_group_is_its_members_alone() -> None:
@@ -72,7 +77,7 @@ def test_each_group_is_its_members_alone() -> None:
     for group, members in groups.items():
         x, y = (np.array([v[s] for s in members]) for v in (guide, ACCURACY))
         for name, coefficient in COEFFICIENTS.items():
-            assert found[group][name] == correlation(coefficient, x, y, 7)
+            assert found[group][name] == compute_correlation(coefficient, x, y, 7)
 
 
 def test_shares_without_accuracy_do_not_count() -> None:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from search.data.frames import FrameSet
 from search.data.ground_truth import BoxTruth, coco_annotation
-from search.evaluation.accuracy import Geometry, coco_map
-from search.evaluation.evaluate import BASELINE, EvaluationSetup, accuracy
+from search.evaluation.accuracy import BoxGeometry, score_boxes
+from search.evaluation.evaluate import UNMERGED_PLAN, EvaluationSetup, compute_accuracy
 from spaces.inputs import Fit, Frame, InputSpec, boxes_to_frame, prepare
 from spaces.model_facts import collect_model_facts
 from spaces.stages import Layout, StagedModel
@@ -106,8 +106,8 @@ def truth_of(frames: DrawnFrames, classes: Mapping[int, int]) -> BoxTruth:
     return BoxTruth(frame_set, tuple(boxes), categories, dict(classes))
 
 
-def geometry(fit: Fit) -> Geometry:
-    return Geometry([SIZES[k // 2] for k in range(2 * len(SIZES))], spec_of(fit))
+def geometry(fit: Fit) -> BoxGeometry:
+    return BoxGeometry([SIZES[k // 2] for k in range(2 * len(SIZES))], spec_of(fit))
 
 
 @torch.inference_mode()
@@ -136,7 +136,7 @@ def test_a_perfect_detector_scores_one(fit: Fit) -> None:
     model = perfect_detector(fit)
     bench = EvaluationSetup({"det": model}, {"det": collect_model_facts(model)}, {}, batch=4)
     truth = truth_of(DrawnFrames(), {1: 7, 2: 3})
-    (scores,) = accuracy(bench, [BASELINE], {"det": truth}, lambda done: None)
+    (scores,) = compute_accuracy(bench, [UNMERGED_PLAN], {"det": truth}, lambda done: None)
     assert scores["det"] == pytest.approx(
         {"map": 1, "ap50": 1, "ap_red": 1, "ap_green": 1}, abs=1e-6
     )
@@ -145,19 +145,19 @@ def test_a_perfect_detector_scores_one(fit: Fit) -> None:
 @pytest.mark.parametrize(("fit", "other"), [FITS, FITS[::-1]])
 def test_boxes_mapped_with_another_fit_are_wrong(fit: Fit, other: Fit) -> None:
     truth, answers = truth_of(DrawnFrames(), {1: 7, 2: 3}), detections_by(fit)
-    right = coco_map(answers, geometry(fit), truth, 2).scores
-    wrong = coco_map(answers, geometry(other), truth, 2).scores
+    right = score_boxes(answers, geometry(fit), truth, 2).scores
+    wrong = score_boxes(answers, geometry(other), truth, 2).scores
     assert right["map"] == pytest.approx(1, abs=1e-6) and wrong["map"] < 0.5
 
 
 def test_swapped_classes_score_nothing() -> None:
     truth = truth_of(DrawnFrames(), {1: 7, 2: 3})
     swapped = replace(truth, classes={1: 3, 2: 7})
-    assert coco_map(detections_by("squash"), geometry("squash"), swapped, 2).scores["map"] == 0
+    assert score_boxes(detections_by("squash"), geometry("squash"), swapped, 2).scores["map"] == 0
 
 
 def test_detections_of_a_class_without_a_category_are_dropped() -> None:
     """They count neither as right nor as wrong: the scores of the other class do not change."""
     only_green = truth_of(DrawnFrames(), {2: 3})
-    scores = coco_map(detections_by("squash"), geometry("squash"), only_green, 2).scores
+    scores = score_boxes(detections_by("squash"), geometry("squash"), only_green, 2).scores
     assert scores == pytest.approx({"map": 1, "ap50": 1, "ap_green": 1}, abs=1e-6)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from search.evaluation.evaluate import EvaluationSetup, fidelity
+from search.evaluation.evaluate import EvaluationSetup, compute_fidelity
 from search.evaluation.latency import Latency
-from search.evaluation.per_frame import mean_known
+from search.evaluation.per_frame import mean_of_available
 from search.pipelines.candidates import verify_plans
 from search.pipelines.run_steps.build_result import plan_record
 from search.pipelines.run_steps.records import FrontSearch, FrontVerification, RunInputs
@@ -38,7 +38,7 @@ def verify_front(
     setup = EvaluationSetup(deployment.deployed_models, deployment.facts, maps, settings.batch)
     reporter.step(f"Fidelity of the {len(plans)} most promising plans on {len(held_out)} frames")
     with reporter.progress("frames", len(held_out)) as progress:
-        fidelities = fidelity(setup, plans, held_out, progress)
+        fidelities = compute_fidelity(setup, plans, held_out, progress)
     best = select_candidates(
         fidelities, shortlist, settings.candidates, inputs.config.quality_floor
     )
@@ -55,7 +55,9 @@ def verify_front(
         verified=verified,
         rank_agreement=rank_agreement(verified.candidates) | shortlist_agreement,
         shortlist=tuple(
-            ShortlistedPlan(valued.plan.hash, valued.bytes, valued.proxy, mean_known(by_model))
+            ShortlistedPlan(
+                valued.plan.hash, valued.bytes, valued.proxy, mean_of_available(by_model)
+            )
             for valued, by_model in zip(shortlist, fidelities, strict=True)
         ),
         latency_ms=latency_ms,
@@ -82,7 +84,7 @@ def select_candidates(
     With a floor they are the smallest plans of which every model's fidelity reaches it, then the
     plans that miss it by least. If no fidelity is known, they are spread evenly.
     """
-    means = [mean_known(by_model) for by_model in fidelities]
+    means = [mean_of_available(by_model) for by_model in fidelities]
     measured = [k for k, mean in enumerate(means) if mean is not None]
     if not measured:
         return evenly_spaced(len(fidelities), most)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from search.evaluation.per_frame import main_name
+from search.evaluation.per_frame import main_score_name
 from search.results.metric_comparison import SHARE_GROUPS, MetricComparison
 from search.results.verification import Verification
 from search.tracking.payloads.common import provenance_parameters
@@ -37,7 +37,7 @@ def verification_columns(verification: Verification) -> dict[str, list[Any]]:
         "fidelity": [c.mean_fidelity for c in candidates],
     }
     for name, scores in verification.baseline.items():
-        main = main_name(scores)
+        main = main_score_name(scores)
         columns[f"{main}_{name}"] = [c.accuracy[name][main] for c in candidates]
     return columns | {"shares": [str(SharePlan.from_dict(c.plan)) for c in candidates]}
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from search.evaluation.confidence import Intervals
-from search.evaluation.per_frame import Scores, main_name
+from search.evaluation.confidence import ScoreIntervals
+from search.evaluation.per_frame import Scores, main_score_name
 from search.results.search_result import UNMERGED, CandidateRecord, Result
 from search.tracking.payloads.common import provenance_parameters
 from search.utils.format import MEGABYTE, percent
@@ -77,7 +77,7 @@ def certainty_parameters(candidate: CandidateRecord) -> dict[str, str]:
     }
 
 
-def _intervals(intervals: Intervals, quality: Sequence[float] | None) -> dict[str, str]:
+def _intervals(intervals: ScoreIntervals, quality: Sequence[float] | None) -> dict[str, str]:
     ranges = {
         f"range95_{score}_{name}": _range(by_score[score])
         for name, by_score in intervals.items()
@@ -89,7 +89,7 @@ def _intervals(intervals: Intervals, quality: Sequence[float] | None) -> dict[st
 
 def _describe_significance(candidate: CandidateRecord, name: str) -> str:
     differences = candidate.differences[name]
-    change, *interval = differences[main_name(differences)]
+    change, *interval = differences[main_score_name(differences)]
     return f"{candidate.significance_by_model[name]}: {change:+.3f} ({_range(interval)})"
 
 

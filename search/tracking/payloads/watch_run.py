@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from search.evaluation.per_frame import mean_known
+from search.evaluation.per_frame import mean_of_available
 from search.results.rounds import Decision, Round
 from search.utils.format import percent
 from search.utils.timing import format_minute
@@ -31,7 +31,7 @@ def round_metrics(ended: Round) -> dict[str, float]:
         "new_frames": ended.new_frames,
         "p_value": ended.p_value,
         **{f"p_value/{name}": camera.p_value for name, camera in ended.cameras.items()},
-        "fidelity": mean_known(ended.fidelity),
+        "fidelity": mean_of_available(ended.fidelity),
         **{f"fidelity/{name}": value for name, value in ended.fidelity.items()},
         "champion_quality": None if promotion is None else promotion.champion_quality,
         "challenger_quality": None if promotion is None else promotion.challenger_quality,
@@ -62,7 +62,7 @@ def watch_note(name: str, rounds: Sequence[Round]) -> str:
         "ended (UTC)": [format_minute(ended.ended) for ended in shown],
         "decision": [ended.decision for ended in shown],
         "drift p": ["-" if ended.p_value is None else f"{ended.p_value:.2g}" for ended in shown],
-        "fidelity": [percent(mean_known(ended.fidelity)) for ended in shown],
+        "fidelity": [percent(mean_of_available(ended.fidelity)) for ended in shown],
         "in service": [ended.champion or "-" for ended in shown],
         "reason": [_cell(ended.reason) for ended in shown],
     }
@@ -83,7 +83,7 @@ def round_table(rounds: Sequence[Round]) -> dict[str, list[Any]]:
             "reason": ended.reason,
             "new_frames": ended.new_frames,
             "p_value": ended.p_value,
-            "fidelity": mean_known(ended.fidelity),
+            "fidelity": mean_of_available(ended.fidelity),
             "champion": ended.champion,
             "challenger": None if ended.promotion is None else ended.promotion.challenger,
             "measured_by": None if ended.promotion is None else ended.promotion.by,
