@@ -34,8 +34,8 @@ SHARE_GROUPS = {
 """The groups of shares that are correlated, with their titles.
 
 `same`: donor and recipient stage have the same name. `cross`: all other shares. `within`: the mean
-correlation over the recipient stages with at least `MIN_POINTS` donors, each over its own donors, so
-that the depth of a stage has no influence.
+correlation over the recipient stages with at least `MIN_POINTS` donors, each over its own donors,
+so that the depth of a stage has no influence.
 """
 
 SimilarityByShare = Mapping[Share, float]
