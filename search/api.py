@@ -151,7 +151,7 @@ def correlate(config: RunConfig, reporter: Reporter | None = None) -> MetricComp
 
     Examples:
         >>> comparison = correlate(load_config("config.yaml", ["name=metrics"]))
-        >>> "r2" in comparison.guides
+        >>> "r2" in comparison.metrics
         True
     """
     return correlate_pipeline.correlate(config, reporter or SILENT)

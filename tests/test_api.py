@@ -201,7 +201,10 @@ def test_a_loaded_model_that_could_not_be_loaded_again_is_refused(weights: Weigh
         assert str(caught.value).startswith(f"models.a: {reason}, so verify and export could not")
 
 
-def test_weights_that_change_after_the_config_was_made_are_refused(weights: Weights) -> None:
+def test_weights_that_change_after_the_config_was_made_are_refused(
+    weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     model = loaded(weights, "a", 1)
     config = python_config(weights, models=config_data(weights)["models"] | {"a": model})
     next(model.parameters()).data += 1

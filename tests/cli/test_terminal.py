@@ -261,7 +261,7 @@ def test_an_internal_error_is_one_paragraph(
     def fails(*arguments: object) -> None:
         raise fault
 
-    monkeypatch.setattr(statistics_cache, "measure", fails)
+    monkeypatch.setattr(statistics_cache, "accumulate_moments", fails)
     plain, debugged = call("run", config), call("--debug", "run", config)
     (line,) = plain.stderr.splitlines()
     assert line.startswith(f"merge-search: unexpected {message} in the step 'Statistics of every")

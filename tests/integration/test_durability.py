@@ -567,7 +567,7 @@ def test_a_search_that_is_told_to_stop_says_how_to_go_on(
     journal = tmp_path / "out" / "tiny" / "study.log"
     many = ("--set", f"search.trials={TRIALS}")
     command = start("run", config, *many)
-    wait_until(lambda: size(journal) > 20_000)
+    wait_until(lambda: size(journal) > 20_000 and len(complete(open_store(str(journal)))) > 0)
     command.send(number)
     assert "run the same command again to continue" in assert_fails_in_one_sentence(command, code)
     storage = open_store(str(journal))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -77,6 +78,7 @@ def asked(fresh: Path, uri: str, model: LoggedModel, tmp_path: Path) -> dict[str
     done = subprocess.run(
         [fresh, "-W", "ignore", "-c", ASK, uri, model.model_uri, tmp_path / "frames.npy"],
         cwd=tmp_path, capture_output=True, text=True, check=False,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     answers: dict[str, object] = json.loads(done.stdout.splitlines()[-1])

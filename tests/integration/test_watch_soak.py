@@ -222,7 +222,7 @@ def test_many_rounds_survive_all_faults(world: World) -> None:
     versions = client.search_model_versions("name = 'soaked'")
     tagged = [v for v in versions if "merge_search.promoted" in v.tags]
     champion = client.get_model_version_by_alias("soaked", "champion")
-    assert json.loads(champion.tags["merge_search.registered_plan"])["bundle"] == champions[-1]
+    assert json.loads(champion.tags["merge_search.standing"])["bundle"] == champions[-1]
     assert len(tagged) <= len(promoted)
     experiment = client.get_experiment_by_name(watched.run_config.mlflow.experiment)
     assert experiment is not None

@@ -256,7 +256,10 @@ def test_frames_in_parts_cannot_be_sharded(weights: Weights, tmp_path: Path) -> 
     for command in (["stats", path, "--shard", "1/2"], ["stats", "merge", path, path]):
         result = CliRunner().invoke(main, command)
         assert result.exit_code == 1
-        assert "`stats` takes no shards" in result.stderr and result.stderr.count("\n") == 1
+        assert (
+            "cannot split frames in parts into shards" in result.stderr
+            and result.stderr.count("\n") == 1
+        )
 
 
 # Similarities.

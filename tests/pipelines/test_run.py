@@ -138,7 +138,7 @@ def test_without_labels_accuracy_is_absent(tmp_path: Path, data: dict[str, Any])
         assert c.accuracy == c.intervals == c.differences == c.significance_by_model == {}
         assert c.quality_kept is c.quality_interval is None
     assert "intervals" not in ran.output and "unmerged:" not in ran.output
-    assert "proxy and truth -" in ran.output
+    assert "proxy and ground truth -" in ran.output
 
 
 def test_the_same_seed_gives_the_same_result_in_another_folder(
@@ -240,7 +240,7 @@ def test_if_no_verified_plan_keeps_the_floor_none_is_chosen(
     tmp_path: Path, data: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "search.pipelines.candidates.kept_by_model", lambda *scores: {"a": 0.25, "b": 0.5}
+        "search.pipelines.candidates.quality_kept_by_model", lambda *scores: {"a": 0.25, "b": 0.5}
     )  # measured quality far below all predictions
     path = write_config(tmp_path, with_changes(data, {"budget": None, "quality_floor": 0.9}))
     ran = run_config(path)
