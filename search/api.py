@@ -203,6 +203,6 @@ def rollback(
         ...     served = rollback(load_config("config.yaml"), why="it misses lorries")
         ... except MergeSearchError as error:
         ...     print(error)
-        version ... of tiny replaced no champion: there is nothing to go back to
+        version ... of tiny replaced no champion: there is nothing to roll back to
     """
     return promotion.rollback(config, why, reporter or SILENT)
