@@ -15,7 +15,7 @@ import os
 import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from search.results.registered_plan import RegisteredPlan
 from search.results.rounds import PromotionRecord
@@ -27,6 +27,8 @@ from spaces.plan import SharePlan
 RECORD, BUNDLES, CURRENT = "champion.json", "bundles", "current"
 SERVICE = "service"
 """Below OUT."""
+CHAMPION_VERSION: Final = 1
+"""Of the record: a file without it, or with another one, is refused."""
 
 
 class DamagedChampion(BadRecord):
@@ -37,7 +39,7 @@ class DamagedChampion(BadRecord):
 class Champion:
     """The plan in service."""
 
-    version: Literal[1] = field(default=1, kw_only=True)
+    version: Literal[1] = field(kw_only=True)
     registered_plan: RegisteredPlan
     since: str
     """ISO 8601, UTC."""

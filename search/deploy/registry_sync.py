@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from search.config.run import RunConfig
-from search.deploy.champion import Champion, ChampionStore
+from search.deploy.champion import CHAMPION_VERSION, Champion, ChampionStore
 from search.results.search_result import BUNDLE_FOLDER
 from search.tracking import client
 from search.tracking.registry import RegisteredVersion, Registry
@@ -62,6 +62,7 @@ def _adopt(
     service: ChampionStore,
 ) -> None:
     champion = Champion(
+        version=CHAMPION_VERSION,
         registered_plan=remote.plan,
         since=utc_now(),
         reason=f"version {remote.version} was made champion in MLflow",

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from search.utils.records import BadRecord, read_record, write_record
 
@@ -26,6 +26,8 @@ EXIT_CODES: dict[Decision, int] = {
 """Exit codes of `merge-search watch --once`."""
 
 ROUNDS_FOLDER = "rounds"
+ROUND_VERSION: Final = 1
+"""Of the record: a file without it, or with another one, is refused."""
 
 
 class BadRound(BadRecord):
@@ -76,7 +78,7 @@ class PromotionRecord:
 class Round:
     """A scheduled check of the cameras and its outcome."""
 
-    version: Literal[1] = field(default=1, kw_only=True)
+    version: Literal[1] = field(kw_only=True)
     number: int
     due: str
     """ISO 8601, UTC, as are the other times."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from search.cameras.polling import PollResult
 from search.deploy.champion import Champion
-from search.results.rounds import CameraRound, Decision, PromotionRecord, Round
+from search.results.rounds import ROUND_VERSION, CameraRound, Decision, PromotionRecord, Round
 from search.utils.schedule import Due
 from search.utils.timing import utc_now
 from search.watch.inspection import Inspection
@@ -79,6 +79,7 @@ class RoundBuilder:
     ) -> Round:
         """Return the record of the round, which ends now with this champion in service."""
         return Round(
+            version=ROUND_VERSION,
             number=self.number,
             due=self.due.at.isoformat(timespec="seconds"),
             began=self.began,

@@ -14,7 +14,7 @@ from typing import Any
 
 from search.config.data import FramesConfig, PartConfig
 from search.config.run import RunConfig
-from search.deploy.champion import Champion, ChampionStore
+from search.deploy.champion import CHAMPION_VERSION, Champion, ChampionStore
 from search.deploy.comparison import Comparison
 from search.deploy.promotion import PromotionDecision, decide, measured_quality
 from search.pipelines.finished_run import LoadedRun
@@ -107,7 +107,10 @@ def search_again(
         return SearchOutcome(record, None if in_service is None else in_service.fidelity)
     challenger = comparison.challenger
     before = None if champion is None else champion.bundle
-    promoted = Champion(challenger, utc_now(), decision.reason, before, request.round, record)
+    promoted = Champion(
+        challenger, utc_now(), decision.reason, before, request.round, record,
+        version=CHAMPION_VERSION,
+    )  # fmt: skip
     champions.put_in_service(search_config.out_folder / BUNDLE_FOLDER, promoted)
     return SearchOutcome(record, challenger.fidelity)
 

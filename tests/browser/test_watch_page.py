@@ -11,7 +11,7 @@ from mlflow.tracking import MlflowClient
 from playwright.sync_api import Browser, expect
 from servers import Server
 
-from search.results.rounds import CameraRound, Decision, Round, RoundHistory
+from search.results.rounds import ROUND_VERSION, CameraRound, Decision, Round, RoundHistory
 from search.tracking.target import Target
 from search.tracking.watch_run import log_rounds
 
@@ -35,7 +35,7 @@ def history(folder: Path) -> RoundHistory:
         fidelity = {"classifier": 0.94, "detector": 0.99} if judged else {}
         kept.write(
             Round(number, moment, moment, moment, cameras, decision, f"reason {number}",
-                  "bd5ca8d9ee32", fidelity)
+                  "bd5ca8d9ee32", fidelity, version=ROUND_VERSION)
         )  # fmt: skip
     return kept
 

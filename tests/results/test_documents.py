@@ -215,6 +215,16 @@ def test_a_record_with_an_unknown_key_is_refused(kind: type[Any], sample: dict[s
         load_record(kind, json_bytes({**sample, "added": 1}), "sample")
 
 
+@pytest.mark.parametrize(("kind", "sample"), [(Round, ROUND), (Champion, CHAMPION)])
+@pytest.mark.parametrize("version", [{}, {"version": 2}, {"version": None}])
+def test_a_record_without_its_version_or_of_another_is_refused(
+    kind: type[Any], sample: dict[str, Any], version: dict[str, Any]
+) -> None:
+    unversioned = {key: value for key, value in sample.items() if key != "version"}
+    with pytest.raises(BadRecord, match=r"sample: version: "):
+        load_record(kind, json_bytes({**unversioned, **version}), "sample")
+
+
 def test_fields_have_the_types_that_the_code_relies_on() -> None:
     result = load_record(Result, json_bytes(RESULT), "sample")
     assert type(result.front[0]) is PlanRecord and type(result.candidates[0]) is CandidateRecord

@@ -21,7 +21,14 @@ from mlflow.tracking import MlflowClient
 from servers import Server
 from tiny import FinishedRun
 
-from search.results.rounds import CameraRound, Decision, PromotionRecord, Round, RoundHistory
+from search.results.rounds import (
+    ROUND_VERSION,
+    CameraRound,
+    Decision,
+    PromotionRecord,
+    Round,
+    RoundHistory,
+)
 from search.tracking.client import TrackerUnreachable, log_document, pages
 from search.tracking.payloads.watch_run import DECISIONS, NOTED_ROUNDS, watch_note
 from search.tracking.run_writer import last_candidate_runs
@@ -41,6 +48,7 @@ def made_up(number: int, seed: int = 0) -> Round:
     searched = decision in ("searched", "promoted")
     looked = decision not in ("waiting", "failed")
     return Round(
+        version=ROUND_VERSION,
         number=number,
         due=due.isoformat(),
         began=(due + timedelta(seconds=1.25)).isoformat(),
