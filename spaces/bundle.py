@@ -28,7 +28,7 @@ from spaces.errors import BadInput, BadPlan, MergeSearchError
 from spaces.inputs import Frame, InputSpec, boxes_to_frame, prepare_batch
 from spaces.merged import MergedModel
 from spaces.model_facts import ModelFacts, facts_from_json, facts_to_json
-from spaces.model_spec import ModelSpec
+from spaces.model_spec import InputSettings, ModelSpec
 from spaces.plan import Share, SharePlan
 from spaces.precision import Dtype, compute_in_float32, to_stored_dtype, weight_names
 from spaces.stages import Task, total_bytes
@@ -155,7 +155,7 @@ def write_bundle(folder: Path, contents: BundleContents, merged: MergedModel) ->
         "version": BUNDLE_VERSION,
         "dtype": contents.dtype,
         "plan": contents.plan.hash,
-        "models": {name: asdict(spec) for name, spec in contents.specs.items()},
+        "models": {name: _spec_fields(spec) for name, spec in contents.specs.items()},
         "inputs": {name: asdict(spec) for name, spec in contents.inputs.items()},
         "facts": facts_to_json(contents.facts),
     }
@@ -245,9 +245,19 @@ def holds_bundle(folder: Path, identity: str) -> bool:
         return False
 
 
+def _spec_fields(spec: ModelSpec) -> dict[str, Any]:
+    settings = {key: value for key, value in asdict(spec).items() if key != "input"}
+    return settings | ({"input": spec.input.as_dict} if spec.input.as_dict else {})
+
+
 def _spec(fields: dict[str, Any]) -> ModelSpec:
-    size = fields["size"]
-    return ModelSpec(**{**fields, "size": tuple(size) if size else None})
+    size, settings = fields["size"], fields.get("input", {})
+    given: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()
+    }
+    return ModelSpec(
+        **{**fields, "size": tuple(size) if size else None, "input": InputSettings(**given)}
+    )
 
 
 def _input(fields: dict[str, Any]) -> InputSpec:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import numpy as np
@@ -14,9 +16,15 @@ from torch import Tensor
 from spaces.errors import BadInput
 
 Fit = Literal["squash", "letterbox", "crop"]
+Interpolation = Literal["bilinear", "bicubic", "nearest"]
+ChannelOrder = Literal["rgb", "bgr"]
 Frame = NDArray[np.uint8]
 
+LUMA = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in the grey value of a pixel (ITU-R BT.601)."""
 
+MAX_ELONGATION = 16
+"""A crop shows nothing beyond this many times the length that the input's shape asks for."""
 VIEW_TOLERANCE = 0.05
 """Views with a smaller relative difference show the same content in each cell of a late grid."""
 
@@ -45,30 +53,57 @@ class FieldOfView:
 
 @dataclass(frozen=True)
 class InputSpec:
-    """Size, normalisation and fit of a network's input.
+    """Size, normalisation, fit and channels of a network's input.
 
-    `height` and `width` are in pixels; `mean` and `std` normalise red, green and blue values
-    from 0 to 1. `fit` names the part of the frame that the network sees: `squash` stretches the
+    `height` and `width` are in pixels. `mean` and `std` normalise values from 0 to 1, one of each
+    per channel, in the order of the network's channels: three, or one for a network that takes
+    grey frames. `fit` names the part of the frame that the network sees: `squash` stretches the
     whole frame to the input; `letterbox` keeps the aspect ratio of the whole frame, anchors it top
     left and pads it with the mean; `crop` takes the centred square with a side of `crop_pct` times
-    the short side of the frame.
+    the short side of the frame. `interpolation` says how frames are resized, and `channels` in
+    which order the network takes the colours.
 
     Raises:
-        BadInput: a side is below 32 pixels, or `crop_pct` is not in (0, 1].
+        BadInput: a side is below 32 pixels, `crop_pct` is not in (0, 1], or `mean` and `std` do
+            not fit each other.
     """
 
     height: int
     width: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     fit: Fit = "squash"
     crop_pct: float = 0.875
+    interpolation: Interpolation = "bilinear"
+    channels: ChannelOrder = "rgb"
 
     def __post_init__(self) -> None:
         if min(self.height, self.width) < 32:
             raise BadInput(f"input size {self.height}x{self.width}: must be at least 32x32")
         if not 0 < self.crop_pct <= 1:
             raise BadInput(f"crop_pct {self.crop_pct}: must lie in (0, 1]")
+        if len(self.mean) not in (1, 3) or len(self.std) != len(self.mean):
+            raise BadInput(
+                f"mean {self.mean} and std {self.std}: give one value for each of 3 channels, or "
+                "one value each for a network that takes grey frames"
+            )
+        if min(self.std) <= 0:
+            raise BadInput(f"std {self.std}: must be above 0")
+
+    def __repr__(self) -> str:
+        """Leave out fields that have their default and came later: keys of caches hash this."""
+        later = ("interpolation", "channels")
+        shown = {
+            field.name: getattr(self, field.name)
+            for field in fields(self)
+            if field.name not in later or getattr(self, field.name) != field.default
+        }
+        return f"InputSpec({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+
+    @property
+    def channel_count(self) -> int:
+        """Number of channels of the input: 3, or 1 for grey frames."""
+        return len(self.mean)
 
     @property
     def field_of_view(self) -> FieldOfView:
@@ -82,21 +117,31 @@ class InputSpec:
 
 
 def prepare(frame: Frame, spec: InputSpec) -> Tensor:
-    """Return a uint8 (H, W, 3) RGB frame as a normalised float32 (3, height, width) input."""
+    """Return a uint8 (H, W, 3) RGB frame as a normalised float32 input.
+
+    The input is (channels, height, width).
+    """
     pixels = torch.from_numpy(np.array(frame)).permute(2, 0, 1)[None].float()
+    if spec.channel_count == 1:
+        pixels = (pixels * _per_channel(LUMA)).sum(1, keepdim=True)
+    elif spec.channels == "bgr":
+        pixels = pixels.flip(1)
     if spec.fit == "squash":
-        fitted = _resize(pixels, spec.height, spec.width)
+        fitted = _resize(pixels, spec.height, spec.width, spec.interpolation)
     elif spec.fit == "letterbox":
         fitted = _letterbox(pixels, spec)
     else:
         fitted = _centre_crop(pixels, spec)
-    mean = torch.tensor(spec.mean).view(1, 3, 1, 1)
-    std = torch.tensor(spec.std).view(1, 3, 1, 1)
-    return torch.as_tensor((fitted / 255.0 - mean) / std)[0]
+    normalised: Tensor = (fitted / 255.0 - _per_channel(spec.mean)) / _per_channel(spec.std)
+    return normalised[0]
+
+
+def _per_channel(values: Sequence[float]) -> Tensor:
+    return torch.tensor(values).view(1, -1, 1, 1)
 
 
 def prepare_batch(frames: list[Frame], spec: InputSpec) -> Tensor:
-    """Return frames as one (batch, 3, height, width) input in channels-last memory format."""
+    """Return frames as one (batch, channels, height, width) input, channels last in memory."""
     batch = torch.stack([prepare(frame, spec) for frame in frames])
     return batch.contiguous(memory_format=torch.channels_last)
 
@@ -121,12 +166,16 @@ def boxes_to_frame(boxes: NDArray[Any], frame_size: tuple[int, int], spec: Input
     return np.clip(mapped, 0, [width, height, width, height])
 
 
-def _resize(pixels: Tensor, height: int, width: int) -> Tensor:
+def _resize(pixels: Tensor, height: int, width: int, interpolation: Interpolation) -> Tensor:
     if pixels.shape[-2:] == (height, width):
         return pixels
-    return F.interpolate(
-        pixels, (height, width), mode="bilinear", antialias=True, align_corners=False
+    if interpolation == "nearest":
+        return F.interpolate(pixels, (height, width), mode="nearest-exact")
+    resized = F.interpolate(
+        pixels, (height, width), mode=interpolation, antialias=True, align_corners=False
     )
+    # a cubic curve overshoots at edges; pictures are resized to values from 0 to 255
+    return resized.clamp(0, 255) if interpolation == "bicubic" else resized
 
 
 def _letterbox_size(height: int, width: int, spec: InputSpec) -> tuple[int, int]:
@@ -136,17 +185,31 @@ def _letterbox_size(height: int, width: int, spec: InputSpec) -> tuple[int, int]
 
 
 def _letterbox(pixels: Tensor, spec: InputSpec) -> Tensor:
-    inner = _resize(pixels, *_letterbox_size(pixels.shape[-2], pixels.shape[-1], spec))
-    canvas = torch.tensor(spec.mean).mul(255.0).view(1, 3, 1, 1)
-    canvas = canvas.expand(1, 3, spec.height, spec.width).clone()
+    size = _letterbox_size(pixels.shape[-2], pixels.shape[-1], spec)
+    inner = _resize(pixels, *size, spec.interpolation)
+    canvas = _per_channel(spec.mean).mul(255.0)
+    canvas = canvas.expand(1, spec.channel_count, spec.height, spec.width).clone()
     canvas[..., : inner.shape[-2], : inner.shape[-1]] = inner
     return canvas
 
 
 def _centre_crop(pixels: Tensor, spec: InputSpec) -> Tensor:
+    pixels = _shortened(pixels, spec)
     height, width = pixels.shape[-2:]
     scale = max(spec.height / height, spec.width / width) / spec.crop_pct
     tall, wide = max(spec.height, round(height * scale)), max(spec.width, round(width * scale))
-    resized = _resize(pixels, tall, wide)
+    resized = _resize(pixels, tall, wide, spec.interpolation)
     top, left = (tall - spec.height) // 2, (wide - spec.width) // 2
     return resized[..., top : top + spec.height, left : left + spec.width]
+
+
+def _shortened(pixels: Tensor, spec: InputSpec) -> Tensor:
+    """Cut off the ends of a very long frame, which the crop does not show.
+
+    Otherwise the whole frame would be resized: a frame of 1 x 4000 pixels to a million columns.
+    """
+    height, width = pixels.shape[-2:]
+    longest_height = max(1, math.ceil(MAX_ELONGATION * width * spec.height / spec.width))
+    longest_width = max(1, math.ceil(MAX_ELONGATION * height * spec.width / spec.height))
+    top, left = max(0, height - longest_height) // 2, max(0, width - longest_width) // 2
+    return pixels[..., top : top + longest_height, left : left + longest_width]

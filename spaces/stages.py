@@ -149,7 +149,7 @@ class StagedModel(nn.Module):
     def example_input(self, batch: int = 2) -> Tensor:
         """Return a seeded random input of the right shape."""
         generator = torch.Generator().manual_seed(0)
-        shape = (batch, 3, self.input.height, self.input.width)
+        shape = (batch, self.input.channel_count, self.input.height, self.input.width)
         random = torch.randn(shape, generator=generator)
         return random.contiguous(memory_format=torch.channels_last).to(self.device)
 

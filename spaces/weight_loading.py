@@ -1,0 +1,141 @@
+"""Load a checkpoint into a network of timm or effdet, whatever way it was saved."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from spaces.checkpoint import Checkpoint, check_finite, read_checkpoint
+from spaces.errors import BadWeights
+from spaces.weight_names import match_names
+from spaces.weights import load_exactly, load_in_order, package_weights_file
+
+NameFilter = Callable[[dict[str, Tensor]], Mapping[str, Tensor]]
+
+
+class OtherSize(BadWeights):
+    """The checkpoint is of the same network with another number of classes or channels."""
+
+
+def load_file_into(net: nn.Module, path: Path, model: str) -> str:
+    """Load the weights in a file; return what was taken and what was stripped, in words.
+
+    Names are tried as they are, then as the network's library converts those of other libraries,
+    then in the order of the tensors.
+
+    Raises:
+        BadWeights: the file holds no weights, or those of another network.
+    """
+    source = f"{model}: {path}"
+    checkpoint = read_checkpoint(path)
+    matched = match_names(checkpoint.state, net, source)
+    check_finite(matched.state, f"weights file {path}")
+    how = _load(net, matched.state, source)
+    return ", ".join(filter(None, [_section_note(checkpoint), matched.note, how]))
+
+
+def load_package_into(net: nn.Module, package: str, model: str) -> None:
+    """Load the weights in an installed weights package, in the order of the tensors.
+
+    Raises:
+        BadWeights: the package is not installed, or holds weights of another network.
+    """
+    state = read_checkpoint(package_weights_file(package)).state
+    check_finite(state, f"weights package {package}")
+    load_in_order(net, state, f"{model}: {package}")
+
+
+def _section_note(checkpoint: Checkpoint) -> str:
+    if not checkpoint.section:
+        return ""
+    return f"{checkpoint.section} taken{' (averaged weights)' if checkpoint.averaged else ''}"
+
+
+def _load(net: nn.Module, state: Mapping[str, Tensor], source: str) -> str:
+    """Load a state dict in the first way that fits; return the way in words, empty for the plain.
+
+    Raises:
+        BadWeights: no way fits; the message is that of the plain way, or says what the sizes are.
+    """
+    _check_sizes(net, state, source)
+    try:
+        load_exactly(net, state, source)
+        return ""
+    except BadWeights as error:
+        misfit = error
+    for name_filter in _library_filters(net):
+        converted = _converted(name_filter, state)
+        if converted is not None:
+            _check_sizes(net, converted, source)
+            try:
+                load_exactly(net, converted, source)
+                return "names converted by timm"
+            except BadWeights:
+                continue
+    try:
+        load_in_order(net, state, source)
+        return "other names, matched by order and shape"
+    except BadWeights:
+        raise misfit from None
+
+
+def _library_filters(net: nn.Module) -> Iterator[NameFilter]:
+    """Yield the functions of the network's module that convert other libraries' checkpoints."""
+    module = sys.modules[type(net).__module__]
+    for name, function in vars(module).items():
+        if "filter" in name and inspect.isfunction(function):
+            parameters = len(inspect.signature(function).parameters)
+            yield lambda state, f=function, n=parameters: f(*[state, net][:n])  # type: ignore[misc]
+
+
+def _converted(name_filter: NameFilter, state: Mapping[str, Tensor]) -> Mapping[str, Any] | None:
+    try:
+        return name_filter(dict(state))
+    except Exception:
+        # A filter expects certain names and may fail in any way on others.
+        return None
+
+
+def _check_sizes(net: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Check the numbers of classes and input channels, where the names are the network's own.
+
+    Raises:
+        OtherSize: one differs; the message names the number that the checkpoint has.
+    """
+    own = net.state_dict()
+    for name in (_first_convolution(own), *_class_layers(net)):
+        if name not in state or name not in own or state[name].ndim != own[name].ndim:
+            continue
+        ours, theirs = own[name].shape, state[name].shape
+        if name == _first_convolution(own) and ours[1] != theirs[1]:
+            raise OtherSize(
+                f"{source} takes {theirs[1]} input channels, the network {ours[1]}"
+                + (f": set input: {{in_chans: {theirs[1]}}}" if theirs[1] in (1, 3) else "")
+            )
+        if name != _first_convolution(own) and ours[0] != theirs[0]:
+            classes = int(theirs[0] * _num_classes(net) // ours[0])
+            raise OtherSize(
+                f"{source} has {classes} classes, the network {_num_classes(net)}: set "
+                f"num_classes: {classes}"
+            )
+
+
+def _first_convolution(own: Mapping[str, Tensor]) -> str:
+    return next((name for name, tensor in own.items() if tensor.ndim == 4), "")
+
+
+def _class_layers(net: Any) -> list[str]:
+    """Return the names of the weights with rows per class."""
+    if hasattr(net, "class_net"):
+        return ["class_net.predict.conv_pw.weight", "class_net.predict.conv.weight"]
+    classifier = net.get_classifier()
+    return [f"{name}.weight" for name, part in net.named_modules() if part is classifier]
+
+
+def _num_classes(net: Any) -> int:
+    return int(net.config.num_classes if hasattr(net, "class_net") else net.num_classes)
