@@ -108,9 +108,9 @@ def _load(path: Path) -> Any:
             "is a pointer to a store of large files, not the weights; fetch the content first "
             "(git lfs pull, or git annex get)"
         )
-    if start[8:9] == b"{":
-        return load_file(path)
     if not start.startswith((b"PK", b"\x80")):
+        if start[8:9] == b"{":
+            return load_file(path)
         raise BadWeights(
             "cannot be read (its first bytes are neither those of a safetensors nor of a PyTorch "
             "file)"
@@ -123,7 +123,8 @@ def _load(path: Path) -> Any:
         # A warning about the pickle protocol does not help a user: the file is read or refused.
         warnings.simplefilter("ignore")
         try:
-            return torch.load(path, map_location="cpu", weights_only=True)
+            with path.open("rb") as file:  # of a path, torch would look at the ending
+                return torch.load(file, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             raise BadWeights(f"cannot be read ({_reason(error)}); {SAVE_TENSORS}") from error
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from camera_files import LONG_AGO, TickingClock, image_level, recordings_in, stored_frames, taken
-from commands import FORKED, wait_until
+from commands import FORKED, start_forked, wait_until
 from PIL import Image
 from stream_servers import closed_port, http_camera, serving
 from tiny import STREET
@@ -133,8 +133,7 @@ def _poll_for_long(street: str, out: Path, started: StartEvent) -> None:
 
 def test_ctrl_c_ends_a_long_poll(tmp_path: Path, still_scene: str) -> None:
     started = FORKED.Event()
-    process = FORKED.Process(target=_poll_for_long, args=(still_scene, tmp_path / "out", started))
-    process.start()
+    process = start_forked(_poll_for_long, still_scene, tmp_path / "out", started)
     assert started.wait(NO_LIMIT) and process.pid is not None
     wait_until(lambda: Recordings(tmp_path / "out/still").waiting == 1)
     os.kill(process.pid, signal.SIGINT)
@@ -176,8 +175,7 @@ def _run_for(frames: int, source: Path, out: Path) -> int | None:
     is 0 if there are fewer left."""
     announced, permitted = FORKED.Semaphore(0), FORKED.Semaphore(0)
     arguments = (source, out, announced, permitted)
-    process = FORKED.Process(target=_poll_and_close_windows, args=arguments)
-    process.start()
+    process = start_forked(_poll_and_close_windows, *arguments)
     for _ in range(frames):
         while not announced.acquire(timeout=0.1):
             if not process.is_alive():
@@ -225,8 +223,7 @@ def test_a_full_disk_ends_the_poll_and_loses_nothing(tmp_path: Path) -> None:
     for k in range(3):
         Image.fromarray(render(STREET, k).image).save(source / f"{k}.png")
         os.utime(source / f"{k}.png", (LONG_AGO + k,) * 2)
-    process = FORKED.Process(target=_with_a_full_disk, args=(source, out))
-    process.start()
+    process = start_forked(_with_a_full_disk, source, out)
     process.join(NO_LIMIT)
     assert process.exitcode == 7
     recordings = recordings_in(out, "large")

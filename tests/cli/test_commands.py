@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from commands import start_forked
 from labelled import Labelled, write_labels
 from PIL import Image
 from tiny import FinishedRun, Weights, config_data, with_changes, write_config
@@ -211,3 +213,12 @@ def test_plan_show_names_a_damaged_result(
     copied = shutil.copy(file, tmp_path / "plans" / file.name)
     (tmp_path / "result.json").write_text(text)
     assert "result.json" in one_line(call("plan", "show", copied), 1)
+
+
+def _is_warm(answer: Path) -> None:
+    answer.write_text(str("preloaded" in sys.modules and "PYTHONPATH" not in os.environ))
+
+
+def test_commands_are_forked_from_a_process_that_has_imported_everything(tmp_path: Path) -> None:
+    start_forked(_is_warm, tmp_path / "answer").join()
+    assert (tmp_path / "answer").read_text() == "True"

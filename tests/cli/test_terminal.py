@@ -20,7 +20,7 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner, Result
-from commands import FORKED, StartCommand, wait_until
+from commands import StartCommand, start_forked, wait_until
 from labelled import Labelled, write_labels
 from rich.console import Console
 from terminals import (
@@ -333,8 +333,7 @@ def test_every_command_says_what_is_saved_when_it_is_stopped() -> None:
 
 
 def test_a_second_control_c_ends_immediately(terminal: Terminal) -> None:
-    process = FORKED.Process(target=_clean_up_forever, args=(terminal.name,))
-    process.start()
+    process = start_forked(_clean_up_forever, terminal.name)
     terminal.wait_for(lambda: "at work" in terminal.text)
     terminal.type(CONTROL_C)
     terminal.wait_for(lambda: "cleaning up" in terminal.text)

@@ -23,7 +23,7 @@ from typing import Any
 
 import psutil
 import pytest
-from commands import FORKED, limit_file_size, no_preparation
+from commands import limit_file_size, no_preparation, start_forked
 from mlflow.tracking import MlflowClient
 from PIL import Image, ImageOps
 from process_killer import kill_before_step
@@ -102,8 +102,7 @@ class World:
         peak = self.folder / "peak"
         peak.unlink(missing_ok=True)
         output, config = self.folder / "output", self.watched.config
-        process = FORKED.Process(target=_round, args=(output, config, due, self._fault(), peak))
-        process.start()
+        process = start_forked(_round, output, config, due, self._fault(), peak)
         process.join()
         assert process.exitcode is not None
         self.codes.append(process.exitcode)

@@ -11,20 +11,31 @@ import signal
 import time
 from collections.abc import Callable
 from functools import partial
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
+import pytest
 from quick import shorten_stopwatch
 
 from search.cli.main import main
 
-IMPORTED = ["search.cli.main", "search.pipelines.run", "search.study.optimize", "effdet",
-            "timm", "matplotlib.pyplot", "mlflow.store.tracking.sqlalchemy_store", "pandas",
-            "psycopg", "pytest"]  # fmt: skip
 HANG = 1800.0
 """Seconds after which a process counts as hung: enough for any busy machine."""
 FORKED = multiprocessing.get_context("forkserver")
-FORKED.set_forkserver_preload(IMPORTED)
+FORKED.set_forkserver_preload(["preloaded"])
+
+
+def start_forked(target: Callable[..., Any], *arguments: Any) -> ForkServerProcess:
+    """Start a process forked from one that has imported everything.
+
+    The first call starts that server, which finds `preloaded` by PYTHONPATH only.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+        process = FORKED.Process(target=target, args=arguments)
+        process.start()
+    return process
 
 
 class Command:
@@ -35,8 +46,7 @@ class Command:
 
     def __init__(self, log: Path, arguments: tuple[str, ...], prepare: Callable[[], Any]) -> None:
         self._log = log
-        self._process = FORKED.Process(target=_run_command, args=(log, arguments, prepare))
-        self._process.start()
+        self._process = start_forked(_run_command, log, arguments, prepare)
         assert self._process.pid is not None
         self.pid = self._process.pid
 

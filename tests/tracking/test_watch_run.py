@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import FORKED
+from commands import start_forked
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 from servers import Server
@@ -279,8 +279,7 @@ def test_killed_anywhere_every_step_is_there_once(local: Target, history: RoundH
     while killed < 7:
         before = _points_in(database)
         assert before < len(rounds), f"all was logged before the kernel had killed it {killed}x"
-        writer = FORKED.Process(target=_record, args=(local, history.folder))
-        writer.start()
+        writer = start_forked(_record, local, history.folder)
         if killed < 2:  # before the first point
             time.sleep(chance.uniform(0, 0.3))
         else:
