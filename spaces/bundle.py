@@ -101,7 +101,7 @@ class Bundle(nn.Module):
         return {name: self._finish(name, output, frame_list) for name, output in outputs.items()}
 
     def prepare_frames(self, frames: list[Frame]) -> dict[str, Tensor]:
-        """Return the (batch, 3, height, width) input of each model in `merged.inputs_read`."""
+        """Return the (batch, c, height, width) input of each model in `merged.inputs_read`."""
         device = next(self.merged.parameters()).device
         return {
             name: prepare_batch(frames, self.inputs[name]).to(device)

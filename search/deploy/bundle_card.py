@@ -8,6 +8,8 @@ from search.evaluation.per_frame import main_score
 from search.report.score_text import score_name
 from search.results.search_result import CandidateRecord, PlanRecord, Result
 from search.utils.format import MEGABYTE, percent
+from spaces.bundle import BundleContents
+from spaces.inputs import InputSpec
 from spaces.model_spec import ModelSpec
 from spaces.plan import SharePlan
 from spaces.zoo import weights_licence
@@ -16,9 +18,10 @@ CARD = "CARD.md"
 
 
 def render_card(
-    result: Result, record: PlanRecord, specs: Mapping[str, ModelSpec], checks: Sequence[str]
+    result: Result, record: PlanRecord, contents: BundleContents, checks: Sequence[str]
 ) -> str:
     """Return the card in Markdown; `checks` are sentences on the checks of the export."""
+    specs = contents.specs
     parts = [
         f"# {result.name}: {', '.join(specs)} merged",
         f"Plan `{record.hash}`, found on {result.created[:10]} by merge-search "
@@ -36,6 +39,9 @@ def render_card(
                 for name, spec in specs.items()
             ],
         ),
+        "## Inputs",
+        "Frames are uint8 (height, width, 3) in RGB order; the input of each network is made so:",
+        _inputs(contents.inputs),
         "## Quality",
         _verified(result, record),
         "## Frames",
@@ -59,6 +65,24 @@ def _shares(record: PlanRecord) -> str:
     return "\n".join(
         f"- `{s.recipient.model}` takes `{s.recipient.stage}` from `{s.donor}` ({s.adapter})"
         for s in shares
+    )
+
+
+def _inputs(inputs: Mapping[str, InputSpec]) -> str:
+    return _table(
+        ["model", "height x width", "fit", "resized by", "channels", "mean", "std"],
+        [
+            [
+                name,
+                f"{spec.height} x {spec.width}",
+                f"crop of {spec.crop_pct:.1%}" if spec.fit == "crop" else spec.fit,
+                spec.interpolation,
+                spec.channels.upper() if spec.channel_count == 3 else "grey",
+                ", ".join(f"{value:.4g}" for value in spec.mean),
+                ", ".join(f"{value:.4g}" for value in spec.std),
+            ]
+            for name, spec in inputs.items()
+        ],
     )
 
 

@@ -93,7 +93,7 @@ def export_bundle(
         before = Bundle(merged, contents.inputs, contents.tasks)
         checks.append(_check_answers(bundle, before, source))
         checks += _write_formats(bundle, source, part, formats)
-        text = render_card(source.result, record, contents.specs, checks)
+        text = render_card(source.result, record, contents, checks)
         (part / CARD).write_text(text, encoding="utf-8")
         for name, needed in EXAMPLES.items():
             if not needed or needed in formats:

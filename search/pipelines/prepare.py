@@ -43,7 +43,7 @@ from spaces.errors import MergeSearchError
 from spaces.model_facts import collect_facts
 from spaces.model_spec import ModelSpec
 from spaces.plan import AdapterSpec, Share
-from spaces.shares import enumerate_shares, find_pairs
+from spaces.shares import DIFFERENT_VIEWS, Pairs, enumerate_shares, find_pairs
 from spaces.stages import StagedModel
 from spaces.zoo import load_model
 
@@ -77,16 +77,27 @@ def survey_models(config: RunConfig, reporter: Reporter) -> Deployment:
         for name, spec in specs.items():
             models[name] = _copy_loaded(config, name) or _load(spec, config.seed)
             progress(1)
+    for name, model in models.items():
+        if model.source is not None and model.source.note:
+            reporter.say(f"  {name}: {model.source.note}")
     with reporter.working("stages"):
         facts = collect_facts(models, config.dtype)
         models = {name: model.to(device) for name, model in models.items()}
     pairs = find_pairs(facts)
     if not pairs.legal:
-        pair, reason = next(iter(pairs.rejected.items()))
-        raise NothingToShare(
-            f"no representation may replace another; for example {pair}: {reason}"
-        )
+        raise NothingToShare(_why_nothing(pairs))
     return Deployment(models, facts, pairs)
+
+
+def _why_nothing(pairs: Pairs) -> str:
+    pair, reason = next(iter(pairs.rejected.items()))
+    advice = (
+        "; set `fit: squash` (or `fit: letterbox`) for both models, so that they see the same part "
+        "of a frame"
+        if reason.startswith(DIFFERENT_VIEWS)
+        else ""
+    )
+    return f"no representation may replace another; for example {pair}: {reason}{advice}"
 
 
 def _copy_loaded(config: RunConfig, name: str) -> StagedModel | None:

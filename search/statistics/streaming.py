@@ -195,7 +195,7 @@ class StreamingPass:
 
     @torch.inference_mode()
     def add(self, indices: range, inputs: Mapping[str, Tensor]) -> None:
-        """Run the models on one batch, each on its (frames, 3, height, width) input.
+        """Run the models on one batch, each on its (frames, channels, height, width) input.
 
         `indices` are the frames' indices in the whole set.
 

@@ -19,10 +19,13 @@ OVERLAP, LEAST_SCORE = 0.5, 0.3
 
 
 def prepare(picture, spec):
-    """A picture as a normalised (1, 3, height, width) input, and what one input pixel is in it."""
+    """A picture as a normalised (1, c, height, width) input, and what one input pixel is in it."""
     wide, high = spec["width"], spec["height"]
     mean, std = (np.array(spec[key], np.float32) for key in ("mean", "std"))
-    canvas = np.empty((high, wide, 3), np.float32)
+    if len(mean) == 1:
+        picture = picture.convert("L")
+    resample = Image.Resampling[spec["interpolation"].upper()]
+    canvas = np.empty((high, wide, len(mean)), np.float32)
     canvas[:] = mean * 255
     if spec["fit"] == "squash":
         inner = (wide, high)
@@ -33,10 +36,11 @@ def prepare(picture, spec):
         scale = max(wide / picture.width, high / picture.height) / spec["crop_pct"]
         larger = max(wide, round(picture.width * scale)), max(high, round(picture.height * scale))
         left, top = (larger[0] - wide) // 2, (larger[1] - high) // 2
-        picture = picture.resize(larger, Image.Resampling.BILINEAR)
+        picture = picture.resize(larger, resample)
         picture, inner = picture.crop((left, top, left + wide, top + high)), (wide, high)
-    resized = picture.resize(inner, Image.Resampling.BILINEAR)
-    canvas[: inner[1], : inner[0]] = np.asarray(resized, np.float32)
+    resized = picture.resize(inner, resample)
+    pixels = np.asarray(resized, np.float32).reshape(inner[1], inner[0], -1)
+    canvas[: inner[1], : inner[0]] = pixels[..., ::-1] if spec["channels"] == "bgr" else pixels
     scales = np.array([picture.width / inner[0], picture.height / inner[1]] * 2)
     return ((canvas / 255 - mean) / std).transpose(2, 0, 1)[None].astype(np.float32), scales
 
