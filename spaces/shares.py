@@ -10,9 +10,9 @@ from spaces.plan import AdapterSpec, Ref, Share
 from spaces.stages import Grid
 
 MAX_ENLARGEMENT = 2.0
+"""Maximum ratio, per side, of the recipient's grid to the donor's coarser grid."""
 DIFFERENT_VIEWS = "different fields of view"
 """The reason for which two networks that see different parts of a frame cannot share."""
-"""Maximum ratio, per side, of the recipient's grid to the donor's coarser grid."""
 
 
 @dataclass(frozen=True, order=True)

@@ -92,8 +92,8 @@ def survey_models(config: RunConfig, reporter: Reporter) -> Deployment:
 def _why_nothing(pairs: Pairs) -> str:
     pair, reason = next(iter(pairs.rejected.items()))
     advice = (
-        "; set `fit: squash` (or `fit: letterbox`) for both models, so that they see the same part "
-        "of a frame"
+        "; set `fit: squash` (or `fit: letterbox`) for both models, so that they see the same "
+        "part of a frame"
         if reason.startswith(DIFFERENT_VIEWS)
         else ""
     )
