@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from search.deploy.export import FORMATS as FORMATS
     from search.deploy.promotion import promote as promote
     from search.deploy.promotion import rollback as rollback
+    from search.pipelines.config_check.check import check_config as check_config
     from search.pipelines.correlate import correlate as correlate
     from search.pipelines.exact import find_exact_front as find_exact_front
     from search.pipelines.export import export as export
@@ -51,6 +52,7 @@ MODULES = {
     "FORMATS": "search.deploy.export",
     "promote": "search.deploy.promotion",
     "rollback": "search.deploy.promotion",
+    "check_config": "search.pipelines.config_check.check",
     "correlate": "search.pipelines.correlate",
     "find_exact_front": "search.pipelines.exact",
     "export": "search.pipelines.export",

@@ -8,7 +8,7 @@ from search.cli import app
 from search.cli.analysis import correlate, similarity, stats
 from search.cli.bundles import bench_bundle, export, plan
 from search.cli.mlflow import promote, rollback, sync, ui
-from search.cli.search import exact, run, verify, worker
+from search.cli.search import check, exact, run, verify, worker
 from search.cli.watch import history, watch
 
 
@@ -19,13 +19,14 @@ def main() -> None:
 
     \b
     Start here:
+      merge-search check runs/quickstart.yaml   is everything there?
       merge-search run runs/quickstart.yaml     search, verify, log
       merge-search ui runs/quickstart.yaml      compare the results in MLflow
     """
 
 
 for command in (
-    bench_bundle, correlate, exact, export, history, plan, promote, rollback, run, similarity,
-    stats, sync, ui, verify, watch, worker,
+    bench_bundle, check, correlate, exact, export, history, plan, promote, rollback, run,
+    similarity, stats, sync, ui, verify, watch, worker,
 ):  # fmt: skip
     main.add_command(command)

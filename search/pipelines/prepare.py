@@ -71,22 +71,41 @@ def survey_models(config: RunConfig, reporter: Reporter) -> Deployment:
     """
     device = select_device(config.device)
     reporter.step(f"Loading the models ({device})")
-    specs = config.model_specs()
     models: dict[str, StagedModel] = {}
-    with reporter.progress("models", len(specs)) as progress:
-        for name, spec in specs.items():
-            models[name] = _copy_loaded(config, name) or _load(spec, config.seed)
+    with reporter.progress("models", len(config.models)) as progress:
+        for name in config.models:
+            models[name] = load_named_model(config, name)
             progress(1)
     for name, model in models.items():
         if model.source is not None and model.source.note:
             reporter.say(f"  {name}: {model.source.note}")
     with reporter.working("stages"):
-        facts = collect_facts(models, config.dtype)
-        models = {name: model.to(device) for name, model in models.items()}
+        return survey(config, models)
+
+
+def load_named_model(config: RunConfig, name: str) -> StagedModel:
+    """Load one model of the config, or copy the one that the caller has loaded.
+
+    Raises:
+        MergeSearchError: its weights, input or cut are not accepted.
+    """
+    return _copy_loaded(config, name) or _load(
+        config.models[name].spec(name, config.base), config.seed
+    )
+
+
+def survey(config: RunConfig, models: Mapping[str, StagedModel]) -> Deployment:
+    """Measure the stages of loaded models, move them to their device, and pair their stages.
+
+    Raises:
+        NothingToShare: no representation may replace another.
+    """
+    device = select_device(config.device)
+    facts = collect_facts(models, config.dtype)
     pairs = find_pairs(facts)
     if not pairs.legal:
         raise NothingToShare(_why_nothing(pairs))
-    return Deployment(models, facts, pairs)
+    return Deployment({name: model.to(device) for name, model in models.items()}, facts, pairs)
 
 
 def _why_nothing(pairs: Pairs) -> str:
@@ -136,17 +155,27 @@ def open_truth(
     for name in config.truth:
         model = deployment.models[name]
         with reporter.working(f"labelled frames of {name}"):
-            labelled = open_ground_truth(config, name, model.task)
-        check_classes(labelled, model.num_classes, name)
+            labelled = open_truth_of(config, name, model, frames)
         if isinstance(labelled, BoxTruth) and (part := labelled.coverage_note(model.num_classes)):
             reporter.say(f"  {name}: {part}")
-        if shared := count_overlap(labelled.frames, frames):
-            raise BadTruth(
-                f"truth.{name}: {shared} of its frames are also among "
-                "`frames`: accuracy must be measured on others (see stride and offset)"
-            )
         truth[name] = labelled
     return truth
+
+
+def open_truth_of(config: RunConfig, name: str, model: StagedModel, frames: FrameSet) -> Truth:
+    """Open the ground truth of one model, and check it against its classes and the frames.
+
+    Raises:
+        BadTruth: labels and model do not fit, or labelled frames are also among the unlabelled.
+    """
+    labelled = open_ground_truth(config, name, model.task)
+    check_classes(labelled, model.num_classes, name)
+    if shared := count_overlap(labelled.frames, frames):
+        raise BadTruth(
+            f"truth.{name}: {shared} of its frames are also among "
+            "`frames`: accuracy must be measured on others (see stride and offset)"
+        )
+    return labelled
 
 
 def observe(

@@ -116,6 +116,20 @@ def open_store(where: str) -> BaseStorage:
             ) from error
 
 
+def check_store(where: str) -> None:
+    """Check that a store can be reached, or a file read, without creating either.
+
+    Raises:
+        DamagedStudy, StoreFailed: as `open_store`.
+    """
+    if POSTGRESQL.match(where):
+        with translated_errors(where):
+            engine = sqlalchemy.create_engine(_address(where), poolclass=sqlalchemy.NullPool)
+            engine.connect().close()
+    elif Path(where).is_file():
+        open_store(where)
+
+
 def open_existing_store(where: str) -> BaseStorage:
     """Open a store without creating a file.
 

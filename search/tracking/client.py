@@ -116,6 +116,19 @@ def _compact(ids: list[str]) -> str:
     return json.dumps(ids, separators=(",", ":"))
 
 
+def check_tracker(target: Target) -> None:
+    """Check that the store answers; a local database that does not exist yet is not created.
+
+    Raises:
+        TrackerUnreachable: The store cannot be reached.
+    """
+    path = target.uri.removeprefix("sqlite:///")
+    if path != target.uri and not Path(path).is_file():
+        return
+    with open_store(target, None) as client:
+        client.get_experiment_by_name(target.experiment)
+
+
 @contextlib.contextmanager
 def open_registry(target: Target, name: str) -> Iterator[Registry]:
     """Open the registered versions of a name.

@@ -1,0 +1,1 @@
+"""`merge-search check`: everything that can be verified without running the search."""

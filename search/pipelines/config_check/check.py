@@ -1,0 +1,177 @@
+"""`merge-search check`: verify a config, and what it names, without running the search."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+from search.config.run import RunConfig
+from search.data.frames import FrameSet, Sampling, split_frames
+from search.data.ground_truth import BoxTruth, Truth
+from search.pipelines.config_check.checklist import Checklist
+from search.pipelines.config_check.places import (
+    check_disk_space,
+    check_study_store,
+    check_tracking_store,
+)
+from search.pipelines.config_check.search_space import SpaceFacts, measure_space
+from search.pipelines.open_data import open_frame_set, select_device
+from search.pipelines.prepare import load_named_model, open_truth_of, survey
+from search.utils.reporter import Reporter
+from spaces.deployment import Deployment
+from spaces.inputs import InputSpec
+from spaces.stages import StagedModel
+
+READ_FRAMES = 16
+"""Number of frames that are decoded, spread over the set; all are opened before a run."""
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What `merge-search check` has verified."""
+
+    config: str
+    """The name of the run."""
+    passed: bool
+    checklist: Checklist
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as JSON data."""
+        items = [asdict(item) for item in self.checklist.items]
+        return {"config": self.config, "passed": self.passed, "checks": items}
+
+
+def check_config(config: RunConfig, reporter: Reporter) -> CheckReport:
+    """Check everything that a run of the config needs, and print the list."""
+    reporter.step(f"Checking {config.name}")
+    checklist = Checklist()
+    checklist.check("device", lambda: select_device(config.device), str)
+    models = _check_models(config, checklist, reporter)
+    with reporter.working("frames"):
+        frames = checklist.check("frames", lambda: _read_frames(config), _describe_frames)
+    with reporter.working("labels"):
+        _check_truth(config, checklist, models, frames)
+    with reporter.working("search space"):
+        space = _check_space(config, checklist, models)
+    with reporter.working("places"):
+        unmerged = None if space is None else space.unmerged_bytes
+        checklist.check("disk", lambda: check_disk_space(config, unmerged), str)
+        checklist.check("storage", lambda: check_study_store(config), str)
+        checklist.check("mlflow", lambda: check_tracking_store(config), str)
+    _print(checklist, reporter)
+    return CheckReport(config.name, checklist.passed, checklist)
+
+
+def _check_models(
+    config: RunConfig, checklist: Checklist, reporter: Reporter
+) -> dict[str, StagedModel]:
+    models: dict[str, StagedModel] = {}
+    with reporter.progress("models", len(config.models)) as progress:
+        for name in config.models:
+            load = partial(load_named_model, config, name)
+            model = checklist.check(f"models.{name}", load, _describe_model)
+            if model is not None:
+                models[name] = model
+            progress(1)
+    return models
+
+
+def _describe_model(model: StagedModel) -> str:
+    layout, source = model.layout, model.source
+    facts = [
+        "" if source is None else source.spec.arch,
+        f"{len(layout.stages)} stages",
+        f"{model.num_classes} classes",
+        f"input {_describe_input(model.input)}",
+        "" if source is None else source.note,
+    ]
+    return ", ".join(filter(None, facts))
+
+
+def _describe_input(spec: InputSpec) -> str:
+    fit = f"crop of {spec.crop_pct:.1%}" if spec.fit == "crop" else spec.fit
+    return f"{spec.height} x {spec.width} ({fit})"
+
+
+def _read_frames(config: RunConfig) -> FrameSet:
+    """Open the frames, decode some of them, and check that they are enough for the statistics."""
+    frames = open_frame_set(config)
+    for_statistics, _ = split_frames(frames, config.verify.fidelity_frames)
+    config.pass_settings.check_frame_count(len(for_statistics))
+    for index in Sampling(READ_FRAMES).indices(len(frames)):
+        _ = frames[index]
+    return frames
+
+
+def _describe_frames(frames: FrameSet) -> str:
+    return f"{len(frames)} frames, {min(READ_FRAMES, len(frames))} of them decoded"
+
+
+def _check_truth(
+    config: RunConfig,
+    checklist: Checklist,
+    models: Mapping[str, StagedModel],
+    frames: FrameSet | None,
+) -> None:
+    for name in config.truth:
+        if frames is None or name not in models:
+            checklist.skip(f"truth.{name}", "the model and the frames")
+            continue
+        load = partial(open_truth_of, _with_few_scenes(config, name), name, models[name], frames)
+        checklist.check(f"truth.{name}", load, _describe_truth)
+
+
+def _with_few_scenes(config: RunConfig, name: str) -> RunConfig:
+    """Return the config with only a few of a model's rendered frames: their labels are exact."""
+    section = config.truth[name]
+    if section.scenes is None:
+        return config
+    few = section.model_copy(update={"count": min(READ_FRAMES, section.scene_count)})
+    return config.model_copy(update={"truth": {**config.truth, name: few}})
+
+
+def _describe_truth(truth: Truth) -> str:
+    if isinstance(truth, BoxTruth):
+        boxes = sum(len(annotations) for annotations in truth.annotations)
+        return (
+            f"{len(truth.frames)} labelled frames, {boxes} boxes of {len(truth.categories)} "
+            "categories"
+        )
+    return f"{len(truth.frames)} labelled frames"
+
+
+def _check_space(
+    config: RunConfig, checklist: Checklist, models: Mapping[str, StagedModel]
+) -> SpaceFacts | None:
+    if len(models) < len(config.models):
+        checklist.skip("search space", "all models")
+        checklist.skip("budget", "all models")
+        return None
+    deployment: Deployment | None = checklist.check(
+        "sharing",
+        lambda: survey(config, models),
+        lambda d: (
+            f"{len(d.pairs.legal)} pairs of stages may share, {len(d.pairs.rejected)} may not"
+        ),
+    )
+    if deployment is None:
+        checklist.skip("search space", "stages that may share")
+        return None
+    space = checklist.check(
+        "search space", lambda: measure_space(config, deployment), SpaceFacts.describe
+    )
+    if space is not None:
+        checklist.check("budget", lambda: space.check_budget(config), str)
+    return space
+
+
+def _print(checklist: Checklist, reporter: Reporter) -> None:
+    for item in checklist.items:
+        reporter.say(f"  {item.status:8} {item.subject}: {item.text}")
+    failures = sum(item.status != "ok" for item in checklist.items)
+    if failures:
+        reporter.say(f"{failures} of {len(checklist.items)} checks did not pass.")
+    else:
+        reporter.say("Everything that a run needs is there.")
