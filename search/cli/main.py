@@ -19,7 +19,7 @@ def main() -> None:
 
     \b
     Start here:
-      merge-search check runs/quickstart.yaml   is everything there?
+      merge-search check runs/quickstart.yaml   find what would end a run
       merge-search run runs/quickstart.yaml     search, verify, log
       merge-search ui runs/quickstart.yaml      compare the results in MLflow
     """
