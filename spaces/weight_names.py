@@ -10,15 +10,15 @@ from torch import Tensor, nn
 
 from spaces.errors import BadWeights
 
-COUNTER = "num_batches_tracked"
+_COUNTER = "num_batches_tracked"
 """A buffer of BatchNorm that inference does not read; old checkpoints lack it."""
 NOT_WEIGHTS_FIRST = {"anchors", "anchor_labeler", "criterion", "loss", "loss_fn", "n_averaged"}
-NOT_WEIGHTS_LAST = {"total_ops", "total_params", COUNTER}
+NOT_WEIGHTS_LAST = {"total_ops", "total_params", _COUNTER}
 """First and last parts of names under which trainers and profilers store other things."""
-WRAPPERS = ("module.", "_orig_mod.", "model.", "net.")
+MODULE_PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 """Prefixes that modules around a network put before its names: of DataParallel, of torch.compile,
 and of trainers."""
-MAX_LISTED = 3
+_MAX_LISTED = 3
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def tied_names(net: nn.Module) -> list[set[str]]:
 def listed(names: Iterable[str]) -> str:
     """Join names with commas, the first few only."""
     first = list(names)
-    return ", ".join(first[:MAX_LISTED]) + (", ..." if first[MAX_LISTED:] else "")
+    return ", ".join(first[:_MAX_LISTED]) + (", ..." if first[_MAX_LISTED:] else "")
 
 
 def _prefix(state: Mapping[str, Tensor], own: set[str], source: str) -> str:
@@ -106,7 +106,7 @@ def _common_wrapper(names: Iterable[str]) -> str:
     prefix = ""
     while True:
         rest = [name.removeprefix(prefix) for name in names]
-        outer = next((w for w in WRAPPERS if all(name.startswith(w) for name in rest)), "")
+        outer = next((w for w in MODULE_PREFIXES if all(name.startswith(w) for name in rest)), "")
         if not outer:
             return prefix
         prefix += outer
@@ -128,4 +128,4 @@ def _is_no_weight(name: str) -> bool:
 
 def is_counter(name: str) -> bool:
     """Return whether a tensor counts batches, which inference does not read."""
-    return name.rpartition(".")[2] == COUNTER
+    return name.rpartition(".")[2] == _COUNTER
