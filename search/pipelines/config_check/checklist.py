@@ -8,7 +8,7 @@ from typing import Literal, TypeVar
 
 from spaces.errors import MergeSearchError
 
-T = TypeVar("T")
+Loaded = TypeVar("Loaded")
 Status = Literal["ok", "problem", "skipped"]
 
 
@@ -34,7 +34,9 @@ class Checklist:
         """Whether nothing stands in the way of a run."""
         return all(item.status == "ok" for item in self.items)
 
-    def check(self, subject: str, load: Callable[[], T], describe: Callable[[T], str]) -> T | None:
+    def check(
+        self, subject: str, load: Callable[[], Loaded], describe: Callable[[Loaded], str]
+    ) -> Loaded | None:
         """Load something and note its description; note the error and return None if it fails."""
         try:
             loaded = load()
