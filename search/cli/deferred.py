@@ -13,7 +13,7 @@ from spaces.lazy import lazy_attributes
 
 if TYPE_CHECKING:
     from search.config.loading import load_config as load_config
-    from search.deploy.benchmark import bench_bundle as bench_bundle
+    from search.deploy.benchmark import benchmark_bundle as benchmark_bundle
     from search.deploy.export import FORMATS as FORMATS
     from search.deploy.promotion import promote as promote
     from search.deploy.promotion import rollback as rollback
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 MODULES = {
     "load_config": "search.config.loading",
-    "bench_bundle": "search.deploy.benchmark",
+    "benchmark_bundle": "search.deploy.benchmark",
     "FORMATS": "search.deploy.export",
     "promote": "search.deploy.promotion",
     "rollback": "search.deploy.promotion",

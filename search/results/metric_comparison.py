@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from search.evaluation.bootstrap import FloatVector
 from search.evaluation.correlation import (
     COEFFICIENTS,
     MIN_POINTS,
@@ -21,6 +20,7 @@ from search.evaluation.correlation import (
 )
 from search.evaluation.per_frame import Scores
 from search.results.search_result import package_versions
+from search.utils.arrays import FloatVector
 from search.utils.records import IsoTime
 from spaces.plan import Ref, Share
 

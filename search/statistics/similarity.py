@@ -14,7 +14,8 @@ from torch import Tensor
 
 from search.statistics.ridge import RidgeRegression, RidgeSolution
 from search.statistics.second_moments import PooledMoments
-from search.statistics.streaming import FOLDS, FloatMatrix, FoldName, Moments
+from search.statistics.streaming import FOLDS, FoldName, Moments
+from search.utils.arrays import FloatMatrix
 from spaces.adapters import LinearMap
 from spaces.errors import MergeSearchError
 from spaces.model_facts import ModelFacts

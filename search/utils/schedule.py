@@ -17,8 +17,8 @@ from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
 from search.utils.cron import expand_fields, scheduler_lines
+from search.utils.timing import EPOCH
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
 UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
 LONGEST = timedelta(days=366)

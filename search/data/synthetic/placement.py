@@ -9,7 +9,7 @@ import numpy as np
 from numpy.random import Generator
 from PIL import Image, ImageDraw
 
-from search.data.synthetic.rendering import Array, Camera, Light, Stroke, fill, strokes
+from search.data.synthetic.rendering import Array, Light, PinholeCamera, Stroke, fill, strokes
 from search.data.synthetic.street import (
     BUILDERS,
     CLASSES,
@@ -34,10 +34,10 @@ OTHERS_RANGE = {
 
 
 @dataclass(frozen=True, eq=False)
-class View:
+class StreetView:
     """What every placement in a frame needs to know."""
 
-    camera: Camera
+    camera: PinholeCamera
     light: Light
     crossing: float  # y of the side street, metres
 
@@ -72,7 +72,7 @@ class Actor:
     whole: int  # the same, and also without the borders of the frame
 
 
-def cast(view: View, rng: Generator) -> list[Actor]:
+def cast(view: StreetView, rng: Generator) -> list[Actor]:
     """A subject of uniformly drawn kind (or nobody), and others that look smaller than it."""
     subject = int(rng.integers(len(CLASSES) + 1)) - 1
     if subject < 0:
@@ -93,7 +93,7 @@ def _place(
     ranges: dict[str, tuple[float, float]],
     margin: float,
     others: Sequence[Actor],
-    view: View,
+    view: StreetView,
     rng: Generator,
 ) -> Actor | None:
     """Someone of this kind on free ground in view, or None when no try finds a place."""
@@ -117,7 +117,7 @@ def _place(
     return None
 
 
-def _blind_distance(camera: Camera) -> float:
+def _blind_distance(camera: PinholeCamera) -> float:
     """How far ahead the lower border of the frame shows the ground, metres."""
     lowest = camera.pitch + np.arctan(0.45 * camera.rows / camera.focal)
     return float(camera.height / np.tan(lowest))
@@ -139,7 +139,7 @@ def _heading(name: str, x: float, y: float, crossing: float, rng: Generator) -> 
     return float((0.0 if x > 0 else np.pi) + wobble + turning)
 
 
-def _actor(kind: int, user: RoadUser, pose: Pose, view: View) -> Actor:
+def _actor(kind: int, user: RoadUser, pose: Pose, view: StreetView) -> Actor:
     placed = (solid.placed(pose.x, pose.y, pose.heading) for solid in user.solids)
     shapes = strokes(placed, view.camera, view.light)
     reach = 0.0 if CLASSES[kind] == "pedestrian" else 7.0
@@ -157,7 +157,7 @@ def _actor(kind: int, user: RoadUser, pose: Pose, view: View) -> Actor:
     return Actor(kind, footprint, user.height, beam, shapes, area, int(alone.sum()))
 
 
-def _in_view(footprint: Array, camera: Camera) -> bool:
+def _in_view(footprint: Array, camera: PinholeCamera) -> bool:
     """Whether the whole footprint (4, 2) is before the lens and its middle above the border."""
     points = np.column_stack((footprint, np.zeros(4)))
     viewed = camera.view(points)
@@ -178,7 +178,7 @@ def _overlap(one: Array, other: Array) -> bool:
     return True
 
 
-def in_painting_order(actors: Iterable[Actor], camera: Camera) -> list[Actor]:
+def in_painting_order(actors: Iterable[Actor], camera: PinholeCamera) -> list[Actor]:
     """Farthest first, so that painting one after the other hides what is hidden."""
     waiting = sorted(actors, key=lambda a: -float(_distances(a.footprint, camera).mean()))
     ordered: list[Actor] = []
@@ -190,11 +190,11 @@ def in_painting_order(actors: Iterable[Actor], camera: Camera) -> list[Actor]:
     return ordered
 
 
-def _distances(footprint: Array, camera: Camera) -> Array:
+def _distances(footprint: Array, camera: PinholeCamera) -> Array:
     return np.asarray(np.linalg.norm(footprint - camera.position[:2], axis=1))
 
 
-def _hides(near: Actor, far: Actor, camera: Camera) -> bool:
+def _hides(near: Actor, far: Actor, camera: PinholeCamera) -> bool:
     """Whether the ray through the middle of their common bearings meets `near` first."""
     bearings = [_bearings(actor.footprint, camera) for actor in (near, far)]
     low, high = max(b.min() for b in bearings), min(b.max() for b in bearings)
@@ -205,13 +205,13 @@ def _hides(near: Actor, far: Actor, camera: Camera) -> bool:
     return _entry(near.footprint, ray, camera) < _entry(far.footprint, ray, camera)
 
 
-def _bearings(footprint: Array, camera: Camera) -> Array:
+def _bearings(footprint: Array, camera: PinholeCamera) -> Array:
     viewed = camera.axes @ np.column_stack((footprint - camera.position[:2], np.zeros(4))).T
     ahead = np.array((np.sin(camera.yaw), np.cos(camera.yaw)))
     return np.asarray(np.arctan2(viewed[0], (footprint - camera.position[:2]) @ ahead))
 
 
-def _entry(footprint: Array, ray: Array, camera: Camera) -> float:
+def _entry(footprint: Array, ray: Array, camera: PinholeCamera) -> float:
     """Distance along a ray from the camera to the first edge of a footprint it crosses."""
     points = footprint - camera.position[:2]
     across = points @ np.array((ray[1], -ray[0]))

@@ -22,7 +22,7 @@ NEAR = 0.4  # metres; whatever is closer to the lens is cut away
 
 
 @dataclass(frozen=True)
-class Camera:
+class PinholeCamera:
     """A pinhole camera over the street; angles in radians, `pitch` positive looking down."""
 
     x: float
@@ -52,7 +52,7 @@ class Camera:
         return (points - self.position) @ self.axes.T
 
     def pixels(self, viewed: Array) -> Array:
-        """Camera points (n, 3) in front of the lens as pixels (n, 2)."""
+        """PinholeCamera points (n, 3) in front of the lens as pixels (n, 2)."""
         centre = np.array((self.width / 2, self.rows / 2))
         return centre + self.focal * viewed[:, :2] / viewed[:, 2:]
 
@@ -157,7 +157,7 @@ def limb(start: Sequence[float], end: Sequence[float], radius: float, colour: Co
     return Solid((Part(np.array((start, end), dtype=np.float64), colour, radius),))
 
 
-def strokes(solids: Iterable[Solid], camera: Camera, light: Light) -> tuple[Stroke, ...]:
+def strokes(solids: Iterable[Solid], camera: PinholeCamera, light: Light) -> tuple[Stroke, ...]:
     """The visible faces of `solids` in painting order, farthest first within each tier."""
     eye = camera.position
     ordered = sorted(solids, key=lambda one: (one.tier, -float(np.sum((one.centre - eye) ** 2))))
@@ -191,7 +191,7 @@ def _orient(corners: Array, centres: Array, eye: Array) -> tuple[Array, NDArray[
     return normals, np.sum(normals * (eye - corners[:, 0]), axis=1) > 0
 
 
-def _stroke(part: Part, viewed: Array, colour: Colour, camera: Camera) -> Stroke | None:
+def _stroke(part: Part, viewed: Array, colour: Colour, camera: PinholeCamera) -> Stroke | None:
     """A part seen by the camera at `viewed` (k, 3), or None when it is not before the lens."""
     if part.radius > 0:
         if viewed[:, 2].min() <= NEAR:
@@ -215,7 +215,7 @@ def _cut_near(viewed: Array) -> Array:
     return np.array(kept).reshape(-1, 3)
 
 
-def ground(points: Sequence[tuple[float, float]], camera: Camera) -> Array:
+def ground(points: Sequence[tuple[float, float]], camera: PinholeCamera) -> Array:
     """A polygon on the road surface, (x, y) metres, as pixels (k, 2); empty when unseen."""
     flat = np.array([(x, y, 0.0) for x, y in points])
     viewed = _cut_near(camera.view(flat))
@@ -247,7 +247,7 @@ def fill_polygon(draw: ImageDraw.ImageDraw, points: Array, colour: Colour | int)
         draw.polygon(points.ravel().tolist(), fill=colour)
 
 
-def sky(camera: Camera, light: Light, rng: np.random.Generator) -> Image.Image:
+def sky(camera: PinholeCamera, light: Light, rng: np.random.Generator) -> Image.Image:
     """A cloudy gradient on the supersampled canvas."""
     size = (camera.width * SUPERSAMPLING, camera.rows * SUPERSAMPLING)
     blend = np.linspace(0, 1, 9)[:, None, None] ** 0.7
@@ -260,7 +260,7 @@ def sky(camera: Camera, light: Light, rng: np.random.Generator) -> Image.Image:
 def cast_shadows(
     picture: Image.Image,
     prisms: Iterable[tuple[Array, float]],
-    camera: Camera,
+    camera: PinholeCamera,
     light: Light,
 ) -> Image.Image:
     """`picture` with the shadows of upright prisms: footprint (4, 2) and height, metres."""

@@ -15,12 +15,12 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from search.data.synthetic.placement import Actor, View, cast, in_painting_order
+from search.data.synthetic.placement import Actor, StreetView, cast, in_painting_order
 from search.data.synthetic.rendering import (
     SUPERSAMPLING,
     Array,
-    Camera,
     Light,
+    PinholeCamera,
     cast_shadows,
     expose,
     fill,
@@ -92,7 +92,7 @@ class Scene:
 class Composition:
     """Everything that decides a frame; `actors` in painting order, farthest first."""
 
-    view: View
+    view: StreetView
     backdrop_seed: np.random.SeedSequence
     noise_seed: np.random.SeedSequence
     actors: tuple[Actor, ...]
@@ -109,7 +109,7 @@ def compose(settings: SceneSettings, index: int) -> Composition:
     layout_seed, backdrop, noise = np.random.SeedSequence(entropy).spawn(3)
     rng = np.random.Generator(np.random.PCG64(layout_seed))
     light, camera = _light(settings, rng), _camera(settings, rng)
-    view = View(camera, light, crossing=float(rng.uniform(9, 60)))
+    view = StreetView(camera, light, crossing=float(rng.uniform(9, 60)))
     candidates = in_painting_order(cast(view, rng), camera)
     masks = _visible_masks(candidates, camera)
     # leaving somebody out only uncovers the others, so one pass of checks is enough
@@ -134,10 +134,10 @@ def draw(plan: Composition) -> Scene:
         frame = glow(frame, _lamps(plan.actors, camera), _pools(plan, noise), light.lamps)
     if light.rain > 0:
         frame = rain_streaks(frame, light.rain, noise)
-    return Scene(expose(frame, noise), *measure(plan))
+    return Scene(expose(frame, noise), *label_composition(plan))
 
 
-def measure(plan: Composition) -> tuple[Array, NDArray[np.int64], int]:
+def label_composition(plan: Composition) -> tuple[Array, NDArray[np.int64], int]:
     """The boxes, classes and label of a composition, measured on the drawn shapes themselves."""
     masks = _visible_masks(plan.actors, plan.view.camera)
     classes = np.array([actor.kind for actor in plan.actors], dtype=np.int64)
@@ -164,17 +164,17 @@ def _light(settings: SceneSettings, rng: Generator) -> Light:
                  ((84, 140, 206), (206, 220, 232)))  # fmt: skip
 
 
-def _camera(settings: SceneSettings, rng: Generator) -> Camera:
+def _camera(settings: SceneSettings, rng: Generator) -> PinholeCamera:
     pitch = np.radians(settings.camera_pitch + rng.uniform(-1.5, 1.5))
     yaw = np.radians(settings.camera_yaw + rng.uniform(-4, 4))
     # a camera that looks across the road stands on the other side of it
     x = rng.uniform(-4, 4) - 0.1 * settings.camera_yaw
     up = settings.camera_height + rng.uniform(-0.3, 0.3)
     focal = 1.1 * settings.width
-    return Camera(x, up, pitch, yaw, focal, settings.width, settings.height)
+    return PinholeCamera(x, up, pitch, yaw, focal, settings.width, settings.height)
 
 
-def _visible_masks(actors: Sequence[Actor], camera: Camera) -> list[NDArray[np.bool_]]:
+def _visible_masks(actors: Sequence[Actor], camera: PinholeCamera) -> list[NDArray[np.bool_]]:
     """What each actor shows, on the supersampled canvas, painted in the given order."""
     canvas = Image.new("L", (camera.width * SUPERSAMPLING, camera.rows * SUPERSAMPLING), 0)
     brush = ImageDraw.Draw(canvas)
@@ -185,7 +185,7 @@ def _visible_masks(actors: Sequence[Actor], camera: Camera) -> list[NDArray[np.b
     return [numbers == number for number in range(1, len(actors) + 1)]
 
 
-def _labelled(actor: Actor, mask: NDArray[np.bool_], camera: Camera) -> bool:
+def _labelled(actor: Actor, mask: NDArray[np.bool_], camera: PinholeCamera) -> bool:
     """Whether this much of an actor is enough for a fair label."""
     visible = float(mask.sum()) / SUPERSAMPLING**2
     if visible < MIN_VISIBLE * actor.whole or visible < 1:
@@ -201,7 +201,7 @@ def _box(mask: NDArray[np.bool_]) -> tuple[float, float, float, float]:
     return float(x), float(y), float(right - x), float(bottom - y)
 
 
-def _lamps(actors: Sequence[Actor], camera: Camera) -> Image.Image:
+def _lamps(actors: Sequence[Actor], camera: PinholeCamera) -> Image.Image:
     """The shining parts alone, hidden where somebody stands before them."""
     canvas = Image.new("RGB", (camera.width, camera.rows))
     brush = ImageDraw.Draw(canvas)

@@ -15,10 +15,10 @@ from PIL import Image, ImageDraw
 
 from search.data.synthetic.rendering import (
     SUPERSAMPLING,
-    Camera,
     Colour,
     Light,
     Part,
+    PinholeCamera,
     Solid,
     block,
     fill,
@@ -263,7 +263,7 @@ BUILDERS: dict[str, Callable[[Generator], RoadUser]] = {
 
 
 def draw_street(
-    picture: Image.Image, camera: Camera, light: Light, crossing: float, rng: Generator
+    picture: Image.Image, camera: PinholeCamera, light: Light, crossing: float, rng: Generator
 ) -> None:
     """Paint ground, markings, buildings, trees and lamps; `crossing` is the side street's y."""
     draw = ImageDraw.Draw(picture)
@@ -283,7 +283,7 @@ def draw_street(
 
 
 def _draw_ground(
-    draw: ImageDraw.ImageDraw, camera: Camera, light: Light, crossing: float, rng: Generator
+    draw: ImageDraw.ImageDraw, camera: PinholeCamera, light: Light, crossing: float, rng: Generator
 ) -> None:
     wet = 1 - 0.25 * light.rain
     asphalt = int(rng.uniform(78, 104) * wet)
