@@ -201,11 +201,8 @@ def _zone(name: str) -> tzinfo:
         return UTC
     try:
         return ZoneInfo(name)
-    except (
-        OSError,
-        ValueError,
-        ZoneInfoNotFoundError,
-    ) as error:  # a folder; not a name; not found
+    # in this order: the name of a folder; a text that is no name; an unknown name
+    except (OSError, ValueError, ZoneInfoNotFoundError) as error:
         raise ValueError(
             f"time zone {name!r} is unknown: give an IANA name such as Europe/Berlin, or UTC; on "
             "small systems, install the package tzdata"
