@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from search.watch.workspace import Workspace as Workspace
     from search.watch.workspace import watch_config as watch_config
 
-MODULES = {
+_MODULES = {
     "load_config": "search.config.loading",
     "benchmark_bundle": "search.deploy.benchmark",
     "FORMATS": "search.deploy.export",
@@ -79,11 +79,11 @@ MODULES = {
     "Workspace": "search.watch.workspace",
     "watch_config": "search.watch.workspace",
 }
-_load = lazy_attributes(__name__, MODULES)
+_load = lazy_attributes(__name__, _MODULES)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in MODULES:
+    if name not in _MODULES:
         return _load(name)
     with app.reporter().working("starting"):
         return _load(name)
