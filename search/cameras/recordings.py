@@ -151,8 +151,8 @@ class Recordings:
         """Whether the pause after the last fault is over."""
         if self._state.not_before is None:
             return True
-        left = datetime.fromisoformat(self._state.not_before) - now
-        return not timedelta(0) < left <= LONGEST_PAUSE  # longer: the clock was set back
+        remaining = datetime.fromisoformat(self._state.not_before) - now
+        return not timedelta(0) < remaining <= LONGEST_PAUSE  # longer: the clock was set back
 
     def _newest(self) -> _StoredFrame | None:
         """Load the frame stored last, by this process or another."""

@@ -89,7 +89,7 @@ def _traced(model: StagedModel, pictures: list[Frame]) -> tuple[dict[Ref, Tensor
 
 
 def _squared(gradient: Tensor) -> FloatMatrix:
-    """(channels, channels): products of a gradient, summed over frames and positions."""
+    """Return a gradient's products, (channels, channels), summed over frames and positions."""
     rows = gradient if gradient.dim() == 2 else gradient.permute(0, 2, 3, 1).flatten(0, 2)
     rows = rows.double()
     return np.asarray((rows.T @ rows).cpu().numpy())

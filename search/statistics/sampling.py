@@ -178,9 +178,9 @@ def _places(
 
 
 @cache
-def _neighbours(size: int, wanted: int) -> tuple[Tensor, Tensor]:
-    """Return places along a side, (wanted, 1 or 2), and their weights, as `resize` has them."""
+def _neighbours(size: int, target: int) -> tuple[Tensor, Tensor]:
+    """Return places along a side, (target, 1 or 2), and their weights, as `resize` has them."""
     one_hot = torch.eye(size).reshape(1, size, size, 1)
-    weights = resize(one_hot, (wanted, 1))[0, :, :, 0].T
+    weights = resize(one_hot, (target, 1))[0, :, :, 0].T
     largest = weights.topk(min(2, size), dim=1)
     return largest.indices, largest.values

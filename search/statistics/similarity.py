@@ -259,13 +259,13 @@ def _stretched_map(
     return LinearMap(weight.float().T.contiguous(), bias.float())
 
 
-def _stretch(predicted: Tensor, wanted: Tensor) -> Tensor:
-    """Return factors (channels,) that turn predicted variances into the wanted ones.
+def _stretch(predicted: Tensor, target: Tensor) -> Tensor:
+    """Return factors (channels,) that turn predicted variances into the target ones.
 
     A channel that the donor does not explain keeps only its mean.
     """
-    explained = predicted > NEGLIGIBLE_VARIANCE * wanted
-    ratio = wanted / predicted.where(explained, torch.ones(()))
+    explained = predicted > NEGLIGIBLE_VARIANCE * target
+    ratio = target / predicted.where(explained, torch.ones(()))
     return torch.where(explained, ratio.sqrt(), 1.0)
 
 

@@ -237,5 +237,5 @@ class SystemClock:
         return datetime.now(UTC)
 
     def wait_until(self, moment: datetime) -> None:
-        while (left := (moment - self.now()).total_seconds()) > 0:
-            time.sleep(min(left, CLOCK_STEP))
+        while (remaining := (moment - self.now()).total_seconds()) > 0:
+            time.sleep(min(remaining, CLOCK_STEP))
