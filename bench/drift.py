@@ -49,7 +49,7 @@ from search.data.frames import (
 from search.data.synthetic.scenes import SceneSettings
 from search.drift.detection import RATE, compare
 from search.drift.frame_features import VIEWS, Description, describe, models_key
-from search.drift.reference import ENOUGH, Reference, Sample
+from search.drift.reference import LARGE_REFERENCE, Reference, Sample
 from search.pipelines.prepare import load_deployment
 from search.utils.console import ConsoleReporter
 from search.utils.files import replace_file
@@ -83,7 +83,9 @@ def main() -> None:
     reporter, start = ConsoleReporter(), time.perf_counter()
     describer = Describer.of_quickstart(reporter)
     unchanged = [
-        describer.describe(RenderedScenes(replace(STREET, seed=100 + k), ENOUGH + UNCHANGED))
+        describer.describe(
+            RenderedScenes(replace(STREET, seed=100 + k), LARGE_REFERENCE + UNCHANGED)
+        )
         for k in range(REFERENCES)
     ]
     before = join(unchanged)
@@ -101,14 +103,14 @@ def main() -> None:
             for kind, make in KINDS.items()
         },
         "clips": clips(describer),
-        "reference": ENOUGH,
+        "reference": LARGE_REFERENCE,
         "seconds": round(time.perf_counter() - start),
     }
     reporter.table("Drift", ["what", "value"], [[k, str(v)] for k, v in report.items()])
     print(json.dumps(report))
 
 
-# Kinds of references, each from at most ENOUGH frames.
+# Kinds of references, each from at most LARGE_REFERENCE frames.
 
 Make = Callable[[Description], Reference]
 
@@ -134,8 +136,8 @@ def false_alarms(cameras: Sequence[Description], make: Make, size: int) -> dict[
     """Return the alarms on windows of unchanged cameras, each against its own reference."""
     alarms, plain, count = [], [], 0
     for camera in cameras:
-        reference = make(camera.part(0, ENOUGH))
-        own = windows(camera, ENOUGH, size)
+        reference = make(camera.part(0, LARGE_REFERENCE))
+        own = windows(camera, LARGE_REFERENCE, size)
         alarms.append(sum(compare(reference, window).noticed for window in own))
         plain.append(sum(two_sample(reference, window) <= RATE for window in own))
         count += len(own)
@@ -167,7 +169,7 @@ def noticed(before: Description, make: Make, after: Description) -> dict[int, fl
     return {
         size: sum(
             compare(make(known), window).noticed
-            for known, window in zip(windows(before, 0, ENOUGH), new, strict=False)
+            for known, window in zip(windows(before, 0, LARGE_REFERENCE), new, strict=False)
         )
         / len(new)
         for size, new in {size: windows(after, 0, size) for size in WINDOWS}.items()

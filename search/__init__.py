@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from search.results.search_result import Result as Result
     from spaces.errors import MergeSearchError as MergeSearchError
 
-MODULES = {
+_MODULES = {
     "correlate": "search.api",
     "exact": "search.api",
     "export": "search.api",
@@ -46,7 +46,7 @@ __all__ = [
     "MergeSearchError", "Result", "RunConfig", "correlate", "exact", "export", "load_config",
     "promote", "rollback", "run", "verify",
 ]  # fmt: skip
-_load = lazy_attributes(__name__, MODULES)
+_load = lazy_attributes(__name__, _MODULES)
 
 
 def __getattr__(name: str) -> Any:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __distribution__ = "merge-search"
 """Another package on PyPI is named `spaces`, too: bundles check that they import this one."""
-MODULES = {
+_MODULES = {
     "load_bundle": "spaces.bundle",
     "MergeSearchError": "spaces.errors",
     "ModelSpec": "spaces.model_spec",
@@ -27,7 +27,7 @@ MODULES = {
     "load_model": "spaces.zoo",
 }
 __all__ = ["MergeSearchError", "ModelSpec", "Share", "SharePlan", "load_bundle", "load_model"]
-_load = lazy_attributes(__name__, MODULES)
+_load = lazy_attributes(__name__, _MODULES)
 
 
 def __getattr__(name: str) -> Any:

@@ -11,7 +11,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from spaces.stages import StagedModel
 
-ROUNDING = 1e-4
+FUSION_TOLERANCE = 1e-4
 """Largest accepted error of a fused stage, relative to the largest value of its representation."""
 CHUNK_SIZE = 4
 """Frames that run through a stage at a time: few enough for the intermediate tensors of a block,
@@ -34,7 +34,7 @@ def fuse_batchnorms(model: StagedModel) -> StagedModel:
         expected = stage(representation)
         candidate = _fused_stage(copy.deepcopy(stage), representation)
         error = (candidate(representation) - expected).abs().max()
-        if error <= ROUNDING * expected.abs().max():
+        if error <= FUSION_TOLERANCE * expected.abs().max():
             fused.stages[index] = candidate
         representation = expected
     return fused

@@ -34,6 +34,7 @@ DOORS = {
     "optuna": "search/study/",
     "mlflow": "search/tracking/",
 }
+CALLED_LIKE_THEIR_FUNCTIONS = ("search/api.py", "search/cli/")
 FORBIDDEN_IN_SPACES = {"search", "optuna", "mlflow"}
 UNPICKLING = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 
@@ -138,6 +139,31 @@ def test_no_import_is_relative() -> None:
         if isinstance(node, ast.ImportFrom) and node.level
     ]
     assert relative == []
+
+
+def public_names(tree: ast.Module) -> set[str]:
+    """Return the names without a leading underscore that a module defines at its top level."""
+    names: set[str] = set()
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            parts = (part for target in targets for part in ast.walk(target))
+            names |= {part.id for part in parts if isinstance(part, ast.Name)}
+    return {name for name in names if not name.startswith("_")}
+
+
+def test_a_public_name_is_defined_in_one_module() -> None:
+    """The commands and the public API are named like the functions that they call."""
+    modules_by_name: dict[str, list[str]] = {}
+    for path in sources():
+        module = path.relative_to(ROOT).as_posix()
+        if not module.startswith(CALLED_LIKE_THEIR_FUNCTIONS):
+            for name in public_names(parsed(path)):
+                modules_by_name.setdefault(name, []).append(module)
+    homonyms = {name: modules for name, modules in modules_by_name.items() if len(modules) > 1}
+    assert homonyms == {}
 
 
 def test_no_folder_of_search_holds_too_many_modules() -> None:
@@ -254,6 +280,6 @@ def test_lazy_members_are_those_that_type_checkers_see() -> None:
         (modules,) = (
             ast.literal_eval(node.value)
             for node in tree.body
-            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "MODULES"
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "_MODULES"
         )
         assert modules == declared_members(tree), path

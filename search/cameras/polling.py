@@ -75,12 +75,12 @@ class _Poll:
 
     def _store_frames(self, camera: Camera, recordings: Recordings) -> None:
         end = self.clock() + self._time_limit(camera)
-        for taken in camera.poll(recordings.cursor):
+        for new_frame in camera.poll(recordings.cursor):
             recordings.clear_fault()
-            recordings.add(taken)
+            recordings.add(new_frame)
             enough = recordings.waiting >= self.max_waiting
             if enough or self.clock() > end or self.stop.is_set():
-                raise_if_any(taken.problems, taken.cursor)
+                raise_if_any(new_frame.problems, new_frame.cursor)
                 return
         recordings.clear_fault()
 
@@ -91,7 +91,7 @@ class _Poll:
         return math.inf
 
     def _record(self, fault: CameraFault, recordings: Recordings) -> None:
-        """Pause a camera that does not answer; let one that does resume behind the fault."""
+        """Pause a camera that does not answer; a camera that answers resumes behind the fault."""
         if fault.resume_from is None:
             recordings.record_fault(self.now)
         else:

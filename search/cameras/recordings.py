@@ -69,20 +69,21 @@ class Recordings:
         """Number of frames that are not in a window yet."""
         return len(_frames(self._open))
 
-    def add(self, taken: CameraFrame) -> bool:
+    def add(self, new_frame: CameraFrame) -> bool:
         """Store a frame unless it is near-identical to the last one stored; return whether it
         was stored.
 
         Raises:
             CannotWrite: the folder cannot be written to; neither frame nor cursor is stored.
         """
-        picture, last = grey_picture(taken.frame), self._last or self._newest()
+        picture, last = grey_picture(new_frame.frame), self._last or self._newest()
         distinct = last is None or not near_identical(picture, last.picture)
         if distinct:
             last = _StoredFrame(1 if last is None else last.number + 1, picture)
-            write_bytes(self._open / _name(taken.taken_at, last.number), _jpeg(taken.frame))
+            name = _name(new_frame.taken_at, last.number)
+            write_bytes(self._open / name, _jpeg(new_frame.frame))
         self._last = last
-        self.set_cursor(taken.cursor)
+        self.set_cursor(new_frame.cursor)
         return distinct
 
     def set_cursor(self, cursor: Cursor) -> None:
@@ -119,7 +120,7 @@ class Recordings:
     def prune(self, keep: Collection[int]) -> None:
         """Remove all windows but these.
 
-        The newest window always stays: it tells the next number and the last frame stored.
+        The newest window always stays: the next number and the last frame stored follow from it.
 
         Raises:
             CannotWrite: the folder cannot be changed.
@@ -150,8 +151,8 @@ class Recordings:
         """Whether the pause after the last fault is over."""
         if self._state.not_before is None:
             return True
-        left = datetime.fromisoformat(self._state.not_before) - now
-        return not timedelta(0) < left <= LONGEST_PAUSE  # longer: the clock was set back
+        remaining = datetime.fromisoformat(self._state.not_before) - now
+        return not timedelta(0) < remaining <= LONGEST_PAUSE  # longer: the clock was set back
 
     def _newest(self) -> _StoredFrame | None:
         """Load the frame stored last, by this process or another."""

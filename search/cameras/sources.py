@@ -137,9 +137,9 @@ class VideoCamera:
                 continue
             reached = last["seconds"] if last and last["file"] == stamp.file else -1.0
             try:
-                for taken in self._frames(stamp, reached):
-                    resume_from, reached = taken.cursor, taken.cursor["video"]["seconds"]
-                    yield replace(taken, problems=tuple(problems))
+                for new_frame in self._frames(stamp, reached):
+                    resume_from, reached = new_frame.cursor, new_frame.cursor["video"]["seconds"]
+                    yield replace(new_frame, problems=tuple(problems))
             except BadVideo as error:
                 if stamp.may_be_unfinished:
                     break
@@ -160,17 +160,19 @@ class VideoCamera:
         try:
             for sampled in frames_of_file(Path(stamp.file), self.every, after):
                 if pending:
-                    yield self._taken(stamp, *pending, end=False)
+                    yield self._camera_frame(stamp, *pending, end=False)
                 pending = sampled
         except BadVideo as error:
             damage = error
         if pending:
             end = damage is None or not stamp.may_be_unfinished
-            yield self._taken(stamp, *pending, end=end)
+            yield self._camera_frame(stamp, *pending, end=end)
         if damage:
             raise damage
 
-    def _taken(self, stamp: _FileStamp, seconds: float, frame: Frame, end: bool) -> CameraFrame:
+    def _camera_frame(
+        self, stamp: _FileStamp, seconds: float, frame: Frame, end: bool
+    ) -> CameraFrame:
         return CameraFrame(frame, stamp.time, _video_cursor(stamp, seconds, end))
 
     def _stamps(self) -> Iterator[_FileStamp]:
@@ -188,7 +190,7 @@ class VideoCamera:
 class StreamCamera:
     """A network stream: a frame every `every` seconds, a fault after `patience` seconds of none.
 
-    A poll only ends with a fault. The cursor never changes: frames that nobody reads are lost.
+    A poll only ends with a fault. The cursor never changes: frames that are not read are lost.
     """
 
     url: str
@@ -257,7 +259,7 @@ def _stamp_of(path: str, name: str) -> Iterator[_FileStamp]:
 
 
 def _split_future(stamps: Iterable[_FileStamp]) -> tuple[list[_FileStamp], list[str]]:
-    """Return the files in order without those from the future, and a problem for each of those.
+    """Return the files in order, without files from the future, and a problem for each of these.
 
     With a cursor on a file from the future, all later files would lie behind the cursor.
     """

@@ -22,7 +22,7 @@ from spaces.inputs import Frame
 
 END_TOLERANCE = 1.0
 """Seconds, beyond its longest gap, that a complete video may stop before its declared end."""
-ROUNDING = 1e-6
+TIME_TOLERANCE = 1e-6
 """Tolerance in seconds: 3 * 0.1 is later than 0.3."""
 
 Monotonic = Callable[[], float]
@@ -52,7 +52,7 @@ def frames_of_file(path: Path, every: float, after: float) -> Iterator[tuple[flo
     try:
         with av.open(str(path), metadata_errors="replace") as container:
             for seconds, frame in reader.frames(container, after):
-                if seconds >= due - ROUNDING and seconds > after:
+                if seconds >= due - TIME_TOLERANCE and seconds > after:
                     due = _next_multiple(seconds, every)
                     yield seconds, _pixels(frame)
     except (av.FFmpegError, OSError) as error:
@@ -247,7 +247,7 @@ def _seconds(ticks: int, time_base: Fraction | None) -> float:
 
 def _next_multiple(seconds: float, every: float) -> float:
     """Return the first multiple of `every` later than `seconds`; 0 for negative `seconds`."""
-    return 0.0 if seconds < 0 else (math.floor((seconds + ROUNDING) / every) + 1) * every
+    return 0.0 if seconds < 0 else (math.floor((seconds + TIME_TOLERANCE) / every) + 1) * every
 
 
 def _pixels(frame: VideoFrame) -> Frame:

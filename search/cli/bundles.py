@@ -47,7 +47,7 @@ def bench_bundle(folder: Path) -> None:
     answers. The unmerged models are loaded from their original weights, if these still exist. The
     last line is one JSON object.
     """
-    app.print_json_line(json.dumps(deferred.bench_bundle(folder, app.reporter())))
+    app.print_json_line(json.dumps(deferred.benchmark_bundle(folder, app.reporter())))
 
 
 @click.group(cls=app.Group)

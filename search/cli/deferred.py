@@ -13,7 +13,7 @@ from spaces.lazy import lazy_attributes
 
 if TYPE_CHECKING:
     from search.config.loading import load_config as load_config
-    from search.deploy.benchmark import bench_bundle as bench_bundle
+    from search.deploy.benchmark import benchmark_bundle as benchmark_bundle
     from search.deploy.export import FORMATS as FORMATS
     from search.deploy.promotion import promote as promote
     from search.deploy.promotion import rollback as rollback
@@ -46,9 +46,9 @@ if TYPE_CHECKING:
     from search.watch.workspace import Workspace as Workspace
     from search.watch.workspace import watch_config as watch_config
 
-MODULES = {
+_MODULES = {
     "load_config": "search.config.loading",
-    "bench_bundle": "search.deploy.benchmark",
+    "benchmark_bundle": "search.deploy.benchmark",
     "FORMATS": "search.deploy.export",
     "promote": "search.deploy.promotion",
     "rollback": "search.deploy.promotion",
@@ -81,11 +81,11 @@ MODULES = {
     "Workspace": "search.watch.workspace",
     "watch_config": "search.watch.workspace",
 }
-_load = lazy_attributes(__name__, MODULES)
+_load = lazy_attributes(__name__, _MODULES)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in MODULES:
+    if name not in _MODULES:
         return _load(name)
     with app.reporter().working("starting"):
         return _load(name)

@@ -8,9 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from search.config.base import Positive, Section, exactly_one
 from search.config.scenes import ScenesConfig
-
-Category = str | int
-"""A category of a COCO file: its name or its id."""
+from search.data.coco import Category
 
 
 class SampledConfig(Section):

@@ -22,7 +22,7 @@ LATER_HELD_OUT_DIVISOR = 4
 
 
 class BadFrames(MergeSearchError):
-    """Frames that cannot be found or read, or are too few."""
+    """Frames cannot be found or read, or there are too few."""
 
 
 class FrameSet(Protocol):

@@ -24,7 +24,7 @@ from spaces.stages import Task
 
 
 class BadTruth(MergeSearchError):
-    """Labels that are missing, or do not fit the images or the model."""
+    """Labels are missing, or do not fit the images or the model."""
 
 
 @dataclass(frozen=True)

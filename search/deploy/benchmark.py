@@ -71,7 +71,7 @@ class CannotMeasure(MergeSearchError):
     """A measuring process failed."""
 
 
-def bench_bundle(folder: Path, reporter: Reporter) -> dict[str, Any]:
+def benchmark_bundle(folder: Path, reporter: Reporter) -> dict[str, Any]:
     """Measure a bundle and, if their weights are available, its unmerged models.
 
     Returns the numbers as plain data for JSON.

@@ -41,7 +41,7 @@ ONNX, PROGRAM = "model.onnx", "model.pt2"
 EXAMPLES = {"example.py": "", "example_onnx.py": "onnx"}
 """Example programs in the bundle, and the format that each needs."""
 CHECKED_FRAMES = 4
-TOLERANCE = {"float32": 1e-4, "float16": 5e-2, "bfloat16": 2e-1}
+ANSWER_TOLERANCE = {"float32": 1e-4, "float16": 5e-2, "bfloat16": 2e-1}
 """Largest difference between the answers of the written bundle and of the merged models, relative
 to the largest answer; half precision rounds the weights. The answers of other formats may differ
 from the bundle's as much as float32 allows."""
@@ -122,7 +122,7 @@ def _check_bytes(held: int, record: PlanRecord) -> str:
 def _check_answers(bundle: Bundle, before: Bundle, source: BundleSource) -> str:
     inputs = BundleGraph(bundle).rename_inputs(bundle.prepare_frames(source.frames)).values()
     far = max_relative_difference(BundleGraph(before)(*inputs), BundleGraph(bundle)(*inputs))
-    if far > TOLERANCE[source.observed.deployment.dtype]:
+    if far > ANSWER_TOLERANCE[source.observed.deployment.dtype]:
         raise BundleCheckFailed(
             f"read back, the bundle's answers differ by {far:.1e} of the greatest"
         )
@@ -159,7 +159,7 @@ def _check_near(
     name: str, wanted: Sequence[Tensor], found: Sequence[Tensor | NDArray[np.float32]]
 ) -> str:
     far = max_relative_difference(wanted, found)
-    if far > TOLERANCE["float32"]:
+    if far > ANSWER_TOLERANCE["float32"]:
         raise BundleCheckFailed(
             f"{name}: its answers differ from the bundle's by {far:.1e} of the greatest"
         )

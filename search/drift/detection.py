@@ -1,7 +1,7 @@
-"""Whether a camera's new frames still look like those of the last search; no labels are needed.
+"""Detect without labels whether a camera's new frames differ from those of the last search.
 
-Each statistic of a reference is compared by the distance of Kolmogorov and Smirnov, Bonferroni
-over all of them (Rabanser, Günnemann & Lipton 2019, "Failing Loudly").
+Each statistic of a reference is compared by the Kolmogorov-Smirnov distance, with a Bonferroni
+correction over all statistics (Rabanser, Günnemann & Lipton 2019, "Failing Loudly").
 """
 
 from __future__ import annotations
@@ -14,31 +14,32 @@ from scipy.stats import ks_2samp, kstwo
 
 from search.data.frames import BadFrames
 from search.drift.frame_features import Description, View
-from search.drift.reference import BadReference, Reference, Sample, Vector
+from search.drift.reference import BadReference, Reference, Sample
+from search.utils.arrays import FloatVector
 
 RATE = 0.05
 """The stated false-alarm rate: the share of rounds with an alarm while no camera has changed."""
 CONFIDENCE = 0.99
-"""In that the rate holds for all windows that one reference serves."""
+"""Probability that the rate holds for all windows that are compared with one reference."""
 LEAST_WINDOW = 8
-"""Frames."""
+"""Smallest number of frames of a window."""
 
 
 @dataclass(frozen=True)
 class Drift:
-    """What a window of new frames says."""
+    """The comparison of a window of new frames with a reference."""
 
     p_value: float
-    """Of frames as far from the reference as these, if nothing had changed; corrected for all
-    statistics and for all comparisons of the round."""
+    """Probability of a distance as large as the window's if nothing has changed; corrected for
+    all statistics and for all comparisons of the round."""
     rate: float
-    """Share of rounds with an alarm, at most, while no camera has changed."""
+    """Maximum share of rounds with an alarm while no camera has changed."""
     least: float
-    """The p-value of as many frames that have nothing in common with the reference."""
+    """The p-value of an equally large window that has nothing in common with the reference."""
     view: View
-    """In which the two differ most."""
+    """The view in which window and reference differ most."""
     distance: float
-    """There: 0 if both are distributed alike, 1 if they have nothing in common."""
+    """The distance in that view: 0 for equal distributions, 1 for disjoint ones."""
 
     @property
     def noticed(self) -> bool:
@@ -47,29 +48,29 @@ class Drift:
 
     @property
     def blind(self) -> bool:
-        """Whether the frames are too few, or too much alike, for any change to be noticed."""
+        """Whether the frames are too few, or too similar, for any change to be noticed."""
         return self.least > self.rate
 
 
 def compare(
     reference: Reference, window: Description, rate: float = RATE, comparisons: int = 1
 ) -> Drift:
-    """Whether frames come from the camera that the reference is of.
+    """Compare a window of new frames with a reference.
 
-    `rate` is that of false alarms in a round, and `comparisons` how many cameras it judges.
+    `rate` is the rate of false alarms in a round that compares `comparisons` cameras.
 
-    One reference serves many windows. A two-sample test has its level over pairs of samples; with
-    one and the same reference it may alarm several times as often, in every round again. So the
-    reference is granted the distance that it may have from its camera, at CONFIDENCE, and the
-    window is tested by what is left: if F is the camera's distribution, |F_window - F_reference|
-    is at most |F_window - F| + |F - F_reference|, and both follow `scipy.stats.kstwo`. Given a
-    reference within that distance, which CONFIDENCE of them are, the rate holds for its windows.
+    One reference serves many windows. The level of a two-sample test holds over pairs of samples;
+    with the same reference in every round, the test may alarm several times as often. So the
+    distance that a reference may have from its camera, at CONFIDENCE, is subtracted, and the
+    window is tested by the rest: if F is the camera's distribution, |F_window - F_reference| is
+    at most |F_window - F| + |F - F_reference|, and both follow `scipy.stats.kstwo`. A share
+    CONFIDENCE of all references lies within that distance, and for their windows the rate holds.
 
-    Frames in a row resemble each other. Both samples count as the number of independent frames
-    that they are worth, by the reference's autocorrelation.
+    Consecutive frames resemble each other. So both samples count as fewer, independent frames,
+    by the reference's autocorrelation times.
 
     Raises:
-        BadFrames: there are too few frames.
+        BadFrames: the window has too few frames.
         BadReference: reference and window were described by different models.
     """
     if len(window) < LEAST_WINDOW:
@@ -82,42 +83,53 @@ def compare(
             "of the last search anew"
         )
     tests = comparisons * sum(sample.statistics for sample in reference.samples.values())
-    found = [
+    distances = [
         _Distance.between(sample, number, scores, view)
         for view, sample in reference.samples.items()
         for number, scores in enumerate(sample.projection.scores(window.rows[view]).T)
     ]
-    first = min(found, key=lambda one: (one.p_value(one.value, tests), -one.value))
-    least = min(one.p_value(1.0, tests) for one in found)
-    return Drift(first.p_value(first.value, tests), rate, least, first.view, first.value)
+    largest = min(distances, key=lambda d: (d.p_value(d.value, tests), -d.value))
+    least = min(distance.p_value(1.0, tests) for distance in distances)
+    return Drift(largest.p_value(largest.value, tests), rate, least, largest.view, largest.value)
 
 
 @dataclass(frozen=True)
 class _Distance:
-    """Reference and window by one statistic alone, and how many independent frames they are."""
+    """The distance between reference and window in one statistic."""
 
     view: View
     value: float
-    known: int
-    new: int
+    """Kolmogorov-Smirnov distance, 0 to 1."""
+    reference_frames: int
+    """Number of independent frames that the reference's sample is worth."""
+    window_frames: int
+    """Number of independent frames that the window is worth."""
 
     @classmethod
-    def between(cls, sample: Sample, number: int, scores: Vector, view: View) -> _Distance:
-        known, time = sample.scores[:, number], sample.times[number]
-        value = float(ks_2samp(known, scores, method="asymp").statistic)
-        return cls(view, value, _worth(known, time), _worth(scores, time))
+    def between(cls, sample: Sample, number: int, scores: FloatVector, view: View) -> _Distance:
+        """Return the distance in one statistic of a view; `scores` are the window's."""
+        reference_scores, time = sample.scores[:, number], sample.times[number]
+        value = float(ks_2samp(reference_scores, scores, method="asymp").statistic)
+        return cls(
+            view,
+            value,
+            _independent_frames(reference_scores, time),
+            _independent_frames(scores, time),
+        )
 
     def p_value(self, distance: float, tests: int) -> float:
-        left = max(0.0, distance - _granted(self.known, tests))
-        return min(1.0, tests * float(kstwo.sf(left, self.new)))
+        """Return the p-value of a distance between samples of these sizes, corrected for the
+        number of tests."""
+        excess = max(0.0, distance - _allowance(self.reference_frames, tests))
+        return min(1.0, tests * float(kstwo.sf(excess, self.window_frames)))
 
 
-@lru_cache
-def _granted(frames: int, tests: int) -> float:
-    """How far so many frames may lie from their own distribution; takes scipy some time."""
+@lru_cache  # slow in SciPy
+def _allowance(frames: int, tests: int) -> float:
+    """Return the distance from its own distribution that a sample stays within at CONFIDENCE."""
     return float(kstwo.isf((1 - CONFIDENCE) / tests, frames))
 
 
-def _worth(values: Vector, time: float) -> int:
-    """How many independent frames tell as much as these."""
+def _independent_frames(values: FloatVector, time: float) -> int:
+    """Return the number of independent frames that are worth as much as these, at least 1."""
     return max(1, math.floor(len(values) / float(time)))

@@ -1,4 +1,4 @@
-"""References on disk: one safetensors file each, of which nothing is unpickled."""
+"""References on disk: one safetensors file each; nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
-from search.drift.frame_features import Matrix, View
-from search.drift.reference import BadReference, Projection, Reference, Sample, Vector
+from search.drift.frame_features import View
+from search.drift.reference import BadReference, Projection, Reference, Sample
+from search.utils.arrays import FloatMatrix, FloatVector
 from search.utils.tensors import read_header, write_tensors
 
-HEADER = "merge-search drift reference"
+REFERENCE_FORMAT = "merge-search drift reference"
 
 
 def save(path: Path, reference: Reference) -> None:
-    """Write the file, wholly or not at all.
+    """Write the file, completely or not at all.
 
     Raises:
-        CannotWrite: the folder does not take it.
+        CannotWrite: the folder cannot be written to.
     """
     tensors = {
         f"{view}/{name}": torch.from_numpy(np.ascontiguousarray(values))
@@ -32,18 +33,18 @@ def save(path: Path, reference: Reference) -> None:
         "views": list(reference.samples),
         "taken_up": list(reference.taken_up),
     }
-    write_tensors(path, tensors, HEADER, header)
+    write_tensors(path, tensors, REFERENCE_FORMAT, header)
 
 
 def load(path: Path) -> Reference:
     """Read a file that `save` has written.
 
     Raises:
-        BadReference: it is damaged, or is no such file.
+        BadReference: the file is missing, damaged, or of another kind.
     """
     try:
         with safe_open(path, framework="np") as file:
-            header = read_header(file, HEADER)
+            header = read_header(file, REFERENCE_FORMAT)
             samples = {str(view): _sample(file, view) for view in header["views"]}
             taken_up = tuple(str(window) for window in header["taken_up"])
             return Reference(str(header["models"]), samples, taken_up)
@@ -54,10 +55,10 @@ def load(path: Path) -> Reference:
         ) from error
 
 
-def _arrays(sample: Sample) -> dict[str, Matrix | Vector]:
-    fitted = sample.projection
+def _arrays(sample: Sample) -> dict[str, FloatMatrix | FloatVector]:
+    projection = sample.projection
     return {
-        "mean": fitted.mean, "weight": fitted.weight, "axes": fitted.axes,
+        "mean": projection.mean, "weight": projection.weight, "axes": projection.axes,
         "scores": sample.scores, "times": sample.times,
     }  # fmt: skip
 

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval, Params
 
-from search.evaluation.bootstrap import DrawCounts, FloatMatrix, FloatVector
+from search.evaluation.bootstrap import DrawCounts
+from search.utils.arrays import FloatMatrix, FloatVector
 
 CocoRecord = Mapping[str, Any]
 """An image, a box, a category or a detection, in the format of COCO files."""

@@ -13,10 +13,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-FloatVector = NDArray[np.float64]
-"""(n,) of any meaning; each use documents its own."""
-FloatMatrix = NDArray[np.float64]
-"""(n, m) of any meaning; each use documents its own."""
+from search.utils.arrays import FloatVector
+
 DrawCounts = NDArray[np.float64]
 """(draws, points): how often each draw holds each point; a row sums to the number of points."""
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from search.data.frames import FrameSet
 from search.data.ground_truth import Truth
-from search.evaluation.bootstrap import FloatVector, percentile_interval
+from search.evaluation.bootstrap import percentile_interval
 from search.evaluation.confidence import Resampling
 from search.evaluation.evaluate import (
     UNMERGED_PLAN,
@@ -34,6 +34,7 @@ from search.evaluation.per_frame import (
     mean_of_available,
     scores_by_model,
 )
+from search.utils.arrays import FloatVector
 from search.utils.progress import Progress, silent
 from spaces.bundle import Bundle
 from spaces.inputs import Frame

@@ -9,7 +9,6 @@ import numpy as np
 from search.data.ground_truth import Truth
 from search.evaluation.bootstrap import (
     BOOTSTRAP_DRAWS,
-    FloatVector,
     bootstrap_draws,
     percentile_interval,
 )
@@ -20,6 +19,7 @@ from search.evaluation.per_frame import (
     main_score_name,
     nan_mean,
 )
+from search.utils.arrays import FloatVector
 
 ScoreIntervals = dict[str, dict[str, list[float]]]
 """By model and score: [low, high], or [difference, low, high]."""

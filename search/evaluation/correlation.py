@@ -13,7 +13,8 @@ from math import isfinite
 import numpy as np
 from numpy.typing import NDArray
 
-from search.evaluation.bootstrap import DrawCounts, FloatVector, percentile_interval
+from search.evaluation.bootstrap import DrawCounts, percentile_interval
+from search.utils.arrays import FloatVector
 
 Coefficient = Callable[[FloatVector, FloatVector, DrawCounts], FloatVector]
 """From x (points,), y (points,) and counts (resamples, points) to (resamples,) values.

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search.evaluation.average_precision import CategoryMatches
-from search.evaluation.bootstrap import DrawCounts, FloatMatrix, FloatVector
+from search.evaluation.bootstrap import DrawCounts
+from search.utils.arrays import FloatMatrix, FloatVector
 
 Scores = dict[str, float]
 """By name, from 0 to 1: top1 and top5 of a classifier; map, ap50 and ap_CATEGORY of a detector."""

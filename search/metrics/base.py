@@ -1,4 +1,4 @@
-"""What a metric is: a label-free number for every share, worked out before the search."""
+"""The interface of a metric, which computes a label-free similarity for every share."""
 
 from __future__ import annotations
 
@@ -12,20 +12,22 @@ from spaces.plan import Share
 
 
 class Metric(ABC):
-    """How well each share keeps its recipient going; 1 is best, 0 or less is worthless."""
+    """Predicts how well a share keeps its recipient's answers: 1 is best, 0 or less is useless."""
 
     name: ClassVar[str]
+    """The metric's name in configs and results."""
     label: ClassVar[str]
+    """A short description for tables and figures."""
 
     @abstractmethod
     def similarities(
         self, observed: Observed, shares: Sequence[Share], progress: Progress = silent
     ) -> dict[Share, float]:
-        """The number of every share; `progress` hears of each share done."""
+        """Return the similarity of every share; `progress` counts the finished shares."""
 
 
-class Lookup(Metric):
-    """A metric that is worked out share by share, without running a model."""
+class PerShareMetric(Metric):
+    """A metric that is computed for each share on its own, without running a model."""
 
     def similarities(
         self, observed: Observed, shares: Sequence[Share], progress: Progress = silent

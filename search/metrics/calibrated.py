@@ -1,4 +1,4 @@
-"""Lookups calibrated by a few measured fidelities per recipient stage."""
+"""Closed-form metrics that are calibrated by a few measured fidelities per recipient stage."""
 
 from __future__ import annotations
 
@@ -17,43 +17,44 @@ from spaces.plan import LINEAR, Ref, Share
 from spaces.shares import Pair, enumerate_shares
 
 Key = TypeVar("Key")
-Side = tuple[Ref, int]
-"""A recipient, and where in its own model a donor lies: before the best one (-1), after it (1)."""
+DonorSide = tuple[Ref, int]
+"""A recipient, and the position of a donor in its own model relative to that model's best donor:
+-1 before it, 0 the best donor itself, 1 after it."""
 
 
 class _Calibrated(Metric):
-    """The fidelity that a lookup predicts, on a curve of its own for every recipient stage.
+    """The fidelity that a closed-form metric predicts, on one curve per recipient stage.
 
-    A lookup orders the donors of one recipient stage well, but what a model makes of half a
-    stage's variance differs from stage to stage; and a donor that lies deeper than the recipient
-    keeps what matters at a lower number than one that lies before it. So the fidelity of up to
-    three donors is measured per recipient stage, however many there are: of the one with the
-    greatest number, and of the best on either side of it. From there the curve falls straight to
-    0 at 0, and rises to 1 at 1.
+    A closed-form metric orders the donors of one recipient stage well. But half of a stage's
+    variance is worth more fidelity at one stage than at another, and a donor deeper than the
+    recipient keeps the answers at a lower raw similarity than a donor before it. So the fidelity
+    of up to three donors is measured per recipient stage: of the donor with the greatest raw
+    similarity, and of the best donor on either side of it. From each measured point, the curve
+    falls in a straight line to 0 at 0, and rises in one to 1 at 1.
     """
 
     def similarities(
         self, observed: Observed, shares: Sequence[Share], progress: Progress = silent
     ) -> dict[Share, float]:
-        curves = _Curves(observed, {share.recipient for share in shares}, self._lookup)
-        known = fidelity_alone(observed, list(dict.fromkeys(curves.anchors.values())))
+        anchors = _Anchors(observed, {share.recipient for share in shares}, self._raw_similarity)
+        fidelity = fidelity_alone(observed, list(dict.fromkeys(anchors.by_side.values())))
         values = {}
         for share in shares:
-            anchor = curves.anchor_of(share)
-            point = curves.numbers[anchor], known[anchor]
-            values[share] = _on_curve(self._lookup(observed, share), point)
+            anchor = anchors.of(share)
+            point = anchors.raw_similarity[anchor], fidelity[anchor]
+            values[share] = _on_curve(self._raw_similarity(observed, share), point)
             progress(1)
         return values
 
     @abstractmethod
-    def _lookup(self, observed: Observed, share: Share) -> float:
-        """From 0 to 1."""
+    def _raw_similarity(self, observed: Observed, share: Share) -> float:
+        """Return the similarity before calibration, from 0 to 1."""
 
 
 class CalibratedExplained(_Calibrated):
-    """R^2, to the power at which fidelity is nearest to a straight line.
+    """R^2, raised to the power at which its relation to fidelity is closest to a straight line.
 
-    Measured in docs/benchmarks/metrics.md.
+    The power is measured in docs/benchmarks/metrics.md.
     """
 
     name = "calibrated_r2"
@@ -61,65 +62,69 @@ class CalibratedExplained(_Calibrated):
 
     POWER = 1.5
 
-    def _lookup(self, observed: Observed, share: Share) -> float:
+    def _raw_similarity(self, observed: Observed, share: Share) -> float:
         return float(max(0.0, observed.statistics.explained(share)) ** self.POWER)
 
 
 class CalibratedProduct(_Calibrated):
-    """R^2 times image CKA: how much of the recipient the donor knows, and of what the images say.
+    """R^2 times image CKA: two views of how much of the recipient the donor explains.
 
-    R^2 counts every direction of every position; image CKA sees which pictures are told apart.
+    R^2 counts every direction at every position; image CKA counts which images are distinguished.
     """
 
     name = "calibrated"
     label = "R² times CKA, calibrated per recipient stage"
 
-    def _lookup(self, observed: Observed, share: Share) -> float:
-        seen = observed.statistics.image_cka(Pair(share.donor, share.recipient))
-        return max(0.0, observed.statistics.explained(share)) * float(np.clip(seen, 0, 1))
+    def _raw_similarity(self, observed: Observed, share: Share) -> float:
+        cka = observed.statistics.image_cka(Pair(share.donor, share.recipient))
+        return max(0.0, observed.statistics.explained(share)) * float(np.clip(cka, 0, 1))
 
 
-class _Curves:
-    """Which shares' fidelities the curves of some recipients hang on.
+class _Anchors:
+    """The shares whose measured fidelities fix the curves of some recipients.
 
-    They are chosen from all legal linear shares, so that a share's number does not depend on
-    which others are asked for.
+    They are chosen from all legal linear shares, so that the similarity of a share does not
+    depend on the other shares in the call.
     """
 
     def __init__(
         self,
         observed: Observed,
         recipients: set[Ref],
-        lookup: Callable[[Observed, Share], float],
+        raw_similarity: Callable[[Observed, Share], float],
     ) -> None:
         deployment = observed.deployment
         legal = [pair for pair in deployment.pairs.legal if pair.recipient in recipients]
         shares = enumerate_shares(legal, deployment.facts, (LINEAR,))
         self._layouts = layouts_by_model(deployment.facts)
-        self.numbers = {share: lookup(observed, share) for share in shares}
+        self.raw_similarity = {share: raw_similarity(observed, share) for share in shares}
         by_model = _grouped(shares, lambda share: (share.recipient, share.donor.model))
         self._peaks = {group: self._best(members).donor for group, members in by_model.items()}
         by_side = _grouped(shares, self._side)
-        self.anchors = {side: self._best(members) for side, members in by_side.items()}
+        self.by_side = {side: self._best(members) for side, members in by_side.items()}
 
-    def anchor_of(self, share: Share) -> Share:
-        return self.anchors[self._side(share)]
+    def of(self, share: Share) -> Share:
+        """Return the measured share on whose curve this share lies."""
+        return self.by_side[self._side(share)]
 
     def _best(self, shares: Iterable[Share]) -> Share:
-        return max(shares, key=lambda share: self.numbers[share])
+        return max(shares, key=lambda share: self.raw_similarity[share])
 
-    def _side(self, share: Share) -> Side:
+    def _side(self, share: Share) -> DonorSide:
         index = self._layouts[share.donor.model].index
         peak = self._peaks[share.recipient, share.donor.model]
         return share.recipient, int(np.sign(index(share.donor.stage) - index(peak.stage)))
 
 
-def _on_curve(number: float, point: tuple[float, float]) -> float:
-    """Fidelity at a number, on the lines through 0 at 0, the measured point, and 1 at 1."""
-    reached, fidelity = point
-    if number <= reached:
-        return fidelity * number / reached if reached > 0 else 0.0
-    return fidelity + (1 - fidelity) * (number - reached) / (1 - reached)
+def _on_curve(similarity: float, point: tuple[float, float]) -> float:
+    """Return the fidelity at a raw similarity, on the lines from (0, 0) over the point to (1, 1).
+
+    `point` is the raw similarity of a share and its measured fidelity.
+    """
+    measured_at, fidelity = point
+    if similarity <= measured_at:
+        return fidelity * similarity / measured_at if measured_at > 0 else 0.0
+    return fidelity + (1 - fidelity) * (similarity - measured_at) / (1 - measured_at)
 
 
 def _grouped(shares: Sequence[Share], key: Callable[[Share], Key]) -> dict[Key, list[Share]]:

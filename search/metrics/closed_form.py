@@ -1,18 +1,18 @@
-"""Metrics that follow from the statistics of the one pass alone."""
+"""Metrics that are computed from the statistics of the one pass alone."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
 
-from search.metrics.base import Lookup
+from search.metrics.base import PerShareMetric
 from search.statistics.observed import Observed
 from spaces.plan import Share
 from spaces.shares import Pair
 
 
-class ImageCka(Lookup):
-    """Unbiased linear CKA with images as samples: the seed paper's S.
+class ImageCka(PerShareMetric):
+    """Unbiased linear CKA with images as samples: the similarity S of Cao et al. 2024.
 
     Source: Kornblith et al. 2019; Nguyen et al. 2021.
     """
@@ -24,7 +24,7 @@ class ImageCka(Lookup):
         return observed.statistics.image_cka(Pair(share.donor, share.recipient))
 
 
-class PositionCka(Lookup):
+class PositionCka(PerShareMetric):
     """Linear CKA with positions as samples."""
 
     name = "position_cka"
@@ -34,7 +34,7 @@ class PositionCka(Lookup):
         return observed.statistics.position_cka(Pair(share.donor, share.recipient))
 
 
-class ExplainedVariance(Lookup):
+class ExplainedVariance(PerShareMetric):
     """Held-out R^2 of the share's adapter."""
 
     name = "r2"
@@ -44,10 +44,10 @@ class ExplainedVariance(Lookup):
         return observed.statistics.explained(share)
 
 
-class Procrustes(Lookup):
-    """How well a rotation and a scale take the donor to the recipient.
+class Procrustes(PerShareMetric):
+    """How well a rotation and a scale turn the donor into the recipient.
 
-    The sum of the singular values of S_xy over sqrt(tr S_xx tr S_yy).
+    It is the sum of the singular values of S_xy, divided by sqrt(tr S_xx tr S_yy).
 
     Source: Schoenemann 1966; as a similarity of representations, Ding et al. 2021.
     """
@@ -61,8 +61,8 @@ class Procrustes(Lookup):
         return float(nuclear) / float(np.sqrt(np.trace(cov.xx) * np.trace(cov.yy)))
 
 
-class Cosine(Lookup):
-    """Cosine between the raw representations at the same places; 0 where channels differ."""
+class Cosine(PerShareMetric):
+    """Cosine of the raw representations at the same positions; 0 if the channel counts differ."""
 
     name = "cosine"
     label = "cosine of the raw representations"

@@ -1,4 +1,4 @@
-"""The seed paper's other guides: they look at what is shared, not at how like it is."""
+"""The baseline metrics of Cao et al. 2024: costs of a share, without regard to similarity."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from math import prod
 
-from search.metrics.base import Lookup, Metric
+from search.metrics.base import Metric, PerShareMetric
 from search.statistics.observed import Observed
 from search.utils.progress import Progress, silent
 from spaces.cost import CostModel
@@ -14,7 +14,7 @@ from spaces.plan import Share, SharePlan
 
 
 class _Costed(Metric):
-    """The part of its own cost that the recipient's model keeps."""
+    """The part of the cost of the recipient's model that the share does not save."""
 
     def similarities(
         self, observed: Observed, shares: Sequence[Share], progress: Progress = silent
@@ -34,7 +34,7 @@ class _Costed(Metric):
 
 
 class KeptBytes(_Costed):
-    """1 - bytes saved / bytes of the recipient's model: the fewer shared, the better."""
+    """1 - bytes saved / bytes of the recipient's model: best where the least is saved."""
 
     name = "bytes"
     label = "bytes not shared"
@@ -44,7 +44,7 @@ class KeptBytes(_Costed):
 
 
 class KeptMacs(_Costed):
-    """1 - multiply-accumulates saved / those of the recipient's model."""
+    """1 - MACs saved / MACs of the recipient's model."""
 
     name = "macs"
     label = "MACs not shared"
@@ -53,8 +53,8 @@ class KeptMacs(_Costed):
         return costs.macs(plan)
 
 
-class RepresentationSize(Lookup):
-    """Numbers in the recipient's representation, relative to the largest of its model."""
+class RepresentationSize(PerShareMetric):
+    """Values in the recipient's representation, relative to the largest one of its model."""
 
     name = "size"
     label = "size of the representation"

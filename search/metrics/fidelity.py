@@ -1,4 +1,4 @@
-"""The metric that tries each share alone."""
+"""The metric that measures the fidelity of each share as the only one in place."""
 
 from __future__ import annotations
 
@@ -10,27 +10,30 @@ from pathlib import Path
 
 from search.data.frames import Sampling, Subset, batches
 from search.metrics.base import Metric
-from search.metrics.fidelity_cache import Agreement, means
+from search.metrics.fidelity_cache import Agreement, mean_agreements
 from search.statistics.observed import FramePart, Observed
 from search.utils.progress import Progress, silent
 from spaces.plan import Share, SharePlan
 from spaces.plan_set import OutputKey, PlanSet
 
-FRAMES = 64
-FIRST = 16
-BATCH = 16
+MAX_FRAMES = 64
+"""Held-out frames that a share is measured on, at most."""
+SCREENING_FRAMES = 16
+"""Frames, among these, that every share is measured on first."""
+FIDELITY_BATCH = 16
+"""Frames that run through the models at a time."""
 HOPELESS = 0.05
-"""A share that explains no more than this, or agrees no more on the first frames, is worth 0."""
-NOTES_VERSION = 1
-"""Part of the names of noted agreements: bump it when something else is measured."""
+"""Largest explained variance, or agreement on the screening frames, of a share that is dropped."""
+AGREEMENT_VERSION = 1
+"""Part of the names of cached agreements: bump it when the measurement changes."""
 
 
 class PairFidelity(Metric):
     """How much of the recipient's answer a share keeps when it is the only one in place.
 
-    Frames that came in parts are measured part by part, each with the maps fitted on the first
-    part and on itself. So its agreements stay what they are when others come or go, and are
-    noted: only what is new is measured. The notes change no number.
+    Each part of the frames is measured on its own, with maps that are fitted on the first part
+    and on this one. So its agreements do not depend on the other parts and are cached: only new
+    parts are measured. The cache changes no value.
     """
 
     name = "fidelity"
@@ -41,100 +44,107 @@ class PairFidelity(Metric):
     ) -> dict[Share, float]:
         if not observed.parts:
             return fidelity_alone(observed, shares, progress)
-        notes = [_noted(part, shares) for part in observed.parts]
-        fresh = [not path.is_file() for path in notes]
-        if not any(fresh):
+        paths = [_cache_path(part, shares) for part in observed.parts]
+        unmeasured = sum(not path.is_file() for path in paths)
+        if not unmeasured:
             progress(len(shares))
-        heard = _in_turns(progress, sum(fresh))
-        for part, path in zip(observed.parts, notes, strict=True):
+        part_progress = _split_progress(progress, unmeasured)
+        for part, path in zip(observed.parts, paths, strict=True):
             if not path.is_file():
-                agreement_alone(_alone(part, observed), shares, heard).save(path)
-        return means([Agreement.load(path, shares) for path in notes], shares)
+                agreement_alone(_only_part(part, observed), shares, part_progress).save(path)
+        return mean_agreements([Agreement.load(path, shares) for path in paths], shares)
 
 
 def fidelity_alone(
     observed: Observed, shares: Sequence[Share], progress: Progress = silent
 ) -> dict[Share, float]:
-    """Each share tried alone: mean agreement of its recipient's answers with the original's."""
-    return means([agreement_alone(observed, shares, progress)], shares)
+    """Return the mean agreement of each recipient with itself unmerged, one share in place."""
+    return mean_agreements([agreement_alone(observed, shares, progress)], shares)
 
 
 def agreement_alone(
     observed: Observed, shares: Sequence[Share], progress: Progress = silent
 ) -> Agreement:
-    """Each share tried alone on up to `FRAMES` unlabelled frames that the maps have not seen.
+    """Return the agreement of each share as the only one in place.
 
-    All shares in one pass that computes each distinct representation once. Hopeless shares do
-    not run to the end.
+    It is measured on up to `MAX_FRAMES` held-out frames. All shares run in one pass, which
+    computes each distinct representation once. Hopeless shares count as 0 and are dropped after
+    the screening frames, or before them.
     """
     sums = dict.fromkeys(shares, 0.0)
     hopeful = [share for share in shares if observed.statistics.explained(share) > HOPELESS]
-    few = Sampling(FRAMES).indices(len(observed.held_out))
-    glance = few[:: len(few) // FIRST or 1]
-    pace = _Pace(progress, len(shares), len(few))
-    pace.left(hopeful, 0)
-    first = _agreed(observed, hopeful, glance, lambda seen: pace.left(hopeful, seen))
-    better = [share for share in hopeful if first[share] > HOPELESS * len(glance)]
-    rest = _agreed(
+    sampled = Sampling(MAX_FRAMES).indices(len(observed.held_out))
+    screening = sampled[:: len(sampled) // SCREENING_FRAMES or 1]
+    shares_done = _ShareProgress(progress, len(shares), len(sampled))
+    shares_done.update(hopeful, 0)
+    first = _agreement_sums(
+        observed, hopeful, screening, lambda frames: shares_done.update(hopeful, frames)
+    )
+    better = [share for share in hopeful if first[share] > HOPELESS * len(screening)]
+    rest = _agreement_sums(
         observed,
         better,
-        [i for i in few if i not in glance],
-        lambda seen: pace.left(better, len(glance) + seen),
+        [i for i in sampled if i not in screening],
+        lambda frames: shares_done.update(better, len(screening) + frames),
     )
-    pace.left([], len(few))
-    return Agreement(len(few), sums | {share: first[share] + rest[share] for share in better})
+    shares_done.update([], len(sampled))
+    return Agreement(len(sampled), sums | {share: first[share] + rest[share] for share in better})
 
 
-def _alone(part: FramePart, observed: Observed) -> Observed:
-    """The part as if its frames, beside those of the first, were all there are."""
+def _only_part(part: FramePart, observed: Observed) -> Observed:
+    """Return the observation of one part: its own held-out frames, its own statistics."""
     statistics, frames = part.statistics(), part.held_out.frames
     return replace(
         observed, statistics=statistics, frames=frames, held_out=part.held_out, parts=()
     )
 
 
-def _noted(part: FramePart, shares: Sequence[Share]) -> Path:
-    """Where the part's agreements of just these shares are, or will be."""
-    text = " ".join([str(NOTES_VERSION), *map(str, shares)])
+def _cache_path(part: FramePart, shares: Sequence[Share]) -> Path:
+    """Return the file for the part's agreements of exactly these shares."""
+    text = " ".join([str(AGREEMENT_VERSION), *map(str, shares)])
     return part.cache_folder / f"agreement-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
 
 
-def _in_turns(progress: Progress, turns: int) -> Progress:
-    """Hears of the same shares in every turn, and tells of each once."""
-    heard = told = 0
+def _split_progress(progress: Progress, parts: int) -> Progress:
+    """Return the progress of one of several parts, each of which counts all shares once."""
+    finished = reported = 0
 
-    def hear(done: int) -> None:
-        nonlocal heard, told
-        heard += done
-        progress(heard // turns - told)
-        told = heard // turns
+    def report(done: int) -> None:
+        nonlocal finished, reported
+        finished += done
+        progress(finished // parts - reported)
+        reported = finished // parts
 
-    return hear
+    return report
 
 
-class _Pace:
-    """Shares that run side by side are told of as if they were done one by one, so that the time
-    left can be foretold from the first frames on."""
+class _ShareProgress:
+    """Progress of shares that run side by side.
+
+    It counts their frames as if the shares finished one by one, so that the time left can be
+    estimated from the first batch on.
+    """
 
     def __init__(self, progress: Progress, shares: int, frames: int) -> None:
         self._progress = progress
         self._shares = shares
         self._frames = max(1, frames)
-        self._told = 0
+        self._reported = 0
 
-    def left(self, running: Sequence[Share], seen: int) -> None:
-        """All but the running shares are done; of those, so many frames."""
-        done = self._shares - math.ceil(len(running) * (1 - seen / self._frames))
-        self._progress(done - self._told)
-        self._told = done
+    def update(self, running: Sequence[Share], frames: int) -> None:
+        """Report that the running shares have finished `frames` frames, and the others all."""
+        finished = self._shares - math.ceil(len(running) * (1 - frames / self._frames))
+        self._progress(finished - self._reported)
+        self._reported = finished
 
 
-def _agreed(
+def _agreement_sums(
     observed: Observed, shares: Sequence[Share], held_out: Sequence[int], progress: Progress
 ) -> dict[Share, float]:
-    """Agreement of each share's recipient with itself unmerged, summed over held-out frames.
+    """Return each recipient's agreement with itself unmerged, summed over held-out frames.
 
-    `progress` hears how many frames all of them have seen so far.
+    `held_out` are indices into the held-out frames. `progress` is called with the number of
+    frames finished so far, not with that since the last call.
 
     Source: `spaces.stages.StagedModel.agreement`.
     """
@@ -142,21 +152,21 @@ def _agreed(
         return dict.fromkeys(shares, 0.0)
     models = observed.deployment.fused_models
     plans = [SharePlan((share,)) for share in shares]
-    together = PlanSet(
+    plan_set = PlanSet(
         models, observed.deployment.facts, [SharePlan(), *plans], observed.maps_for(plans)
     )
-    baseline, *merged = together.outputs
-    sums: dict[OutputKey, float] = dict.fromkeys(together.distinct, 0.0)
+    baseline, *merged = plan_set.outputs
+    sums: dict[OutputKey, float] = dict.fromkeys(plan_set.distinct, 0.0)
     frames = Subset(observed.held_out, tuple(held_out))
-    for indices, pictures in batches(frames, BATCH):
-        inputs = {name: models[name].prepare_frames(pictures) for name in together.inputs_read}
+    for indices, pictures in batches(frames, FIDELITY_BATCH):
+        inputs = {name: models[name].prepare_frames(pictures) for name in plan_set.inputs_read}
         originals = {}
-        for output, answer in together.probabilities(inputs):
+        for output, answer in plan_set.probabilities(inputs):
             name = output[0]
             if output == baseline[name]:
                 originals[name] = answer
             sums[output] += float(models[name].agreement(answer, originals[name]).sum())
         progress(indices.stop)
     recipients = [share.recipient.model for share in shares]
-    found = [sums[outputs[name]] for outputs, name in zip(merged, recipients, strict=True)]
-    return dict(zip(shares, found, strict=True))
+    totals = [sums[outputs[name]] for outputs, name in zip(merged, recipients, strict=True)]
+    return dict(zip(shares, totals, strict=True))

@@ -1,4 +1,4 @@
-"""How far shares leave their recipients' answers as they were: sums over frames, on disk too."""
+"""Agreements of merged with unmerged recipients, summed over frames, in memory and on disk."""
 
 from __future__ import annotations
 
@@ -11,59 +11,63 @@ from spaces.errors import MergeSearchError
 from spaces.plan import Share
 
 
-class BadNotes(MergeSearchError):
-    """A file of agreements that cannot be read, or is of other shares."""
+class BadFidelityCache(MergeSearchError):
+    """A file of agreements cannot be read, or lacks a share."""
 
 
-AGAIN = "delete the file, and the agreements are measured again"
+_REMEDY = "delete the file, and the agreements are measured again"
 
 
 @dataclass(frozen=True)
 class AgreementRecord:
-    """The JSON file of the agreements of several shares."""
+    """The JSON file that holds the agreements of several shares."""
 
     frames: int
+    """Number of frames."""
     sums: dict[str, float]
-    """By the text of the share."""
+    """Summed agreement by the text of the share."""
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Shares, each tried alone on the same frames."""
+    """Agreements of several shares, each measured alone, on the same frames."""
 
     frames: int
+    """Number of frames."""
     sums: Mapping[Share, float]
-    """Of each share, the agreement of its recipient with itself unmerged, summed over the
-    frames: 1 a frame where nothing has changed."""
+    """Agreement of each share's recipient with itself unmerged, summed over the frames; 1 per
+    frame with equal answers."""
 
     def save(self, path: Path) -> None:
-        """Write the file, wholly or not at all.
+        """Write the file, completely or not at all.
 
         Raises:
-            CannotWrite: the folder does not take it.
+            CannotWrite: the folder cannot be written to.
         """
         sums = {str(share): total for share, total in self.sums.items()}
         write_record(path, AgreementRecord(self.frames, sums))
 
     @classmethod
     def load(cls, path: Path, shares: Sequence[Share]) -> Agreement:
-        """What `save` has written of these shares, to the last bit.
+        """Return the agreements of these shares exactly as `save` has written them.
 
         Raises:
-            BadNotes: it is damaged, or does not tell of all of them.
+            BadFidelityCache: the file is damaged, or lacks one of the shares.
         """
         try:
             record = read_record(AgreementRecord, path)
         except BadRecord as error:
-            raise BadNotes(f"{error}; {AGAIN}") from error
+            raise BadFidelityCache(f"{error}; {_REMEDY}") from error
         missing = [str(share) for share in shares if str(share) not in record.sums]
         if missing:
-            raise BadNotes(f"{path}: no agreement of {missing[0]}; {AGAIN}")
+            raise BadFidelityCache(f"{path}: no agreement of {missing[0]}; {_REMEDY}")
         return cls(record.frames, {share: record.sums[str(share)] for share in shares})
 
 
-def means(known: Iterable[Agreement], shares: Sequence[Share]) -> dict[Share, float]:
-    """Mean agreement of each share over the frames of all of them."""
-    listed = list(known)
-    frames = sum(one.frames for one in listed)
-    return {share: sum(one.sums[share] for one in listed) / frames for share in shares}
+def mean_agreements(
+    agreements: Iterable[Agreement], shares: Sequence[Share]
+) -> dict[Share, float]:
+    """Return the mean agreement of each share over the frames of all `agreements`."""
+    parts = list(agreements)
+    frames = sum(part.frames for part in parts)
+    return {share: sum(part.sums[share] for part in parts) / frames for share in shares}

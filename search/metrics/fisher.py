@@ -1,4 +1,4 @@
-"""How much a model's answer reacts to each of its representations, without labels."""
+"""A metric that weights a share's errors by the Fisher information of the model's answer."""
 
 from __future__ import annotations
 
@@ -11,21 +11,24 @@ from torch import Tensor
 from search.data.frames import FrameSet, batches
 from search.metrics.base import Metric
 from search.statistics.observed import Observed
-from search.statistics.streaming import FloatMatrix
+from search.utils.arrays import FloatMatrix
 from search.utils.progress import Progress, silent
 from spaces.inputs import Frame
 from spaces.plan import Ref, Share
 from spaces.stages import StagedModel
 
 DRAWS = 4
-BATCH = 16
+"""Random projections per batch."""
+FISHER_BATCH = 16
+"""Frames per backward pass."""
 
 
 class WeightedExplained(Metric):
-    """Held-out R^2 with each direction of the recipient weighted by what the answer makes of it.
+    """Held-out R^2 with each direction of the recipient weighted by its effect on the answer.
 
-    1 - tr(F E) / tr(F S), for the residual's second moments E, the recipient's covariance S, and
-    the Fisher information F of the answer about the recipient's representation.
+    It is 1 - tr(F E) / tr(F S), with the second moments E of the residual, the covariance S of
+    the recipient, and the Fisher information F of the answer about the recipient's
+    representation.
 
     Source: the Fisher information metric, Amari 1998; as weights of a reconstruction error it is
     the Gauss-Newton approximation of the divergence between the answers.
@@ -45,22 +48,23 @@ class WeightedExplained(Metric):
         values = {}
         for share in shares:
             residual, weight = observed.statistics.residual(share), weights[share.recipient]
-            lost, all_there_is = np.sum(weight * residual.error), np.sum(weight * residual.spread)
-            # an answer that does not react at all loses nothing
-            values[share] = 1 - float(lost / all_there_is) if all_there_is > 0 else 1.0
+            error, total = np.sum(weight * residual.error), np.sum(weight * residual.spread)
+            # an answer that does not depend on the representation loses nothing
+            values[share] = 1 - float(error / total) if total > 0 else 1.0
             progress(1)
         return values
 
 
 def fisher(model: StagedModel, frames: FrameSet) -> dict[Ref, FloatMatrix]:
-    """Fisher information of the answer about each representation, (channels, channels).
+    """Return the Fisher information of the answer about each representation.
 
-    Summed over positions, averaged over frames, estimated by `DRAWS` seeded random projections
-    of twice the square roots of the probabilities: their Jacobian's product is the Fisher
-    information. One backward pass per projection serves all stages.
+    Each matrix is (channels, channels), summed over positions and averaged over frames. It is
+    estimated by `DRAWS` seeded random projections of twice the square roots of the probabilities,
+    since the product of their Jacobian with itself is the Fisher information. One backward pass
+    per projection serves all stages.
     """
     sums: dict[Ref, FloatMatrix] = {}
-    for indices, pictures in batches(frames, BATCH):
+    for indices, pictures in batches(frames, FISHER_BATCH):
         representations, roots = _traced(model, pictures)
         generator = torch.Generator().manual_seed(indices.start)
         for _ in range(DRAWS):
@@ -74,17 +78,18 @@ def fisher(model: StagedModel, frames: FrameSet) -> dict[Ref, FloatMatrix]:
 
 
 def _traced(model: StagedModel, pictures: list[Frame]) -> tuple[dict[Ref, Tensor], Tensor]:
-    """Every representation, and the square roots of the probabilities, differentiably."""
+    """Return every representation, and the square roots of the probabilities, with gradients."""
     with torch.enable_grad():
         inputs = model.prepare_frames(pictures).requires_grad_()
         stages = dict(model.walk(inputs))
-        found = model.probabilities([stages[tap] for tap in model.layout.taps])
-        roots = found.clamp_min(torch.finfo(found.dtype).tiny).sqrt()  # no slope at 0
+        probabilities = model.probabilities([stages[tap] for tap in model.layout.taps])
+        smallest = torch.finfo(probabilities.dtype).tiny
+        roots = probabilities.clamp_min(smallest).sqrt()  # the root has no gradient at 0
     return {Ref(model.name, stage): value for stage, value in stages.items()}, roots
 
 
 def _squared(gradient: Tensor) -> FloatMatrix:
-    """(channels, channels) sum over frames and positions of the products of a gradient."""
+    """Return a gradient's products, (channels, channels), summed over frames and positions."""
     rows = gradient if gradient.dim() == 2 else gradient.permute(0, 2, 3, 1).flatten(0, 2)
     rows = rows.double()
     return np.asarray((rows.T @ rows).cpu().numpy())

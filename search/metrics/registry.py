@@ -1,4 +1,4 @@
-"""All metrics by name: the numbers that can guide a search."""
+"""All metrics by name."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The outcome of `merge-search correlate`: how well each metric predicts measured accuracy.
 
-This is the schema of league.json (docs/correlate.md).
+This is the schema of league.json (docs/how-to/choose-a-metric.md).
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from search.evaluation.bootstrap import FloatVector
 from search.evaluation.correlation import (
     COEFFICIENTS,
     MIN_POINTS,
@@ -21,6 +20,7 @@ from search.evaluation.correlation import (
 )
 from search.evaluation.per_frame import Scores
 from search.results.search_result import package_versions
+from search.utils.arrays import FloatVector
 from search.utils.records import IsoTime
 from spaces.plan import Ref, Share
 
@@ -114,18 +114,18 @@ def correlate_groups(
     groups = {"all": shares, "same": same_stage(shares), "cross": cross_stage(shares)}
     points = {group: _points(values, quality, members) for group, members in groups.items()}
     stages = [_points(values, quality, members) for members in by_recipient(shares).values()]
-    correlate_groups = {
+    correlations = {
         group: {
             name: compute_correlation(coefficient, x, y, seed)
             for name, coefficient in COEFFICIENTS.items()
         }
         for group, (x, y) in points.items()
     }
-    correlate_groups["within"] = {
+    correlations["within"] = {
         name: compute_mean_correlation(coefficient, stages, seed)
         for name, coefficient in COEFFICIENTS.items()
     }
-    return correlate_groups
+    return correlations
 
 
 def same_stage(shares: Sequence[Share]) -> list[Share]:

@@ -27,7 +27,7 @@ EXIT_CODES: dict[Decision, int] = {
 
 ROUNDS_FOLDER = "rounds"
 ROUND_VERSION: Final = 1
-"""Of the record: a file without it, or with another one, is refused."""
+"""Version of the record; a file without it, or with another one, is refused."""
 
 
 class BadRound(BadRecord):
@@ -45,8 +45,8 @@ class CameraRound:
     judged: int = 0
     """Frames in the window that was compared; 0 if there were too few."""
     p_value: float | None = None
-    """Of the hypothesis that these frames and those of the last search look alike, corrected for
-    all comparisons of the round."""
+    """The p-value of the hypothesis that these frames look like the frames of the last search,
+    corrected for all comparisons of the round."""
     drifted: bool | None = None
     window: int = 0
     """Number of the window that was compared last, in this round or an earlier one."""
@@ -138,7 +138,7 @@ class RoundHistory:
         return [_read(path) for path in self._files() if int(path.stem) >= number]
 
     def write(self, ended: Round) -> None:
-        """Write the record of a round, wholly or not at all."""
+        """Write the record of a round, completely or not at all."""
         write_record(self.file(ended.number), ended)
 
     def file(self, number: int) -> Path:

@@ -1,4 +1,4 @@
-"""The outcome of a run: the schema of result.json (docs/result.md)."""
+"""The outcome of a run: the schema of result.json (docs/reference/result.md)."""
 
 from __future__ import annotations
 

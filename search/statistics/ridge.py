@@ -58,18 +58,19 @@ class RidgeRegression:
         system = self.xx + penalty * torch.eye(len(self.xx), dtype=torch.float64)
         inside = torch.cholesky_solve(self.xy, torch.linalg.cholesky(system))
         # From the equation that W solves, S_xx W is S_xy less the penalty.
-        seen = self.xy - penalty * inside
-        return RidgeSolution(inside if self.basis is None else self.basis @ inside, inside, seen)
+        xx_inside = self.xy - penalty * inside
+        weight = inside if self.basis is None else self.basis @ inside
+        return RidgeSolution(weight, inside, xx_inside)
 
     def gains(
-        self, held: RidgeRegression, widths: Sequence[int], strengths: Sequence[float]
+        self, held_out: RidgeRegression, widths: Sequence[int], strengths: Sequence[float]
     ) -> Tensor:
         """Return how much of each recipient's held-out squares each strength's map explains.
 
-        `held` is this regression on the held-out moments; `widths` are the recipients' channels.
-        The result is 2 tr(W^T H_xy) - tr(W^T H_xx W), (strengths, recipients), where W is the
-        solution. In the eigenvectors of S_xx the solutions of all strengths are one matrix with
-        rescaled rows.
+        `held_out` is this regression on the held-out moments; `widths` are the recipients'
+        channels. The result is 2 tr(W^T H_xy) - tr(W^T H_xx W), (strengths, recipients), where W
+        is the solution. In the eigenvectors of S_xx the solutions of all strengths are one matrix
+        with rescaled rows.
         """
         values, vectors = torch.linalg.eigh(self.xx)
         inverse = torch.stack([self._inverse(values, strength) for strength in strengths])
@@ -79,17 +80,17 @@ class RidgeRegression:
         )
         kind = torch.float32 if steady else torch.float64
         inverse, vectors = inverse.to(kind), vectors.to(kind)
-        seen = vectors.T @ held.xx.to(kind) @ vectors
-        turned, tested = vectors.T @ self.xy.to(kind), vectors.T @ held.xy.to(kind)
+        test_xx = vectors.T @ held_out.xx.to(kind) @ vectors
+        fit_xy, test_xy = vectors.T @ self.xy.to(kind), vectors.T @ held_out.xy.to(kind)
         gains = []
         both = zip(
-            torch.split(turned, list(widths), 1),
-            torch.split(tested, list(widths), 1),
+            torch.split(fit_xy, list(widths), 1),
+            torch.split(test_xy, list(widths), 1),
             strict=True,
         )
         for fit, test in both:
             linear = inverse @ (fit * test).sum(1)
-            quadratic = ((inverse @ (seen * (fit @ fit.T))) * inverse).sum(1)
+            quadratic = ((inverse @ (test_xx * (fit @ fit.T))) * inverse).sum(1)
             gains.append(2 * linear - quadratic)
         return torch.stack(gains, dim=1).double()
 
@@ -107,17 +108,17 @@ class RidgeSolution:
     """(donor channels, recipients' channels)"""
     inside: Tensor
     """(dimensions, recipients' channels)"""
-    seen: Tensor
+    xx_inside: Tensor
     """S_xx W, (dimensions, recipients' channels)"""
 
     @property
     def predicted(self) -> Tensor:
         """(recipients' channels,): variances of the predictions, the diagonal of W^T S_xx W."""
-        return (self.inside * self.seen).sum(0)
+        return (self.inside * self.xx_inside).sum(0)
 
     def split(self, widths: Sequence[int]) -> list[RidgeSolution]:
         """Return the map to each recipient, of the given numbers of channels."""
-        matrices = (self.weight, self.inside, self.seen)
+        matrices = (self.weight, self.inside, self.xx_inside)
         parts = zip(*(torch.split(matrix, list(widths), 1) for matrix in matrices), strict=True)
         return [RidgeSolution(*part) for part in parts]
 
@@ -127,14 +128,16 @@ class RidgeSolution:
         Source: reduced-rank regression, Izenman 1975: a projection onto the first principal
         components of the predictions.
         """
-        covariance = self.inside.T @ self.seen
+        covariance = self.inside.T @ self.xx_inside
         components = torch.linalg.eigh((covariance + covariance.T) / 2).eigenvectors[:, -rank:]
         onto = components @ components.T
-        return RidgeSolution(self.weight @ onto, self.inside @ onto, self.seen @ onto)
+        return RidgeSolution(self.weight @ onto, self.inside @ onto, self.xx_inside @ onto)
 
 
 def _span(square: Tensor, rank: int) -> Tensor:
-    """(channels, rank): orthonormal basis of the range of a covariance of at most that rank.
+    """Return an orthonormal basis, (channels, rank), of the range of a covariance.
+
+    The rank of the covariance is at most `rank`.
 
     Source: Halko, Martinsson and Tropp 2011, algorithm 4.1.
     """

@@ -85,7 +85,7 @@ class SampledPositions:
         return F.embedding_bag(index, rows, per_sample_weights=weight.to(rows.dtype), mode="sum")
 
     def _bilinear(self, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """(samples, up to 4): rows around each sampled position, and their weights."""
+        """Return the rows around each sampled position, (samples, up to 4), and their weights."""
         assert self.grid is not None
         row, column = self._places // self.grid[1], self._places % self.grid[1]
         (i, u), (j, v) = (
@@ -109,14 +109,17 @@ class Pyramid:
         self._by_grid: dict[Grid, Tensor] = {_grid_of(representation): representation}
 
     def rows(self, spots: SampledPositions) -> Tensor:
-        """(samples, channels): the values of `resize` to the samples' grid at these positions."""
+        """Return the values (samples, channels) of `resize` to the samples' grid."""
         grid = _grid_of(self._own)
         if grid is not None and spots.grid is not None and not _pools(grid, spots.grid):
             return spots.interpolated(_as_rows(self._own), grid)
         return spots.direct(_as_rows(self.at(spots.grid)))
 
     def at(self, grid: Grid) -> Tensor:
-        """Return what `resize` gives. Halving a grid repeatedly equals pooling it in one step."""
+        """Return the representation resized to a grid, as by `resize`.
+
+        Halving a grid repeatedly equals pooling it in one step.
+        """
         if grid not in self._by_grid:
             self._by_grid[grid] = self._coarser(grid)
         return self._by_grid[grid]
@@ -127,7 +130,7 @@ class Pyramid:
             return resize(self._own, grid)
         if grid is None:
             smallest = min(
-                (known_grid for known_grid in self._by_grid if known_grid),
+                (resized_grid for resized_grid in self._by_grid if resized_grid),
                 key=lambda g: g[0] * g[1],
             )
             even = _is_halved(own, smallest)
@@ -164,7 +167,7 @@ def _is_halved(grid: tuple[int, int], coarser: tuple[int, int]) -> bool:
 def _places(
     grid: Grid, frames: np.ndarray[tuple[int], np.dtype[np.int64]], count: int, seed: int
 ) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """(frames x count,): evenly spaced positions of each frame, with a start for each frame.
+    """Return evenly spaced positions of each frame, (frames x count,), each from its own start.
 
     The starts form a golden-ratio sequence. So over the frames every position is sampled equally
     often, and the positions of a frame depend only on the seed and its index.
@@ -175,9 +178,9 @@ def _places(
 
 
 @cache
-def _neighbours(size: int, wanted: int) -> tuple[Tensor, Tensor]:
-    """(wanted, 1 or 2): places along a side, and their weights, taken from `resize` itself."""
+def _neighbours(size: int, target: int) -> tuple[Tensor, Tensor]:
+    """Return places along a side, (target, 1 or 2), and their weights, as `resize` has them."""
     one_hot = torch.eye(size).reshape(1, size, size, 1)
-    weights = resize(one_hot, (wanted, 1))[0, :, :, 0].T
+    weights = resize(one_hot, (target, 1))[0, :, :, 0].T
     largest = weights.topk(min(2, size), dim=1)
     return largest.indices, largest.values

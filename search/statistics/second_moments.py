@@ -116,11 +116,11 @@ class SecondMoments:
     """The block of `GridColumns.blocks` of two models."""
 
     def mean(self, ref: Ref) -> Tensor:
-        """(channels,)"""
+        """Return the mean of a representation, (channels,)."""
         return self.means[ref.model][self.columns.spans[ref]]
 
     def product(self, pair: Pair) -> Tensor:
-        """(donor channels, recipient channels)"""
+        """Return the sums of products of a pair, (donor channels, recipient channels)."""
         donor, recipient = pair.donor, pair.recipient
         ahead = (donor.model, recipient.model) in self.columns.couples
         if ahead and donor in self.columns.recipients[donor.model]:
@@ -164,7 +164,7 @@ class SecondMoments:
         self._move(other.count, other.means)
 
     def cpu(self) -> SecondMoments:
-        """The same on the CPU."""
+        """Return the same moments on the CPU."""
         return SecondMoments(
             self.columns,
             self.count,
@@ -174,7 +174,7 @@ class SecondMoments:
         )
 
     def _block(self, row: Ref, column: Ref) -> Tensor:
-        """Two stages' part of the block of their models, in which `row` is a recipient."""
+        """Return the part of two stages in the block of their models; `row` is a recipient."""
         block = self.products[row.model, column.model]
         first = (row.model, column.model) in self.columns.couples
         start = 0 if first else self.columns.recipient_width(column.model)
@@ -184,7 +184,10 @@ class SecondMoments:
     def _deviations(
         self, rows: Mapping[Ref, Tensor], count: int
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """By model: the rows' deviations from their mean, with room for one more row; the mean."""
+        """Return, by model, the rows' deviations from their mean, and the mean.
+
+        The deviations have room for one more row.
+        """
         deviations, means = {}, {}
         like = next(iter(rows.values()))
         for model in self.columns.recipients:
@@ -241,7 +244,7 @@ class PooledMoments:
         return total
 
     def variances(self, ref: Ref, about: Tensor | None = None) -> Tensor:
-        """(channels,): mean squared deviations from `about`, by default from the mean."""
+        """Return mean squared deviations (channels,) from `about`, by default from the mean."""
         about = self.mean(ref) if about is None else about
         total = torch.zeros_like(about)
         for part, own, count in self._parts:
@@ -249,11 +252,11 @@ class PooledMoments:
         return total
 
     def variance(self, ref: Ref, about: Tensor | None = None) -> float:
-        """`variances` summed over channels."""
+        """Return the sum of `variances` over channels."""
         return float(self.variances(ref, about).sum())
 
     def square(self, ref: Ref, about: Tensor | None = None) -> Tensor:
-        """(channels, channels): mean products of a representation's deviations."""
+        """Return mean products of a representation's deviations, (channels, channels)."""
         about = self.mean(ref) if about is None else about
         total = torch.zeros((len(about), len(about)), dtype=torch.float64)
         for part, own, count in self._parts:
@@ -264,7 +267,7 @@ class PooledMoments:
     def product(
         self, donor: Ref, recipients: Sequence[Ref], about: tuple[Tensor, Tensor] | None = None
     ) -> Tensor:
-        """(donor channels, all recipients' channels): mean products of deviations."""
+        """Return mean products of deviations, (donor channels, all recipients' channels)."""
         x, y = about or (self.mean(donor), self.mean(*recipients))
         total = torch.zeros((len(x), len(y)), dtype=torch.float64)
         for part, own, count in self._parts:

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from search.statistics.ridge import RidgeRegression, RidgeSolution
 from search.statistics.second_moments import PooledMoments
-from search.statistics.streaming import FOLDS, FloatMatrix, FoldName, Moments
+from search.statistics.streaming import FOLDS, FoldName, Moments
+from search.utils.arrays import FloatMatrix
 from spaces.adapters import LinearMap
 from spaces.errors import MergeSearchError
 from spaces.model_facts import ModelFacts
@@ -26,7 +27,7 @@ DonorTask = TypeVar("DonorTask", bound=tuple[Any, ...])
 InputT = TypeVar("InputT")
 OutputT = TypeVar("OutputT")
 RIDGE_STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-"""Ridge strengths tried, relative to the donor's mean variance per channel."""
+"""Ridge strengths that are compared, relative to the donor's mean variance per channel."""
 
 NEGLIGIBLE_VARIANCE = 1e-6
 """A prediction with less than this part of the recipient's variance is rounding."""
@@ -131,15 +132,15 @@ class Statistics:
     def residual(self, share: Share) -> Residual:
         """Return the residual, on the held-out fold, of the adapter fitted on the other fold."""
         pair = Pair(share.donor, share.recipient)
-        fit, held = self.covariances(pair, "fit"), self._pooled(self._grid(pair), "held")
+        fit, held_out = self.covariances(pair, "fit"), self._pooled(self._grid(pair), "held")
         weight = self._weight(share)
-        moved = share.adapter.kind == "linear"
-        about = (fit.donor_mean, fit.recipient_mean if moved else fit.donor_mean)
-        cov = _covariances(pair, held, about)
+        has_bias = share.adapter.kind == "linear"
+        about = (fit.donor_mean, fit.recipient_mean if has_bias else fit.donor_mean)
+        cov = _covariances(pair, held_out, about)
         crossed = weight.T @ cov.xy
         error = cov.yy - crossed - crossed.T + weight.T @ (cov.xx @ weight)
-        _variance(held, pair.recipient)
-        return Residual(error, np.asarray(held.square(pair.recipient).numpy()))
+        _variance(held_out, pair.recipient)
+        return Residual(error, np.asarray(held_out.square(pair.recipient).numpy()))
 
     def linear_map(self, share: Share) -> LinearMap:
         """Return the share's map, fitted on both folds: ridge at the best strength, of its rank.
@@ -153,20 +154,20 @@ class Statistics:
 
     def linear_maps(self, shares: Iterable[Share]) -> dict[Share, LinearMap]:
         """Return `linear_map` of many shares; those of one donor, grid and strength together."""
-        wanted = {share: Pair(share.donor, share.recipient) for share in shares}
-        self.solve(wanted.values())
-        together: dict[tuple[Ref, Grid, float], list[Share]] = defaultdict(list)
-        for share, pair in wanted.items():
-            together[pair.donor, self._grid(pair), self.ridge(pair).strength].append(share)
+        pairs = {share: Pair(share.donor, share.recipient) for share in shares}
+        self.solve(pairs.values())
+        tasks: dict[tuple[Ref, Grid, float], list[Share]] = defaultdict(list)
+        for share, pair in pairs.items():
+            tasks[pair.donor, self._grid(pair), self.ridge(pair).strength].append(share)
         fitted = map_in_threads(
-            lambda at: _fitted(at[0], together[at], self._pooled(at[1]), at[2]),
-            self._widest_first(together),
+            lambda task: _fit_maps(task[0], tasks[task], self._pooled(task[1]), task[2]),
+            self._widest_first(tasks),
         )
-        found = {share: linear for maps in fitted for share, linear in maps.items()}
-        return {share: found[share] for share in wanted}
+        map_by_share = {share: linear for maps in fitted for share, linear in maps.items()}
+        return {share: map_by_share[share] for share in pairs}
 
     def _weight(self, share: Share) -> FloatMatrix:
-        """(donor, recipient): weight of the share's adapter, fitted on the fit fold."""
+        """Return the adapter's weight, (donor, recipient), fitted on the fit fold."""
         pair = Pair(share.donor, share.recipient)
         grid = self._grid(pair)
         if share.adapter.kind == "identity":
@@ -194,16 +195,16 @@ class Statistics:
 
     def _solve_donor(self, donor: Ref, grid: Grid) -> dict[Pair, RidgeFit]:
         """Solve all recipients of one donor on one grid with one decomposition."""
-        fit, held = self._pooled(grid, "fit"), self._pooled(grid, "held")
+        fit, held_out = self._pooled(grid, "fit"), self._pooled(grid, "held")
         recipients = fit.columns.recipients_of(donor)
         widths = [fit.columns.channels[ref] for ref in recipients]
         fitted = RidgeRegression.of(donor, recipients, fit)
-        gains = fitted.gains(fitted.on(donor, recipients, held), widths, RIDGE_STRENGTHS)
+        gains = fitted.gains(fitted.on(donor, recipients, held_out), widths, RIDGE_STRENGTHS)
         means = torch.split(fitted.recipient_mean, widths)
         ridges = {}
         for recipient, mean, gained in zip(recipients, means, gains.T, strict=True):
             best = int(gained.argmax())
-            explained = _explained(float(gained[best]), held, recipient, mean)
+            explained = _explained(float(gained[best]), held_out, recipient, mean)
             ridges[Pair(donor, recipient)] = RidgeFit(RIDGE_STRENGTHS[best], explained)
         return ridges
 
@@ -233,9 +234,10 @@ def _covariances(
     )
 
 
-def _fitted(
+def _fit_maps(
     donor: Ref, shares: list[Share], moments: PooledMoments, strength: float
 ) -> dict[Share, LinearMap]:
+    """Return the maps of shares with the same donor, grid and ridge strength."""
     recipients = list(dict.fromkeys(share.recipient for share in shares))
     solution = RidgeRegression.of(donor, recipients, moments).solution(strength)
     widths = [moments.columns.channels[ref] for ref in recipients]
@@ -244,11 +246,11 @@ def _fitted(
     for share in shares:
         own = parts[share.recipient]
         ranked = own.at_rank(share.adapter.rank) if share.adapter.rank else own
-        maps[share] = _spread(ranked, donor, share.recipient, moments)
+        maps[share] = _stretched_map(ranked, donor, share.recipient, moments)
     return maps
 
 
-def _spread(
+def _stretched_map(
     solution: RidgeSolution, donor: Ref, recipient: Ref, moments: PooledMoments
 ) -> LinearMap:
     """Return the map about the means, each channel stretched to the recipient's variance."""
@@ -257,25 +259,25 @@ def _spread(
     return LinearMap(weight.float().T.contiguous(), bias.float())
 
 
-def _stretch(predicted: Tensor, wanted: Tensor) -> Tensor:
-    """(channels,): factors that turn predicted variances into the wanted ones.
+def _stretch(predicted: Tensor, target: Tensor) -> Tensor:
+    """Return factors (channels,) that turn predicted variances into the target ones.
 
     A channel that the donor does not explain keeps only its mean.
     """
-    explained = predicted > NEGLIGIBLE_VARIANCE * wanted
-    ratio = wanted / predicted.where(explained, torch.ones(()))
+    explained = predicted > NEGLIGIBLE_VARIANCE * target
+    ratio = target / predicted.where(explained, torch.ones(()))
     return torch.where(explained, ratio.sqrt(), 1.0)
 
 
-def _explained(gain: float, held: PooledMoments, recipient: Ref, about: Tensor) -> float:
+def _explained(gain: float, held_out: PooledMoments, recipient: Ref, about: Tensor) -> float:
     """Return 1 - residual / variance, where the map reduces the squared deviations by `gain`."""
-    variance = _variance(held, recipient)
-    return 1.0 - (held.variance(recipient, about) - gain) / variance
+    variance = _variance(held_out, recipient)
+    return 1.0 - (held_out.variance(recipient, about) - gain) / variance
 
 
-def _variance(held: PooledMoments, recipient: Ref) -> float:
+def _variance(held_out: PooledMoments, recipient: Ref) -> float:
     """Return the recipient's variance over the held-out frames, summed over channels."""
-    variance = held.variance(recipient)
+    variance = held_out.variance(recipient)
     if not variance > 0:
         raise DegenerateRepresentation(f"{recipient} does not vary over the held-out frames")
     return variance

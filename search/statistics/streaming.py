@@ -15,9 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from search.data.frames import BadFrames, FrameSet, batch_ranges
@@ -25,6 +23,7 @@ from search.statistics.hsic import gram, u_centred
 from search.statistics.sampling import HELD_OUT_EVERY as HELD_OUT_EVERY
 from search.statistics.sampling import FoldedBatch, PositionSampling, Pyramid, SampledPositions
 from search.statistics.second_moments import GridColumns, SecondMoments
+from search.utils.arrays import FloatMatrix
 from spaces.errors import MergeSearchError
 from spaces.merged import ModelsByName, prepare_inputs
 from spaces.model_facts import ModelFacts
@@ -32,7 +31,6 @@ from spaces.plan import Ref
 from spaces.shares import Pair
 from spaces.stages import Grid
 
-FloatMatrix = NDArray[np.float64]
 FoldName = str
 FOLDS: tuple[FoldName, FoldName] = ("fit", "held")
 SMALLEST_BATCH = 4

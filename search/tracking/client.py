@@ -136,12 +136,12 @@ def open_registry(target: Target, name: str) -> Iterator[Registry]:
     Raises:
         TrackerUnreachable: The store cannot be reached.
     """
-    with open_store(target, None) as client:
+    with open_mlflow_store(target, None) as client:
         yield Registry(client, name)
 
 
 @contextlib.contextmanager
-def open_store(target: Target, folder: Path | None) -> Iterator[MlflowClient]:
+def open_mlflow_store(target: Target, folder: Path | None) -> Iterator[MlflowClient]:
     """Open the store for one process at a time; `folder` holds the data to be logged, if any.
 
     Raises:

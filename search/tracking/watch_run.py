@@ -15,7 +15,7 @@ from mlflow.tracking import MlflowClient
 
 from search.results.documents import content_id
 from search.results.rounds import ROUNDS_FOLDER, Round, RoundHistory
-from search.tracking.client import open_store
+from search.tracking.client import open_mlflow_store
 from search.tracking.payloads.watch_run import round_metrics, round_table, round_tags
 from search.tracking.run_writer import METRICS_PER_BATCH, SOURCE, SOURCE_TAG, experiment_id
 from search.tracking.target import Target
@@ -43,7 +43,7 @@ def log_rounds(target: Target, history: RoundHistory, name: str) -> str:
     last = history.last()
     if last is None:
         return "no round has ended yet"
-    with open_store(target, history.folder) as client:
+    with open_mlflow_store(target, history.folder) as client:
         watch_run = _WatchRun(client, experiment_id(client, target), name, _identity(history))
         run, logged = watch_run.find()
         if logged < last.number:

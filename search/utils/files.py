@@ -64,12 +64,11 @@ def replace_folder(path: Path, marker: str) -> Iterator[Path]:
     try:
         part.mkdir(parents=True)
         yield part
-        for written in part.iterdir():
-            with written.open("rb") as file:
+        for member in part.iterdir():
+            with member.open("rb") as file:
                 os.fsync(file.fileno())
-            written.chmod(
-                0o666 & ~_umask()
-            )  # some libraries write files that only the owner may read
+            # some libraries write files that only the owner may read
+            member.chmod(0o666 & ~_umask())
         if path.exists():
             os.replace(path, old)
         os.replace(part, path)

@@ -9,4 +9,4 @@ Progress = Callable[[int], None]
 
 
 def silent(done: int) -> None:
-    """Report progress to nobody."""
+    """Drop the progress."""

@@ -95,18 +95,18 @@ def dump_record(record: DataclassInstance) -> dict[str, Any]:
 
 
 def write_record(path: Path, record: DataclassInstance) -> None:
-    """Replace the file at `path` with the record, wholly or not at all.
+    """Replace the file at `path` with the record, completely or not at all.
 
     Raises:
-        CannotWrite: The folder cannot be made or written to, or the disk is full.
+        CannotWrite: The folder cannot be created or written to, or the disk is full.
     """
     write_json(path, dump_record(record))
 
 
 @cache
 def _adapter(kind: Any) -> TypeAdapter[Any]:
-    # Pydantic takes no configuration beside a dataclass itself, but a dataclass without one of
-    # its own inherits the configuration of the type around it.
+    # The adapter of a dataclass takes no configuration, but a dataclass without its own
+    # configuration inherits that of the type around it.
     return TypeAdapter(kind | None, config=STRICT)
 
 

@@ -1,4 +1,4 @@
-"""What a pipeline tells the person or program that started it."""
+"""The interface through which a pipeline reports to the person or program that started it."""
 
 from __future__ import annotations
 

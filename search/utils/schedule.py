@@ -17,8 +17,8 @@ from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
 from search.utils.cron import expand_fields, scheduler_lines
+from search.utils.timing import EPOCH
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
 UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
 LONGEST = timedelta(days=366)
@@ -201,11 +201,8 @@ def _zone(name: str) -> tzinfo:
         return UTC
     try:
         return ZoneInfo(name)
-    except (
-        OSError,
-        ValueError,
-        ZoneInfoNotFoundError,
-    ) as error:  # a folder; not a name; not found
+    # in this order: the name of a folder; a text that is no name; an unknown name
+    except (OSError, ValueError, ZoneInfoNotFoundError) as error:
         raise ValueError(
             f"time zone {name!r} is unknown: give an IANA name such as Europe/Berlin, or UTC; on "
             "small systems, install the package tzdata"
@@ -240,5 +237,5 @@ class SystemClock:
         return datetime.now(UTC)
 
     def wait_until(self, moment: datetime) -> None:
-        while (left := (moment - self.now()).total_seconds()) > 0:
-            time.sleep(min(left, CLOCK_STEP))
+        while (remaining := (moment - self.now()).total_seconds()) > 0:
+            time.sleep(min(remaining, CLOCK_STEP))

@@ -19,7 +19,7 @@ from search.utils.locks import exclusive_lock
 from search.utils.reporter import Reporter
 from search.utils.schedule import Clock, Due, Schedule
 
-LOCK = "watch.lock"
+WATCHER_LOCK = "watch.lock"
 GRACE_PERIOD = 5.0
 """Seconds that a round gets to end by itself when the watcher is stopped."""
 StartRound = Callable[[Due], int]
@@ -33,7 +33,7 @@ def watcher_lock(folder: Path) -> Iterator[None]:
     Raises:
         Busy: another process watches this config.
     """
-    with exclusive_lock(folder / LOCK, f"watches {folder.parent} already"):
+    with exclusive_lock(folder / WATCHER_LOCK, f"watches {folder.parent} already"):
         yield
 
 

@@ -23,7 +23,7 @@ from search.utils.locks import exclusive_lock
 WATCH = "watch"
 """Below OUT."""
 REFERENCES, CAMERAS, LABELS = "references", "cameras", "labels"
-LOCK, TRIALS = "round.lock", "trials-"
+ROUND_LOCK, TRIALS_PREFIX = "round.lock", "trials-"
 WINDOW_REFERENCES = "*-" + "[0-9]" * 8 + ".safetensors"
 """Files of windows, as opposed to that of the config's own frames."""
 
@@ -56,7 +56,7 @@ class Workspace:
 
     def trials_file(self, number: int) -> Path:
         """Return the path of the trials of a round's search."""
-        return self.folder / f"{TRIALS}{number:08d}.log"
+        return self.folder / f"{TRIALS_PREFIX}{number:08d}.log"
 
     @contextmanager
     def round_lock(self) -> Iterator[None]:
@@ -65,12 +65,12 @@ class Workspace:
         Raises:
             Busy: another process does a round of this config.
         """
-        with exclusive_lock(self.folder / LOCK, f"does a round of {self.folder}"):
+        with exclusive_lock(self.folder / ROUND_LOCK, f"does a round of {self.folder}"):
             yield
 
     def remove_other_trials(self, number: int) -> None:
         """Remove the trials of all rounds but this one."""
-        for path in self.folder.glob(f"{TRIALS}*"):
+        for path in self.folder.glob(f"{TRIALS_PREFIX}*"):
             if not path.name.startswith(self.trials_file(number).name):
                 path.unlink(missing_ok=True)
 

@@ -19,7 +19,7 @@ from search.data.synthetic.scenes import (
     SceneSettings,
     compose,
     draw,
-    measure,
+    label_composition,
     render,
 )
 
@@ -113,19 +113,19 @@ def test_every_side_of_a_box_touches_what_it_bounds() -> None:
 def test_the_last_painted_is_seen_whole_and_others_never_show_more_than_alone() -> None:
     crowds = (compose(DRY_DAY, index) for index in range(30))
     for plan in [crowd for crowd in crowds if len(crowd.actors) >= 3][:4]:
-        boxes, _, _ = measure(plan)
+        boxes, _, _ = label_composition(plan)
         for number in range(len(plan.actors)):
-            x, y, w, h = measure(alone(plan, number))[0][0]
+            x, y, w, h = label_composition(alone(plan, number))[0][0]
             shown = boxes[number]
             assert shown[0] >= x and shown[1] >= y
             assert shown[0] + shown[2] <= x + w and shown[1] + shown[3] <= y + h
-        assert (measure(alone(plan, -1))[0][0] == boxes[-1]).all()
+        assert (label_composition(alone(plan, -1))[0][0] == boxes[-1]).all()
 
 
 def test_the_label_is_the_kind_with_the_largest_visible_area() -> None:
     for index in range(12):
         plan = compose(MIXED, index)
-        _, _, label = measure(plan)
+        _, _, label = label_composition(plan)
         if not plan.actors:
             assert label == 0
             continue
@@ -146,7 +146,7 @@ def drawn_alone(plan: Composition, number: int) -> NDArray[np.bool_]:
 
 
 def test_all_labels_and_all_kinds_occur() -> None:
-    truths = [measure(compose(DRY_DAY, index)) for index in range(200)]
+    truths = [label_composition(compose(DRY_DAY, index)) for index in range(200)]
     assert {kind for _, classes, _ in truths for kind in classes} == set(range(len(CLASSES)))
     counts = np.bincount([label for _, _, label in truths], minlength=len(SCENE_CLASSES))
     assert counts.min() >= 10

@@ -19,12 +19,12 @@ from search.drift.detection import CONFIDENCE, RATE, compare
 from search.drift.frame_features import VIEWS, Description, describe, models_key
 from search.drift.reference import (
     COMPONENTS,
-    ENOUGH,
+    LARGE_REFERENCE,
     BadReference,
     Projection,
     Reference,
     autocorrelation_times,
-    for_axes,
+    fitting_frames,
 )
 from search.drift.reference_storage import load, save
 from search.statistics.observed import Observed
@@ -150,7 +150,7 @@ def test_a_camera_that_shows_one_picture_only_is_noticed() -> None:
 
 def test_the_reference_is_as_it_is() -> None:
     seen = Camera(30).frames(120)
-    same = changed(seen, lambda rows: rows[~for_axes(120)])
+    same = changed(seen, lambda rows: rows[~fitting_frames(120)])
     assert compare(Reference.of(seen), same).p_value == 1
     assert compare(Reference.of(seen), same).distance == 0
 
@@ -162,8 +162,8 @@ def test_a_reference_that_grows_notices_ever_smaller_changes_until_it_is_large()
     least = [compare(reference, window).least for reference in known]
     assert sorted(least, reverse=True) == least and len({*least}) == 3
     assert [reference.is_large for reference in known] == [False, False, True, True]
-    assert Reference.of(camera.frames(ENOUGH)).is_large
-    assert not Reference.of(camera.frames(ENOUGH - 9)).is_large
+    assert Reference.of(camera.frames(LARGE_REFERENCE)).is_large
+    assert not Reference.of(camera.frames(LARGE_REFERENCE - 9)).is_large
 
 
 def test_a_grown_reference_is_the_first_window_and_the_scores_of_the_others() -> None:
@@ -172,8 +172,8 @@ def test_a_grown_reference_is_the_first_window_and_the_scores_of_the_others() ->
     found = Reference.of(first).grown("second", second).grown("third", third)
     assert found.taken_up == ("second", "third")
     for view, sample in found.samples.items():
-        fitted = Projection.fit(first.rows[view][for_axes(60)])
-        rows = (first.rows[view][~for_axes(60)], second.rows[view], third.rows[view])
+        fitted = Projection.fit(first.rows[view][fitting_frames(60)])
+        rows = (first.rows[view][~fitting_frames(60)], second.rows[view], third.rows[view])
         wanted = fitted.scores(np.concatenate(rows))
         np.testing.assert_allclose(sample.scores, wanted)
         np.testing.assert_allclose(sample.times, autocorrelation_times(wanted))
@@ -185,7 +185,7 @@ def test_a_window_makes_a_reference_larger_once() -> None:
     once = reference.grown("gate-7", window)
     assert once.grown("gate-7", window) is once
     assert once.grown("gate-8", window) is not once
-    assert Reference.of(camera.frames(ENOUGH)).grown("gate-7", window).taken_up == ()
+    assert Reference.of(camera.frames(LARGE_REFERENCE)).grown("gate-7", window).taken_up == ()
 
 
 def test_too_few_frames_to_notice_anything_are_told() -> None:
@@ -200,7 +200,7 @@ def test_the_p_value_by_another_path() -> None:
     camera = Camera(6, seed=3)
     seen, window = camera.frames(90), camera.frames(40, {"appearance": 5.0})
     reference = independent(Reference.of(seen))
-    axes, wanted = for_axes(90), []
+    axes, wanted = fitting_frames(90), []
     for view in VIEWS:
         fitted = Projection.fit(seen.rows[view][axes])
         known = fitted.scores(seen.rows[view][~axes])

@@ -12,7 +12,6 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from search.evaluation.bootstrap import FloatVector
 from search.evaluation.correlation import (
     COEFFICIENTS,
     MIN_POINTS,
@@ -25,6 +24,7 @@ from search.evaluation.correlation import (
     point_correlation,
     spearman,
 )
+from search.utils.arrays import FloatVector
 
 Row = list[int]
 Reference = Callable[[Sequence[float], Sequence[float]], float | None]

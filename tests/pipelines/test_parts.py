@@ -33,7 +33,7 @@ from search.data.frames import BadFrames, JoinedFrames, split_parts
 from search.data.ground_truth import BadTruth
 from search.data.synthetic.scenes import SceneSettings, render
 from search.metrics.fidelity import HOPELESS, fidelity_alone
-from search.metrics.fidelity_cache import BadNotes
+from search.metrics.fidelity_cache import BadFidelityCache
 from search.metrics.registry import METRICS
 from search.pipelines.finished_run import LoadedRun
 from search.pipelines.open_data import open_frame_set
@@ -320,7 +320,7 @@ def test_a_damaged_fidelity_cache_is_refused_by_name(
     similarities_of(config, observed)
     (path,) = (tmp_path / "cache" / "notes").rglob("*.json")
     path.write_text(content)
-    with pytest.raises(BadNotes, match=f"{path.name}: .*delete the file"):
+    with pytest.raises(BadFidelityCache, match=f"{path.name}: .*delete the file"):
         similarities_of(config, observed)
     path.unlink()
     assert similarities_of(config, observed)

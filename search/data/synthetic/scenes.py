@@ -1,8 +1,8 @@
-"""Street-camera frames with exact ground truth, drawn from nothing but a seed.
+"""Street-camera frames with exact ground truth, drawn from a seed.
 
-`render(settings, index)` composes a scene (light, camera, street, road users), keeps the road
-users that can be seen well enough to be labelled, and draws exactly those. Every frame depends
-on its settings and its index alone, so frames can be drawn in any order and in any shard.
+`render(settings, index)` composes a scene (light, camera, street, road users), selects the road
+users that are visible enough for a label, and draws exactly these. A frame depends only on its
+settings and its index, so frames can be drawn in any order and in any shard.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from search.data.synthetic.placement import Actor, View, cast, in_painting_order
+from search.data.synthetic.placement import Actor, StreetView, cast, in_painting_order
 from search.data.synthetic.rendering import (
     SUPERSAMPLING,
     Array,
-    Camera,
     Light,
+    PinholeCamera,
     cast_shadows,
     expose,
     fill,
@@ -33,30 +33,36 @@ from search.data.synthetic.rendering import (
 from search.data.synthetic.street import CLASSES, draw_street
 
 SCENE_CLASSES = ("empty", *CLASSES)
-RENDERER_VERSION = "1"  # part of every frame hash: bump it when any pixel may change
+RENDERER_VERSION = "1"
+"""Part of every frame hash: bump it when any pixel may change."""
 
 __all__ = ["CLASSES", "RENDERER_VERSION", "SCENE_CLASSES", "Scene", "SceneSettings", "render"]
 
-MIN_VISIBLE = 0.35  # a road user that shows less of itself is not drawn at all
-MIN_SIDE = 14.0  # pixels in a frame 384 wide; neither is one with a shorter box side
+MIN_VISIBLE = 0.35
+"""Smallest visible share of a road user; others are not drawn."""
+MIN_SIDE = 14.0
+"""Shortest side of a box, pixels of a frame 384 wide; smaller road users are not drawn."""
 
 
 @dataclass(frozen=True)
 class SceneSettings:
-    """One camera over one street; each frame jitters a little around this mounting.
-
-    `camera_height` in metres; `camera_pitch` (positive looks down) and `camera_yaw` (positive
-    looks right) in degrees; `night` and `rain` are the shares of frames with each.
-    """
+    """Settings of one camera over one street; each frame varies a little around its mounting."""
 
     seed: int
     camera_height: float = 3.2
+    """Metres."""
     camera_pitch: float = 9.0
+    """Degrees; positive looks down."""
     camera_yaw: float = 0.0
+    """Degrees; positive looks right."""
     night: float = 0.0
+    """Share of frames at night."""
     rain: float = 0.0
+    """Share of frames in the rain."""
     width: int = 384
+    """Pixels."""
     height: int = 288
+    """Pixels."""
 
     def __post_init__(self) -> None:
         limits = {
@@ -75,78 +81,81 @@ class SceneSettings:
 
 @dataclass(frozen=True)
 class Scene:
-    """A frame and its ground truth.
-
-    image: uint8 (height, width, 3); boxes: float64 (n, 4), x, y, w, h in pixels of the visible
-    extent; classes: int64 (n,), indices into CLASSES; label: index into SCENE_CLASSES of the
-    kind with the largest visible road user, 0 when there is none.
-    """
+    """A frame and its ground truth."""
 
     image: NDArray[np.uint8]
+    """uint8 (height, width, 3) RGB."""
     boxes: Array
+    """(n, 4): x, y, w, h of the visible extent of each road user, pixels."""
     classes: NDArray[np.int64]
+    """(n,): indices into CLASSES."""
     label: int
+    """Index into SCENE_CLASSES of the largest visible road user's class; 0 if there is none."""
 
 
 @dataclass(frozen=True, eq=False)
 class Composition:
-    """Everything that decides a frame; `actors` in painting order, farthest first."""
+    """The full description of a frame."""
 
-    view: View
+    view: StreetView
     backdrop_seed: np.random.SeedSequence
     noise_seed: np.random.SeedSequence
     actors: tuple[Actor, ...]
+    """In painting order, the farthest first."""
 
 
 def render(settings: SceneSettings, index: int) -> Scene:
-    """Frame number `index` of the camera described by `settings`."""
+    """Return frame number `index` of the camera."""
     return draw(compose(settings, index))
 
 
 def compose(settings: SceneSettings, index: int) -> Composition:
-    """Decide what frame `index` shows: every road user in it will get a box."""
+    """Return the composition of frame `index`; every road user in it gets a box."""
     entropy = (int(settings.seed), int(index))
     layout_seed, backdrop, noise = np.random.SeedSequence(entropy).spawn(3)
     rng = np.random.Generator(np.random.PCG64(layout_seed))
     light, camera = _light(settings, rng), _camera(settings, rng)
-    view = View(camera, light, crossing=float(rng.uniform(9, 60)))
+    view = StreetView(camera, light, crossing=float(rng.uniform(9, 60)))
     candidates = in_painting_order(cast(view, rng), camera)
     masks = _visible_masks(candidates, camera)
-    # leaving somebody out only uncovers the others, so one pass of checks is enough
-    seen = [a for a, mask in zip(candidates, masks, strict=True) if _labelled(a, mask, camera)]
-    return Composition(view, backdrop, noise, tuple(seen))
+    # dropping a road user only uncovers the others, so one pass of checks is enough
+    actors = [a for a, mask in zip(candidates, masks, strict=True) if _labelled(a, mask, camera)]
+    return Composition(view, backdrop, noise, tuple(actors))
 
 
-def draw(plan: Composition) -> Scene:
-    """The frame of a composition and its ground truth."""
-    camera, light = plan.view.camera, plan.view.light
-    rng = np.random.Generator(np.random.PCG64(plan.backdrop_seed))
+def draw(composition: Composition) -> Scene:
+    """Return the frame of a composition and its ground truth."""
+    camera, light = composition.view.camera, composition.view.light
+    rng = np.random.Generator(np.random.PCG64(composition.backdrop_seed))
     picture = sky(camera, light, rng)
-    draw_street(picture, camera, light, plan.view.crossing, rng)
-    shadows = ((actor.footprint, actor.height) for actor in plan.actors)
+    draw_street(picture, camera, light, composition.view.crossing, rng)
+    shadows = ((actor.footprint, actor.height) for actor in composition.actors)
     picture = cast_shadows(picture, shadows, camera, light)
     brush = ImageDraw.Draw(picture)
-    for stroke in (stroke for actor in plan.actors for stroke in actor.strokes):
+    for stroke in (stroke for actor in composition.actors for stroke in actor.strokes):
         fill(brush, stroke, stroke.colour, SUPERSAMPLING)
     frame = np.asarray(picture.reduce(SUPERSAMPLING), dtype=np.float64)
-    noise = np.random.Generator(np.random.PCG64(plan.noise_seed))
+    noise = np.random.Generator(np.random.PCG64(composition.noise_seed))
     if light.lamps > 0:
-        frame = glow(frame, _lamps(plan.actors, camera), _pools(plan, noise), light.lamps)
+        frame = glow(
+            frame, _lamps(composition.actors, camera), _pools(composition, noise), light.lamps
+        )
     if light.rain > 0:
         frame = rain_streaks(frame, light.rain, noise)
-    return Scene(expose(frame, noise), *measure(plan))
+    return Scene(expose(frame, noise), *label_composition(composition))
 
 
-def measure(plan: Composition) -> tuple[Array, NDArray[np.int64], int]:
-    """The boxes, classes and label of a composition, measured on the drawn shapes themselves."""
-    masks = _visible_masks(plan.actors, plan.view.camera)
-    classes = np.array([actor.kind for actor in plan.actors], dtype=np.int64)
+def label_composition(composition: Composition) -> tuple[Array, NDArray[np.int64], int]:
+    """Return the boxes, classes and label of a composition, measured on the drawn shapes."""
+    masks = _visible_masks(composition.actors, composition.view.camera)
+    classes = np.array([actor.kind for actor in composition.actors], dtype=np.int64)
     boxes = np.array([_box(mask) for mask in masks], dtype=np.float64).reshape(-1, 4)
     label = int(classes[np.argmax([mask.sum() for mask in masks])]) + 1 if masks else 0
     return boxes, classes, label
 
 
 def _light(settings: SceneSettings, rng: Generator) -> Light:
+    """Draw the light of a frame: night, an overcast day or sunshine."""
     by_night = bool(rng.random() < settings.night)
     rain = float(rng.uniform(0.5, 1.0)) if rng.random() < settings.rain else 0.0
     bearing, elevation = rng.uniform(0, 2 * np.pi), rng.uniform(0.6, 1.2)
@@ -164,18 +173,19 @@ def _light(settings: SceneSettings, rng: Generator) -> Light:
                  ((84, 140, 206), (206, 220, 232)))  # fmt: skip
 
 
-def _camera(settings: SceneSettings, rng: Generator) -> Camera:
+def _camera(settings: SceneSettings, rng: Generator) -> PinholeCamera:
+    """Draw the camera of a frame, close to its mounting."""
     pitch = np.radians(settings.camera_pitch + rng.uniform(-1.5, 1.5))
     yaw = np.radians(settings.camera_yaw + rng.uniform(-4, 4))
     # a camera that looks across the road stands on the other side of it
     x = rng.uniform(-4, 4) - 0.1 * settings.camera_yaw
     up = settings.camera_height + rng.uniform(-0.3, 0.3)
     focal = 1.1 * settings.width
-    return Camera(x, up, pitch, yaw, focal, settings.width, settings.height)
+    return PinholeCamera(x, up, pitch, yaw, focal, settings.width, settings.height)
 
 
-def _visible_masks(actors: Sequence[Actor], camera: Camera) -> list[NDArray[np.bool_]]:
-    """What each actor shows, on the supersampled canvas, painted in the given order."""
+def _visible_masks(actors: Sequence[Actor], camera: PinholeCamera) -> list[NDArray[np.bool_]]:
+    """Return the visible pixels of each actor on the supersampled canvas, painted in order."""
     canvas = Image.new("L", (camera.width * SUPERSAMPLING, camera.rows * SUPERSAMPLING), 0)
     brush = ImageDraw.Draw(canvas)
     for number, actor in enumerate(actors, start=1):
@@ -185,8 +195,8 @@ def _visible_masks(actors: Sequence[Actor], camera: Camera) -> list[NDArray[np.b
     return [numbers == number for number in range(1, len(actors) + 1)]
 
 
-def _labelled(actor: Actor, mask: NDArray[np.bool_], camera: Camera) -> bool:
-    """Whether this much of an actor is enough for a fair label."""
+def _labelled(actor: Actor, mask: NDArray[np.bool_], camera: PinholeCamera) -> bool:
+    """Whether enough of an actor is visible for a fair label."""
     visible = float(mask.sum()) / SUPERSAMPLING**2
     if visible < MIN_VISIBLE * actor.whole or visible < 1:
         return False
@@ -194,15 +204,15 @@ def _labelled(actor: Actor, mask: NDArray[np.bool_], camera: Camera) -> bool:
 
 
 def _box(mask: NDArray[np.bool_]) -> tuple[float, float, float, float]:
-    """Extent x, y, w, h of a mask on the supersampled canvas, in pixels of the frame."""
+    """Return x, y, w, h of a mask on the supersampled canvas, in pixels of the frame."""
     columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
     x, y = columns[0] / SUPERSAMPLING, rows[0] / SUPERSAMPLING
     right, bottom = (columns[-1] + 1) / SUPERSAMPLING, (rows[-1] + 1) / SUPERSAMPLING
     return float(x), float(y), float(right - x), float(bottom - y)
 
 
-def _lamps(actors: Sequence[Actor], camera: Camera) -> Image.Image:
-    """The shining parts alone, hidden where somebody stands before them."""
+def _lamps(actors: Sequence[Actor], camera: PinholeCamera) -> Image.Image:
+    """Return a picture of the shining parts alone, hidden where another actor is before them."""
     canvas = Image.new("RGB", (camera.width, camera.rows))
     brush = ImageDraw.Draw(canvas)
     for stroke in (stroke for actor in actors for stroke in actor.strokes):
@@ -210,16 +220,18 @@ def _lamps(actors: Sequence[Actor], camera: Camera) -> Image.Image:
     return canvas
 
 
-def _pools(plan: Composition, rng: Generator) -> Image.Image:
-    """Where street lamps and headlights reach the ground, at half size."""
-    canvas = Image.new("L", (plan.view.camera.width // 2, plan.view.camera.rows // 2), 14)
+def _pools(composition: Composition, rng: Generator) -> Image.Image:
+    """Return a picture, at half size, of the ground that street lamps and headlights reach."""
+    canvas = Image.new(
+        "L", (composition.view.camera.width // 2, composition.view.camera.rows // 2), 14
+    )
     brush = ImageDraw.Draw(canvas)
     for y in np.arange(rng.uniform(-4, 6), 60, 14.0):
         for x in (-6.5, 6.5):
             turn = np.linspace(0, 2 * np.pi, 13)[:-1]
             outline = [(x + 4 * float(np.cos(t)), float(y) + 4 * float(np.sin(t))) for t in turn]
-            fill_polygon(brush, ground(outline, plan.view.camera) / 2, 70)
-    for actor in plan.actors:
+            fill_polygon(brush, ground(outline, composition.view.camera) / 2, 70)
+    for actor in composition.actors:
         outline = [(float(x), float(y)) for x, y in actor.beam]
-        fill_polygon(brush, ground(outline, plan.view.camera) / 2, 150)
+        fill_polygon(brush, ground(outline, composition.view.camera) / 2, 150)
     return canvas

@@ -1,6 +1,6 @@
-"""What stands in a street: road users built from solids, and the street itself.
+"""Road users built from solids, and the street around them.
 
-Road users are built around the origin, heading along +y, in metres, and placed afterwards.
+Road users are built around the origin, heading along +y, in metres; `placement` moves them.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from PIL import Image, ImageDraw
 
 from search.data.synthetic.rendering import (
     SUPERSAMPLING,
-    Camera,
     Colour,
     Light,
     Part,
+    PinholeCamera,
     Solid,
     block,
     fill,
@@ -30,9 +30,12 @@ from search.data.synthetic.rendering import (
 )
 
 CLASSES = ("car", "van", "truck", "bus", "cyclist", "pedestrian")
-ROAD_HALF_WIDTH = 7.0  # metres, two lanes of 3.5 either way
-PAVEMENT = 3.2  # metres
-CROSSING_HALF_WIDTH = 4.5  # metres, of the street that crosses the road
+ROAD_HALF_WIDTH = 7.0
+"""Metres: two lanes of 3.5 in each direction."""
+PAVEMENT = 3.2
+"""Width, metres."""
+CROSSING_HALF_WIDTH = 4.5
+"""Of the street that crosses the road, metres."""
 
 GLASS: Colour = (44, 58, 72)
 RUBBER: Colour = (24, 24, 26)
@@ -55,16 +58,18 @@ SKINS: tuple[Colour, ...] = ((224, 184, 154), (190, 142, 108), (128, 88, 64))
 
 @dataclass(frozen=True)
 class RoadUser:
-    """One road user at the origin; half length and half width bound its ground footprint."""
+    """A road user at the origin; lengths in metres."""
 
     solids: tuple[Solid, ...]
     half_length: float
+    """Of its footprint, along y."""
     half_width: float
+    """Of its footprint, along x."""
     height: float
 
 
 def _pick(rng: Generator, palette: tuple[Colour, ...]) -> Colour:
-    """One colour of the palette, a little lighter or darker."""
+    """Draw a colour of the palette, a little lighter or darker."""
     red, green, blue = (
         int(np.clip(v * s, 0, 255))
         for s in [rng.uniform(0.85, 1.12)]
@@ -75,7 +80,7 @@ def _pick(rng: Generator, palette: tuple[Colour, ...]) -> Colour:
 
 def _plate(across: tuple[float, float], y: float, up: tuple[float, float], colour: Colour,
            emission: float = 0.0, lean: float = 0.0) -> Part:  # fmt: skip
-    """An upright rectangle facing along the road at `y`, its top moved by `lean` along y."""
+    """Return an upright rectangle facing along y, with its top moved by `lean` along y."""
     (x0, x1), (z0, z1) = across, up
     points = [(x0, y, z0), (x1, y, z0), (x1, y + lean, z1), (x0, y + lean, z1)]
     return Part(np.array(points), colour, emission=emission)
@@ -83,14 +88,14 @@ def _plate(across: tuple[float, float], y: float, up: tuple[float, float], colou
 
 def _side_plates(x: float, along: tuple[float, float], up: tuple[float, float], colour: Colour,
                  top_x: float | None = None) -> tuple[Part, Part]:  # fmt: skip
-    """The same rectangle on both sides of a body of half width `x` (`top_x` at its top)."""
+    """Return the same rectangle on both sides of a body of half width `x`, at its top `top_x`."""
     (y0, y1), (z0, z1), top = along, up, x if top_x is None else top_x
     corners = np.array([(x, y0, z0), (x, y1, z0), (top, y1, z1), (top, y0, z1)])
     return Part(corners, colour), Part(corners * (-1, 1, 1), colour)
 
 
 def _wheels(x: float, radius: float, axles: Iterable[float]) -> tuple[Part, ...]:
-    """Tyres and rims on both sides of a body of half width `x`."""
+    """Return tyres and rims on both sides of a body of half width `x`."""
     angle = np.linspace(0, 2 * np.pi, 15)[:-1]
     parts: list[Part] = []
     for y in axles:
@@ -102,7 +107,7 @@ def _wheels(x: float, radius: float, axles: Iterable[float]) -> tuple[Part, ...]
 
 
 def _lights(x: float, front: float, back: float, z: float) -> tuple[Part, ...]:
-    """Head and tail lights of a body of half width `x` between `back` and `front`."""
+    """Return head and tail lights of a body of half width `x` between `back` and `front`."""
     spans = ((-x + 0.05, -x + 0.4), (x - 0.4, x - 0.05))
     heads = (_plate(span, front, (z, z + 0.2), HEADLIGHT, 1.0) for span in spans)
     tails = (_plate(span, back, (z + 0.05, z + 0.25), TAIL_LIGHT, 0.9) for span in spans)
@@ -110,13 +115,13 @@ def _lights(x: float, front: float, back: float, z: float) -> tuple[Part, ...]:
 
 
 def _chassis(x: float, half_length: float, top: float) -> Solid:
-    """The dark underside that fills the gap between a body and the road."""
+    """Return the dark underside that fills the gap between a body and the road."""
     along = (-0.9 * half_length, 0.9 * half_length)
     return Solid(block((-x + 0.08, x - 0.08), along, (0.06, top), (20, 20, 22)), tier=0)
 
 
 def car(rng: Generator) -> RoadUser:
-    """A saloon or hatchback: low body, tapered glass cabin."""
+    """Build a saloon or hatchback: low body, tapered glass cabin."""
     paint, half, x = _pick(rng, PAINTS), rng.uniform(1.95, 2.3), rng.uniform(0.86, 0.94)
     belt, roof, tail = rng.uniform(0.84, 0.94), rng.uniform(1.4, 1.56), rng.uniform(0.55, 0.96)
     body = np.array([(-half, 0.28), (half, 0.28), (half, 0.68), (0.42 * half, belt),
@@ -139,7 +144,7 @@ def car(rng: Generator) -> RoadUser:
 
 
 def van(rng: Generator) -> RoadUser:
-    """A panel van: one tall body with a short sloping nose and glass in front only."""
+    """Build a panel van: one tall body with a short sloping nose and glass in front only."""
     paint, half, x = _pick(rng, WORK_PAINTS + PAINTS[:4]), rng.uniform(2.4, 2.75), 1.0
     roof = rng.uniform(2.05, 2.4)
     nose, brow = 0.72 * half, 0.42 * half
@@ -163,7 +168,7 @@ def van(rng: Generator) -> RoadUser:
 
 
 def truck(rng: Generator) -> RoadUser:
-    """A lorry: a separate cab in front of a higher cargo box with a stripe."""
+    """Build a lorry: a separate cab in front of a higher cargo box with a stripe."""
     paint, cargo = _pick(rng, PAINTS), _pick(rng, WORK_PAINTS)
     half, x, roof = rng.uniform(3.3, 4.1), 1.2, rng.uniform(3.0, 3.5)
     cab_back, cab_top = half - 1.75, rng.uniform(2.35, 2.6)
@@ -186,7 +191,7 @@ def truck(rng: Generator) -> RoadUser:
 
 
 def bus(rng: Generator) -> RoadUser:
-    """A city bus: one long box, a band of windows, a large windscreen and a route sign."""
+    """Build a city bus: one long box, a band of windows, a large windscreen, a route sign."""
     paint, half, x, roof = _pick(rng, BUS_PAINTS), rng.uniform(4.6, 5.4), 1.25, 3.0
     edges = np.linspace(-half + 0.3, half - 0.5, 7)
     panes = [(y0 + 0.07, y1 - 0.07) for y0, y1 in pairwise(edges.tolist())]
@@ -201,7 +206,7 @@ def bus(rng: Generator) -> RoadUser:
 
 
 def cyclist(rng: Generator) -> RoadUser:
-    """A rider leaning over the handlebar of a bicycle."""
+    """Build a rider leaning over the handlebar of a bicycle."""
     frame, shirt, trousers = _pick(rng, PAINTS), _pick(rng, CLOTHES), _pick(rng, CLOTHES)
     skin, helmet = _pick(rng, SKINS), _pick(rng, PAINTS)
     solids: list[Solid] = []
@@ -222,7 +227,7 @@ def cyclist(rng: Generator) -> RoadUser:
         legs = (limb((side * 0.1, -0.18, 0.94), knee, 0.085, trousers),
                 limb(knee, foot, 0.06, trousers))  # fmt: skip
         arm = limb((side * 0.19, 0.14, 1.36), (side * 0.22, 0.43, 1.02), 0.05, shirt)
-        solids += [Solid(one.parts, 2) for one in (*legs, arm)]
+        solids += [Solid(part.parts, 2) for part in (*legs, arm)]
         solids.append(Solid(limb((side * 0.08, -0.16, 1.0), (side * 0.1, 0.12, 1.36), 0.14,
                                  shirt).parts, 2))  # fmt: skip
     solids.append(Solid(limb((0, 0.2, 1.5), (0, 0.26, 1.6), 0.1, skin).parts, 3))
@@ -233,7 +238,7 @@ def cyclist(rng: Generator) -> RoadUser:
 
 
 def pedestrian(rng: Generator) -> RoadUser:
-    """A walker: legs and arms in swing, torso, head, sometimes a bag."""
+    """Build a walker: swinging legs and arms, torso, head, sometimes a bag."""
     coat, trousers = _pick(rng, CLOTHES), _pick(rng, CLOTHES)
     skin, hair = _pick(rng, SKINS), _pick(rng, ((40, 30, 26), (120, 86, 50), (150, 150, 150)))
     tall, stride = rng.uniform(1.55, 1.9), rng.uniform(-0.32, 0.32)
@@ -263,7 +268,7 @@ BUILDERS: dict[str, Callable[[Generator], RoadUser]] = {
 
 
 def draw_street(
-    picture: Image.Image, camera: Camera, light: Light, crossing: float, rng: Generator
+    picture: Image.Image, camera: PinholeCamera, light: Light, crossing: float, rng: Generator
 ) -> None:
     """Paint ground, markings, buildings, trees and lamps; `crossing` is the side street's y."""
     draw = ImageDraw.Draw(picture)
@@ -283,7 +288,7 @@ def draw_street(
 
 
 def _draw_ground(
-    draw: ImageDraw.ImageDraw, camera: Camera, light: Light, crossing: float, rng: Generator
+    draw: ImageDraw.ImageDraw, camera: PinholeCamera, light: Light, crossing: float, rng: Generator
 ) -> None:
     wet = 1 - 0.25 * light.rain
     asphalt = int(rng.uniform(78, 104) * wet)
@@ -317,7 +322,7 @@ def _draw_ground(
 
 
 def _building(side: int, start: float, end: float, light: Light, rng: Generator) -> Solid:
-    """A house with rows of windows, some of them lit at night, facing the road."""
+    """Build a house with rows of windows that face the road, some of them lit at night."""
     wall: Colour = _pick(rng, ((164, 120, 96), (188, 176, 152), (150, 154, 160), (176, 148, 120),
                                (128, 92, 80), (198, 194, 186)))  # fmt: skip
     floors = int(rng.integers(2, 5))
@@ -339,14 +344,14 @@ def _building(side: int, start: float, end: float, light: Light, rng: Generator)
 
 
 def _furniture(side: int, y: float, rng: Generator) -> list[Solid]:
-    """A tree or a street lamp at the back of the pavement."""
+    """Build a tree or a street lamp at the back of the pavement."""
     x = side * (ROAD_HALF_WIDTH + PAVEMENT - 0.5)
     if rng.random() < 0.5:
         head = (x - side * 1.6, y, 6.1)
         lamp = Part(np.array((head, (head[0] + 0.4 * side, y, 6.1))), HEADLIGHT, 0.12, 1.0)
         poles = (limb((x, y, 0), (x, y, 6.2), 0.07, (88, 92, 96)),
                  limb((x, y, 6.2), head, 0.05, (88, 92, 96)))  # fmt: skip
-        return [Solid(one.parts, 1) for one in poles] + [Solid((lamp,), 2)]
+        return [Solid(pole.parts, 1) for pole in poles] + [Solid((lamp,), 2)]
     green = _pick(rng, ((58, 96, 48), (84, 112, 52), (46, 82, 56), (130, 104, 44)))
     crown = rng.uniform((x - 0.7, y - 0.7, 2.8), (x + 0.7, y + 0.7, 4.6), (5, 3))
     trunk = Solid(limb((x, y, 0), (x, y, 3), 0.14, (82, 64, 50)).parts, 1)

@@ -18,7 +18,7 @@ INPUTS = json.loads((HERE / "bundle.json").read_text())["inputs"]
 OVERLAP, LEAST_SCORE = 0.5, 0.3
 
 
-def prepare(picture, spec):
+def prepare_picture(picture, spec):
     """A picture as a normalised (1, c, height, width) input, and what one input pixel is in it."""
     wide, high = spec["width"], spec["height"]
     mean, std = (np.array(spec[key], np.float32) for key in ("mean", "std"))
@@ -66,7 +66,7 @@ session = onnxruntime.InferenceSession(HERE / "model.onnx", providers=["CPUExecu
 wanted = [value.name.removesuffix("_input") for value in session.get_inputs()]
 for name in sys.argv[1:]:
     picture = Image.open(name).convert("RGB")
-    prepared = {model: prepare(picture, spec) for model, spec in INPUTS.items()}
+    prepared = {model: prepare_picture(picture, spec) for model, spec in INPUTS.items()}
     given = {f"{model}_input": prepared[model][0] for model in wanted}
     outputs = [value.name for value in session.get_outputs()]
     answers = dict(zip(outputs, session.run(None, given), strict=True))

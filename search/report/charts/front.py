@@ -17,7 +17,7 @@ FRONT_PICTURE = "front.svg"
 PAGE_SIZE = (460.0, 320.0)
 """On the page, where it shares the width with the plan."""
 STANDALONE_SIZE = (760.0, 440.0)
-TITLE_HEIGHT, LEGEND_LINE, MARGIN = 34.0, 22.0, 14.0
+TITLE_HEIGHT, LEGEND_LINE, CHART_MARGIN = 34.0, 22.0, 14.0
 FONT_SIZE = 12.0
 """The font size that `chart.css` sets."""
 Mark = Literal["verified", "behind", "interval", "chosen", "predicted", "unmerged", "limit"]
@@ -76,8 +76,8 @@ def front_svg(result: Result) -> str:
     width, height = STANDALONE_SIZE
     chart = front_chart(result, STANDALONE_SIZE)
     title, description = (chart.findtext(tag) or "" for tag in ("title", "desc"))
-    lines = _legend_lines(front_legend(result), width - 2 * MARGIN)
-    total = TITLE_HEIGHT + height + LEGEND_LINE * len(lines) + MARGIN
+    lines = _legend_lines(front_legend(result), width - 2 * CHART_MARGIN)
+    total = TITLE_HEIGHT + height + LEGEND_LINE * len(lines) + CHART_MARGIN
     root = new_picture(width, total, PictureText("standalone-front", title, description))
     root.set("class", "chart")
     root.set("width", f"{width:g}")
@@ -85,7 +85,7 @@ def front_svg(result: Result) -> str:
     add(root, "style", chart_style())
     add(root, "rect", width="100%", height="100%", class_="c-paper")
     heading = f"{result.name}: {_quality_name(result)} against bytes"
-    add(root, "text", heading, x=MARGIN, y=24.0, class_="c-title")
+    add(root, "text", heading, x=CHART_MARGIN, y=24.0, class_="c-title")
     plot = add(root, "g", transform=f"translate(0 {TITLE_HEIGHT:g})")
     plot.extend(part for part in chart if part.tag not in ("title", "desc"))
     for number, line in enumerate(lines):
@@ -210,7 +210,7 @@ def _legend_width(entry: LegendEntry) -> float:
 
 
 def _draw_legend_line(root: ET.Element, entries: Sequence[LegendEntry], y: float) -> None:
-    x = MARGIN
+    x = CHART_MARGIN
     for entry in entries:
         _draw_mark(root, entry.mark, x + 8, y)
         add(root, "text", entry.text, x=x + 24, y=y + 4)
