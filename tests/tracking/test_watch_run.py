@@ -152,10 +152,12 @@ class LoggedWatch:
         }
 
 
-def table_of(logged: LoggedWatch, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+def table_of(logged_watch: LoggedWatch, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Read the table with MLflow, which uses the store of the environment."""
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", logged.client.tracking_uri)
-    table = logged.client.load_table(logged.experiment, "rounds.json", [logged.run.info.run_id])
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", logged_watch.client.tracking_uri)
+    table = logged_watch.client.load_table(
+        logged_watch.experiment, "rounds.json", [logged_watch.run.info.run_id]
+    )
     rows: list[dict[str, Any]] = table.to_dict("records")
     return rows
 
@@ -163,9 +165,9 @@ def table_of(logged: LoggedWatch, monkeypatch: pytest.MonkeyPatch) -> list[dict[
 def test_every_round_is_a_step_with_all_its_numbers(local: Target, history: RoundHistory) -> None:
     rounds = write_rounds(history, range(1, 41))
     message = log_rounds(local, history, "street")
-    logged = LoggedWatch(local)
-    assert logged.points() == expected_points(rounds)
-    run = logged.run
+    logged_watch = LoggedWatch(local)
+    assert logged_watch.points() == expected_points(rounds)
+    run = logged_watch.run
     assert run.info.run_id in message and "rounds 1 to 40" in message
     assert run.info.run_name == "street watch" and run.info.status == "RUNNING"
     assert run.info.start_time == int(
@@ -194,11 +196,11 @@ def test_rounds_are_added_one_by_one_to_the_same_run(local: Target, history: Rou
 def test_logging_a_point_twice_keeps_one_point(local: Target, history: RoundHistory) -> None:
     rounds = write_rounds(history, range(1, 8))
     log_rounds(local, history, "street")
-    logged = LoggedWatch(local)
-    logged.client.set_tag(logged.run.info.run_id, "merge_search.rounds", "2")
+    logged_watch = LoggedWatch(local)
+    logged_watch.client.set_tag(logged_watch.run.info.run_id, "merge_search.rounds", "2")
     log_rounds(local, history, "street")
     assert LoggedWatch(local).points() == expected_points(rounds)
-    logged.client.delete_tag(logged.run.info.run_id, "merge_search.rounds")
+    logged_watch.client.delete_tag(logged_watch.run.info.run_id, "merge_search.rounds")
     log_rounds(local, history, "street")
     assert LoggedWatch(local).points() == expected_points(rounds)
 
@@ -210,8 +212,8 @@ def test_the_table_has_the_last_rounds_only(
     log_rounds(local, history, "street")
     rounds = write_rounds(history, [TABLE_ROUNDS + 8])
     log_rounds(local, history, "street")
-    logged = LoggedWatch(local)
-    table = table_of(logged, monkeypatch)
+    logged_watch = LoggedWatch(local)
+    table = table_of(logged_watch, monkeypatch)
     assert [row["round"] for row in table] == [record.number for record in rounds[-TABLE_ROUNDS:]]
     for row, record in zip(table, rounds[-TABLE_ROUNDS:], strict=True):
         assert (row["decision"], row["reason"]) == (record.decision, record.reason)
@@ -219,7 +221,7 @@ def test_the_table_has_the_last_rounds_only(
         if (verdict := record.promotion) is not None:
             logged_verdict = (row["measured_by"], row["measured_on"], row["verdict"])
             assert logged_verdict == (verdict.by, verdict.measured_on, verdict.reason)
-    assert logged.points() == expected_points(rounds)
+    assert logged_watch.points() == expected_points(rounds)
 
 
 def test_the_note_shows_the_last_rounds_newest_first(local: Target, history: RoundHistory) -> None:
@@ -295,21 +297,21 @@ def test_after_kills_at_any_moment_every_step_is_logged_once(
         writer.join(600)
         kills += writer.exitcode == -signal.SIGKILL
     log_rounds(local, history, "street")
-    logged = LoggedWatch(local)
-    assert logged.points() == expected_points(rounds)
-    assert logged.run.data.tags["merge_search.rounds"] == "1000"
+    logged_watch = LoggedWatch(local)
+    assert logged_watch.points() == expected_points(rounds)
+    assert logged_watch.run.data.tags["merge_search.rounds"] == "1000"
 
 
 def test_duplicate_runs_become_one_again(local: Target, history: RoundHistory) -> None:
     rounds = write_rounds(history, range(1, 4))
     log_rounds(local, history, "street")
-    logged = LoggedWatch(local)
-    tags = {key: value for key, value in logged.run.data.tags.items()
+    logged_watch = LoggedWatch(local)
+    tags = {key: value for key, value in logged_watch.run.data.tags.items()
             if key != "merge_search.rounds"}  # fmt: skip
-    logged.client.create_run(logged.experiment, tags=tags)
+    logged_watch.client.create_run(logged_watch.experiment, tags=tags)
     assert len(LoggedWatch(local).runs) == 2
     log_rounds(local, history, "street")
-    assert LoggedWatch(local).run.info.run_id == logged.run.info.run_id
+    assert LoggedWatch(local).run.info.run_id == logged_watch.run.info.run_id
     assert LoggedWatch(local).points() == expected_points(rounds)
 
 
@@ -374,10 +376,10 @@ def test_a_watch_is_not_mistaken_for_a_search(
     log_document(tiny_run.result, tiny_run.out, local)
     write_rounds(history, [4])
     log_rounds(local, history, "tiny")
-    logged = LoggedWatch(local, "tiny")
-    candidates = last_candidate_runs(logged.client, logged.experiment, "tiny")
+    logged_watch = LoggedWatch(local, "tiny")
+    candidates = last_candidate_runs(logged_watch.client, logged_watch.experiment, "tiny")
     assert len(candidates) == len(tiny_run.result.candidates) + 1
-    assert logged.run.info.run_id not in candidates
+    assert logged_watch.run.info.run_id not in candidates
     assert "Candidates" in pages(local, "tiny", 5000)
     assert "logged before" in log_document(tiny_run.result, tiny_run.out, local)
     assert LoggedWatch(local, "tiny").points() == expected_points(history.rounds())
