@@ -16,9 +16,15 @@ from quick import shorten_stopwatch
 settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("repeatable")
 
-pytest_plugins = ["tiny_fixtures", "server_fixtures", "command_fixtures", "browser_fixtures"]
+pytest_plugins = [
+    "tiny_fixtures",
+    "server_fixtures",
+    "command_fixtures",
+    "search_fixtures",
+    "browser_fixtures",
+]
 
-LONGEST = ("test_watch_", "test_rounds", "test_durability", "test_run")
+LONGEST = ("test_watch_", "test_rounds", "test_killed_", "test_workers", "test_run")
 """Files that take minutes come first, so that all cores are busy to the end."""
 
 
@@ -32,7 +38,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def _own_store(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every config says for itself where it logs to."""
+    """Let each config name its own MLflow store."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
 
@@ -55,14 +61,14 @@ def street(zoo: Zoo) -> Deployment:
 
 
 @pytest.fixture(scope="session")
-def twins(zoo: Zoo) -> Callable[[str], Deployment]:
-    """Two copies of one network: same weights, other names, no tensor in common."""
+def two_copies(zoo: Zoo) -> Callable[[str], Deployment]:
+    """Return two copies of a network: equal weights, other names, no tensor in common."""
     return lambda arch: zoo.deployment({"left": arch, "right": arch})
 
 
 @pytest.fixture(scope="session")
 def only_postgres() -> Iterator[Postgres]:
-    # not in pytest's folder: the server is nobody, who may not enter it
+    # not in pytest's folder: the server runs as the user nobody, who has no access to it
     with tempfile.TemporaryDirectory(prefix="postgres-") as folder:
         server = Postgres(Path(folder))
         try:
@@ -73,12 +79,12 @@ def only_postgres() -> Iterator[Postgres]:
 
 @pytest.fixture
 def postgres(only_postgres: Postgres) -> Postgres:
-    """The server of the whole session, running."""
+    """Return the server of the session, running."""
     only_postgres.start()
     return only_postgres
 
 
 @pytest.fixture
 def database(postgres: Postgres) -> str:
-    """The URL of a database of one's own."""
+    """Return the URL of an empty database."""
     return postgres.new_database()

@@ -46,7 +46,7 @@ CONTRASTS = """() => {
     }
     return behind(text.ownerSVGElement);
   };
-  const found = [];
+  const texts = [];
   const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   for (let node = walker.nextNode(); node; node = walker.nextNode()) {
     const element = node.parentElement;
@@ -56,9 +56,9 @@ CONTRASTS = """() => {
     const style = getComputedStyle(element);
     const colour = inSvg ? style.fill : style.color;
     const ground = inSvg ? below(element.closest("text")) : behind(element);
-    found.push({ text: node.data.trim(), colour, ground, contrast: contrast(colour, ground) });
+    texts.push({ text: node.data.trim(), colour, ground, contrast: contrast(colour, ground) });
   }
-  return found;
+  return texts;
 }"""
 
 
@@ -69,14 +69,14 @@ def three_run(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Fin
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         data = three_model_config(weights)
         truth = dict.fromkeys("ac", data["truth"]["a"])
-        changed = with_changes(data, {"truth": truth, "budget": "60%"})
-        return run_config(write_config(tmp_path_factory.mktemp("three"), changed))
+        config = with_changes(data, {"truth": truth, "budget": "60%"})
+        return run_config(write_config(tmp_path_factory.mktemp("three"), config))
 
 
 @contextmanager
 def open_report(
     chromium: Browser,
-    ran: FinishedRun,
+    finished: FinishedRun,
     width: int = 1280,
     height: int = 900,
     scheme: Scheme = "light",
@@ -86,15 +86,15 @@ def open_report(
         viewport={"width": width, "height": height}, color_scheme=scheme
     )
     page = context.new_page()
-    said, asked = list[str](), list[str]()
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.on("request", lambda request: asked.append(request.url))
-    address = (ran.out / "report.html").resolve().as_uri()
+    messages, urls = list[str](), list[str]()
+    page.on("console", lambda message: messages.append(message.text))
+    page.on("pageerror", lambda error: messages.append(str(error)))
+    page.on("request", lambda request: urls.append(request.url))
+    address = (finished.out / "report.html").resolve().as_uri()
     page.goto(address)
     yield page
-    assert said == []
-    assert [url for url in asked if not url.startswith("data:")] == [address]
+    assert messages == []
+    assert [url for url in urls if not url.startswith("data:")] == [address]
     context.close()
 
 
@@ -109,10 +109,10 @@ def open_all_details(page: Page) -> None:
 def sort_keys(page: Page, index: int) -> list[str]:
     """Return the sort keys of a column of the candidates, from the top row down."""
     rows = "table.sortable tbody tr:not(.pinned)"
-    found = page.eval_on_selector_all(
+    values = page.eval_on_selector_all(
         rows, f"rows => rows.map((row) => row.cells[{index}].dataset.sort)"
     )
-    return [str(value) for value in found]
+    return [str(value) for value in values]
 
 
 def column_head(page: Page, name: str) -> Any:
@@ -122,8 +122,8 @@ def column_head(page: Page, name: str) -> Any:
 def test_pictures_are_visible_and_no_request_is_sent(
     chromium: Browser, tiny_run: FinishedRun, three_run: FinishedRun
 ) -> None:
-    for ran, width in ((tiny_run, 1280), (three_run, 1280), (three_run, 360)):
-        with open_report(chromium, ran, width) as page:
+    for finished, width in ((tiny_run, 1280), (three_run, 1280), (three_run, 360)):
+        with open_report(chromium, finished, width) as page:
             open_all_details(page)
             boxes = page.eval_on_selector_all(
                 "svg",
@@ -169,8 +169,8 @@ def test_columns_sort_by_mouse_and_by_keyboard(chromium: Browser, tiny_run: Fini
 def test_a_phone_needs_no_sideways_scrolling(
     chromium: Browser, tiny_run: FinishedRun, three_run: FinishedRun, scheme: Scheme
 ) -> None:
-    for ran in (tiny_run, three_run):
-        with open_report(chromium, ran, 360, 740, scheme) as page:
+    for finished in (tiny_run, three_run):
+        with open_report(chromium, finished, 360, 740, scheme) as page:
             open_all_details(page)
             assert page.evaluate("document.documentElement.scrollWidth") == 360
             assert page.locator(".first .narrow svg").is_visible()
@@ -196,11 +196,11 @@ def test_all_text_is_legible(
 ) -> None:
     with open_report(chromium, three_run, width, 900, scheme) as page:
         open_all_details(page)
-        found = page.evaluate(CONTRASTS)
-        assert len(found) > 200
-        faint = [entry for entry in found if entry["contrast"] < LEGIBLE]
+        texts = page.evaluate(CONTRASTS)
+        assert len(texts) > 200
+        faint = [entry for entry in texts if entry["contrast"] < LEGIBLE]
         assert faint == []
-        assert len({entry["ground"] for entry in found}) > 8  # stages and heat maps included
+        assert len({entry["ground"] for entry in texts}) > 8  # stages and heat maps included
 
 
 def test_stage_names_stay_inside_their_boxes(chromium: Browser, three_run: FinishedRun) -> None:
@@ -225,7 +225,7 @@ def test_screenshots_are_saved(
 ) -> None:
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     with open_report(chromium, three_run, width, height, scheme) as page:
-        for part, whole in (("", False), ("-whole", True)):
-            picture = SCREENSHOTS / f"report-{name}{part}.png"
-            page.screenshot(path=picture, full_page=whole)
+        for suffix, full_page in (("", False), ("-whole", True)):
+            picture = SCREENSHOTS / f"report-{name}{suffix}.png"
+            page.screenshot(path=picture, full_page=full_page)
             assert picture.stat().st_size > 10_000

@@ -40,7 +40,7 @@ from search.cli.main import main
 from search.pipelines import statistics_cache
 from search.utils.console import ConsoleReporter
 
-FAILED = "CPU allocator: you tried to allocate\n  1 TB"
+OUT_OF_MEMORY = "CPU allocator: you tried to allocate\n  1 TB"
 
 
 @pytest.fixture
@@ -59,10 +59,10 @@ def call(*arguments: str | Path) -> Result:
     return CliRunner().invoke(main, [str(a) for a in arguments])
 
 
-def seen(
+def run_on_terminal(
     start: StartCommand, *arguments: str | Path, columns: int = 100, **settings: str
 ) -> Terminal:
-    """Run a command that succeeds, and return its terminal."""
+    """Run a command that must succeed; return its terminal."""
     window = Terminal(columns)
     command = start(*arguments, prepare=partial(attach_terminal, window.name, settings))
     code = command.exit_code()
@@ -77,10 +77,10 @@ def seen(
 def test_a_terminal_shows_time_left_and_time_taken_in_colour(
     start: StartCommand, config: Path
 ) -> None:
-    window = seen(start, "run", config, "--set", "frames.count=80")
+    window = run_on_terminal(start, "run", config, "--set", "frames.count=80")
     bars = re.findall(r"  (\w+) [━╸╺ ]+ *\d+/\d+ [-\d:]+ left", window.text)
     assert "frames" in bars
-    assert re.search(r"  MLflow \S \d:\d\d:\d\d", window.text)  # of which no end is known
+    assert re.search(r"  MLflow \S \d:\d\d:\d\d", window.text)  # has no known end
     assert re.search(r"  (MLflow|frames|starting|models): \d+\.\d s\n", window.text)
     assert COLOUR.search(window.output) and "artifacts" not in window.text
     assert window.output.rindex(SHOWN) > window.output.rindex(HIDDEN)
@@ -89,7 +89,7 @@ def test_a_terminal_shows_time_left_and_time_taken_in_colour(
 def test_another_output_gets_the_same_lines_without_control_sequences(
     start: StartCommand, config: Path, tmp_path: Path
 ) -> None:
-    shown = seen(start, "run", config, columns=80).text
+    terminal_text = run_on_terminal(start, "run", config, columns=80).text
     command = start("run", config, prepare=partial(set_plain_environment, {}))
     assert command.exit_code() == 0, command.output
     raw = (tmp_path / "output-1").read_bytes()
@@ -97,11 +97,11 @@ def test_another_output_gets_the_same_lines_without_control_sequences(
     table = [
         line for line in command.output.splitlines() if re.match(r"unmerged|[0-9a-f]{12}", line)
     ]
-    assert len(table) > 5 and set(table) <= set(shown.splitlines())
+    assert len(table) > 5 and set(table) <= set(terminal_text.splitlines())
 
 
 def test_no_color_turns_colours_off(start: StartCommand, config: Path) -> None:
-    window = seen(start, "run", config, "--set", "frames.count=80", NO_COLOR="1")
+    window = run_on_terminal(start, "run", config, "--set", "frames.count=80", NO_COLOR="1")
     assert not COLOUR.search(window.output) and " left" in window.text
 
 
@@ -129,9 +129,9 @@ def test_json_is_the_result_byte_for_byte(
     errors = tmp_path / "errors"
     command = start("run", config, "--json", prepare=partial(redirect_stderr, str(errors)))
     assert command.exit_code() == 0, errors.read_text()
-    written = (tmp_path / "out" / "tiny" / "result.json").read_bytes()
-    assert (tmp_path / "output-0").read_bytes() == written
-    assert json.loads(written)["name"] == "tiny"
+    document = (tmp_path / "out" / "tiny" / "result.json").read_bytes()
+    assert (tmp_path / "output-0").read_bytes() == document
+    assert json.loads(document)["name"] == "tiny"
     assert "Exploring" in errors.read_text() and "\x1b" not in errors.read_text()
 
 
@@ -140,20 +140,22 @@ def test_json_is_printed_when_only_mlflow_fails(
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    answer = call("run", config, "--json", "--quiet")
-    assert answer.exit_code == 3
-    assert answer.stdout_bytes == (tmp_path / "out" / "tiny" / "result.json").read_bytes()
-    (line,) = answer.stderr.splitlines()
+    result = call("run", config, "--json", "--quiet")
+    assert result.exit_code == 3
+    assert result.stdout_bytes == (tmp_path / "out" / "tiny" / "result.json").read_bytes()
+    (line,) = result.stderr.splitlines()
     assert line.startswith("merge-search: ") and "merge-search sync" in line
 
 
-def test_json_of_a_run_that_fails_is_empty(config: Path) -> None:
-    answer = call("run", config, "--json", "--quiet", "--set", "budget=1 kB")
-    assert answer.exit_code == 2 and answer.stdout_bytes == b""
-    assert "the smallest reachable is" in answer.stderr
+def test_a_run_that_fails_prints_no_json(config: Path) -> None:
+    result = call("run", config, "--json", "--quiet", "--set", "budget=1 kB")
+    assert result.exit_code == 2 and result.stdout_bytes == b""
+    assert "the smallest reachable is" in result.stderr
 
 
-def test_json_of_exact_and_verify(tiny_run: FinishedRun, tmp_path: Path) -> None:
+def test_exact_and_verify_print_their_json_documents(
+    tiny_run: FinishedRun, tmp_path: Path
+) -> None:
     out = shutil.copytree(tiny_run.out, tmp_path / "here" / "out" / "tiny")
     base = ("--set", f"out={out}")
     exact = call("exact", tiny_run.path, *base, "--json")
@@ -163,16 +165,16 @@ def test_json_of_exact_and_verify(tiny_run: FinishedRun, tmp_path: Path) -> None
     assert verified.stdout_bytes == document.read_bytes() and verified.stderr == ""
 
 
-def test_json_of_correlate(known: Labelled, tmp_path: Path) -> None:
-    write_labels(known.folder, known.labels)
-    data = with_changes(known.data, {
-        "truth": {"a": {"csv": str(known.folder / "a.csv")}},
-        "cache": str(known.folder / "cache"),
+def test_correlate_prints_its_json_document(labelled: Labelled, tmp_path: Path) -> None:
+    write_labels(labelled.folder, labelled.labels)
+    data = with_changes(labelled.data, {
+        "truth": {"a": {"csv": str(labelled.folder / "a.csv")}},
+        "cache": str(labelled.folder / "cache"),
     })  # fmt: skip
-    answer = call("correlate", write_config(tmp_path, data), "--json", "--quiet")
-    league = tmp_path / "out" / "tiny" / "correlate" / "league.json"
-    assert answer.exit_code == 0 and answer.stdout_bytes == league.read_bytes()
-    assert json.loads(answer.stdout)["winner"]
+    result = call("correlate", write_config(tmp_path, data), "--json", "--quiet")
+    document = tmp_path / "out" / "tiny" / "correlate" / "league.json"
+    assert result.exit_code == 0 and result.stdout_bytes == document.read_bytes()
+    assert json.loads(result.stdout)["winner"]
 
 
 WITHOUT_DOCUMENT = [["similarity", "c"], ["export", "o", "--to", "b"], ["sync", "o"],
@@ -182,34 +184,34 @@ WITHOUT_DOCUMENT = [["similarity", "c"], ["export", "o", "--to", "b"], ["sync", 
 
 @pytest.mark.parametrize("command", WITHOUT_DOCUMENT, ids=" ".join)
 def test_a_command_without_a_document_refuses_json(command: list[str]) -> None:
-    before = call("--json", *command)
+    flag_first = call("--json", *command)
     name = "show" if "plan" in command else command["stats" in command]
-    assert before.exit_code == 2
-    assert f"Error: {name} writes no JSON document: run it without --json" in before.stderr
-    after = call(*command, "--json")
-    assert after.exit_code == 2 and "No such option" in after.stderr
-    assert before.stdout == after.stdout == ""
+    assert flag_first.exit_code == 2
+    assert f"Error: {name} writes no JSON document: run it without --json" in flag_first.stderr
+    flag_last = call(*command, "--json")
+    assert flag_last.exit_code == 2 and "No such option" in flag_last.stderr
+    assert flag_first.stdout == flag_last.stdout == ""
 
 
 def test_quiet_prints_only_the_tables(config: Path) -> None:
-    answer = call("run", config, "--quiet")
-    assert answer.exit_code == 0 and answer.stderr == ""
-    lines = answer.stdout.splitlines()
+    result = call("run", config, "--quiet")
+    assert result.exit_code == 0 and result.stderr == ""
+    lines = result.stdout.splitlines()
     assert lines[0].startswith("Verified within")
     starts = ("Verified", "plan ", "unmerged ", "─", "95% intervals", " ")
     assert all(line.startswith(starts) or re.match(r"[0-9a-f]{12} ", line) for line in lines)
 
 
-def test_quiet_still_warns(tiny_run: FinishedRun, tmp_path: Path) -> None:
-    """The weights of the models that the bundle was made from are gone."""
+def test_quiet_prints_warnings(tiny_run: FinishedRun, tmp_path: Path) -> None:
+    """The weights of the unmerged models are missing."""
     bundle = shutil.copytree(tiny_run.out / "bundle", tmp_path / "bundle")
     contents = (bundle / "bundle.json").read_text()
     (bundle / "bundle.json").write_text(contents.replace(".safetensors", "-gone.safetensors"))
-    answer = call("bench-bundle", bundle, "--json", "--quiet")
-    assert answer.exit_code == 0, answer.stderr
-    (line,) = answer.stdout.splitlines()
+    result = call("bench-bundle", bundle, "--json", "--quiet")
+    assert result.exit_code == 0, result.stderr
+    (line,) = result.stdout.splitlines()
     assert json.loads(line)["plan"] == tiny_run.result.chosen
-    (line,) = answer.stderr.splitlines()
+    (line,) = result.stderr.splitlines()
     assert line.startswith("merge-search: The unmerged models were not measured: ")
 
 
@@ -222,7 +224,7 @@ def test_a_closed_output_is_no_error(start: StartCommand, config: Path, tmp_path
 
 
 def _close_output(errors: str) -> None:
-    """Make standard output a pipe that nobody reads."""
+    """Make standard output a pipe without a reader."""
     redirect_stderr(errors)
     end, into = os.pipe()
     os.dup2(into, 1)
@@ -250,7 +252,7 @@ def test_debug_prints_the_traceback(tiny_run: FinishedRun, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        (RuntimeError(FAILED), "RuntimeError (CPU allocator: you tried to allocate 1 TB)"),
+        (RuntimeError(OUT_OF_MEMORY), "RuntimeError (CPU allocator: you tried to allocate 1 TB)"),
         (MemoryError(), "MemoryError"),
         (ZeroDivisionError("by 0"), "ZeroDivisionError (by 0)"),
     ],
@@ -274,7 +276,7 @@ def test_an_internal_error_is_one_paragraph(
 # Stopping.
 
 
-def installed(terminal: Terminal, *arguments: str | Path) -> subprocess.Popen[bytes]:
+def start_installed(terminal: Terminal, *arguments: str | Path) -> subprocess.Popen[bytes]:
     """Start the installed command on a terminal."""
     script = shutil.which("merge-search", path=str(Path(sys.executable).parent))
     assert script
@@ -287,10 +289,10 @@ def test_the_command_printed_after_control_c_ends_at_the_same_front(
     tmp_path: Path, data: dict[str, Any], terminal: Terminal
 ) -> None:
     many = ("--set", "search.trials=150")
-    whole = run_config(write_config(tmp_path / "not stopped", data), many[1:])
+    uninterrupted = run_config(write_config(tmp_path / "not stopped", data), many[1:])
     path = write_config(tmp_path / "in two parts", data)
     journal = path.parent / "out" / "tiny" / "study.log"
-    process = installed(terminal, "run", path, *many)
+    process = start_installed(terminal, "run", path, *many)
     terminal.wait_for(lambda: journal.exists() and journal.stat().st_size > 20_000)
     terminal.type(CONTROL_C)
     assert process.wait(600) == 130
@@ -302,32 +304,31 @@ def test_the_command_printed_after_control_c_ends_at_the_same_front(
     command = message.rpartition("to continue: ")[2]
     arguments = shlex.split(command)[1:]
     assert arguments == ["run", str(path), *many]
-    answer = call(*arguments, "--json")
-    result = json.loads(answer.stdout)
-    front = [record["hash"] for record in result["front"]]
-    assert front == [record.hash for record in whole.result.front]
-    assert result["study"]["trials"] == 150
+    continued = json.loads(call(*arguments, "--json").stdout)
+    front = [record["hash"] for record in continued["front"]]
+    assert front == [record.hash for record in uninterrupted.result.front]
+    assert continued["study"]["trials"] == 150
 
 
-def test_a_command_that_saves_nothing_says_so(start: StartCommand, config: Path) -> None:
+def test_a_command_that_saves_nothing_reports_that(start: StartCommand, config: Path) -> None:
     arguments = ("stats", config, "--shard", "1/1", "--set", "frames.count=400")
     command = start(*arguments)
     wait_until(lambda: "Statistics of every stage" in command.output)
     command.send(signal.SIGTERM)
     assert command.exit_code() == 143
     last = command.output.splitlines()[-1]
-    again = shlex.join(["merge-search", *map(str, arguments)])
+    command_line = shlex.join(["merge-search", *map(str, arguments)])
     assert last.startswith("merge-search: interrupted; nothing is saved; ")
-    assert last.endswith(f": {again}")
+    assert last.endswith(f": {command_line}")
     assert not (config.parent / "out" / "tiny" / "stats").exists()
 
 
 def test_every_command_says_what_is_saved_when_it_is_stopped() -> None:
-    found: dict[str, click.Command] = {}
+    commands: dict[str, click.Command] = {}
     for name, command in main.commands.items():
-        inner = command.commands if isinstance(command, click.Group) else {name: command}
-        found |= inner
-    for name, command in found.items():
+        subcommands = command.commands if isinstance(command, click.Group) else {name: command}
+        commands |= subcommands
+    for name, command in commands.items():
         assert isinstance(command, app.Command), name
         assert "run" in command.when_stopped and "command again" in command.when_stopped, name
 
@@ -337,10 +338,10 @@ def test_a_second_control_c_ends_immediately(terminal: Terminal) -> None:
     terminal.wait_for(lambda: "at work" in terminal.text)
     terminal.type(CONTROL_C)
     terminal.wait_for(lambda: "cleaning up" in terminal.text)
-    begun = time.monotonic()
+    start_time = time.monotonic()
     terminal.type(CONTROL_C)
     process.join(600)
-    assert process.exitcode == 130 and time.monotonic() - begun < 10
+    assert process.exitcode == 130 and time.monotonic() - start_time < 10
     assert terminal.output.rindex(SHOWN) > terminal.output.rindex(HIDDEN)
 
 

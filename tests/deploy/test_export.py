@@ -28,13 +28,15 @@ def command(*arguments: str | Path) -> Result:
 @pytest.fixture(scope="module")
 def bundle(tiny_run: FinishedRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("export") / "bundle"
-    done = command("export", tiny_run.out, "--to", folder, "--format", "onnx")
-    assert done.exit_code == 0, done.output
-    assert "bytes of tensors" in done.output and "model.onnx: its answers differ" in done.output
+    result = command("export", tiny_run.out, "--to", folder, "--format", "onnx")
+    assert result.exit_code == 0, result.output
+    assert (
+        "bytes of tensors" in result.output and "model.onnx: its answers differ" in result.output
+    )
     return folder
 
 
-def test_it_holds_the_chosen_plan_and_says_so(bundle: Path, tiny_run: FinishedRun) -> None:
+def test_a_bundle_and_its_card_have_the_chosen_plan(bundle: Path, tiny_run: FinishedRun) -> None:
     chosen = tiny_run.result.chosen
     record = next(c for c in tiny_run.result.candidates if c.hash == chosen)
     assert json.loads((bundle / "plan.json").read_text()) == record.plan
@@ -50,96 +52,96 @@ def test_it_holds_the_chosen_plan_and_says_so(bundle: Path, tiny_run: FinishedRu
     assert {path.stat().st_mode & 0o444 for path in bundle.iterdir()} == {0o444}
 
 
-def test_a_fresh_process_answers_without_the_search(bundle: Path, tmp_path: Path) -> None:
-    """The examples run, nothing of the search is imported, and both say the same."""
+def test_the_examples_answer_without_the_search(bundle: Path, tmp_path: Path) -> None:
+    """Both examples give the same answer in a new process, and import no module of the search."""
     frame = RenderedScenes(SceneSettings(seed=5), 1)[0]
     Image.fromarray(frame).save(tmp_path / "frame.png")
-    found = load_bundle(bundle)(frame)["a"]
-    assert not isinstance(found, list)
-    best = f"class {int(found.argmax())} "
+    answer = load_bundle(bundle)(frame)["a"]
+    assert not isinstance(answer, list)
+    best = f"class {int(answer.argmax())} "
     watch = "import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0])\n" + (
         "assert not {'search', 'optuna', 'mlflow'} & set(sys.modules)"
     )
     for example in ("example.py", "example_onnx.py"):
-        done = subprocess.run(
+        result = subprocess.run(
             [sys.executable, "-W", "ignore", "-c", watch, str(bundle / example), "frame.png"],
             cwd=tmp_path, capture_output=True, text=True, check=False,
         )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        said = done.stdout.splitlines()
-        assert len(said) == 2 and said[0].startswith(f"frame.png: a: {best}")
+        assert result.returncode == 0, result.stderr
+        lines = result.stdout.splitlines()
+        assert len(lines) == 2 and lines[0].startswith(f"frame.png: a: {best}")
 
 
-def test_spaces_has_it_by_name() -> None:
+def test_spaces_exports_load_bundle() -> None:
     assert spaces.load_bundle is load_bundle
     with pytest.raises(AttributeError, match="no attribute 'bundles'"):
         spaces.bundles  # noqa: B018
 
 
-def test_any_plan_of_the_front_and_an_older_bundle_is_replaced(
+def test_any_plan_of_the_front_can_replace_an_older_bundle(
     tiny_run: FinishedRun, tmp_path: Path
 ) -> None:
     records = sorted(tiny_run.result.front, key=lambda r: r.bytes)
     for record in (records[0], records[-1]):
-        done = command("export", tiny_run.out, "--plan", record.hash[:9], "--to", tmp_path / "b")
-        assert done.exit_code == 0, done.output
-        assert f"{record.bytes:,} bytes of tensors" in done.output
+        result = command("export", tiny_run.out, "--plan", record.hash[:9], "--to", tmp_path / "b")
+        assert result.exit_code == 0, result.output
+        assert f"{record.bytes:,} bytes of tensors" in result.output
         plan = json.loads((tmp_path / "b" / "plan.json").read_text())
         assert plan == record.plan
     assert os.listdir(tmp_path) == ["b"]
 
 
-def test_what_cannot_be_done_is_one_sentence_and_changes_nothing(
+def test_an_export_that_is_refused_is_one_line_and_changes_nothing(
     tiny_run: FinishedRun, tmp_path: Path
 ) -> None:
-    mine = tmp_path / "mine"
-    mine.mkdir()
-    (mine / "notes.txt").write_text("keep")
-    for arguments, said in (
-        ((tiny_run.out, "--to", mine), "holds other files"),
-        ((tiny_run.out, "--to", mine / "notes.txt"), "holds other files"),
+    notes_folder = tmp_path / "mine"
+    notes_folder.mkdir()
+    (notes_folder / "notes.txt").write_text("keep")
+    for arguments, message in (
+        ((tiny_run.out, "--to", notes_folder), "holds other files"),
+        ((tiny_run.out, "--to", notes_folder / "notes.txt"), "holds other files"),
         ((tiny_run.out, "--to", tmp_path / "new", "--plan", "zzz"), "no plan with a hash"),
         ((tmp_path, "--to", tmp_path / "new"), "no result.json"),
     ):
-        done = command("export", *arguments)
-        (line,) = done.stderr.splitlines()
-        assert done.exit_code == 1 and line.startswith("merge-search: ") and said in line
-    assert (mine / "notes.txt").read_text() == "keep" and os.listdir(tmp_path) == ["mine"]
+        result = command("export", *arguments)
+        (line,) = result.stderr.splitlines()
+        assert result.exit_code == 1 and line.startswith("merge-search: ") and message in line
+    assert (notes_folder / "notes.txt").read_text() == "keep" and os.listdir(tmp_path) == ["mine"]
 
 
-def test_bench_bundle_says_the_same_bytes_three_times(
+def test_bench_bundle_measures_the_same_bytes_in_three_ways(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("search.deploy.benchmark.ROUNDS", 1)
-    done = command("bench-bundle", bundle)
-    assert done.exit_code == 0, done.output
-    told = json.loads(done.stdout.splitlines()[-1])
-    assert told["predicted_bytes"] == told["in_file_bytes"] == told["merged"]["tensor_bytes"]
-    assert told["unmerged"]["tensor_bytes"] == told["libraries"]["tensor_bytes"]
-    assert told["unmerged"]["tensor_bytes"] > told["predicted_bytes"]
-    assert all(told[kind]["milliseconds"] > 0 for kind in ("merged", "unmerged", "libraries"))
-    assert "resident: equal" in done.output
+    result = command("bench-bundle", bundle)
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout.splitlines()[-1])
+    assert report["predicted_bytes"] == report["in_file_bytes"] == report["merged"]["tensor_bytes"]
+    assert report["unmerged"]["tensor_bytes"] == report["libraries"]["tensor_bytes"]
+    assert report["unmerged"]["tensor_bytes"] > report["predicted_bytes"]
+    assert all(report[kind]["milliseconds"] > 0 for kind in ("merged", "unmerged", "libraries"))
+    assert "resident: equal" in result.output
 
 
 def test_bench_bundle_without_the_models_weights_measures_the_bundle(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("search.deploy.benchmark.ROUNDS", 1)
-    moved = tmp_path / "bundle"
-    moved.mkdir()
+    copy = tmp_path / "bundle"
+    copy.mkdir()
     for name in ("plan.json", "weights.safetensors"):
-        (moved / name).write_bytes((bundle / name).read_bytes())
+        (copy / name).write_bytes((bundle / name).read_bytes())
     data = json.loads((bundle / "bundle.json").read_text())
     for spec in data["models"].values():
         spec["weights"] = "/gone/w.safetensors"
-    (moved / "bundle.json").write_text(json.dumps(data))
-    done = command("bench-bundle", moved)
-    assert done.exit_code == 0, done.output
-    assert "were not measured: weights file /gone/w.safetensors" in " ".join(done.output.split())
-    assert "unmerged" not in json.loads(done.stdout.splitlines()[-1])
+    (copy / "bundle.json").write_text(json.dumps(data))
+    result = command("bench-bundle", copy)
+    assert result.exit_code == 0, result.output
+    assert "were not measured: weights file /gone/w.safetensors" in " ".join(result.output.split())
+    assert "unmerged" not in json.loads(result.stdout.splitlines()[-1])
 
 
-def test_half_precision_is_counted_verified_and_exported(
+def test_half_precision_plans_are_costed_verified_and_exported(
     weights: Weights, tmp_path: Path, tiny_run: FinishedRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -147,10 +149,10 @@ def test_half_precision_is_counted_verified_and_exported(
     half = run_config(write_config(tmp_path, data))
     assert 0.5 < half.result.unmerged_bytes / tiny_run.result.unmerged_bytes < 0.56
     assert half.result.candidates and half.result.baseline["a"]["top1"] >= 0
-    done = command("export", half.out, "--to", tmp_path / "b")
-    assert done.exit_code == 0, done.output
+    result = command("export", half.out, "--to", tmp_path / "b")
+    assert result.exit_code == 0, result.output
     record = next(c for c in half.result.candidates if c.hash == half.result.chosen)
-    assert f"{record.bytes:,} bytes of tensors" in done.output
+    assert f"{record.bytes:,} bytes of tensors" in result.output
     frame = RenderedScenes(SceneSettings(seed=5), 1)[0]
     answers = load_bundle(tmp_path / "b")(frame)
     for name in ("a", "b"):

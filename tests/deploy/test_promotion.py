@@ -37,11 +37,11 @@ LIMITS = Limits(bytes=1000)
 
 
 @pytest.mark.parametrize(
-    ("rule", "changes", "wanted", "said"),
+    ("rule", "changes", "promoted", "reason"),
     [
         ({}, {}, True, "not worse outside its interval"),
         ({}, {"quality": 0.99, "interval": (0.98, 1.0)}, True, "keeps 99.0%"),
-        # its interval reaches up to the champion, or it does not
+        # the interval of the challenger reaches the champion's quality, or does not
         ({}, {"quality": 0.94, "interval": (0.92, 0.95)}, True, "keeps 94.0%"),
         ({}, {"quality": 0.93, "interval": (0.91, 0.949)}, False, "worse outside its interval"),
         ({"slack": 0.01}, {"quality": 0.93, "interval": (0.91, 0.949)}, True, "not worse"),
@@ -50,7 +50,7 @@ LIMITS = Limits(bytes=1000)
         ({}, {"labels": {"a": "f1 l2"}}, False, "measured on other labels"),
         ({"measured_on": "any"}, {"labels": {"a": "f1 l2"}}, True, "not worse"),
         ({}, {"bundle": "b1"}, False, "the champion already"),
-        # by fidelity nothing else counts; it has an interval where the bundle itself was measured
+        # fidelity alone decides; it has an interval if the bundle itself was measured
         ({"by": "fidelity"}, {"quality": None, "interval": None}, True, "fidelity 94.0%"),
         ({"by": "fidelity"}, {"fidelity": 0.939}, False, "worse"),
         (
@@ -62,22 +62,22 @@ LIMITS = Limits(bytes=1000)
         ({"by": "fidelity"}, {"fidelity": None}, False, "not measured for fidelity"),
         ({"by": "fidelity"}, {"frames": "u2"}, False, "measured on other frames"),
         ({"by": "fidelity"}, {"labels": {}}, True, "not worse"),
-        # by truth where both have it, else by fidelity
+        # ground truth decides if both plans have it, otherwise fidelity
         ({"by": "either"}, {}, True, "keeps 95.0%"),
         ({"by": "either"}, {"quality": None, "interval": None}, True, "fidelity 94.0%"),
         ({"by": "either"}, {"quality": None, "fidelity": None}, False, "not measured"),
     ],
 )
-def test_the_rule(
-    rule: Mapping[str, Any], changes: Mapping[str, Any], wanted: bool, said: str
+def test_the_rule_promotes_or_gives_its_reason(
+    rule: Mapping[str, Any], changes: Mapping[str, Any], promoted: bool, reason: str
 ) -> None:
-    contest = Comparison(replace(CHALLENGER, **changes), CHAMPION)
-    found = decide(PromotionConfig(**rule), LIMITS, contest)
-    assert found.promoted is wanted and said in found.reason
+    comparison = Comparison(replace(CHALLENGER, **changes), CHAMPION)
+    decision = decide(PromotionConfig(**rule), LIMITS, comparison)
+    assert decision.promoted is promoted and reason in decision.reason
 
 
 @pytest.mark.parametrize(
-    ("slack", "difference", "wanted", "said"),
+    ("slack", "difference", "promoted", "reason"),
     [
         (0.0, Difference(-0.05, -0.11, 0.0), True, "-5.0 points (-11.0 to +0.0)"),
         (0.0, Difference(-0.05, -0.09, -0.01), False, "worse frame by frame"),
@@ -85,21 +85,21 @@ def test_the_rule(
         (0.0, Difference(0.05, 0.01, 0.09), True, "+5.0 points (+1.0 to +9.0)"),
     ],
 )
-def test_what_was_measured_of_both_at_once_is_compared_frame_by_frame(
-    slack: float, difference: Difference, wanted: bool, said: str
+def test_plans_measured_on_the_same_frames_are_compared_frame_by_frame(
+    slack: float, difference: Difference, promoted: bool, reason: str
 ) -> None:
-    # by its own interval, which reaches from the floor to the ceiling, anything would do
+    # by its own interval, from 0 to 1, the challenger would always be promoted
     wide = replace(CHALLENGER, quality=0.95 + difference.value, interval=(0.0, 1.0))
     rule = PromotionConfig(slack=slack)
-    found = decide(rule, LIMITS, Comparison(wide, CHAMPION, {"truth": difference}))
-    assert found.promoted is wanted and said in found.reason
+    decision = decide(rule, LIMITS, Comparison(wide, CHAMPION, {"truth": difference}))
+    assert decision.promoted is promoted and reason in decision.reason
     assert decide(rule, LIMITS, Comparison(wide, CHAMPION, {"fidelity": difference})).promoted
 
 
-def test_the_first_is_promoted_if_it_is_fit() -> None:
+def test_the_first_challenger_is_promoted_if_it_meets_the_limits() -> None:
     rule = PromotionConfig()
-    alone, large = Comparison(CHALLENGER, None), replace(CHALLENGER, bytes=1001)
-    assert decide(rule, LIMITS, alone).promoted
+    fit, large = Comparison(CHALLENGER, None), replace(CHALLENGER, bytes=1001)
+    assert decide(rule, LIMITS, fit).promoted
     assert not decide(rule, LIMITS, Comparison(large, None)).promoted
     floor = Limits(quality=0.9)
     assert decide(rule, floor, Comparison(large, None)).promoted
@@ -115,8 +115,8 @@ def out(tiny_run: FinishedRun, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_run.out, tmp_path / "out"))
 
 
-def later(result: Result, seed: int, quality: float, out: Path) -> Result:
-    """What another run would leave: its chosen plan kept so much on the same labels."""
+def write_later_result(result: Result, seed: int, quality: float, out: Path) -> Result:
+    """Write the result of another run whose chosen plan keeps that quality on the same labels."""
     chosen = [
         replace(c, quality_kept=quality, quality_interval=[quality - 0.01, quality + 0.01])
         if c.hash == result.chosen
@@ -131,8 +131,8 @@ def later(result: Result, seed: int, quality: float, out: Path) -> Result:
 
 
 def aliases(target: Target, name: str = "tiny") -> dict[str, int]:
-    found = MlflowClient(tracking_uri=target.uri).get_registered_model(name).aliases
-    return {alias: int(version) for alias, version in found.items()}
+    versions = MlflowClient(tracking_uri=target.uri).get_registered_model(name).aliases
+    return {alias: int(version) for alias, version in versions.items()}
 
 
 def tags(target: Target, version: int) -> dict[str, str]:
@@ -144,66 +144,69 @@ def test_every_run_proposes_its_chosen_plan(tiny_run: FinishedRun) -> None:
     target = Target.of(tiny_run.config)
     assert aliases(target) == {"challenger": 1}
     assert "model 'tiny', version 1" in tiny_run.output
-    with open_registry(target, "tiny") as known:
-        entry = known.challenger()
+    with open_registry(target, "tiny") as registry:
+        entry = registry.challenger()
     assert entry is not None
-    standing = entry.plan
+    registered = entry.plan
     chosen = next(c for c in tiny_run.result.candidates if c.hash == tiny_run.result.chosen)
-    assert (standing.plan, standing.bytes, standing.quality) == (
+    assert (registered.plan, registered.bytes, registered.quality) == (
         chosen.hash, chosen.bytes, chosen.quality_kept,
     )  # fmt: skip
-    assert standing.bundle == tiny_run.result.bundle and set(standing.labels) == {"a"}
+    assert registered.bundle == tiny_run.result.bundle and set(registered.labels) == {"a"}
 
 
-def test_from_challenger_to_champion_and_back(
+def test_a_challenger_becomes_champion_and_is_rolled_back(
     tiny_run: FinishedRun, out: Path, local: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", local.uri)
     config = tiny_run.config.base / "config.yaml"
 
     def call(command: str, *more: str) -> tuple[int, str]:
-        done = CliRunner().invoke(main, [command, str(config), *more])
-        return done.exit_code, done.output
+        result = CliRunner().invoke(main, [command, str(config), *more])
+        return result.exit_code, result.output
 
-    code, said = call("rollback")
-    assert code == 1 and "no champion" in said
-    code, said = call("promote")
-    assert code == 0 and "Version 1 of tiny" in said and "there was no champion" in said
+    code, text = call("rollback")
+    assert code == 1 and "no champion" in text
+    code, text = call("promote")
+    assert code == 0 and "Version 1 of tiny" in text and "there was no champion" in text
     assert aliases(local) == {"champion": 1}
-    assert call("promote")[0] == 1  # nothing is proposed any more
-    code, said = call("rollback")
-    assert code == 1 and "replaced no champion" in said
+    assert call("promote")[0] == 1  # there is no challenger any more
+    code, text = call("rollback")
+    assert code == 1 and "replaced no champion" in text
 
-    good = replace(later(tiny_run.result, 2, 0.99, out), bundle=tiny_run.result.bundle)
+    good = replace(
+        write_later_result(tiny_run.result, 2, 0.99, out), bundle=tiny_run.result.bundle
+    )
     log_document(good, out, local)
-    # The very bundle is in service: nothing would change.
+    # This bundle is already in service.
     assert call("promote")[0] == 4 and "already" in tags(local, 2)["merge_search.not_promoted"]
 
     for seed, quality in ((3, 0.99), (4, 0.5)):
-        _another_bundle(out / "bundle")
-        log_document(_with_its_bundle(later(tiny_run.result, seed, quality, out), out), out, local)
+        _change_bundle(out / "bundle")
+        result = write_later_result(tiny_run.result, seed, quality, out)
+        log_document(_with_bundle_of_out(result, out), out, local)
     assert aliases(local) == {"champion": 1, "challenger": 4}
-    code, said = call("promote")
-    assert code == 4 and "worse outside its interval" in said
+    code, text = call("promote")
+    assert code == 4 and "worse outside its interval" in text
     assert "worse" in tags(local, 4)["merge_search.not_promoted"]
     assert aliases(local)["champion"] == 1
 
     MlflowClient(tracking_uri=local.uri).set_registered_model_alias("tiny", "challenger", "3")
     assert call("promote")[0] == 0 and aliases(local) == {"champion": 3}
     assert tags(local, 3)["merge_search.replaced"] == "1"
-    code, said = call("rollback", "--why", "it rains")
-    assert code == 0 and "Version 1 of tiny" in said and aliases(local)["champion"] == 1
+    code, text = call("rollback", "--why", "it rains")
+    assert code == 0 and "Version 1 of tiny" in text and aliases(local)["champion"] == 1
     assert tags(local, 3)["merge_search.rolled_back"] == "it rains"
 
 
-def _another_bundle(bundle: Path) -> None:
-    """As another run would leave it: other bytes in a file of the bundle."""
+def _change_bundle(bundle: Path) -> None:
+    """Change a file of the bundle, as another run does."""
     described = (bundle / "bundle.json").read_text()
-    (bundle / "bundle.json").unlink()  # it may be linked to
+    (bundle / "bundle.json").unlink()  # it may be a hard link
     (bundle / "bundle.json").write_text(described + " ")
 
 
-def _with_its_bundle(result: Result, out: Path) -> Result:
+def _with_bundle_of_out(result: Result, out: Path) -> Result:
     from spaces.bundle import bundle_id
 
     other = replace(result, bundle=bundle_id(out / "bundle"))
@@ -211,12 +214,12 @@ def _with_its_bundle(result: Result, out: Path) -> Result:
     return other
 
 
-def test_logging_again_registers_nothing_and_an_older_one_is_not_proposed(
+def test_a_repeated_result_is_not_registered_and_an_older_one_is_no_challenger(
     tiny_run: FinishedRun, out: Path, local: Target
 ) -> None:
-    newer = later(tiny_run.result, 5, 0.9, out)
+    newer = write_later_result(tiny_run.result, 5, 0.9, out)
     log_document(newer, out, local)
-    older = later(tiny_run.result, 2, 0.9, out)
+    older = write_later_result(tiny_run.result, 2, 0.9, out)
     log_document(older, out, local)
     assert log_document(older, out, local).endswith("logged before; model 'tiny', version 3")
     versions = MlflowClient(tracking_uri=local.uri).search_model_versions("name = 'tiny'")
@@ -229,16 +232,16 @@ def test_a_server_has_a_registry_too(
 ) -> None:
     target = Target(server.uri, "registered", None)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
-    log_document(later(tiny_run.result, 2, 0.9, out), out, target)
-    done = CliRunner().invoke(main, ["promote", str(tiny_run.config.base / "config.yaml")])
-    assert done.exit_code == 0, done.output
+    log_document(write_later_result(tiny_run.result, 2, 0.9, out), out, target)
+    result = CliRunner().invoke(main, ["promote", str(tiny_run.config.base / "config.yaml")])
+    assert result.exit_code == 0, result.output
     assert "champion" in aliases(target)
 
 
-def test_promoting_what_is_not_there_is_told_in_a_sentence(
+def test_promoting_without_a_challenger_is_refused_in_one_line(
     tiny_run: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'none.db'}")
-    done = CliRunner().invoke(main, ["promote", str(tiny_run.config.base / "config.yaml")])
-    assert done.exit_code == 1 and "has no challenger" in done.output
-    assert len(done.output.strip().splitlines()) == 1
+    result = CliRunner().invoke(main, ["promote", str(tiny_run.config.base / "config.yaml")])
+    assert result.exit_code == 1 and "has no challenger" in result.output
+    assert len(result.output.strip().splitlines()) == 1

@@ -58,24 +58,26 @@ def test_a_late_share_of_trained_classifiers_keeps_much_of_the_top_1() -> None:
     late = Share(Ref("lite1", "blocks.5"), Ref("lite0", "blocks.5"))
     cross = Share(Ref("lite1", "blocks.5"), Ref("lite0", "blocks.1"))
     pairs = tuple(Pair(share.donor, share.recipient) for share in (late, cross))
-    every = folder_frames(folder / "images", Sampling())
-    held_out = Subset(every, tuple(range(0, len(every), 16)))
-    seen = Subset(every, tuple(i for i in range(0, len(every), 4) if i % 16))
-    moments = accumulate_moments(models, facts, pairs, seen, PassSettings(batch=16, positions=48))
+    frames = folder_frames(folder / "images", Sampling())
+    held_out = Subset(frames, tuple(range(0, len(frames), 16)))
+    used = Subset(frames, tuple(i for i in range(0, len(frames), 4) if i % 16))
+    moments = accumulate_moments(models, facts, pairs, used, PassSettings(batch=16, positions=48))
     deployment = Deployment(models, facts, Pairs(pairs, {}))
-    observed = Observed(deployment, Statistics(moments, facts), every, held_out)
+    observed = Observed(deployment, Statistics(moments, facts), frames, held_out)
     assert observed.statistics.explained(late) > observed.statistics.explained(cross) + 0.1
 
     plans = [UNMERGED_PLAN, SharePlan((late,)), SharePlan((cross,))]
     labels = csv_truth(folder / "labels.csv", Sampling(stride=16)).labels
     truth = {"lite1": ClassTruth(held_out, labels)}
     assert len(labels) == len(held_out) == 63
-    bench = EvaluationSetup(models, facts, observed.maps_for(plans), 16)
-    baseline, kept, lost = compute_accuracy(bench, plans, truth, lambda done: None)
+    setup = EvaluationSetup(models, facts, observed.maps_for(plans), 16)
+    baseline, late_scores, cross_scores = compute_accuracy(setup, plans, truth, lambda done: None)
     assert baseline["lite1"]["top1"] > 0.6
-    late_kept, cross_kept = (quality_kept(actual, baseline, {}) for actual in (kept, lost))
-    assert late_kept is not None and cross_kept is not None
-    assert late_kept > 0.35 and late_kept > cross_kept + 0.1
+    late_quality, cross_quality = (
+        quality_kept(scores, baseline, {}) for scores in (late_scores, cross_scores)
+    )
+    assert late_quality is not None and cross_quality is not None
+    assert late_quality > 0.35 and late_quality > cross_quality + 0.1
 
 
 def coco_config(folder: Path, models: dict[str, Any]) -> dict[str, Any]:
@@ -104,8 +106,8 @@ def classifier(weights: dict[str, Any]) -> dict[str, Any]:
 
 def test_a_classifier_and_a_detector_run_on_coco_without_trained_weights(tmp_path: Path) -> None:
     models = {"cls": classifier({"pretrained": False}), "det": detector({"weights": "none"})}
-    ran = run_config(write_config(tmp_path, coco_config(photos("coco_val2017_500"), models)))
-    result = ran.result
+    finished = run_config(write_config(tmp_path, coco_config(photos("coco_val2017_500"), models)))
+    result = finished.result
     assert set(result.baseline) == {"det"} and result.baseline["det"]["map"] >= 0
     assert result.chosen and result.candidates[0].bytes <= result.budget_bytes
     assert result.models["det"].task == "detection"
@@ -134,8 +136,8 @@ def test_local_checkpoints_keep_the_outputs_of_the_saved_networks(
         reps = dict(loaded["det"].walk(inputs["det"]))
         head: Any = loaded["det"].head
         actual = head.raw([reps[tap] for tap in loaded["det"].layout.taps])
-        for mine, theirs in zip(actual, nets["det"](inputs["det"]), strict=True):
-            torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4)
+        for output, expected in zip(actual, nets["det"](inputs["det"]), strict=True):
+            torch.testing.assert_close(output, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_coco_ground_truth_has_its_eighty_categories() -> None:

@@ -8,13 +8,13 @@ import shutil
 import signal
 import stat
 import subprocess
-import time
 from configparser import RawConfigParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from commands import wait_until
 
 from search.utils.schedule import Schedule
 
@@ -88,10 +88,10 @@ def test_cron_sends_mail_about_failures_and_promotions(code: int, tmp_path: Path
         tmp_path / ".venv/bin/merge-search", f'echo "ran: $*"; echo more >&2; exit {code}'
     )
     script = SCRIPT.replace(HOME, str(tmp_path))
-    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True)
-    assert done.returncode == code and done.stderr == ""
+    process = subprocess.run(["sh", "-c", script], capture_output=True, text=True)
+    assert process.returncode == code and process.stderr == ""
     mail = f"ran: watch watch.yaml --once\nmore\nexit code {code}\n"
-    assert done.stdout == (mail if code in (1, 11, 70) else "")
+    assert process.stdout == (mail if code in (1, 11, 70) else "")
 
 
 # systemd.
@@ -105,11 +105,14 @@ def unit(name: str) -> RawConfigParser:
 
 
 def test_the_units_start_the_documented_commands() -> None:
-    service, once = unit("merge-search.service")["Service"], unit("merge-search-round.service")
+    service, round_unit = (
+        unit("merge-search.service")["Service"],
+        unit("merge-search-round.service"),
+    )
     assert service["ExecStart"] == f"{PROGRAM} watch watch.yaml"
-    assert once["Service"]["ExecStart"] == f"{PROGRAM} watch watch.yaml --once"
-    assert {"10", "11"} <= set(once["Service"]["SuccessExitStatus"].split())
-    assert once["Unit"]["OnFailure"] in UNITS
+    assert round_unit["Service"]["ExecStart"] == f"{PROGRAM} watch watch.yaml --once"
+    assert {"10", "11"} <= set(round_unit["Service"]["SuccessExitStatus"].split())
+    assert round_unit["Unit"]["OnFailure"] in UNITS
     timer = unit("merge-search-round.timer")["Timer"]
     assert timer["Persistent"] == "true"
 
@@ -119,8 +122,8 @@ def test_systemd_accepts_the_units(tmp_path: Path) -> None:
     for name, text in UNITS.items():
         (tmp_path / name).write_text(text.replace(PROGRAM, "/bin/true"))
     command = ["systemd-analyze", "verify", *(str(tmp_path / name) for name in UNITS)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    process = subprocess.run(command, capture_output=True, text=True)
+    assert (process.returncode, process.stdout, process.stderr) == (0, "", "")
 
 
 # Kubernetes and Compose.
@@ -160,9 +163,7 @@ def test_stopping_a_pod_stops_its_round_gently(tmp_path: Path) -> None:
         "trap 'sleep 0.3; touch ended; exit 143' TERM\ntouch started\nwhile :; do sleep 0.1; done"
     )
     process = start(tmp_path, body)
-    end = time.monotonic() + 600
-    while not (tmp_path / "started").exists() and time.monotonic() < end:
-        time.sleep(0.01)
+    wait_until((tmp_path / "started").exists)
     process.send_signal(signal.SIGTERM)
     assert process.wait(600) == 143 and (tmp_path / "ended").exists()
 
@@ -174,5 +175,5 @@ def test_the_compose_file_starts_the_watch_and_keeps_its_data() -> None:
     config = watch["command"][2]
     places = [volume.split(":")[:2] for volume in watch["volumes"]]
     assert config in [place for _, place in places]
-    named = {source for source, _ in places if not source.startswith(".")}
-    assert named == set(compose["volumes"])
+    named_volumes = {source for source, _ in places if not source.startswith(".")}
+    assert named_volumes == set(compose["volumes"])

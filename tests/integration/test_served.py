@@ -1,4 +1,4 @@
-"""The chosen bundle as a model of MLflow: loaded and served where there is no merge-search."""
+"""The chosen bundle as an MLflow model, loaded in an environment without merge-search."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from search.tracking.target import Target
 from search.utils.records import write_record
 from spaces.bundle import load_bundle
 
-ASK = """
+PREDICT = """
 import json, sys
 try:
     import spaces
@@ -47,45 +47,47 @@ print(json.dumps({name: answer.tolist() for name, answer in answers.items()}))
 
 
 @pytest.fixture(scope="module")
-def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Python of an environment that has all packages but this one."""
+def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the Python of an environment with all packages except this project."""
     folder = tmp_path_factory.mktemp("fresh")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     (packages,) = folder.glob("lib/python*/site-packages")
-    # What lies in a folder that is named here can be imported; what is only linked to from it,
-    # as this project is, cannot.
+    # Packages in this folder can be imported. This project is only linked from it, and cannot.
     (packages / "others.pth").write_text(sysconfig.get_path("purelib"))
     return folder / "bin" / "python"
 
 
 @pytest.fixture
 def out(tiny_run: FinishedRun, tmp_path: Path) -> Path:
-    """A copy of a finished run's folder, to log from."""
+    """Return a copy of a finished run's folder, to log from."""
     return Path(shutil.copytree(tiny_run.out, tmp_path / "out"))
 
 
 def models(target: Target) -> list[LoggedModel]:
     client = MlflowClient(tracking_uri=target.uri)
-    known = client.get_experiment_by_name(target.experiment)
-    assert known is not None
-    return list(client.search_logged_models([known.experiment_id]))
+    experiment = client.get_experiment_by_name(target.experiment)
+    assert experiment is not None
+    return list(client.search_logged_models([experiment.experiment_id]))
 
 
-def asked(fresh: Path, uri: str, model: LoggedModel, tmp_path: Path) -> dict[str, object]:
-    """What the model answers there to two frames, and nothing but that."""
+def served_answers(
+    bare_python: Path, uri: str, model: LoggedModel, tmp_path: Path
+) -> dict[str, object]:
+    """Return the answers of a logged model to two frames, from a process without this project."""
     frames = RenderedScenes(SceneSettings(seed=5), 2)
     np.save(tmp_path / "frames.npy", np.stack([frames[0], frames[1]]))
-    done = subprocess.run(
-        [fresh, "-W", "ignore", "-c", ASK, uri, model.model_uri, tmp_path / "frames.npy"],
+    process = subprocess.run(
+        [bare_python, "-W", "ignore", "-c", PREDICT, uri, model.model_uri,
+         tmp_path / "frames.npy"],
         cwd=tmp_path, capture_output=True, text=True, check=False,
         env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    answers: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
+    assert process.returncode == 0, process.stderr
+    answers: dict[str, object] = json.loads(process.stdout.splitlines()[-1])
     return answers
 
 
-def bundled(tiny_run: FinishedRun, tmp_path: Path) -> dict[str, object]:
+def bundle_answers(tiny_run: FinishedRun, tmp_path: Path) -> dict[str, object]:
     frames = np.load(tmp_path / "frames.npy")
     answers = load_bundle(tiny_run.out / "bundle")([*frames])
     assert len(answers) == 2 and all(len(answer) == 2 for answer in answers.values())
@@ -94,31 +96,35 @@ def bundled(tiny_run: FinishedRun, tmp_path: Path) -> dict[str, object]:
     }
 
 
-def test_the_chosen_plan_lies_beside_the_result_as_a_bundle(tiny_run: FinishedRun) -> None:
+def test_a_run_writes_the_bundle_of_the_chosen_plan(tiny_run: FinishedRun) -> None:
     plan = json.loads((tiny_run.out / "bundle" / "plan.json").read_text())
     chosen = next(c for c in tiny_run.result.candidates if c.hash == tiny_run.result.chosen)
     assert plan == chosen.plan
     assert "Bundle of the chosen plan" in tiny_run.output and "as predicted" in tiny_run.output
 
 
-def test_a_fresh_environment_answers_as_the_bundle_does(
-    tiny_run: FinishedRun, fresh: Path, tmp_path: Path
+def test_a_logged_model_answers_as_the_bundle_does(
+    tiny_run: FinishedRun, bare_python: Path, tmp_path: Path
 ) -> None:
     target = Target.of(tiny_run.config)
     (model,) = models(target)
-    assert asked(fresh, target.uri, model, tmp_path) == bundled(tiny_run, tmp_path)
+    assert served_answers(bare_python, target.uri, model, tmp_path) == bundle_answers(
+        tiny_run, tmp_path
+    )
 
 
-def test_so_it_does_from_a_server(
-    tiny_run: FinishedRun, out: Path, server: Server, fresh: Path, tmp_path: Path
+def test_a_model_from_a_server_answers_as_the_bundle_does(
+    tiny_run: FinishedRun, out: Path, server: Server, bare_python: Path, tmp_path: Path
 ) -> None:
     target = Target(server.uri, "served", None)
     log_document(tiny_run.result, out, target)
     (model,) = models(target)
-    assert asked(fresh, target.uri, model, tmp_path) == bundled(tiny_run, tmp_path)
+    assert served_answers(bare_python, target.uri, model, tmp_path) == bundle_answers(
+        tiny_run, tmp_path
+    )
 
 
-def test_it_says_what_it_is_and_what_it_needs(
+def test_the_model_has_its_metrics_requirements_and_files(
     tiny_run: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target, result = Target.of(tiny_run.config), tiny_run.result
@@ -131,19 +137,19 @@ def test_it_says_what_it_is_and_what_it_needs(
     assert run.data.tags["merge_search.plan"] == chosen.hash
     assert [output.model_id for output in run.outputs.model_outputs] == [model.model_id]
     assert model.params["bytes"] == str(chosen.bytes) and model.params["dtype"] == "float32"
-    measured = {metric.key: metric.value for metric in model.metrics or []}
-    assert measured == run.data.metrics and measured["top1_a"] == chosen.accuracy["a"]["top1"]
+    metrics = {metric.key: metric.value for metric in model.metrics or []}
+    assert metrics == run.data.metrics and metrics["top1_a"] == chosen.accuracy["a"]["top1"]
     monkeypatch.setenv("MLFLOW_TRACKING_URI", target.uri)
     folder = Path(download_artifacts(model.model_uri, dst_path=str(tmp_path)))
-    needed = (folder / "requirements.txt").read_text().split()
-    assert f"torch=={version('torch').partition('+')[0]}" in needed
-    assert not any("optuna" in line or "merge" in line for line in needed)
-    held = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    assert {"code/spaces/bundle.py", "artifacts/bundle/weights.safetensors"} <= held
-    assert not any("__pycache__" in name or name.startswith("code/search") for name in held)
+    requirements = (folder / "requirements.txt").read_text().split()
+    assert f"torch=={version('torch').partition('+')[0]}" in requirements
+    assert not any("optuna" in line or "merge" in line for line in requirements)
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert {"code/spaces/bundle.py", "artifacts/bundle/weights.safetensors"} <= files
+    assert not any("__pycache__" in name or name.startswith("code/search") for name in files)
 
 
-def test_another_runs_bundle_is_not_logged_with_a_result(
+def test_a_bundle_of_another_run_is_not_logged_with_a_result(
     tiny_run: FinishedRun, out: Path, tmp_path: Path
 ) -> None:
     other = replace(tiny_run.result, bundle="0" * 12)
@@ -154,10 +160,10 @@ def test_another_runs_bundle_is_not_logged_with_a_result(
     assert models(target) == []
 
 
-def test_what_is_kept_for_later_has_the_bundle_whatever_becomes_of_it(
+def test_a_queued_result_has_its_bundle_although_out_changes(
     tiny_run: FinishedRun, out: Path
 ) -> None:
-    kept = queue_document((out / "result.json").read_bytes(), out / "result.json", out)
-    wanted = (out / "bundle" / "weights.safetensors").read_bytes()
+    queued = queue_document((out / "result.json").read_bytes(), out / "result.json", out)
+    expected = (out / "bundle" / "weights.safetensors").read_bytes()
     shutil.rmtree(out / "bundle")
-    assert (kept / "bundle" / "weights.safetensors").read_bytes() == wanted
+    assert (queued / "bundle" / "weights.safetensors").read_bytes() == expected

@@ -85,8 +85,8 @@ def test_a_kill_at_any_step_leaves_one_champion_and_one_promotion(
         load_bundle(
             watched.champions.bundle_folder(champion.bundle)
         )  # refuses an incomplete bundle
-        again = start("watch", watched.config, "--once")
-        assert again.exit_code() in (0, 11), f"step {number}: {again.output}"
+        repeated = start("watch", watched.config, "--once")
+        assert repeated.exit_code() in (0, 11), f"step {number}: {repeated.output}"
         check_promoted_once(situation, f"step {number}, {situation.steps[number]}")
 
 

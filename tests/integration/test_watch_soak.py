@@ -1,4 +1,4 @@
-"""A long watch, at the pace of a clock that nobody waits for.
+"""A long watch whose clock jumps from round to round.
 
 The watcher starts rounds as `merge-search watch` does; each round is a process that runs the real
 command against a real MLflow server. A seed chooses the faults: rounds are killed at random steps,

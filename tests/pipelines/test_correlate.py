@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from labelled import PICTURES, Compared, Labelled, compare
+from labelled import PICTURES, FinishedComparison, Labelled, run_comparison
 from PIL import Image
 from tiny import STREET, Weights, capture_reporter, config_data, with_changes, write_config
 
@@ -40,23 +40,23 @@ from spaces.plan import AdapterSpec, Ref, Share, SharePlan
 from spaces.shares import enumerate_shares
 
 Row = dict[str, str]
-KEPT = {"reporting": "kept", "deciding": "kept_deciding"}
+COLUMN = {"reporting": "kept", "deciding": "kept_deciding"}
 
 
-def read_rows(compared: Compared) -> list[Row]:
-    with (compared.out / "guides.csv").open(newline="", encoding="utf-8") as file:
+def read_rows(finished: FinishedComparison) -> list[Row]:
+    with (finished.out / "guides.csv").open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
 @pytest.fixture(scope="module")
-def rows(tiny_league: Compared) -> list[Row]:
-    return read_rows(tiny_league)
+def rows(tiny_comparison: FinishedComparison) -> list[Row]:
+    return read_rows(tiny_comparison)
 
 
 @pytest.fixture(scope="module")
-def observed(tiny_league: Compared) -> Observed:
-    """The statistics of the comparison, read from its cache."""
-    config, reporter = tiny_league.config, capture_reporter().reporter
+def observed(tiny_comparison: FinishedComparison) -> Observed:
+    """Return the statistics of the comparison from its cache."""
+    config, reporter = tiny_comparison.config, capture_reporter().reporter
     deployment = load_deployment(config, reporter)
     return observe(config, deployment, open_frame_set(config), reporter)
 
@@ -66,17 +66,17 @@ def share_of(row: Row) -> Share:
     return Share(Ref.parse(row["recipient"]), Ref.parse(row["donor"]), adapter)
 
 
-def r(rows: Sequence[Row], metric: str, kept: str) -> float | None:
-    """Pearson's r by the standard library."""
-    x, y = ([float(row[column]) for row in rows] for column in (metric, kept))
+def r(rows: Sequence[Row], metric: str, accuracy: str) -> float | None:
+    """Compute Pearson's r with the standard library."""
+    x, y = ([float(row[column]) for row in rows] for column in (metric, accuracy))
     return statistics.correlation(x, y) if len({*x}) > 1 < len({*y}) else None
 
 
-def r_within(rows: Sequence[Row], metric: str, kept: str) -> float | None:
+def r_within(rows: Sequence[Row], metric: str, accuracy: str) -> float | None:
     into: dict[str, list[Row]] = {}
     for row in rows:
         into.setdefault(row["recipient"], []).append(row)
-    values = [r(members, metric, kept) for members in into.values() if len(members) >= 3]
+    values = [r(members, metric, accuracy) for members in into.values() if len(members) >= 3]
     defined = [value for value in values if value is not None]
     return statistics.fmean(defined) if defined else None
 
@@ -94,56 +94,56 @@ def same(row: Row) -> bool:
 
 
 def test_every_legal_share_has_a_row_with_every_metric(
-    tiny_league: Compared, rows: list[Row], observed: Observed
+    tiny_comparison: FinishedComparison, rows: list[Row], observed: Observed
 ) -> None:
     deployment = observed.deployment
     legal = enumerate_shares(
-        deployment.pairs.legal, deployment.facts, tiny_league.config.search.adapter_specs
+        deployment.pairs.legal, deployment.facts, tiny_comparison.config.search.adapter_specs
     )
     assert [share_of(row) for row in rows] == list(legal)
-    assert tiny_league.league.shares["all"] == len(rows)
+    assert tiny_comparison.comparison.shares["all"] == len(rows)
     assert list(rows[0])[7:] == list(METRICS)
     assert {row["recipient"].partition(":")[0] for row in rows} == {"a", "b"}
 
 
 @pytest.mark.parametrize("part", LABEL_PARTS)
 def test_the_correlations_agree_with_the_rows(
-    tiny_league: Compared, rows: list[Row], part: LabelPart
+    tiny_comparison: FinishedComparison, rows: list[Row], part: LabelPart
 ) -> None:
-    written = json.loads((tiny_league.out / "league.json").read_text(encoding="utf-8"))
-    assert list(written[part]["guides"]) == list(METRICS)
-    for metric, groups in written[part]["guides"].items():
+    content = json.loads((tiny_comparison.out / "league.json").read_text(encoding="utf-8"))
+    assert list(content[part]["guides"]) == list(METRICS)
+    for metric, groups in content[part]["guides"].items():
         assert list(groups) == list(GROUPS)
         for group, recomputed in GROUPS.items():
-            wanted = recomputed(rows, metric, KEPT[part])
+            expected = recomputed(rows, metric, COLUMN[part])
             correlation = groups[group]["pearson"]
-            if wanted is None:
+            if expected is None:
                 assert correlation["value"] is correlation["low"] is correlation["high"] is None
             else:
-                assert correlation["value"] == pytest.approx(wanted, abs=1e-9)
+                assert correlation["value"] == pytest.approx(expected, abs=1e-9)
                 assert correlation["low"] <= correlation["value"] <= correlation["high"]
 
 
 def test_the_winner_is_the_best_on_the_deciding_frames(
-    tiny_league: Compared, rows: list[Row]
+    tiny_comparison: FinishedComparison, rows: list[Row]
 ) -> None:
     sizes = {metric: abs(r(rows, metric, "kept_deciding") or 0) for metric in METRICS}
-    assert tiny_league.league.winner == max(sizes, key=lambda metric: sizes[metric])
+    assert tiny_comparison.comparison.winner == max(sizes, key=lambda metric: sizes[metric])
 
 
 def test_the_columns_are_the_values_of_the_metrics(rows: list[Row], observed: Observed) -> None:
-    some = rows[::9]
-    shares = [share_of(row) for row in some]
+    sample = rows[::9]
+    shares = [share_of(row) for row in sample]
     for name, metric in METRICS.items():
         values = metric.similarities(observed, shares)
-        for row, share in zip(some, shares, strict=True):
+        for row, share in zip(sample, shares, strict=True):
             assert float(row[name]) == pytest.approx(values[share], abs=1e-5)
 
 
-def test_accuracies_are_those_of_each_share_on_its_own(
-    known: Labelled, tiny_league: Compared, rows: list[Row], observed: Observed
+def test_accuracies_are_those_of_each_share_alone(
+    labelled: Labelled, tiny_comparison: FinishedComparison, rows: list[Row], observed: Observed
 ) -> None:
-    config = tiny_league.config
+    config = tiny_comparison.config
     for row in rows[::11]:
         plan = SharePlan((share_of(row),))
         name = plan.shares[0].recipient.model
@@ -153,8 +153,8 @@ def test_accuracies_are_those_of_each_share_on_its_own(
         setup = EvaluationSetup(deployment.models, deployment.facts, observed.maps_for([plan]), 5)
         hits = []
         for k in range(PICTURES):
-            alone = ClassTruth.single(Subset(truth.frames, (k,)), [known.labels[name][k]])
-            (scores,) = compute_accuracy(setup, [plan], {name: alone}, lambda done: None)
+            single = ClassTruth.single(Subset(truth.frames, (k,)), [labelled.labels[name][k]])
+            (scores,) = compute_accuracy(setup, [plan], {name: single}, lambda done: None)
             hits.append(scores[name]["top1"])
         assert float(row["accuracy_deciding"]) == statistics.fmean(hits[::DECIDES])
         rest = [hit for k, hit in enumerate(hits) if k % DECIDES]
@@ -162,9 +162,9 @@ def test_accuracies_are_those_of_each_share_on_its_own(
         assert row["kept"] == row["accuracy"]  # the unmerged accuracy is 1
 
 
-def test_the_comparison_records_its_inputs(tiny_league: Compared) -> None:
-    comparison, config = tiny_league.league, tiny_league.config
-    assert read_record(MetricComparison, tiny_league.out / "league.json") == comparison
+def test_the_comparison_records_its_inputs(tiny_comparison: FinishedComparison) -> None:
+    comparison, config = tiny_comparison.comparison, tiny_comparison.config
+    assert read_record(MetricComparison, tiny_comparison.out / "league.json") == comparison
     assert (comparison.schema, comparison.seed, comparison.name) == (1, config.seed, "tiny")
     assert comparison.config == config.as_written()
     assert comparison.deciding.frames == {"a": 4, "b": 4}
@@ -174,92 +174,98 @@ def test_the_comparison_records_its_inputs(tiny_league: Compared) -> None:
     assert comparison.shares["same"] + comparison.shares["cross"] == comparison.shares["all"]
 
 
-def test_files_are_complete_and_finite(tiny_league: Compared) -> None:
+def test_files_are_complete_and_finite(tiny_comparison: FinishedComparison) -> None:
     def refuse(constant: str) -> float:
         raise AssertionError(constant)
 
-    json.loads((tiny_league.out / "league.json").read_text(), parse_constant=refuse)
-    assert not [p for p in tiny_league.out.iterdir() if ".part" in p.name]
+    json.loads((tiny_comparison.out / "league.json").read_text(), parse_constant=refuse)
+    assert not [p for p in tiny_comparison.out.iterdir() if ".part" in p.name]
     for name in ("points.png", "maps.png", "bars.png"):
-        with Image.open(tiny_league.out / name) as picture:
+        with Image.open(tiny_comparison.out / name) as picture:
             picture.load()
             assert min(picture.size) > 300
 
 
-def test_the_table_lists_the_winner_first(tiny_league: Compared) -> None:
-    said, league = tiny_league.spoken.text, tiny_league.league
-    assert f"{league.winner} *" in said and "nan" not in said.lower().split()
-    assert "88 shares (16 same, 72 cross stage)" in said
-    first = said.index("Pearson")
-    places = [said.index(f"\n{metric} ", first) for metric in league.deciding.ranking]
+def test_the_table_lists_the_winner_first(tiny_comparison: FinishedComparison) -> None:
+    text, comparison = tiny_comparison.captured.text, tiny_comparison.comparison
+    assert f"{comparison.winner} *" in text and "nan" not in text.lower().split()
+    assert "88 shares (16 same, 72 cross stage)" in text
+    first = text.index("Pearson")
+    places = [text.index(f"\n{metric} ", first) for metric in comparison.deciding.ranking]
     assert places == sorted(places)
 
 
-# The deciding part is kept apart from the reporting part.
+# The deciding part and the reporting part are separate.
 
 
 @given(st.integers(DECIDES, 60), st.randoms())
 def test_labels_of_reporting_frames_never_reach_the_deciding_part(count: int, chance: Any) -> None:
     frames = RenderedScenes(STREET, count)
     labels = tuple(chance.randrange(9) for _ in range(count))
-    turned = tuple(label if k % DECIDES == 0 else 8 - label for k, label in enumerate(labels))
-    one, other = (
-        split_truth({"a": ClassTruth.single(frames, known)}) for known in (labels, turned)
+    changed_labels = tuple(
+        label if k % DECIDES == 0 else 8 - label for k, label in enumerate(labels)
     )
-    assert one["deciding"] == other["deciding"]
-    decides, reports = one["deciding"]["a"], one["reporting"]["a"]
+    original, relabelled = (
+        split_truth({"a": ClassTruth.single(frames, values)})
+        for values in (labels, changed_labels)
+    )
+    assert original["deciding"] == relabelled["deciding"]
+    decides, reports = original["deciding"]["a"], original["reporting"]["a"]
     assert isinstance(decides, ClassTruth) and isinstance(reports, ClassTruth)
     assert isinstance(decides.frames, Subset) and isinstance(reports.frames, Subset)
-    both = {*decides.frames.indices, *reports.frames.indices}
-    assert both == set(range(count))
+    indices = {*decides.frames.indices, *reports.frames.indices}
+    assert indices == set(range(count))
     assert len(decides.labels) + len(reports.labels) == count
     assert len(decides.labels) == math.ceil(count / DECIDES)
 
 
 def test_labels_of_the_reporting_part_cannot_change_the_winner(
-    known: Labelled, tiny_league: Compared
+    labelled: Labelled, tiny_comparison: FinishedComparison
 ) -> None:
-    other = {
+    relabelled = {
         name: [
             label if k % DECIDES == 0 or k % 3 == 0 else (label + 1) % 7
             for k, label in enumerate(labels)
         ]
-        for name, labels in known.labels.items()
+        for name, labels in labelled.labels.items()
     }
-    league = compare(known, other, ["name=relabelled"]).league
-    assert league.deciding == tiny_league.league.deciding
-    assert league.winner == tiny_league.league.winner
-    assert league.reporting != tiny_league.league.reporting
+    comparison = run_comparison(labelled, relabelled, ["name=relabelled"]).comparison
+    assert comparison.deciding == tiny_comparison.comparison.deciding
+    assert comparison.winner == tiny_comparison.comparison.winner
+    assert comparison.reporting != tiny_comparison.comparison.reporting
 
 
-def test_a_model_that_scores_nothing_is_left_out_and_named(
-    known: Labelled, tiny_league: Compared
+def test_a_model_that_scores_zero_is_left_out_and_named(
+    labelled: Labelled, tiny_comparison: FinishedComparison
 ) -> None:
-    wrong = [(label + 1) % 7 for label in known.labels["b"]]
-    compared = compare(known, {**known.labels, "b": wrong}, ["name=hopeless"])
-    rows = read_rows(compared)
+    wrong = [(label + 1) % 7 for label in labelled.labels["b"]]
+    finished = run_comparison(labelled, {**labelled.labels, "b": wrong}, ["name=hopeless"])
+    rows = read_rows(finished)
     assert {row["recipient"].partition(":")[0] for row in rows} == {"a"}
-    assert compared.league.reporting.left_out == {"b": "its unmerged score is 0"}
-    assert "b is left out on the reporting frames: its unmerged score is 0" in compared.spoken.text
-    whole = [row for row in read_rows(tiny_league) if row["recipient"].startswith("a:")]
-    assert [row["kept"] for row in rows] == [row["kept"] for row in whole]
+    assert finished.comparison.reporting.left_out == {"b": "its unmerged score is 0"}
+    assert (
+        "b is left out on the reporting frames: its unmerged score is 0" in finished.captured.text
+    )
+    complete = [row for row in read_rows(tiny_comparison) if row["recipient"].startswith("a:")]
+    assert [row["kept"] for row in rows] == [row["kept"] for row in complete]
 
 
-def test_a_model_that_scores_nothing_on_one_part_is_left_out_of_that_part(
-    known: Labelled,
+def test_a_model_that_scores_zero_on_one_part_is_left_out_of_that_part(
+    labelled: Labelled,
 ) -> None:
-    luck = [
-        (label + 1) % 7 if k % DECIDES == 0 else label for k, label in enumerate(known.labels["b"])
+    labels = [
+        (label + 1) % 7 if k % DECIDES == 0 else label
+        for k, label in enumerate(labelled.labels["b"])
     ]
-    compared = compare(known, {**known.labels, "b": luck}, ["name=unlucky"])
-    assert compared.league.deciding.left_out == {"b": "its unmerged score is 0"}
-    assert compared.league.reporting.left_out == {}
-    for row in read_rows(compared):
+    finished = run_comparison(labelled, {**labelled.labels, "b": labels}, ["name=unlucky"])
+    assert finished.comparison.deciding.left_out == {"b": "its unmerged score is 0"}
+    assert finished.comparison.reporting.left_out == {}
+    for row in read_rows(finished):
         assert bool(row["kept_deciding"]) == row["recipient"].startswith("a:")
         assert row["kept"]
     counts = [
         table.pearson("r2").count
-        for table in (compared.league.deciding, compared.league.reporting)
+        for table in (finished.comparison.deciding, finished.comparison.reporting)
     ]
     assert counts[1] == 2 * counts[0] == 88
 
@@ -323,20 +329,20 @@ def test_accuracy_kept_is_relative_to_the_unmerged_recipient() -> None:
         ({"search.adapters": ["magic"]}, "must be identity or linear"),
     ],
 )
-def test_a_bad_config_is_refused_before_anything_is_written(
+def test_an_invalid_config_is_refused_before_any_file_is_written(
     tmp_path: Path, weights: Weights, changes: dict[str, Any], message: str
 ) -> None:
     path = write_config(tmp_path, with_changes(config_data(weights), changes))
-    with pytest.raises(MergeSearchError, match=message) as caught:
+    with pytest.raises(MergeSearchError, match=message) as failure:
         correlate(load_config(path), capture_reporter().reporter)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(failure.value)
     assert not list(tmp_path.rglob("league.json"))
 
 
-def test_adapters_that_fit_no_share_are_refused(known: Labelled) -> None:
+def test_adapters_that_fit_no_share_are_refused(labelled: Labelled) -> None:
     """Every map into these networks has less than a thousand channels on one side."""
     with pytest.raises(NothingToCorrelate, match="no share with adapters"):
-        compare(known, known.labels, ["name=none", "search.adapters=[linear@1000]"])
+        run_comparison(labelled, labelled.labels, ["name=none", "search.adapters=[linear@1000]"])
 
 
 def test_boxes_are_needed_on_both_parts() -> None:
@@ -350,11 +356,13 @@ def test_boxes_are_needed_on_both_parts() -> None:
         split_truth({"det": decided})
 
 
-def test_networks_without_any_accuracy_are_refused_before_the_long_work(
-    known: Labelled, tmp_path: Path
+def test_networks_without_any_accuracy_are_refused_before_the_statistics(
+    labelled: Labelled, tmp_path: Path
 ) -> None:
-    wrong = {name: [(label + 1) % 7 for label in labels] for name, labels in known.labels.items()}
+    wrong = {
+        name: [(label + 1) % 7 for label in labels] for name, labels in labelled.labels.items()
+    }
     with pytest.raises(NothingToCorrelate, match="no model with ground truth scores above 0"):
-        compare(known, wrong, ["name=nothing", f"cache={tmp_path / 'cache'}"])
+        run_comparison(labelled, wrong, ["name=nothing", f"cache={tmp_path / 'cache'}"])
     assert not (tmp_path / "cache").exists()
-    assert not (known.folder / "out" / "nothing" / "correlate").exists()
+    assert not (labelled.folder / "out" / "nothing" / "correlate").exists()

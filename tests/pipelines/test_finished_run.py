@@ -19,38 +19,38 @@ from search.utils.records import BadRecord
 
 
 def test_a_run_is_read_back_unchanged(tiny_run: FinishedRun) -> None:
-    again = LoadedRun.from_folder(tiny_run.out)
-    assert again.result == tiny_run.result and again.config == tiny_run.config
-    observed = again.observe(ConsoleReporter())
+    loaded = LoadedRun.from_folder(tiny_run.out)
+    assert loaded.result == tiny_run.result and loaded.config == tiny_run.config
+    observed = loaded.observe(ConsoleReporter())
     assert observed.frames.hash == tiny_run.result.frames["hash"]
 
 
 def test_a_run_can_be_moved_with_its_config(tiny_run: FinishedRun, tmp_path: Path) -> None:
-    moved = tmp_path / "moved"
-    shutil.copytree(tiny_run.config.base, moved)
-    again = LoadedRun.from_folder(moved / tiny_run.out.relative_to(tiny_run.config.base))
-    assert again.config.base == moved
+    folder = tmp_path / "moved"
+    shutil.copytree(tiny_run.config.base, folder)
+    loaded = LoadedRun.from_folder(folder / tiny_run.out.relative_to(tiny_run.config.base))
+    assert loaded.config.base == folder
 
 
 def test_a_plan_is_found_by_a_prefix_of_its_hash(tiny_run: FinishedRun) -> None:
-    again = LoadedRun.from_folder(tiny_run.out)
-    chosen = again.result.chosen
-    assert chosen and again.plan(None).hash == chosen == again.plan(chosen[:8]).hash
-    assert {record.hash for record in again.plans} >= {r.hash for r in again.result.front}
+    loaded = LoadedRun.from_folder(tiny_run.out)
+    chosen = loaded.result.chosen
+    assert chosen and loaded.plan(None).hash == chosen == loaded.plan(chosen[:8]).hash
+    assert {record.hash for record in loaded.plans} >= {r.hash for r in loaded.result.front}
     with pytest.raises(NoSuchPlan, match=f"no plan with a hash that begins with 'xyz'.*{chosen}"):
-        again.plan("xyz")
-    if len(again.plans) > 1:
+        loaded.plan("xyz")
+    if len(loaded.plans) > 1:
         with pytest.raises(NoSuchPlan, match="plans with a hash that begins with ''"):
-            replace(again, result=replace(again.result, chosen="")).plan("")
+            replace(loaded, result=replace(loaded.result, chosen="")).plan("")
 
 
-def test_frames_that_have_changed_are_refused(tiny_run: FinishedRun) -> None:
-    again = LoadedRun.from_folder(tiny_run.out)
-    assert len(again.frames()) == 28
-    frames = again.config.frames.model_copy(update={"count": 27})
-    changed = replace(again, config=again.config.model_copy(update={"frames": frames}))
+def test_changed_frames_are_refused(tiny_run: FinishedRun) -> None:
+    loaded = LoadedRun.from_folder(tiny_run.out)
+    assert len(loaded.frames()) == 28
+    frames = loaded.config.frames.model_copy(update={"count": 27})
+    altered = replace(loaded, config=loaded.config.model_copy(update={"frames": frames}))
     with pytest.raises(BadFrames, match=r"have changed since: 27 with hash .* it was 28 with"):
-        changed.observe(ConsoleReporter())
+        altered.observe(ConsoleReporter())
 
 
 def test_a_folder_without_a_readable_result_is_refused(

@@ -65,9 +65,9 @@ class CountingReporter(SilentReporter):
 
     @contextmanager
     def progress(self, task: str, total: int) -> Iterator[Progress]:
-        def count(done: int) -> None:
-            assert done >= 0
-            self.done_by_task[task] = self.done_by_task.get(task, 0) + done
+        def count(units: int) -> None:
+            assert units >= 0
+            self.done_by_task[task] = self.done_by_task.get(task, 0) + units
 
         yield count
 
@@ -90,13 +90,13 @@ def similarities_of(config: RunConfig, observed: Observed) -> dict[Share, float]
 
 
 def files_in(folder: Path) -> dict[str, bytes]:
-    found = sorted(p for p in folder.rglob("*") if p.is_file())
-    return {str(p.relative_to(folder)): p.read_bytes() for p in found}
+    paths = sorted(p for p in folder.rglob("*") if p.is_file())
+    return {str(p.relative_to(folder)): p.read_bytes() for p in paths}
 
 
-def seen_halves(observed: Observed) -> list[Any]:
+def used_halves(observed: Observed) -> list[Any]:
     assert isinstance(observed.frames, JoinedFrames)
-    return [seen for seen, _ in split_parts(observed.frames, 12)]
+    return [used for used, _ in split_parts(observed.frames, 12)]
 
 
 def moments_of(deployment: Deployment, frames: Any) -> Moments:
@@ -107,15 +107,15 @@ def moments_of(deployment: Deployment, frames: Any) -> Moments:
 
 
 @pytest.fixture(scope="module")
-def both(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Observed:
-    folder = tmp_path_factory.mktemp("both")
+def two_parts(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Observed:
+    folder = tmp_path_factory.mktemp("two-parts")
     return observe_config(config_of(weights, folder, {"parts": [DAY, WINDOW]}))
 
 
 @pytest.fixture(scope="module")
-def pair(both: Observed) -> Observed:
+def pair(two_parts: Observed) -> Observed:
     """The name that the contract uses."""
-    return both
+    return two_parts
 
 
 @pytest.fixture(scope="module")
@@ -141,38 +141,41 @@ def uncentred(part: SecondMoments) -> dict[str, Matrix]:
     for ref, square in part.squares.items():
         about = part.mean(ref).numpy()
         sums[f"square {ref}"] = square.numpy() + part.count * np.outer(about, about)
-    for one, other, left, right in part.columns.blocks():
-        means = part.means[one][left].numpy(), part.means[other][right].numpy()
-        block = part.products[one, other].numpy()
-        sums[f"product {one} {other} {left}"] = block + part.count * np.outer(*means)
+    for first, second, left, right in part.columns.blocks():
+        means = part.means[first][left].numpy(), part.means[second][right].numpy()
+        block = part.products[first, second].numpy()
+        sums[f"product {first} {second} {left}"] = block + part.count * np.outer(*means)
     return sums
 
 
-def test_the_statistics_of_all_parts_are_the_sum_over_parts(both: Observed) -> None:
-    total = both.statistics.moments
-    apart = [moments_of(both.deployment, seen) for seen in seen_halves(both)]
-    assert [m.frames for m in apart] == [16, 8] and total.frames == 24
-    np.testing.assert_allclose(total.hsic, sum(m.hsic for m in apart))
+def test_the_statistics_of_all_parts_are_the_sum_over_parts(two_parts: Observed) -> None:
+    total = two_parts.statistics.moments
+    separate = [moments_of(two_parts.deployment, used) for used in used_halves(two_parts)]
+    assert [m.frames for m in separate] == [16, 8] and total.frames == 24
+    np.testing.assert_allclose(total.hsic, sum(m.hsic for m in separate))
     for grid in total.grids:
         for fold in FOLDS:
-            one, other = (uncentred(m.at(grid, fold)) for m in apart)
+            first, second = (uncentred(m.at(grid, fold)) for m in separate)
             for name, value in uncentred(total.at(grid, fold)).items():
                 np.testing.assert_allclose(
-                    value, one[name] + other[name], rtol=1e-6, atol=1e-6 * np.abs(value).max()
+                    value, first[name] + second[name], rtol=1e-6, atol=1e-6 * np.abs(value).max()
                 )
 
 
-def test_the_order_of_parts_changes_the_sum_only_by_rounding(both: Observed) -> None:
-    halves = seen_halves(both)
-    there, back = (
+def test_the_order_of_parts_changes_the_sum_only_by_rounding(two_parts: Observed) -> None:
+    halves = used_halves(two_parts)
+    forward, backward = (
         Statistics(
-            sum_moments(moments_of(both.deployment, h) for h in order), both.deployment.facts
+            sum_moments(moments_of(two_parts.deployment, h) for h in order),
+            two_parts.deployment.facts,
         )
         for order in (halves, halves[::-1])
     )
-    for pair in both.deployment.pairs.legal[::5]:
-        assert there.image_cka(pair) == pytest.approx(back.image_cka(pair), abs=1e-9)
-        assert there.ridge(pair).explained == pytest.approx(back.ridge(pair).explained, abs=1e-6)
+    for pair in two_parts.deployment.pairs.legal[::5]:
+        assert forward.image_cka(pair) == pytest.approx(backward.image_cka(pair), abs=1e-9)
+        assert forward.ridge(pair).explained == pytest.approx(
+            backward.ridge(pair).explained, abs=1e-6
+        )
 
 
 def test_only_a_new_part_is_measured_and_files_of_old_parts_stay(
@@ -181,12 +184,12 @@ def test_only_a_new_part_is_measured_and_files_of_old_parts_stay(
     alone = config_of(weights, tmp_path, DAY)
     similarities_of(alone, observe_config(alone))
     before = files_in(alone.cache_folder)
-    listener = CountingReporter()
+    reporter = CountingReporter()
     more = config_of(weights, tmp_path, {"parts": [DAY, WINDOW]})
-    observed = observe_config(more, listener)
-    compute_similarities(more, observed, more.search.adapter_specs, listener)
-    assert listener.done_by_task["frames"] == 8
-    assert listener.done_by_task["shares"] == len(shares_in(observed))
+    observed = observe_config(more, reporter)
+    compute_similarities(more, observed, more.search.adapter_specs, reporter)
+    assert reporter.done_by_task["frames"] == 8
+    assert reporter.done_by_task["shares"] == len(shares_in(observed))
     after = files_in(more.cache_folder)
     assert {name: after[name] for name in before} == before
     new = sorted(name.split("/")[0] for name in set(after) - set(before))
@@ -199,12 +202,12 @@ def test_the_cache_changes_no_number(weights: Weights, tmp_path: Path) -> None:
     """All parts measured together or added and removed one by one: equal bit for bit."""
     third = {"scenes": {"seed": 8}, "count": 9}
     at_once = config_of(weights, tmp_path / "at-once", {"parts": [DAY, third, WINDOW]})
-    found = similarities_of(at_once, observe_config(at_once))
+    expected = similarities_of(at_once, observe_config(at_once))
     steps = ([DAY], [DAY, WINDOW], [DAY, third], [DAY, third, WINDOW])
     for parts in steps:
         grown = config_of(weights, tmp_path / "grown", {"parts": parts})
         values = similarities_of(grown, observe_config(grown))
-    assert values == found
+    assert values == expected
     for kind in ("notes", "statistics"):
         assert len(files_in(grown.cache_folder / kind)) == 3
 
@@ -212,13 +215,13 @@ def test_the_cache_changes_no_number(weights: Weights, tmp_path: Path) -> None:
 def test_one_part_equals_frames_without_parts(weights: Weights, tmp_path: Path) -> None:
     alone = config_of(weights, tmp_path, DAY)
     observed = observe_config(alone)
-    found = similarities_of(alone, observed)
-    assert found == fidelity_alone(observed, shares_in(observed))
+    expected = similarities_of(alone, observed)
+    assert expected == fidelity_alone(observed, shares_in(observed))
     before = files_in(alone.cache_folder)
     listed = config_of(weights, tmp_path, {"parts": [DAY]})
-    again = observe_config(listed)
-    assert again.frames.hash == observed.frames.hash
-    assert similarities_of(listed, again) == found
+    observed_part = observe_config(listed)
+    assert observed_part.frames.hash == observed.frames.hash
+    assert similarities_of(listed, observed_part) == expected
     assert files_in(listed.cache_folder) == before
 
 
@@ -278,20 +281,20 @@ def test_each_part_uses_maps_fitted_on_the_first_part_and_itself(
     parts = [DAY, {"scenes": {"seed": 8}, "count": 16}, WINDOW]
     three = observe_config(config_of(weights, tmp_path, {"parts": parts}))
     shares, facts = shares_in(three)[::6], three.deployment.facts
-    found = METRICS["fidelity"].similarities(three, shares)
+    similarities = METRICS["fidelity"].similarities(three, shares)
     frames = three.frames
     assert isinstance(frames, JoinedFrames)
-    agreed = dict.fromkeys(shares, 0.0)
+    fidelity_sums = dict.fromkeys(shares, 0.0)
     (first, _), *_ = halves = split_parts(frames, 12)
-    for part, (seen, held_out) in zip(frames.parts, halves, strict=True):
-        fitted_on = [first] if seen == first else [first, seen]
+    for part, (used, held_out) in zip(frames.parts, halves, strict=True):
+        fitted_on = [first] if used == first else [first, used]
         moments = sum_moments(moments_of(three.deployment, frames) for frames in fitted_on)
         observed = Observed(three.deployment, Statistics(moments, facts), part, held_out)
         for share in shares:
             if observed.statistics.explained(share) > HOPELESS:
-                agreed[share] += fidelity_alone(observed, [share])[share] * len(held_out)
+                fidelity_sums[share] += fidelity_alone(observed, [share])[share] * len(held_out)
     for share in shares:
-        assert found[share] == pytest.approx(agreed[share] / (12 + 4 + 3), abs=1e-5)
+        assert similarities[share] == pytest.approx(fidelity_sums[share] / (12 + 4 + 3), abs=1e-5)
 
 
 def test_progress_counts_every_share_once_however_many_parts_are_new(
@@ -372,8 +375,8 @@ def test_a_search_on_more_frames_begins_with_the_plans_of_the_last_search(
     config, second, _ = search(tmp_path, with_changes(data, {"frames": {"parts": [DAY, WINDOW]}}))
     assert second.frames["count"] == 40
     assert second.study["problem"] != first.study["problem"]
-    known = dict.fromkeys([first.chosen, *(c.hash for c in first.candidates)])
-    assert evaluated_plans(config)[: len(known)] == list(known)
+    earlier_plans = dict.fromkeys([first.chosen, *(c.hash for c in first.candidates)])
+    assert evaluated_plans(config)[: len(earlier_plans)] == list(earlier_plans)
     finished = LoadedRun.from_folder(config.out_folder)
     assert finished.frames().hash == second.frames["hash"]
     assert finished.observe(capture_reporter().reporter).statistics.moments.frames == 24
@@ -397,19 +400,19 @@ def test_a_plan_in_service_outside_the_search_space_is_reported(
     tmp_path: Path, data: dict[str, Any]
 ) -> None:
     _, first, _ = search(tmp_path / "first", data)
-    found_before = SharePlan.from_dict(first.front[0].plan)
+    earlier_plan = SharePlan.from_dict(first.front[0].plan)
     cases: list[tuple[SharePlan, dict[str, Any], str]] = [
         (SharePlan(), {}, "it is predicted to miss the limits of the config"),
         (
-            found_before,
+            earlier_plan,
             {"search.floor": 1.5, "budget": "100%"},
             "not in the search space",
         ),
     ]
     for number, (champion, changes, why) in enumerate(cases):
-        _, result, said = search(tmp_path / str(number), with_changes(data, changes), champion)
+        _, result, text = search(tmp_path / str(number), with_changes(data, changes), champion)
         assert champion.hash not in {c.hash for c in result.candidates}
-        assert f"The plan in service, {champion.hash}, is not verified: " in said and why in said
+        assert f"The plan in service, {champion.hash}, is not verified: " in text and why in text
 
 
 def test_labelled_frames_must_not_be_in_any_part(tmp_path: Path, data: dict[str, Any]) -> None:

@@ -42,14 +42,14 @@ from spaces.stages import Layout, total_bytes, unique_tensors
 
 def deterministic_part(result: Result) -> dict[str, Any]:
     """Return a result without times, paths and the request."""
-    written, other = dump_record(result), ("seconds", "latency_ms", "created", "config")
-    return {k: v for k, v in written.items() if k not in other}
+    record, omitted = dump_record(result), ("seconds", "latency_ms", "created", "config")
+    return {k: v for k, v in record.items() if k not in omitted}
 
 
 def test_plan_files_are_named_by_their_hashes(tiny_run: FinishedRun) -> None:
-    written = {p.stem: p for p in (tiny_run.out / "plans").glob("*.json")}
-    assert set(written) >= {record.hash for record in tiny_run.result.front}
-    for name, path in written.items():
+    files = {p.stem: p for p in (tiny_run.out / "plans").glob("*.json")}
+    assert set(files) >= {record.hash for record in tiny_run.result.front}
+    for name, path in files.items():
         assert SharePlan.from_json(path.read_text(encoding="utf-8")).hash == name
 
 
@@ -102,9 +102,9 @@ def test_every_accuracy_and_every_difference_has_an_interval(
     tiny_run: FinishedRun,
 ) -> None:
     result = tiny_run.result
-    measured = [(result.baseline, result.baseline_intervals)]
-    measured += [(c.accuracy, c.intervals) for c in result.candidates]
-    for scores, intervals in measured:
+    accuracies = [(result.baseline, result.baseline_intervals)]
+    accuracies += [(c.accuracy, c.intervals) for c in result.candidates]
+    for scores, intervals in accuracies:
         assert set(scores) == set(intervals) == {"a"}
         assert set(scores["a"]) == set(intervals["a"]) == {"top1", "top5"}
         for score, (low, high) in intervals["a"].items():
@@ -132,21 +132,21 @@ def test_rank_agreement_is_computed_and_printed(
 
 
 def test_without_labels_accuracy_is_absent(tmp_path: Path, data: dict[str, Any]) -> None:
-    ran = run_config(write_config(tmp_path, with_changes(data, {"truth": {}})))
-    assert ran.result.baseline == ran.result.baseline_intervals == {}
-    for c in ran.result.candidates:
+    finished = run_config(write_config(tmp_path, with_changes(data, {"truth": {}})))
+    assert finished.result.baseline == finished.result.baseline_intervals == {}
+    for c in finished.result.candidates:
         assert c.accuracy == c.intervals == c.differences == c.significance_by_model == {}
         assert c.quality_kept is c.quality_interval is None
-    assert "intervals" not in ran.output and "unmerged:" not in ran.output
-    assert "proxy and ground truth -" in ran.output
+    assert "intervals" not in finished.output and "unmerged:" not in finished.output
+    assert "proxy and ground truth -" in finished.output
 
 
 def test_the_same_seed_gives_the_same_result_in_another_folder(
     tmp_path: Path, data: dict[str, Any], weights: Weights
 ) -> None:
-    one, other = (run_config(write_config(tmp_path / name, data)) for name in ("one", "other"))
-    assert deterministic_part(one.result) == deterministic_part(other.result)
-    assert one.out != other.out
+    first, second = (run_config(write_config(tmp_path / name, data)) for name in ("one", "other"))
+    assert deterministic_part(first.result) == deterministic_part(second.result)
+    assert first.out != second.out
 
 
 def test_a_second_run_continues_the_study_of_the_first(
@@ -166,9 +166,9 @@ def test_random_weights_are_reproducible(tmp_path: Path, data: dict[str, Any]) -
     untrained = {"arch": "timm/test_efficientnet", "pretrained": False, "size": 64}
     data = with_changes(data, {"models": {"a": untrained, "b": dict(untrained)}, "truth": {},
                          "search.floor": 0.001})  # fmt: skip
-    one, other = (run_config(write_config(tmp_path / name, data)) for name in ("one", "other"))
-    assert deterministic_part(one.result) == deterministic_part(other.result)
-    assert one.result.candidates[0].quality_kept is None
+    first, second = (run_config(write_config(tmp_path / name, data)) for name in ("one", "other"))
+    assert deterministic_part(first.result) == deterministic_part(second.result)
+    assert first.result.candidates[0].quality_kept is None
 
 
 def test_a_classifier_and_a_detector_are_merged(
@@ -178,8 +178,8 @@ def test_a_classifier_and_a_detector_are_merged(
                 "num_classes": CLASSES[DETECTOR], "fit": "squash"}  # fmt: skip
     models = {"cls": data["models"]["a"], "det": detector}
     truth = dict.fromkeys(models, data["truth"]["a"])
-    changed = with_changes(data, {"models": models, "truth": truth})
-    result = run_config(write_config(tmp_path, changed)).result
+    config = with_changes(data, {"models": models, "truth": truth})
+    result = run_config(write_config(tmp_path, config)).result
     assert set(result.baseline) == {"cls", "det"}
     assert "map" in result.baseline["det"] and "top1" in result.baseline["cls"]
     for record in result.candidates:
@@ -198,14 +198,14 @@ def test_a_budget_that_cannot_be_met_names_the_smallest_plan_and_exits_with_2(
     tmp_path: Path, data: dict[str, Any]
 ) -> None:
     config = load_config(write_config(tmp_path, data), ["budget=1 kB"])
-    with pytest.raises(BudgetTooSmall) as caught:
+    with pytest.raises(BudgetTooSmall) as failure:
         run(config, capture_reporter().reporter)
-    least = caught.value.least
-    assert caught.value.exit_code == 2
+    least = failure.value.least
+    assert failure.value.exit_code == 2
     for message in (least.plan.hash, str(least.bytes), str(least.plan), "0.00 MB"):
-        assert message in str(caught.value)
-    written = config.out_folder / "plans" / f"{least.plan.hash}.json"
-    assert SharePlan.from_json(written.read_text(encoding="utf-8")) == least.plan
+        assert message in str(failure.value)
+    plan_file = config.out_folder / "plans" / f"{least.plan.hash}.json"
+    assert SharePlan.from_json(plan_file.read_text(encoding="utf-8")) == least.plan
     assert not (config.out_folder / "result.json").exists()
     # the budget in the message can be met, and one byte less cannot
     assert run_config(config.base / "config.yaml", [f"budget={least.bytes}"]).result.chosen
@@ -227,13 +227,13 @@ def test_with_a_quality_floor_the_smallest_plan_that_keeps_it_is_chosen(
     tmp_path: Path, data: dict[str, Any]
 ) -> None:
     path = write_config(tmp_path, with_changes(data, {"budget": None, "quality_floor": 0.5}))
-    ran = run_config(path, ["search.trials=40"])
-    result = ran.result
+    finished = run_config(path, ["search.trials=40"])
+    result = finished.result
     assert (result.budget_bytes, result.quality_floor) == (None, 0.5)
     assert all(min(r.kept.values()) >= 0 for r in result.candidates)
     keeping = [c for c in result.candidates if min(c.kept.values()) >= 0.5]
     assert keeping and result.chosen == min(keeping, key=lambda c: c.bytes).hash
-    assert "50.0% of every model's quality" in ran.output
+    assert "50.0% of every model's quality" in finished.output
 
 
 def test_if_no_verified_plan_keeps_the_floor_none_is_chosen(
@@ -243,20 +243,23 @@ def test_if_no_verified_plan_keeps_the_floor_none_is_chosen(
         "search.pipelines.candidates.quality_kept_by_model", lambda *scores: {"a": 0.25, "b": 0.5}
     )  # measured quality far below all predictions
     path = write_config(tmp_path, with_changes(data, {"budget": None, "quality_floor": 0.9}))
-    ran = run_config(path)
-    assert ran.result.chosen is None and (ran.out / "result.json").is_file()
-    assert "None of them keeps 90.0%" in ran.output and "keeps 25.0% on its worst" in ran.output
+    finished = run_config(path)
+    assert finished.result.chosen is None and (finished.out / "result.json").is_file()
+    assert (
+        "None of them keeps 90.0%" in finished.output
+        and "keeps 25.0% on its worst" in finished.output
+    )
 
 
 def test_all_objectives_are_measured_and_printed(tmp_path: Path, data: dict[str, Any]) -> None:
     objectives = ["macs", "latency", "activation"]
     path = write_config(tmp_path, with_changes(data, {"search.objectives": objectives}))
-    ran = run_config(path, ["search.trials=4"])
-    assert ran.result.study["objectives"] == objectives
-    for record in (*ran.result.front, *ran.result.candidates):
+    finished = run_config(path, ["search.trials=4"])
+    assert finished.result.study["objectives"] == objectives
+    for record in (*finished.result.front, *finished.result.candidates):
         assert list(record.costs) == objectives and record.costs["latency"] > 0
         assert record.costs["macs"] == record.macs / 1e6
-    assert "latency ms" in ran.output and "activation MB" in ran.output
+    assert "latency ms" in finished.output and "activation MB" in finished.output
 
 
 def test_a_search_begins_with_the_plans_of_an_earlier_run_in_the_folder(
@@ -265,9 +268,9 @@ def test_a_search_begins_with_the_plans_of_an_earlier_run_in_the_folder(
     path = write_config(tmp_path, data)
     first = run_config(path, ["search.trials=60"]).result
     earlier_plans = {r.hash for r in (*first.candidates, *first.front)}
-    again = run_config(path, ["seed=4", f"search.trials={len(earlier_plans) + 2}"])
-    assert again.result.study["trials"] == len(earlier_plans) + 2
-    assert again.result.study["hypervolume"][-1] >= 0.999 * first.study["hypervolume"][-1]
+    second = run_config(path, ["seed=4", f"search.trials={len(earlier_plans) + 2}"])
+    assert second.result.study["trials"] == len(earlier_plans) + 2
+    assert second.result.study["hypervolume"][-1] >= 0.999 * first.study["hypervolume"][-1]
     fresh = run_config(write_config(tmp_path / "new", data), ["seed=4", "search.trials=8"]).result
     assert fresh.study["hypervolume"][-1] < first.study["hypervolume"][-1]
 
@@ -282,9 +285,9 @@ def test_a_damaged_earlier_result_is_ignored(tmp_path: Path, data: dict[str, Any
 
 def test_an_exhausted_search_space_is_reported(tmp_path: Path, data: dict[str, Any]) -> None:
     path = write_config(tmp_path, with_changes(data, {"search.floor": 2.0, "budget": "100%"}))
-    ran = run_config(path)
-    assert ran.result.study["exhausted"] and ran.result.study["trials"] == 1
-    assert "which is the whole search space" in ran.output
+    finished = run_config(path)
+    assert finished.result.study["exhausted"] and finished.result.study["trials"] == 1
+    assert "which is the whole search space" in finished.output
 
 
 def test_exact_prints_the_true_front_and_the_share_that_the_study_found(
@@ -292,18 +295,18 @@ def test_exact_prints_the_true_front_and_the_share_that_the_study_found(
 ) -> None:
     path = write_config(tmp_path, data)
     result = run_config(path, ["search.trials=120"]).result
-    listener = capture_reporter()
-    find_exact_front(load_config(path), listener.reporter)
-    written = json.loads((tmp_path / "out" / "tiny" / "exact.json").read_text(encoding="utf-8"))
-    assert written["problem"] == result.study["problem"]
-    bytes_, proxies = ([f[key] for f in written["front"]] for key in ("bytes", "proxy"))
+    captured = capture_reporter()
+    find_exact_front(load_config(path), captured.reporter)
+    content = json.loads((tmp_path / "out" / "tiny" / "exact.json").read_text(encoding="utf-8"))
+    assert content["problem"] == result.study["problem"]
+    bytes_, proxies = ([f[key] for f in content["front"]] for key in ("bytes", "proxy"))
     assert bytes_ == sorted(bytes_) and proxies == sorted(proxies)
     for record in result.front:
         assert any(
-            held <= record.bytes and proxy >= record.proxy - 1e-9
-            for held, proxy in zip(bytes_, proxies, strict=True)
+            size <= record.bytes and proxy >= record.proxy - 1e-9
+            for size, proxy in zip(bytes_, proxies, strict=True)
         )
-    assert "The study in tiny has found" in listener.text
+    assert "The study in tiny has found" in captured.text
     other = capture_reporter()
     find_exact_front(load_config(path, ["budget=80%"]), other.reporter)
     assert "The study" not in other.text  # the study solved another problem
@@ -329,9 +332,9 @@ def test_an_error_leaves_the_old_result(
     out = tmp_path / "out" / "tiny"
     out.mkdir(parents=True)
     (out / "result.json").write_text("the old one")
-    with pytest.raises(MergeSearchError, match=message) as caught:
+    with pytest.raises(MergeSearchError, match=message) as failure:
         run_config(path)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(failure.value)
     assert (out / "result.json").read_text() == "the old one"
     assert not [p for p in out.rglob("*") if ".part" in p.name]
 
@@ -349,9 +352,9 @@ def test_a_read_only_folder_is_refused_before_any_work(
 ) -> None:
     (tmp_path / "file").write_text("in the way")
     path = write_config(tmp_path, with_changes(data, {key: "file/below"}))
-    with pytest.raises(CannotWrite, match="file/below") as caught:
+    with pytest.raises(CannotWrite, match="file/below") as failure:
         run_config(path)
-    assert f"`{key}:`" in str(caught.value)
+    assert f"`{key}:`" in str(failure.value)
 
 
 def test_a_damaged_study_is_refused_by_name(tmp_path: Path, data: dict[str, Any]) -> None:

@@ -54,14 +54,14 @@ def error_of(*args: str | Path) -> str:
 
 @pytest.fixture(scope="module")
 def config(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A config whose 28 frames are three and a half batches."""
+    """Write a config whose 28 frames are three and a half batches."""
     data = with_changes(config_data(weights), {"frames.count": 40, "cache": "cache"})
     return write_config(tmp_path_factory.mktemp("stats"), data)
 
 
 @pytest.fixture(scope="module")
 def parts(config: Path) -> list[Path]:
-    """The files of all three shards."""
+    """Return the files of all three shards."""
     for number in (1, 2, 3):
         assert stats(config, "--shard", f"{number}/3").exit_code == 0
     return sorted((load_config(config).out_folder / "stats").iterdir())
@@ -69,34 +69,34 @@ def parts(config: Path) -> list[Path]:
 
 def observe_config(config: RunConfig) -> tuple[Observed, str]:
     """Observe as a run of the config does; return the printed text, too."""
-    spoken = capture_reporter()
-    deployment = load_deployment(config, spoken.reporter)
-    found = observe(config, deployment, open_frame_set(config), spoken.reporter)
-    return found, spoken.text
+    captured = capture_reporter()
+    deployment = load_deployment(config, captured.reporter)
+    observed = observe(config, deployment, open_frame_set(config), captured.reporter)
+    return observed, captured.text
 
 
-def test_the_sum_of_the_shards_is_the_one_pass(
+def test_the_sum_of_the_shards_equals_a_single_pass(
     config: Path, parts: list[Path], tmp_path: Path
 ) -> None:
     result = stats("merge", config)
     assert result.exit_code == 0, result.stderr
-    summed, said = observe_config(load_config(config))
-    assert "cached" in said
-    once, said = observe_config(load_config(config, [f"cache={tmp_path}"]))
-    assert "cached" not in said
-    assert summed.statistics.moments.frames == once.statistics.moments.frames == 28
-    for pair in once.deployment.pairs.legal:
-        one, other = summed.statistics, once.statistics
-        assert one.image_cka(pair) == pytest.approx(other.image_cka(pair), abs=1e-6)
-        assert one.position_cka(pair) == pytest.approx(other.position_cka(pair), abs=1e-6)
-        assert one.ridge(pair).explained == pytest.approx(other.ridge(pair).explained, abs=1e-6)
+    summed, text = observe_config(load_config(config))
+    assert "cached" in text
+    single, text = observe_config(load_config(config, [f"cache={tmp_path}"]))
+    assert "cached" not in text
+    assert summed.statistics.moments.frames == single.statistics.moments.frames == 28
+    for pair in single.deployment.pairs.legal:
+        left, right = summed.statistics, single.statistics
+        assert left.image_cka(pair) == pytest.approx(right.image_cka(pair), abs=1e-6)
+        assert left.position_cka(pair) == pytest.approx(right.position_cka(pair), abs=1e-6)
+        assert left.ridge(pair).explained == pytest.approx(right.ridge(pair).explained, abs=1e-6)
 
 
 def test_the_shards_share_the_batches_evenly(parts: list[Path]) -> None:
-    saved = [read_moments(path) for path in parts]
-    assert [s.shard for s in saved] == [Shard(1, 3), Shard(2, 3), Shard(3, 3)]
-    assert [s.moments.frames for s in saved] == [12, 8, 8]
-    assert len({s.key for s in saved}) == 1
+    shards = [read_moments(path) for path in parts]
+    assert [s.shard for s in shards] == [Shard(1, 3), Shard(2, 3), Shard(3, 3)]
+    assert [s.moments.frames for s in shards] == [12, 8, 8]
+    assert len({s.key for s in shards}) == 1
 
 
 def test_a_missing_shard_is_named(config: Path, parts: list[Path]) -> None:
@@ -104,15 +104,15 @@ def test_a_missing_shard_is_named(config: Path, parts: list[Path]) -> None:
     assert "missing of the shards: 1/3, 3/3" in error_of("merge", config, parts[1])
 
 
-def test_a_shard_that_is_given_twice_is_refused(config: Path, parts: list[Path]) -> None:
+def test_a_duplicate_shard_is_refused(config: Path, parts: list[Path]) -> None:
     message = error_of("merge", config, *parts, parts[0])
     assert str(parts[0]) in message and "give each shard once" in message
 
 
 def test_shards_of_different_counts_do_not_mix(config: Path, parts: list[Path]) -> None:
     other = parts[0].parent.parent / "two.safetensors"
-    saved = read_moments(parts[0])
-    write_moments(other, StoredMoments(saved.moments, saved.key, Shard(2, 2)))
+    stored = read_moments(parts[0])
+    write_moments(other, StoredMoments(stored.moments, stored.key, Shard(2, 2)))
     assert "must be of one number of shards" in error_of("merge", config, parts[0], other)
 
 
@@ -147,8 +147,8 @@ def test_the_subcommand_measure_is_the_default(config: Path) -> None:
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
 def test_every_batch_is_in_one_shard(count: int) -> None:
     batches = [range(k, k + 4) for k in range(0, 40, 4)]
-    taken = [b for k in range(count) for b in Shard(k + 1, count).of(batches)]
-    assert sorted(taken, key=lambda b: b.start) == batches
+    shard_batches = [b for k in range(count) for b in Shard(k + 1, count).of(batches)]
+    assert sorted(shard_batches, key=lambda b: b.start) == batches
 
 
 def test_an_impossible_shard_cannot_be_built() -> None:
@@ -156,13 +156,13 @@ def test_an_impossible_shard_cannot_be_built() -> None:
         Shard(4, 3)
 
 
-def equal_moments(one: Moments, other: Moments) -> bool:
-    assert one.refs == other.refs and one.frames == other.frames
-    assert list(one.grids) == list(other.grids)
-    same = [np.array_equal(one.hsic, other.hsic)]
-    for grid in one.grids:
+def equal_moments(left: Moments, right: Moments) -> bool:
+    assert left.refs == right.refs and left.frames == right.frames
+    assert list(left.grids) == list(right.grids)
+    same = [np.array_equal(left.hsic, right.hsic)]
+    for grid in left.grids:
         for fold in FOLDS:
-            a, b = one.at(grid, fold), other.at(grid, fold)
+            a, b = left.at(grid, fold), right.at(grid, fold)
             assert a.columns == b.columns and a.count == b.count
             assert set(a.products) == set(b.products)
             same += [torch.equal(a.squares[ref], b.squares[ref]) for ref in a.squares]
@@ -177,9 +177,9 @@ def test_saved_moments_are_loaded_bit_for_bit(mixed: Observed, tmp_path: Path) -
     loaded = read_moments(path)
     assert (loaded.key, loaded.shard) == ("key", ALL_BATCHES)
     assert equal_moments(loaded.moments, moments)
-    again = Statistics(loaded.moments, mixed.statistics.facts)
+    statistics = Statistics(loaded.moments, mixed.statistics.facts)
     pair = mixed.deployment.pairs.legal[5]
-    assert again.ridge(pair) == mixed.statistics.ridge(pair)
+    assert statistics.ridge(pair) == mixed.statistics.ridge(pair)
     assert [p.name for p in path.parent.iterdir()] == ["m.safetensors"]
 
 
@@ -196,9 +196,9 @@ def test_moments_without_pairs_can_be_saved(weights: Weights, tmp_path: Path) ->
 
 
 def test_a_damaged_file_is_refused_by_name(parts: list[Path], tmp_path: Path) -> None:
-    whole, path = parts[0].read_bytes(), tmp_path / "damaged.safetensors"
-    for content in (b"", b"no tensors", whole[:-9], whole[: len(whole) // 2]):
-        path.write_bytes(content)
+    content, path = parts[0].read_bytes(), tmp_path / "damaged.safetensors"
+    for damaged in (b"", b"no tensors", content[:-9], content[: len(content) // 2]):
+        path.write_bytes(damaged)
         with pytest.raises(BadStatistics, match=r"damaged\.safetensors: not a complete file"):
             read_moments(path)
     tensors = load_file(parts[0])

@@ -53,14 +53,14 @@ def _short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def out(tiny_run: FinishedRun, tmp_path: Path) -> Path:
-    """A private copy of a finished run."""
+    """Return the folder of a copy of a finished run."""
     shutil.copytree(tiny_run.config.base, tmp_path / "copied")
     return tmp_path / "copied" / tiny_run.out.relative_to(tiny_run.config.base)
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Frames that the run did not use."""
+    """Write frames that the run did not use; return their folder."""
     folder = tmp_path_factory.mktemp("photos")
     for k in range(OTHERS):
         Image.fromarray(cached_scene(replace(STREET, seed=77), k).image).save(
@@ -71,7 +71,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def answers(tiny_run: FinishedRun, photos: Path) -> Path:
-    """Labels equal to the answers of the unmerged networks: a.csv and b.csv."""
+    """Write the answers of the unmerged networks as labels: a.csv and b.csv."""
     folder = photos.parent / "answers"
     folder.mkdir()
     deployment = load_deployment(tiny_run.config, capture_reporter().reporter)
@@ -79,8 +79,8 @@ def answers(tiny_run: FinishedRun, photos: Path) -> Path:
     with torch.inference_mode():
         for name, model in deployment.models.items():
             pictures = [cached_scene(replace(STREET, seed=77), k).image for k in range(OTHERS)]
-            said = model(model.prepare_frames(pictures)).argmax(1).tolist()
-            rows = [f"{path},{label}\n" for path, label in zip(frames, said, strict=True)]
+            labels = model(model.prepare_frames(pictures)).argmax(1).tolist()
+            rows = [f"{path},{label}\n" for path, label in zip(frames, labels, strict=True)]
             (folder / f"{name}.csv").write_text("path,label_index\n" + "".join(rows))
     return folder
 
@@ -92,7 +92,7 @@ def verify_run(
     return verify(out, hash_prefixes, data, captured.reporter), captured
 
 
-def test_on_the_data_of_the_run_the_numbers_are_those_of_the_run(
+def test_a_verification_on_the_data_of_the_run_has_the_numbers_of_the_run(
     tiny_run: FinishedRun, out: Path
 ) -> None:
     verification, captured = verify_run(out, VerificationInputs())
@@ -108,9 +108,7 @@ def test_on_the_data_of_the_run_the_numbers_are_those_of_the_run(
         assert candidate.hash in captured.text
 
 
-def test_with_the_networks_own_answers_as_labels_accuracy_is_fidelity(
-    out: Path, answers: Path
-) -> None:
+def test_accuracy_on_the_networks_own_answers_equals_fidelity(out: Path, answers: Path) -> None:
     data = VerificationInputs({"a": answers / "a.csv", "b": answers / "b.csv"})
     verification, captured = verify_run(out, data)
     assert all(
@@ -146,9 +144,11 @@ def test_without_labels_only_fidelity_is_measured(out: Path, photos: Path) -> No
 
 
 def test_plans_of_the_front_are_selected_by_hash_prefix(tiny_run: FinishedRun, out: Path) -> None:
-    others = {r.hash for r in tiny_run.result.front} - {c.hash for c in tiny_run.result.candidates}
-    assert others, "the run verifies only some of its front"
-    other = sorted(others)[0]
+    unverified = {r.hash for r in tiny_run.result.front} - {
+        c.hash for c in tiny_run.result.candidates
+    }
+    assert unverified, "the run verifies only some of its front"
+    other = sorted(unverified)[0]
     verification, _ = verify_run(out, VerificationInputs(), [other, other[:8]])
     (candidate,) = verification.candidates
     record = next(r for r in tiny_run.result.front if r.hash == other)
@@ -168,10 +168,10 @@ def test_the_verification_is_written_and_logged(out: Path, photos: Path) -> None
         verification.result == content_id(before) and (out / "result.json").read_bytes() == before
     )
     client = MlflowClient(tracking_uri=Target.of(LoadedRun.from_folder(out).config).uri)
-    known = client.get_experiment_by_name("merge-search")
-    assert known is not None
-    mine = f"tags.`merge_search.result` = '{content_id(file.read_bytes())}'"
-    (run,) = client.search_runs([known.experiment_id], mine)
+    experiment = client.get_experiment_by_name("merge-search")
+    assert experiment is not None
+    query = f"tags.`merge_search.result` = '{content_id(file.read_bytes())}'"
+    (run,) = client.search_runs([experiment.experiment_id], query)
     assert run.data.tags["merge_search.kind"] == "verify"
     assert run.info.status == "FINISHED" and PARENT_TAG not in run.data.tags
     assert run.data.params["result"] == verification.result
@@ -185,22 +185,22 @@ def test_the_verification_is_written_and_logged(out: Path, photos: Path) -> None
     assert [line for line in sync(out) if "logged before" not in line] == []
 
 
-def test_a_verification_that_mlflow_did_not_take_is_logged_later(
+def test_a_verification_is_logged_later_if_mlflow_was_unreachable(
     out: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     local = Target.of(LoadedRun.from_folder(out).config).uri
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
     with pytest.raises(NotLogged, match="merge-search sync"):
         verify_run(out, VerificationInputs(frames=photos))
-    (kept,) = (out / "unlogged").glob("*/verified.json")
-    assert kept.read_bytes() == (out / "verify" / "verified.json").read_bytes()
+    (queued,) = (out / "unlogged").glob("*/verified.json")
+    assert queued.read_bytes() == (out / "verify" / "verified.json").read_bytes()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", local)
-    assert [said for said in sync(out) if "logged before" not in said]
+    assert [line for line in sync(out) if "logged before" not in line]
     assert not (out / "unlogged").exists()
-    assert all("logged before" in said for said in sync(out))
+    assert all("logged before" in line for line in sync(out))
 
 
-# What is refused, before anything long is done.
+# Refusals, before any model runs.
 
 
 @pytest.fixture(scope="module")
@@ -217,13 +217,15 @@ def photo_run(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Fin
 
 
 def test_frames_of_the_search_are_refused(photo_run: FinishedRun, tmp_path: Path) -> None:
-    seen = photo_run.config.base / "frames"
+    searched_frames = photo_run.config.base / "frames"
     labels = tmp_path / "seen.csv"
-    labels.write_text(f"path,label_index\n{seen / '03.png'},1\n{seen / '04.png'},2\n")
+    labels.write_text(
+        f"path,label_index\n{searched_frames / '03.png'},1\n{searched_frames / '04.png'},2\n"
+    )
     with pytest.raises(BadTruth, match=r"truth\.a: 2 of its frames are also among"):
         verify_run(photo_run.out, VerificationInputs({"a": labels}))
     with pytest.raises(BadTruth, match=r"28 of its images are also among the frames of the sea"):
-        verify_run(photo_run.out, VerificationInputs(frames=seen))
+        verify_run(photo_run.out, VerificationInputs(frames=searched_frames))
     assert not (photo_run.out / "verify").exists()
 
 
@@ -249,21 +251,23 @@ def test_a_run_without_truth_in_its_config_can_be_verified(
 def test_labels_of_unknown_form_are_refused(
     tiny_run: FinishedRun, texts: list[str], message: str
 ) -> None:
-    with pytest.raises(BadData) as caught:
+    with pytest.raises(BadData) as failure:
         VerificationInputs.parse(texts, [], [], None).config_for(
             LoadedRun.from_folder(tiny_run.out)
         )
-    assert message in str(caught.value)
+    assert message in str(failure.value)
 
 
 @pytest.mark.parametrize("option", ["images", "classes"])
 def test_options_about_labels_require_labels(tiny_run: FinishedRun, option: str) -> None:
-    given = {option: ["a=x"]}
-    data = VerificationInputs.parse([], given.get("images", []), given.get("classes", []), None)
+    options = {option: ["a=x"]}
+    data = VerificationInputs.parse(
+        [], options.get("images", []), options.get("classes", []), None
+    )
     with pytest.raises(BadData, match=f"--{option} a=...: goes with --labels a="):
         data.config_for(LoadedRun.from_folder(tiny_run.out))
     data = VerificationInputs.parse(
-        ["a=x.csv"], given.get("images", []), given.get("classes", []), None
+        ["a=x.csv"], options.get("images", []), options.get("classes", []), None
     )
     with pytest.raises(BadConfig, match=r"truth\.a.*: "):
         data.config_for(LoadedRun.from_folder(tiny_run.out))
@@ -276,49 +280,49 @@ def test_classes_that_are_not_yaml_are_refused() -> None:
 
 def with_detector(tiny_run: FinishedRun, truth: dict[str, Any]) -> LoadedRun:
     """Return the run as if its model b were a detector."""
-    known = LoadedRun.from_folder(tiny_run.out)
-    models = {**known.result.models, "b": replace(known.result.models["b"], task="detection")}
+    loaded = LoadedRun.from_folder(tiny_run.out)
+    models = {**loaded.result.models, "b": replace(loaded.result.models["b"], task="detection")}
     config = config_of(
-        {**known.config.as_written(), "truth": truth}, known.config.base, known.document
+        {**loaded.config.as_written(), "truth": truth}, loaded.config.base, loaded.document
     )
-    return replace(known, config=config, result=replace(known.result, models=models))
+    return replace(loaded, config=config, result=replace(loaded.result, models=models))
 
 
 def test_the_format_of_labels_follows_from_file_and_task(
     tiny_run: FinishedRun, tmp_path: Path
 ) -> None:
-    known = with_detector(tiny_run, {})
+    loaded = with_detector(tiny_run, {})
     (tmp_path / "classes").mkdir()
     texts = [f"a={tmp_path / 'l.csv'}", f"b={tmp_path / 'i.JSON'}"]
-    truth = VerificationInputs.parse(texts, [f"b={tmp_path}"], [], None).config_for(known).truth
+    truth = VerificationInputs.parse(texts, [f"b={tmp_path}"], [], None).config_for(loaded).truth
     assert truth["a"].csv == str(tmp_path / "l.csv")
     assert (truth["b"].coco, truth["b"].images) == (str(tmp_path / "i.JSON"), str(tmp_path))
     truth = (
         VerificationInputs.parse([f"a={tmp_path / 'real.json'}"], [], [], None)
-        .config_for(known)
+        .config_for(loaded)
         .truth
     )
     assert truth["a"].real == str(tmp_path / "real.json") and "b" not in truth
     truth = (
         VerificationInputs.parse([f"a={tmp_path / 'classes'}"], [], [], None)
-        .config_for(known)
+        .config_for(loaded)
         .truth
     )
     assert truth["a"].image_folder == str(tmp_path / "classes")
 
 
 def test_a_detector_uses_the_classes_of_the_run_by_default(tiny_run: FinishedRun) -> None:
-    known = with_detector(tiny_run, {"b": {"coco": "old.json", "classes": {1: "car", 3: 7}}})
+    loaded = with_detector(tiny_run, {"b": {"coco": "old.json", "classes": {1: "car", 3: 7}}})
     data = VerificationInputs.parse(["b=new.json"], [], [], None)
-    assert data.config_for(known).truth["b"].classes == {1: "car", 3: 7}
+    assert data.config_for(loaded).truth["b"].classes == {1: "car", 3: 7}
     data = VerificationInputs.parse(["b=new.json"], [], ["b=[bus, 4]"], None)
-    assert data.config_for(known).truth["b"].classes == ["bus", 4]
+    assert data.config_for(loaded).truth["b"].classes == ["bus", 4]
 
 
 def test_the_command_prints_the_path_of_its_file(out: Path, photos: Path) -> None:
-    answer = CliRunner().invoke(main, ["verify", str(out), "--frames", str(photos)])
-    assert answer.exit_code == 0, answer.output
-    assert f"Wrote {out}/verify/verified.json" in answer.stdout
+    result = CliRunner().invoke(main, ["verify", str(out), "--frames", str(photos)])
+    assert result.exit_code == 0, result.output
+    assert f"Wrote {out}/verify/verified.json" in result.stdout
     assert json.loads((out / "verify" / "verified.json").read_text())["schema"] == 1
     failed = CliRunner().invoke(main, ["verify", str(photos)])
     assert failed.exit_code == 1 and "no result.json; give the folder" in failed.stderr

@@ -55,20 +55,20 @@ def report(tiny_run: FinishedRun) -> Element:
 
 
 @pytest.fixture
-def written(tiny_run: FinishedRun) -> dict[str, Any]:
+def content(tiny_run: FinishedRun) -> dict[str, Any]:
     data = json.loads((tiny_run.out / "result.json").read_text(encoding="utf-8"))
     assert isinstance(data, dict)
     return data
 
 
 def minimal_trace(result: Result) -> SearchTrace:
-    """The least that a page needs besides its result."""
+    """Return the least that a page needs besides its result."""
     shares = [s for c in result.candidates for s in SharePlan.from_dict(c.plan).shares]
     similarity = {share: 0.5 for share in shares}
     return SearchTrace(similarity, {}, len(shares), len(result.front), ())
 
 
-def rendered(
+def rendered_page(
     result: Result, trace: SearchTrace | None = None, paths: RunPaths = NO_CONFIG
 ) -> Element:
     return parse_page(render_page(result, trace or minimal_trace(result), paths))
@@ -84,13 +84,13 @@ def mb(count: int) -> str:
 
 
 def test_the_headline_shows_the_numbers_of_result_json(
-    report: Element, written: dict[str, Any]
+    report: Element, content: dict[str, Any]
 ) -> None:
-    (chosen,) = (c for c in written["candidates"] if c["hash"] == written["chosen"])
+    (chosen,) = (c for c in content["candidates"] if c["hash"] == content["chosen"])
     (title,) = report.all("h1")
     assert title.text == (
-        f"Within {mb(written['budget_bytes'])}, a and b hold {mb(chosen['bytes'])} instead of "
-        f"{written['unmerged_bytes'] / 1e6:.2f} ({chosen['saved_pct']:.1f}% less) and keep "
+        f"Within {mb(content['budget_bytes'])}, a and b hold {mb(chosen['bytes'])} instead of "
+        f"{content['unmerged_bytes'] / 1e6:.2f} ({chosen['saved_pct']:.1f}% less) and keep "
         f"{100 * chosen['quality_kept']:.1f}% of their quality."
     )
     values = [value.text for value in report.all("dd", class_="value")]
@@ -99,21 +99,21 @@ def test_the_headline_shows_the_numbers_of_result_json(
     notes = " ".join(note.text for note in report.all("dd", class_="note"))
     low, high = chosen["quality_interval"]
     assert f"95% interval {100 * low:.1f}…{100 * high:.1f}%" in notes
-    assert f"budget {mb(written['budget_bytes'])}" in notes and "no labels for b" in notes
+    assert f"budget {mb(content['budget_bytes'])}" in notes and "no labels for b" in notes
     assert f"top-1 {100 * chosen['accuracy']['a']['top1']:.1f}%" in notes
-    assert f"unmerged {100 * written['baseline']['a']['top1']:.1f}%" in notes
+    assert f"unmerged {100 * content['baseline']['a']['top1']:.1f}%" in notes
 
 
-def test_every_candidate_has_a_row(report: Element, written: dict[str, Any]) -> None:
+def test_every_candidate_has_a_row(report: Element, content: dict[str, Any]) -> None:
     (table,) = report.all("table", class_="sortable")
     header, unmerged, *rows = table.rows()
     assert header == ["Plan", "MB", "Saved", "Quality kept", "Fidelity", "Proxy", "a top-1"]
-    assert unmerged[:2] == ["unmerged", f"{written['unmerged_bytes'] / 1e6:.2f}"]
-    candidates = sorted(written["candidates"], key=lambda c: c["bytes"])
+    assert unmerged[:2] == ["unmerged", f"{content['unmerged_bytes'] / 1e6:.2f}"]
+    candidates = sorted(content["candidates"], key=lambda c: c["bytes"])
     for c, row in zip(candidates, rows, strict=True):
         assert row[0].split()[0] == c["hash"]
-        assert ("chosen" in row[0]) == (c["hash"] == written["chosen"])
-        assert ("verified front" in row[0]) == (c["hash"] in written["verified_front"])
+        assert ("chosen" in row[0]) == (c["hash"] == content["chosen"])
+        assert ("verified front" in row[0]) == (c["hash"] in content["verified_front"])
         assert row[1:3] == [f"{c['bytes'] / 1e6:.2f}", f"{c['saved_pct']:.1f}%"]
         low, high = c["quality_interval"]
         assert row[3] == f"{100 * c['quality_kept']:.1f}% {100 * low:.1f}…{100 * high:.1f}%"
@@ -139,43 +139,43 @@ def test_heat_maps_have_a_cell_for_every_pair_of_stages(
         cells = [cell for row in rows for cell in row[1:]]
         assert len(cells) == len(stages) ** 2
         assert all(re.fullmatch(r"-?\d\.\d\d|", cell) for cell in cells)
-    drawn = SharePlan.from_dict(chosen_of(tiny_run.result).plan).shares
-    assert len([td for t in maps for td in t.all("td", class_="shared")]) == len(drawn) > 0
+    shares = SharePlan.from_dict(chosen_of(tiny_run.result).plan).shares
+    assert len([td for t in maps for td in t.all("td", class_="shared")]) == len(shares) > 0
 
 
 def chosen_of(result: Result) -> CandidateRecord:
     return next(c for c in result.candidates if c.hash == result.chosen)
 
 
-def test_rank_agreements_are_those_of_the_result(report: Element, written: dict[str, Any]) -> None:
-    shown = [figure.all("b")[0].text for figure in section(report, "agreement").all("figure")]
+def test_rank_agreements_are_those_of_the_result(report: Element, content: dict[str, Any]) -> None:
+    texts = [figure.all("b")[0].text for figure in section(report, "agreement").all("figure")]
     names = ("shortlist_proxy_fidelity", "proxy_truth", "fidelity_truth")
-    expected = [written["rungs"][name] for name in names]
-    assert shown == ["not defined" if rho is None else f"{rho:z.2f}" for rho in expected]
+    expected = [content["rungs"][name] for name in names]
+    assert texts == ["not defined" if rho is None else f"{rho:z.2f}" for rho in expected]
 
 
-def test_counts_of_what_was_rejected_add_up(report: Element, written: dict[str, Any]) -> None:
+def test_counts_of_rejected_plans_add_up(report: Element, content: dict[str, Any]) -> None:
     part = section(report, "rejected")
     titles = [title.text for title in part.all("h3")]
-    stages = [len(model["stages"]) for model in written["models"].values()]
+    stages = [len(model["stages"]) for model in content["models"].values()]
     rejected, pairs = map(int, re.findall(r"\d+", titles[0]))
     assert pairs == 2 * stages[0] * stages[1]
-    counts = [int(one.text) for one in part.all("b")]
+    counts = [int(number.text) for number in part.all("b")]
     *by_reason, infeasible, dominated, front = counts
     assert sum(by_reason) == rejected > 0
-    assert infeasible + dominated + front == written["study"]["trials"]
-    assert front == len(written["front"])
-    assert titles[-1].endswith(f"{len(written['candidates']) - 1} of {len(written['candidates'])}")
+    assert infeasible + dominated + front == content["study"]["trials"]
+    assert front == len(content["front"])
+    assert titles[-1].endswith(f"{len(content['candidates']) - 1} of {len(content['candidates'])}")
     listed = int(titles[-2].rpartition(" ")[2])
     unlisted = int(titles[-2].split()[-3])
-    assert listed - unlisted == len(written["candidates"])
+    assert listed - unlisted == len(content["candidates"])
 
 
 def test_every_section_has_a_heading(report: Element, three_run: FinishedRun) -> None:
-    for whole in (report, read_page(three_run.out / "report.html")):
-        found = [s for s in whole.all("section") if "id" in s.attributes]
-        assert [s.attributes["id"] for s in found] == SECTIONS
-        for part in found:
+    for page in (report, read_page(three_run.out / "report.html")):
+        sections = [s for s in page.all("section") if "id" in s.attributes]
+        assert [s.attributes["id"] for s in sections] == SECTIONS
+        for part in sections:
             (heading,) = part.all("h2")
             assert part.attributes["aria-labelledby"] == heading.attributes["id"]
 
@@ -183,9 +183,9 @@ def test_every_section_has_a_heading(report: Element, three_run: FinishedRun) ->
 def test_every_picture_has_a_description_and_every_id_is_unique(
     report: Element, three_run: FinishedRun
 ) -> None:
-    for whole in (report, read_page(three_run.out / "report.html")):
-        pictures = whole.all("svg")
-        assert len(pictures) >= 4 and not whole.all("img")
+    for page in (report, read_page(three_run.out / "report.html")):
+        pictures = page.all("svg")
+        assert len(pictures) >= 4 and not page.all("img")
         for picture in pictures:
             assert picture.attributes["role"] == "img"
             (title,) = (p for p in picture.inside if isinstance(p, Element) and p.name == "title")
@@ -193,11 +193,11 @@ def test_every_picture_has_a_description_and_every_id_is_unique(
             names = picture.attributes["aria-labelledby"].split()
             assert names == [title.attributes["id"], description.attributes["id"]]
             assert title.raw.strip() and description.raw.strip()
-        ids = [t.attributes["id"] for t in whole.tree() if "id" in t.attributes]
+        ids = [t.attributes["id"] for t in page.tree() if "id" in t.attributes]
         assert [name for name, count in Counter(ids).items() if count > 1] == []
 
 
-def test_the_page_loads_nothing_from_elsewhere(tiny_run: FinishedRun, report: Element) -> None:
+def test_the_page_loads_no_external_resource(tiny_run: FinishedRun, report: Element) -> None:
     for tag in report.tree():
         for name in ("src", "href", "xlink:href", "action", "srcset"):
             assert tag.attributes.get(name, "#").startswith(("#", "data:"))
@@ -209,8 +209,8 @@ def test_the_page_loads_nothing_from_elsewhere(tiny_run: FinishedRun, report: El
     (style,) = report.all("style")
     assert "@import" not in style.raw and "url(" not in style.raw
     text = (tiny_run.out / "report.html").read_text(encoding="utf-8")
-    outside = set(re.findall(r"https?://[^\s\"'<]+", text))
-    assert outside <= {"http://www.w3.org/2000/svg"}  # a namespace, which no browser fetches
+    addresses = set(re.findall(r"https?://[^\s\"'<]+", text))
+    assert addresses <= {"http://www.w3.org/2000/svg"}  # a namespace, which no browser fetches
 
 
 def test_all_text_is_escaped(tiny_run: FinishedRun) -> None:
@@ -220,22 +220,22 @@ def test_all_text_is_escaped(tiny_run: FinishedRun) -> None:
     poisoned = replace(result, name=evil, models=models, config=config)
     pair = Pair(Ref("a", "x"), Ref("b", "y"))
     trace = replace(minimal_trace(result), rejected={pair: evil})
-    whole = rendered(poisoned, trace, RunPaths(f"out/{evil}", f"{evil}.yaml"))
-    assert len(whole.all("script")) == 1 and not whole.all("img")
-    assert whole.all("title")[0].raw.startswith(evil)
-    assert evil in section(whole, "rejected").text and evil in section(whole, "settings").raw
-    commands = [shlex.split(code.raw) for code in section(whole, "next").all("code")]
+    page = rendered_page(poisoned, trace, RunPaths(f"out/{evil}", f"{evil}.yaml"))
+    assert len(page.all("script")) == 1 and not page.all("img")
+    assert page.all("title")[0].raw.startswith(evil)
+    assert evil in section(page, "rejected").text and evil in section(page, "settings").raw
+    commands = [shlex.split(code.raw) for code in section(page, "next").all("code")]
     assert ["merge-search", "ui", f"{evil}.yaml"] in commands
     last = evil.rpartition("/")[2]  # the name of a network without its library
-    assert any(text.raw.startswith(last) for text in whole.all("tspan"))
+    assert any(text.raw.startswith(last) for text in page.all("tspan"))
 
 
 def test_credentials_do_not_appear(tiny_run: FinishedRun) -> None:
     path = tiny_run.path
     secret = load_config(path, ["mlflow.tracking_uri=http://me:s3cret@host:5000"])
     result = replace(tiny_run.result, config=secret.as_written())
-    whole = render_page(result, minimal_trace(result), NO_CONFIG)
-    assert "host:5000" in whole and "s3cret" not in whole
+    page = render_page(result, minimal_trace(result), NO_CONFIG)
+    assert "host:5000" in page and "s3cret" not in page
 
 
 def test_rendering_is_deterministic(tiny_run: FinishedRun) -> None:
@@ -267,49 +267,50 @@ def test_the_ui_is_not_suggested_without_a_config(tiny_run: FinishedRun) -> None
 
 
 def test_three_models_without_labels_are_compared_by_fidelity(three_run: FinishedRun) -> None:
-    result, whole = three_run.result, read_page(three_run.out / "report.html")
+    result, page = three_run.result, read_page(three_run.out / "report.html")
     chosen = chosen_of(result)
     defined = [f for f in chosen.fidelity.values() if f is not None]
     fidelity = f"{100 * sum(defined) / len(defined):.1f}%"
-    assert whole.all("h1")[0].text.startswith(f"Within {mb(result.budget_bytes or 0)}, a, b and c")
-    assert f"agree {fidelity} with the unmerged models" in whole.all("h1")[0].text
-    values = [value.text for value in whole.all("dd", class_="value")]
+    assert page.all("h1")[0].text.startswith(f"Within {mb(result.budget_bytes or 0)}, a, b and c")
+    assert f"agree {fidelity} with the unmerged models" in page.all("h1")[0].text
+    values = [value.text for value in page.all("dd", class_="value")]
     shares = chosen.plan["shares"]
     assert values == [mb(chosen.bytes), fidelity, str(len(shares))] and len(shares) > 1
-    assert "there are no labels" in section(whole, "candidates").text
-    assert len(whole.all("table", class_="heat")) == 6
-    assert [b.text for b in section(whole, "agreement").all("b")][1:] == ["not defined"] * 2
-    (first,) = whole.all("figure", class_="plan")
+    assert "there are no labels" in section(page, "candidates").text
+    assert len(page.all("table", class_="heat")) == 6
+    assert [b.text for b in section(page, "agreement").all("b")][1:] == ["not defined"] * 2
+    (first,) = page.all("figure", class_="plan")
     for share in shares:
         model, stage = share["recipient"].split(":")
         assert f"{model} takes {stage} from {share['donor']}" in first.text
 
 
-def test_the_page_says_that_no_plan_reaches_the_floor(tiny_run: FinishedRun) -> None:
-    kept = ({"a": 0.5, "b": 1.0}, {"a": 0.9, "b": 0.8}, {"a": 0.7, "b": 0.6})
+def test_the_page_says_that_no_plan_reaches_the_quality_floor(tiny_run: FinishedRun) -> None:
+    quality_by_model = ({"a": 0.5, "b": 1.0}, {"a": 0.9, "b": 0.8}, {"a": 0.7, "b": 0.6})
     candidates = [
-        replace(c, kept=k) for c, k in zip(tiny_run.result.candidates, kept, strict=True)
+        replace(c, kept=k)
+        for c, k in zip(tiny_run.result.candidates, quality_by_model, strict=True)
     ]
     result = replace(
         tiny_run.result, budget_bytes=None, quality_floor=0.999, chosen=None, candidates=candidates
     )
-    whole = rendered(result)
-    assert whole.all("h1")[0].text == (
+    page = rendered_page(result)
+    assert page.all("h1")[0].text == (
         "No verified plan lets a and b all keep 99.9% of their quality: the nearest keeps "
         "80.0% on its worst model."
     )
-    assert "No plan chosen: the unmerged models" in whole.text
-    (drawn,) = whole.all("figure", class_="plan")
-    assert drawn.all("g", class_="pd-live") and not drawn.all("g", class_="pd-released")
-    rejected = section(whole, "rejected").text
+    assert "No plan chosen: the unmerged models" in page.text
+    (diagram,) = page.all("figure", class_="plan")
+    assert diagram.all("g", class_="pd-live") and not diagram.all("g", class_="pd-released")
+    rejected = section(page, "rejected").text
     for c in result.candidates:
         assert f"{c.hash} " in rejected
     assert rejected.count("every model must keep 99.9%") == len(result.candidates)
-    commands = " ".join(code.raw for code in section(whole, "next").all("code"))
+    commands = " ".join(code.raw for code in section(page, "next").all("code"))
     assert "export" not in commands and "verify" in commands
 
 
-def test_a_floor_that_is_reached_is_shown_with_its_bytes(tiny_run: FinishedRun) -> None:
+def test_a_reached_quality_floor_is_shown_with_the_bytes(tiny_run: FinishedRun) -> None:
     smallest = min(tiny_run.result.candidates, key=lambda c: c.bytes)
     floor = min(min(c.kept.values()) for c in tiny_run.result.candidates)
     result = replace(tiny_run.result, budget_bytes=None, quality_floor=floor, chosen=smallest.hash)
@@ -322,26 +323,26 @@ def test_a_floor_that_is_reached_is_shown_with_its_bytes(tiny_run: FinishedRun) 
         assert rejected.reason.endswith(f"the chosen plan's {mb(smallest.bytes)}")
 
 
-def test_a_plan_without_shares_and_without_measurements(tiny_run: FinishedRun) -> None:
-    one = replace(
+def test_a_plan_without_shares_and_measurements_has_a_page(tiny_run: FinishedRun) -> None:
+    unmeasured = replace(
         tiny_run.result.candidates[0], plan=SharePlan().to_dict(), hash=SharePlan().hash,
         fidelity={"a": None, "b": None}, accuracy={}, kept={}, quality_kept=None, intervals={},
         differences={}, quality_interval=None,
     )  # fmt: skip
     result = replace(
-        tiny_run.result, candidates=[one], chosen=one.hash, baseline={}, baseline_intervals={},
-        verified_front=[], front=[one],
+        tiny_run.result, candidates=[unmeasured], chosen=unmeasured.hash, baseline={},
+        baseline_intervals={}, verified_front=[], front=[unmeasured],
     )  # fmt: skip
-    whole = rendered(result)
-    assert "their quality is not known" in whole.all("h1")[0].text
-    assert "Nothing is shared." in whole.text
-    assert "1 plan was verified by fidelity only" in section(whole, "candidates").text
+    page = rendered_page(result)
+    assert "their quality is not known" in page.all("h1")[0].text
+    assert "Nothing is shared." in page.text
+    assert "1 plan was verified by fidelity only" in section(page, "candidates").text
     assert [number.value for number in headline_numbers(result)][1:] == ["-", "0"]
 
 
 def test_plan_svg_is_the_diagram_on_the_page(tiny_run: FinishedRun, report: Element) -> None:
-    alone = ET.parse(tiny_run.out / "plan.svg").getroot()
-    description = alone.findtext("{http://www.w3.org/2000/svg}desc")
+    root = ET.parse(tiny_run.out / "plan.svg").getroot()
+    description = root.findtext("{http://www.w3.org/2000/svg}desc")
     figure = report.all("figure", class_="plan")[0]
     assert description in [picture.all("desc")[0].raw for picture in figure.all("svg")]
 
@@ -378,9 +379,9 @@ def test_reasons_that_differ_only_in_numbers_are_counted_together() -> None:
 
 
 def test_shares_at_or_below_the_floor_are_dissimilar() -> None:
-    one, two, three = (Share(Ref("b", f"s{k}"), Ref("a", "s0")) for k in range(3))
-    trace = SearchTrace({one: 0.3, two: 0.2, three: 0.05}, {}, 3, 1, ())
-    assert dissimilar_shares(trace, 0.2) == [(two, 0.2), (three, 0.05)]
+    high, equal, low = (Share(Ref("b", f"s{k}"), Ref("a", "s0")) for k in range(3))
+    trace = SearchTrace({high: 0.3, equal: 0.2, low: 0.05}, {}, 3, 1, ())
+    assert dissimilar_shares(trace, 0.2) == [(equal, 0.2), (low, 0.05)]
     assert dissimilar_shares(trace, 0.0) == []
 
 

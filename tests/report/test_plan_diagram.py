@@ -52,14 +52,14 @@ def records(world: MadeUpDeployment) -> dict[str, ModelRecord]:
 
 def plans(world: MadeUpDeployment, count: int) -> list[SharePlan]:
     """Return seeded plans of one to five shares, without cycles."""
-    chance, found = random.Random(count), list[SharePlan]()
-    while len(found) < count:
+    chance, result = random.Random(count), list[SharePlan]()
+    while len(result) < count:
         shares = chance.choices(sorted(world.similarities), k=chance.randint(1, 5))
         with suppress(BadPlan):
             plan = SharePlan(tuple({share.recipient: share for share in shares}.values()))
             liveness(plan, layouts_of(records(world)))
-            found.append(plan)
-    return found
+            result.append(plan)
+    return result
 
 
 def share(donor: str, recipient: str) -> Share:
@@ -81,13 +81,13 @@ def drawn_plan(
 
 def stage_outlines(root: ET.Element) -> dict[str, ET.Element]:
     """Return the outline of every stage and head by the name in its title."""
-    found = {}
+    outlines = {}
     for part in root.iter(f"{SVG}g"):
         if "pd-stage" in part.get("class", "").split():
             title, outline = part.findtext(f"{SVG}title"), part.find(f"{SVG}rect")
             assert title is not None and outline is not None
-            found[title.partition(",")[0]] = outline
-    return found
+            outlines[title.partition(",")[0]] = outline
+    return outlines
 
 
 def with_class(root: ET.Element, name: str) -> list[ET.Element]:
@@ -104,12 +104,12 @@ def test_live_stages_are_solid_and_released_stages_dashed(
     for plan in plans(world, 12):
         alive = liveness(plan, layouts_of(models)).stages
         outlines = stage_outlines(drawn_plan(tiny_run.result, models, plan, world, width))
-        wanted = {f"{m}:{s['name']}" for m, model in models.items() for s in model.stages}
-        assert set(outlines) == wanted | {f"{m}:head" for m in models}
+        stages = {f"{m}:{s['name']}" for m, model in models.items() for s in model.stages}
+        assert set(outlines) == stages | {f"{m}:head" for m in models}
         for name, outline in outlines.items():
-            gone = outline.get("stroke-dasharray") is not None
-            assert gone == (not name.endswith(":head") and Ref.parse(name) not in alive), name
-            dashed += gone
+            is_dashed = outline.get("stroke-dasharray") is not None
+            assert is_dashed == (not name.endswith(":head") and Ref.parse(name) not in alive), name
+            dashed += is_dashed
     assert dashed
 
 
@@ -119,8 +119,8 @@ def test_arrows_are_the_shares_with_their_similarities(
 ) -> None:
     for plan in plans(world, 12):
         root = drawn_plan(tiny_run.result, records(world), plan, world, WIDE)
-        told = {part.findtext(f"{SVG}title") for part in with_class(root, "pd-share")}
-        assert told == {describe_share(s, world.similarities[s]) for s in plan.shares}
+        titles = {part.findtext(f"{SVG}title") for part in with_class(root, "pd-share")}
+        assert titles == {describe_share(s, world.similarities[s]) for s in plan.shares}
         labels = sorted(
             part.findtext(f"{SVG}text") or "" for part in with_class(root, "pd-similarity")
         )
@@ -224,18 +224,18 @@ def test_the_description_agrees_with_the_picture(tiny_run: FinishedRun) -> None:
     assert chosen.hash in title and f"{chosen.bytes / 1e6:.2f} MB" in title
     plan = SharePlan.from_dict(chosen.plan)
     assert plan.shares
-    for one in plan.shares:
-        assert describe_share(one, None) in description
+    for plan_share in plan.shares:
+        assert describe_share(plan_share, None) in description
     alive = liveness(plan, layouts_of(tiny_run.result.models)).stages
     for name, model in tiny_run.result.models.items():
-        gone = [s["name"] for s in model.stages if Ref(name, s["name"]) not in alive]
-        assert not gone or f"released {', '.join(gone)}." in description
+        released = [s["name"] for s in model.stages if Ref(name, s["name"]) not in alive]
+        assert not released or f"released {', '.join(released)}." in description
 
 
-def chosen_of(ran: FinishedRun) -> CandidateRecord:
-    found = next(c for c in ran.result.candidates if c.hash == ran.result.chosen)
-    assert isinstance(found, CandidateRecord)
-    return found
+def chosen_of(finished: FinishedRun) -> CandidateRecord:
+    candidate = next(c for c in finished.result.candidates if c.hash == finished.result.chosen)
+    assert isinstance(candidate, CandidateRecord)
+    return candidate
 
 
 def test_the_standalone_picture_needs_no_page(tiny_run: FinishedRun) -> None:

@@ -62,7 +62,9 @@ def _share(text: str) -> Share:
         ),
     ],
 )
-def test_difference_sentences(new: SharePlan, old: SharePlan, sentences: list[str]) -> None:
+def test_each_difference_is_a_sentence(
+    new: SharePlan, old: SharePlan, sentences: list[str]
+) -> None:
     assert describe_difference(new, old) == sentences
 
 
@@ -88,14 +90,16 @@ def plans(draw: st.DrawFn) -> SharePlan:
 @given(plans(), plans())
 def test_exactly_the_changed_shares_are_described_once(new: SharePlan, old: SharePlan) -> None:
     sentences = describe_difference(new, old)
-    came, went = set(new.shares) - set(old.shares), set(old.shares) - set(new.shares)
-    assert (sentences == [SAME_STAGES]) == (not came and not went)
-    assert sum(" now takes " in sentence for sentence in sentences) == len(came)
-    gone = sum(" instead of " in s or " uses its own " in s for s in sentences)
-    assert gone == len(went)
+    added, removed = set(new.shares) - set(old.shares), set(old.shares) - set(new.shares)
+    assert (sentences == [SAME_STAGES]) == (not added and not removed)
+    assert sum(" now takes " in sentence for sentence in sentences) == len(added)
+    removals = sum(" instead of " in s or " uses its own " in s for s in sentences)
+    assert removals == len(removed)
 
 
-def test_plans_of_a_real_network(twins: Callable[[str], Deployment]) -> None:
-    known = twins("timm/mobilenetv2_100")
-    one, other = known.random_plans(2)
-    assert describe_difference(one, other) and describe_difference(one, one) == [SAME_STAGES]
+def test_plans_of_a_real_network_are_described(two_copies: Callable[[str], Deployment]) -> None:
+    deployment = two_copies("timm/mobilenetv2_100")
+    first, second = deployment.random_plans(2)
+    assert describe_difference(first, second) and describe_difference(first, first) == [
+        SAME_STAGES
+    ]

@@ -33,7 +33,7 @@ def script() -> ModuleType:
     return load_script("compare_results")
 
 
-def changed(**values: Any) -> dict[str, Any]:
+def result_with(**values: Any) -> dict[str, Any]:
     return {**copy.deepcopy(RESULT), **values}
 
 
@@ -42,7 +42,7 @@ def test_equal_results_have_no_differences(script: ModuleType) -> None:
 
 
 def test_times_versions_and_the_bundle_identity_are_ignored(script: ModuleType) -> None:
-    other = changed(
+    other = result_with(
         seconds={"search": 2.0, "models": 1.0}, created="later", latency_ms={}, versions={}
     )
     del other["bundle"]
@@ -50,12 +50,12 @@ def test_times_versions_and_the_bundle_identity_are_ignored(script: ModuleType) 
 
 
 def test_a_key_below_the_top_level_is_never_ignored(script: ModuleType) -> None:
-    first, second = changed(study={"seconds": 1}), changed(study={"seconds": 2})
+    first, second = result_with(study={"seconds": 1}), result_with(study={"seconds": 2})
     assert script.compare(first, second) == [("study.seconds", 1, 2)]
 
 
 def test_each_difference_has_its_path_and_both_values(script: ModuleType) -> None:
-    other = changed(chosen="aa", extra=[1])
+    other = result_with(chosen="aa", extra=[1])
     other["front"][1]["proxy"] = 0.2 + 2e-16
     del other["name"]
     assert script.compare(RESULT, other) == [
@@ -67,7 +67,7 @@ def test_each_difference_has_its_path_and_both_values(script: ModuleType) -> Non
 
 
 def test_a_longer_list_and_a_number_of_another_type_are_differences(script: ModuleType) -> None:
-    other = changed(front=[*RESULT["front"], {"hash": "cc"}])
+    other = result_with(front=[*RESULT["front"], {"hash": "cc"}])
     other["front"][0] = {**other["front"][0], "bytes": 10.0}
     assert script.compare(RESULT, other) == [
         ("front[0].bytes", 10, 10.0),
@@ -77,13 +77,13 @@ def test_a_longer_list_and_a_number_of_another_type_are_differences(script: Modu
 
 def test_the_script_prints_the_differences_and_exits_with_1(tmp_path: Path) -> None:
     paths = [tmp_path / "first.json", tmp_path / "second.json"]
-    for path, result in zip(paths, (RESULT, changed(name="gate")), strict=True):
+    for path, result in zip(paths, (RESULT, result_with(name="gate")), strict=True):
         path.write_text(json.dumps(result), encoding="utf-8")
 
     def run(*arguments: Path) -> tuple[int, list[str]]:
         command = [sys.executable, str(BENCH / "compare_results.py"), *map(str, arguments)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        return done.returncode, done.stdout.splitlines()
+        process = subprocess.run(command, capture_output=True, text=True, check=False)
+        return process.returncode, process.stdout.splitlines()
 
     code, (difference, summary) = run(*paths)
     assert (code, difference) == (1, 'name: "street" != "gate"')

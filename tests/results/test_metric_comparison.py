@@ -1,4 +1,4 @@
-"""The league of guides: groups of shares, what each can tell, and who wins."""
+"""The metric comparison: groups of shares, the correlations of each, and the winner."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ FACTS = made_up_facts({"a": 5, "b": 6, "c": 4}, {})
 SHARES = enumerate_shares(find_pairs(FACTS).legal, FACTS, (LINEAR, IDENTITY))
 
 
-def numbers(of: Callable[[Share], float]) -> dict[Share, float]:
-    return {share: of(share) for share in SHARES}
+def values_of(value: Callable[[Share], float]) -> dict[Share, float]:
+    return {share: value(share) for share in SHARES}
 
 
 def depth(stage: str) -> int:
@@ -49,7 +49,7 @@ def noise(seed: int) -> dict[Share, float]:
     return dict(zip(SHARES, values.tolist(), strict=True))
 
 
-ACCURACY = numbers(lambda s: math.exp(-abs(depth(s.donor.stage) - depth(s.recipient.stage))))
+ACCURACY = values_of(lambda s: math.exp(-abs(depth(s.donor.stage) - depth(s.recipient.stage))))
 
 
 @given(st.lists(st.sampled_from(SHARES), unique=True))
@@ -61,7 +61,7 @@ def test_same_and_cross_stage_are_all_shares_each_once(shares: list[Share]) -> N
 
 
 @given(st.lists(st.sampled_from(SHARES), unique=True))
-def test_recipient_stages_with_enough_donors_hold_all_their_shares(shares: list[Share]) -> None:
+def test_a_recipient_stage_with_enough_donors_has_all_its_shares(shares: list[Share]) -> None:
     groups = by_recipient(shares)
     for recipient in {share.recipient for share in shares}:
         into = [share for share in shares if share.recipient == recipient]
@@ -69,66 +69,71 @@ def test_recipient_stages_with_enough_donors_hold_all_their_shares(shares: list[
         assert groups.get(recipient) == (into if len(donors) >= MIN_POINTS else None)
 
 
-def test_each_group_is_its_members_alone() -> None:
-    guide = noise(1)
-    found = correlate_groups(guide, ACCURACY, 7)
-    assert list(found) == list(SHARE_GROUPS)
+def test_the_correlations_of_a_group_use_its_members_alone() -> None:
+    metric = noise(1)
+    correlations = correlate_groups(metric, ACCURACY, 7)
+    assert list(correlations) == list(SHARE_GROUPS)
     groups = {"all": list(SHARES), "same": same_stage(SHARES), "cross": cross_stage(SHARES)}
     for group, members in groups.items():
-        x, y = (np.array([v[s] for s in members]) for v in (guide, ACCURACY))
+        x, y = (np.array([v[s] for s in members]) for v in (metric, ACCURACY))
         for name, coefficient in COEFFICIENTS.items():
-            assert found[group][name] == compute_correlation(coefficient, x, y, 7)
+            assert correlations[group][name] == compute_correlation(coefficient, x, y, 7)
 
 
 def test_shares_without_accuracy_do_not_count() -> None:
-    some = {share: kept for share, kept in ACCURACY.items() if share.recipient.model != "b"}
-    guide = noise(2)
-    spoilt = {s: v if s in some else 1e6 for s, v in guide.items()}
-    assert correlate_groups(guide, some, 0) == correlate_groups(spoilt, some, 0)
-    assert correlate_groups(guide, some, 0)["all"]["pearson"].count == len(some)
+    labelled = {
+        share: accuracy for share, accuracy in ACCURACY.items() if share.recipient.model != "b"
+    }
+    metric = noise(2)
+    altered = {s: v if s in labelled else 1e6 for s, v in metric.items()}
+    assert correlate_groups(metric, labelled, 0) == correlate_groups(altered, labelled, 0)
+    assert correlate_groups(metric, labelled, 0)["all"]["pearson"].count == len(labelled)
 
 
 def test_depth_alone_explains_nothing_within_a_recipient_stage() -> None:
-    """A guide that only knows the recipient's depth says much, but not which donor to take."""
-    kept = numbers(lambda s: -depth(s.recipient.stage) + 0.1 * ACCURACY[s])
-    deep = correlate_groups(numbers(lambda s: -depth(s.recipient.stage)), kept, 0)
-    assert deep["all"]["pearson"].value is not None and deep["all"]["pearson"].value > 0.99
-    assert deep["within"]["pearson"] == Correlation(None, None, None, 0)
-    # and one whose scale is another at every depth is perfect where depth is the same
-    drifting = numbers(lambda s: ACCURACY[s] + 10 * math.sin(3 * depth(s.recipient.stage)))
-    found = correlate_groups(drifting, kept, 0)
-    assert found["within"]["spearman"].value == pytest.approx(1)
-    assert found["within"]["spearman"].count == len(by_recipient(SHARES))
-    assert found["all"]["pearson"].value is not None and found["all"]["pearson"].value < 0.5
+    """A metric of the recipient's depth correlates, but does not say which donor is best."""
+    accuracy = values_of(lambda s: -depth(s.recipient.stage) + 0.1 * ACCURACY[s])
+    by_depth = correlate_groups(values_of(lambda s: -depth(s.recipient.stage)), accuracy, 0)
+    assert by_depth["all"]["pearson"].value is not None and by_depth["all"]["pearson"].value > 0.99
+    assert by_depth["within"]["pearson"] == Correlation(None, None, None, 0)
+    # A metric whose scale differs between depths is perfect within each depth.
+    drifting = values_of(lambda s: ACCURACY[s] + 10 * math.sin(3 * depth(s.recipient.stage)))
+    correlations = correlate_groups(drifting, accuracy, 0)
+    assert correlations["within"]["spearman"].value == pytest.approx(1)
+    assert correlations["within"]["spearman"].count == len(by_recipient(SHARES))
+    assert (
+        correlations["all"]["pearson"].value is not None
+        and correlations["all"]["pearson"].value < 0.5
+    )
 
 
-def table(**guides: dict[Share, float]) -> MetricTable:
-    found: dict[str, Correlations] = {
-        name: correlate_groups(guide, ACCURACY, 0) for name, guide in guides.items()
+def table(**metrics: dict[Share, float]) -> MetricTable:
+    correlations: dict[str, Correlations] = {
+        name: correlate_groups(values, ACCURACY, 0) for name, values in metrics.items()
     }
-    return MetricTable({"a": 9}, {"a": {"top1": 0.5, "top5": 0.9}}, {}, found)
+    return MetricTable({"a": 9}, {"a": {"top1": 0.5, "top5": 0.9}}, {}, correlations)
 
 
 def test_the_winner_has_the_greatest_correlation_of_either_sign() -> None:
-    against = {share: -kept for share, kept in ACCURACY.items()}
-    found = table(constant=dict.fromkeys(SHARES, 1.0), noise=noise(3), against=against)
-    assert found.winner == "against"
-    assert found.ranking == ["against", "noise", "constant"]
+    opposite = {share: -accuracy for share, accuracy in ACCURACY.items()}
+    measured = table(constant=dict.fromkeys(SHARES, 1.0), noise=noise(3), opposite=opposite)
+    assert measured.winner == "opposite"
+    assert measured.ranking == ["opposite", "noise", "constant"]
 
 
-def test_where_nothing_is_defined_nobody_wins() -> None:
-    found = table(one=dict.fromkeys(SHARES, 1.0), other=dict.fromkeys(SHARES, 2.0))
-    assert found.winner is None and found.ranking == ["one", "other"]
+def test_without_a_defined_correlation_no_metric_wins() -> None:
+    measured = table(one=dict.fromkeys(SHARES, 1.0), other=dict.fromkeys(SHARES, 2.0))
+    assert measured.winner is None and measured.ranking == ["one", "other"]
 
 
-def test_a_league_outlives_being_written_down() -> None:
+def test_a_metric_comparison_comes_back_equal_from_its_file() -> None:
     measured = table(constant=dict.fromkeys(SHARES, 1.0), noise=noise(3))
-    league = MetricComparison(
+    comparison = MetricComparison(
         name="made-up", seed=0, adapters=["linear"], frames={"hash": "0", "count": 1},
         models={"a": "timm/x"}, shares={"all": len(SHARES)}, metrics={"noise": "noise"},
         metric_seconds={"noise": 0.1}, winner=measured.winner, deciding=measured,
         reporting=measured, settings={}, config={}, seconds={},
         created="2026-05-04T12:00:00+00:00", versions={},
     )  # fmt: skip
-    written = json.dumps(dump_record(league), allow_nan=False)
-    assert load_record(MetricComparison, written, "league.json") == league
+    text = json.dumps(dump_record(comparison), allow_nan=False)
+    assert load_record(MetricComparison, text, "league.json") == comparison

@@ -18,12 +18,14 @@ from search.utils.records import load_record
 from spaces.plan import SharePlan
 
 
-def candidate(name: str, size: int, kept: float | None, fidelity: float | None) -> CandidateRecord:
+def candidate(
+    name: str, size: int, quality: float | None, fidelity: float | None
+) -> CandidateRecord:
     plan: dict[str, Any] = SharePlan().to_dict()
-    by_model = {} if kept is None else {"a": kept}
+    by_model = {} if quality is None else {"a": quality}
     costs = {"bytes": size / 1e6}
     return CandidateRecord(
-        name, plan, size, 1, 10.0, 0.5, costs, {"a": fidelity}, {}, by_model, kept, {}, {}, None
+        name, plan, size, 1, 10.0, 0.5, costs, {"a": fidelity}, {}, by_model, quality, {}, {}, None
     )
 
 
@@ -37,14 +39,13 @@ def test_a_result_names_its_versions(tiny_run: FinishedRun) -> None:
     assert {"python", "torch", "timm", "optuna", "merge-search"} <= set(package_versions())
 
 
-def test_a_result_holds_the_config_it_ran(tiny_run: FinishedRun) -> None:
+def test_a_result_holds_its_config(tiny_run: FinishedRun) -> None:
     assert tiny_run.result.config == tiny_run.config.as_written()
 
 
 @pytest.mark.parametrize(
-    ("one", "other"),
+    ("better", "other"),
     [
-        # the better of each two is named first
         (candidate("x", 9, 0.9, 0.1), candidate("y", 1, 0.8, 1.0)),  # quality before fidelity
         (candidate("x", 9, 0.9, 0.7), candidate("y", 1, 0.9, 0.6)),  # then fidelity
         (candidate("x", 1, 0.9, 0.7), candidate("y", 9, 0.9, 0.7)),  # then bytes
@@ -54,14 +55,15 @@ def test_a_result_holds_the_config_it_ran(tiny_run: FinishedRun) -> None:
     ],
 )
 def test_the_choice_is_by_quality_then_fidelity_then_bytes(
-    one: CandidateRecord, other: CandidateRecord
+    better: CandidateRecord, other: CandidateRecord
 ) -> None:
     assert (
-        choose_candidate([one, other], None) is one and choose_candidate([other, one], None) is one
+        choose_candidate([better, other], None) is better
+        and choose_candidate([other, better], None) is better
     )
 
 
-def test_with_a_floor_the_smallest_that_keeps_it_is_chosen() -> None:
+def test_with_a_quality_floor_the_smallest_candidate_above_it_is_chosen() -> None:
     good = candidate("good", 9, 0.99, 1.0)
     small, poor = candidate("small", 5, 0.97, 1.0), candidate("poor", 1, 0.96, 1.0)
     assert choose_candidate([good, small, poor], 0.97) is small
@@ -69,24 +71,24 @@ def test_with_a_floor_the_smallest_that_keeps_it_is_chosen() -> None:
     assert choose_candidate([good, small, poor], 0.995) is None
 
 
-def test_a_floor_is_kept_by_every_model_and_fidelity_counts_where_there_are_no_labels() -> None:
-    one = candidate("x", 1, 0.99, 1.0)
-    lopsided = replace(one, kept={"a": 1.2, "b": 0.9}, quality_kept=1.05)
+def test_the_quality_floor_holds_for_every_model_and_for_the_fidelity_of_unlabelled_ones() -> None:
+    good = candidate("x", 1, 0.99, 1.0)
+    lopsided = replace(good, kept={"a": 1.2, "b": 0.9}, quality_kept=1.05)
     assert (
         choose_candidate([lopsided], 0.95) is None
         and choose_candidate([lopsided], 0.9) is lopsided
     )
-    unlabelled = replace(one, kept={"a": 0.98}, quality_kept=None)
+    unlabelled = replace(good, kept={"a": 0.98}, quality_kept=None)
     assert choose_candidate([unlabelled], 0.97) is unlabelled
-    assert choose_candidate([replace(one, kept={})], 0.1) is None  # nothing is known of it
+    assert choose_candidate([replace(good, kept={})], 0.1) is None  # nothing was measured
 
 
-def test_of_nothing_nothing_is_chosen() -> None:
+def test_without_candidates_no_plan_is_chosen() -> None:
     assert choose_candidate([], None) is None and choose_candidate([], 0.5) is None
 
 
-def test_mean_fidelity_is_over_the_models_where_it_is_known() -> None:
-    one = candidate("x", 1, None, None)
-    assert one.mean_fidelity is None
-    known = replace(one, fidelity={"a": 0.5, "b": None, "c": 1.0})
-    assert known.mean_fidelity == 0.75
+def test_the_mean_fidelity_is_over_the_models_that_have_one() -> None:
+    unmeasured = candidate("x", 1, None, None)
+    assert unmeasured.mean_fidelity is None
+    measured = replace(unmeasured, fidelity={"a": 0.5, "b": None, "c": 1.0})
+    assert measured.mean_fidelity == 0.75

@@ -187,8 +187,10 @@ def test_predicted_activations_with_fitted_maps_are_the_measured_ones(
         check(deployment.models, deployment.facts, plan, mixed.maps_for([plan]))
 
 
-def test_activations_grow_with_the_frames_of_a_batch(twins: Callable[[str], Deployment]) -> None:
-    pair = twins("timm/resnet18")
+def test_activations_grow_with_the_frames_of_a_batch(
+    two_copies: Callable[[str], Deployment],
+) -> None:
+    pair = two_copies("timm/resnet18")
     plan = SharePlan((share("left:layer2", "right:layer2"), share("left:pool", "right:pool")))
     merged = MergedModel(pair.models, pair.facts, plan, pair.maps(plan))
     predicted = [peak for _, peak in CostModel(pair.facts).activations(plan)]
@@ -200,9 +202,9 @@ def share(donor: str, recipient: str, adapter: AdapterSpec = LINEAR) -> Share:
 
 
 def test_two_copies_that_share_everything_need_one_input_fewer(
-    twins: Callable[[str], Deployment],
+    two_copies: Callable[[str], Deployment],
 ) -> None:
-    pair = twins("timm/tf_efficientnet_lite0")
+    pair = two_copies("timm/tf_efficientnet_lite0")
     costs = CostModel(pair.facts)
     plan = SharePlan((share("left:pool", "right:pool", IDENTITY),))
     own = CostModel({"left": pair.facts["left"]}).unmerged_activation

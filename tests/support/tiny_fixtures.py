@@ -1,4 +1,4 @@
-"""Fixtures over `tiny`; a module that wants them says `pytest_plugins = ["tiny_fixtures"]`."""
+"""Fixtures for `tiny` and `labelled`; tests/conftest.py loads them as a plugin."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from labelled import Compared, Labelled, compare, labelled
+from labelled import FinishedComparison, Labelled, build_labelled, run_comparison
 from safetensors.torch import save_file
 from tiny import (
     CLASSIFIER,
@@ -30,21 +30,21 @@ from search.tracking.target import Target
 
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Weights:
-    """(architecture, seed) -> a file with random weights of it, for the classes of the scenes."""
+    """Return (architecture, seed) -> a file of random weights for the classes of the scenes."""
     folder = tmp_path_factory.mktemp("weights")
 
     @cache
-    def written(arch: str, seed: int) -> Path:
+    def write_weights(arch: str, seed: int) -> Path:
         path = folder / f"{arch.replace('/', '-')}-{seed}.safetensors"
         save_file(random_network(arch, seed).state_dict(), path)
         return path
 
-    return written
+    return write_weights
 
 
 @pytest.fixture(scope="session")
 def pair(weights: Weights) -> Observed:
-    """Two classifiers of other weights."""
+    """Two classifiers with different weights."""
     return observe(load_tiny(weights, {"a": (CLASSIFIER, 1), "b": (CLASSIFIER, 2)}))
 
 
@@ -62,7 +62,7 @@ def mixed(weights: Weights) -> Observed:
 
 @pytest.fixture(scope="session")
 def tiny_run(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
-    """One whole run of the tiny config, for all tests that only look at what it left."""
+    """One complete run of the tiny config, for all tests that only read its outputs."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         folder = tmp_path_factory.mktemp("tiny-run")
@@ -71,27 +71,27 @@ def tiny_run(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Fini
 
 @pytest.fixture
 def data(weights: Weights) -> dict[str, Any]:
-    """A config quick enough to be run several times."""
+    """Return a config that is quick enough to run several times in a test."""
     changes = {"search.trials": 12, "verify.shortlist": 3, "verify.candidates": 2}
     return with_changes(config_data(weights), changes)
 
 
 @pytest.fixture(scope="session")
-def known(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Labelled:
-    """Two classifiers and pictures that both know; the folder's cache serves every run there."""
-    return labelled(weights, tmp_path_factory.mktemp("labelled"))
+def labelled(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Labelled:
+    """Two classifiers and pictures that both classify right; all runs share the cache."""
+    return build_labelled(weights, tmp_path_factory.mktemp("labelled"))
 
 
 @pytest.fixture(scope="session")
-def tiny_league(known: Labelled) -> Compared:
-    """One whole comparison of guides, for all tests that only look at what it left."""
+def tiny_comparison(labelled: Labelled) -> FinishedComparison:
+    """One complete metric comparison, for all tests that only read its outputs."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        return compare(known, known.labels)
+        return run_comparison(labelled, labelled.labels)
 
 
 @pytest.fixture
 def local(tiny_run: FinishedRun, tmp_path: Path) -> Target:
-    """A sqlite store of one's own; a copy, as MLflow takes seconds to make a new one."""
+    """Return a separate sqlite store: a copy, since MLflow takes seconds to create one."""
     store = shutil.copy(tiny_run.config.base / "out" / "mlflow.db", tmp_path / "mlflow.db")
     return Target(f"sqlite:///{store}", "local", (tmp_path / "artifacts").as_uri())

@@ -1,4 +1,4 @@
-"""What a run leaves in MLflow: in a sqlite store, and in a real server's."""
+"""The MLflow runs of a search and of a metric comparison, in a sqlite store and on a server."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from labelled import Compared
+from labelled import FinishedComparison
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 from servers import Server, free_port
@@ -28,14 +28,14 @@ from search.utils.records import load_record
 from spaces.plan import SharePlan
 
 
-class Logged:
-    """What a store holds of one run."""
+class LoggedRun:
+    """The runs of the only search in an experiment."""
 
     def __init__(self, uri: str, experiment: str = "merge-search") -> None:
         self.client = MlflowClient(tracking_uri=uri)
-        known = self.client.get_experiment_by_name(experiment)
-        assert known is not None
-        runs = list(self.client.search_runs([known.experiment_id]))
+        mlflow_experiment = self.client.get_experiment_by_name(experiment)
+        assert mlflow_experiment is not None
+        runs = list(self.client.search_runs([mlflow_experiment.experiment_id]))
         (self.parent,) = [run for run in runs if PARENT_TAG not in run.data.tags]
         self.children = [run for run in runs if PARENT_TAG in run.data.tags]
 
@@ -47,8 +47,8 @@ class Logged:
 
 
 @pytest.fixture(scope="module")
-def logged(tiny_run: FinishedRun) -> Logged:
-    return Logged(Target.of(tiny_run.config).uri)
+def logged_run(tiny_run: FinishedRun) -> LoggedRun:
+    return LoggedRun(Target.of(tiny_run.config).uri)
 
 
 def test_runs_go_to_sqlite_beside_the_outputs_by_default(tiny_run: FinishedRun) -> None:
@@ -59,26 +59,28 @@ def test_runs_go_to_sqlite_beside_the_outputs_by_default(tiny_run: FinishedRun) 
 
 
 def test_every_candidate_and_the_baseline_are_children_of_one_parent(
-    tiny_run: FinishedRun, logged: Logged
+    tiny_run: FinishedRun, logged_run: LoggedRun
 ) -> None:
-    assert len(logged.children) == len(tiny_run.result.candidates) + 1
-    assert {c.data.tags[PARENT_TAG] for c in logged.children} == {logged.parent.info.run_id}
-    assert {run.info.status for run in (logged.parent, *logged.children)} == {"FINISHED"}
-    kinds = sorted(run.data.tags["merge_search.kind"] for run in logged.children)
+    assert len(logged_run.children) == len(tiny_run.result.candidates) + 1
+    assert {c.data.tags[PARENT_TAG] for c in logged_run.children} == {
+        logged_run.parent.info.run_id
+    }
+    assert {run.info.status for run in (logged_run.parent, *logged_run.children)} == {"FINISHED"}
+    kinds = sorted(run.data.tags["merge_search.kind"] for run in logged_run.children)
     assert kinds == ["baseline", *["candidate"] * len(tiny_run.result.candidates)]
 
 
-def test_children_have_the_same_metrics_so_that_they_compare(logged: Logged) -> None:
-    shared = {"bytes_mb", "macs_m", "saved_pct", "proxy", "fidelity", "quality_kept", "top1_a",
+def test_children_have_the_same_metrics_so_that_they_compare(logged_run: LoggedRun) -> None:
+    metrics = {"bytes_mb", "macs_m", "saved_pct", "proxy", "fidelity", "quality_kept", "top1_a",
               "top5_a", "latency_ms", "kept_a", "kept_b", "fidelity_a", "fidelity_b"}  # fmt: skip
-    for run in logged.children:
-        assert set(run.data.metrics) == shared
+    for run in logged_run.children:
+        assert set(run.data.metrics) == metrics
 
 
-def test_candidates_carry_their_numbers_and_their_plan(
-    tiny_run: FinishedRun, logged: Logged, tmp_path: Path
+def test_candidates_have_their_numbers_and_their_plan(
+    tiny_run: FinishedRun, logged_run: LoggedRun, tmp_path: Path
 ) -> None:
-    by_plan = {run.data.tags.get("merge_search.plan"): run for run in logged.children}
+    by_plan = {run.data.tags.get("merge_search.plan"): run for run in logged_run.children}
     for candidate in tiny_run.result.candidates:
         run = by_plan[candidate.hash]
         assert run.data.metrics["bytes_mb"] == candidate.bytes / 1e6
@@ -87,58 +89,64 @@ def test_candidates_carry_their_numbers_and_their_plan(
         low, high = candidate.intervals["a"]["top1"]
         assert run.data.params["range95_top1_a"] == f"{low:.3f} to {high:.3f}"
         change, low, high = candidate.differences["a"]["top1"]
-        told = f"{candidate.significance_by_model['a']}: {change:+.3f} ({low:.3f} to {high:.3f})"
-        assert run.data.params["verdict_a"] == told
+        expected = (
+            f"{candidate.significance_by_model['a']}: {change:+.3f} ({low:.3f} to {high:.3f})"
+        )
+        assert run.data.params["verdict_a"] == expected
         chosen = run.data.tags["merge_search.chosen"]
         assert chosen == str(candidate.hash == tiny_run.result.chosen).lower()
-        plan = SharePlan.from_json(logged.read(run, "plan.json", tmp_path).decode())
+        plan = SharePlan.from_json(logged_run.read(run, "plan.json", tmp_path).decode())
         assert plan.hash == candidate.hash
 
 
-def test_the_hypervolume_is_logged_step_by_step(tiny_run: FinishedRun, logged: Logged) -> None:
-    history = logged.client.get_metric_history(logged.parent.info.run_id, "hypervolume")
+def test_the_hypervolume_is_logged_step_by_step(
+    tiny_run: FinishedRun, logged_run: LoggedRun
+) -> None:
+    history = logged_run.client.get_metric_history(logged_run.parent.info.run_id, "hypervolume")
     by_step = {point.step: point.value for point in history}
     assert by_step == dict(enumerate(tiny_run.result.study["hypervolume"]))
 
 
 def test_rank_agreement_is_logged_where_it_is_defined(
-    tiny_run: FinishedRun, logged: Logged
+    tiny_run: FinishedRun, logged_run: LoggedRun
 ) -> None:
-    metrics = logged.parent.data.metrics
-    held = {name: value for name, value in metrics.items() if name.startswith("rank_")}
+    metrics = logged_run.parent.data.metrics
+    logged_agreement = {name: value for name, value in metrics.items() if name.startswith("rank_")}
     agreement = tiny_run.result.rank_agreement
     assert (
-        held == {f"rank_{name}": rho for name, rho in agreement.items() if rho is not None} != {}
+        logged_agreement
+        == {f"rank_{name}": rho for name, rho in agreement.items() if rho is not None}
+        != {}
     )
 
 
 def test_the_parent_holds_the_result_the_pictures_and_the_config(
-    tiny_run: FinishedRun, logged: Logged, tmp_path: Path
+    tiny_run: FinishedRun, logged_run: LoggedRun, tmp_path: Path
 ) -> None:
-    assert {"result.json", "config.yaml", "stages.md"} <= logged.files(logged.parent)
-    assert {"report.html", "explore.html", "trials.csv"} <= logged.files(logged.parent)
-    assert logged.files(logged.parent, "pictures") >= {
+    assert {"result.json", "config.yaml", "stages.md"} <= logged_run.files(logged_run.parent)
+    assert {"report.html", "explore.html", "trials.csv"} <= logged_run.files(logged_run.parent)
+    assert logged_run.files(logged_run.parent, "pictures") >= {
         "pictures/front.svg", "pictures/similarity.png", "pictures/same_stage.png",
         "pictures/plan.svg",
     }  # fmt: skip
-    held = logged.read(logged.parent, "result.json", tmp_path)
-    assert load_record(Result, held, "result.json") == tiny_run.result
-    picture = logged.read(logged.parent, "pictures/front.svg", tmp_path)
+    content = logged_run.read(logged_run.parent, "result.json", tmp_path)
+    assert load_record(Result, content, "result.json") == tiny_run.result
+    picture = logged_run.read(logged_run.parent, "pictures/front.svg", tmp_path)
     assert picture == (tiny_run.out / "front.svg").read_bytes()
 
 
-def test_the_parent_names_what_the_run_was(tiny_run: FinishedRun, logged: Logged) -> None:
-    told = logged.parent.data.params
-    assert (told["seed"], told["trials"], told["metric"]) == ("3", "40", "r2")
-    assert told["frames_hash"] == tiny_run.result.frames["hash"]
-    assert logged.parent.data.tags["merge_search.search"] == "tiny"
+def test_the_parent_describes_the_run(tiny_run: FinishedRun, logged_run: LoggedRun) -> None:
+    params = logged_run.parent.data.params
+    assert (params["seed"], params["trials"], params["metric"]) == ("3", "40", "r2")
+    assert params["frames_hash"] == tiny_run.result.frames["hash"]
+    assert logged_run.parent.data.tags["merge_search.search"] == "tiny"
 
 
-def test_the_environment_goes_before_the_config(
+def test_the_environment_takes_precedence_over_the_config(
     tiny_run: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    written = tiny_run.config.as_written()
-    data = with_changes(written, {"mlflow.tracking_uri": "sqlite:///other.db"})
+    own_data = tiny_run.config.as_written()
+    data = with_changes(own_data, {"mlflow.tracking_uri": "sqlite:///other.db"})
     config = load_config(write_config(tmp_path, data))
     assert Target.of(config).uri == "sqlite:///other.db"
     uri = f"sqlite:///{tmp_path / 'environment.db'}"
@@ -147,21 +155,23 @@ def test_the_environment_goes_before_the_config(
     target = Target.of(config)
     assert target.uri == uri
     log_document(tiny_run.result, tiny_run.out, target)
-    assert len(Logged(uri).children) == len(tiny_run.result.candidates) + 1
+    assert len(LoggedRun(uri).children) == len(tiny_run.result.candidates) + 1
 
 
-def test_a_database_used_directly_does_not_scatter_artifacts_where_the_user_stands(
+def test_artifacts_of_a_direct_database_lie_beside_the_config(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config = load_config(Path(__file__).parents[2] / "runs" / "quickstart.yaml")
-    for uri, placed in (("sqlite:///elsewhere.db", True), ("http://127.0.0.1:5000", False)):
+    for uri, beside_config in (("sqlite:///elsewhere.db", True), ("http://127.0.0.1:5000", False)):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
         target = Target.of(config)
         assert target.uri == uri
-        assert bool(target.artifacts and str(config.base) in target.artifacts) == placed
+        assert bool(target.artifacts and str(config.base) in target.artifacts) == beside_config
 
 
-def test_a_server_needs_no_folder_here(tiny_run: FinishedRun, tmp_path: Path) -> None:
+def test_a_config_with_a_server_creates_no_local_folder(
+    tiny_run: FinishedRun, tmp_path: Path
+) -> None:
     data = with_changes(
         tiny_run.config.as_written(), {"mlflow.tracking_uri": "http://127.0.0.1:5000"}
     )
@@ -171,17 +181,19 @@ def test_a_server_needs_no_folder_here(tiny_run: FinishedRun, tmp_path: Path) ->
     assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
 
 
-def test_a_real_server_takes_a_run(tiny_run: FinishedRun, server: Server, tmp_path: Path) -> None:
-    said = log_document(tiny_run.result, tiny_run.out, Target(server.uri, "merge-search", None))
-    logged = Logged(server.uri)
-    assert logged.parent.info.run_id in said
-    assert len(logged.children) == len(tiny_run.result.candidates) + 1
-    held = logged.read(logged.parent, "result.json", tmp_path)
-    assert load_record(Result, held, "result.json") == tiny_run.result
+def test_a_real_server_accepts_a_run(
+    tiny_run: FinishedRun, server: Server, tmp_path: Path
+) -> None:
+    message = log_document(tiny_run.result, tiny_run.out, Target(server.uri, "merge-search", None))
+    logged_run = LoggedRun(server.uri)
+    assert logged_run.parent.info.run_id in message
+    assert len(logged_run.children) == len(tiny_run.result.candidates) + 1
+    content = logged_run.read(logged_run.parent, "result.json", tmp_path)
+    assert load_record(Result, content, "result.json") == tiny_run.result
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "3")
 
@@ -189,46 +201,48 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 SECRET = "s3cret-word"
 
 
-def nobody(credentials: str = "") -> str:
+def unreachable_uri(credentials: str = "") -> str:
     return f"http://{credentials}127.0.0.1:{free_port()}"
 
 
-@pytest.mark.usefixtures("impatient")
-def test_an_unreachable_server_is_told_in_a_sentence_without_credentials(
+@pytest.mark.usefixtures("no_retries")
+def test_the_error_about_an_unreachable_server_is_one_line_without_credentials(
     tiny_run: FinishedRun,
 ) -> None:
-    uri = nobody(f"me:{SECRET}@")
-    with pytest.raises(TrackerUnreachable) as caught:
+    uri = unreachable_uri(f"me:{SECRET}@")
+    with pytest.raises(TrackerUnreachable) as failure:
         log_document(tiny_run.result, tiny_run.out, Target(uri, "x", None))
-    text = str(caught.value)
+    text = str(failure.value)
     assert uri.rpartition("@")[2] in text and str(tiny_run.out) in text
     assert "did not take the run" in text and "\n" not in text
-    assert SECRET not in text and caught.value.exit_code == 1
+    assert SECRET not in text and failure.value.exit_code == 1
 
 
-@pytest.mark.usefixtures("impatient")
-def test_the_result_is_kept_when_the_server_is_not_there(tmp_path: Path, weights: Weights) -> None:
+@pytest.mark.usefixtures("no_retries")
+def test_the_result_stays_in_out_when_the_server_is_unreachable(
+    tmp_path: Path, weights: Weights
+) -> None:
     data: dict[str, Any] = with_changes(config_data(weights), {"search.trials": 5})
     path = write_config(
-        tmp_path, with_changes(data, {"mlflow.tracking_uri": nobody(f"me:{SECRET}@")})
+        tmp_path, with_changes(data, {"mlflow.tracking_uri": unreachable_uri(f"me:{SECRET}@")})
     )
     with pytest.raises(TrackerUnreachable):
         run_config(path)
     out = tmp_path / "out" / "tiny"
-    kept = (out / "result.json").read_text()
-    assert load_record(Result, kept, "result.json").chosen
+    text = (out / "result.json").read_text()
+    assert load_record(Result, text, "result.json").chosen
     assert (out / "front.svg").is_file()
-    assert SECRET not in kept
+    assert SECRET not in text
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("no_retries")
 @pytest.mark.parametrize("uri", ["nonsense://x", "sqlite:////proc/none/x.db"])
-def test_a_store_that_is_none_is_told_in_a_sentence(tiny_run: FinishedRun, uri: str) -> None:
+def test_an_invalid_store_uri_is_refused(tiny_run: FinishedRun, uri: str) -> None:
     with pytest.raises(TrackerUnreachable, match="did not take the run"):
         log_document(tiny_run.result, tiny_run.out, Target(uri, "x", None))
 
 
-def test_a_damaged_store_is_noticed_within_seconds(tiny_run: FinishedRun, tmp_path: Path) -> None:
+def test_a_damaged_store_is_refused_within_seconds(tiny_run: FinishedRun, tmp_path: Path) -> None:
     (tmp_path / "x.db").write_bytes(b"damaged" * 1000)
     began = time.monotonic()
     with pytest.raises(TrackerUnreachable, match="not a database"):
@@ -239,93 +253,96 @@ def test_a_damaged_store_is_noticed_within_seconds(tiny_run: FinishedRun, tmp_pa
 
 
 @pytest.fixture(scope="module")
-def logged_league(tiny_league: Compared) -> Run:
-    client = MlflowClient(tracking_uri=Target.of(tiny_league.config).uri)
-    known = client.get_experiment_by_name("merge-search")
-    assert known is not None
-    runs = client.search_runs([known.experiment_id], "tags.`merge_search.search` = 'tiny'")
+def logged_comparison(tiny_comparison: FinishedComparison) -> Run:
+    client = MlflowClient(tracking_uri=Target.of(tiny_comparison.config).uri)
+    experiment = client.get_experiment_by_name("merge-search")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id], "tags.`merge_search.search` = 'tiny'")
     (run,) = runs
     return run
 
 
-def test_a_league_is_one_finished_run_of_its_own_kind(
-    tiny_league: Compared, logged_league: Run
+def test_a_metric_comparison_is_one_finished_run_of_its_own_kind(
+    tiny_comparison: FinishedComparison, logged_comparison: Run
 ) -> None:
-    tags, told = logged_league.data.tags, logged_league.data.params
-    league = tiny_league.league
-    assert logged_league.info.status == "FINISHED" and PARENT_TAG not in tags
+    tags, params = logged_comparison.data.tags, logged_comparison.data.params
+    comparison = tiny_comparison.comparison
+    assert logged_comparison.info.status == "FINISHED" and PARENT_TAG not in tags
     assert tags["merge_search.kind"] == "correlate"
-    assert tags["merge_search.frames"] == told["frames_hash"] == league.frames["hash"]
-    assert (told["seed"], told["shares"], told["winner"]) == ("3", "88", league.winner)
-    assert told["models"] == "a=timm/test_efficientnet, b=timm/test_efficientnet"
-    assert told["version_torch"] == league.versions["torch"]
+    assert tags["merge_search.frames"] == params["frames_hash"] == comparison.frames["hash"]
+    assert (params["seed"], params["shares"], params["winner"]) == ("3", "88", comparison.winner)
+    assert params["models"] == "a=timm/test_efficientnet, b=timm/test_efficientnet"
+    assert params["version_torch"] == comparison.versions["torch"]
 
 
-def test_a_league_logs_every_number_that_is_defined(
-    tiny_league: Compared, logged_league: Run
+def test_every_defined_number_of_a_metric_comparison_is_logged(
+    tiny_comparison: FinishedComparison, logged_comparison: Run
 ) -> None:
-    logged, league = logged_league.data.metrics, tiny_league.league
-    wanted = {f"seconds_{name}": taken for name, taken in league.metric_seconds.items()}
-    wanted["seconds_statistics"] = league.seconds["statistics"]
-    for name, groups in league.reporting.metrics.items():
+    metrics, comparison = logged_comparison.data.metrics, tiny_comparison.comparison
+    expected = {f"seconds_{name}": seconds for name, seconds in comparison.metric_seconds.items()}
+    expected["seconds_statistics"] = comparison.seconds["statistics"]
+    for name, groups in comparison.reporting.metrics.items():
         for group in SHARE_GROUPS:
             suffix = name if group == "all" else f"{group}_{name}"
             for coefficient, symbol in (("pearson", "r"), ("spearman", "rho"), ("kendall", "tau")):
                 value = groups[group][coefficient].value
                 if value is not None:
-                    wanted[f"{symbol}_{suffix}"] = value
-    assert logged == wanted
-    assert {"r_fidelity", "r_cross_fidelity", "r_within_fidelity"} <= set(logged)
-    assert "r_within_size" not in logged  # one size per recipient stage: nothing to correlate
+                    expected[f"{symbol}_{suffix}"] = value
+    assert metrics == expected
+    assert {"r_fidelity", "r_cross_fidelity", "r_within_fidelity"} <= set(metrics)
+    assert "r_within_size" not in metrics  # one size per recipient stage: nothing to correlate
 
 
-def test_a_league_keeps_its_files_its_pictures_and_its_table(
-    tiny_league: Compared, logged_league: Run, tmp_path: Path
+def test_the_run_of_a_metric_comparison_has_its_files_pictures_and_table(
+    tiny_comparison: FinishedComparison, logged_comparison: Run, tmp_path: Path
 ) -> None:
-    client = MlflowClient(tracking_uri=Target.of(tiny_league.config).uri)
-    run = logged_league.info.run_id
+    client = MlflowClient(tracking_uri=Target.of(tiny_comparison.config).uri)
+    run = logged_comparison.info.run_id
 
-    def listed(folder: str | None = None) -> set[str]:
+    def names(folder: str | None = None) -> set[str]:
         return {entry.path for entry in client.list_artifacts(run, folder)}
 
-    def held(name: str) -> bytes:
+    def content(name: str) -> bytes:
         return Path(client.download_artifacts(run, name, str(tmp_path))).read_bytes()
 
-    assert {"league.json", "guides.csv", "guides.json", "config.yaml", "pictures"} <= listed()
+    assert {"league.json", "guides.csv", "guides.json", "config.yaml", "pictures"} <= names()
     pictures = {"pictures/points.png", "pictures/maps.png", "pictures/bars.png"}
-    assert listed("pictures") == pictures
+    assert names("pictures") == pictures
     for name in ("league.json", "guides.csv"):
-        assert held(name) == (tiny_league.out / name).read_bytes()
-    assert load_record(MetricComparison, held("league.json"), "league.json") == tiny_league.league
-    table = json.loads(held("guides.json"))
+        assert content(name) == (tiny_comparison.out / name).read_bytes()
+    assert (
+        load_record(MetricComparison, content("league.json"), "league.json")
+        == tiny_comparison.comparison
+    )
+    table = json.loads(content("guides.json"))
     ranking = [row[table["columns"].index("guide")] for row in table["data"]]
-    assert ranking == tiny_league.league.deciding.ranking
+    assert ranking == tiny_comparison.comparison.deciding.ranking
 
 
-def test_mlflow_stays_behind_its_door(tiny_run: FinishedRun) -> None:
+def test_mlflow_prints_nothing(tiny_run: FinishedRun) -> None:
     assert "INFO" not in tiny_run.output and ENVIRONMENT == "MLFLOW_TRACKING_URI"
 
 
-def test_every_child_says_the_same_things_of_its_plan(
-    tiny_run: FinishedRun, logged: Logged
+def test_every_child_describes_its_plan_with_the_same_keys(
+    tiny_run: FinishedRun, logged_run: LoggedRun
 ) -> None:
     keys = {"shares", "donor", "recipient", "stages", "adapter", "budget_mb", "plan"}
-    by_plan = {run.data.tags["merge_search.plan"]: run for run in logged.children}
-    assert len(by_plan) == len(logged.children)
-    for run in logged.children:
+    by_plan = {run.data.tags["merge_search.plan"]: run for run in logged_run.children}
+    assert len(by_plan) == len(logged_run.children)
+    for run in logged_run.children:
         assert keys <= set(run.data.params)
         assert run.data.tags["merge_search.frames"] == tiny_run.result.frames["hash"]
     for candidate in tiny_run.result.candidates:
-        told = by_plan[candidate.hash].data.params
+        params = by_plan[candidate.hash].data.params
         plan = SharePlan.from_dict(candidate.plan)
-        assert told["shares"] == str(len(plan.shares))
+        assert params["shares"] == str(len(plan.shares))
         for share in plan.shares:
-            assert share.donor.model in told["donor"] and str(share.adapter) in told["adapter"]
-            assert f"{share.donor.stage} -> {share.recipient.stage}" in told["stages"]
+            assert share.donor.model in params["donor"] and str(share.adapter) in params["adapter"]
+            assert f"{share.donor.stage} -> {share.recipient.stage}" in params["stages"]
 
 
-def test_runs_can_be_told_apart_by_their_names(tiny_run: FinishedRun, logged: Logged) -> None:
-    names = [str(run.info.run_name) for run in logged.children]
+def test_every_child_has_its_own_name(tiny_run: FinishedRun, logged_run: LoggedRun) -> None:
+    names = [str(run.info.run_name) for run in logged_run.children]
     assert len(set(names)) == len(names)
     for candidate in tiny_run.result.candidates:
         (name,) = [n for n in names if n.endswith(candidate.hash[:6])]
@@ -333,50 +350,56 @@ def test_runs_can_be_told_apart_by_their_names(tiny_run: FinishedRun, logged: Lo
     assert f"{tiny_run.result.unmerged_bytes / 1e6:.1f} MB, unmerged" in names
 
 
-def test_every_child_has_its_measured_latency(tiny_run: FinishedRun, logged: Logged) -> None:
+def test_every_child_has_its_measured_latency(
+    tiny_run: FinishedRun, logged_run: LoggedRun
+) -> None:
     result = tiny_run.result
     assert set(result.latency_ms) == {"unmerged", *(c.hash for c in result.candidates)}
     assert all(value > 0 for value in result.latency_ms.values())
-    for run in logged.children:
+    for run in logged_run.children:
         plan = run.data.tags["merge_search.plan"]
-        wanted = result.latency_ms.get(plan, result.latency_ms["unmerged"])
-        assert run.data.metrics["latency_ms"] == wanted
+        expected = result.latency_ms.get(plan, result.latency_ms["unmerged"])
+        assert run.data.metrics["latency_ms"] == expected
 
 
-def test_the_parent_names_its_frames_and_its_labels(tiny_run: FinishedRun, logged: Logged) -> None:
+def test_the_parent_names_its_frames_and_its_labels(
+    tiny_run: FinishedRun, logged_run: LoggedRun
+) -> None:
     result = tiny_run.result
-    assert logged.parent.inputs is not None
-    held = {entry.dataset.name: entry for entry in logged.parent.inputs.dataset_inputs}
-    assert set(held) == {"tiny frames", "tiny labels of a"}
-    frames, labels = held["tiny frames"].dataset, held["tiny labels of a"].dataset
+    assert logged_run.parent.inputs is not None
+    datasets = {entry.dataset.name: entry for entry in logged_run.parent.inputs.dataset_inputs}
+    assert set(datasets) == {"tiny frames", "tiny labels of a"}
+    frames, labels = datasets["tiny frames"].dataset, datasets["tiny labels of a"].dataset
     assert frames.digest == result.frames["hash"]
     assert json.loads(frames.source) == result.config["frames"]
     assert json.loads(str(frames.profile)) == {"frames": result.frames["count"]}
     assert labels.digest == result.truth["a"]["hash"]
-    contexts = {tag.value for entry in held.values() for tag in entry.tags}
+    contexts = {tag.value for entry in datasets.values() for tag in entry.tags}
     assert contexts == {"search", "truth of a"}
 
 
-def test_what_the_machine_was_doing_is_logged_at_its_time(
-    tiny_run: FinishedRun, logged: Logged
+def test_system_metrics_are_logged_with_their_times(
+    tiny_run: FinishedRun, logged_run: LoggedRun
 ) -> None:
-    seen = json.loads((tiny_run.out / "system.json").read_text())
+    samples = json.loads((tiny_run.out / "system.json").read_text())
     name = "system/process_memory_megabytes"
-    history = logged.client.get_metric_history(logged.parent.info.run_id, name)
-    assert [(p.timestamp, p.value) for p in history] == [(s["time"], s[name]) for s in seen] != []
-    assert all(s[name] > 100 for s in seen)
+    history = logged_run.client.get_metric_history(logged_run.parent.info.run_id, name)
+    assert (
+        [(p.timestamp, p.value) for p in history] == [(s["time"], s[name]) for s in samples] != []
+    )
+    assert all(s[name] > 100 for s in samples)
 
 
-def test_the_note_on_the_parent_tells_of_every_candidate(
-    tiny_run: FinishedRun, logged: Logged
+def test_the_note_on_the_parent_lists_every_candidate(
+    tiny_run: FinishedRun, logged_run: LoggedRun
 ) -> None:
-    note = logged.parent.data.tags["mlflow.note.content"]
+    note = logged_run.parent.data.tags["mlflow.note.content"]
     for candidate in tiny_run.result.candidates:
         assert candidate.hash in note and f"{candidate.bytes / 1e6:.2f}" in note
     assert f"**{tiny_run.result.chosen}**" in note
 
 
-def test_the_trials_are_a_table_of_every_plan_in_its_order(tiny_run: FinishedRun) -> None:
+def test_the_trials_table_lists_every_plan_in_order(tiny_run: FinishedRun) -> None:
     rows = list(csv.DictReader((tiny_run.out / "trials.csv").read_text().splitlines()))
     study = tiny_run.result.study
     assert len(rows) == study["trials"] == len({row["plan"] for row in rows})
@@ -384,14 +407,14 @@ def test_the_trials_are_a_table_of_every_plan_in_its_order(tiny_run: FinishedRun
         study["hypervolume"], abs=1e-6
     )
     by_plan = {row["plan"]: row for row in rows}
-    for record_ in tiny_run.result.front:
-        row = by_plan[record_.hash]
+    for record in tiny_run.result.front:
+        row = by_plan[record.hash]
         assert row["feasible"] == "yes"
-        assert float(row["bytes_mb"]) == pytest.approx(record_.bytes / 1e6)
-        assert float(row["proxy"]) == pytest.approx(record_.proxy, abs=1e-6)
+        assert float(row["bytes_mb"]) == pytest.approx(record.bytes / 1e6)
+        assert float(row["proxy"]) == pytest.approx(record.proxy, abs=1e-6)
 
 
-def test_the_explorer_needs_no_network(tiny_run: FinishedRun) -> None:
+def test_the_interactive_page_needs_no_network(tiny_run: FinishedRun) -> None:
     page = (tiny_run.out / "explore.html").read_text()
     assert "<script src=" not in page and "cdn.plot.ly" not in page.partition("</h2>")[0]
     assert page.count('class="plotly-graph-div"') == 3
@@ -399,7 +422,7 @@ def test_the_explorer_needs_no_network(tiny_run: FinishedRun) -> None:
         assert candidate.hash in page
 
 
-def test_a_note_on_many_candidates_is_still_taken(tiny_run: FinishedRun) -> None:
+def test_a_note_on_many_candidates_fits_into_a_tag(tiny_run: FinishedRun) -> None:
     result = tiny_run.result
     many = replace(result, candidates=result.candidates * 200)
     assert len(search_run.search_note(many)) < 8000

@@ -79,7 +79,7 @@ def test_each_window_of_a_camera_extends_a_reference_once(
     extend_references(workspace, inspected(workspace, reference, features, windows=2))
     stored = load(workspace.reference_file(BASE))
     assert stored.taken_up == ("gate-00000001", "gate-00000002")
-    # the round is done again
+    # the round is repeated
     extend_references(workspace, inspected(workspace, stored, features, windows=2))
     assert load(workspace.reference_file(BASE)).taken_up == stored.taken_up
 

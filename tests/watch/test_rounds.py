@@ -47,7 +47,7 @@ def windows_added(watched: Watched, part: str) -> tuple[str, ...]:
     return load(watched.workspace.reference_file(part)).taken_up
 
 
-def test_rounds_from_the_first_plan_to_one_for_the_night(watched: Watched) -> None:
+def test_rounds_put_a_first_plan_in_service_and_search_again_at_night(watched: Watched) -> None:
     code, output = watched.once()
     assert code == 0 and "too few new frames: gate has 0 of 32" in output
     assert watched.in_service() is None
@@ -81,7 +81,7 @@ def test_rounds_from_the_first_plan_to_one_for_the_night(watched: Watched) -> No
     assert code == 0 and "gate is unchanged" in output, output
     assert windows_added(watched, "gate-00000003") == ("gate-00000004",)
     watched.deliver(DAY)
-    assert watched.once()[0] == 0  # it looked like this before
+    assert watched.once()[0] == 0  # the camera is as by day before
     assert windows_added(watched, "gate-00000003") == ("gate-00000004",)
 
     assert [ended.number for ended in watched.rounds] == list(range(1, 8))
@@ -108,7 +108,7 @@ def test_a_rule_that_asks_for_labels_promotes_nothing_without_them(
     assert code == 0, output  # a person has to act: no search in every round
     proposed = plan_in_registry(watched, "challenger")
 
-    # What a person promotes or rolls back in MLflow takes effect here.
+    # Promotions and rollbacks in MLflow take effect here.
     code, output = watched.call("promote", "--set", "promotion.by=fidelity")
     assert code == 0, output
     code, output = watched.once()
@@ -123,7 +123,7 @@ def test_a_rule_that_asks_for_labels_promotes_nothing_without_them(
     assert watched.in_service() == proposed == watched.rounds[-1].champion
 
 
-def test_enough_new_labels_decide(weights: Weights, tmp_path: Path) -> None:
+def test_enough_new_labels_decide_about_promotion(weights: Weights, tmp_path: Path) -> None:
     data = with_changes(watched_data(weights), {"truth": {"a": {"csv": "labels.csv"}}})
     watched = Watched.at(tmp_path / "watched", data)
     model = load_tiny(weights, {"a": (CLASSIFIER, 1)})["a"]
@@ -199,7 +199,7 @@ def test_a_dead_camera_and_damaged_pictures_do_not_stop_the_others(
     assert "pausing after a fault" in str(watched.rounds[-1].cameras["yard"].fault)
 
 
-def test_a_failed_round_says_why_and_the_next_one_makes_up_for_it(
+def test_a_failed_round_names_its_cause_and_the_next_round_repeats_its_work(
     watched: Watched, weights: Weights
 ) -> None:
     watched.deliver(DAY)
@@ -342,7 +342,7 @@ def files(watched: Watched) -> dict[str, int]:
 
 
 @pytest.mark.data
-def test_three_real_cameras(weights: Weights, tmp_path: Path) -> None:
+def test_three_real_cameras_are_watched(weights: Weights, tmp_path: Path) -> None:
     square = second_by_second(real_camera("pets2009_s2l1_view1/frames"), tmp_path / "square")
     street = second_by_second(real_camera("street_traffic_ckuhn"), tmp_path / "street")
     cameras = {

@@ -48,7 +48,9 @@ def seen_labels(tmp_path: Path) -> SeenLabels:
     return SeenLabels(tmp_path / "labels")
 
 
-def test_only_labels_that_came_since_are_new(seen_labels: SeenLabels, tmp_path: Path) -> None:
+def test_only_labels_since_the_last_record_are_new(
+    seen_labels: SeenLabels, tmp_path: Path
+) -> None:
     seen_labels.record("b1", labelled(tmp_path / "before", 20))
     assert seen_labels.new("b1", labelled(tmp_path / "before", 20)) == {}
     # in another folder they are the same, and the last ones are new
