@@ -125,7 +125,7 @@ def check_tracker(target: Target) -> None:
     path = target.uri.removeprefix("sqlite:///")
     if path != target.uri and not Path(path).is_file():
         return
-    with open_store(target, None) as client:
+    with open_mlflow_store(target, None) as client:
         client.get_experiment_by_name(target.experiment)
 
 
