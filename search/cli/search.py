@@ -85,7 +85,7 @@ def run(config: RunConfig, reporter: Reporter) -> None:
               help="COCO category of each class of a detector, as `classes` in a config: "
               "[person, car] or {1: person, 3: car}. By default as in the run.")  # fmt: skip
 @click.option("--frames", type=PATH, default=None, metavar="FOLDER",
-              help="Unlabelled frames for fidelity; by default the labelled ones.")  # fmt: skip
+              help="Unlabelled frames for fidelity; by default the labelled frames.")  # fmt: skip
 @click.option("--plan", "plans", multiple=True, metavar="HASH",
               help="Plan of the front to verify, by the first digits of its hash; by default the "
               "candidates of the run. Repeatable.")  # fmt: skip

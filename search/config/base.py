@@ -1,4 +1,4 @@
-"""What all sections of a config have in common."""
+"""The base of all sections of a config."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ class Section(BaseModel):
 
 def exactly_one(section: BaseModel, keys: tuple[str, ...]) -> None:
     """Raise ValueError unless the section gives exactly one of the keys."""
-    given = [key for key in keys if getattr(section, key) is not None]
-    if len(given) != 1:
-        raise ValueError(f"give exactly one of {', '.join(keys)} (given: {given or 'none'})")
+    given_keys = [key for key in keys if getattr(section, key) is not None]
+    if len(given_keys) != 1:
+        raise ValueError(f"give exactly one of {', '.join(keys)} (given: {given_keys or 'none'})")
 
 
 def parse_budget(text: str | int, unmerged: int) -> int:
@@ -72,7 +72,7 @@ def parse_budget(text: str | int, unmerged: int) -> int:
 
 
 def error_sentences(error: ValidationError) -> str:
-    """Return what is wrong with a config, on one line, as `key: problem` for each problem."""
+    """Return the problems of a config on one line, each as `key: problem`."""
     return "; ".join(dict.fromkeys(_sentence(detail) for detail in error.errors()))
 
 
@@ -85,5 +85,5 @@ def _sentence(detail: Mapping[str, Any]) -> str:
         return f"{key}: is missing"
     message = str(detail["msg"]).removeprefix("Value error, ")
     value = detail["input"]
-    given = f" (given: {value!r})" if isinstance(value, (str, int, float, bool)) else ""
-    return without_credentials(f"{key}: {message[0].lower()}{message[1:]}{given}")
+    value_text = f" (given: {value!r})" if isinstance(value, (str, int, float, bool)) else ""
+    return without_credentials(f"{key}: {message[0].lower()}{message[1:]}{value_text}")

@@ -16,7 +16,7 @@ CAMERA_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 
 
 class WatchConfig(Section):
-    """What `merge-search watch` does. Give exactly one of `schedule` and `interval`."""
+    """The settings of `merge-search watch`. Give exactly one of `schedule` and `interval`."""
 
     cameras: Annotated[
         dict[Annotated[str, Field(pattern=CAMERA_NAME)], CameraConfig], Field(min_length=1)

@@ -1,5 +1,4 @@
-"""The steps that commands have in common: from a config to models, frames, statistics and the
-search problem."""
+"""The common steps of commands: from a config to models, frames, statistics and search problem."""
 
 from __future__ import annotations
 
@@ -189,12 +188,13 @@ def observe(
         BadFrames: there are too few frames, or a part has too few.
     """
     held_out_count = config.verify.fidelity_frames
-    seen, held_out = split_frames(frames, held_out_count)
-    config.pass_settings.check_frame_count(len(seen))
-    reporter.step(f"Statistics of every stage over {len(seen)} frames, one pass")
+    statistics_frames, held_out = split_frames(frames, held_out_count)
+    count = len(statistics_frames)
+    config.pass_settings.check_frame_count(count)
+    reporter.step(f"Statistics of every stage over {count} frames, one pass")
     halves = split_parts(frames, held_out_count)
-    measured = (load_or_measure_moments(config, deployment, part, reporter) for part, _ in halves)
-    statistics = Statistics(sum_moments(measured), deployment.facts)
+    moments = (load_or_measure_moments(config, deployment, part, reporter) for part, _ in halves)
+    statistics = Statistics(sum_moments(moments), deployment.facts)
     parts = _parts(config, deployment, halves, statistics)
     return Observed(deployment, statistics, frames, held_out, parts)
 
@@ -205,8 +205,8 @@ def drop_cached_statistics(config: RunConfig, deployment: Deployment, part: Fram
     They take as many bytes as the statistics of all frames together.
     """
     joined = JoinedFrames((open_frame_set(config), part))
-    *_, (seen, _) = split_parts(joined, config.verify.fidelity_frames)
-    key = statistics_key(config, deployment, seen)
+    *_, (statistics_frames, _) = split_parts(joined, config.verify.fidelity_frames)
+    key = statistics_key(config, deployment, statistics_frames)
     statistics_path(config, key).unlink(missing_ok=True)
 
 
@@ -221,7 +221,7 @@ def _parts(
     A part depends on itself and on the first part only, so its cached values stay valid when
     other parts come and go.
     """
-    keys = [statistics_key(config, deployment, seen) for seen, _ in halves]
+    keys = [statistics_key(config, deployment, frames) for frames, _ in halves]
     parts = []
     for number, (_, held_out) in enumerate(halves):
         fitted_on = list(dict.fromkeys((keys[0], keys[number])))

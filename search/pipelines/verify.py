@@ -28,7 +28,7 @@ from spaces.plan import SharePlan
 
 @dataclass(frozen=True)
 class PlanMeasurement:
-    """Plans of a finished run with what was measured of them."""
+    """Plans of a finished run with their measurements."""
 
     config: RunConfig
     """The run's config with the labels that were used for its `truth`."""

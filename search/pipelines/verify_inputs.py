@@ -23,7 +23,7 @@ class BadData(MergeSearchError):
 
 @dataclass(frozen=True)
 class VerificationInputs:
-    """The data to verify on. What is not given is taken from the config of the run."""
+    """The data to verify on. Missing parts are taken from the config of the run."""
 
     labels: Mapping[str, Path] = field(default_factory=dict)
     """By model: a CSV file, a folder of class folders, or a .json file in COCO or ReaL format."""
@@ -61,8 +61,8 @@ class VerificationInputs:
             BadData: a model is not in the run, or the format of its labels is unknown.
             BadConfig: the options of a model contradict each other.
         """
-        for option, given in (("images", self.images), ("classes", self.classes)):
-            for name in given:
+        for option, values in (("images", self.images), ("classes", self.classes)):
+            for name in values:
                 if name not in self.labels:
                     raise BadData(f"--{option} {name}=...: goes with --labels {name}=...")
         if not self.labels and self.frames is None:

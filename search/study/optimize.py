@@ -1,8 +1,8 @@
 """A study: plans evaluated by the trials of Optuna, in any number of processes.
 
-No trial is spent on a plan that was evaluated before. Whichever process is killed, and when: every
-plan that was evaluated is kept, and the same call continues the study. Within this project only
-the modules of this package import Optuna.
+No trial is spent on a plan that was evaluated before. Any process may be killed at any time: all
+evaluated plans are kept, and the same call continues the study. Within this project only the
+modules of this package import Optuna.
 """
 
 from __future__ import annotations
@@ -304,7 +304,7 @@ def _study_result(study: optuna.Study, evaluator: PlanEvaluator, exhausted: bool
 
 
 def _hypervolumes(plans: Sequence[EvaluatedPlan], evaluator: PlanEvaluator) -> Iterator[float]:
-    """See `StudyResult.hypervolumes`."""
+    """Yield the values of `StudyResult.hypervolumes`."""
     largest = min(evaluator.problem.limits.bytes, evaluator.costs.unmerged_bytes)
     front: list[tuple[float, float]] = []
     volume = 0.0

@@ -105,14 +105,14 @@ def sync(out: Path) -> Iterator[str]:
         BadRecord: After all others are logged, if files were damaged; the message names them.
     """
     paths = [out / DOCUMENT_FOLDERS[kind] / name for kind, name in DOCUMENT_NAMES.items()]
-    written = [path for path in paths if path.is_file()]
-    if not written and not _queue(out):
+    documents = [path for path in paths if path.is_file()]
+    if not documents and not _queue(out):
         raise NothingToLog(
             f"{out}: nothing to log: no {DOCUMENT_NAMES[Result]} and no {UNLOGGED}/"
         )
     damaged: list[str] = []
     waiting: list[tuple[Document, Path, Target]] = []
-    for path in written:
+    for path in documents:
         with _collecting_errors(damaged):
             read_document(path)
             read_target(out)

@@ -1,10 +1,10 @@
 """The merged models as MLflow loads and serves them.
 
-One or several frames of one size, a uint8 array (frames, height, width, 3), become every model's
-answer: of a classifier an array (frames, classes) of logits; of a detector for each frame `boxes`
-(corners in its pixels), `scores` and `classes` (from 1), the surest first.
+The input is a uint8 array (frames, height, width, 3). The output holds every model's answer: of a
+classifier an array (frames, classes) of logits; of a detector for each frame `boxes` (corners in
+its pixels), `scores` and `classes` (from 1), by falling score.
 
-Needs the packages of requirements.txt; `spaces`, which merges, comes along as code.
+Needs the packages of requirements.txt; `spaces`, which merges, is included as code.
 """
 
 import mlflow
@@ -31,7 +31,10 @@ class Merged(mlflow.pyfunc.PythonModel):
         return {
             name: answer.numpy()
             if self.bundle.tasks[name] == "classification"
-            else [{part: t.numpy() for part, t in found._asdict().items()} for found in answer]
+            else [
+                {part: tensor.numpy() for part, tensor in detections._asdict().items()}
+                for detections in answer
+            ]
             for name, answer in answers.items()
         }
 

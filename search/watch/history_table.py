@@ -52,13 +52,13 @@ def details(ended: Round) -> list[str]:
 def _promotion_details(record: PromotionRecord) -> list[str]:
     quality = "quality kept on ground truth" if record.by == "truth" else "fidelity"
     measured_on = f", {record.measured_on}" if record.measured_on else ""
-    measured = (
+    qualities = (
         f"{quality}{measured_on}: challenger {record.challenger} "
         f"{percent(record.challenger_quality)}, plan in service "
         f"{percent(record.champion_quality)}"
     )
     decision = "promoted" if record.promoted else "not promoted"
-    return [*record.difference, measured, f"{decision}: {record.reason}"]
+    return [*record.difference, qualities, f"{decision}: {record.reason}"]
 
 
 def _row(ended: Round) -> list[str]:

@@ -1,6 +1,6 @@
 """Run the merged models on pictures: python example.py PICTURE ...
 
-Needs the package merge-search, of which `spaces` is a part, and nothing of the run.
+Needs the package merge-search, which contains `spaces`, and nothing of the run.
 """
 
 import sys
@@ -22,11 +22,11 @@ for name in sys.argv[1:]:
     for model, answer in bundle(frame).items():
         if bundle.tasks[model] == "classification":
             best = answer[0].softmax(0).topk(min(3, answer.shape[1]))
-            said = ", ".join(
+            description = ", ".join(
                 f"class {k} {p:.0%}"
                 for p, k in zip(best.values.tolist(), best.indices.tolist(), strict=True)
             )
-            print(f"{name}: {model}: {said}")
+            print(f"{name}: {model}: {description}")
             continue
         for box, score, kind in zip(*answer[0], strict=True):
             if score >= 0.3:

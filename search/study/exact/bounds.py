@@ -51,7 +51,7 @@ class Incumbents:
 
 @dataclass(frozen=True)
 class RelaxedFront:
-    """A front that the undecided segments cannot dominate, whatever is decided in them.
+    """A front that the undecided segments cannot dominate, however they are decided.
 
     Each undecided segment is relaxed: it takes the best of its own options, as if it depended on
     no other segment.
@@ -103,7 +103,7 @@ class Bounds:
         return RelaxedFront(np.array(total_bytes, np.intp), np.array(quality), decided_weights)
 
     def _relaxed_options(self, segment: int) -> list[tuple[int, float]]:
-        """Bytes and quality of each `replaced` of a segment, each at its best."""
+        """Return the fewest bytes and the highest quality of each `replaced` of a segment."""
         positions = self.table.recipient_position[self.table.shares_into(segment)]
         stage_bytes, quality = self.table.stage_bytes.table[segment], self.graph.quality[segment]
         return [

@@ -53,8 +53,8 @@ class AdapterBytes:
 
     An adapter's bytes depend on what reads its result: on how many of the stages above the
     recipient are live without a gap, and on the first representation, from the recipient up
-    through stages that pass it on unchanged, that is itself a donor. The cost model is asked once
-    for each share and each of these contexts.
+    through stages that pass it on unchanged, that is itself a donor. The cost model computes the
+    bytes once for each share and each of these contexts.
 
     Arrays over shares have one more entry, for `NO_SHARE`; arrays over stages have one more, for
     "no stage".

@@ -16,7 +16,7 @@ from search.study.exact.segments import Ints
 from search.study.problem import Problem
 
 MAX_COMBINATIONS = 10_000_000
-"""Plans are counted by the combinations of `replaced`, of which there may be this many."""
+"""Limit on the combinations of `replaced`, by which plans are counted."""
 COMBINATIONS_PER_BATCH = 20_000
 
 

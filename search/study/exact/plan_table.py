@@ -43,11 +43,11 @@ class PlanValues:
     worst: Floats
     """The lowest quality of any model."""
     acyclic: Bools
-    """False where a representation would depend on itself: there is no such plan."""
+    """False where a representation would depend on itself, which no plan allows."""
 
 
 class PlanTable:
-    """The shares of a problem by number, and the tables from which plans are valued.
+    """The shares of a problem by number, and the tables from which plans are evaluated.
 
     A complete plan is a column of share numbers, (segments,), with NO_SHARE where a segment has no
     share; many plans are an array `chosen`, (segments, n). Arrays over shares have a last entry
@@ -116,7 +116,7 @@ class PlanTable:
         return bool(self.quality[share] >= self.quality[other] and no_more_bytes)
 
     def evaluate(self, chosen: Ints) -> PlanValues:
-        """Value complete plans, (segments, n)."""
+        """Return the values of complete plans, (segments, n)."""
         has_share = chosen != NO_SHARE
         replaced = np.where(
             has_share, self.recipient_position[chosen], self.replaced_without_share[:, None]

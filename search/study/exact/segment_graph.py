@@ -25,7 +25,7 @@ class SegmentGraph:
 
     Which donors belong to an edge depends on its donors' segment t: a suffix donor's position is
     at least `replaced`, a prefix donor's position is at most `retained`. That number is the
-    edge's *donor limit*. What is undecided is taken for whatever allows most donors.
+    edge's *donor limit*. An undecided number takes the value that allows most donors.
 
     The tables are indexed by segment, its `replaced`, edge and donor limit.
     """
@@ -121,7 +121,7 @@ class SegmentGraph:
         return ends
 
     def best_shares(self, partial: PartialPlans) -> Ints:
-        """(segments, n): complete plans of the highest quality, whatever their bytes."""
+        """(segments, n): complete plans of the highest quality, regardless of their bytes."""
         quality = self.edge_quality(partial)
         candidates = self.best_share.take(self.table_index(partial))
         arriving = quality * self.end_quality(quality)[self.starts]
