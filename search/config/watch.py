@@ -1,4 +1,4 @@
-"""The config section `watch`: cameras, schedule, and what triggers a new search."""
+"""The config section `watch`: cameras, schedule, and the conditions for a new search."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from search.config.cameras import CameraConfig
 from search.utils.schedule import Schedule
 
 SMALLEST_WINDOW = 32
-"""Fewer frames do not show what a camera usually sees."""
+"""Fewer frames do not represent a camera."""
 CAMERA_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 
 

@@ -72,7 +72,7 @@ def export_bundle(
     """Write the bundle, wholly or not at all; return its checks as sentences.
 
     Raises:
-        BundleCheckFailed: The written files do not give what was promised.
+        BundleCheckFailed: A written file fails a check.
         CannotWrite: The folder holds other files or cannot be written.
     """
     plan, deployment = SharePlan.from_dict(record.plan), source.observed.deployment

@@ -1,4 +1,4 @@
-"""Open what a config names: frames, ground truth and the device."""
+"""Open the frames, the ground truth and the device that a config names."""
 
 from __future__ import annotations
 

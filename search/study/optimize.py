@@ -118,7 +118,7 @@ def run_study(
     `starts` are evaluated first, in their order. An interrupted study is continued.
 
     Raises:
-        StoreFailed: the store cannot be reached, or takes no more trials; what it has is kept.
+        StoreFailed: the store cannot be reached, or takes no more trials; its trials are kept.
         DamagedStudy: the file is no journal of trials.
     """
     problem = evaluator.problem

@@ -235,7 +235,7 @@ class UniquePlanSampler(BaseSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """Return the parameters of a new plan; if there is none, those of nothing shared."""
+        """Return the parameters of a new plan; if there is none, of the unmerged plan."""
         self.status = "fresh"
         self.starts = [plan for plan in self.starts if plan.hash not in self.claims.evaluated]
         for plan in self.starts:
@@ -251,7 +251,7 @@ class UniquePlanSampler(BaseSampler):
     ) -> Iterator[dict[str, Any]]:
         proposed: dict[str, Any] = {}
         for attempt in range(MAX_PROPOSALS):
-            if attempt == 1:  # read once, with what the inner sampler has written on the trial
+            if attempt == 1:  # read once, with the inner sampler's attributes on the trial
                 trial = study.get_trials(deepcopy=False)[trial.number]
             drawn = self.inner.sample_relative(study, trial, search_space)
             proposed = {

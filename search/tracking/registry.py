@@ -152,7 +152,7 @@ class Registry:
     def promote(
         self, challenger: RegisteredVersion, champion: RegisteredVersion | None, reason: str
     ) -> None:
-        """Make the challenger the champion, and note the reason and what it replaces."""
+        """Make the challenger the champion; note the reason and the version that it replaces."""
         self._set_tag(challenger, PROMOTED, reason)
         if champion is not None:
             self._set_tag(challenger, REPLACED, champion.version)

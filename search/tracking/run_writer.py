@@ -121,7 +121,7 @@ class ResultRuns:
         self._log_points(run, [(name, value, step) for step, value in enumerate(values)])
 
     def log_files(self, run: str, folder: Path) -> None:
-        """Log what every document has: its file, its config and its pictures."""
+        """Log the file, the config and the pictures of the document."""
         config = yaml.safe_dump(self.document.config, sort_keys=False)
         self.client.log_text(run, config, "config.yaml")
         for picture in sorted([*folder.glob("*.png"), *folder.glob("*.svg")]):

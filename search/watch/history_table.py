@@ -40,7 +40,7 @@ def show_history(rounds: Sequence[Round], workspace: Workspace, reporter: Report
 
 
 def details(ended: Round) -> list[str]:
-    """Return what a round reports besides its reason: faults, a promotion, missed rounds."""
+    """Return the details of a round besides its reason: faults, a promotion, missed rounds."""
     lines = [f"{name}: {camera.fault}" for name, camera in ended.cameras.items() if camera.fault]
     if ended.promotion is not None:
         lines += _promotion_details(ended.promotion)

@@ -1,4 +1,4 @@
-"""The folder OUT/watch, where a watch stores what it needs from one round to the next.
+"""The folder OUT/watch, where a watch stores its state between rounds.
 
 OUT/watch/rounds/          the records of the rounds
 OUT/watch/cameras/NAME/    frames and windows of each camera

@@ -176,7 +176,7 @@ def test_a_damaged_unlogged_result_does_not_hold_up_rounds(
     for number in (1, 2):
         code, output = watched.once()
         assert code == 0 and f"rounds 1 to {number}" in output, output
-        assert "unlogged/0123456789ab/result.json is not what was kept there" in output
+        assert "unlogged/0123456789ab/result.json has changed since it was queued" in output
     assert damaged.is_dir()
 
 

@@ -62,7 +62,7 @@ def build_result(
 
 
 def study_summary(config: RunConfig, front_search: FrontSearch) -> dict[str, Any]:
-    """Return what result.json says about the study."""
+    """Return the section `study` of result.json."""
     problem, explored = front_search.evaluator.problem, front_search.explored
     return {
         "problem": problem.hash,
@@ -89,7 +89,7 @@ def plan_record(evaluated: EvaluatedPlan, evaluator: PlanEvaluator) -> PlanRecor
 
 
 def model_records(config: RunConfig, deployment: Deployment) -> dict[str, ModelRecord]:
-    """Return what result.json says about each model."""
+    """Return the section `models` of result.json."""
     return {
         name: ModelRecord(
             arch=config.models[name].arch,

@@ -27,7 +27,7 @@ MeasuredCandidates = Sequence[tuple[CandidateRecord, float]]
 
 @dataclass(frozen=True)
 class LegendEntry:
-    """A mark of the chart and what it means."""
+    """A mark of the chart and its meaning."""
 
     mark: Mark
     text: str

@@ -131,7 +131,7 @@ class _Search:
         return branched.take(self._has_live_donor(branched, decision.segment))
 
     def _has_live_donor(self, partial: PartialPlans, segment: int) -> Bools:
-        """(n,): whether the donor of the segment's share is live."""
+        """Return whether the donor of the segment's share is live, (n,)."""
         share, columns = partial.shares[segment], np.arange(len(partial))
         donor, position = self.table.donor_segment[share], self.table.donor_position[share]
         in_suffix = position >= partial.replaced[donor, columns]

@@ -50,7 +50,10 @@ def count_plans(problem: Problem) -> int:
 
 
 def _laplacians(graph: SegmentGraph, replaced: Ints) -> NDArray[Any]:
-    """(n, s, s) over the s segments that end in a tap, from (segments, n) of `replaced`."""
+    """Return (n, s, s) Laplacians over the s segments that end in a tap.
+
+    `replaced` is (segments, n).
+    """
     undecided = np.full_like(replaced, graph.undecided)
     partial = PartialPlans(replaced, undecided, undecided)
     edges = graph.share_count.take(graph.table_index(partial))

@@ -77,7 +77,7 @@ def stage_positions(segments: Sequence[Segment]) -> dict[Ref, tuple[int, int]]:
 
 
 def quality_weights(segments: Sequence[Segment], layouts: Layouts) -> Floats:
-    """(models, segments): the weight of each segment's end in its model's quality."""
+    """Return the weight of each segment's end in its model's quality, (models, segments)."""
     weights = np.zeros((len(layouts), len(segments)))
     for row, layout in enumerate(layouts.values()):
         for column, segment in enumerate(segments):

@@ -99,7 +99,7 @@ def _range(interval: Sequence[float]) -> str:
 
 
 def candidate_run_name(candidate: CandidateRecord) -> str:
-    """Return a name that differs between candidates: bytes, what is shared, start of the hash."""
+    """Return a name that differs between candidates: bytes, shares, start of the hash."""
     shares = SharePlan.from_dict(candidate.plan).shares
     shared = (
         f"{shares[0].donor} -> {shares[0].recipient}"
