@@ -19,16 +19,16 @@ STATISTICS_SAVED = f"statistics are saved once they are complete; {app.CONTINUE}
 
 @config_command(has_document=True)
 def check(config: RunConfig, reporter: Reporter) -> None:
-    """Check CONFIG, and everything that it names, without running the search.
+    """Check CONFIG and everything that it names, without running the search.
 
     Loads every model and cuts it; opens the frames and decodes some of them; matches the labels
     with the classes; measures the search space, the fewest bytes that it reaches and the budget;
-    looks for disk space, the store of the trials and MLflow. Prints one line per check.
+    checks disk space, the store of the trials and MLflow. Prints one line per check.
 
     \b
     Exit codes:
       0         a run has everything that it needs
-      1         something is wrong; the lines say what, and what would be right
+      1         a check failed; its line names the problem and the remedy
     """
     report = deferred.check_config(config, reporter)
     app.print_document(deferred.json_bytes(report.to_dict()))

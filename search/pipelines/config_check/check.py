@@ -1,4 +1,4 @@
-"""`merge-search check`: verify a config, and what it names, without running the search."""
+"""`merge-search check`: verify a config and its files without running the search."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ READ_FRAMES = 16
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What `merge-search check` has verified."""
+    """The outcome of `merge-search check`."""
 
     config: str
     """The name of the run."""
