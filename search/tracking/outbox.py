@@ -158,7 +158,7 @@ def _read_queued(queued: Path) -> Document:
 def _remove(queued: Path) -> None:
     """Hide the folder atomically, then delete it, so that no half-deleted folder is read."""
     hidden = queued.with_name(f".{queued.name}.logged")
-    with contextlib.suppress(OSError):  # the next sync finds the rest logged already
+    with contextlib.suppress(OSError):  # the next sync finds the rest logged
         for leftover in queued.parent.glob(".*.logged"):
             shutil.rmtree(leftover)
         queued.rename(hidden)

@@ -94,12 +94,12 @@ class Registry:
 
     def delete_all_but(self, models: Collection[str], result: str) -> None:
         """Delete the versions of a result that are of none of these models, or duplicates."""
-        kept_models: set[str] = set()
+        visited_models: set[str] = set()
         for version in sorted(self._versions(), key=lambda v: int(v.version)):
             if version.tags.get(RESULT) == result:
-                if version.tags.get(MODEL) not in set(models) - kept_models:
+                if version.tags.get(MODEL) not in set(models) - visited_models:
                     self.client.delete_model_version(self.name, version.version)
-                kept_models.add(str(version.tags.get(MODEL)))
+                visited_models.add(str(version.tags.get(MODEL)))
 
     def propose(self, result: str) -> str | None:
         """Make the version of a result the challenger, unless the challenger is newer.
