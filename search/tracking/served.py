@@ -47,7 +47,10 @@ class Merged(mlflow.pyfunc.PythonModel):
         return {
             name: answer.numpy()
             if self.bundle.tasks[name] == "classification"
-            else [{part: t.numpy() for part, t in found._asdict().items()} for found in answer]
+            else [
+                {part: t.numpy() for part, t in detections._asdict().items()}
+                for detections in answer
+            ]
             for name, answer in answers.items()
         }
 

@@ -267,6 +267,21 @@ def test_a_bundle_with_another_version_or_plan_is_refused(good: Path) -> None:
         load_bundle(good)
 
 
+def test_a_bundle_of_an_earlier_version_without_later_input_settings_is_loaded(
+    good: Path,
+) -> None:
+    frame = RenderedScenes(STREET, 1)[0]
+    expected = load_bundle(good)(frame)["cls"]
+    data = json.loads((good / "bundle.json").read_text())
+    assert all(spec.pop("input", None) is None for spec in data["models"].values())
+    for spec in data["inputs"].values():
+        assert (spec.pop("interpolation"), spec.pop("channels")) == ("bilinear", "rgb")
+    (good / "bundle.json").write_text(json.dumps(data))
+    answer = load_bundle(good)(frame)["cls"]
+    assert isinstance(answer, torch.Tensor) and isinstance(expected, torch.Tensor)
+    assert torch.equal(answer, expected)
+
+
 def test_tensors_that_do_not_fit_are_refused(good: Path, tmp_path: Path) -> None:
     tensors = load_file(good / "weights.safetensors")
     name, tensor = next((n, t) for n, t in tensors.items() if t.dim() == 4)
