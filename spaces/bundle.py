@@ -138,7 +138,8 @@ class Bundle(nn.Module):
                 "`dtype: float16` or `dtype: bfloat16` in the config and export it again, which "
                 "stores the weights in half their bytes"
             )
-        return super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
 
     def _finish(self, name: str, output: Tensor, frames: Sequence[Frame]) -> ModelOutput:
         """Turn the rows of a detector into detections in pixels of the frames."""

@@ -119,10 +119,10 @@ def _signature(contents: BundleContents) -> ModelSignature:
     sizes; `served.py` checks them. Detections are one object per frame.
     """
     from mlflow.models import ModelSignature
-    from mlflow.types import Schema, TensorSpec
+    from mlflow.types import ColSpec, Schema, TensorSpec
 
     frames = TensorSpec(np.dtype(object), (-1,))
-    outputs = [
+    outputs: list[ColSpec | TensorSpec] = [
         TensorSpec(np.dtype(np.float32), (-1, contents.specs[name].num_classes or -1), name)
         if task == "classification"
         else TensorSpec(np.dtype(object), (-1,), name)
