@@ -42,7 +42,7 @@ from spaces.errors import MergeSearchError
 from spaces.model_facts import collect_facts
 from spaces.model_spec import ModelSpec
 from spaces.plan import AdapterSpec, Share
-from spaces.shares import DIFFERENT_VIEWS, Pairs, enumerate_shares, find_pairs
+from spaces.shares import DIFFERENT_VIEWS, Pair, Pairs, find_pairs
 from spaces.stages import StagedModel
 from spaces.zoo import load_model
 
@@ -249,13 +249,23 @@ def _hash(*texts: str) -> str:
 def compute_similarities(
     config: RunConfig, observed: Observed, adapters: Sequence[AdapterSpec], reporter: Reporter
 ) -> dict[Share, float]:
-    """Compute the config's metric of every legal share, with each adapter that fits it."""
+    """Compute the config's metric of every legal share, with each adapter that fits it.
+
+    Shares between equal representations change nothing: their similarity is 1, unmeasured.
+    """
     metric = METRICS[config.search.metric]
     deployment = observed.deployment
-    shares = enumerate_shares(deployment.pairs.legal, deployment.facts, adapters)
-    reporter.step(f"Similarity of {len(shares)} legal shares: {metric.label}")
-    with reporter.progress("shares", len(shares)) as progress:
-        return metric.similarities(observed, shares, progress)
+    identical = deployment.identical_pairs
+    shares = deployment.shares(adapters)
+    measured = [share for share in shares if Pair(share.donor, share.recipient) not in identical]
+    reporter.step(f"Similarity of {len(measured)} legal shares: {metric.label}")
+    if identical:
+        reporter.say(
+            f"  {len(identical)} more are between stages with the same weights: similarity 1"
+        )
+    with reporter.progress("shares", len(measured)) as progress:
+        similarity = metric.similarities(observed, measured, progress)
+    return {share: similarity.get(share, 1.0) for share in shares}
 
 
 def build_problem(
