@@ -70,6 +70,20 @@ print(json.dumps(answers))
 """
 
 
+PREDICT_SEVERAL_SIZES = """
+import base64, json, sys
+import mlflow, numpy, pandas
+mlflow.set_tracking_uri(sys.argv[1])
+model = mlflow.pyfunc.load_model(sys.argv[2])
+files = [base64.b64decode(text) for text in json.load(open(sys.argv[3]))]
+frames = numpy.empty(len(files), dtype=object)
+frames[:] = files
+inputs = [frames, pandas.DataFrame({"image": files})]
+answers = [model.predict(given) for given in inputs]
+print(json.dumps([{name: a.tolist() for name, a in answer.items()} for answer in answers]))
+"""
+
+
 @pytest.fixture(scope="module")
 def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the Python of an environment with all packages except this project."""
@@ -206,6 +220,22 @@ def test_the_server_takes_stacks_single_frames_several_sizes_and_encoded_images(
             np.testing.assert_allclose(response[name], answer, atol=1e-5, err_msg=str([*request]))
     for (_, message), response in zip(REFUSALS, responses[len(REQUESTS) :], strict=True):
         assert message in response
+
+
+def test_predict_takes_arrays_and_tables_of_encoded_images(
+    tiny_run: FinishedRun, bare_python: Path, tmp_path: Path
+) -> None:
+    target = Target.of(tiny_run.config)
+    (model,) = models(target)
+    file = tmp_path / "images.json"
+    file.write_text(json.dumps([encoded(SMALL), encoded(LARGE)]))
+    answers = run_there(bare_python, PREDICT_SEVERAL_SIZES, target.uri, model, file)
+    expected = load_bundle(tiny_run.out / "bundle")([SMALL, LARGE])
+    assert len(answers) == 2
+    for answer in answers:
+        for name, output in expected.items():
+            assert isinstance(output, Tensor)
+            np.testing.assert_allclose(answer[name], output, atol=1e-5)
 
 
 def test_the_signature_names_the_output_of_every_model(
