@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from search.cameras.video import BadVideo, frames_of_file, frames_of_stream
-from search.data.frames import IMAGE_SUFFIXES, BadFrames, read_image
+from search.data.images import IMAGE_SUFFIXES, BadFrames, read_image
 from search.data.synthetic.scenes import SceneSettings, render
 from search.utils.timing import EPOCH
 from spaces.errors import MergeSearchError

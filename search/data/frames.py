@@ -9,20 +9,13 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-from PIL import Image, UnidentifiedImageError
-
+from search.data.images import IMAGE_SUFFIXES, read_image
+from search.data.images import BadFrames as BadFrames
 from search.data.synthetic.scenes import RENDERER_VERSION, Scene, SceneSettings, render
-from spaces.errors import MergeSearchError
 from spaces.inputs import Frame
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm"}
 LATER_HELD_OUT_DIVISOR = 4
 """Every part but the first holds out at most its frame count divided by this."""
-
-
-class BadFrames(MergeSearchError):
-    """Frames cannot be found or read, or there are too few."""
 
 
 class FrameSet(Protocol):
@@ -276,27 +269,6 @@ def count_duplicates(frames: FrameSet) -> int:
     """Return how many frames repeat an earlier one of the set, compared by `identities`."""
     identities = frames.identities()
     return len(identities) - len(set(identities))
-
-
-def read_image(path: Path) -> Frame:
-    """Return an image file as uint8 (H, W, 3) RGB.
-
-    Raises:
-        BadFrames: the file is missing or damaged.
-    """
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"), dtype=np.uint8)
-    except (
-        OSError,
-        UnidentifiedImageError,
-        Image.DecompressionBombError,
-        SyntaxError,
-        ValueError,
-    ) as error:
-        raise BadFrames(
-            f"image {path}: cannot be read ({error}); remove it or replace it by an intact image"
-        ) from error
 
 
 def batches(frames: FrameSet, size: int) -> Iterator[tuple[range, list[Frame]]]:

@@ -16,7 +16,7 @@ from tiny import STREET
 
 from search.cameras.deduplication import GRID, TOLERANCE, grey_picture, near_identical
 from search.cameras.sources import FolderCamera, VideoCamera
-from search.data.frames import read_image
+from search.data.images import read_image
 from search.data.synthetic.scenes import render
 from spaces.inputs import Frame
 

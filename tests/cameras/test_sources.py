@@ -33,7 +33,7 @@ from search.cameras.sources import (
     VideoCamera,
 )
 from search.config.cameras import CameraConfig
-from search.data.frames import read_image
+from search.data.images import read_image
 from search.data.synthetic.scenes import render
 from search.watch.open_camera import open_camera
 from spaces.inputs import Frame
