@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
+from search.data.image_folders import read_folder
 from search.data.images import IMAGE_SUFFIXES, read_image
 from search.data.images import BadFrames as BadFrames
 from search.data.synthetic.scenes import RENDERER_VERSION, Scene, SceneSettings, render
@@ -40,6 +41,24 @@ class FrameSet(Protocol):
 
 
 @dataclass(frozen=True)
+class Remarks:
+    """What a user should know about the files of a frame set, in words."""
+
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    def __add__(self, other: Remarks) -> Remarks:
+        """Return the remarks of both, each once."""
+        return Remarks(
+            tuple(dict.fromkeys((*self.notes, *other.notes))),
+            tuple(dict.fromkeys((*self.warnings, *other.warnings))),
+        )
+
+
+NO_REMARKS = Remarks()
+
+
+@dataclass(frozen=True)
 class Sampling:
     """Which of the available frames are used: every `stride`-th from `offset`, at most `count`."""
 
@@ -61,6 +80,7 @@ class ImageFiles:
     """Frames in image files."""
 
     paths: tuple[Path, ...]
+    remarks: Remarks = field(default=NO_REMARKS, compare=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -241,7 +261,8 @@ def folder_frames(folder: Path, sampling: Sampling) -> ImageFiles:
     """
     if not folder.is_dir():
         raise BadFrames(f"frames folder {folder}: there is no such folder")
-    images = image_paths(folder)
+    content = read_folder(folder)
+    images = content.images
     if not images:
         suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
         raise BadFrames(f"frames folder {folder}: holds no images ({suffixes})")
@@ -251,12 +272,19 @@ def folder_frames(folder: Path, sampling: Sampling) -> ImageFiles:
             f"frames folder {folder}: offset {sampling.offset} skips all of its "
             f"{len(images)} images"
         )
-    return ImageFiles(tuple(images[i] for i in indices))
+    notes = tuple(f"frames folder {folder}: {remark}" for remark in content.remarks())
+    return ImageFiles(tuple(images[i] for i in indices), Remarks(notes))
 
 
-def image_paths(folder: Path) -> list[Path]:
-    """Return the image files in a folder and its sub-folders, ordered by path."""
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+def remarks_of(frames: FrameSet) -> Remarks:
+    """Return the remarks on all files of a frame set."""
+    if isinstance(frames, ImageFiles):
+        return frames.remarks
+    if isinstance(frames, Subset):
+        return remarks_of(frames.frames)
+    if isinstance(frames, JoinedFrames):
+        return sum(map(remarks_of, frames.parts), NO_REMARKS)
+    return NO_REMARKS
 
 
 def count_overlap(first: FrameSet, second: FrameSet) -> int:

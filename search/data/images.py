@@ -40,7 +40,8 @@ def read_image(path: Path) -> Frame:
         BadFrames: the file is missing or damaged, or its values have no defined range.
     """
     try:
-        with open_image(path) as image:
+        content = path.read_bytes()  # now: a file that is slow to come must not hold the lock
+        with _open_content(content) as image:
             image.load()
             _check_range(image)
             _turn_upright(image)
@@ -51,16 +52,46 @@ def read_image(path: Path) -> Frame:
         ) from error
 
 
-def open_image(path: Path) -> Image.Image:
-    """Read an image file and its header, and decode nothing yet.
+def find_damage(path: Path) -> str:
+    """Return why an image file cannot be read; empty if it can.
+
+    A file that ends as its format says is not decoded: damage inside it may stay unnoticed.
+    """
+    try:
+        content = path.read_bytes()
+        with _open_content(content) as image:
+            _check_range(image)
+            ends_properly = _ends_properly(image, content)
+        if not ends_properly:
+            read_image(path)
+    except DAMAGE as error:
+        return str(error)
+    except BadFrames as error:
+        return str(error.__cause__)
+    return ""
+
+
+def _ends_properly(image: Image.Image, content: bytes) -> bool:
+    """Whether the content ends as its format says; False also for formats that do not say."""
+    if image.format in ("JPEG", "MPO"):
+        return content.endswith(b"\xff\xd9")
+    if image.format == "WEBP":
+        return int.from_bytes(content[4:8], "little") + 8 <= len(content)
+    if image.format == "PNG" and content.endswith(b"IEND\xaeB`\x82"):
+        image.verify()  # the checksums
+        return True
+    return False
+
+
+def _open_content(content: bytes) -> Image.Image:
+    """Read the header of an image file, and decode nothing yet.
 
     Raises:
-        OSError, ValueError, SyntaxError, DecompressionBombError: the file is missing or damaged.
+        OSError, ValueError, SyntaxError, DecompressionBombError: it is damaged.
     """
-    content = io.BytesIO(path.read_bytes())  # here: a file that is slow to come holds no lock
     try:
         with _without_warnings():
-            return Image.open(content)
+            return Image.open(io.BytesIO(content))
     except UnidentifiedImageError:
         raise ValueError("it is no image of a format that Pillow reads") from None
 
