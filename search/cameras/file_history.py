@@ -107,12 +107,13 @@ class FileHistory:
     def renamed(self, stamps: Sequence[FileStamp]) -> FileHistory:
         """Return the history with files under their new names.
 
-        A new name with the size and modification time of a file that has gone is that file.
+        A new name with the size and modification time of a file that has gone, or has made way
+        for another, is that file.
         """
-        names = {stamp.file for stamp in stamps}
+        present = {stamp.file: stamp for stamp in stamps}
         gone: dict[tuple[int, int], list[str]] = {}
         for name, read in self.files.items():
-            if name not in names:
+            if name not in present or not read.is_unchanged(present[name]):
                 gone.setdefault((read.mtime, read.size), []).append(name)
         new_names: dict[str, str] = {}
         for stamp in stamps if gone else ():

@@ -254,7 +254,7 @@ def _next_multiple(seconds: float, every: float) -> float:
 def _pixels(frame: VideoFrame) -> Frame:
     """Return a frame's pixels, turned and mirrored as its display matrix says."""
     pixels = np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8)
-    matrix = frame.side_data.get("DISPLAYMATRIX")
+    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return pixels
     return np.ascontiguousarray(_displayed(pixels, np.frombuffer(matrix, dtype=np.int32)))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from search.cameras.deduplication import describe_repetition
 from search.config.models import check_reloadable
 from search.config.run import RunConfig
 from search.data.frames import (
@@ -139,7 +140,10 @@ def open_frames(config: RunConfig, reporter: Reporter) -> FrameSet:
     """Open the unlabelled frames of the config. Hashing them takes a while."""
     with reporter.working("frames"):
         frames = open_frame_set(config)
+        repetition = describe_repetition(frames)
     print_remarks(frames, reporter)
+    if repetition:
+        reporter.warn(f"frames: {repetition}")
     return frames
 
 

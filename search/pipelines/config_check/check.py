@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
+from search.cameras.deduplication import describe_repetition
 from search.config.run import RunConfig
 from search.data.frames import FrameSet, Sampling, remarks_of, split_frames
 from search.data.ground_truth import BoxTruth, Truth
@@ -108,7 +109,8 @@ def _read_frames(config: RunConfig) -> FrameSet:
 def _describe_frames(frames: FrameSet) -> str:
     remarks = remarks_of(frames)
     counts = f"{len(frames)} frames, {min(READ_FRAMES, len(frames))} of them decoded"
-    return "; ".join((counts, *remarks.notes, *remarks.warnings))
+    notes = (counts, *remarks.notes, *remarks.warnings, describe_repetition(frames))
+    return "; ".join(filter(None, notes))
 
 
 def _check_truth(
