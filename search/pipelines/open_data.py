@@ -7,10 +7,11 @@ from pathlib import Path
 import torch
 
 from search.config.base import BadConfig
-from search.config.data import PartConfig, SampledConfig
+from search.config.data import PartConfig, SampledConfig, TruthConfig
 from search.config.run import RunConfig
 from search.data.class_labels import csv_truth, folder_truth, real_truth
 from search.data.coco import coco_truth
+from search.data.damaged_images import intact_frames, intact_truth
 from search.data.frames import (
     BadFrames,
     FrameSet,
@@ -28,11 +29,12 @@ def open_frame_set(config: RunConfig) -> FrameSet:
     """Open the unlabelled frames.
 
     Raises:
-        BadFrames: a folder holds no images, or a frame is in more than one part.
+        BadFrames: a folder holds no images or too many damaged ones, or a frame is in more than
+            one part.
     """
     if config.frames.parts is None:
-        return _open_part(config.frames, config.base)
-    joined = JoinedFrames(tuple(_open_part(part, config.base) for part in config.frames.parts))
+        return _open_part(config.frames, config)
+    joined = JoinedFrames(tuple(_open_part(part, config) for part in config.frames.parts))
     if repeated := count_duplicates(joined):
         raise BadFrames(f"frames.parts: {repeated} frames are in more than one part, or twice")
     return joined
@@ -43,7 +45,7 @@ def open_ground_truth(config: RunConfig, model: str, task: Task) -> Truth:
 
     Raises:
         BadConfig: the ground truth is for the other task.
-        BadTruth: it cannot be read.
+        BadTruth: it cannot be read, or too many of its images cannot.
     """
     section = config.truth[model]
     if section.scenes is not None:
@@ -53,13 +55,18 @@ def open_ground_truth(config: RunConfig, model: str, task: Task) -> Truth:
         raise BadConfig(
             f"truth.{model}: {model} does {task}, but this is ground truth for {truth_task}"
         )
+    truth = _open_labels(section, config.base)
+    return intact_truth(truth, config.frames.unreadable, f"truth.{model}")
+
+
+def _open_labels(section: TruthConfig, base: Path) -> Truth:
     sampling = sampling_of(section)
     if section.csv:
-        return csv_truth(config.base / section.csv, sampling)
+        return csv_truth(base / section.csv, sampling)
     if section.image_folder:
-        return folder_truth(config.base / section.image_folder, sampling)
-    file = config.base / str(section.coco or section.real)
-    images = config.base / section.images if section.images else file.parent
+        return folder_truth(base / section.image_folder, sampling)
+    file = base / str(section.coco or section.real)
+    images = base / section.images if section.images else file.parent
     if section.coco:
         return coco_truth(file, images, sampling, section.classes)
     return real_truth(file, images, sampling)
@@ -88,8 +95,10 @@ def select_device(name: str) -> torch.device:
     return device
 
 
-def _open_part(part: PartConfig, base: Path) -> FrameSet:
+def _open_part(part: PartConfig, config: RunConfig) -> FrameSet:
     if part.scenes is not None:
         return RenderedScenes(part.scenes.settings(), part.scene_count)
     assert part.folder is not None
-    return folder_frames(base / part.folder, sampling_of(part))
+    folder = config.base / part.folder
+    frames = folder_frames(folder, sampling_of(part))
+    return intact_frames(frames, config.frames.unreadable, f"frames folder {folder}")

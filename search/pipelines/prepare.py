@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from search.cameras.deduplication import describe_repetition
 from search.config.models import check_reloadable
 from search.config.run import RunConfig
 from search.data.frames import (
@@ -18,6 +19,7 @@ from search.data.frames import (
     JoinedFrames,
     Subset,
     count_overlap,
+    remarks_of,
     split_frames,
     split_parts,
 )
@@ -137,7 +139,21 @@ def _load(spec: ModelSpec, seed: int) -> StagedModel:
 def open_frames(config: RunConfig, reporter: Reporter) -> FrameSet:
     """Open the unlabelled frames of the config. Hashing them takes a while."""
     with reporter.working("frames"):
-        return open_frame_set(config)
+        frames = open_frame_set(config)
+        repetition = describe_repetition(frames)
+    print_remarks(frames, reporter)
+    if repetition:
+        reporter.warn(f"frames: {repetition}")
+    return frames
+
+
+def print_remarks(frames: FrameSet, reporter: Reporter) -> None:
+    """Print what was left out of the files of a frame set."""
+    remarks = remarks_of(frames)
+    for note in remarks.notes:
+        reporter.say(f"  {note}")
+    for warning in remarks.warnings:
+        reporter.warn(warning)
 
 
 def open_truth(
@@ -155,6 +171,7 @@ def open_truth(
         model = deployment.models[name]
         with reporter.working(f"labelled frames of {name}"):
             labelled = open_truth_of(config, name, model, frames)
+        print_remarks(labelled.frames, reporter)
         if isinstance(labelled, BoxTruth) and (part := labelled.coverage_note(model.num_classes)):
             reporter.say(f"  {name}: {part}")
         truth[name] = labelled

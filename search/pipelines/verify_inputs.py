@@ -11,6 +11,7 @@ import yaml
 
 from search.config.loading import config_of
 from search.config.run import RunConfig
+from search.data.damaged_images import intact_frames
 from search.data.frames import FrameSet, JoinedFrames, Sampling, count_overlap, folder_frames
 from search.data.ground_truth import BadTruth, Truth
 from search.pipelines.finished_run import LoadedRun
@@ -72,15 +73,19 @@ class VerificationInputs:
         return config_of(data, finished.config.base, finished.document)
 
     def fidelity_frames(
-        self, search_frames: FrameSet, truth: Mapping[str, Truth]
+        self, search_frames: FrameSet, truth: Mapping[str, Truth], unreadable: float
     ) -> FrameSet | None:
         """Return the given frames, else the labelled frames; None if neither is given.
 
+        `unreadable` is the share of the given frames that may be damaged.
+
         Raises:
+            BadFrames: the folder holds no images, or too many damaged ones.
             BadTruth: some of the given frames are also frames of the search.
         """
         if self.frames is not None:
-            frames = folder_frames(self.frames.resolve(), Sampling())
+            images = folder_frames(self.frames.resolve(), Sampling())
+            frames = intact_frames(images, unreadable, f"frames folder {self.frames}")
             if both := count_overlap(frames, search_frames):
                 raise BadTruth(
                     f"frames folder {self.frames}: {both} of its images are also among the frames "

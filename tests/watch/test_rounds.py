@@ -19,7 +19,7 @@ from servers import Server
 from tiny import CLASSIFIER, Weights, load_tiny, with_changes
 from watched import DAY, NIGHT, WINDOW, Watched, picture, watched_data
 
-from search.data.frames import read_image
+from search.data.images import read_image
 from search.drift.reference_storage import load
 from search.tracking.client import open_registry
 from search.tracking.target import Target

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 import spaces
 
@@ -18,7 +18,7 @@ if getattr(spaces, "__distribution__", "") != "merge-search":
     )
 bundle = spaces.load_bundle(Path(__file__).parent)
 for name in sys.argv[1:]:
-    frame = np.asarray(Image.open(name).convert("RGB"))  # uint8, any size
+    frame = np.asarray(ImageOps.exif_transpose(Image.open(name)).convert("RGB"))  # uint8, any size
     for model, answer in bundle(frame).items():
         if bundle.tasks[model] == "classification":
             best = answer[0].softmax(0).topk(min(3, answer.shape[1]))

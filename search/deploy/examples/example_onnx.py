@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
-from PIL import Image
+from PIL import Image, ImageOps
 
 HERE = Path(__file__).parent
 INPUTS = json.loads((HERE / "bundle.json").read_text())["inputs"]
@@ -73,7 +73,7 @@ def suppress(boxes, scores):
 session = onnxruntime.InferenceSession(HERE / "model.onnx", providers=["CPUExecutionProvider"])
 models_with_input = [value.name.removesuffix("_input") for value in session.get_inputs()]
 for name in sys.argv[1:]:
-    picture = Image.open(name).convert("RGB")
+    picture = ImageOps.exif_transpose(Image.open(name)).convert("RGB")
     prepared = {model: prepare_picture(picture, spec) for model, spec in INPUTS.items()}
     inputs = {f"{model}_input": prepared[model][0] for model in models_with_input}
     outputs = [value.name for value in session.get_outputs()]

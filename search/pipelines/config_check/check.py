@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
+from search.cameras.deduplication import describe_repetition
 from search.config.run import RunConfig
-from search.data.frames import FrameSet, Sampling, split_frames
+from search.data.frames import FrameSet, Sampling, remarks_of, split_frames
 from search.data.ground_truth import BoxTruth, Truth
 from search.pipelines.config_check.checklist import Checklist
 from search.pipelines.config_check.places import (
@@ -106,7 +107,10 @@ def _read_frames(config: RunConfig) -> FrameSet:
 
 
 def _describe_frames(frames: FrameSet) -> str:
-    return f"{len(frames)} frames, {min(READ_FRAMES, len(frames))} of them decoded"
+    remarks = remarks_of(frames)
+    counts = f"{len(frames)} frames, {min(READ_FRAMES, len(frames))} of them decoded"
+    notes = (counts, *remarks.notes, *remarks.warnings, describe_repetition(frames))
+    return "; ".join(filter(None, notes))
 
 
 def _check_truth(
@@ -133,13 +137,12 @@ def _with_few_scenes(config: RunConfig, name: str) -> RunConfig:
 
 
 def _describe_truth(truth: Truth) -> str:
+    labelled = f"{len(truth.frames)} labelled frames"
     if isinstance(truth, BoxTruth):
         boxes = sum(len(annotations) for annotations in truth.annotations)
-        return (
-            f"{len(truth.frames)} labelled frames, {boxes} boxes of {len(truth.categories)} "
-            "categories"
-        )
-    return f"{len(truth.frames)} labelled frames"
+        labelled += f", {boxes} boxes of {len(truth.categories)} categories"
+    remarks = remarks_of(truth.frames)
+    return "; ".join((labelled, *remarks.notes, *remarks.warnings))
 
 
 def _check_space(
