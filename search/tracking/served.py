@@ -21,7 +21,7 @@ import mlflow
 import numpy as np
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 import spaces
 
@@ -100,7 +100,7 @@ def _picture(content, number):
     try:
         with Image.open(io.BytesIO(content)) as image:
             image.load()
-            return image
+            return ImageOps.exif_transpose(image)
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise _BadFrame(
             f"frame {number}: {len(content)} bytes that are no complete image; give the bytes of "
