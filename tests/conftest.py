@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
-from networks import Deployment, Zoo
+from networks import Zoo, ZooDeployment
 from postgres import Postgres
 from quick import shorten_stopwatch
 
@@ -48,7 +48,7 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Zoo:
 
 
 @pytest.fixture(scope="session")
-def street(zoo: Zoo) -> Deployment:
+def street(zoo: Zoo) -> ZooDeployment:
     """A linear-bottleneck classifier, one with convolutions after its pool, residual, detector."""
     return zoo.deployment(
         {
@@ -61,7 +61,7 @@ def street(zoo: Zoo) -> Deployment:
 
 
 @pytest.fixture(scope="session")
-def two_copies(zoo: Zoo) -> Callable[[str], Deployment]:
+def two_copies(zoo: Zoo) -> Callable[[str], ZooDeployment]:
     """Return two copies of a network: equal weights, other names, no tensor in common."""
     return lambda arch: zoo.deployment({"left": arch, "right": arch})
 

@@ -1,4 +1,4 @@
-"""Near-identical frames: noise and compression are no change, a person far away is one."""
+"""Near-identical frames: noise and compression do not make a frame distinct, a person does."""
 
 from __future__ import annotations
 
@@ -28,43 +28,46 @@ from search.data.synthetic.scenes import render
 from spaces.inputs import Frame
 
 
-def noisy(frame: Frame, sigma: float, seed: int) -> Frame:
+def add_noise(frame: Frame, sigma: float, seed: int) -> Frame:
+    """Return a frame with Gaussian noise; `sigma` is in grey levels."""
     noise = np.random.default_rng(seed).normal(0, sigma, frame.shape)
     return np.clip(frame + noise, 0, 255).round().astype(np.uint8)
 
 
-def same(first: Frame, second: Frame) -> bool:
-    """Whether two frames are near-identical; also checks that their order does not matter."""
+def are_near_identical(first: Frame, second: Frame) -> bool:
+    """Return whether two frames are near-identical, in either order."""
     pictures = grey_picture(first), grey_picture(second)
     assert near_identical(*pictures) == near_identical(*reversed(pictures))
     return near_identical(*pictures)
 
 
-def big(index: int) -> Frame:
+def large_scene(index: int) -> Frame:
     return np.asarray(Image.fromarray(render(STREET, index).image).resize((640, 480)))
 
 
 @settings(max_examples=20)
 @given(st.integers(0, 30), st.sampled_from([0.0, 1.0, 3.5, 7.0]))
 def test_noise_and_jpeg_do_not_make_a_frame_distinct(index: int, sigma: float) -> None:
-    frame = big(index % 4)
-    assert same(frame, frame)
-    again = noisy(frame, sigma, index)
-    assert same(noisy(frame, sigma, index + 100), again)
-    assert same(again, np.asarray(Image.open(io.BytesIO(jpeg(again))).convert("RGB")))
+    frame = large_scene(index % 4)
+    assert are_near_identical(frame, frame)
+    noisy = add_noise(frame, sigma, index)
+    assert are_near_identical(add_noise(frame, sigma, index + 100), noisy)
+    assert are_near_identical(
+        noisy, np.asarray(Image.open(io.BytesIO(jpeg(noisy))).convert("RGB"))
+    )
 
 
 @settings(max_examples=30)
 @given(st.integers(0, 600), st.integers(0, 430), st.integers(0, 3))
 def test_a_person_far_away_makes_a_frame_distinct(x: int, y: int, index: int) -> None:
-    frame = big(index)
+    frame = large_scene(index)
     other = frame.copy()
     body = other[y : y + 36, x : x + 14]
     body[:] = np.where(frame[y : y + 36, x : x + 14].mean() > 127, 40, 215)
-    assert not same(frame, other)
+    assert not are_near_identical(frame, other)
     moved = frame.copy()
     moved[y : y + 36, x + 14 : x + 28] = body
-    assert not same(other, moved)
+    assert not are_near_identical(other, moved)
 
 
 def test_the_grey_picture_is_the_mean_of_each_cell() -> None:
@@ -78,14 +81,17 @@ def test_a_cell_that_differs_by_more_than_the_tolerance_makes_a_frame_distinct()
     for step in (TOLERANCE, TOLERANCE + 1):
         other = flat(100)
         other[10:20, 10:20] = 100 + step
-        assert same(flat(100), other) == (step == TOLERANCE)
+        assert are_near_identical(flat(100), other) == (step == TOLERANCE)
 
 
 # Real cameras
 
 
 def count_distinct(frames: Iterator[Frame]) -> tuple[int, int]:
-    """Return the number of frames, and of those that are distinct from the last distinct one."""
+    """Return the number of frames and the number of distinct ones.
+
+    Each frame is compared with the last distinct one before it.
+    """
     pictures = [grey_picture(frame) for frame in frames]
     last, count = pictures[0], 1
     for picture in pictures[1:]:
@@ -106,7 +112,7 @@ def test_real_images_with_movement_are_distinct(
     tmp_path: Path, name: str, least: float, most: float
 ) -> None:
     camera = FolderCamera(second_by_second(real_camera(name), tmp_path / "in"), 0)
-    total, count = count_distinct(taken.frame for taken in camera.poll({}))
+    total, count = count_distinct(camera_frame.frame for camera_frame in camera.poll({}))
     assert total >= 199 and least <= count / total <= most
 
 
@@ -116,14 +122,17 @@ def test_frames_of_a_real_video_with_movement_are_distinct(
     every: float, least: float, most: float
 ) -> None:
     camera = VideoCamera(str(real_camera("car-detection.mp4")), every)
-    total, count = count_distinct(taken.frame for taken in camera.poll({}))
+    total, count = count_distinct(camera_frame.frame for camera_frame in camera.poll({}))
     assert abs(total - 30.1 / every) <= 2 and least <= count / total <= most
 
 
 @pytest.mark.data
 def test_noise_on_a_real_image_does_not_make_it_distinct() -> None:
     frame = read_image(min(real_camera("pets2009_s2l1_view1/frames").glob("*.jpg")))
-    assert all(same(noisy(frame, 3.5, 2 * k), noisy(frame, 3.5, 2 * k + 1)) for k in range(5))
+    assert all(
+        are_near_identical(add_noise(frame, 3.5, 2 * k), add_noise(frame, 3.5, 2 * k + 1))
+        for k in range(5)
+    )
 
 
 def image_files(folder: Path, pictures: Sequence[Frame]) -> ImageFiles:
@@ -138,7 +147,7 @@ def test_frames_that_all_look_alike_are_reported_with_the_likely_reason(
     tmp_path: Path, level: int | None, reason: str
 ) -> None:
     picture = render(STREET, 0).image if level is None else flat(level)
-    pictures = [noisy(picture, 1.0, seed) for seed in range(20)]
+    pictures = [add_noise(picture, 1.0, seed) for seed in range(20)]
     text = describe_repetition(image_files(tmp_path, pictures))
     assert text.startswith("19 of 19 frames, spread over all 20, look like the first one: ")
     assert reason in text

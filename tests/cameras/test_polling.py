@@ -1,4 +1,4 @@
-"""Polling all cameras at once: faults stay with their camera, kills lose and double nothing."""
+"""Polling all cameras: a fault affects its own camera only, and a kill loses no frame."""
 
 from __future__ import annotations
 
@@ -14,7 +14,14 @@ from multiprocessing.synchronize import Semaphore
 from pathlib import Path
 
 import pytest
-from camera_files import LONG_AGO, TickingClock, image_level, recordings_in, stored_frames, taken
+from camera_files import (
+    LONG_AGO,
+    TickingClock,
+    image_level,
+    recordings_in,
+    stored_frames,
+    uniform_camera_frame,
+)
 from commands import FORKED, start_forked, wait_until
 from PIL import Image
 from stream_servers import closed_port, http_camera, serving
@@ -35,15 +42,15 @@ from search.utils.files import CannotWrite
 
 NOW = datetime(2026, 5, 4, 12, tzinfo=UTC)
 NO_LIMIT = 120.0
-"""Seconds: enough for any busy machine."""
+"""Seconds that suffice on any busy machine."""
 
 
 def fill(folder: Path, count: int, start: int = 0) -> Path:
-    """Write images that are all distinct, each a second later than the one before."""
+    """Write distinct images whose modification times are a second apart."""
     folder.mkdir(parents=True, exist_ok=True)
     for k in range(start, start + count):
         path = folder / f"{k:04}.png"
-        Image.fromarray(taken(20 * (k % 12)).frame).save(path)
+        Image.fromarray(uniform_camera_frame(20 * (k % 12)).frame).save(path)
         os.utime(path, (LONG_AGO + k,) * 2)
     return folder
 
@@ -70,7 +77,7 @@ def test_each_camera_is_polled_until_enough_frames_wait(tmp_path: Path) -> None:
     assert poll_cameras(cameras, recordings, 4, NOW)["many"] == PollResult(0, None)
 
 
-def test_a_dead_camera_pauses_and_the_others_go_on(tmp_path: Path) -> None:
+def test_a_camera_with_a_fault_pauses_and_the_others_continue(tmp_path: Path) -> None:
     cameras: dict[str, Camera] = {
         "dead": StreamCamera(f"http://127.0.0.1:{closed_port()}/", 1.0, NO_LIMIT),
         "gone": FolderCamera(tmp_path / "gone", 0),
@@ -107,12 +114,12 @@ def test_a_broken_file_is_a_fault_once_and_does_not_pause_its_camera(tmp_path: P
 
 @pytest.fixture
 def still_scene() -> Iterator[str]:
-    """Address of a stream that gives the same picture for ever."""
+    """The URL of a stream that sends the same image without end."""
     with serving(http_camera()) as port:
         yield f"http://127.0.0.1:{port}/still"
 
 
-def test_a_stream_of_a_still_scene_does_not_hold_up_the_round(
+def test_a_stream_of_a_still_scene_does_not_delay_the_round(
     tmp_path: Path, still_scene: str
 ) -> None:
     cameras: dict[str, Camera] = {"still": StreamCamera(still_scene, 0.05, NO_LIMIT)}
@@ -120,7 +127,9 @@ def test_a_stream_of_a_still_scene_does_not_hold_up_the_round(
     limit = 4 * 0.05 * 2 + NO_LIMIT
     clock = TickingClock((limit + 0.1) / 3)
     assert poll_cameras(cameras, recordings, 4, NOW, clock) == {"still": PollResult(1, None)}
-    assert clock.now == pytest.approx((limit + 0.1) * 4 / 3), "read at the start and per frame"
+    assert clock.now == pytest.approx((limit + 0.1) * 4 / 3), (
+        "the clock is read at the start and per frame"
+    )
     assert recordings["still"].may_poll(NOW)
 
 
@@ -138,7 +147,7 @@ def test_ctrl_c_ends_a_long_poll(tmp_path: Path, still_scene: str) -> None:
     wait_until(lambda: Recordings(tmp_path / "out/still").waiting == 1)
     os.kill(process.pid, signal.SIGINT)
     process.join(NO_LIMIT)
-    assert process.exitcode == 1, "from the KeyboardInterrupt, which Python lets through"
+    assert process.exitcode == 1, "Python exits with 1 after a KeyboardInterrupt"
 
 
 # Kills
@@ -146,7 +155,7 @@ def test_ctrl_c_ends_a_long_poll(tmp_path: Path, still_scene: str) -> None:
 
 @dataclass(frozen=True)
 class SteppedCamera:
-    """A folder camera that announces each frame and waits for leave to give it."""
+    """A folder camera that announces each frame and yields it once the test permits it."""
 
     camera: FolderCamera
     announced: Semaphore
@@ -171,8 +180,10 @@ def _poll_and_close_windows(source: Path, out: Path, *steps: Semaphore) -> None:
 
 
 def _run_for(frames: int, source: Path, out: Path) -> int | None:
-    """Kill a process right after it has been given so many frames; return its exit code, which
-    is 0 if there are fewer left."""
+    """Kill a process after it received `frames` frames; return its exit code.
+
+    The exit code is 0 if the process ended by itself because fewer frames were left.
+    """
     announced, permitted = FORKED.Semaphore(0), FORKED.Semaphore(0)
     arguments = (source, out, announced, permitted)
     process = start_forked(_poll_and_close_windows, *arguments)
@@ -187,7 +198,7 @@ def _run_for(frames: int, source: Path, out: Path) -> int | None:
     return process.exitcode
 
 
-def test_a_kill_at_any_moment_loses_and_doubles_nothing(tmp_path: Path) -> None:
+def test_a_kill_at_any_moment_neither_loses_nor_repeats_a_frame(tmp_path: Path) -> None:
     count, chance = 83, random.Random(1)
     source, out = fill(tmp_path / "in", count), tmp_path / "out"
     kills = 0
@@ -217,7 +228,7 @@ def _with_a_full_disk(source: Path, out: Path) -> None:
         os._exit(7)
 
 
-def test_a_full_disk_ends_the_poll_and_loses_nothing(tmp_path: Path) -> None:
+def test_a_full_disk_ends_the_poll_and_loses_no_frame(tmp_path: Path) -> None:
     source, out = tmp_path / "in", tmp_path / "out"
     source.mkdir()
     for k in range(3):

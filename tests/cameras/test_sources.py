@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 from camera_files import (
     LONG_AGO,
-    SetClock,
+    ManualClock,
     flat,
     frames_after,
     jpeg,
     levels,
     poll,
-    put,
-    put_at,
-    steady,
+    steady_times,
+    write_image,
+    write_image_at,
     write_video,
 )
 from pydantic import ValidationError
@@ -40,9 +40,9 @@ from spaces.inputs import Frame
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> SetClock:
-    """Stands still; it takes the place of the system's clock for all cameras."""
-    clock = SetClock(time.time())
+def clock(monkeypatch: pytest.MonkeyPatch) -> ManualClock:
+    """A clock that replaces the system's clock for all cameras."""
+    clock = ManualClock(time.time())
     monkeypatch.setattr(time, "time_ns", clock.time_ns)
     return clock
 
@@ -54,18 +54,18 @@ def test_a_growing_folder_gives_each_image_once_in_the_order_of_time_then_name(
     tmp_path: Path,
 ) -> None:
     camera = FolderCamera(tmp_path, 0)
-    put(tmp_path / "z.png", 10, LONG_AGO)
-    put(tmp_path / "day/a.png", 20, LONG_AGO + 5)
-    put(tmp_path / "day/b.png", 30, LONG_AGO + 5)
+    write_image(tmp_path / "z.png", 10, LONG_AGO)
+    write_image(tmp_path / "day/a.png", 20, LONG_AGO + 5)
+    write_image(tmp_path / "day/b.png", 30, LONG_AGO + 5)
     (tmp_path / "notes.txt").write_text("no image")
     (tmp_path / ".c.png").write_bytes(b"not finished by its copying program")
-    put(tmp_path / ".thumbnails/a.png", 99, LONG_AGO + 9)
+    write_image(tmp_path / ".thumbnails/a.png", 99, LONG_AGO + 9)
     frames = frames_after(camera, {})
     assert levels(frames) == [10, 20, 30]
     assert frames[1].cursor["folder"]["file"] == "day/a.png"
     assert frames[0].taken_at == "2023-11-14T22:13:20.000+00:00"
     assert frames_after(camera, frames[-1].cursor) == []
-    put(tmp_path / "0.png", 40, LONG_AGO + 6)
+    write_image(tmp_path / "0.png", 40, LONG_AGO + 6)
     assert levels(frames_after(camera, frames[-1].cursor)) == [40]
     assert levels(frames_after(camera, frames[0].cursor)) == [20, 30, 40]
 
@@ -75,27 +75,27 @@ def test_of_images_close_in_time_the_first_is_taken_and_the_last_before_a_pause(
 ) -> None:
     camera = FolderCamera(tmp_path, 2.0)
     for k in range(7):
-        put(tmp_path / f"{k}.png", 10 * k, LONG_AGO + k * 0.8)
+        write_image(tmp_path / f"{k}.png", 10 * k, LONG_AGO + k * 0.8)
     frames = frames_after(camera, {})
     assert levels(frames) == [0, 30, 60]
-    put(tmp_path / "late.png", 200, LONG_AGO + 1)
-    put(tmp_path / "soon.png", 210, LONG_AGO + 5.5)
+    write_image(tmp_path / "late.png", 200, LONG_AGO + 1)
+    write_image(tmp_path / "soon.png", 210, LONG_AGO + 5.5)
     (last,) = frames_after(camera, frames[-1].cursor)
     assert levels([last]) == [210]
     assert frames_after(camera, last.cursor) == []
 
 
-# As float64, consecutive modification times are 256 ns apart near today: the base time plus 100
-# rounds down, plus 200 up.
+# Near today, consecutive float64 modification times are 256 ns apart: the base time plus 100 ns
+# rounds down, plus 200 ns rounds up.
 @pytest.mark.parametrize("offset", [0, 100, 127, 128, 129, 200, 255])
-def test_images_with_the_same_modification_time_are_all_taken(tmp_path: Path, offset: int) -> None:
+def test_images_with_the_same_modification_time_are_all_read(tmp_path: Path, offset: int) -> None:
     for k in range(4):
-        put_at(tmp_path / f"{k}.png", 10 * k, LONG_AGO * 10**9 + offset)
+        write_image_at(tmp_path / f"{k}.png", 10 * k, LONG_AGO * 10**9 + offset)
     camera = FolderCamera(tmp_path, 0)
     frames = frames_after(camera, {})
     assert levels(frames) == [0, 10, 20, 30]
-    for k, taken in enumerate(frames):
-        assert levels(frames_after(camera, taken.cursor)) == levels(frames[k + 1 :])
+    for k, camera_frame in enumerate(frames):
+        assert levels(frames_after(camera, camera_frame.cursor)) == levels(frames[k + 1 :])
 
 
 @pytest.mark.parametrize("offset", [0, 100, 127, 128, 129, 200, 255])
@@ -106,25 +106,25 @@ def test_the_interval_between_images_is_counted_to_the_nanosecond(
     first, interval = LONG_AGO * 10**9 + offset, round(every * 10**9)
     times = {10: 0, 20: interval - 1, 30: interval, 40: 2 * interval - 1, 50: 2 * interval}
     for level, time_after_first in times.items():
-        put_at(tmp_path / f"{level}.png", level, first + time_after_first)
+        write_image_at(tmp_path / f"{level}.png", level, first + time_after_first)
     assert levels(frames_after(FolderCamera(tmp_path, every), {})) == [10, 30, 50]
 
 
-def test_the_time_of_a_frame_is_never_rounded_up(tmp_path: Path) -> None:
-    put_at(tmp_path / "a.png", 10, LONG_AGO * 10**9 + 999_999_999)
-    (taken,) = frames_after(FolderCamera(tmp_path, 0), {})
-    assert taken.taken_at == "2023-11-14T22:13:20.999+00:00"
+def test_the_time_of_a_frame_is_rounded_down(tmp_path: Path) -> None:
+    write_image_at(tmp_path / "a.png", 10, LONG_AGO * 10**9 + 999_999_999)
+    (camera_frame,) = frames_after(FolderCamera(tmp_path, 0), {})
+    assert camera_frame.taken_at == "2023-11-14T22:13:20.999+00:00"
 
 
 @pytest.mark.parametrize("offset", [0, 100, 200])
-def test_recent_and_future_files_are_told_apart_to_the_nanosecond(
-    tmp_path: Path, clock: SetClock, offset: int
+def test_recent_and_future_files_are_distinguished_to_the_nanosecond(
+    tmp_path: Path, clock: ManualClock, offset: int
 ) -> None:
     now, limit = LONG_AGO * 10**9 + offset, round(SETTLING_TIME * 10**9)
     clock.nanoseconds = now
     path = tmp_path / "a.png"
     for modified, fault_expected in (
-        (now - limit + 1, False),  # may still be written: no fault yet
+        (now - limit + 1, False),  # the file may still be written: no fault yet
         (now - limit, True),
         (now + limit, False),
         (now + limit + 1, True),
@@ -136,18 +136,18 @@ def test_recent_and_future_files_are_told_apart_to_the_nanosecond(
         assert ("in the future" in str(fault)) == (modified > now + limit)
 
 
-def test_a_half_written_image_is_waited_for_and_an_old_broken_one_is_a_fault_once(
-    tmp_path: Path, clock: SetClock
+def test_a_recent_unfinished_image_is_waited_for_and_an_old_one_is_a_fault_once(
+    tmp_path: Path, clock: ManualClock
 ) -> None:
     camera = FolderCamera(tmp_path, 0)
     for name, seconds in (("a", 50), ("b", 40), ("c", 30)):
-        put(tmp_path / f"{name}.png", seconds)
+        write_image(tmp_path / f"{name}.png", seconds)
     complete = (tmp_path / "b.png").read_bytes()
     (tmp_path / "b.png").write_bytes(complete[:60])
     for name, seconds in (("a", 50), ("b", 40), ("c", 30)):
         clock.age(tmp_path / f"{name}.png", seconds)
     first = frames_after(camera, {})
-    assert levels(first) == [50], "later images wait with it"
+    assert levels(first) == [50], "later images wait with the unfinished one"
     clock.advance(SETTLING_TIME - 40)
     frames, fault = poll(camera, first[-1].cursor)
     assert levels(frames) == [30]
@@ -160,7 +160,7 @@ def test_a_half_written_image_is_waited_for_and_an_old_broken_one_is_a_fault_onc
 
 def test_a_broken_last_image_is_a_fault_once(tmp_path: Path) -> None:
     camera = FolderCamera(tmp_path, 0)
-    put(tmp_path / "a.png", 10, LONG_AGO)
+    write_image(tmp_path / "a.png", 10, LONG_AGO)
     for k in range(3):
         path = tmp_path / f"b{k}.jpg"
         path.write_bytes(jpeg(flat(9))[: 50 * k])
@@ -173,8 +173,8 @@ def test_a_broken_last_image_is_a_fault_once(tmp_path: Path) -> None:
 
 def test_an_image_from_the_future_does_not_hide_others(tmp_path: Path) -> None:
     camera = FolderCamera(tmp_path, 0)
-    put(tmp_path / "future.png", 10, time.time() + 1e7)
-    put(tmp_path / "old.png", 20, LONG_AGO)
+    write_image(tmp_path / "future.png", 10, time.time() + 1e7)
+    write_image(tmp_path / "old.png", 20, LONG_AGO)
     frames, fault = poll(camera, {})
     assert levels(frames) == [20] and "future.png" in str(fault)
     assert fault is not None and fault.resume_from == frames[-1].cursor
@@ -185,7 +185,7 @@ def test_a_missing_folder_is_a_fault_until_it_exists(tmp_path: Path) -> None:
     frames, fault = poll(camera, {})
     assert frames == [] and "no such folder" in str(fault)
     assert fault is not None and fault.resume_from is None
-    put(tmp_path / "mount/a.png", 10, LONG_AGO)
+    write_image(tmp_path / "mount/a.png", 10, LONG_AGO)
     assert levels(frames_after(camera, {})) == [10]
 
 
@@ -193,15 +193,15 @@ def test_old_images_are_not_read_again(tmp_path: Path, monkeypatch: pytest.Monke
     count = 10_000
     for k in range(count):
         (tmp_path / f"{k:06}.jpg").touch()
-    put(tmp_path / "z.png", 10, time.time())
+    write_image(tmp_path / "z.png", 10, time.time())
     last = (tmp_path / f"{count - 1:06}.jpg").stat().st_mtime_ns
     images_read: list[Path] = []
 
-    def counted(path: Path) -> Frame:
+    def counting_read_image(path: Path) -> Frame:
         images_read.append(path)
         return read_image(path)
 
-    monkeypatch.setattr("search.cameras.sources.read_image", counted)
+    monkeypatch.setattr("search.cameras.sources.read_image", counting_read_image)
     cursor = {"folder": {"mtime": last, "file": "y"}}
     assert levels(frames_after(FolderCamera(tmp_path, 0), cursor)) == [10]
     assert images_read == [tmp_path / "z.png"]
@@ -210,14 +210,14 @@ def test_old_images_are_not_read_again(tmp_path: Path, monkeypatch: pytest.Monke
 # Videos as cameras
 
 
-def test_recordings_are_read_in_turn_and_a_growing_one_is_resumed(
-    tmp_path: Path, clock: SetClock
+def test_recordings_are_read_in_order_and_a_growing_one_is_resumed(
+    tmp_path: Path, clock: ManualClock
 ) -> None:
     camera = VideoCamera(str(tmp_path / "*.ts"), 1.0)
     complete = tmp_path / "complete"
-    write_video(complete, steady(6), container="mpegts")
+    write_video(complete, steady_times(6), container="mpegts")
     content = complete.read_bytes()
-    write_video(tmp_path / "b.ts", steady(3))
+    write_video(tmp_path / "b.ts", steady_times(3))
     clock.age(tmp_path / "b.ts", 3 * SETTLING_TIME)
     first = frames_after(camera, {})
     assert len(first) == 3
@@ -235,31 +235,31 @@ def test_recordings_are_read_in_turn_and_a_growing_one_is_resumed(
     assert levels(frames_after(camera, first[0].cursor)) == levels(first[1:] + part + rest)
 
 
-def test_every_cursor_of_a_recording_gives_exactly_the_rest(
-    tmp_path: Path, clock: SetClock
+def test_every_cursor_of_a_recording_resumes_at_the_next_frame(
+    tmp_path: Path, clock: ManualClock
 ) -> None:
     camera = VideoCamera(str(tmp_path / "*.mkv"), 0.5)
     for k, name in enumerate("ab"):
-        write_video(tmp_path / f"{name}.mkv", steady(3), "mpeg4")
+        write_video(tmp_path / f"{name}.mkv", steady_times(3), "mpeg4")
         clock.age(tmp_path / f"{name}.mkv", 3 * SETTLING_TIME - k)
     frames = frames_after(camera, {})
     assert len(frames) == 12
-    for k, taken in enumerate(frames):
-        assert levels(frames_after(camera, taken.cursor)) == levels(frames[k + 1 :])
+    for k, camera_frame in enumerate(frames):
+        assert levels(frames_after(camera, camera_frame.cursor)) == levels(frames[k + 1 :])
 
 
-def test_a_cut_off_recording_gives_its_frames_and_a_fault_once(
-    tmp_path: Path, clock: SetClock
+def test_a_truncated_recording_gives_its_frames_and_a_fault_once(
+    tmp_path: Path, clock: ManualClock
 ) -> None:
     cut, after = tmp_path / "a.mkv", tmp_path / "b.mkv"
-    write_video(cut, steady(8), "mpeg4")
-    write_video(after, steady(2), "mpeg4")
+    write_video(cut, steady_times(8), "mpeg4")
+    write_video(after, steady_times(2), "mpeg4")
     cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
     clock.age(cut, 20)
     clock.age(after, 10)
     camera = VideoCamera(str(tmp_path / "*.mkv"), 1.0)
     early = frames_after(camera, {})
-    assert len(early) >= 2, "it may still be written: no fault, and later recordings wait"
+    assert len(early) >= 2, "an unfinished recording is no fault, and later recordings wait"
     clock.advance(SETTLING_TIME)
     frames, fault = poll(camera, {})
     assert levels(frames) == levels(early) + levels(frames[-2:]) and len(frames) == len(early) + 2
@@ -270,10 +270,10 @@ def test_a_cut_off_recording_gives_its_frames_and_a_fault_once(
 
 
 def test_a_broken_last_recording_is_a_fault_once_and_read_when_replaced(
-    tmp_path: Path, clock: SetClock
+    tmp_path: Path, clock: ManualClock
 ) -> None:
     path = tmp_path / "a.mp4"
-    write_video(path, steady(3))
+    write_video(path, steady_times(3))
     complete = path.read_bytes()
     path.write_bytes(complete[: len(complete) // 2])
     clock.age(path, 0)
@@ -300,16 +300,16 @@ def test_scenes_resume_at_the_next_one() -> None:
     camera = SceneCamera(STREET, 3)
     first = frames_after(camera, {})
     second = frames_after(camera, first[-1].cursor)
-    for k, taken in enumerate(first + second):
-        assert (taken.frame == render(STREET, k).image).all()
+    for k, camera_frame in enumerate(first + second):
+        assert (camera_frame.frame == render(STREET, k).image).all()
     assert len(first) == len(second) == 3
 
 
 def test_the_cursor_of_another_camera_type_counts_as_empty(
-    tmp_path: Path, clock: SetClock
+    tmp_path: Path, clock: ManualClock
 ) -> None:
-    put(tmp_path / "a.png", 10)
-    write_video(tmp_path / "a.mkv", steady(2), "mpeg4")
+    write_image(tmp_path / "a.png", 10)
+    write_video(tmp_path / "a.mkv", steady_times(2), "mpeg4")
     clock.age(tmp_path / "a.mkv", 2 * SETTLING_TIME)
     cameras: list[Camera] = [
         FolderCamera(tmp_path, 0),
@@ -320,8 +320,8 @@ def test_the_cursor_of_another_camera_type_counts_as_empty(
     for k, camera in enumerate(cameras):
         count = len(frames_after(camera, {}))
         for other, cursor in enumerate(cursors):
-            all_frames_come = len(frames_after(camera, cursor)) == count
-            assert all_frames_come == (k != other or isinstance(camera, SceneCamera))
+            restarts = len(frames_after(camera, cursor)) == count
+            assert restarts == (k != other or isinstance(camera, SceneCamera))
 
 
 # Config

@@ -1,4 +1,4 @@
-"""Network streams over HTTP and RTSP: sampled by a clock, given up after a while of silence."""
+"""Network streams over HTTP and RTSP: sampled by a clock, and a fault after some silence."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from search.cameras.sources import StreamCamera
 from search.cameras.video import BadVideo, frames_of_stream, newest_when_due
 
 PATIENCE = 1.25
-"""Seconds, where a stream stalls."""
+"""Patience with streams that stall, in seconds."""
 NO_LIMIT = 120.0
-"""Seconds of patience where nothing stalls: enough for any busy machine."""
+"""Patience with streams that do not stall, in seconds: enough for any busy machine."""
 EVERY_FRAME = 1e-9
-"""Seconds between frames; all frames are further apart."""
+"""Interval in seconds that is shorter than the time between any two frames."""
 
 
 @pytest.fixture
 def street() -> Iterator[str]:
-    """Address of a camera that speaks HTTP, with a password in it."""
+    """The URL of an HTTP camera, with a password in it."""
     with serving(http_camera()) as port:
         yield f"http://user:secret@127.0.0.1:{port}"
 
@@ -43,9 +43,7 @@ def street() -> Iterator[str]:
     ("every", "expected"),
     [(0.1, [0, 4, 8, 12, 16, 20]), (0.4, [0, 13]), (1e-9, list(range(24))), (9.0, [0])],
 )
-def test_the_newest_frame_is_taken_when_the_clock_says_so(
-    every: float, expected: list[int]
-) -> None:
+def test_the_newest_frame_is_sampled_when_it_is_due(every: float, expected: list[int]) -> None:
     clock = TickingClock()
 
     def arriving() -> Iterator[int]:
@@ -56,18 +54,18 @@ def test_the_newest_frame_is_taken_when_the_clock_says_so(
     assert list(newest_when_due(arriving(), every, clock)) == expected
 
 
-def test_a_slow_reader_gets_the_first_frame_to_arrive_when_it_is_ready() -> None:
-    clock, taken = TickingClock(), []
+def test_a_slow_reader_gets_the_next_frame_that_arrives() -> None:
+    clock, arrival_times = TickingClock(), []
 
     def arriving() -> Iterator[float]:
         for _ in range(24):
             yield clock.now
             clock.now += 0.125
 
-    for arrived in newest_when_due(arriving(), 0.25, clock):
-        taken.append(arrived)
+    for arrival_time in newest_when_due(arriving(), 0.25, clock):
+        arrival_times.append(arrival_time)
         clock.now += 0.5  # reading takes longer than the interval
-    assert taken == [0.625 * k for k in range(24)]
+    assert arrival_times == [0.625 * k for k in range(24)]
 
 
 @pytest.mark.parametrize("path", ["/ts", "/mjpeg"])
@@ -86,11 +84,11 @@ def test_frames_that_are_not_due_are_skipped_not_queued(street: str) -> None:
     clock = TickingClock(1 / 64)
     frames = list(islice(frames_of_stream(street + "/mjpeg", 0.5, NO_LIMIT, clock), 3))
     steps = np.diff([level_of(frame) / LEVEL_STEP for frame in frames])
-    assert (steps > 5).all(), "a frame takes a few readings of the clock, an interval 32"
+    assert (steps > 5).all(), "a frame needs a few readings of the clock, an interval 32"
 
 
 @pytest.mark.parametrize("path", ["/ts-stall", "/mjpeg-stall"])
-def test_a_stream_that_stalls_is_a_fault_after_its_patience(street: str, path: str) -> None:
+def test_a_stream_that_stalls_is_a_fault_after_the_patience(street: str, path: str) -> None:
     frames, fault = poll(StreamCamera(street + path, EVERY_FRAME, PATIENCE), {})
     assert len(frames) >= 2 and "no frame for 1.25 s" in str(fault)
     assert fault is not None and fault.resume_from is None
@@ -121,7 +119,7 @@ def test_a_closed_port_is_a_fault(scheme: str) -> None:
     assert "Connection refused" in str(fault) and "secret" not in str(fault)
 
 
-def test_a_camera_that_comes_back_gives_frames_again() -> None:
+def test_a_camera_gives_frames_again_once_it_is_back() -> None:
     port = closed_port()
     camera = StreamCamera(f"http://127.0.0.1:{port}/mjpeg", EVERY_FRAME, NO_LIMIT)
     assert poll(camera, {})[1] is not None
@@ -135,7 +133,7 @@ def test_an_rtsp_camera_is_read_and_its_stall_is_a_fault(kind: type[RtspCamera])
         url = f"rtsp://user:secret@127.0.0.1:{port}/street"
         frames, fault = poll(StreamCamera(url, EVERY_FRAME, PATIENCE), {})
     assert len(frames) >= 3
-    assert all(taken.frame.shape == (HEIGHT, WIDTH, 3) for taken in frames)
+    assert all(camera_frame.frame.shape == (HEIGHT, WIDTH, 3) for camera_frame in frames)
     assert "no frame for 1.25 s" in str(fault) and "secret" not in str(fault)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from camera_files import HEIGHT, LONG_AGO, WIDTH, level_of, steady, write_video
+from camera_files import HEIGHT, LONG_AGO, WIDTH, level_of, steady_times, write_video
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,11 +27,11 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
      ("mpeg4", "mkv")],
 )  # fmt: skip
 @pytest.mark.parametrize("after", [-1.0, 0.0, 2.0, 2.95, 9.0])
-def test_frames_are_taken_by_time_and_after_a_time(
+def test_frames_are_sampled_by_time_and_after_a_time(
     tmp_path: Path, codec: str, suffix: str, after: float
 ) -> None:
     path = tmp_path / f"a.{suffix}"
-    write_video(path, steady(6), codec)
+    write_video(path, steady_times(6), codec)
     frames = list(frames_of_file(path, 1.0, after))
     assert [t for t, _ in frames] == pytest.approx([t for t in range(6) if t > after], abs=0.002)
     for t, frame in frames:
@@ -42,29 +42,31 @@ def test_frames_are_taken_by_time_and_after_a_time(
 @pytest.mark.parametrize(("suffix", "start"), [
     ("mkv", 90_000_123), ("mkv", LONG_AGO * 1000 + 123), ("ts", 90_000_123), ("mp4", 90_000_123),
 ])  # fmt: skip
-def test_times_count_from_the_first_frame_wherever_the_video_starts(
+def test_times_count_from_the_first_frame_at_any_start_of_the_video(
     tmp_path: Path, suffix: str, start: int
 ) -> None:
     plain, late = tmp_path / f"plain.{suffix}", tmp_path / f"late.{suffix}"
-    write_video(plain, steady(6), "mpeg4")
-    write_video(late, steady(6), "mpeg4", start=start)
+    write_video(plain, steady_times(6), "mpeg4")
+    write_video(late, steady_times(6), "mpeg4", start=start)
     times = [t for t, _ in frames_of_file(late, 0.3, -1)]
     assert times == [k * 3 / 10 for k in range(20)]
     assert times == [t for t, _ in frames_of_file(plain, 0.3, -1)]
-    for k, reached in enumerate(times):
-        assert [t for t, _ in frames_of_file(late, 0.3, reached)] == times[k + 1 :]
+    for k, time in enumerate(times):
+        assert [t for t, _ in frames_of_file(late, 0.3, time)] == times[k + 1 :]
 
 
-def test_a_cut_off_video_with_a_late_start_says_how_far_it_goes(tmp_path: Path) -> None:
+def test_the_fault_of_a_truncated_video_with_a_late_start_names_its_readable_seconds(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "cut.mkv"
-    write_video(path, steady(12), "mpeg4", start=90_000_000)
+    write_video(path, steady_times(12), "mpeg4", start=90_000_000)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(BadVideo, match=r"cannot be read beyond \d\.\d s .*1[12]\.\d s"):
         list(frames_of_file(path, 1.0, -1))
 
 
 @given(st.lists(st.integers(1, 40), min_size=2, max_size=25), st.sampled_from([0.1, 0.3, 1.0]))
-def test_at_a_variable_rate_the_first_frame_at_or_after_each_multiple_is_taken(
+def test_at_a_variable_rate_the_first_frame_at_or_after_each_multiple_is_sampled(
     shared_folder: Path, gaps: list[int], every: float
 ) -> None:
     times = [float(t) for t in np.cumsum([0, *gaps]) / 20]
@@ -74,16 +76,16 @@ def test_at_a_variable_rate_the_first_frame_at_or_after_each_multiple_is_taken(
     multiples = np.arange(int(times[-1] / every + 1e-6) + 1) * every
     expected = sorted({min(t for t in times if t >= m - 1e-6) for m in multiples})
     assert times == pytest.approx(expected, abs=0.002)
-    for k, reached in enumerate(times):
-        assert [t for t, _ in frames_of_file(path, every, reached)] == times[k + 1 :]
+    for k, time in enumerate(times):
+        assert [t for t, _ in frames_of_file(path, every, time)] == times[k + 1 :]
 
 
 @pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
-def test_a_cut_off_video_gives_its_frames_and_says_how_far_it_goes(
+def test_a_truncated_video_gives_its_frames_and_its_fault_names_its_readable_seconds(
     tmp_path: Path, codec: str
 ) -> None:
     path = tmp_path / "cut.mkv"
-    write_video(path, steady(12), codec)
+    write_video(path, steady_times(12), codec)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     times = []
     with pytest.raises(BadVideo, match=r"cut\.mkv: cannot be read beyond \d\.\d s .*11\.9 s"):
@@ -94,7 +96,7 @@ def test_a_cut_off_video_gives_its_frames_and_says_how_far_it_goes(
 
 def test_damage_in_the_middle_costs_only_the_frames_there(tmp_path: Path) -> None:
     path = tmp_path / "damaged.mp4"
-    write_video(path, steady(12), "mpeg4")
+    write_video(path, steady_times(12), "mpeg4")
     content = bytearray(path.read_bytes())
     start = content.index(b"mdat") + 2000
     content[start : start + 300] = np.random.default_rng(0).bytes(300)
@@ -109,7 +111,9 @@ def test_damage_in_the_middle_costs_only_the_frames_there(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     "content", [None, b"", b"no video at all", b"\0\0\0\x18ftypmp42" + bytes(500)]
 )
-def test_a_file_that_is_no_video_is_named(tmp_path: Path, content: bytes | None) -> None:
+def test_the_error_about_a_file_that_is_no_video_names_it(
+    tmp_path: Path, content: bytes | None
+) -> None:
     path = tmp_path / "a.mp4"
     if content is not None:
         path.write_bytes(content)
@@ -120,7 +124,7 @@ def test_a_file_that_is_no_video_is_named(tmp_path: Path, content: bytes | None)
 
 def test_ffmpeg_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "a.mp4"
-    write_video(path, steady(3))
+    write_video(path, steady_times(3))
     content = bytearray(path.read_bytes())
     content[700:900] = bytes(200)
     path.write_bytes(content)

@@ -1,4 +1,4 @@
-"""Frames are ordered and hashed by content; damaged ones are refused by name."""
+"""Frames are ordered and hashed by content; damaged files are refused by name."""
 
 from __future__ import annotations
 

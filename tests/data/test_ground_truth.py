@@ -1,4 +1,4 @@
-"""Ground truth in all its forms: read as meant, or refused by file, row and reason."""
+"""Ground truth of every format: it is read, or refused with file, row and reason."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ from search.statistics.observed import Observed
 ALL = Sampling()
 
 
-def right(truth: ClassTruth) -> list[set[int]]:
-    """The right classes of each frame."""
+def correct_classes(truth: ClassTruth) -> list[set[int]]:
+    """Return the correct classes of each frame."""
     return [set(classes) for classes in truth.labels]
 
 
@@ -58,31 +58,31 @@ GOOD_CSV = "path,label_index,label_name\nimages/0.png,4,x\nimages/1.png,0,y\nima
 
 def test_a_label_file_gives_each_image_its_label(tmp_path: Path) -> None:
     truth = csv_truth(labels_file(tmp_path, GOOD_CSV), ALL)
-    assert right(truth) == [{4}, {0}, {2}]
+    assert correct_classes(truth) == [{4}, {0}, {2}]
     assert truth.frames[1].shape == (30, 40, 3)
 
 
-def test_a_label_file_may_be_a_spreadsheets(tmp_path: Path) -> None:
-    """Which puts a byte order mark first."""
+def test_a_label_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    """Spreadsheet programs write one."""
     truth = csv_truth(labels_file(tmp_path, "\ufeff" + GOOD_CSV), ALL)
-    assert right(truth) == [{4}, {0}, {2}]
+    assert correct_classes(truth) == [{4}, {0}, {2}]
 
 
-def test_a_label_file_is_ordered_as_the_folder_is(tmp_path: Path) -> None:
+def test_a_label_file_has_the_order_of_the_folder(tmp_path: Path) -> None:
     head, *rows = GOOD_CSV.splitlines()
     shuffled = labels_file(tmp_path, "\n".join([head, *rows[::-1]]))
-    assert right(csv_truth(shuffled, ALL)) == [{4}, {0}, {2}]
+    assert correct_classes(csv_truth(shuffled, ALL)) == [{4}, {0}, {2}]
 
 
 def test_sampling_keeps_labels_with_their_images(tmp_path: Path) -> None:
     truth = csv_truth(labels_file(tmp_path, GOOD_CSV), Sampling(stride=2))
-    assert right(truth) == [{4}, {2}]
+    assert correct_classes(truth) == [{4}, {2}]
     whole = csv_truth(tmp_path / "labels.csv", ALL)
     assert (truth.frames[1] == whole.frames[2]).all()
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("", "needs a header line with path,label_index"),
         ("path,label_index\n", "path,label_index or path,label_indices, and rows"),
@@ -104,11 +104,11 @@ def test_sampling_keeps_labels_with_their_images(tmp_path: Path) -> None:
         ("path,label_index\n,1\n", "1 of 1 images do not exist"),
     ],
 )
-def test_malformed_label_files_are_refused(tmp_path: Path, text: str, told: str) -> None:
+def test_malformed_label_files_are_refused(tmp_path: Path, text: str, message: str) -> None:
     path = labels_file(tmp_path, text)
     with pytest.raises(BadTruth) as caught:
         csv_truth(path, ALL)
-    assert str(path) in str(caught.value) and told in str(caught.value)
+    assert str(path) in str(caught.value) and message in str(caught.value)
 
 
 def test_a_label_file_that_is_missing_or_no_text_is_refused(tmp_path: Path) -> None:
@@ -118,30 +118,30 @@ def test_a_label_file_that_is_missing_or_no_text_is_refused(tmp_path: Path) -> N
             csv_truth(tmp_path / name, ALL)
 
 
-def test_a_frame_may_have_several_right_classes_or_none(tmp_path: Path) -> None:
+def test_a_frame_may_have_several_correct_classes_or_none(tmp_path: Path) -> None:
     text = "path,label_indices\nimages/0.png,3;17\nimages/1.png,\nimages/2.png, 5 \n"
     truth = csv_truth(labels_file(tmp_path, text), ALL)
-    assert right(truth) == [{3, 17}, {5}]
+    assert correct_classes(truth) == [{3, 17}, {5}]
     whole = csv_truth(labels_file(tmp_path, GOOD_CSV), ALL)
     assert (truth.frames[1] == whole.frames[2]).all(), "the frame of none is left out"
     part = truth_subset(truth, [1])
-    assert isinstance(part, ClassTruth) and right(part) == [{5}]
+    assert isinstance(part, ClassTruth) and correct_classes(part) == [{5}]
 
 
-def test_frames_of_no_right_class_are_left_out_after_the_sampling(tmp_path: Path) -> None:
-    """So that every second labelled frame stays what it is beside every second unlabelled one."""
+def test_frames_without_a_correct_class_are_left_out_after_the_sampling(tmp_path: Path) -> None:
+    """So labelled and unlabelled frames with the same sampling stay disjoint."""
     text = "path,label_indices\nimages/0.png,\nimages/1.png,1\nimages/2.png,2\n"
-    assert right(csv_truth(labels_file(tmp_path, text), Sampling(stride=2))) == [{2}]
+    assert correct_classes(csv_truth(labels_file(tmp_path, text), Sampling(stride=2))) == [{2}]
 
 
-def test_a_frame_without_a_right_class_is_no_ground_truth() -> None:
+def test_a_frame_without_a_correct_class_is_no_ground_truth() -> None:
     frames = scenes_truth(STREET, 1, "classification").frames
     with pytest.raises(ValueError, match="leave it out"):
         ClassTruth(frames, (frozenset(),))
 
 
 def real_file(folder: Path, data: Any, names: Sequence[str]) -> Path:
-    """ReaL's list beside a folder with some of ImageNet's validation images."""
+    """Write a ReaL label list beside a folder with some of ImageNet's validation images."""
     for k, name in enumerate(names):
         save_noise_image(folder / "val" / name, seed=k)
     path = folder / "real.json"
@@ -152,17 +152,17 @@ def real_file(folder: Path, data: Any, names: Sequence[str]) -> Path:
 REAL = [[2], [], [4, 1], [3]]
 
 
-def test_reals_list_goes_by_the_numbers_in_the_names(tmp_path: Path) -> None:
+def test_the_real_list_is_indexed_by_the_numbers_in_the_file_names(tmp_path: Path) -> None:
     names = ("n01/ILSVRC2012_val_00000003.JPEG", "n02/ILSVRC2012_val_00000001.png",
              "n02/ILSVRC2012_val_00000002.JPEG")  # fmt: skip
     truth = real_truth(real_file(tmp_path, REAL, names), tmp_path / "val", ALL)
-    assert right(truth) == [{1, 4}, {2}], "the second image has no correct class"
+    assert correct_classes(truth) == [{1, 4}, {2}], "the second image has no correct class"
     assert (truth.frames[0] == read_image(tmp_path / "val" / names[0])).all()
     assert (truth.frames[1] == read_image(tmp_path / "val" / names[1])).all()
 
 
 @pytest.mark.parametrize(
-    ("data", "names", "told"),
+    ("data", "names", "message"),
     [
         ("{", ["ILSVRC2012_val_00000001.png"], "is not JSON"),
         ({"1": [2]}, ["ILSVRC2012_val_00000001.png"], "a list with a list of class indices"),
@@ -177,16 +177,16 @@ def test_reals_list_goes_by_the_numbers_in_the_names(tmp_path: Path) -> None:
         (REAL, ["ILSVRC2012_val_00000002.png"], "no correct class for any of 1 images"),
     ],
 )
-def test_what_is_not_reals_list_or_not_its_images_is_refused(
-    tmp_path: Path, data: Any, names: list[str], told: str
+def test_a_list_or_images_that_are_not_of_real_are_refused(
+    tmp_path: Path, data: Any, names: list[str], message: str
 ) -> None:
     path = real_file(tmp_path, data, names)
     with pytest.raises(BadTruth) as caught:
         real_truth(path, tmp_path / "val", ALL)
-    assert str(path) in str(caught.value) and told in str(caught.value)
+    assert str(path) in str(caught.value) and message in str(caught.value)
 
 
-def test_a_list_of_reals_that_is_not_there_is_refused(tmp_path: Path) -> None:
+def test_a_missing_real_list_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadTruth, match=r"gone\.json: cannot be read"):
         real_truth(tmp_path / "gone.json", tmp_path, ALL)
 
@@ -207,7 +207,7 @@ def test_class_folders_are_numbered_in_alphabetical_order(tmp_path: Path) -> Non
     for k, name in enumerate(("dog/1.png", "ant/7.png", "cat/3.png", "ant/deep/2.png")):
         save_noise_image(tmp_path / name, seed=k)
     (tmp_path / "readme.txt").write_text("not a class")
-    assert right(folder_truth(tmp_path, ALL)) == [{0}, {0}, {1}, {2}]
+    assert correct_classes(folder_truth(tmp_path, ALL)) == [{0}, {0}, {1}, {2}]
 
 
 def test_folders_without_classes_are_refused(tmp_path: Path) -> None:
@@ -241,7 +241,7 @@ def coco_file(folder: Path, data: Any) -> Path:
     return path
 
 
-def test_coco_boxes_go_with_their_images(tmp_path: Path) -> None:
+def test_coco_boxes_belong_to_their_images(tmp_path: Path) -> None:
     truth = coco_truth(coco_file(tmp_path, COCO), tmp_path, ALL)
     first, second = truth.annotations
     assert [a["bbox"] for a in first] == [[3, 3, 3, 3]]
@@ -314,12 +314,12 @@ def boxes_with(ids: list[int]) -> BoxTruth:
 COCO_IDS = [i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)]
 
 
-def test_eighty_classes_are_the_eighty_categories_in_the_order_of_their_ids() -> None:
+def test_80_classes_are_the_80_categories_in_the_order_of_their_ids() -> None:
     assert len(COCO_IDS) == 80
     assert boxes_with(COCO_IDS[::-1]).category_ids(80) == COCO_IDS
 
 
-def test_ninety_classes_are_the_ids_themselves() -> None:
+def test_90_classes_are_the_category_ids() -> None:
     assert boxes_with(COCO_IDS).category_ids(90) == list(range(1, 91))
 
 
@@ -356,7 +356,7 @@ def with_classes(folder: Path, classes: ClassCategories) -> BoxTruth:
         ({3: "bus", 1: 3}, [3, None, 6]),
     ],
 )
-def test_classes_are_the_categories_that_the_user_says(
+def test_classes_are_the_categories_of_the_config(
     tmp_path: Path, classes: ClassCategories, ids: list[int | None]
 ) -> None:
     truth = with_classes(tmp_path, classes)
@@ -364,13 +364,13 @@ def test_classes_are_the_categories_that_the_user_says(
     assert {c["id"] for c in truth.categories} == set(ids) - {None}
 
 
-def test_only_the_categories_that_a_class_answers_to_are_measured(tmp_path: Path) -> None:
+def test_only_categories_with_a_class_are_measured(tmp_path: Path) -> None:
     truth = with_classes(tmp_path, {1: "person", 4: "bus"})
     assert [[a["bbox"] for a in listed] for listed in truth.annotations] == [[], [[1, 2, 10, 20]]]
     assert len(truth.frames) == 2, "what a frame shows else is no reason to leave it out"
     assert truth.unscored == ("car", "cat", "dog", "dog")
-    told = truth.coverage_note(4)
-    assert told == (
+    note = truth.coverage_note(4)
+    assert note == (
         "only 2 of 6 categories are scored (person, bus); 2 of its 4 classes have no category"
     )
     part = truth_subset(truth, [1])
@@ -379,7 +379,7 @@ def test_only_the_categories_that_a_class_answers_to_are_measured(tmp_path: Path
     assert whole.coverage_note(2) is None
 
 
-def test_a_run_says_what_it_does_not_measure(
+def test_a_run_names_the_categories_that_it_does_not_measure(
     mixed: Observed, weights: Weights, tmp_path: Path
 ) -> None:
     coco_file(tmp_path, STREET_COCO)
@@ -387,18 +387,18 @@ def test_a_run_says_what_it_does_not_measure(
     models = {"cls": data["models"]["a"], "det": {**data["models"]["b"], "arch": DETECTOR}}
     section = {"coco": "instances.json", "classes": {1: "person", 4: "bus"}}
     changed = with_changes(data, {"models": models, "truth": {"det": section}})
-    spoken = capture_reporter()
+    captured = capture_reporter()
     config = load_config(write_config(tmp_path, changed))
-    truth = open_truth(config, mixed.deployment, mixed.frames, spoken.reporter)
+    truth = open_truth(config, mixed.deployment, mixed.frames, captured.reporter)
     assert set(truth) == {"det"}
-    told = (
+    note = (
         "det: only 2 of 6 categories are scored (person, bus); 4 of its 6 classes have no category"
     )
-    assert told in spoken.text
+    assert note in captured.text
 
 
 @pytest.mark.parametrize(
-    ("classes", "told"),
+    ("classes", "message"),
     [
         (["car", "tram"], "no category has the name 'tram'; there are person, car, bus, cat"),
         (["car", 4], "no category has the id 4; there are 1, 3, 6, 17"),
@@ -410,11 +410,11 @@ def test_a_run_says_what_it_does_not_measure(
     ],
 )
 def test_classes_that_name_no_category_or_one_twice_are_refused(
-    tmp_path: Path, classes: ClassCategories, told: str
+    tmp_path: Path, classes: ClassCategories, message: str
 ) -> None:
     with pytest.raises(BadTruth) as caught:
         with_classes(tmp_path, classes)
-    assert told in str(caught.value) and "instances.json" in str(caught.value)
+    assert message in str(caught.value) and "instances.json" in str(caught.value)
 
 
 def test_classes_that_the_detector_does_not_have_are_refused(tmp_path: Path) -> None:
@@ -442,7 +442,7 @@ def test_boxes_that_do_not_fit_the_classes_name_the_model() -> None:
         check_classes(boxes_with(COCO_IDS), 4, "det")
 
 
-def test_scenes_know_their_own_labels_and_boxes() -> None:
+def test_scenes_have_their_own_labels_and_boxes() -> None:
     labels = scenes_truth(STREET, 8, "classification")
     boxes = scenes_truth(STREET, 8, "detection")
     assert isinstance(labels, ClassTruth) and isinstance(boxes, BoxTruth)

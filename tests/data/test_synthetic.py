@@ -1,4 +1,4 @@
-"""What must hold for every rendered frame, checked on frames of several cameras."""
+"""Properties of every rendered frame, checked on frames of several cameras."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ MIXED = SceneSettings(seed=4, camera_yaw=15, camera_pitch=12, night=0.4, rain=0.
 
 
 def alone(plan: Composition, number: int) -> Composition:
-    """The same frame with only one of its road users."""
+    """Return the composition with only one of its road users."""
     return replace(plan, actors=(plan.actors[number],))
 
 
 def inside(scene: Scene, margin: float) -> NDArray[np.bool_]:
-    """Which pixels (height, width) lie in a box of the scene, grown by `margin` pixels."""
+    """Return the mask (height, width) of the scene's boxes, grown by `margin` pixels."""
     rows, columns = np.mgrid[: scene.image.shape[0], : scene.image.shape[1]] + 0.5
     covered = np.zeros(scene.image.shape[:2], dtype=bool)
     for x, y, w, h in scene.boxes:
@@ -47,7 +47,7 @@ def inside(scene: Scene, margin: float) -> NDArray[np.bool_]:
 
 
 def difference(one: Scene, other: Scene) -> NDArray[np.int64]:
-    """Signed difference of two frames, summed over the channels, (height, width)."""
+    """Return the signed difference of two frames, summed over the channels: (height, width)."""
     return np.asarray((one.image.astype(np.int64) - other.image).sum(axis=2))
 
 
@@ -83,16 +83,16 @@ def test_other_frame_sizes_scale_the_scene() -> None:
     assert (scene.boxes[:, :2] + scene.boxes[:, 2:] <= (192, 144)).all()
 
 
-def test_road_users_change_nothing_outside_their_boxes_but_for_shadows() -> None:
+def test_road_users_change_only_shadows_outside_their_boxes() -> None:
     for index in range(6):
         plan = compose(DRY_DAY, index)
         full, empty = draw(plan), draw(replace(plan, actors=()))
         outside = ~inside(full, margin=3)
-        # a shadow darkens; nothing else may happen outside the boxes
+        # Outside the boxes, shadows darken the frame and nothing brightens it.
         assert difference(full, empty)[outside].max(initial=0) <= 3
 
 
-def test_every_side_of_a_box_touches_what_it_bounds() -> None:
+def test_every_side_of_a_box_touches_its_road_user() -> None:
     for index in range(6):
         plan = compose(DRY_DAY, index)
         if not plan.actors:
@@ -110,15 +110,15 @@ def test_every_side_of_a_box_touches_what_it_bounds() -> None:
             assert edge.any()
 
 
-def test_the_last_painted_is_seen_whole_and_others_never_show_more_than_alone() -> None:
+def test_the_last_painted_user_is_wholly_visible_and_no_user_is_more_visible_than_alone() -> None:
     crowds = (compose(DRY_DAY, index) for index in range(30))
     for plan in [crowd for crowd in crowds if len(crowd.actors) >= 3][:4]:
         boxes, _, _ = label_composition(plan)
         for number in range(len(plan.actors)):
             x, y, w, h = label_composition(alone(plan, number))[0][0]
-            shown = boxes[number]
-            assert shown[0] >= x and shown[1] >= y
-            assert shown[0] + shown[2] <= x + w and shown[1] + shown[3] <= y + h
+            visible = boxes[number]
+            assert visible[0] >= x and visible[1] >= y
+            assert visible[0] + visible[2] <= x + w and visible[1] + visible[3] <= y + h
         assert (label_composition(alone(plan, -1))[0][0] == boxes[-1]).all()
 
 
@@ -129,16 +129,16 @@ def test_the_label_is_the_kind_with_the_largest_visible_area() -> None:
         if not plan.actors:
             assert label == 0
             continue
-        # repaint everybody in a flat colour of their own and count what remains visible
+        # Repaint each road user in one colour and count its visible pixels.
         canvas = np.zeros((576, 768), dtype=np.int64)
         for number in range(len(plan.actors)):
-            canvas[drawn_alone(plan, number)] = number + 1
+            canvas[silhouette(plan, number)] = number + 1
         areas = np.bincount(canvas.ravel(), minlength=len(plan.actors) + 1)[1:]
         assert SCENE_CLASSES[label] == CLASSES[plan.actors[int(areas.argmax())].kind]
 
 
-def drawn_alone(plan: Composition, number: int) -> NDArray[np.bool_]:
-    """The silhouette of one road user at twice the size of the frame."""
+def silhouette(plan: Composition, number: int) -> NDArray[np.bool_]:
+    """Return the silhouette of one road user at twice the size of the frame."""
     canvas = Image.new("1", (768, 576))
     for stroke in plan.actors[number].strokes:
         fill(ImageDraw.Draw(canvas), stroke, 1, 2.0)

@@ -113,7 +113,7 @@ def test_perfect_boxes_score_1_and_no_boxes_score_0(truth: BoxTruth) -> None:
     assert nothing["map"] == nothing["ap50"] == 0
 
 
-def test_letterbox_and_squash_are_told_apart(truth: BoxTruth) -> None:
+def test_letterbox_and_squash_map_boxes_differently(truth: BoxTruth) -> None:
     wrong = score_boxes(
         rows(truth, SPEC), BoxGeometry([(72, 96)] * COUNT, LETTERBOX), truth, 6
     ).scores

@@ -18,17 +18,17 @@ from search.evaluation.per_frame import BoxFrameScores
 
 FRAMES, CATEGORIES = 9, ("car", "van", "crowds only", "never seen")
 Entries = list[dict[str, Any]]
-EVERY = pytest.mark.parametrize("seed", range(8))
+EVERY_SEED = pytest.mark.parametrize("seed", range(8))
 
 
 @dataclass(frozen=True)
-class Labelled:
+class LabelledFrames:
     """Boxes and detections of some frames, by frame."""
 
     boxes: Sequence[Entries]
     detections: Sequence[Entries]
 
-    def drawn(self, frames: Sequence[int]) -> tuple[Entries, Entries, Entries, Entries]:
+    def resampled(self, frames: Sequence[int]) -> tuple[Entries, Entries, Entries, Entries]:
         """Return these frames as pycocotools reads them; a frame may be listed twice."""
         images = [{"id": k + 1, "height": 100, "width": 100} for k in range(len(frames))]
         boxes, detections = (
@@ -40,7 +40,7 @@ class Labelled:
 
     @property
     def frame_scores(self) -> BoxFrameScores:
-        return BoxFrameScores(match_detections(*self.drawn(range(len(self.boxes)))))
+        return BoxFrameScores(match_detections(*self.resampled(range(len(self.boxes)))))
 
 
 def box(rng: np.random.Generator) -> list[float]:
@@ -48,7 +48,7 @@ def box(rng: np.random.Generator) -> list[float]:
     return [x, y, w, h]
 
 
-def street(seed: int) -> Labelled:
+def street(seed: int) -> LabelledFrames:
     """Build frames with all special cases of COCO: crowds, crowded frames, equal scores.
 
     Even seeds round scores to one digit, so that detections have equal scores within a frame and
@@ -63,21 +63,23 @@ def street(seed: int) -> Labelled:
             category = int(rng.integers(1, 4))
             crowd = int(category == 3 or rng.random() < 0.15)
             boxes_here.append(entry(box(rng), category, iscrowd=crowd))
-        found: Entries = []
+        detections_here: Entries = []
         for labelled in boxes_here * 2:
             jittered = [float(v) for v in np.add(labelled["bbox"], rng.normal(scale=3, size=4))]
-            found.append(
+            detections_here.append(
                 entry(jittered, labelled["category_id"], score=float(rng.uniform(0.3, 1)))
             )
         for _ in range(130 if k == 4 else 6):  # COCO uses the best 100 of a frame
-            found.append(entry(box(rng), int(rng.integers(1, 4)), score=float(rng.random())))
+            detections_here.append(
+                entry(box(rng), int(rng.integers(1, 4)), score=float(rng.random()))
+            )
         if k == 4:
-            found = [{**f, "category_id": 1} for f in found]
+            detections_here = [{**f, "category_id": 1} for f in detections_here]
         if seed % 2 == 0:
-            found = [{**f, "score": round(f["score"], 1)} for f in found]
+            detections_here = [{**f, "score": round(f["score"], 1)} for f in detections_here]
         boxes.append(boxes_here)
-        detections.append([] if k == 6 else found)
-    return Labelled(boxes, detections)
+        detections.append([] if k == 6 else detections_here)
+    return LabelledFrames(boxes, detections)
 
 
 def entry(bbox: list[float], category: int, **more: Any) -> dict[str, Any]:
@@ -97,37 +99,37 @@ def by_pycocotools(
         return coco
 
     with contextlib.redirect_stdout(io.StringIO()):
-        found = COCOeval(index(boxes), index(detections), "bbox")
-        found.evaluate()
-        found.accumulate()
-        found.summarize()
-    precision = found.eval["precision"][:, :, :, 0, -1]
-    scores = {"map": found.stats[0], "ap50": found.stats[1]}
+        evaluation = COCOeval(index(boxes), index(detections), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    precision = evaluation.eval["precision"][:, :, :, 0, -1]
+    scores = {"map": evaluation.stats[0], "ap50": evaluation.stats[1]}
     for k, name in enumerate(CATEGORIES):
         scores[f"ap_{name}"] = precision[:, :, k].mean()
     return {name: np.nan if value == -1 else float(value) for name, value in scores.items()}
 
 
 def scores_of(frame_scores: BoxFrameScores, counts: Sequence[int]) -> dict[str, float]:
-    drawn = np.array([counts], dtype=np.float64)
-    return {name: float(value) for name, (value,) in frame_scores.resample(drawn).items()}
+    draws = np.array([counts], dtype=np.float64)
+    return {name: float(value) for name, (value,) in frame_scores.resample(draws).items()}
 
 
 def same(one: dict[str, float], other: dict[str, float]) -> bool:
     return one == pytest.approx(other, abs=1e-12, nan_ok=True)
 
 
-@EVERY
+@EVERY_SEED
 def test_all_frames_score_as_in_pycocotools(seed: int) -> None:
     frames = street(seed)
-    expected = by_pycocotools(*frames.drawn(range(FRAMES)))
+    expected = by_pycocotools(*frames.resampled(range(FRAMES)))
     assert same(scores_of(frames.frame_scores, [1] * FRAMES), expected)
     assert 0.01 < expected["map"] < 0.99 and np.isnan(expected["ap_never seen"])
     defined = {name: value for name, value in expected.items() if not np.isnan(value)}
     assert same(frames.frame_scores.scores, defined)
 
 
-@EVERY
+@EVERY_SEED
 def test_drawn_frames_score_as_in_pycocotools_with_each_listed_as_often_as_drawn(
     seed: int,
 ) -> None:
@@ -136,42 +138,46 @@ def test_drawn_frames_score_as_in_pycocotools_with_each_listed_as_often_as_drawn
     counts = [np.bincount(rng.integers(FRAMES, size=FRAMES), minlength=FRAMES) for _ in range(12)]
     together = frame_scores.resample(np.array(counts, dtype=np.float64))
     values = set()
-    for k, drawn in enumerate(counts):
-        expected = by_pycocotools(*frames.drawn(np.repeat(np.arange(FRAMES), drawn).tolist()))
+    for k, frame_counts in enumerate(counts):
+        expected = by_pycocotools(
+            *frames.resampled(np.repeat(np.arange(FRAMES), frame_counts).tolist())
+        )
         assert same({name: float(v[k]) for name, v in together.items()}, expected)
         # a draw does not depend on the draws scored with it
-        assert same(scores_of(frame_scores, drawn.tolist()), expected)
+        assert same(scores_of(frame_scores, frame_counts.tolist()), expected)
         values.add(expected["map"])
     assert len(values) > 6
 
 
-@EVERY
+@EVERY_SEED
 def test_one_frame_drawn_repeatedly_scores_as_its_copies_in_pycocotools(seed: int) -> None:
     frames = street(seed)
     frame_scores = frames.frame_scores
-    for at in range(FRAMES):
-        for often in (1, 3):
-            drawn = [often if k == at else 0 for k in range(FRAMES)]
-            expected = by_pycocotools(*frames.drawn([at] * often))
-            assert same(scores_of(frame_scores, drawn), expected)
+    for index in range(FRAMES):
+        for times in (1, 3):
+            counts = [times if k == index else 0 for k in range(FRAMES)]
+            expected = by_pycocotools(*frames.resampled([index] * times))
+            assert same(scores_of(frame_scores, counts), expected)
 
 
 @pytest.mark.parametrize("seed", [1, 3, 5])
 def test_the_order_of_frames_does_not_matter_where_all_scores_differ(seed: int) -> None:
     frames, rng = street(seed), np.random.default_rng([seed, 2])
-    order, drawn = rng.permutation(FRAMES), rng.integers(0, 4, FRAMES)
-    turned = Labelled([frames.boxes[k] for k in order], [frames.detections[k] for k in order])
+    order, counts = rng.permutation(FRAMES), rng.integers(0, 4, FRAMES)
+    permuted = LabelledFrames(
+        [frames.boxes[k] for k in order], [frames.detections[k] for k in order]
+    )
     assert same(
-        scores_of(frames.frame_scores, drawn.tolist()),
-        scores_of(turned.frame_scores, drawn[order].tolist()),
+        scores_of(frames.frame_scores, counts.tolist()),
+        scores_of(permuted.frame_scores, counts[order].tolist()),
     )
 
 
 def test_a_frame_counts_as_often_as_it_is_drawn() -> None:
     right, wrong = entry([0.0, 0, 20, 20], 1, score=0.5), entry([50.0, 50, 9, 9], 1, score=0.9)
     boxes = [[entry([0.0, 0, 20, 20], 1, iscrowd=0)]] * 2
-    frame_scores = Labelled(boxes, [[right], [wrong]]).frame_scores
-    # of n right ones after m wrong ones: the greatest precision is n / (n + m), up to recall
+    frame_scores = LabelledFrames(boxes, [[right], [wrong]]).frame_scores
+    # With n right after m wrong detections, precision is at most n / (n + m), up to recall
     for n, m in ((1, 1), (3, 1), (1, 3)):
         recalls = np.floor(100 * n / (n + m) + 1e-9) + 1
         assert scores_of(frame_scores, [n, m])["map"] == pytest.approx(n / (n + m) * recalls / 101)
@@ -179,8 +185,8 @@ def test_a_frame_counts_as_often_as_it_is_drawn() -> None:
 
 def test_the_score_is_0_without_detections_and_undefined_without_boxes() -> None:
     boxes: list[Entries] = [[entry([0.0, 0, 20, 20], 1, iscrowd=0)], []]
-    nothing = Labelled(boxes, [[], []]).frame_scores
+    nothing = LabelledFrames(boxes, [[], []]).frame_scores
     assert nothing.scores == {"map": 0, "ap50": 0, "ap_car": 0}
     assert np.isnan(scores_of(nothing, [0, 2])["map"])
-    empty = Labelled([[], []], [[entry([0.0, 0, 9, 9], 1, score=0.5)], []]).frame_scores
+    empty = LabelledFrames([[], []], [[entry([0.0, 0, 9, 9], 1, score=0.5)], []]).frame_scores
     assert empty.scores == {"map": -1}  # as in COCO

@@ -69,13 +69,13 @@ def test_draws_depend_on_the_seed() -> None:
 
 
 def test_an_interval_is_the_percentiles_of_the_finite_draws_and_holds_the_value() -> None:
-    drawn = np.arange(1001) / 1000
-    assert percentile_interval(0.5, drawn) == pytest.approx((0.025, 0.975))
-    assert percentile_interval(0.5, np.append(drawn, [np.nan] * 50)) == pytest.approx(
+    values = np.arange(1001) / 1000
+    assert percentile_interval(0.5, values) == pytest.approx((0.025, 0.975))
+    assert percentile_interval(0.5, np.append(values, [np.nan] * 50)) == pytest.approx(
         (0.025, 0.975)
     )
-    assert percentile_interval(0.99, drawn) == pytest.approx((0.025, 0.99))
-    assert percentile_interval(0.0, drawn) == pytest.approx((0.0, 0.975))
+    assert percentile_interval(0.99, values) == pytest.approx((0.025, 0.99))
+    assert percentile_interval(0.0, values) == pytest.approx((0.0, 0.975))
     assert percentile_interval(0.3, np.full(9, np.nan)) == (0.3, 0.3)
 
 
@@ -84,31 +84,31 @@ def test_the_interval_of_an_accuracy_is_that_of_the_binomial_distribution(count:
     resampling = Resampling({"a": truth()})
     low, high = resampling.intervals({"a": frame_scores(right(count))})["a"]["top1"]
     tail = (1 - CONFIDENCE_LEVEL) / 2
-    for found, share in ((low, tail), (high, 1 - tail)):
+    for end, share in ((low, tail), (high, 1 - tail)):
         expected = binomial_quantile(FRAMES, count / FRAMES, share)
-        assert abs(found * FRAMES - expected) <= 1  # 1000 draws are exact to about half a frame
+        assert abs(end * FRAMES - expected) <= 1  # 1000 draws are exact to about half a frame
 
 
 def test_a_model_that_is_always_right_or_always_wrong_has_an_interval_of_width_0() -> None:
-    found = Resampling({"a": truth()}).intervals({"a": frame_scores(right(FRAMES))})
-    assert found == {"a": {"top1": [1, 1], "top5": [1, 1]}}
-    found = Resampling({"a": truth()}).intervals({"a": frame_scores(right(0))})
-    assert found["a"]["top1"] == [0, 0]
+    interval = Resampling({"a": truth()}).intervals({"a": frame_scores(right(FRAMES))})
+    assert interval == {"a": {"top1": [1, 1], "top5": [1, 1]}}
+    interval = Resampling({"a": truth()}).intervals({"a": frame_scores(right(0))})
+    assert interval["a"]["top1"] == [0, 0]
 
 
-@pytest.mark.parametrize("lost", [3, 12])
-def test_the_interval_of_a_difference_depends_on_the_frames_that_differ(lost: int) -> None:
-    unmerged, merged = right(50), right(50 - lost)
-    found = Resampling({"a": truth()}).differences(
+@pytest.mark.parametrize("losses", [3, 12])
+def test_the_interval_of_a_difference_depends_on_the_frames_that_differ(losses: int) -> None:
+    unmerged, merged = right(50), right(50 - losses)
+    difference = Resampling({"a": truth()}).differences(
         {"a": frame_scores(merged)}, {"a": frame_scores(unmerged)}
     )
-    value, low, high = found["a"]["top1"]
-    assert value == pytest.approx(-lost / FRAMES)
+    value, low, high = difference["a"]["top1"]
+    assert value == pytest.approx(-losses / FRAMES)
     tail = (1 - CONFIDENCE_LEVEL) / 2
     for end, share in ((-high, tail), (-low, 1 - tail)):
-        expected = binomial_quantile(FRAMES, lost / FRAMES, share)
+        expected = binomial_quantile(FRAMES, losses / FRAMES, share)
         assert abs(end * FRAMES - expected) <= 1
-    assert found["a"]["top5"] == [0, 0, 0]
+    assert difference["a"]["top5"] == [0, 0, 0]
 
 
 def test_a_paired_difference_shows_a_loss_that_overlapping_intervals_hide() -> None:
@@ -123,18 +123,18 @@ def test_a_paired_difference_shows_a_loss_that_overlapping_intervals_hide() -> N
 def test_equal_answers_make_no_difference_and_keep_all_quality() -> None:
     one, same = {"a": frame_scores(right(40))}, {"a": frame_scores(right(40))}
     resampling = Resampling({"a": truth()})
-    found = resampling.differences(same, one)
-    assert found == {"a": {"top1": [0, 0, 0], "top5": [0, 0, 0]}}
-    assert significance(found["a"]["top1"]) == "no difference"
+    difference = resampling.differences(same, one)
+    assert difference == {"a": {"top1": [0, 0, 0], "top5": [0, 0, 0]}}
+    assert significance(difference["a"]["top1"]) == "no difference"
     assert resampling.quality_interval({"a": 1.0}, same, one) == [1, 1]
 
 
 def test_as_many_frames_lost_as_gained_make_no_difference() -> None:
     unmerged, merged = right(30), np.roll(right(30), 5)
-    found = Resampling({"a": truth()}).differences(
+    difference = Resampling({"a": truth()}).differences(
         {"a": frame_scores(merged)}, {"a": frame_scores(unmerged)}
     )
-    value, low, high = found["a"]["top1"]
+    value, low, high = difference["a"]["top1"]
     assert value == 0 and low < 0 < high and significance([value, low, high]) == "no difference"
 
 
@@ -158,14 +158,14 @@ def test_models_share_draws_only_if_they_share_frames() -> None:
     hits = right(FRAMES // 2)
     unmerged = {name: frame_scores(np.ones(FRAMES, dtype=bool)) for name in ("a", "b")}
     merged = {"a": frame_scores(hits), "b": frame_scores(~hits)}
-    kept = {"a": 0.5, "b": 0.5}
+    quality = {"a": 0.5, "b": 0.5}
     together = Resampling({"a": truth(), "b": truth()})
-    assert together.quality_interval(kept, merged, unmerged) == pytest.approx([0.5, 0.5])
+    assert together.quality_interval(quality, merged, unmerged) == pytest.approx([0.5, 0.5])
     apart = Resampling({"a": truth(), "b": truth(FRAMES + 1)})
     merged["b"], unmerged["b"] = (frame_scores(np.append(scores["b"].first, True))
                                   for scores in (merged, unmerged))  # fmt: skip
-    found = apart.quality_interval(kept, merged, unmerged)
-    assert found is not None and found[1] - found[0] > 0.1
+    interval = apart.quality_interval(quality, merged, unmerged)
+    assert interval is not None and interval[1] - interval[0] > 0.1
 
 
 def test_a_model_without_ground_truth_halves_the_interval() -> None:
@@ -186,19 +186,19 @@ def test_quality_is_undefined_where_every_unmerged_score_is_0() -> None:
 
 
 def test_draws_with_an_unmerged_score_of_0_are_ignored() -> None:
-    found = Resampling({"a": truth()}).quality_interval(
+    interval = Resampling({"a": truth()}).quality_interval(
         {"a": 1.0}, {"a": frame_scores(right(1))}, {"a": frame_scores(right(1))}
     )
-    assert found == [1, 1]  # in a third of the draws it would be 0 / 0
+    assert interval == [1, 1]  # in a third of the draws it would be 0 / 0
 
 
 def test_frame_scores_are_resampled_once() -> None:
     @dataclass(frozen=True, eq=False)
     class Counting(ClassFrameScores):
-        drawn: list[int]
+        draw_counts: list[int]
 
         def resample(self, counts: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-            self.drawn.append(len(counts))
+            self.draw_counts.append(len(counts))
             return super().resample(counts)
 
     once = Counting(right(9), right(19), [])
@@ -207,14 +207,14 @@ def test_frame_scores_are_resampled_once() -> None:
     resampling.intervals(unmerged)
     resampling.differences({"a": frame_scores(right(3))}, unmerged)
     resampling.quality_interval({"a": 0.5}, {"a": once}, unmerged)
-    assert sum(once.drawn) == BOOTSTRAP_DRAWS + 1  # and the frames as they are
+    assert sum(once.draw_counts) == BOOTSTRAP_DRAWS + 1  # and the sample itself
 
 
 def test_intervals_are_reproducible_and_json() -> None:
-    found = [
+    intervals = [
         Resampling({"a": truth()}).intervals({"a": frame_scores(right(17))}) for _ in range(2)
     ]
-    assert found[0] == found[1] == json.loads(json.dumps(found[0]))
+    assert intervals[0] == intervals[1] == json.loads(json.dumps(intervals[0]))
 
 
 def test_about_one_interval_in_twenty_misses_the_true_value() -> None:

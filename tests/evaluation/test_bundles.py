@@ -119,8 +119,8 @@ def test_the_lead_of_one_bundle_is_the_deficit_of_the_other(
 
 
 def test_frames_hard_for_both_bundles_do_not_widen_the_interval() -> None:
-    drawn = np.random.default_rng(0).uniform(0.2, 0.8, 1000)
-    better, worse = BundleQuality({"a": 0.6}, drawn + 0.1), BundleQuality({"a": 0.5}, drawn)
+    draws = np.random.default_rng(0).uniform(0.2, 0.8, 1000)
+    better, worse = BundleQuality({"a": 0.6}, draws + 0.1), BundleQuality({"a": 0.5}, draws)
     np.testing.assert_allclose(better.minus(worse) or (), 0.1)
     assert better.interval is not None and better.interval[1] - better.interval[0] > 0.5
 

@@ -46,9 +46,9 @@ def vector(values: Sequence[float]) -> FloatVector:
 
 
 def value(coefficient: Coefficient, x: Sequence[float], y: Sequence[float]) -> float:
-    found = point_correlation(coefficient, vector(x), vector(y))
-    assert found is not None
-    return found
+    estimate = point_correlation(coefficient, vector(x), vector(y))
+    assert estimate is not None
+    return estimate
 
 
 # Reference implementations, straight from the definitions.
@@ -107,11 +107,11 @@ def test_resamples_equal_the_reference_on_the_drawn_points(
 ) -> None:
     x, y = both
     counts = np.random.default_rng(seed).multinomial(len(x), [1 / len(x)] * len(x), size=6)
-    found = COEFFICIENTS[name](vector(x), vector(y), counts.astype(np.float64))
-    for drawn, number in zip(counts, found, strict=True):
+    resamples = COEFFICIENTS[name](vector(x), vector(y), counts.astype(np.float64))
+    for point_counts, number in zip(counts, resamples, strict=True):
         expected = REFERENCES[name](
-            [one for one, times in zip(x, drawn, strict=True) for _ in range(times)],
-            [one for one, times in zip(y, drawn, strict=True) for _ in range(times)],
+            [one for one, times in zip(x, point_counts, strict=True) for _ in range(times)],
+            [one for one, times in zip(y, point_counts, strict=True) for _ in range(times)],
         )
         if expected is None:
             assert math.isnan(number)
@@ -151,9 +151,9 @@ def test_coefficients_are_symmetric_and_between_minus_1_and_1(
     name: str, both: tuple[Row, Row]
 ) -> None:
     x, y = both
-    found = value(COEFFICIENTS[name], x, y)
-    assert -1 <= found <= 1
-    assert found == pytest.approx(value(COEFFICIENTS[name], y, x), abs=1e-12)
+    estimate = value(COEFFICIENTS[name], x, y)
+    assert -1 <= estimate <= 1
+    assert estimate == pytest.approx(value(COEFFICIENTS[name], y, x), abs=1e-12)
     assert value(COEFFICIENTS[name], x, x) == pytest.approx(1, abs=1e-12)
 
 
@@ -162,8 +162,8 @@ def test_coefficients_are_symmetric_and_between_minus_1_and_1(
 def test_coefficients_do_not_depend_on_scale(name: str, size: float) -> None:
     x, y = [1.0, 2.0, 4.0, 3.0], [1.0, 3.0, 4.0, 2.0]
     expected = value(COEFFICIENTS[name], x, y)
-    found = value(COEFFICIENTS[name], [size * one for one in x], y)
-    assert found == pytest.approx(expected, abs=1e-12)
+    estimate = value(COEFFICIENTS[name], [size * one for one in x], y)
+    assert estimate == pytest.approx(expected, abs=1e-12)
 
 
 def test_coefficients_match_closed_forms() -> None:
@@ -183,8 +183,8 @@ def test_constant_rows_and_too_few_points_have_no_correlation(name: str) -> None
     rising = vector([0.1, 0.2, 0.3])
     for x in (vector([0.1, 0.1, 0.1]), vector([0, 0, 0])):
         for one, other in ((x, rising), (rising, x), (x, x)):
-            found = compute_correlation(COEFFICIENTS[name], one, other, 0)
-            assert found == Correlation(None, None, None, 3)
+            correlation = compute_correlation(COEFFICIENTS[name], one, other, 0)
+            assert correlation == Correlation(None, None, None, 3)
     for count in (0, 1, 2):
         few = vector(range(count))
         assert compute_correlation(COEFFICIENTS[name], few, few, 0).value is None
@@ -194,11 +194,15 @@ def test_constant_rows_and_too_few_points_have_no_correlation(name: str) -> None
 @given(rows(), st.integers(0, 10**6))
 def test_the_interval_holds_the_estimate(name: str, both: tuple[Row, Row], seed: int) -> None:
     x, y = both
-    found = compute_correlation(COEFFICIENTS[name], vector(x), vector(y), seed)
-    assert found.value == pytest.approx(value(COEFFICIENTS[name], x, y), abs=1e-12)
-    assert found.low is not None and found.value is not None and found.high is not None
-    assert found.count == len(x)
-    assert -1 <= found.low <= found.value <= found.high <= 1
+    correlation = compute_correlation(COEFFICIENTS[name], vector(x), vector(y), seed)
+    assert correlation.value == pytest.approx(value(COEFFICIENTS[name], x, y), abs=1e-12)
+    assert (
+        correlation.low is not None
+        and correlation.value is not None
+        and correlation.high is not None
+    )
+    assert correlation.count == len(x)
+    assert -1 <= correlation.low <= correlation.value <= correlation.high <= 1
 
 
 @EVERY
@@ -208,9 +212,11 @@ def test_the_interval_shrinks_with_the_number_of_points(name: str) -> None:
     y = x + rng.normal(size=40)
     widths = []
     for times in (1, 4, 16):
-        found = compute_correlation(COEFFICIENTS[name], np.tile(x, times), np.tile(y, times), 0)
-        assert found.low is not None and found.high is not None
-        widths.append(found.high - found.low)
+        correlation = compute_correlation(
+            COEFFICIENTS[name], np.tile(x, times), np.tile(y, times), 0
+        )
+        assert correlation.low is not None and correlation.high is not None
+        widths.append(correlation.high - correlation.low)
     # four times the points, half the width
     assert widths[0] / widths[1] == pytest.approx(2, rel=0.25)
     assert widths[1] / widths[2] == pytest.approx(2, rel=0.25)
@@ -221,17 +227,19 @@ def test_the_interval_covers_the_true_value_about_as_often_as_stated() -> None:
     for seed in range(200):
         x, noise = rng.normal(size=(2, 60))
         y = true * x + math.sqrt(1 - true**2) * noise
-        found = compute_correlation(pearson, x, y, seed)
-        assert found.low is not None and found.high is not None
-        covered += found.low <= true <= found.high
+        correlation = compute_correlation(pearson, x, y, seed)
+        assert correlation.low is not None and correlation.high is not None
+        covered += correlation.low <= true <= correlation.high
     assert 0.88 <= covered / 200 <= 0.99
 
 
 @EVERY
 def test_a_perfect_correlation_has_an_interval_of_width_0(name: str) -> None:
     x = vector([0.3, 1.7, 2.2, 5.1, 8.0])
-    found = compute_correlation(COEFFICIENTS[name], x, 3 * x - 1, 0)
-    assert [found.value, found.low, found.high] == pytest.approx([1, 1, 1], abs=1e-9)
+    correlation = compute_correlation(COEFFICIENTS[name], x, 3 * x - 1, 0)
+    assert [correlation.value, correlation.low, correlation.high] == pytest.approx(
+        [1, 1, 1], abs=1e-9
+    )
 
 
 def test_the_same_seed_gives_the_same_interval() -> None:
@@ -248,12 +256,12 @@ def test_the_mean_over_groups_is_the_mean_of_their_coefficients(
     coefficient = COEFFICIENTS[name]
     pairs = [(vector(x), vector(y)) for x, y in groups]
     constant = (vector([1, 1, 1]), vector([1, 2, 3]))
-    found = compute_mean_correlation(coefficient, [*pairs, constant], 0)
+    correlation = compute_mean_correlation(coefficient, [*pairs, constant], 0)
     values = [value(coefficient, x, y) for x, y in groups]
-    assert found.value == pytest.approx(statistics.fmean(values), abs=1e-12)
-    assert found.count == len(groups)
-    assert found.low is not None and found.high is not None
-    assert min(values) - 1e-12 <= found.low <= found.high <= max(values) + 1e-12
+    assert correlation.value == pytest.approx(statistics.fmean(values), abs=1e-12)
+    assert correlation.count == len(groups)
+    assert correlation.low is not None and correlation.high is not None
+    assert min(values) - 1e-12 <= correlation.low <= correlation.high <= max(values) + 1e-12
 
 
 def test_the_mean_over_no_group_is_undefined() -> None:
@@ -268,6 +276,6 @@ def test_the_mean_over_no_group_is_undefined() -> None:
 def test_a_correlation_outside_its_interval_is_refused(
     numbers: tuple[float | None, float | None, float | None],
 ) -> None:
-    found, low, high = numbers
+    estimate, low, high = numbers
     with pytest.raises(ValueError, match="Correlation"):
-        Correlation(found, low, high, count=3)
+        Correlation(estimate, low, high, count=3)

@@ -86,12 +86,14 @@ def test_classifiers_evaluated_together_have_the_fidelity_of_each_merged_model(
     plans = some_plans(pair)
     together = compute_fidelity(setup_of(pair, plans), plans, pair.held_out, silent)
     original = answers(pair, UNMERGED_PLAN, pair.held_out)
-    for plan, found in zip(plans, together, strict=True):
+    for plan, fidelity_by_model in zip(plans, together, strict=True):
         alone = answers(pair, plan, pair.held_out)
         for name in ("a", "b"):
             equal = alone[name].argmax(1) == original[name].argmax(1)
-            assert found[name] == equal.mean()
-    assert any(value != 1 for found in together for value in found.values())
+            assert fidelity_by_model[name] == equal.mean()
+    assert any(
+        value != 1 for fidelity_by_model in together for value in fidelity_by_model.values()
+    )
 
 
 def test_detectors_evaluated_together_score_as_each_merged_model(mixed: Observed) -> None:
@@ -116,10 +118,10 @@ def test_detectors_evaluated_together_have_the_fidelity_of_each_merged_model(
     original = answers(mixed, UNMERGED_PLAN, mixed.held_out)["det"]
     right = boxes_from_answers(original, geometry, 6, mixed.held_out)
     assert right is not None
-    for plan, found in zip(plans, together, strict=True):
+    for plan, fidelity_by_model in zip(plans, together, strict=True):
         alone = answers(mixed, plan, mixed.held_out)["det"]
         expected = score_boxes(alone, geometry, right, 6).scores["map"]
-        assert found["det"] == pytest.approx(expected, abs=2e-2)
+        assert fidelity_by_model["det"] == pytest.approx(expected, abs=2e-2)
 
 
 def test_copies_that_share_by_identity_keep_all_quality(copies: Observed) -> None:
@@ -132,9 +134,9 @@ def test_copies_that_share_by_identity_keep_all_quality(copies: Observed) -> Non
     assert fidelities == [{"a": 1.0, "b": 1.0}] * len(plans)
     baseline, *scores = compute_accuracy(checked, [UNMERGED_PLAN, *plans], truth, silent)
     assert main_score(baseline["a"]) > 0
-    for found, fidelity in zip(scores, fidelities, strict=True):
-        assert found == baseline
-        assert quality_kept(found, baseline, fidelity) == 1
+    for plan_scores, fidelity in zip(scores, fidelities, strict=True):
+        assert plan_scores == baseline
+        assert quality_kept(plan_scores, baseline, fidelity) == 1
 
 
 def test_models_with_the_same_frames_are_verified_in_one_pass(mixed: Observed) -> None:
@@ -149,8 +151,8 @@ def test_models_with_the_same_frames_are_verified_in_one_pass(mixed: Observed) -
 
 def test_only_models_with_ground_truth_are_scored(pair: Observed) -> None:
     plans = [UNMERGED_PLAN, *some_plans(pair)[:1]]
-    found = compute_accuracy(setup_of(pair, plans), plans, {"b": LABELS}, silent)
-    assert [set(scores) for scores in found] == [{"b"}, {"b"}]
+    scores_by_plan = compute_accuracy(setup_of(pair, plans), plans, {"b": LABELS}, silent)
+    assert [set(scores) for scores in scores_by_plan] == [{"b"}, {"b"}]
 
 
 def test_quality_kept_is_the_mean_ratio_of_main_scores() -> None:

@@ -119,8 +119,8 @@ def test_only_live_stages_run_once_per_run(pair: Observed, adapter: AdapterSpec)
     plan = SharePlan((same_stage(pair, "blocks.3", adapter),))
     live = liveness(plan, CostModel(pair.deployment.facts).layouts)
     with counted(pair) as ran:
-        found = Latency(pair, QUICK).milliseconds(plan)
-    assert 0 < found < math.inf
+        milliseconds = Latency(pair, QUICK).milliseconds(plan)
+    assert 0 < milliseconds < math.inf
     assert ran == Counter({str(ref): QUICK.warmup + QUICK.runs for ref in live.stages})
 
 
@@ -180,7 +180,7 @@ def test_the_fused_models_that_are_timed_answer_as_the_originals(pair: Observed)
 
 
 def test_half_the_work_takes_less_time(weights: Weights) -> None:
-    """Two equal networks at 224 px; the best of three medians, as the machine may be busy."""
+    """Two equal networks at 224 px. The best of three medians counts: the machine may be busy."""
     spec = {"weights": str(weights(CLASSIFIER, 1)), "num_classes": 7, "size": (224, 224)}
     models = {
         name: load_model(ModelSpec(name, CLASSIFIER, fit="squash", **spec))  # type: ignore[arg-type]

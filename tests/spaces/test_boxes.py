@@ -72,7 +72,7 @@ def perfect_detector(fit: Fit) -> StagedModel:
 
 @dataclass(frozen=True)
 class DrawnFrames:
-    """Return frames of several sizes with a red or green box each."""
+    """Frames of several sizes with a red or green box each."""
 
     hash: str = "drawn"
 
@@ -125,8 +125,8 @@ def test_a_box_is_at_its_place_in_the_input_and_maps_back(size: tuple[int, int],
     spec = spec_of(fit)
     exact = in_input(BOX, size, spec)
     head = ColourHead()
-    seen = head([prepare(draw_frame(size, BOX, 0), spec)[None]])[0, 0, :4].numpy()
-    assert np.abs(seen - exact).max() <= 1
+    detected = head([prepare(draw_frame(size, BOX, 0), spec)[None]])[0, 0, :4].numpy()
+    assert np.abs(detected - exact).max() <= 1
     # The letterbox has whole pixels, so its two scales differ by less than a pixel.
     assert np.abs(boxes_to_frame(exact[None], size, spec)[0] - BOX).max() <= 1
 
@@ -157,7 +157,7 @@ def test_swapped_classes_score_nothing() -> None:
 
 
 def test_detections_of_a_class_without_a_category_are_dropped() -> None:
-    """They count neither as right nor as wrong: the scores of the other class do not change."""
+    """They are neither correct nor wrong: the scores of the other class do not change."""
     only_green = truth_of(DrawnFrames(), {2: 3})
     scores = score_boxes(detections_by("squash"), geometry("squash"), only_green, 2).scores
     assert scores == pytest.approx({"map": 1, "ap50": 1, "ap_green": 1}, abs=1e-6)

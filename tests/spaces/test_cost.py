@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from example_plans import every_example_plan, share
-from networks import Deployment, Zoo
+from networks import Zoo, ZooDeployment
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -21,7 +21,7 @@ from spaces.plan import IDENTITY, Share, SharePlan
 ENDS = ("donor", "recipient")
 
 
-def merged(deployment: Deployment, plan: SharePlan) -> MergedModel:
+def merged(deployment: ZooDeployment, plan: SharePlan) -> MergedModel:
     return MergedModel(deployment.models, deployment.facts, plan, deployment.maps(plan))
 
 
@@ -37,7 +37,7 @@ def stored_bytes(module: nn.Module) -> int:
     return sum({s.data_ptr(): s.nbytes() for s in storages if s.nbytes()}.values())
 
 
-def done_macs(deployment: Deployment, module: MergedModel) -> int:
+def done_macs(deployment: ZooDeployment, module: MergedModel) -> int:
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         module(deployment.inputs(batch=1))
     return int(counter.get_total_flops()) // 2
@@ -45,7 +45,7 @@ def done_macs(deployment: Deployment, module: MergedModel) -> int:
 
 @every_example_plan
 def test_predicted_bytes_of_the_example_plans_are_those_of_the_module(
-    street: Deployment, shares: list[Share]
+    street: ZooDeployment, shares: list[Share]
 ) -> None:
     plan = SharePlan(tuple(shares))
     module = merged(street, plan)
@@ -55,13 +55,13 @@ def test_predicted_bytes_of_the_example_plans_are_those_of_the_module(
 
 @every_example_plan
 def test_predicted_macs_of_the_example_plans_are_those_of_the_module(
-    street: Deployment, shares: list[Share]
+    street: ZooDeployment, shares: list[Share]
 ) -> None:
     plan = SharePlan(tuple(shares))
     assert CostModel(street.facts).macs(plan) == done_macs(street, merged(street, plan))
 
 
-def test_the_random_plans_cover_every_kind(street: Deployment) -> None:
+def test_the_random_plans_cover_every_kind(street: ZooDeployment) -> None:
     kinds: Counter[str] = Counter()
     layouts = CostModel(street.facts).layouts
     for plan in street.random_plans(60):
@@ -76,27 +76,27 @@ def test_the_random_plans_cover_every_kind(street: Deployment) -> None:
     assert len(kinds) == 7 and min(kinds.values()) >= 3, kinds
 
 
-def test_predicted_bytes_of_random_plans_are_those_of_the_module(street: Deployment) -> None:
+def test_predicted_bytes_of_random_plans_are_those_of_the_module(street: ZooDeployment) -> None:
     costs = CostModel(street.facts)
     for plan in street.random_plans(60):
         module = merged(street, plan)
         assert costs.bytes(plan) == held_bytes(module) == stored_bytes(module), str(plan)
 
 
-def test_predicted_macs_of_random_plans_are_those_of_the_module(street: Deployment) -> None:
+def test_predicted_macs_of_random_plans_are_those_of_the_module(street: ZooDeployment) -> None:
     costs = CostModel(street.facts)
     for plan in street.random_plans(15):
         assert costs.macs(plan) == done_macs(street, merged(street, plan)), str(plan)
 
 
-def test_equivalent_plans_cost_the_same(street: Deployment) -> None:
+def test_equivalent_plans_cost_the_same(street: ZooDeployment) -> None:
     costs = CostModel(street.facts)
     for plan in street.random_plans(100):
         same = canonical(plan, costs.layouts)
         assert (costs.bytes(plan), costs.macs(plan)) == (costs.bytes(same), costs.macs(same))
 
 
-def test_unmerged_costs_are_the_sums_over_the_models(zoo: Zoo, street: Deployment) -> None:
+def test_unmerged_costs_are_the_sums_over_the_models(zoo: Zoo, street: ZooDeployment) -> None:
     costs = CostModel(street.facts)
     each = [CostModel({name: fact}) for name, fact in street.facts.items()]
     assert costs.unmerged_bytes == sum(one.unmerged_bytes for one in each)
@@ -110,14 +110,16 @@ def test_unmerged_costs_are_the_sums_over_the_models(zoo: Zoo, street: Deploymen
     ("arch", "last"),
     [("timm/tf_efficientnet_lite0", ["pool"]), ("effdet/tf_efficientdet_lite0", [2, 4, 6])],
 )
-def test_two_copies_that_share_everything_cost_half_apart_from_their_heads(
-    two_copies: Callable[[str], Deployment], arch: str, last: list[str | int]
+def test_two_copies_that_share_all_stages_cost_half_apart_from_their_heads(
+    two_copies: Callable[[str], ZooDeployment], arch: str, last: list[str | int]
 ) -> None:
     pair = two_copies(arch)
     taps = [f"blocks.{tap}" if isinstance(tap, int) else tap for tap in last]
     plan = SharePlan(tuple(share(f"left:{t}", f"right:{t}", IDENTITY) for t in taps))
-    costs, left = CostModel(pair.facts), pair.facts["left"]
-    trunk = sum(stage.bytes for stage in left.stages)
-    assert costs.unmerged_bytes == 2 * (trunk + left.head_bytes)
-    assert costs.bytes(plan) == trunk + 2 * left.head_bytes
-    assert costs.macs(plan) == sum(stage.macs for stage in left.stages) + 2 * left.head_macs
+    costs, one_model = CostModel(pair.facts), pair.facts["left"]
+    trunk = sum(stage.bytes for stage in one_model.stages)
+    assert costs.unmerged_bytes == 2 * (trunk + one_model.head_bytes)
+    assert costs.bytes(plan) == trunk + 2 * one_model.head_bytes
+    assert (
+        costs.macs(plan) == sum(stage.macs for stage in one_model.stages) + 2 * one_model.head_macs
+    )

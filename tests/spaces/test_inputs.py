@@ -71,17 +71,17 @@ def test_squash_stretches_the_whole_frame() -> None:
     frame = black(100, 400)
     frame[:, 200:] = 255
     frame[50:, :200] = 100
-    seen = pixels(prepare(frame, spec_of(64, 64, "squash")))[0]
-    assert seen[:30, :30].max() < 1 and seen[:, 34:].min() > 254
-    assert (seen[34:, :30] - 100).abs().max() < 1
+    channel = pixels(prepare(frame, spec_of(64, 64, "squash")))[0]
+    assert channel[:30, :30].max() < 1 and channel[:, 34:].min() > 254
+    assert (channel[34:, :30] - 100).abs().max() < 1
 
 
 def test_letterbox_keeps_the_aspect_and_pads_with_the_mean() -> None:
     frame = black(40, 80)
     frame[:, 40:] = 255
     prepared = prepare(frame, spec_of(64, 64, "letterbox"))
-    seen = pixels(prepared)[0]
-    assert seen[:32, :30].max() < 1 and seen[:32, 34:].min() > 254
+    channel = pixels(prepared)[0]
+    assert channel[:32, :30].max() < 1 and channel[:32, 34:].min() > 254
     assert prepared[:, 32:].abs().max() < 1e-5
     tall = prepare(frame.transpose(1, 0, 2), spec_of(64, 64, "letterbox"))
     assert tall[:, :, 32:].abs().max() < 1e-5 and tall[:, :, :32].abs().min() > 0.1
@@ -94,11 +94,11 @@ def test_crop_sees_the_centred_square(height: int, width: int, crop_pct: float) 
     frame = black(height, width)
     margins = [round((length - side) / 2) for length in (height, width)]
     frame[margins[0] : height - margins[0], margins[1] : width - margins[1]] = 255
-    seen = pixels(prepare(frame, spec_of(64, 64, "crop", crop_pct)))[0]
-    assert seen[2:-2, 2:-2].min() > 254, "the square fills the input"
+    channel = pixels(prepare(frame, spec_of(64, 64, "crop", crop_pct)))[0]
+    assert channel[2:-2, 2:-2].min() > 254, "the square fills the input"
     frame = 255 - frame
-    seen = pixels(prepare(frame, spec_of(64, 64, "crop", crop_pct)))[0]
-    assert seen[2:-2, 2:-2].max() < 1, "nothing around the square is seen"
+    channel = pixels(prepare(frame, spec_of(64, 64, "crop", crop_pct)))[0]
+    assert channel[2:-2, 2:-2].max() < 1, "nothing around the square is visible"
 
 
 @given(sides, sides, sides, sides, st.sampled_from(["squash", "letterbox", "crop"]))
@@ -114,8 +114,8 @@ def test_the_outline_of_the_frame_maps_back_to_the_frame(
     height: int, width: int, tall: int, wide: int, fit: Fit
 ) -> None:
     spec = spec_of(tall, wide, fit)
-    seen = pixels(prepare(black(height, width) + np.uint8(255), spec))
-    outline = bounds(seen[0] > 250)
+    values = pixels(prepare(black(height, width) + np.uint8(255), spec))
+    outline = bounds(values[0] > 250)
     back = boxes_to_frame(np.array([outline]), (height, width), spec)
     np.testing.assert_allclose(back, [[0, 0, width, height]], atol=1e-9)
 

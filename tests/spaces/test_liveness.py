@@ -1,4 +1,4 @@
-"""What some output still needs: cases drawn by hand, and a slow twin over random plans.
+"""Liveness of stages and shares: cases by hand, and a slow reference over random plans.
 
 The hand-drawn models: `cls` and `cas` are classifiers (one tap, at the end), `det` a detector.
 
@@ -37,7 +37,7 @@ def live(plan: SharePlan) -> str:
     """Return the live stages of each model, as `cls 1234 cas 34 det -`."""
     stages = liveness(plan, LAYOUTS).stages
     alive = {m: "".join(s for s in STAGES if Ref(m, s) in stages) for m in LAYOUTS}
-    return " ".join(f"{model} {held or '-'}" for model, held in alive.items())
+    return " ".join(f"{model} {stages or '-'}" for model, stages in alive.items())
 
 
 def test_without_shares_every_stage_is_live() -> None:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from networks import Deployment, Zoo, raw_maps, relative_error
+from networks import Zoo, ZooDeployment, raw_maps, relative_error
 from torch import Tensor, nn
 
 from spaces.adapters import LinearMap, build_adapter, resize
@@ -109,7 +109,7 @@ class Branches(nn.Module):
 
 
 class Scaled(nn.Conv2d):
-    """A layer with a computed weight, which nothing can be folded into."""
+    """A layer with a computed weight: no map folds into it."""
 
     def forward(self, inputs: Tensor) -> Tensor:
         return F.conv2d(inputs, self.weight / self.weight.std(), self.bias)
@@ -203,11 +203,11 @@ def test_a_map_with_shapes_that_do_not_fit_is_refused() -> None:
             LinearMap(weight, bias)
 
 
-def test_a_linear_share_without_a_map_is_refused(street: Deployment) -> None:
-    kept, gone = share("det:stem", "b0:stem"), share("det:blocks.6", "b0:blocks.6")
+def test_a_linear_share_without_a_map_is_refused(street: ZooDeployment) -> None:
+    unfoldable, foldable = share("det:stem", "b0:stem"), share("det:blocks.6", "b0:blocks.6")
     with pytest.raises(BadPlan, match="no linear map was fitted"):
-        build_adapter(kept, None, (4, 4))
-    for one in (kept, gone):
+        build_adapter(unfoldable, None, (4, 4))
+    for one in (unfoldable, foldable):
         with pytest.raises(BadPlan, match="no linear map was fitted"):
             MergedModel(street.models, street.facts, SharePlan((one,)), {})
 
@@ -230,7 +230,7 @@ def test_a_linear_share_without_a_map_is_refused(street: Deployment) -> None:
     ],
 )
 def test_a_map_folds_into_all_consumers_of_the_recipient(
-    street: Deployment, donor: str, recipient: str, paths_expected: list[str]
+    street: ZooDeployment, donor: str, recipient: str, paths_expected: list[str]
 ) -> None:
     result = fold(street.facts, share(donor.replace("layer", "blocks.2"), recipient))
     assert not result.refusal
@@ -240,18 +240,18 @@ def test_a_map_folds_into_all_consumers_of_the_recipient(
         assert any(place.startswith(expected) for place in places), places
 
 
-def test_a_map_in_front_of_a_depthwise_convolution_is_kept(street: Deployment) -> None:
+def test_a_map_in_front_of_a_depthwise_convolution_is_kept(street: ZooDeployment) -> None:
     result = fold(street.facts, share("det:stem", "b0:stem"))
     assert "depthwise" in result.refusal and not result.consumers
 
 
-def test_a_map_in_front_of_a_padded_convolution_is_kept(zoo: Zoo, street: Deployment) -> None:
+def test_a_map_in_front_of_a_padded_convolution_is_kept(zoo: Zoo, street: ZooDeployment) -> None:
     facts = street.facts | {"r18": zoo.facts("timm/resnet18", "r18")}
     result = fold(facts, share("b0:blocks.2", "r18:layer2"))
     assert "zero padding" in result.refusal and not result.consumers
 
 
-def test_a_map_to_a_representation_that_is_a_donor_is_kept(street: Deployment) -> None:
+def test_a_map_to_a_representation_that_is_a_donor_is_kept(street: ZooDeployment) -> None:
     first, onward = share("det:blocks.4", "b0:blocks.4"), share("b0:blocks.4", "v3:blocks.4")
     assert "itself a donor" in fold(street.facts, first, onward).refusal
     assert not fold(street.facts, onward, first).refusal
@@ -260,12 +260,12 @@ def test_a_map_to_a_representation_that_is_a_donor_is_kept(street: Deployment) -
     assert "b0:pool is itself a donor" in result.refusal
 
 
-def test_a_map_does_not_fold_into_dead_consumers(street: Deployment) -> None:
+def test_a_map_does_not_fold_into_dead_consumers(street: ZooDeployment) -> None:
     tap, after = share("b0:blocks.4", "det:blocks.4"), share("b0:blocks.5", "det:blocks.5")
     assert {consumer.owner for consumer in fold(street.facts, tap, after).consumers} == {HEAD}
 
 
-def test_an_identity_share_folds_nothing(street: Deployment) -> None:
+def test_an_identity_share_folds_nothing(street: ZooDeployment) -> None:
     result = fold(street.facts, share("det:blocks.4", "b0:blocks.4", IDENTITY))
     assert result.refusal and not result.consumers
 
@@ -293,7 +293,7 @@ LOW = AdapterSpec("linear", 5)
 )
 @torch.no_grad()
 def test_folded_and_kept_maps_give_the_same_outputs(
-    street: Deployment, shares: list[Share]
+    street: ZooDeployment, shares: list[Share]
 ) -> None:
     plan = SharePlan(tuple(shares))
     maps, inputs = street.maps(plan), street.inputs()

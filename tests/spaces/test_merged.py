@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from networks import Deployment, Zoo
+from networks import Zoo, ZooDeployment
 from torch import Tensor, nn
 
 from spaces.errors import BadPlan
@@ -25,17 +25,19 @@ def share(donor: str, recipient: str, adapter: AdapterSpec = LINEAR) -> Share:
     return Share(Ref.parse(recipient), Ref.parse(donor), adapter)
 
 
-def merged(deployment: Deployment, *shares: Share) -> MergedModel:
+def merged(deployment: ZooDeployment, *shares: Share) -> MergedModel:
     plan = SharePlan(shares)
     return MergedModel(deployment.models, deployment.facts, plan, deployment.maps(plan))
 
 
-def originals(deployment: Deployment, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+def originals(deployment: ZooDeployment, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: model(inputs[name]) for name, model in deployment.models.items()}
 
 
 @torch.no_grad()
-def test_without_shares_every_output_is_bitwise_that_of_the_original(street: Deployment) -> None:
+def test_without_shares_every_output_is_bitwise_that_of_the_original(
+    street: ZooDeployment,
+) -> None:
     inputs = street.inputs(batch=2)
     actual, expected = merged(street)(inputs), originals(street, inputs)
     assert actual.keys() == expected.keys()
@@ -48,7 +50,7 @@ STAGES = ["stem", *(f"blocks.{i}" for i in range(7))]
 @pytest.mark.parametrize("stages", [["pool"], ["conv_head"], ["blocks.4"], STAGES])
 @torch.no_grad()
 def test_two_copies_of_a_classifier_share_without_loss(
-    two_copies: Callable[[str], Deployment], stages: list[str]
+    two_copies: Callable[[str], ZooDeployment], stages: list[str]
 ) -> None:
     _no_loss(two_copies(CLASSIFIER), stages)
 
@@ -56,12 +58,12 @@ def test_two_copies_of_a_classifier_share_without_loss(
 @pytest.mark.parametrize("stages", [[f"blocks.{i}" for i in (2, 4, 6)], ["blocks.3"], STAGES])
 @torch.no_grad()
 def test_two_copies_of_a_detector_share_without_loss(
-    two_copies: Callable[[str], Deployment], stages: list[str]
+    two_copies: Callable[[str], ZooDeployment], stages: list[str]
 ) -> None:
     _no_loss(two_copies(DETECTOR), stages)
 
 
-def _no_loss(pair: Deployment, stages: list[str]) -> None:
+def _no_loss(pair: ZooDeployment, stages: list[str]) -> None:
     inputs = dict.fromkeys(pair.models, pair.inputs(batch=2)["left"])
     shares = [share(f"left:{stage}", f"right:{stage}", IDENTITY) for stage in stages]
     actual, expected = merged(pair, *shares)(inputs), originals(pair, inputs)
@@ -70,7 +72,7 @@ def _no_loss(pair: Deployment, stages: list[str]) -> None:
 
 
 @torch.no_grad()
-def test_a_share_changes_the_output_of_the_recipient_only(street: Deployment) -> None:
+def test_a_share_changes_the_output_of_the_recipient_only(street: ZooDeployment) -> None:
     inputs = street.inputs()
     actual = merged(street, share("det:blocks.4", "b0:blocks.4"))(inputs)
     expected = originals(street, inputs)
@@ -101,7 +103,7 @@ def calls_of(module: MergedModel, inputs: dict[str, Tensor]) -> Counter[str]:
     return counted
 
 
-def test_every_live_module_runs_exactly_once_and_no_other_is_held(street: Deployment) -> None:
+def test_every_live_module_runs_exactly_once_and_no_other_is_held(street: ZooDeployment) -> None:
     for plan in street.random_plans(12):
         module = merged(street, *plan.shares)
         live = liveness(plan, layouts_by_model(street.facts))
@@ -113,24 +115,24 @@ def test_every_live_module_runs_exactly_once_and_no_other_is_held(street: Deploy
 
 
 def test_every_value_is_computed_before_its_use_and_freed_after_the_last(
-    street: Deployment,
+    street: ZooDeployment,
 ) -> None:
     layouts = layouts_by_model(street.facts)
     for plan in street.random_plans(50):
-        made: set[Node] = set()
-        there: set[Node] = set()
+        computed: set[Node] = set()
+        in_memory: set[Node] = set()
         for step in execution_order((name, tap_nodes(name, plan, layouts)) for name in layouts):
-            assert there.issuperset(step.reads), "nothing is read before it is made, or once gone"
+            assert in_memory.issuperset(step.reads), "a value is read while it is in memory"
             if step.makes:
-                assert step.makes not in made, "nothing is made twice"
-                made.add(step.makes)
-                there.add(step.makes)
+                assert step.makes not in computed, "no value is computed twice"
+                computed.add(step.makes)
+                in_memory.add(step.makes)
             assert set(step.frees) <= set(step.reads), "its last reader frees a value"
-            there.difference_update(step.frees)
-        assert not there, "nothing is left"
+            in_memory.difference_update(step.frees)
+        assert not in_memory, "no value is left"
 
 
-def test_a_head_runs_before_the_next_model_begins(street: Deployment) -> None:
+def test_a_head_runs_before_the_next_model_begins(street: ZooDeployment) -> None:
     layouts = layouts_by_model(street.facts)
     order = execution_order((name, tap_nodes(name, SharePlan(), layouts)) for name in layouts)
     heads = [place for place, step in enumerate(order) if step.makes is None]
@@ -139,7 +141,7 @@ def test_a_head_runs_before_the_next_model_begins(street: Deployment) -> None:
     assert heads == [end - 1 for end in ends]
 
 
-def test_an_input_is_looked_up_once(street: Deployment) -> None:
+def test_an_input_is_looked_up_once(street: ZooDeployment) -> None:
     lookups: list[str] = []
 
     class RecordingInputs(dict[str, Tensor]):
@@ -153,7 +155,7 @@ def test_an_input_is_looked_up_once(street: Deployment) -> None:
     assert sorted(lookups) == sorted(module.inputs_read) and len(lookups) == 3
 
 
-def test_no_dead_stage_of_the_original_modules_runs(street: Deployment) -> None:
+def test_no_dead_stage_of_the_original_modules_runs(street: ZooDeployment) -> None:
     ran: list[str] = []
 
     def noting(stage: str) -> Callable[..., None]:
@@ -172,7 +174,7 @@ def test_no_dead_stage_of_the_original_modules_runs(street: Deployment) -> None:
 
 
 @pytest.mark.parametrize(
-    ("shares", "read"),
+    ("shares", "inputs_read"),
     [
         ([], {"b0", "v3", "r50", "det"}),
         ([share("det:blocks.4", "b0:blocks.4")], {"v3", "r50", "det"}),
@@ -183,17 +185,17 @@ def test_no_dead_stage_of_the_original_modules_runs(street: Deployment) -> None:
 )
 @torch.no_grad()
 def test_an_input_that_is_not_read_can_be_omitted(
-    street: Deployment, shares: list[Share], read: set[str]
+    street: ZooDeployment, shares: list[Share], inputs_read: set[str]
 ) -> None:
     module = merged(street, *shares)
-    assert module.inputs_read == read
-    inputs = {name: tensor for name, tensor in street.inputs().items() if name in read}
+    assert module.inputs_read == inputs_read
+    inputs = {name: tensor for name, tensor in street.inputs().items() if name in inputs_read}
     assert module(inputs).keys() == street.models.keys()
 
 
 @torch.no_grad()
 def test_the_outputs_of_a_frame_do_not_depend_on_its_batch(
-    street: Deployment,
+    street: ZooDeployment,
 ) -> None:
     module = merged(street, share("det:blocks.4", "b0:blocks.4"), share("b0:blocks.6", "v3:pool"))
     inputs = street.inputs(batch=2)
@@ -206,7 +208,7 @@ def test_the_outputs_of_a_frame_do_not_depend_on_its_batch(
 
 @torch.no_grad()
 def test_building_and_running_a_merged_module_leaves_the_originals_unchanged(
-    street: Deployment,
+    street: ZooDeployment,
 ) -> None:
     before = fingerprint(street)
     for plan in street.random_plans(8):
@@ -214,7 +216,7 @@ def test_building_and_running_a_merged_module_leaves_the_originals_unchanged(
     assert fingerprint(street) == before
 
 
-def fingerprint(deployment: Deployment) -> list[Any]:
+def fingerprint(deployment: ZooDeployment) -> list[Any]:
     return [
         (name, key, tensor.data_ptr(), tensor._version)
         for name, model in deployment.models.items()
@@ -223,23 +225,23 @@ def fingerprint(deployment: Deployment) -> list[Any]:
 
 
 @torch.no_grad()
-def test_a_plan_read_from_json_builds_the_same_module(street: Deployment) -> None:
+def test_a_plan_read_from_json_builds_the_same_module(street: ZooDeployment) -> None:
     shares = (share("det:blocks.4", "b0:blocks.4"), share("b0:blocks.6", "v3:blocks.6", IDENTITY))
     shares = (*shares[:1], share("b0:blocks.5", "v3:blocks.5"))
     plan = SharePlan(shares)
-    again = SharePlan.from_json(plan.to_json())
+    loaded = SharePlan.from_json(plan.to_json())
     inputs = street.inputs()
-    one, other = merged(street, *plan.shares)(inputs), merged(street, *again.shares)(inputs)
+    one, other = merged(street, *plan.shares)(inputs), merged(street, *loaded.shares)(inputs)
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_the_merged_module_holds_the_canonical_plan(street: Deployment) -> None:
-    read, dead = share("det:blocks.6", "b0:blocks.6"), share("det:blocks.4", "b0:blocks.4")
-    assert merged(street, read, dead).plan == SharePlan((read,))
-    assert canonical(SharePlan((read, dead)), layouts_by_model(street.facts)) == SharePlan((read,))
+def test_the_merged_module_holds_the_canonical_plan(street: ZooDeployment) -> None:
+    live, dead = share("det:blocks.6", "b0:blocks.6"), share("det:blocks.4", "b0:blocks.4")
+    assert merged(street, live, dead).plan == SharePlan((live,))
+    assert canonical(SharePlan((live, dead)), layouts_by_model(street.facts)) == SharePlan((live,))
 
 
-def test_a_plan_with_a_cycle_is_refused(street: Deployment) -> None:
+def test_a_plan_with_a_cycle_is_refused(street: ZooDeployment) -> None:
     with pytest.raises(BadPlan, match="cycle"):
         merged(street, share("det:blocks.4", "b0:blocks.2"), share("b0:blocks.4", "det:blocks.2"))
 

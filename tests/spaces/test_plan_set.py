@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from networks import Deployment, raw_maps, relative_error
+from networks import ZooDeployment, raw_maps, relative_error
 from torch import Tensor
 
 from spaces.liveness import canonical
@@ -26,7 +26,7 @@ def share(donor: str, recipient: str, adapter: AdapterSpec = LINEAR) -> Share:
     return Share(Ref.parse(recipient), Ref.parse(donor), adapter)
 
 
-def plan_set(deployment: Deployment, *plans: SharePlan) -> PlanSet:
+def plan_set(deployment: ZooDeployment, *plans: SharePlan) -> PlanSet:
     return PlanSet(deployment.models, deployment.facts, plans, deployment.maps(*plans))
 
 
@@ -41,7 +41,7 @@ PLANS = (
 
 
 @contextmanager
-def stage_hooks(deployment: Deployment, hook: Callable[[str, Tensor], None]) -> Iterator[None]:
+def stage_hooks(deployment: ZooDeployment, hook: Callable[[str, Tensor], None]) -> Iterator[None]:
     """Call `hook(model:stage, output)` whenever a stage of the original models runs."""
 
     def hooked(name: str) -> Callable[..., None]:
@@ -59,7 +59,7 @@ def stage_hooks(deployment: Deployment, hook: Callable[[str, Tensor], None]) -> 
             handle.remove()
 
 
-def check_against_merged(deployment: Deployment, plans: tuple[SharePlan, ...]) -> None:
+def check_against_merged(deployment: ZooDeployment, plans: tuple[SharePlan, ...]) -> None:
     inputs = deployment.inputs()
     with raw_maps(deployment.models):
         joint = plan_set(deployment, *plans)
@@ -72,18 +72,20 @@ def check_against_merged(deployment: Deployment, plans: tuple[SharePlan, ...]) -
 
 @torch.no_grad()
 def test_the_outputs_of_the_example_plans_are_those_of_the_merged_modules(
-    street: Deployment,
+    street: ZooDeployment,
 ) -> None:
     check_against_merged(street, PLANS)
 
 
 @torch.no_grad()
-def test_the_outputs_of_random_plans_are_those_of_the_merged_modules(street: Deployment) -> None:
+def test_the_outputs_of_random_plans_are_those_of_the_merged_modules(
+    street: ZooDeployment,
+) -> None:
     check_against_merged(street, tuple(street.random_plans(12)))
 
 
 @torch.no_grad()
-def test_the_outputs_of_the_empty_plan_are_bitwise_the_originals(street: Deployment) -> None:
+def test_the_outputs_of_the_empty_plan_are_bitwise_the_originals(street: ZooDeployment) -> None:
     inputs = street.inputs()
     joint = plan_set(street, *PLANS)
     answers = dict(joint.answers(inputs))
@@ -91,20 +93,20 @@ def test_the_outputs_of_the_empty_plan_are_bitwise_the_originals(street: Deploym
         assert torch.equal(answers[joint.outputs[0][name]], model(inputs[name]))
 
 
-def test_equivalent_plans_have_the_same_outputs(street: Deployment) -> None:
-    read, dead = share("det:blocks.6", "b0:blocks.6"), share("det:blocks.4", "b0:blocks.4")
-    one, other = plan_set(street, SharePlan((read,)), SharePlan((read, dead))).outputs
+def test_equivalent_plans_have_the_same_outputs(street: ZooDeployment) -> None:
+    live, dead = share("det:blocks.6", "b0:blocks.6"), share("det:blocks.4", "b0:blocks.4")
+    one, other = plan_set(street, SharePlan((live,)), SharePlan((live, dead))).outputs
     assert one == other
 
 
-def test_an_output_that_no_share_affects_is_computed_once(street: Deployment) -> None:
+def test_an_output_that_no_share_affects_is_computed_once(street: ZooDeployment) -> None:
     joint = plan_set(street, *PLANS)
     for name, count in {"r50": 1, "det": 2, "v3": 3, "b0": 4}.items():
         assert len({outputs[name] for outputs in joint.outputs}) == count
     assert len(joint.distinct) == 1 + 2 + 3 + 4
 
 
-def distinct_runs(deployment: Deployment, plans: tuple[SharePlan, ...]) -> Counter[str]:
+def distinct_runs(deployment: ZooDeployment, plans: tuple[SharePlan, ...]) -> Counter[str]:
     """Return how often each stage must run: once for each distinct node."""
     layouts = layouts_by_model(deployment.facts)
     nodes = {
@@ -116,7 +118,7 @@ def distinct_runs(deployment: Deployment, plans: tuple[SharePlan, ...]) -> Count
     return Counter(str(node.ref) for node in nodes if node.share is None)
 
 
-def test_each_distinct_representation_is_computed_once(street: Deployment) -> None:
+def test_each_distinct_representation_is_computed_once(street: ZooDeployment) -> None:
     ran: Counter[str] = Counter()
     with stage_hooks(street, lambda name, _: ran.update([name])):
         list(plan_set(street, *PLANS, *PLANS).answers(street.inputs()))
@@ -125,7 +127,9 @@ def test_each_distinct_representation_is_computed_once(street: Deployment) -> No
     assert (ran["b0:blocks.4"], ran["b0:blocks.5"]) == (1, 3)
 
 
-def test_random_plans_run_no_stage_twice_for_the_same_representation(street: Deployment) -> None:
+def test_random_plans_run_no_stage_twice_for_the_same_representation(
+    street: ZooDeployment,
+) -> None:
     plans = tuple(street.random_plans(25))
     ran: Counter[str] = Counter()
     with stage_hooks(street, lambda name, _: ran.update([name])):
@@ -148,7 +152,7 @@ class Alive:
         return sum(output() is not None for output in self.outputs)
 
 
-def test_representations_are_freed_after_their_last_use(street: Deployment) -> None:
+def test_representations_are_freed_after_their_last_use(street: ZooDeployment) -> None:
     alive = Alive()
     with stage_hooks(street, alive.note):
         for _ in plan_set(street, SharePlan()).answers(street.inputs()):
@@ -158,7 +162,7 @@ def test_representations_are_freed_after_their_last_use(street: Deployment) -> N
     assert alive.peak <= 2 + len(street.facts["det"].layout.taps)
 
 
-def test_no_representation_is_left_in_memory(street: Deployment) -> None:
+def test_no_representation_is_left_in_memory(street: ZooDeployment) -> None:
     alive = Alive()
     with stage_hooks(street, alive.note):
         for _ in plan_set(street, *PLANS).answers(street.inputs()):
@@ -167,10 +171,10 @@ def test_no_representation_is_left_in_memory(street: Deployment) -> None:
     assert alive.count() == 0 and len(alive.outputs) > 40
 
 
-def test_only_inputs_that_some_plan_needs_are_read(street: Deployment) -> None:
+def test_only_inputs_that_some_plan_needs_are_read(street: ZooDeployment) -> None:
     assert plan_set(street, *PLANS).inputs_read == street.models.keys()
-    taken = SharePlan((share("det:blocks.4", "b0:blocks.4"),))
-    joint = plan_set(street, taken)
+    plan = SharePlan((share("det:blocks.4", "b0:blocks.4"),))
+    joint = plan_set(street, plan)
     assert joint.inputs_read == {"det", "v3", "r50"}
     inputs = {name: t for name, t in street.inputs().items() if name != "b0"}
     assert len(list(joint.answers(inputs))) == len(street.models)
@@ -179,7 +183,7 @@ def test_only_inputs_that_some_plan_needs_are_read(street: Deployment) -> None:
 @pytest.mark.parametrize("names", [["b0"], ["b0", "det"], []])
 @torch.no_grad()
 def test_restricting_the_models_does_not_change_their_outputs(
-    street: Deployment, names: list[str]
+    street: ZooDeployment, names: list[str]
 ) -> None:
     joint, inputs = plan_set(street, *PLANS), street.inputs()
     ran: list[str] = []
@@ -194,7 +198,7 @@ def test_restricting_the_models_does_not_change_their_outputs(
 
 
 @torch.no_grad()
-def test_probabilities_belong_to_the_same_outputs(street: Deployment) -> None:
+def test_probabilities_belong_to_the_same_outputs(street: ZooDeployment) -> None:
     joint, inputs = plan_set(street, *PLANS), street.inputs()
     actual = dict(joint.probabilities(inputs))
     assert list(actual) == joint.distinct
@@ -206,7 +210,7 @@ def test_probabilities_belong_to_the_same_outputs(street: Deployment) -> None:
 
 @torch.no_grad()
 def test_the_probabilities_of_a_classifier_are_the_softmax_of_its_logits(
-    street: Deployment,
+    street: ZooDeployment,
 ) -> None:
     joint, inputs = plan_set(street, SharePlan()).restrict_to(["v3"]), street.inputs(batch=2)
     ((_, actual),) = joint.probabilities(inputs)
@@ -216,7 +220,7 @@ def test_the_probabilities_of_a_classifier_are_the_softmax_of_its_logits(
 
 @torch.no_grad()
 def test_the_probabilities_of_a_detector_contain_its_scores_and_classes(
-    street: Deployment,
+    street: ZooDeployment,
 ) -> None:
     """The best detection has the most probable class over all anchors."""
     joint, inputs = plan_set(street, SharePlan()).restrict_to(["det"]), street.inputs(batch=2)
@@ -232,7 +236,7 @@ def test_the_probabilities_of_a_detector_contain_its_scores_and_classes(
 @pytest.mark.parametrize("name", ["b0", "det"])
 @torch.no_grad()
 def test_agreement_is_one_with_itself_symmetric_and_falls_with_distance(
-    street: Deployment, name: str
+    street: ZooDeployment, name: str
 ) -> None:
     model = street.models[name]
     torch.manual_seed(0)
@@ -246,7 +250,7 @@ def test_agreement_is_one_with_itself_symmetric_and_falls_with_distance(
 
 
 def test_a_detector_that_detects_nothing_has_almost_no_agreement(
-    street: Deployment,
+    street: ZooDeployment,
 ) -> None:
     original = torch.full((1, 1000), 0.01)
     nothing = original.clone()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from networks import Deployment, Zoo
+from networks import Zoo, ZooDeployment
 
 from spaces.activations import Footprint
 from spaces.inputs import InputSpec
@@ -45,7 +45,7 @@ def rejection(donor: tuple[int, ...], recipient: tuple[int, ...]) -> str:
 
 
 def test_every_ordered_pair_of_different_models_is_legal_or_rejected_once(
-    street: Deployment,
+    street: ZooDeployment,
 ) -> None:
     result = find_pairs(street.facts)
     counts = [len(fact.stages) for fact in street.facts.values()]

@@ -189,8 +189,8 @@ def test_weights_of_another_network_are_refused(zoo: Zoo) -> None:
 
 def test_a_model_holds_the_weights_of_its_file(zoo: Zoo) -> None:
     saved = load_file(zoo.weights(ARCH))
-    held = [tensor for _, tensor in sorted(zoo.model(ARCH).state_dict().items())]
-    assert sum(t.double().sum().item() for t in held) == pytest.approx(
+    tensors = [tensor for _, tensor in sorted(zoo.model(ARCH).state_dict().items())]
+    assert sum(t.double().sum().item() for t in tensors) == pytest.approx(
         sum(t.double().sum().item() for t in saved.values())
     )
 

@@ -1,4 +1,4 @@
-"""Sampled rows against the whole resized representation, and where the samples fall."""
+"""Sampled rows equal those of the resized representation, and samples cover all positions."""
 
 from __future__ import annotations
 
@@ -22,12 +22,17 @@ CPU = torch.device("cpu")
 GRIDS: list[Grid] = [(32, 32), (16, 16), (14, 14), (10, 12), (8, 8), (4, 4), (3, 5), (1, 1), None]
 
 
-def numbered(grid: Grid, batch: FoldedBatch, sampling: PositionSampling) -> list[tuple[int, int]]:
-    """(frame of the batch, position) of every spot, read off rows that hold their own number."""
+def sampled_places(
+    grid: Grid, batch: FoldedBatch, sampling: PositionSampling
+) -> list[tuple[int, int]]:
+    """Return (frame of the batch, position) of every sample.
+
+    The sampled rows contain their own index.
+    """
     size = grid[0] * grid[1] if grid else 1
     rows = torch.arange(len(batch.indices) * size, dtype=torch.float64)[:, None]
-    taken = SampledPositions(grid, batch, sampling, CPU).direct(rows)[:, 0].long()
-    return [divmod(int(row), size) for row in taken]
+    sampled_rows = SampledPositions(grid, batch, sampling, CPU).direct(rows)[:, 0].long()
+    return [divmod(int(row), size) for row in sampled_rows]
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
@@ -41,9 +46,11 @@ def test_rows_are_those_of_the_resized_representation(
     for grid in GRIDS:
         whole = resize(values, grid)
         whole = whole[:, :, None] if grid is None else whole.flatten(2)
-        wanted = [whole[frame, :, place] for frame, place in numbered(grid, batch, sampling)]
-        found = pyramid.rows(SampledPositions(grid, batch, sampling, CPU))
-        np.testing.assert_allclose(found, torch.stack(wanted), atol=2e-6)
+        expected = [
+            whole[frame, :, place] for frame, place in sampled_places(grid, batch, sampling)
+        ]
+        rows = pyramid.rows(SampledPositions(grid, batch, sampling, CPU))
+        np.testing.assert_allclose(rows, torch.stack(expected), atol=2e-6)
 
 
 @pytest.mark.parametrize("grid", [(1, 1), None])
@@ -55,29 +62,29 @@ def test_pooled_features_are_their_own_rows(grid: Grid) -> None:
 
 
 @given(st.integers(0, 60), st.integers(4, 20))
-def test_the_frames_to_fit_on_come_first(start: int, size: int) -> None:
+def test_the_frames_of_the_fit_come_first(start: int, size: int) -> None:
     batch = FoldedBatch(range(start, start + size))
-    held = [batch.indices[k] % HELD_OUT_EVERY == HELD_OUT_EVERY - 1 for k in batch.order]
+    is_held_out = [batch.indices[k] % HELD_OUT_EVERY == HELD_OUT_EVERY - 1 for k in batch.order]
     assert sorted(batch.order) == list(range(size))
-    assert held == sorted(held) and batch.fit_count == held.count(False)
+    assert is_held_out == sorted(is_held_out) and batch.fit_count == is_held_out.count(False)
 
 
 @given(st.integers(1, 30), st.integers(1, 30), st.integers(1, 40), st.integers(0, 9))
-def test_no_position_of_a_frame_is_taken_twice(h: int, w: int, count: int, seed: int) -> None:
-    taken = numbered((h, w), FoldedBatch(range(8)), PositionSampling(count, seed))
-    assert len(set(taken)) == len(taken) == 8 * min(count, h * w)
+def test_no_position_of_a_frame_is_sampled_twice(h: int, w: int, count: int, seed: int) -> None:
+    places = sampled_places((h, w), FoldedBatch(range(8)), PositionSampling(count, seed))
+    assert len(set(places)) == len(places) == 8 * min(count, h * w)
 
 
-def test_over_many_frames_every_position_is_taken_equally_often() -> None:
-    taken = numbered((7, 7), FoldedBatch(range(490)), PositionSampling(16, seed=5))
-    counts = np.bincount([place for _, place in taken], minlength=49)
+def test_over_many_frames_every_position_is_sampled_equally_often() -> None:
+    places = sampled_places((7, 7), FoldedBatch(range(490)), PositionSampling(16, seed=5))
+    counts = np.bincount([place for _, place in places], minlength=49)
     assert counts.sum() == 490 * 16 and abs(counts - 160).max() <= 3
 
 
 def test_a_frames_positions_depend_on_its_index_and_the_seed_alone() -> None:
     def of_frame(index: int, batch: range, seed: int) -> list[int]:
-        taken = numbered((9, 9), FoldedBatch(batch), PositionSampling(5, seed))
-        return [place for frame, place in taken if batch[frame] == index]
+        places = sampled_places((9, 9), FoldedBatch(batch), PositionSampling(5, seed))
+        return [place for frame, place in places if batch[frame] == index]
 
     one = of_frame(6, range(0, 8), 1)
     assert one == of_frame(6, range(4, 12), 1) == of_frame(6, range(6, 7), 1)

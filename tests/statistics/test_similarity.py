@@ -1,4 +1,4 @@
-"""Similarities as theorems, on samples whose relation is known, and against slow twins."""
+"""Similarities obey theorems on samples of known relation, and equal slow references."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ def facts_of(channels: Mapping[str, int]) -> dict[str, ModelFacts]:
 
 
 def statistics(x: Matrix, y: Matrix, batch: int = 8) -> Statistics:
-    """What a pass over these representations, (frames, positions, channels), leaves behind."""
+    """Return the statistics of two representations, each (frames, positions, channels)."""
     columns = GridColumns.of([PAIR, BACK], {X: x.shape[2], Y: y.shape[2]})
     folds = {fold: SecondMoments(columns) for fold in FOLDS}
     moments = Moments((X, Y), len(x), np.zeros((2, 2)), {(2, 3): folds})
-    held = np.arange(len(x)) % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
-    for fold, rows in (("fit", ~held), ("held", held)):
+    is_held_out = np.arange(len(x)) % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
+    for fold, rows in (("fit", ~is_held_out), ("held", is_held_out)):
         samples = {
             ref: torch.from_numpy(v[rows].reshape(-1, v.shape[2])) for ref, v in ((X, x), (Y, y))
         }
@@ -81,7 +81,7 @@ def noise() -> tuple[Matrix, Matrix]:
 
 @pytest.fixture(scope="module")
 def related() -> tuple[Matrix, Matrix]:
-    """y is a linear map of x and some noise of its own."""
+    """Samples (x, y): y is a linear map of x plus independent noise."""
     x = seeded(1, FRAMES, POSITIONS, DONOR)
     return x, x @ seeded(3, DONOR, RECIPIENT) + 0.5 * seeded(2, FRAMES, POSITIONS, RECIPIENT) + 3
 
@@ -90,7 +90,7 @@ def both(stats: Statistics) -> tuple[float, float]:
     return stats.image_cka(PAIR), stats.position_cka(PAIR)
 
 
-def test_a_representation_is_wholly_similar_to_itself(related: tuple[Matrix, Matrix]) -> None:
+def test_a_representation_has_similarity_1_to_itself(related: tuple[Matrix, Matrix]) -> None:
     _, y = related
     assert both(statistics(y, y)) == pytest.approx((1, 1), abs=1e-12)
 
@@ -101,14 +101,14 @@ def test_cka_is_symmetric(related: tuple[Matrix, Matrix]) -> None:
     assert stats.position_cka(PAIR) == pytest.approx(stats.position_cka(BACK), abs=1e-12)
 
 
-def test_rotation_scale_and_shift_change_no_cka(related: tuple[Matrix, Matrix]) -> None:
+def test_rotation_scale_and_shift_do_not_change_cka(related: tuple[Matrix, Matrix]) -> None:
     x, y = related
     moved = 7.5 * (x @ orthogonal(4, DONOR)) + seeded(5, DONOR)
     assert both(statistics(moved, y)) == pytest.approx(both(statistics(x, y)), abs=1e-9)
     assert both(statistics(y, moved)) == pytest.approx(both(statistics(y, x)), abs=1e-9)
 
 
-def test_another_invertible_map_does_change_cka(related: tuple[Matrix, Matrix]) -> None:
+def test_another_invertible_map_changes_cka(related: tuple[Matrix, Matrix]) -> None:
     x, y = related
     stretched = x * np.array([30, 1, 1, 1, 0.1])
     for one, other in zip(both(statistics(stretched, y)), both(statistics(x, y)), strict=True):
@@ -132,15 +132,15 @@ def test_the_unbiased_estimator_stays_near_zero_where_the_biased_one_does_not() 
 
 
 def textbook_hsic(k: Matrix, l_: Matrix) -> float:
-    """HSIC_1 of Song et al. 2012, equation 5."""
+    """Return HSIC_1 (Song et al. 2012, equation 5)."""
     n = len(k)
     k, l_ = k - np.diag(np.diag(k)), l_ - np.diag(np.diag(l_))
-    left = np.trace(k @ l_) + k.sum() * l_.sum() / ((n - 1) * (n - 2))
-    return float(left - 2 / (n - 2) * (k @ l_).sum()) / (n * (n - 3))
+    first_terms = np.trace(k @ l_) + k.sum() * l_.sum() / ((n - 1) * (n - 2))
+    return float(first_terms - 2 / (n - 2) * (k @ l_).sum()) / (n * (n - 3))
 
 
 def textbook_cka(x: Matrix, y: Matrix, batch: int) -> float:
-    """Nguyen et al. 2021, equation 3: sums over minibatches, then the quotient."""
+    """Return the minibatch CKA (Nguyen et al. 2021, equation 3): the quotient of summed HSICs."""
     parts = [slice(start, start + batch) for start in range(0, len(x), batch)]
     grams = [
         [v[part].reshape(batch, -1) @ v[part].reshape(batch, -1).T for v in (x, y)]
@@ -155,43 +155,43 @@ def textbook_cka(x: Matrix, y: Matrix, batch: int) -> float:
 
 
 @pytest.mark.parametrize("batch", [4, 8, 32])
-def test_image_cka_equals_its_textbook_twin(related: tuple[Matrix, Matrix], batch: int) -> None:
-    found = statistics(*related, batch=batch).image_cka(PAIR)
-    assert found == pytest.approx(textbook_cka(*related, batch), abs=1e-9)
+def test_image_cka_equals_the_textbook(related: tuple[Matrix, Matrix], batch: int) -> None:
+    cka = statistics(*related, batch=batch).image_cka(PAIR)
+    assert cka == pytest.approx(textbook_cka(*related, batch), abs=1e-9)
 
 
-def kept(observed: Observed, ref: Ref) -> Matrix:
-    """A representation of all frames that the statistics have seen, in float64."""
+def representation_of(observed: Observed, ref: Ref) -> Matrix:
+    """Return a representation of all frames of the statistics, in float64."""
     from spaces.inputs import prepare_batch
 
     model = observed.deployment.models[ref.model]
-    seen = sorted(set(range(len(observed.frames))) - set(observed.held_out.indices))
-    frames = Subset(observed.frames, tuple(seen))
+    indices = sorted(set(range(len(observed.frames))) - set(observed.held_out.indices))
+    frames = Subset(observed.frames, tuple(indices))
     with torch.inference_mode():
         inputs = prepare_batch([frames[i] for i in range(len(frames))], model.input)
         return dict(model.walk(inputs))[ref.stage].double().numpy()
 
 
 @pytest.mark.parametrize("stage", ["stem", "blocks.2", "conv_head", "pool"])
-def test_image_cka_of_real_networks_equals_its_textbook_twin(pair: Observed, stage: str) -> None:
+def test_image_cka_of_real_networks_equals_the_textbook(pair: Observed, stage: str) -> None:
     one, other = Ref("a", stage), Ref("b", "blocks.4")
-    wanted = textbook_cka(kept(pair, one), kept(pair, other), 8)
-    assert pair.statistics.image_cka(Pair(one, other)) == pytest.approx(wanted, abs=1e-5)
+    expected = textbook_cka(representation_of(pair, one), representation_of(pair, other), 8)
+    assert pair.statistics.image_cka(Pair(one, other)) == pytest.approx(expected, abs=1e-5)
 
 
 def rows_of(values: Matrix) -> Matrix:
     return values.reshape(-1, values.shape[2])
 
 
-def test_position_cka_equals_its_slow_twin(related: tuple[Matrix, Matrix]) -> None:
+def test_position_cka_equals_its_slow_reference(related: tuple[Matrix, Matrix]) -> None:
     x, y = (rows_of(v) - rows_of(v).mean(0) for v in related)
     k, l_ = x @ x.T, y @ y.T  # Kornblith et al. 2019: HSIC of the Grams, here of all positions
-    wanted = (k * l_).sum() / np.sqrt((k * k).sum() * (l_ * l_).sum())
-    assert statistics(*related).position_cka(PAIR) == pytest.approx(float(wanted), abs=1e-9)
+    expected = (k * l_).sum() / np.sqrt((k * k).sum() * (l_ * l_).sum())
+    assert statistics(*related).position_cka(PAIR) == pytest.approx(float(expected), abs=1e-9)
 
 
 def slow_ridge(x: Matrix, y: Matrix, strength: float) -> tuple[Matrix, Matrix]:
-    """Least squares on the samples, with the ridge as extra rows: the weight and the bias."""
+    """Return weight and bias of least squares on the samples, with the ridge as extra rows."""
     mean_x, mean_y = x.mean(0), y.mean(0)
     penalty = np.sqrt(strength * (x - mean_x).var(0).mean() * len(x))
     padded_x = np.concatenate([x - mean_x, penalty * np.eye(x.shape[1])])
@@ -201,8 +201,8 @@ def slow_ridge(x: Matrix, y: Matrix, strength: float) -> tuple[Matrix, Matrix]:
 
 
 def folds_of(values: Matrix) -> tuple[Matrix, Matrix]:
-    held = np.arange(len(values)) % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
-    return rows_of(values[~held]), rows_of(values[held])
+    is_held_out = np.arange(len(values)) % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
+    return rows_of(values[~is_held_out]), rows_of(values[is_held_out])
 
 
 def slow_explained(y: Matrix, predicted: Matrix) -> float:
@@ -214,14 +214,14 @@ few_or_many_rows = pytest.mark.parametrize(("frames", "donor"), [(FRAMES, DONOR)
 
 
 def relation(frames: int, donor: int) -> tuple[Matrix, Matrix]:
-    """y is a linear map of x and some noise of its own."""
+    """Return samples (x, y) where y is a linear map of x plus independent noise."""
     x = seeded(1, frames, POSITIONS, donor)
     own = seeded(2, frames, POSITIONS, RECIPIENT)
     return x, x @ seeded(3, donor, RECIPIENT) / donor**0.5 + 0.2 * own + 3
 
 
 @few_or_many_rows
-def test_held_out_ridge_equals_its_slow_twin(frames: int, donor: int) -> None:
+def test_held_out_ridge_equals_its_slow_reference(frames: int, donor: int) -> None:
     related = relation(frames, donor)
     (fit_x, held_x), (fit_y, held_y) = (folds_of(v) for v in related)
     scores = {}
@@ -251,23 +251,25 @@ def test_no_r2_exceeds_one_and_a_linear_relation_reaches_it(
             assert stats.ridge(one).explained < 1
 
 
-def test_an_invertible_map_of_the_donor_changes_no_r2(related: tuple[Matrix, Matrix]) -> None:
+def test_an_invertible_map_of_the_donor_does_not_change_r2(related: tuple[Matrix, Matrix]) -> None:
     x, y = related
     invertible = seeded(6, DONOR, DONOR) + 3 * np.eye(DONOR)
     moved = x @ invertible + seeded(7, DONOR)
     one, other = (statistics(v, y).ridge(PAIR).explained for v in (x, moved))
     assert one == pytest.approx(other, abs=1e-3)
-    turned = x @ orthogonal(4, DONOR)  # a rotation changes not even the ridge
-    assert statistics(turned, y).ridge(PAIR).explained == pytest.approx(one, abs=1e-9)
+    rotated = x @ orthogonal(4, DONOR)  # a rotation does not change the ridge either
+    assert statistics(rotated, y).ridge(PAIR).explained == pytest.approx(one, abs=1e-9)
 
 
 def test_the_map_recovers_the_weight_and_bias_that_made_the_data() -> None:
     x = seeded(1, FRAMES, POSITIONS, DONOR) + 2
     weight, bias = seeded(3, RECIPIENT, DONOR), seeded(4, RECIPIENT)
-    found = statistics(x, x @ weight.T + bias).linear_map(share(LINEAR))
-    assert found.weight.shape == (RECIPIENT, DONOR) and found.weight.dtype == torch.float32
-    np.testing.assert_allclose(found.weight.numpy(), weight, atol=2e-3)
-    np.testing.assert_allclose(found.bias.numpy(), bias, atol=5e-3)
+    linear_map = statistics(x, x @ weight.T + bias).linear_map(share(LINEAR))
+    assert (
+        linear_map.weight.shape == (RECIPIENT, DONOR) and linear_map.weight.dtype == torch.float32
+    )
+    np.testing.assert_allclose(linear_map.weight.numpy(), weight, atol=2e-3)
+    np.testing.assert_allclose(linear_map.bias.numpy(), bias, atol=5e-3)
 
 
 @few_or_many_rows
@@ -280,44 +282,46 @@ def test_the_map_is_the_ridge_of_both_folds_stretched_to_the_recipients_variance
     weight, _ = slow_ridge(x, y, stats.ridge(PAIR).strength)
     stretch = y.std(0) / (x @ weight).std(0)
     assert (stretch > 1.0001).all()  # a regression predicts less variance than there is
-    found = stats.linear_map(share(LINEAR))
-    np.testing.assert_allclose(found.weight.numpy().T, weight * stretch, atol=1e-5)
+    linear_map = stats.linear_map(share(LINEAR))
+    np.testing.assert_allclose(linear_map.weight.numpy().T, weight * stretch, atol=1e-5)
     bias = y.mean(0) - x.mean(0) @ (weight * stretch)
-    np.testing.assert_allclose(found.bias.numpy(), bias, atol=1e-5)
+    np.testing.assert_allclose(linear_map.bias.numpy(), bias, atol=1e-5)
 
 
 @pytest.mark.parametrize("rank", [0, 1, 3])
-def test_what_the_map_gives_has_the_recipients_mean_and_variance_per_channel(
+def test_the_output_of_the_map_has_the_mean_and_variance_of_each_recipient_channel(
     related: tuple[Matrix, Matrix], noise: tuple[Matrix, Matrix], rank: int
 ) -> None:
     for x, y in (related, noise):
-        found = statistics(x, y).linear_map(share(AdapterSpec("linear", rank)))
+        linear_map = statistics(x, y).linear_map(share(AdapterSpec("linear", rank)))
         if rank:
-            assert torch.linalg.matrix_rank(found.weight, rtol=1e-5) == rank
-        given = rows_of(x) @ found.weight.double().numpy().T + found.bias.double().numpy()
-        np.testing.assert_allclose(given.mean(0), rows_of(y).mean(0), atol=1e-4)
-        np.testing.assert_allclose(given.std(0), rows_of(y).std(0), rtol=1e-4)
+            assert torch.linalg.matrix_rank(linear_map.weight, rtol=1e-5) == rank
+        output = (
+            rows_of(x) @ linear_map.weight.double().numpy().T + linear_map.bias.double().numpy()
+        )
+        np.testing.assert_allclose(output.mean(0), rows_of(y).mean(0), atol=1e-4)
+        np.testing.assert_allclose(output.std(0), rows_of(y).std(0), rtol=1e-4)
 
 
-def test_a_channel_that_does_not_vary_is_left_at_its_mean() -> None:
+def test_a_constant_channel_is_mapped_to_its_mean() -> None:
     x, y = seeded(1, FRAMES, POSITIONS, DONOR), seeded(2, FRAMES, POSITIONS, RECIPIENT)
     y[..., 0] = 3.0
-    found = statistics(x, y).linear_map(share(LINEAR))
-    assert torch.isfinite(found.weight).all() and torch.isfinite(found.bias).all()
-    assert float(found.weight[0].abs().max()) < 1e-6
-    assert float(found.bias[0]) == pytest.approx(3.0, abs=1e-5)
+    linear_map = statistics(x, y).linear_map(share(LINEAR))
+    assert torch.isfinite(linear_map.weight).all() and torch.isfinite(linear_map.bias).all()
+    assert float(linear_map.weight[0].abs().max()) < 1e-6
+    assert float(linear_map.bias[0]) == pytest.approx(3.0, abs=1e-5)
 
 
 def share(adapter: AdapterSpec) -> Share:
     return Share(Y, X, adapter)
 
 
-def test_identity_explains_what_the_plain_difference_leaves() -> None:
+def test_identity_explains_the_variance_without_the_plain_difference() -> None:
     x = seeded(1, FRAMES, POSITIONS, DONOR) + 1
     y = x + 0.3 * seeded(2, FRAMES, POSITIONS, DONOR) + 0.2
     held_x, held_y = folds_of(x)[1], folds_of(y)[1]
-    found = statistics(x, y).explained(share(IDENTITY))
-    assert found == pytest.approx(slow_explained(held_y, held_x), abs=1e-9)
+    explained = statistics(x, y).explained(share(IDENTITY))
+    assert explained == pytest.approx(slow_explained(held_y, held_x), abs=1e-9)
     assert statistics(y, y).explained(share(IDENTITY)) == pytest.approx(1, abs=1e-9)
 
 
@@ -326,7 +330,7 @@ def test_identity_does_worse_than_the_mean_for_unrelated_representations() -> No
     assert statistics(x, y).explained(share(IDENTITY)) < -0.5
 
 
-def test_a_low_rank_map_explains_what_its_product_does(related: tuple[Matrix, Matrix]) -> None:
+def test_a_low_rank_map_explains_as_much_as_its_product(related: tuple[Matrix, Matrix]) -> None:
     stats = statistics(*related)
     held_x, held_y = (folds_of(v)[1] for v in related)
     fit_x, fit_y = (folds_of(v)[0] for v in related)
@@ -334,11 +338,11 @@ def test_a_low_rank_map_explains_what_its_product_does(related: tuple[Matrix, Ma
     right = np.linalg.svd((fit_x - fit_x.mean(0)) @ ridge)[2][:2]
     weight = ridge @ right.T @ right
     predicted = (held_x - fit_x.mean(0)) @ weight + fit_y.mean(0)
-    found = stats.explained(share(AdapterSpec("linear", 2)))
-    assert found == pytest.approx(slow_explained(held_y, predicted), abs=1e-8)
+    explained = stats.explained(share(AdapterSpec("linear", 2)))
+    assert explained == pytest.approx(slow_explained(held_y, predicted), abs=1e-8)
 
 
-def test_the_more_rank_the_more_is_explained_up_to_the_full_map(
+def test_a_higher_rank_explains_more_up_to_the_full_map(
     related: tuple[Matrix, Matrix],
 ) -> None:
     stats = statistics(*related)
@@ -389,10 +393,10 @@ def test_copies_of_a_network_explain_each_other_wholly(copies: Observed) -> None
 
 def test_many_maps_at_once_are_the_maps_one_by_one(mixed: Observed) -> None:
     shares = shares_in(mixed, LINEAR, AdapterSpec("linear", 2))[::5]
-    known = mixed.statistics
-    together = Statistics(known.moments, known.facts).linear_maps(shares)
+    moments, facts = mixed.statistics.moments, mixed.statistics.facts
+    together = Statistics(moments, facts).linear_maps(shares)
     assert tuple(together) == shares
-    alone = Statistics(known.moments, known.facts)
+    alone = Statistics(moments, facts)
     for one_share in shares[::3]:
         one, other = alone.linear_map(one_share), together[one_share]
         scale = float(one.weight.abs().max())

@@ -1,4 +1,4 @@
-"""The exact front against enumeration, on made-up deployments and on what real networks cost."""
+"""The exact front against enumeration, on made-up deployments and on real networks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from itertools import pairwise, product
 
 import numpy as np
 import pytest
-from networks import LOW_RANK, Deployment
+from networks import LOW_RANK, ZooDeployment
 from tiny import made_up_facts, made_up_similarity
 
 from search.study.exact.bounds import ROUNDING, Bounds
@@ -46,23 +46,23 @@ SMALL = range(24)
 LARGE = {"a": 9, "det": 9}, {"det": (4, 6, 8)}
 
 
-def with_readers(facts: dict[str, ModelFacts], seed: int) -> dict[str, ModelFacts]:
-    """The same models, but maps fold or do not, and some tensors are held twice."""
+def with_random_consumers(facts: dict[str, ModelFacts], seed: int) -> dict[str, ModelFacts]:
+    """Return the facts with tied tensors and random consumers, so that only some maps fold."""
     rng = np.random.default_rng([seed, 7])
-    return {name: _with_readers(fact, rng) for name, fact in facts.items()}
+    return {name: _with_random_consumers(fact, rng) for name, fact in facts.items()}
 
 
-def _with_readers(fact: ModelFacts, rng: np.random.Generator) -> ModelFacts:
+def _with_random_consumers(fact: ModelFacts, rng: np.random.Generator) -> ModelFacts:
     stages = fact.layout.stages
-    tensors = {owner: dict(held) for owner, held in fact.tensors.items()}
+    tensors = {owner: dict(sizes) for owner, sizes in fact.tensors.items()}
     for k in range(int(rng.integers(3))):
         for owner in rng.choice([*stages, HEAD], 2, replace=False):
             tensors[str(owner)][f"{fact.layout.model}/tied{k}"] = 3000 * (k + 1)
     readers: dict[str, dict[str, Consumers]] = {
-        stage: {after: _drawn_readers(after, rng)} for stage, after in pairwise(stages)
+        stage: {after: _random_consumers(after, rng)} for stage, after in pairwise(stages)
     }
     for tap in fact.layout.taps:
-        readers.setdefault(tap, {})[HEAD] = _drawn_readers(HEAD, rng)
+        readers.setdefault(tap, {})[HEAD] = _random_consumers(HEAD, rng)
     return replace(
         fact,
         tensors=tensors,
@@ -73,7 +73,7 @@ def _with_readers(fact: ModelFacts, rng: np.random.Generator) -> ModelFacts:
     )
 
 
-def _drawn_readers(owner: str, rng: np.random.Generator) -> Consumers:
+def _random_consumers(owner: str, rng: np.random.Generator) -> Consumers:
     kind = rng.integers(6)
     if kind == 0:
         return Consumers((), "the convolution is grouped or depthwise")
@@ -90,34 +90,34 @@ def problem_of(
     return Problem(facts, made_up_similarity(shares, seed))
 
 
-def drawn(seed: int) -> Problem:
-    """A small problem; every fourth has no readers, and every third only half of the shares."""
+def random_problem(seed: int) -> Problem:
+    """Return a small problem: 1 in 4 has no consumers, and 1 in 3 has only half of the shares."""
     stages, taps = FORMS[seed % len(FORMS)]
     facts = made_up_facts(stages, taps, seed)
-    found = problem_of(
-        with_readers(facts, seed) if seed % 4 else facts, seed, ADAPTERS[seed // 6 % 4]
+    problem = problem_of(
+        with_random_consumers(facts, seed) if seed % 4 else facts, seed, ADAPTERS[seed // 6 % 4]
     )
     if seed % 3 == 0:
-        found = thinned(found, 2)
-    return found if found.space.size < 8_000 else thinned(found, 3)
+        problem = every_nth_share(problem, 2)
+    return problem if problem.space.size < 8_000 else every_nth_share(problem, 3)
 
 
-def thinned(problem: Problem, every: int) -> Problem:
+def every_nth_share(problem: Problem, every: int) -> Problem:
     return replace(problem, quality_by_share=dict(list(problem.quality_by_share.items())[::every]))
 
 
-def everything(problem: Problem) -> list[PredictedPlan]:
-    """All plans of the space, each once, by the encoding, the cost model and the proxy."""
+def predict_all(problem: Problem) -> list[PredictedPlan]:
+    """Predict every plan of the space once, with the search space, cost model and proxy."""
     slots, evaluator = problem.space.slots, PlanEvaluator(problem)
     names = [slot.name for slot in slots]
     plans = {
-        problem.space.decode(dict(zip(names, chosen, strict=True)))
-        for chosen in product(*(slot.choices for slot in slots))
+        problem.space.decode(dict(zip(names, combination, strict=True)))
+        for combination in product(*(slot.choices for slot in slots))
     }
     return [evaluator.predict(plan) for plan in plans]
 
 
-def best(plans: Sequence[PredictedPlan], limits: Limits) -> list[tuple[int, float]]:
+def front_of(plans: Sequence[PredictedPlan], limits: Limits) -> list[tuple[int, float]]:
     points = [(p.bytes, p.proxy) for p in plans if limits.allow(p.bytes, p.worst)]
     return [points[i] for i in front_indices(points)]
 
@@ -126,7 +126,7 @@ def points(plans: Sequence[PredictedPlan]) -> list[tuple[int, float]]:
     return [(plan.bytes, plan.proxy) for plan in plans]
 
 
-def found(problem: Problem) -> list[tuple[int, float]]:
+def front_points(problem: Problem) -> list[tuple[int, float]]:
     return points(exact_front(problem).front)
 
 
@@ -147,18 +147,18 @@ def limits_of(problem: Problem) -> list[Limits]:
 
 
 @pytest.mark.parametrize("seed", SMALL)
-def test_the_front_is_the_one_of_all_plans(seed: int) -> None:
-    problem = drawn(seed)
-    plans = everything(problem)
+def test_the_exact_front_is_the_front_of_all_plans(seed: int) -> None:
+    problem = random_problem(seed)
+    plans = predict_all(problem)
     for limits in limits_of(problem):
-        assert found(replace(problem, limits=limits)) == best(plans, limits), limits
+        assert front_points(replace(problem, limits=limits)) == front_of(plans, limits), limits
     assert count_plans(problem) == len(plans)
 
 
-def test_the_drawn_problems_are_of_every_kind() -> None:
+def test_the_random_problems_are_of_every_kind() -> None:
     kinds: Counter[str] = Counter()
     for seed in SMALL:
-        problem = drawn(seed)
+        problem = random_problem(seed)
         table = PlanTable(problem)
         bytes_by_context = table.adapter_bytes.table[:-1]
         kinds["a fold that saves bytes"] += bool((bytes_by_context < 0).any())
@@ -166,7 +166,7 @@ def test_the_drawn_problems_are_of_every_kind() -> None:
         kinds["a cost that depends on others"] += bool(
             (bytes_by_context.max((1, 2)) > bytes_by_context.min((1, 2))).any()
         )
-        kinds["a representation handed on"] += len(table.adapter_bytes.results) > 1
+        kinds["a representation donated on"] += len(table.adapter_bytes.results) > 1
         kinds["a tensor held twice"] += bool(table.stage_bytes.tied)
         kinds["a cycle"] += count_plans(problem) < problem.space.size
         kinds["an adapter that another beats"] += len(table.undominated_shares()) < len(
@@ -178,40 +178,38 @@ def test_the_drawn_problems_are_of_every_kind() -> None:
 
 @pytest.mark.parametrize("values", [(0.0, 0.5, 1.0), (1.0,), (0.5, 0.7)])
 @pytest.mark.parametrize("seed", [3, 7, 10])
-def test_of_plans_that_tie_none_is_missed(seed: int, values: tuple[float, ...]) -> None:
-    problem = drawn(seed)
+def test_no_tied_plan_is_missed(seed: int, values: tuple[float, ...]) -> None:
+    problem = random_problem(seed)
     rng = np.random.default_rng(seed)
     problem = replace(
         problem, quality_by_share={s: float(rng.choice(values)) for s in problem.quality_by_share}
     )
-    plans = everything(problem)
+    plans = predict_all(problem)
     for floor in (0.0, 0.5, 0.7, 0.7 * 0.5):
         limits = Limits(quality=floor)
         exact = exact_front(replace(problem, limits=limits)).front
         assert set(exact) <= set(plans) and exact
         assert all(limits.allow(p.bytes, p.worst) for p in exact)
-        for held, proxy in best(plans, limits):
-            assert any(p.bytes <= held and p.proxy >= proxy - ROUNDING for p in exact)
+        for size, proxy in front_of(plans, limits):
+            assert any(p.bytes <= size and p.proxy >= proxy - ROUNDING for p in exact)
 
 
 def test_where_nothing_is_feasible_the_front_is_empty() -> None:
-    problem = drawn(5)
-    assert found(replace(problem, limits=Limits(10))) == []
-    assert found(replace(problem, limits=Limits(unmerged(problem) - 1, 1.0))) == []
+    problem = random_problem(5)
+    assert front_points(replace(problem, limits=Limits(10))) == []
+    assert front_points(replace(problem, limits=Limits(unmerged(problem) - 1, 1.0))) == []
 
 
 def test_an_empty_space_holds_one_plan() -> None:
-    problem = replace(drawn(0), quality_by_share={})
+    problem = replace(random_problem(0), quality_by_share={})
     (only,) = exact_front(problem).front
     assert (only.plan, only.bytes, only.proxy) == (SharePlan(), unmerged(problem), 1.0)
     assert count_plans(problem) == 1
 
 
 @pytest.mark.parametrize("seed", range(0, 24, 3))
-def test_giving_up_what_is_beaten_changes_nothing(
-    seed: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    problem = drawn(seed)
+def test_pruning_does_not_change_the_front(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = random_problem(seed)
     problem = replace(problem, limits=Limits(0.9 * unmerged(problem), 0.3))
     pruned = exact_front(problem)
 
@@ -227,18 +225,20 @@ def test_giving_up_what_is_beaten_changes_nothing(
 
 
 @pytest.mark.parametrize("seed", range(0, 24, 5))
-def test_seeds_change_nothing_and_progress_hears_of_all(seed: int) -> None:
-    problem = drawn(seed)
+def test_seeds_do_not_change_the_front_and_progress_counts_every_partial_plan(seed: int) -> None:
+    problem = random_problem(seed)
     problem = replace(problem, limits=Limits(0.9 * unmerged(problem)))
-    heard: list[int] = []
-    plain = exact_front(problem, heard.append)
-    assert sum(heard) == plain.examined and plain.combinations == problem.space.size
-    seeds = [p.plan for p in everything(problem)[:50]]
+    steps: list[int] = []
+    plain = exact_front(problem, steps.append)
+    assert sum(steps) == plain.examined and plain.combinations == problem.space.size
+    seeds = [p.plan for p in predict_all(problem)[:50]]
     assert points(exact_front(problem, seeds=seeds).front) == points(plain.front)
 
 
 def large(seed: int) -> Problem:
-    return problem_of(with_readers(made_up_facts(*LARGE, seed), seed), seed, (IDENTITY, LINEAR))
+    return problem_of(
+        with_random_consumers(made_up_facts(*LARGE, seed), seed), seed, (IDENTITY, LINEAR)
+    )
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -264,9 +264,9 @@ def test_no_random_plan_beats_the_front_of_a_space_of_more_than_a_million(seed: 
 def random_plans(
     problem: Problem, evaluator: PlanEvaluator, near: Sequence[PredictedPlan], count: int
 ) -> list[PredictedPlan]:
-    """Half of them drawn at random, half of them one or two choices away from the given ones."""
+    """Return plans of which half are random and half differ from those near by 1 or 2 choices."""
     rng, encoding = np.random.default_rng(0), problem.space
-    drawn_plans = []
+    plans = []
     for k in range(count):
         start = near[k % len(near)].plan if k % 2 else SharePlan()
         parameters = encoding.encode(start)
@@ -274,11 +274,11 @@ def random_plans(
         for slot in slots[: int(rng.integers(1, 3)) if k % 2 else None]:
             choices = list(encoding.slots[slot].choices)
             parameters[encoding.slots[slot].name] = choices[rng.integers(len(choices))]
-        drawn_plans.append(evaluator.predict(encoding.decode(parameters)))
-    return drawn_plans
+        plans.append(evaluator.predict(encoding.decode(parameters)))
+    return plans
 
 
-def test_what_is_out_of_reach_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_space_beyond_the_limits_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("search.study.exact.branch_and_bound.MAX_EXAMINED", 1_000)
     monkeypatch.setattr("search.study.exact.counting.MAX_COMBINATIONS", 100)
     with pytest.raises(TooLarge, match="1,000 partial plans were examined and more remain"):
@@ -287,8 +287,8 @@ def test_what_is_out_of_reach_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
         count_plans(large(0))
 
 
-def test_plans_of_real_networks_are_valued_as_the_cost_model_and_the_proxy_do(
-    street: Deployment,
+def test_the_plan_table_agrees_with_the_cost_model_and_the_proxy_on_real_networks(
+    street: ZooDeployment,
 ) -> None:
     shares = enumerate_shares(
         find_pairs(street.facts).legal, street.facts, (IDENTITY, LINEAR, LOW_RANK)
@@ -310,7 +310,7 @@ def test_plans_of_real_networks_are_valued_as_the_cost_model_and_the_proxy_do(
                 liveness(plan, problem.layouts)
             continue
         assert canonical(plan, problem.layouts) == plan, "every chosen share is live"
-        known = evaluator.predict(plan)
-        assert known.bytes == values.bytes[k]
-        assert known.proxy == pytest.approx(values.quality[k], abs=ROUNDING)
-        assert known.worst == pytest.approx(values.worst[k], abs=ROUNDING)
+        predicted = evaluator.predict(plan)
+        assert predicted.bytes == values.bytes[k]
+        assert predicted.proxy == pytest.approx(values.quality[k], abs=ROUNDING)
+        assert predicted.worst == pytest.approx(values.worst[k], abs=ROUNDING)

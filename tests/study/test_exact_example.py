@@ -46,12 +46,12 @@ QUALITY = {
 def example() -> Problem:
     made_up = made_up_facts({"a": 4, "b": 4}, {})
     facts = {name: with_sizes(fact, STAGE_MB[name]) for name, fact in made_up.items()}
-    kept = {share_named(text): quality for text, quality in QUALITY.items()}
-    return Problem(facts, kept, Limits(BUDGET_MB * MB))
+    quality_by_share = {share_named(text): quality for text, quality in QUALITY.items()}
+    return Problem(facts, quality_by_share, Limits(BUDGET_MB * MB))
 
 
 def with_sizes(fact: ModelFacts, stage_mb: tuple[int, ...]) -> ModelFacts:
-    """Return the same model with the stages s1 to s4 of the given sizes, and a head of 1 MB."""
+    """Return the same model with the stages s1 to s4 of these sizes in MB, and a head of 1 MB."""
     name = fact.layout.model
     sizes = dict(zip(STAGES, (size * MB for size in stage_mb), strict=True))
     tensors = {stage: {f"{name}/{stage}": size} for stage, size in sizes.items()}
@@ -71,7 +71,7 @@ def share_named(text: str) -> Share:
 
 
 def all_plans() -> list[PredictedPlan]:
-    """Every plan of the space once, largest first."""
+    """Return every plan of the space once, largest first."""
     space, evaluator = example().space, PlanEvaluator(example())
     names = [slot.name for slot in space.slots]
     plans = {
@@ -90,7 +90,7 @@ def number(value: float) -> str:
 
 
 def input_rows() -> Iterator[str]:
-    """The sizes and the shares that the example starts from."""
+    """Yield the table rows of the sizes and shares of the example."""
     for stage, a, b in zip(STAGES, *STAGE_MB.values(), strict=True):
         yield f"| {stage} | {a} | {b} |"
     yield f"| head | {HEAD_MB} | {HEAD_MB} |"
@@ -99,7 +99,7 @@ def input_rows() -> Iterator[str]:
 
 
 def plan_rows() -> Iterator[str]:
-    """All plans, and whether they are on the front."""
+    """Yield a row for each plan: its values, and whether it is on the front."""
     on_front = {plan.plan for plan in exact_front(example()).front}
     for plan in all_plans():
         remark = "**on the front**" if plan.plan in on_front else ""
@@ -111,7 +111,7 @@ def plan_rows() -> Iterator[str]:
         )
 
 
-class Worked:
+class WorkedExample:
     """The state of the search on the example, as the page describes it."""
 
     def __init__(self) -> None:
@@ -141,22 +141,22 @@ class Worked:
 
     def best_completion(self, partial: PartialPlans) -> tuple[SharePlan, str]:
         """Return the completion of the highest quality and its values; make it an incumbent."""
-        chosen = self.bounds.graph.best_shares(partial)
-        plan, values = self.table.plan(chosen[:, 0]), self.table.evaluate(chosen)
+        best_shares = self.bounds.graph.best_shares(partial)
+        plan, values = self.table.plan(best_shares[:, 0]), self.table.evaluate(best_shares)
         if not values.acyclic[0]:
             return plan, "a cycle"
-        found = PlanEvaluator(example()).predict(plan)
-        self.incumbents.add(found)
-        return plan, f"{number(found.bytes / MB)}, {number(found.proxy)}"
+        predicted = PlanEvaluator(example()).predict(plan)
+        self.incumbents.add(predicted)
+        return plan, f"{number(predicted.bytes / MB)}, {number(predicted.proxy)}"
 
     def replaced(self) -> list[tuple[int, int]]:
-        """Every combination of `replaced` of a and of b."""
+        """Return every combination of `replaced` of a and of b."""
         a, b = (self.table.replaced_options(segment).tolist() for segment in range(2))
         return [(of_a, of_b) for of_a in a for of_b in b]
 
 
-def first_round_rows(worked: Worked) -> Iterator[str]:
-    """Bounds and best completions where `replaced` is decided, and what survives them."""
+def first_round_rows(worked: WorkedExample) -> Iterator[str]:
+    """Yield bounds, best completions and survivors of the round that decides `replaced`."""
     partials = {(a, b): worked.partial(a, b, worked.open, worked.open)
                 for a, b in worked.replaced()}  # fmt: skip
     completions = {key: worked.best_completion(partial) for key, partial in partials.items()}
@@ -169,8 +169,8 @@ def first_round_rows(worked: Worked) -> Iterator[str]:
         )
 
 
-def second_round_rows(worked: Worked) -> Iterator[str]:
-    """The same for the survivors where `retained` is decided, too."""
+def second_round_rows(worked: WorkedExample) -> Iterator[str]:
+    """Yield the same for the survivors, whose `retained` is decided, too."""
     undecided = (worked.open, worked.open)
     survivors = [
         (a, b)
@@ -188,8 +188,8 @@ def second_round_rows(worked: Worked) -> Iterator[str]:
                 )
 
 
-def relaxed_rows(worked: Worked) -> Iterator[str]:
-    """The bounds where `replaced` of b is decided and that of a is not."""
+def relaxed_rows(worked: WorkedExample) -> Iterator[str]:
+    """Yield the bounds where `replaced` of b is decided and that of a is not."""
     relaxed = worked.bounds.relaxed_front([0])
     for b in worked.table.replaced_options(1).tolist():
         partial = worked.partial(worked.open, b, worked.open, worked.open)
@@ -206,18 +206,18 @@ def relaxed_rows(worked: Worked) -> Iterator[str]:
 
 
 def test_the_tables_of_the_page_are_the_computed_ones() -> None:
-    worked = Worked()
+    worked = WorkedExample()
     computed = [*input_rows(), *plan_rows(), *first_round_rows(worked), *relaxed_rows(worked),
                 *second_round_rows(worked)]  # fmt: skip
     page = PAGE.read_text(encoding="utf-8").splitlines()
-    shown = [line for line in page if line.startswith("| ") and any(map(str.isdigit, line))]
-    assert sorted(shown) == sorted(computed)
+    table_rows = [line for line in page if line.startswith("| ") and any(map(str.isdigit, line))]
+    assert sorted(table_rows) == sorted(computed)
 
 
 def test_the_page_names_the_size_of_the_example() -> None:
-    found = exact_front(example())
+    exact = exact_front(example())
     page = " ".join(PAGE.read_text(encoding="utf-8").split())
-    assert f"{found.combinations} combinations" in page
+    assert f"{exact.combinations} combinations" in page
     assert f"{count_plans(example())} different plans" in page
     assert f"budget of {BUDGET_MB} MB" in page
 

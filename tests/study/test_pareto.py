@@ -1,6 +1,6 @@
-"""Fronts and hypervolumes: closed forms, and slow twins over random points.
+"""Fronts and hypervolumes: closed forms, and slow references over random points.
 
-Cost is minimised, gain maximised. Which of these dominates which:
+Cost is minimised and gain is maximised. Of these points:
 
     gain  3 |        c   d        a (1, 1)   b (1, 2)   c (2, 3)   d (3, 3)   e (3, 1)
           2 |    b                front: b, c      a < b   d < c   e < everything but d
@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from search.study.pareto import evenly_spaced, front_indices, hypervolume
 
 TABLE = [(1.0, 1.0), (1.0, 2.0), (2.0, 3.0), (3.0, 3.0), (3.0, 1.0)]
-# small whole numbers, so that ties and duplicates abound
+# Small whole numbers, so that ties and duplicates are common.
 points = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=12)
 
 
@@ -29,7 +29,7 @@ def dominates(one: tuple[float, float], other: tuple[float, float]) -> bool:
 
 
 def slow_hypervolume(listed: list[tuple[float, float]], cost: int, gain: int) -> int:
-    """Unit squares between the reference and the points, counted."""
+    """Count the unit squares between the reference point and the points."""
     return sum(
         any(c <= x and g >= y + 1 for c, g in listed)
         for x in range(-1, cost)
@@ -50,7 +50,7 @@ def test_one_point_is_its_own_front_and_a_rectangle() -> None:
     assert hypervolume([(2.0, 5.0)], (10.0, 1.0)) == 32
 
 
-def test_of_equal_points_the_first_stays() -> None:
+def test_the_first_of_equal_points_is_on_the_front() -> None:
     assert front_indices([(2.0, 2.0), (1.0, 1.0), (1.0, 1.0), (2.0, 2.0)]) == [1, 0]
 
 
@@ -77,18 +77,18 @@ def test_arrays_are_points_too() -> None:
 
 
 @given(points)
-def test_the_front_is_what_nothing_dominates_each_once_by_rising_cost(
+def test_the_front_has_each_nondominated_point_once_by_rising_cost(
     listed: list[tuple[float, float]],
 ) -> None:
-    found = [listed[i] for i in front_indices(listed)]
+    front = [listed[i] for i in front_indices(listed)]
     slow = {p for p in listed if not any(dominates(other, p) for other in listed)}
-    assert found == sorted(slow)
+    assert front == sorted(slow)
 
 
 @given(points)
 def test_a_front_rises_in_both_objectives(listed: list[tuple[float, float]]) -> None:
-    found = [listed[i] for i in front_indices(listed)]
-    assert all(a[0] < b[0] and a[1] < b[1] for a, b in pairwise(found))
+    front = [listed[i] for i in front_indices(listed)]
+    assert all(a[0] < b[0] and a[1] < b[1] for a, b in pairwise(front))
 
 
 @given(points, st.integers(0, 7), st.integers(-1, 5))
@@ -100,17 +100,17 @@ def test_hypervolume_equals_the_counted_squares(
 
 
 @given(points, st.tuples(st.integers(0, 6), st.integers(0, 6)))
-def test_one_more_point_never_takes_volume_away(
+def test_one_more_point_never_reduces_the_hypervolume(
     listed: list[tuple[float, float]], one: tuple[float, float]
 ) -> None:
     assert hypervolume([*listed, one], (7, -1)) >= hypervolume(listed, (7, -1))
 
 
 @given(st.integers(0, 60), st.integers(1, 12))
-def test_a_spread_keeps_both_ends_and_even_steps(count: int, most: int) -> None:
-    taken = evenly_spaced(count, most)
-    assert len(taken) == min(count, most) and taken == sorted(set(taken))
+def test_evenly_spaced_indices_have_both_ends_and_even_steps(count: int, most: int) -> None:
+    indices = evenly_spaced(count, most)
+    assert len(indices) == min(count, most) and indices == sorted(set(indices))
     if count:
-        assert taken[-1] == count - 1 and (taken[0] == 0 or most == 1)
-    steps = np.diff(taken)
+        assert indices[-1] == count - 1 and (indices[0] == 0 or most == 1)
+    steps = np.diff(indices)
     assert not len(steps) or steps.max() - steps.min() <= 1

@@ -1,4 +1,4 @@
-"""Trial parameters and plans: what goes in comes out, and every decoded plan means something.
+"""Trial parameters and plans: decoding inverts encoding, and every decoded plan is canonical.
 
 cls, cas:  s0 - s1 - s2 - s3*        det:  s0 - s1* - s2* - s3*        * tap
 """
@@ -33,7 +33,7 @@ def share(donor: str, recipient: str) -> Share:
     return Share(Ref.parse(recipient), Ref.parse(donor))
 
 
-def nothing() -> dict[str, str]:
+def no_shares() -> dict[str, str]:
     return {slot.name: NO_SHARE_KEY for slot in SPACE.slots}
 
 
@@ -44,7 +44,7 @@ def test_there_is_one_slot_for_each_tap_of_each_model() -> None:
 
 def test_slots_cover_every_share_once_within_the_segment_of_its_tap() -> None:
     segments = {"cls:s3": "0123", "cas:s3": "0123", "det:s1": "01", "det:s2": "2", "det:s3": "3"}
-    found = []
+    choices_of_all_slots = []
     for slot in SPACE.slots:
         choices = [one for one in slot.choices.values() if one is not None]
         assert {str(key): one for key, one in slot.choices.items() if one} == {
@@ -52,8 +52,8 @@ def test_slots_cover_every_share_once_within_the_segment_of_its_tap() -> None:
         }
         stages = {one.recipient.stage[1:] for one in choices}
         assert stages == set(segments[slot.name])
-        found += choices
-    assert sorted(found) == sorted(SHARES)
+        choices_of_all_slots += choices
+    assert sorted(choices_of_all_slots) == sorted(SHARES)
 
 
 def test_the_slots_of_real_networks_cover_their_taps(mixed: Observed) -> None:
@@ -74,62 +74,66 @@ def test_without_shares_there_is_one_plan() -> None:
     assert (space.slots, space.size, space.decode({})) == ((), 1, SharePlan())
 
 
-def test_nothing_decodes_to_nothing() -> None:
-    assert SPACE.decode(nothing()) == SharePlan()
-    assert SPACE.encode(SharePlan()) == nothing()
+def test_parameters_without_shares_decode_to_the_empty_plan() -> None:
+    assert SPACE.decode(no_shares()) == SharePlan()
+    assert SPACE.encode(SharePlan()) == no_shares()
 
 
 @settings(max_examples=300)
 @given(parameters)
-def test_every_decoded_plan_is_canonical_and_without_cycles(chosen: dict[str, str]) -> None:
-    plan = SPACE.decode(chosen)
+def test_every_decoded_plan_is_canonical_and_without_cycles(
+    trial_parameters: dict[str, str],
+) -> None:
+    plan = SPACE.decode(trial_parameters)
     liveness(plan, LAYOUTS)  # raises BadPlan for a cycle
     assert canonical(plan, LAYOUTS) == plan
-    assert set(plan.shares) <= {slot.choices[chosen[slot.name]] for slot in SPACE.slots}
+    assert set(plan.shares) <= {slot.choices[trial_parameters[slot.name]] for slot in SPACE.slots}
 
 
 @settings(max_examples=300)
 @given(parameters)
-def test_a_decoded_plan_encodes_to_parameters_that_decode_to_it(chosen: dict[str, str]) -> None:
-    plan = SPACE.decode(chosen)
+def test_a_decoded_plan_encodes_to_parameters_that_decode_to_it(
+    trial_parameters: dict[str, str],
+) -> None:
+    plan = SPACE.decode(trial_parameters)
     assert SPACE.decode(SPACE.encode(plan)) == plan
 
 
 @settings(max_examples=300)
 @given(parameters)
-def test_parameters_that_make_sense_as_they_stand_are_decoded_as_they_stand(
-    chosen: dict[str, str],
+def test_parameters_without_cycles_decode_to_the_canonical_plan_of_their_shares(
+    trial_parameters: dict[str, str],
 ) -> None:
-    picked = [slot.choices[chosen[slot.name]] for slot in SPACE.slots]
-    plan = SharePlan(tuple(one for one in picked if one is not None))
+    shares = [slot.choices[trial_parameters[slot.name]] for slot in SPACE.slots]
+    plan = SharePlan(tuple(one for one in shares if one is not None))
     try:
-        wanted = canonical(plan, LAYOUTS)
+        expected = canonical(plan, LAYOUTS)
     except BadPlan:
         return
-    assert SPACE.decode(chosen) == wanted
+    assert SPACE.decode(trial_parameters) == expected
 
 
 def test_a_share_that_would_close_a_cycle_is_left_out() -> None:
     forth, back = share("cas:s3", "cls:s2"), share("cls:s3", "cas:s2")
     with pytest.raises(BadPlan):
         canonical(SharePlan((forth, back)), LAYOUTS)
-    chosen = {**nothing(), "cls:s3": str(forth), "cas:s3": str(back)}
-    assert SPACE.decode(chosen) == SharePlan((forth,))
+    trial_parameters = {**no_shares(), "cls:s3": str(forth), "cas:s3": str(back)}
+    assert SPACE.decode(trial_parameters) == SharePlan((forth,))
 
 
-def test_a_later_share_may_break_a_cycle_open() -> None:
+def test_a_later_share_may_break_a_cycle() -> None:
     shares = share("det:s2", "cls:s1"), share("cls:s2", "det:s1"), share("cls:s0", "det:s2")
     plan = SharePlan(shares)
     assert canonical(plan, LAYOUTS) == plan
     assert SPACE.decode(SPACE.encode(plan)) == plan
 
 
-def test_shares_that_the_space_does_not_hold_are_left_out() -> None:
+def test_shares_outside_the_space_are_left_out() -> None:
     space = SearchSpace(LAYOUTS, [one for one in SHARES if one.recipient.model == "cls"])
-    known, other = share("cas:s1", "cls:s1"), share("cas:s1", "det:s1")
-    assert space.decode(space.encode(SharePlan((known, other)))) == SharePlan((known,))
+    inside, outside = share("cas:s1", "cls:s1"), share("cas:s1", "det:s1")
+    assert space.decode(space.encode(SharePlan((inside, outside)))) == SharePlan((inside,))
 
 
-def test_the_fingerprint_is_of_what_the_parameters_mean() -> None:
+def test_the_fingerprint_depends_on_the_shares() -> None:
     assert SearchSpace(LAYOUTS, SHARES).fingerprint == SPACE.fingerprint
     assert SearchSpace(LAYOUTS, SHARES[1:]).fingerprint != SPACE.fingerprint

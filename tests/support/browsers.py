@@ -15,7 +15,7 @@ ARGUMENTS = [
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
 SCREENSHOTS = Path(__file__).parents[2] / "build" / "ui"
-"""Git-ignored folder with screenshots of the tests, for people to look at."""
+"""Git-ignored folder with screenshots of the tests."""
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Images and videos such as cameras write, and a clock to set their ages by."""
+"""Images and videos as cameras write them, and clocks that tests control."""
 
 from __future__ import annotations
 
@@ -32,11 +32,12 @@ def flat(level: int) -> Frame:
 
 
 def level_of(frame: Frame) -> int:
+    """Return the mean grey level of a frame."""
     return round(float(frame.mean()))
 
 
 def levels(frames: Sequence[CameraFrame]) -> list[int]:
-    return [level_of(taken.frame) for taken in frames]
+    return [level_of(camera_frame.frame) for camera_frame in frames]
 
 
 def jpeg(frame: Frame) -> bytes:
@@ -45,7 +46,7 @@ def jpeg(frame: Frame) -> bytes:
     return buffer.getvalue()
 
 
-def put(path: Path, level: int, at: float = LONG_AGO) -> Path:
+def write_image(path: Path, level: int, at: float = LONG_AGO) -> Path:
     """Write a uniform image with a modification time in seconds."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(flat(level)).save(path)
@@ -53,9 +54,9 @@ def put(path: Path, level: int, at: float = LONG_AGO) -> Path:
     return path
 
 
-def put_at(path: Path, level: int, nanoseconds: int) -> None:
+def write_image_at(path: Path, level: int, nanoseconds: int) -> None:
     """Write a uniform image with a modification time in nanoseconds."""
-    put(path, level)
+    write_image(path, level)
     os.utime(path, ns=(nanoseconds, nanoseconds))
 
 
@@ -66,9 +67,9 @@ def write_video(
     container: str | None = None,
     start: int = 0,
 ) -> None:
-    """Write a video whose frame at `t` seconds has grey level `10 * t`, with a key frame every 7.
+    """Write a video whose frame at `t` seconds has grey level `10 * t`; every 7th is a key frame.
 
-    Its presentation times count from `start`, in milliseconds.
+    `times` are in seconds. Presentation times begin at `start`, in milliseconds.
     """
     with av.open(target if isinstance(target, io.BytesIO) else str(target), "w", container) as out:
         stream: Any = out.add_stream(codec, rate=25)
@@ -82,7 +83,7 @@ def write_video(
         out.mux(stream.encode(None))
 
 
-def steady(seconds: float, rate: int = 10) -> list[float]:
+def steady_times(seconds: float, rate: int = 10) -> list[float]:
     """Return the times of frames at a constant rate."""
     return [k / rate for k in range(round(seconds * rate))]
 
@@ -91,8 +92,8 @@ def poll(camera: Camera, cursor: Cursor) -> tuple[list[CameraFrame], CameraFault
     """Return all frames of a poll and the fault at its end. The cursor goes through JSON."""
     frames: list[CameraFrame] = []
     try:
-        for taken in camera.poll(json.loads(json.dumps(cursor))):
-            frames.append(taken)
+        for camera_frame in camera.poll(json.loads(json.dumps(cursor))):
+            frames.append(camera_frame)
     except CameraFault as fault:
         return frames, fault
     return frames, None
@@ -105,8 +106,8 @@ def frames_after(camera: Camera, cursor: Cursor) -> list[CameraFrame]:
     return frames
 
 
-class SetClock:
-    """A stand-in for the system's clock that stands still until it is advanced."""
+class ManualClock:
+    """A stand-in for the system's clock that moves only when a test advances it."""
 
     def __init__(self, seconds: float) -> None:
         self.nanoseconds = round(seconds * 1e9)
@@ -118,7 +119,7 @@ class SetClock:
         self.nanoseconds += round(seconds * 1e9)
 
     def age(self, path: Path, seconds: float) -> None:
-        """Set a file's modification time to so many seconds ago."""
+        """Set the modification time of a file to `seconds` before the clock's time."""
         modified = self.nanoseconds - round(seconds * 1e9)
         os.utime(path, ns=(modified, modified))
 
@@ -134,7 +135,7 @@ class TickingClock:
         return self.now
 
 
-def taken(level: int, at: str = "2026-05-04T12:00:00.250+00:00") -> CameraFrame:
+def uniform_camera_frame(level: int, at: str = "2026-05-04T12:00:00.250+00:00") -> CameraFrame:
     """Return a uniform frame as a camera yields it."""
     return CameraFrame(np.full((36, 48, 3), level, dtype=np.uint8), at, {"at": level})
 
@@ -146,7 +147,11 @@ def image_level(path: Path) -> int:
 def stored_frames(recordings: Recordings, folder: Path) -> list[Path]:
     """Return all stored frames of one camera, oldest first."""
     folders = [recordings.window_folder(number) for number in recordings.window_numbers()]
-    return [path for each in (*folders, folder / "open") for path in sorted(each.glob("*.jpg"))]
+    return [
+        path
+        for subfolder in (*folders, folder / "open")
+        for path in sorted(subfolder.glob("*.jpg"))
+    ]
 
 
 def recordings_in(folder: Path, *names: str) -> dict[str, Recordings]:
@@ -162,9 +167,9 @@ def real_camera(name: str) -> Path:
 
 
 def second_by_second(source: Path, target: Path) -> Path:
-    """Copy the images of a folder with modification times a second apart, in order of name.
+    """Copy the images of a folder, in order of name, with modification times a second apart.
 
-    The times of downloaded images depend on how they were unpacked.
+    The modification times of downloaded images depend on how they were unpacked.
     """
     target.mkdir(parents=True)
     paths = sorted(path for path in source.rglob("*") if path.suffix in (".jpg", ".png"))

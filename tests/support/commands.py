@@ -71,7 +71,7 @@ class Command:
         os.kill(self.pid, number)
 
     def kill(self) -> bool:
-        """Send SIGKILL; return whether it, and no exit before it, ended the process."""
+        """Send SIGKILL; return whether that ended the process, rather than an earlier exit."""
         self._process.kill()
         return self.exit_code() == -signal.SIGKILL
 

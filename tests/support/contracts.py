@@ -158,12 +158,14 @@ class StoreContract:
         assert "plan" not in own
 
     def test_a_trial_that_another_process_failed_is_repeated(self) -> None:
-        """A process that was paused for long continues: it evaluates each of its plans once."""
+        """A process that continues after a long pause evaluates each of its plans once."""
         store = self.settings(1).store
 
         class Slow(PlanEvaluator):
             def evaluate(self, plan: SharePlan) -> EvaluatedPlan:
-                if not self._predicted:  # the first one: another process takes this one for dead
+                if (
+                    not self._predicted
+                ):  # at the first plan, another process fails the running trial
                     storage = open_store(store)
                     number = storage.get_all_studies()[0]._study_id
                     (trial,) = storage.get_all_trials(number, states=(TrialState.RUNNING,))
@@ -204,6 +206,6 @@ def every_plan(problem: Problem) -> list[SharePlan]:
     """Return every plan of the space once."""
     slots = problem.space.slots
     names = [slot.name for slot in slots]
-    chosen = product(*(slot.choices for slot in slots))
-    plans = (problem.space.decode(dict(zip(names, choices, strict=True))) for choices in chosen)
+    combinations = product(*(slot.choices for slot in slots))
+    plans = (problem.space.decode(dict(zip(names, keys, strict=True))) for keys in combinations)
     return list(dict.fromkeys(plans))

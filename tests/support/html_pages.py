@@ -34,13 +34,13 @@ class Element:
 
     def all(self, name: str, **attributes: str) -> list[Element]:
         """Return descendants by name and attributes; `class_` matches any one of the classes."""
-        found = []
+        elements = []
         for part in self.inside:
             if isinstance(part, Element):
                 if part.name == name and all(part.has(k, v) for k, v in attributes.items()):
-                    found.append(part)
-                found += part.all(name, **attributes)
-        return found
+                    elements.append(part)
+                elements += part.all(name, **attributes)
+        return elements
 
     def has(self, name: str, value: str) -> bool:
         actual = self.attributes.get(name.rstrip("_"), "")

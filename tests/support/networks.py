@@ -48,7 +48,7 @@ SVD_LIMIT = 200_000
 
 @dataclass(frozen=True)
 class Original:
-    """Facts of an uncut network that tests compare with; the network itself is not kept."""
+    """Facts of an uncut network that tests compare with, without the network itself."""
 
     inputs: Tensor
     answers: tuple[Tensor, ...]
@@ -89,8 +89,8 @@ class Zoo:
             self._facts[arch, name] = collect_model_facts(self.model(arch, name))
         return self._facts[arch, name]
 
-    def deployment(self, archs: Mapping[str, str]) -> Deployment:
-        return Deployment(
+    def deployment(self, archs: Mapping[str, str]) -> ZooDeployment:
+        return ZooDeployment(
             {name: self.model(arch, name) for name, arch in archs.items()},
             {name: self.facts(arch, name) for name, arch in archs.items()},
         )
@@ -151,7 +151,7 @@ def _randomise_batchnorms(net: nn.Module) -> None:
 
 
 @dataclass(frozen=True)
-class Deployment:
+class ZooDeployment:
     """Models of a deployment, and all legal shares between them."""
 
     models: dict[str, StagedModel]

@@ -63,7 +63,7 @@ class Postgres:
         self._end(signal.SIGKILL)
 
     def stop(self) -> None:
-        """Do what PostgreSQL calls a fast shutdown."""
+        """Stop the server with a fast shutdown."""
         self._end(signal.SIGINT)
 
     def new_database(self) -> str:

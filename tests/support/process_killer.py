@@ -25,22 +25,22 @@ def kill_before_step(step: int, steps: Path) -> Callable[[], None]:
 
 def _prepare(step: int, steps: Path) -> None:
     log = os.open(steps, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
-    done = 0
+    completed_steps = 0
 
-    def counting(call: Callable[..., Any], name: Callable[..., str]) -> Callable[..., Any]:
-        def counted(*args: Any, **kwargs: Any) -> Any:
-            nonlocal done
-            if done == step:
+    def counted(call: Callable[..., Any], name: Callable[..., str]) -> Callable[..., Any]:
+        def counted_call(*args: Any, **kwargs: Any) -> Any:
+            nonlocal completed_steps
+            if completed_steps == step:
                 os.kill(os.getpid(), signal.SIGKILL)
             os.write(log, f"{name(*args)}\n".encode())
-            done += 1
+            completed_steps += 1
             return call(*args, **kwargs)
 
-        return counted
+        return counted_call
 
-    os.replace = counting(os.replace, lambda source, target: str(target))
-    os.rename = counting(os.rename, lambda source, target: str(target))
+    os.replace = counted(os.replace, lambda source, target: str(target))
+    os.rename = counted(os.rename, lambda source, target: str(target))
     for method in ("set_registered_model_alias", "delete_registered_model_alias",
                    "create_model_version", "set_model_version_tag"):  # fmt: skip
         call = getattr(MlflowClient, method)
-        setattr(MlflowClient, method, counting(call, lambda *_, method=method: f"mlflow:{method}"))
+        setattr(MlflowClient, method, counted(call, lambda *_, method=method: f"mlflow:{method}"))

@@ -1,4 +1,4 @@
-"""Settings with which the tests measure latency: they check what is measured, not how exactly."""
+"""Short latency measurements for tests that do not depend on their precision."""
 
 from __future__ import annotations
 

@@ -13,20 +13,20 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from camera_files import flat, jpeg, steady, write_video
+from camera_files import flat, jpeg, steady_times, write_video
 
 FRAMES = 60
 """Frames of every stream that ends or stalls."""
 LEVEL_STEP = 4
 """Grey levels from one frame of /mjpeg to the next."""
 HANG = 60
-"""Seconds after which a server stops waiting for a client that should have left by itself."""
+"""Seconds after which a server stops waiting for a client to leave."""
 
 
 def transport_stream(seconds: float) -> list[bytes]:
-    """Return MPEG-TS in chunks of 7 x 188 bytes, as they fit into a network packet."""
+    """Return MPEG-TS in chunks of 7 x 188 bytes, which fit into a network packet."""
     file = io.BytesIO()
-    write_video(file, steady(seconds, 25), "mpeg4", "mpegts")
+    write_video(file, steady_times(seconds, 25), "mpeg4", "mpegts")
     content = file.getvalue()
     return [content[k : k + 7 * 188] for k in range(0, len(content), 7 * 188)]
 
@@ -37,11 +37,11 @@ def mjpeg_part(level: int) -> bytes:
     return head.encode() + content + b"\r\n"
 
 
-class _Held:
-    """Mixed into a server: connections that stay open until the client leaves."""
+class _OpenConnections:
+    """A mixin for servers whose connections stay open until the client leaves."""
 
     def hold_open(self) -> None:
-        """Send nothing until the test is over; note a client that would wait for ever."""
+        """Send nothing until the test is over; record a client that waits longer than `HANG`."""
         if not self.over.wait(HANG):
             self.client_hung = True
 
@@ -51,18 +51,20 @@ class _Held:
         self.client_hung = False
 
 
-class HttpServer(_Held, ThreadingHTTPServer):
+class HttpServer(_OpenConnections, ThreadingHTTPServer):
     daemon_threads = True
 
 
-class TcpServer(_Held, socketserver.ThreadingTCPServer):
+class TcpServer(_OpenConnections, socketserver.ThreadingTCPServer):
     daemon_threads = True
     allow_reuse_address = True
 
 
 class HttpCamera(BaseHTTPRequestHandler):
-    """Serve /ts and /mjpeg, which end after 60 frames, or stall there with /ts-stall and
-    /mjpeg-stall; /still gives one picture for ever."""
+    """Serve /ts and /mjpeg, which end after 60 frames, and /still, which repeats one image.
+
+    /ts-stall and /mjpeg-stall stop sending after 60 frames.
+    """
 
     protocol_version = "HTTP/1.1"
     server: HttpServer
@@ -77,7 +79,7 @@ class HttpCamera(BaseHTTPRequestHandler):
                 self._send([mjpeg_part(LEVEL_STEP * k) for k in range(FRAMES)])
             elif self.path == "/still":
                 self._begin("multipart/x-mixed-replace; boundary=--frame")
-                self._send_for_ever(mjpeg_part(90))
+                self._send_without_end(mjpeg_part(90))
             elif self.path == "/text":
                 self._begin("text/plain")
                 self.wfile.write(b"no video")
@@ -102,18 +104,20 @@ class HttpCamera(BaseHTTPRequestHandler):
         for part in parts:
             self.wfile.write(part)
 
-    def _send_for_ever(self, part: bytes) -> None:
+    def _send_without_end(self, part: bytes) -> None:
         while not self.server.over.wait(0.01):  # leaves the processor to the client
             self.wfile.write(part)
 
 
 class RtspCamera(socketserver.StreamRequestHandler):
-    """Speak RTSP 1.0 over TCP and send MPEG-TS in RTP (RFC 2250); stall after four seconds of
-    video."""
+    """Speak RTSP 1.0 over TCP and send MPEG-TS in RTP (RFC 2250).
+
+    The stream stalls after four seconds of video.
+    """
 
     rbufsize = 0
     authentication = ""
-    """How `user` has to prove the password `secret` (RFC 7617, RFC 2069)."""
+    """How `user` proves the password `secret`: "", "Basic" (RFC 7617) or "Digest" (RFC 2069)."""
     server: TcpServer
 
     def handle(self) -> None:

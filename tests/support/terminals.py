@@ -1,4 +1,4 @@
-"""Pseudo-terminals for commands, to test what a person at a terminal sees."""
+"""Pseudo-terminals for commands, to test their output at a terminal."""
 
 from __future__ import annotations
 

@@ -121,6 +121,7 @@ def all_finite(moments: Moments) -> bool:
 
 
 def shares_in(observed: Observed, *adapters: AdapterSpec) -> tuple[Share, ...]:
+    """Return all legal shares, with `linear` adapters unless others are named."""
     deployment = observed.deployment
     return enumerate_shares(deployment.pairs.legal, deployment.facts, adapters or (LINEAR,))
 
@@ -167,7 +168,7 @@ def write_config(folder: Path, data: Any, name: str = "config.yaml") -> Path:
 
 @cache
 def empty_store() -> Path:
-    """A new MLflow store without runs, for this process."""
+    """Create an MLflow store without runs for this process, and return its path."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     folder = Path(tempfile.mkdtemp(prefix="merge-search-store-"))
@@ -210,7 +211,7 @@ def capture_reporter() -> CapturedReporter:
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A finished run."""
+    """A finished run: its config, the path of that config, its result and its output."""
 
     config: RunConfig
     path: Path

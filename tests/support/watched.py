@@ -1,4 +1,4 @@
-"""A tiny deployment under watch: its config, and a camera that puts pictures into a folder."""
+"""A tiny deployment under watch: its config, and a camera that writes images to a folder."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class Watched:
         return self.config.parent / "gate"
 
     def deliver(self, settings: SceneSettings, count: int = WINDOW) -> None:
-        """Put new pictures into the folder, an hour old, 10 ms apart."""
+        """Write new images to the folder, with modification times an hour ago and 10 ms apart."""
         for index in range(self.delivered, self.delivered + count):
             path = self.gate / f"{index:06d}.png"
             picture(settings, index).save(path)

@@ -1,4 +1,4 @@
-"""Schedules: properties, a minute-by-minute twin of the crontab reader, and clock changes."""
+"""Schedules: properties, a slow reference for crontab lines, and clock changes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def moments(schedule: Schedule, start: datetime, end: datetime) -> Iterator[date
         yield start
 
 
-# A slow twin that asks of every minute whether the crontab line names it.
+# A slow reference: it checks every minute against the crontab line.
 
 NAMES = {name: number for number, name in enumerate("sun mon tue wed thu fri sat".split())}
 NAMES |= {
@@ -39,7 +39,7 @@ NAMES |= {
 }
 
 
-def named(field: str, value: int, low: int, high: int) -> bool:
+def field_names(field: str, value: int, low: int, high: int) -> bool:
     for part in field.lower().split(","):
         span, _, step = part.partition("/")
         first, _, last = span.partition("-")
@@ -54,16 +54,16 @@ def named(field: str, value: int, low: int, high: int) -> bool:
     return False
 
 
-def matches(text: str, wall: datetime) -> bool:
+def is_due(text: str, wall: datetime) -> bool:
     minute, hour, day, month, weekday = text.split()
     sunday_first = wall.isoweekday() % 7
-    by_day = named(day, wall.day, 1, 31)
-    by_week = any(named(weekday, d, 0, 7) for d in {sunday_first, sunday_first or 7})
+    by_day = field_names(day, wall.day, 1, 31)
+    by_week = any(field_names(weekday, d, 0, 7) for d in {sunday_first, sunday_first or 7})
     starred = day.startswith("*") or weekday.startswith("*")
     return (
-        named(minute, wall.minute, 0, 59)
-        and named(hour, wall.hour, 0, 23)
-        and named(month, wall.month, 1, 12)
+        field_names(minute, wall.minute, 0, 59)
+        and field_names(hour, wall.hour, 0, 23)
+        and field_names(month, wall.month, 1, 12)
         and (by_day and by_week if starred else by_day or by_week)
     )
 
@@ -85,8 +85,8 @@ CRONTABS = [
 @pytest.mark.parametrize("text", CRONTABS)
 def test_a_crontab_is_due_in_the_minutes_that_it_names(text: str) -> None:
     start, end = at("2028-01-31T11:59"), at("2028-04-02T12:00")
-    wanted = [minute for minute in minutes(start, end) if matches(text, minute)]
-    assert list(moments(Schedule.cron(text), start, end)) == wanted
+    expected = [minute for minute in minutes(start, end) if is_due(text, minute)]
+    assert list(moments(Schedule.cron(text), start, end)) == expected
 
 
 def fields(low: int, high: int) -> st.SearchStrategy[str]:
@@ -108,7 +108,7 @@ CRONTAB = st.tuples(
     fields(0, 59), fields(0, 23), fields(1, 28), fields(1, 12), fields(0, 7)
 ).map(" ".join)  # fmt: skip
 INTERVAL = st.tuples(st.integers(1, 300), st.sampled_from(["s", "min", "h", "d"])).map(
-    lambda given: Schedule.interval("{} {}".format(*given))
+    lambda parts: Schedule.interval("{} {}".format(*parts))
 )
 ZONES = ["UTC", "Europe/Berlin", "Africa/Cairo", "Australia/Lord_Howe", "America/Santiago",
          "America/St_Johns", "Asia/Kathmandu"]  # fmt: skip
@@ -123,8 +123,8 @@ MOMENT = st.datetimes(datetime(2000, 1, 1), datetime(2037, 1, 1), timezones=st.j
 @given(CRONTAB, MOMENT)
 def test_any_crontab_agrees_with_the_slow_reader(text: str, start: datetime) -> None:
     start = start.replace(second=0, microsecond=0)
-    wanted = (minute for minute in minutes(start, start + 2 * DAY) if matches(text, minute))
-    assert list(moments(Schedule.cron(text), start, start + 2 * DAY)) == list(wanted)
+    expected = (minute for minute in minutes(start, start + 2 * DAY) if is_due(text, minute))
+    assert list(moments(Schedule.cron(text), start, start + 2 * DAY)) == list(expected)
 
 
 @settings(max_examples=100, deadline=None)
@@ -164,24 +164,24 @@ def test_sunday_is_zero_and_seven(weekday: str) -> None:
 
 def test_monday_to_friday_are_one_to_five() -> None:
     for weekdays in ("1-5", "mon-fri", "1,2,3,4,5"):
-        found = moments(Schedule.cron(f"0 6 * * {weekdays}"), at("2026-11-21"), at("2026-12-01"))
-        assert [f"{m:%d}" for m in found] == ["23", "24", "25", "26", "27", "30"]
+        due = moments(Schedule.cron(f"0 6 * * {weekdays}"), at("2026-11-21"), at("2026-12-01"))
+        assert [f"{m:%d}" for m in due] == ["23", "24", "25", "26", "27", "30"]
 
 
 def test_either_day_suffices_if_both_are_restricted() -> None:
-    found = moments(Schedule.cron("0 0 13 * fri"), at("2026-11-01"), at("2026-12-01"))
-    assert [f"{m:%d}" for m in found] == ["06", "13", "20", "27"]
-    found = moments(Schedule.cron("0 0 15 * fri"), at("2026-11-01"), at("2026-12-01"))
-    assert [f"{m:%d}" for m in found] == ["06", "13", "15", "20", "27"]
+    due = moments(Schedule.cron("0 0 13 * fri"), at("2026-11-01"), at("2026-12-01"))
+    assert [f"{m:%d}" for m in due] == ["06", "13", "20", "27"]
+    due = moments(Schedule.cron("0 0 15 * fri"), at("2026-11-01"), at("2026-12-01"))
+    assert [f"{m:%d}" for m in due] == ["06", "13", "15", "20", "27"]
 
 
 def test_an_interval_does_not_drift() -> None:
     schedule = Schedule.interval("45 min")
     start = at("2026-11-25T10:07:31.5")
-    found = list(moments(schedule, start, start + DAY))
-    assert {later - earlier for earlier, later in pairwise(found)} == {45 * MINUTE}
-    late = [schedule.after(moment + timedelta(seconds=17.3)) for moment in found[:-1]]
-    assert late == found[1:]
+    due = list(moments(schedule, start, start + DAY))
+    assert {later - earlier for earlier, later in pairwise(due)} == {45 * MINUTE}
+    late = [schedule.after(moment + timedelta(seconds=17.3)) for moment in due[:-1]]
+    assert late == due[1:]
     assert Schedule.interval("1 d").after(start) == at("2026-11-26")
     assert Schedule.interval("90s").after(at("2026-11-25")) == at("2026-11-25T00:01:30")
     assert Schedule.interval(" 2 h ").after(at("2026-11-25")) == at("2026-11-25T02:00")
@@ -197,7 +197,7 @@ def test_the_first_round_is_due_immediately(schedule: Schedule) -> None:
 
 
 @pytest.mark.parametrize(
-    "last, now, wanted",
+    "last, now, expected",
     [
         ("2026-11-25T10:00:03", "2026-11-25T10:29:59", None),
         ("2026-11-25T10:00:03", "2026-11-25T10:30:00", ("2026-11-25T10:30:00", 0)),
@@ -208,17 +208,17 @@ def test_the_first_round_is_due_immediately(schedule: Schedule) -> None:
         ("2026-11-20T18:00:01", "2026-11-23T06:15:00", ("2026-11-23T06:00:00", 119)),
         # began late: what was missed before is not missed again
         ("2026-11-25T11:25:00", "2026-11-25T11:30:00", ("2026-11-25T11:30:00", 0)),
-        # the clock was put back by a moment
+        # the clock was set back by less than a second
         ("2026-11-25T10:30:00.4", "2026-11-25T10:29:59.9", None),
         ("2026-11-25T10:30:00.4", "2026-11-25T10:30:00.1", None),
     ],
 )
 @pytest.mark.parametrize("schedule", [Schedule.cron("*/30 * * * *"), Schedule.interval("30 min")])
 def test_missed_rounds_are_one_round(
-    schedule: Schedule, last: str, now: str, wanted: tuple[str, int] | None
+    schedule: Schedule, last: str, now: str, expected: tuple[str, int] | None
 ) -> None:
-    found = schedule.due(at(last), at(now))
-    assert found == (None if wanted is None else Due(at(wanted[0]), wanted[1]))
+    due = schedule.due(at(last), at(now))
+    assert due == (None if expected is None else Due(at(expected[0]), expected[1]))
 
 
 def test_a_round_under_a_wrong_clock_does_not_block_later_rounds() -> None:
@@ -229,8 +229,8 @@ def test_a_round_under_a_wrong_clock_does_not_block_later_rounds() -> None:
 
 def test_counting_missed_rounds_stops_at_a_limit() -> None:
     began = time.monotonic()
-    found = Schedule.interval("1 s").due(at("2020-01-01"), at("2026-01-01"))
-    assert found is not None and found.missed == MAX_COUNTED
+    due = Schedule.interval("1 s").due(at("2020-01-01"), at("2026-01-01"))
+    assert due is not None and due.missed == MAX_COUNTED
     assert time.monotonic() - began < 5
 
 
@@ -271,12 +271,12 @@ HOURS_STARRED = [
 @pytest.mark.parametrize("zone, start, end", CHANGES)
 @pytest.mark.parametrize("text", HOURS_STARRED)
 def test_a_starred_hour_continues_in_real_time(text: str, zone: str, start: str, end: str) -> None:
-    wanted = [
+    expected = [
         minute
         for minute in minutes(at(start), at(end))
-        if matches(text, minute.astimezone(ZoneInfo(zone)))
+        if is_due(text, minute.astimezone(ZoneInfo(zone)))
     ]
-    assert list(moments(Schedule.cron(text, zone), at(start), at(end))) == wanted
+    assert list(moments(Schedule.cron(text, zone), at(start), at(end))) == expected
 
 
 @pytest.mark.parametrize("zone, start, end", CHANGES)
@@ -284,22 +284,22 @@ def test_a_starred_hour_continues_in_real_time(text: str, zone: str, start: str,
 def test_a_named_hour_is_due_once_through_any_clock_change(
     text: str, zone: str, start: str, end: str
 ) -> None:
-    """A time has passed once the clocks have shown it or a later time, and passes once."""
-    wanted, reached = [], at(start).astimezone(ZoneInfo(zone)).replace(tzinfo=None)
+    """A local time passes once: when the clocks first show it or a later time."""
+    expected, latest = [], at(start).astimezone(ZoneInfo(zone)).replace(tzinfo=None)
     for minute in minutes(at(start), at(end)):
-        shown = minute.astimezone(ZoneInfo(zone)).replace(tzinfo=None)
-        over = list(minutes(reached, shown))
-        wanted += [minute] if any(matches(text, wall) for wall in over) else []
-        reached = max(reached, shown)
-    assert list(moments(Schedule.cron(text, zone), at(start), at(end))) == wanted
+        local_time = minute.astimezone(ZoneInfo(zone)).replace(tzinfo=None)
+        over = list(minutes(latest, local_time))
+        expected += [minute] if any(is_due(text, wall) for wall in over) else []
+        latest = max(latest, local_time)
+    assert list(moments(Schedule.cron(text, zone), at(start), at(end))) == expected
 
 
 def test_half_past_two_on_nights_of_clock_changes() -> None:
     schedule, berlin = Schedule.cron("30 2 * * *", "Europe/Berlin"), ZoneInfo("Europe/Berlin")
 
     def night(start: str, end: str) -> list[str]:
-        found = moments(schedule, at(start), at(end))
-        return [m.astimezone(berlin).isoformat() for m in found]
+        due = moments(schedule, at(start), at(end))
+        return [m.astimezone(berlin).isoformat() for m in due]
 
     assert night("2026-03-28T12:00", "2026-03-29T12:00") == ["2026-03-29T03:00:00+02:00"]
     assert night("2026-10-24T12:00", "2026-10-25T12:00") == ["2026-10-25T02:30:00+02:00"]
@@ -309,7 +309,7 @@ def test_half_past_two_on_nights_of_clock_changes() -> None:
 
 
 @pytest.mark.parametrize(
-    "text, said",
+    "text, message",
     [
         ("", "has 0 fields"),
         ("hourly", "has 1 fields"),
@@ -334,11 +334,11 @@ def test_half_past_two_on_nights_of_clock_changes() -> None:
         ("0 0 31 4,6,9,11 *", "never occurs"),
     ],
 )
-def test_a_bad_crontab_line_is_refused_in_one_sentence(text: str, said: str) -> None:
-    with pytest.raises(ValueError, match=said) as caught:
+def test_a_bad_crontab_line_is_refused_in_one_sentence(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
         Schedule.cron(text)
-    told = str(caught.value)
-    assert repr(text) in told and "\n" not in told and len(told) < 250
+    error = str(caught.value)
+    assert repr(text) in error and "\n" not in error and len(error) < 250
 
 
 @pytest.mark.parametrize("zone", ["", "Nowhere/None", "Europe", "../UTC", "/etc/localtime", "\0"])
@@ -362,10 +362,10 @@ def test_a_bad_interval_is_refused_in_one_sentence(text: str) -> None:
 
 
 LONG = 1800.0
-"""Seconds after which a wait has hung, on a machine that is very busy."""
+"""Seconds after which a wait counts as hung, even on a busy machine."""
 
 
-def took(act: Callable[[], object]) -> float:
+def seconds_of(act: Callable[[], object]) -> float:
     began = time.monotonic()
     act()
     return time.monotonic() - began
@@ -374,24 +374,24 @@ def took(act: Callable[[], object]) -> float:
 def test_the_clock_waits_for_a_future_time_and_not_for_a_past_one() -> None:
     clock = SystemClock()
     moment = clock.now() + timedelta(seconds=0.3)
-    assert 0.2 < took(lambda: clock.wait_until(moment)) < LONG
+    assert 0.2 < seconds_of(lambda: clock.wait_until(moment)) < LONG
     assert clock.now() >= moment and clock.now().tzinfo is UTC
-    assert took(lambda: clock.wait_until(clock.now() - DAY)) < LONG
+    assert seconds_of(lambda: clock.wait_until(clock.now() - DAY)) < LONG
 
 
-def test_a_clock_that_is_set_is_noticed() -> None:
+def test_a_change_of_the_clock_ends_the_wait() -> None:
     class Suspended(SystemClock):
-        """Stands still for an hour as soon as somebody waits."""
+        """A clock that jumps forward by an hour after its first reading."""
 
         ahead = timedelta(0)
 
         def now(self) -> datetime:
-            shown = super().now() + self.ahead
+            time = super().now() + self.ahead
             self.ahead = HOUR
-            return shown
+            return time
 
     clock = Suspended()
-    assert took(lambda: clock.wait_until(datetime.now(UTC) + HOUR)) < LONG
+    assert seconds_of(lambda: clock.wait_until(datetime.now(UTC) + HOUR)) < LONG
 
 
 def test_a_signal_ends_the_wait_immediately() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_up_camera import Camera, changed
+from made_up_camera import MadeUpCamera, map_rows
 from PIL import Image
 from watched import WINDOW
 
@@ -30,8 +30,8 @@ def workspace(tmp_path: Path) -> Workspace:
 
 
 @pytest.fixture
-def camera() -> Camera:
-    return Camera(20)
+def camera() -> MadeUpCamera:
+    return MadeUpCamera(20)
 
 
 def window(workspace: Workspace, camera: str, number: int) -> Window:
@@ -60,7 +60,7 @@ def inspected(
 
 
 def test_cameras_that_resemble_the_same_part_all_extend_its_reference(
-    workspace: Workspace, camera: Camera
+    workspace: Workspace, camera: MadeUpCamera
 ) -> None:
     reference = Reference.of(camera.frames(60))
     features = {name: camera.frames(WINDOW) for name in ("gate", "yard")}
@@ -73,7 +73,7 @@ def test_cameras_that_resemble_the_same_part_all_extend_its_reference(
 
 
 def test_each_window_of_a_camera_extends_a_reference_once(
-    workspace: Workspace, camera: Camera
+    workspace: Workspace, camera: MadeUpCamera
 ) -> None:
     reference, features = Reference.of(camera.frames(60)), {"gate": camera.frames(2 * WINDOW)}
     extend_references(workspace, inspected(workspace, reference, features, windows=2))
@@ -85,10 +85,10 @@ def test_each_window_of_a_camera_extends_a_reference_once(
 
 
 def test_neither_changed_cameras_nor_windows_of_a_search_extend_references(
-    workspace: Workspace, camera: Camera
+    workspace: Workspace, camera: MadeUpCamera
 ) -> None:
     reference, same = Reference.of(camera.frames(120)), camera.frames(WINDOW)
-    other = changed(camera.frames(WINDOW), lambda rows: rows + 1e3)
+    other = map_rows(camera.frames(WINDOW), lambda rows: rows + 1e3)
     extend_references(workspace, inspected(workspace, reference, {"gate": other}))
     inspection = inspected(workspace, reference, {"gate": same})
     extend_references(workspace, inspection, inspection.windows)
