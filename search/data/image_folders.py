@@ -13,8 +13,6 @@ from search.data.images import IMAGE_SUFFIXES
 MAX_SUFFIXES = 8
 """The most suffixes that a remark names."""
 
-FileId = tuple[int, int]
-"""Device and inode."""
 ErrorHandler = Callable[[OSError], None]
 
 
@@ -74,31 +72,22 @@ def visible_files(folder: Path, on_error: ErrorHandler) -> Iterator[tuple[str, l
     Hidden files and folders are left out. Linked folders are followed after all others. Each
     folder comes once, under however many links; one that holds `folder` itself does not come.
     """
-    visited = set(filter(None, map(_file_id, map(str, folder.resolve().parents))))
+    visited = set(map(str, folder.resolve().parents))
     waiting = [str(folder)]
     while waiting:
         links: list[str] = []
         for top in waiting:
             for parent, folders, names in os.walk(top, onerror=on_error):
-                identity = _file_id(parent)
-                if identity is None or identity in visited:
+                real_path = os.path.realpath(parent)
+                if real_path in visited:
                     folders.clear()
                     continue
-                visited.add(identity)
+                visited.add(real_path)
                 folders[:] = sorted(name for name in folders if not is_hidden(name))
                 paths = (os.path.join(parent, name) for name in folders)
                 links += [path for path in paths if os.path.islink(path)]
                 yield parent, [name for name in names if not is_hidden(name)]
         waiting = links
-
-
-def _file_id(path: str) -> FileId | None:
-    """Return the identity of a folder; None if it has been deleted meanwhile."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
 
 
 def _describe_others(suffixes: tuple[str, ...]) -> str:

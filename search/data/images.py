@@ -78,9 +78,16 @@ def _ends_properly(image: Image.Image, content: bytes) -> bool:
     if image.format == "WEBP":
         return int.from_bytes(content[4:8], "little") + 8 <= len(content)
     if image.format == "PNG" and content.endswith(b"IEND\xaeB`\x82"):
-        image.verify()  # the checksums
-        return True
+        return _has_valid_checksums(image)
     return False
+
+
+def _has_valid_checksums(image: Image.Image) -> bool:
+    try:
+        image.verify()
+    except DAMAGE:
+        return False
+    return True
 
 
 def _open_content(content: bytes) -> Image.Image:

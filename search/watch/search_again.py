@@ -123,9 +123,12 @@ def build_search_config(
 
     Trials go into a file of the round: those of earlier searches are on other frames.
     """
-    own = config.frames.parts or [PartConfig(**config.frames.model_dump(exclude={"parts"}))]
+    of_a_part = set(PartConfig.model_fields)
+    own = config.frames.parts or [PartConfig(**config.frames.model_dump(include=of_a_part))]
     windows = [PartConfig(folder=_relative(config, window.folder)) for window in request.windows]
-    changes: dict[str, Any] = {"frames": FramesConfig(parts=[*own, *windows])}
+    of_all_parts = config.frames.model_dump(exclude=of_a_part | {"parts"}, exclude_unset=True)
+    frames = FramesConfig(parts=[*own, *windows], **of_all_parts)
+    changes: dict[str, Any] = {"frames": frames}
     if config.storage is None:
         changes["storage"] = _relative(config, workspace.trials_file(request.round))
     return config.model_copy(update=changes)

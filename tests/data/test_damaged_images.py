@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from tiny import save_noise_image
 
 from search.data.class_labels import csv_truth
@@ -57,6 +58,26 @@ def test_a_truncated_image_is_damaged_exactly_if_it_cannot_be_read(
     with pytest.raises(BadFrames):
         read_image(path)
     assert find_damage(path)
+
+
+@pytest.mark.parametrize("chunk", [b"IDAT", b"tEXt"])
+def test_an_image_with_a_wrong_checksum_is_damaged_only_if_it_cannot_be_read(
+    tmp_path: Path, chunk: bytes
+) -> None:
+    info = PngInfo()
+    info.add_text("place", "gate")
+    Image.fromarray(NOISE).save(tmp_path / "a.png", pnginfo=info)
+    content = bytearray((tmp_path / "a.png").read_bytes())
+    start = content.index(chunk)
+    length = int.from_bytes(content[start - 4 : start], "big")
+    content[start + 4 + length] ^= 0xFF  # the first byte of the checksum
+    (tmp_path / "a.png").write_bytes(content)
+    try:
+        read_image(tmp_path / "a.png")
+    except BadFrames:
+        assert find_damage(tmp_path / "a.png")
+    else:
+        assert find_damage(tmp_path / "a.png") == ""
 
 
 def test_a_file_that_is_missing_or_of_another_kind_is_damaged(tmp_path: Path) -> None:
