@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from search.config.base import Positive, Section, Share01, exactly_one
 from search.config.scenes import ScenesConfig
-from search.data.coco import Category
+from search.data.class_categories import Category
 
 
 class SampledConfig(Section):

@@ -9,7 +9,7 @@ import torch
 from search.config.base import BadConfig
 from search.config.data import PartConfig, SampledConfig, TruthConfig
 from search.config.run import RunConfig
-from search.data.class_labels import csv_truth, folder_truth, real_truth
+from search.data.class_labels import folder_truth, real_truth
 from search.data.coco import coco_truth
 from search.data.damaged_images import intact_frames, intact_truth
 from search.data.frames import (
@@ -22,6 +22,7 @@ from search.data.frames import (
     folder_frames,
 )
 from search.data.ground_truth import Truth, scenes_truth
+from search.data.label_table import csv_truth
 from spaces.stages import Task
 
 
