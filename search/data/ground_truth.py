@@ -219,7 +219,7 @@ def check_classes(truth: Truth, num_classes: int, model: str) -> None:
     if len(truth.names) > num_classes:
         raise BadTruth(
             f"truth.{model}: the labels name {len(truth.names)} classes "
-            f"({list_texts(truth.names)}), but {model} has only {num_classes}"
+            f"({list_texts(truth.names)}), but it has only {num_classes} classes"
         )
     greatest = max(label for classes in truth.labels for label in classes)
     if greatest >= num_classes:
