@@ -28,9 +28,9 @@ import torch
 from metrics import DATA, SEED, build_config, split_photos
 from torch import Tensor, nn
 
-from search.data.class_labels import csv_truth
 from search.data.frames import FrameSet, Subset, batches, split_frames
 from search.data.ground_truth import ClassTruth
+from search.data.label_table import csv_truth
 from search.metrics.registry import METRICS
 from search.pipelines.open_data import sampling_of
 from search.pipelines.prepare import load_deployment, observe

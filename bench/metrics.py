@@ -25,9 +25,9 @@ from pathlib import Path
 import numpy as np
 
 from search.config.run import RunConfig
-from search.data.class_labels import csv_truth
 from search.data.frames import Subset
 from search.data.ground_truth import Truth, truth_subset
+from search.data.label_table import csv_truth
 from search.evaluation.evaluate import EvaluationSetup, compute_accuracy, verification_steps
 from search.evaluation.per_frame import main_score
 from search.pipelines.correlate import (

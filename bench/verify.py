@@ -42,9 +42,9 @@ from torch import Tensor
 
 from search.config.loading import load_config
 from search.config.run import RunConfig
-from search.data.class_labels import csv_truth
 from search.data.frames import Sampling, Subset
 from search.data.ground_truth import ClassTruth, Truth
+from search.data.label_table import csv_truth
 from search.evaluation.evaluate import (
     UNMERGED_PLAN,
     EvaluationSetup,

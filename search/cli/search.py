@@ -82,8 +82,9 @@ def run(config: RunConfig, reporter: Reporter) -> None:
               help="Folder of the images that a .json file names; by default the folder of that "
               "file.")  # fmt: skip
 @click.option("--classes", multiple=True, metavar="MODEL=CATEGORIES",
-              help="COCO category of each class of a detector, as `classes` in a config: "
-              "[person, car] or {1: person, 3: car}. By default as in the run.")  # fmt: skip
+              help="Name of each class of a classifier, or COCO category of each class of a "
+              "detector, as `classes` in a config: [person, car], {1: person, 3: car} or a text "
+              "file. By default as in the run.")  # fmt: skip
 @click.option("--frames", type=PATH, default=None, metavar="FOLDER",
               help="Unlabelled frames for fidelity; by default the labelled frames.")  # fmt: skip
 @click.option("--plan", "plans", multiple=True, metavar="HASH",

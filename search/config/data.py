@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from search.config.base import Positive, Section, Share01, exactly_one
 from search.config.scenes import ScenesConfig
-from search.data.coco import Category
+from search.data.class_categories import Category
 
 
 class SampledConfig(Section):
@@ -79,24 +79,32 @@ class TruthConfig(SampledConfig):
     """Rendered street scenes with the renderer's own labels."""
     csv: str | None = None
     """CSV file with the columns path and label_index, or label_indices such as `3;17`. Paths are
-    relative to the file."""
+    relative to the file. Other usual names of the columns are accepted, and `;` or a tab as
+    delimiter."""
     image_folder: str | None = None
-    """Folder with one sub-folder of images per class, in alphabetical order."""
+    """Folder with one sub-folder of images per class, in alphabetical order or that of `classes`.
+    """
     real: str | None = None
     """JSON file of ReaL labels of ImageNet's validation images."""
     coco: str | None = None
     """JSON file of COCO boxes, for a detector."""
     images: str | None = None
     """With `real` or `coco`: folder of the images; by default the folder of the file."""
-    classes: list[Category] | dict[int, Category] | None = None
+    classes: list[Category] | dict[int, Category] | str | None = None
     """With `coco`: category of every class of the detector, class 1 first, or a mapping of classes
-    to categories. A category is a name or an id."""
+    to categories. A category is a name or an id. With `csv` or `image_folder`: name of every class
+    of the network, in its order. With all three also a text file with one name per line."""
+    outside: bool | None = None
+    """With `csv` or `coco`: whether the labels may name images outside the folder of the CSV file,
+    or outside `images`; by default they may not."""
 
     @field_validator("classes", mode="before")
     @classmethod
     def _check_categories(cls, value: Any) -> Any:
         if isinstance(value, dict):  # JSON has no integer keys
             value = {int(k) if str(k).isdecimal() else k: name for k, name in value.items()}
+        if isinstance(value, str) and value:
+            return value
         listed = value if isinstance(value, list) else None
         by_class = value if isinstance(value, dict) else dict(enumerate(listed or (), 1))
         if not by_class or not all(
@@ -105,7 +113,7 @@ class TruthConfig(SampledConfig):
         ):
             raise ValueError(
                 "give the category of every class in a list, class 1 first, or map {class: "
-                "category}; a category is a name or an id"
+                "category}; a category is a name or an id; or give a text file of names"
             )
         return value
 
@@ -115,7 +123,12 @@ class TruthConfig(SampledConfig):
         if self.images is not None and self.coco is None and self.real is None:
             raise ValueError("images goes with coco or real only")
         if self.classes is not None and self.coco is None:
-            raise ValueError("classes goes with coco only")
+            if self.csv is None and self.image_folder is None:
+                raise ValueError("classes goes with coco, csv or image_folder only")
+            if isinstance(self.classes, dict):
+                raise ValueError("classes of csv or image_folder is a list or a text file")
+        if self.outside is not None and self.coco is None and self.csv is None:
+            raise ValueError("outside goes with coco or csv only")
         if self.scenes is not None:
             _ = self.scene_count
         return self

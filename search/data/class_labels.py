@@ -1,63 +1,50 @@
-"""Class labels from a CSV file, from class folders, or from the ReaL list for ImageNet."""
+"""Class labels from class folders, or from the ReaL list for ImageNet."""
 
 from __future__ import annotations
 
-import csv
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from search.data.entry_fields import list_texts
 from search.data.frames import ImageFiles, Remarks, Sampling
-from search.data.ground_truth import BadTruth, ClassTruth, existing_images, sample_indices
+from search.data.ground_truth import BadTruth, ClassTruth
 from search.data.image_folders import is_hidden, joined, read_folder
+from search.data.labelled_images import labelled_classes, sample_indices
 
 
-def csv_truth(file: Path, sampling: Sampling) -> ClassTruth:
-    """Read a CSV file with the columns `path` and `label_index` or `label_indices`.
-
-    Paths are relative to the file. `label_indices` lists all correct classes of a frame (3;17);
-    a frame without any is left out.
-
-    Raises:
-        BadTruth: the file is missing or malformed, or names images that do not exist.
-    """
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as handle:
-            rows = list(csv.DictReader(handle))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise BadTruth(f"labels {file}: cannot be read ({error})") from error
-    columns = {"path", "label_index", "label_indices"} & set(rows[0] if rows else ())
-    if len(columns) != 2 or "path" not in columns:
-        raise BadTruth(
-            f"labels {file}: needs a header line with path,label_index or path,label_indices, "
-            "and rows"
-        )
-    parse = _parse_index if "label_index" in columns else _parse_indices
-    rows.sort(key=lambda row: row["path"] or "")  # the order of a folder's frames
-    rows = [rows[i] for i in sample_indices(len(rows), sampling, file)]
-    return _class_truth(
-        [(file.parent / (row["path"] or ""), parse(row, file)) for row in rows], file
-    )
-
-
-def folder_truth(folder: Path, sampling: Sampling) -> ClassTruth:
+def folder_truth(folder: Path, sampling: Sampling, names: Sequence[str] = ()) -> ClassTruth:
     """Read a folder with one sub-folder per class, numbered in alphabetical order.
 
-    This is the layout of torchvision's ImageFolder.
+    This is the layout of torchvision's ImageFolder. With `names`, the names of the classes, class
+    0 first, a sub-folder has the number of its name. Hidden sub-folders are no classes, and one
+    without images keeps its number.
 
     Raises:
-        BadTruth: the folder has no sub-folder with images.
+        BadTruth: the folder has no sub-folder with images, or one that is none of `names`.
     """
-    contents = [read_folder(sub) for sub in _class_folders(folder)]
-    images = [(path, label) for label, of in enumerate(contents) for path in of.images]
+    folders = _class_folders(folder)
+    class_names = tuple(names) or tuple(path.name for path in folders)
+    unknown = [path.name for path in folders if path.name not in class_names]
+    if unknown:
+        raise BadTruth(
+            f"image folder {folder}: {list_texts(unknown)} is none of `classes`, which are "
+            f"{list_texts(class_names)}"
+        )
+    contents = {path.name: read_folder(path) for path in folders}
+    images = [(p, class_names.index(name)) for name, of in contents.items() for p in of.images]
     if not images:
         raise BadTruth(f"image folder {folder}: needs one sub-folder of images per class")
     sampled = [images[i] for i in sample_indices(len(images), sampling, folder)]
-    notes = tuple(f"image folder {folder}: {remark}" for remark in joined(contents).remarks())
+    remarks = joined(tuple(contents.values())).remarks()
+    notes = tuple(f"image folder {folder}: {remark}" for remark in remarks)
     frames = ImageFiles(tuple(path for path, _ in sampled), Remarks(notes))
-    return ClassTruth.single(frames, (label for _, label in sampled))
+    without = [name for name in class_names if name not in contents or not contents[name].images]
+    labels = tuple(frozenset((label,)) for _, label in sampled)
+    gaps = (f"no images of {list_texts(without)}",) if without else ()
+    return ClassTruth(frames, labels, class_names, gaps)
 
 
 def real_truth(file: Path, images: Path, sampling: Sampling) -> ClassTruth:
@@ -77,10 +64,10 @@ def real_truth(file: Path, images: Path, sampling: Sampling) -> ClassTruth:
     if not paths:
         raise BadTruth(f"labels {file}: no images in {images}")
     sampled = [paths[i] for i in sample_indices(len(paths), sampling, images)]
-    return _class_truth(
+    return labelled_classes(
         [(path, labels[_real_position(path, len(labels), file)]) for path in sampled],
         file,
-        content.remarks(),
+        notes=content.remarks(),
     )
 
 
@@ -88,36 +75,6 @@ def _class_folders(folder: Path) -> list[Path]:
     """Return the visible sub-folders in alphabetical order."""
     folders = folder.iterdir() if folder.is_dir() else ()
     return sorted(path for path in folders if path.is_dir() and not is_hidden(path.name))
-
-
-def _class_truth(
-    images: Sequence[tuple[Path, frozenset[int]]], source: Path, notes: Sequence[str] = ()
-) -> ClassTruth:
-    """Build ground truth from the images that have a correct class."""
-    labelled = [(path, classes) for path, classes in images if classes]
-    if not labelled:
-        raise BadTruth(f"labels {source}: no correct class for any of {len(images)} images")
-    frames = existing_images(tuple(path for path, _ in labelled), source, notes)
-    return ClassTruth(frames, tuple(classes for _, classes in labelled))
-
-
-def _parse_index(row: Mapping[str, str | None], file: Path) -> frozenset[int]:
-    text = row["label_index"]
-    if not text or not re.fullmatch(r"\s*[0-9]{1,9}\s*", text):
-        raise BadTruth(
-            f"labels {file}: label_index {text!r} of {row['path']} must be a whole number"
-        )
-    return frozenset((int(text),))
-
-
-def _parse_indices(row: Mapping[str, str | None], file: Path) -> frozenset[int]:
-    text = row["label_indices"]
-    if text is None or not re.fullmatch(r"\s*([0-9]{1,9}(\s*;\s*[0-9]{1,9})*)?\s*", text):
-        raise BadTruth(
-            f"labels {file}: label_indices {text!r} of {row['path']} must be whole numbers "
-            "separated by ; as in 3;17, or empty"
-        )
-    return frozenset(int(number) for number in text.split(";") if number.strip())
 
 
 def _read_real_labels(file: Path) -> list[frozenset[int]]:

@@ -6,15 +6,12 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
+from search.data.entry_fields import list_texts
 from search.data.frames import (
     FrameSet,
-    ImageFiles,
-    Remarks,
     RenderedScenes,
-    Sampling,
     Subset,
     cached_scene,
     summarise_frames,
@@ -22,6 +19,11 @@ from search.data.frames import (
 from search.data.synthetic.scenes import CLASSES, SceneSettings
 from spaces.errors import MergeSearchError
 from spaces.stages import Task
+
+COCO_GAPS = frozenset((12, 26, 29, 30, 45, 66, 68, 69, 71, 83))
+"""The ids from 1 to 90 that no category of COCO has."""
+COCO_CLASS_COUNTS = (90, 91)
+"""Numbers of classes of detectors that use COCO's ids."""
 
 
 class BadTruth(MergeSearchError):
@@ -34,6 +36,10 @@ class ClassTruth:
 
     frames: FrameSet
     labels: tuple[frozenset[int], ...]
+    names: tuple[str, ...] = ()
+    """Names of the classes, class 0 first, if the labels have names."""
+    notes: tuple[str, ...] = ()
+    """What the labels do not cover, in words."""
 
     def __post_init__(self) -> None:
         if not all(self.labels):
@@ -43,6 +49,16 @@ class ClassTruth:
     def single(cls, frames: FrameSet, labels: Iterable[int]) -> ClassTruth:
         """Build ground truth with one correct class per frame."""
         return cls(frames, tuple(frozenset((label,)) for label in labels))
+
+    def coverage_note(self, num_classes: int) -> str | None:
+        """Return what the labels do not cover of a classifier, in words; None if nothing."""
+        notes = list(self.notes)
+        if self.names and len(self.names) < num_classes:
+            notes.append(
+                f"the labels name {len(self.names)} of its {num_classes} classes "
+                f"({list_texts(self.names)}), taken as classes 0 to {len(self.names) - 1}"
+            )
+        return "; ".join(notes) or None
 
 
 @dataclass(frozen=True)
@@ -57,13 +73,17 @@ class BoxTruth:
     """Category ids as the user gave them: of every class, class 1 first; or by class."""
     unscored: tuple[str, ...] = ()
     """Names of the labelled categories that belong to no class; their boxes are left out."""
+    empty: frozenset[int] = frozenset()
+    """Ids of the scored categories without any annotation in the whole file."""
+    changes: tuple[str, ...] = ()
+    """Which annotations are left out or changed, in words."""
 
     def category_ids(self, num_classes: int) -> list[int | None]:
         """Return the category id of each class of a detector, class 1 first; None without one.
 
         Without `classes`, a detector with one class per category has them in the order of their
         ids, and one with at least as many classes as the greatest id (COCO's 90) uses the ids
-        themselves.
+        themselves. A category 0 without boxes, as labelling tools write it, is no class then.
 
         Raises:
             BadTruth: the number of classes fits neither rule, or does not fit `classes`.
@@ -88,7 +108,12 @@ class BoxTruth:
         ids = sorted(category["id"] for category in self.categories)
         if num_classes == len(ids):
             return list(ids)
+        if ids[0] == 0 and 0 in self.empty:
+            ids = ids[1:]
+            if num_classes == len(ids):
+                return list(ids)
         if num_classes >= ids[-1]:
+            self._check_ids_are_classes(num_classes)
             return list(range(1, num_classes + 1))
         raise BadTruth(
             f"the detector has {num_classes} classes, the labels {len(ids)} categories with ids "
@@ -96,9 +121,26 @@ class BoxTruth:
             "must give the category of each class"
         )
 
+    def _check_ids_are_classes(self, num_classes: int) -> None:
+        """Check that every category with boxes has the number of a class as its id."""
+        unused = COCO_GAPS if num_classes in COCO_CLASS_COUNTS else frozenset()
+        for category in self.categories:
+            category_id = category["id"]
+            if category_id in self.empty or (category_id >= 1 and category_id not in unused):
+                continue
+            reason = (
+                "the classes of a detector count from 1"
+                if category_id < 1
+                else f"COCO, whose ids a detector with {num_classes} classes uses, has no such id"
+            )
+            raise BadTruth(
+                f"category {category_id} ({category['name']}) has boxes, but {reason}: `classes` "
+                f"must give the category of each of the detector's {num_classes} classes"
+            )
+
     def coverage_note(self, num_classes: int) -> str | None:
-        """Return what the user's `classes` leave out, in words; None if nothing."""
-        notes = []
+        """Return what is left out of the labels, in words; None if nothing."""
+        notes = list(self.changes)
         if self.unscored:
             names = ", ".join(str(category["name"]) for category in self.categories)
             total = len(self.categories) + len(self.unscored)
@@ -158,7 +200,7 @@ def truth_subset(truth: Truth, indices: Sequence[int]) -> Truth:
 def truth_on(frames: FrameSet, truth: Truth, indices: Sequence[int]) -> Truth:
     """Return the labels at these indices as the ground truth of `frames`, which they belong to."""
     if isinstance(truth, ClassTruth):
-        return ClassTruth(frames, tuple(truth.labels[i] for i in indices))
+        return replace(truth, frames=frames, labels=tuple(truth.labels[i] for i in indices))
     return replace(truth, frames=frames, annotations=tuple(truth.annotations[i] for i in indices))
 
 
@@ -174,6 +216,11 @@ def check_classes(truth: Truth, num_classes: int, model: str) -> None:
         except BadTruth as error:
             raise BadTruth(f"truth.{model}: {error}") from error
         return
+    if len(truth.names) > num_classes:
+        raise BadTruth(
+            f"truth.{model}: the labels name {len(truth.names)} classes "
+            f"({list_texts(truth.names)}), but it has only {num_classes} classes"
+        )
     greatest = max(label for classes in truth.labels for label in classes)
     if greatest >= num_classes:
         raise BadTruth(
@@ -191,37 +238,6 @@ def coco_annotation(raw: Mapping[str, Any]) -> dict[str, Any]:
         "area": float(raw.get("area", width * height)),
         "iscrowd": int(raw.get("iscrowd", 0)),
     }
-
-
-def sample_indices(available: int, sampling: Sampling, source: Path) -> range:
-    """Return the indices of the labelled frames to use.
-
-    Raises:
-        BadTruth: there are none.
-    """
-    indices = sampling.indices(available)
-    if not indices:
-        raise BadTruth(
-            f"labels {source}: offset {sampling.offset} skips all of {available} labelled frames"
-        )
-    return indices
-
-
-def existing_images(
-    paths: tuple[Path, ...], source: Path, notes: Sequence[str] = ()
-) -> ImageFiles:
-    """Return the labelled images, with notes on what their folder holds besides.
-
-    Raises:
-        BadTruth: some do not exist.
-    """
-    missing = [path for path in paths if not path.is_file()]
-    if missing:
-        raise BadTruth(
-            f"labels {source}: {len(missing)} of {len(paths)} images do not exist, "
-            f"first {missing[0]}"
-        )
-    return ImageFiles(paths, Remarks(tuple(f"labels {source}: {note}" for note in notes)))
 
 
 def _scene_boxes(settings: SceneSettings, index: int) -> tuple[dict[str, Any], ...]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from threading import Lock
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from spaces.errors import MergeSearchError
 from spaces.inputs import Frame
@@ -24,6 +24,10 @@ BITS_PER_SAMPLE = 258
 
 _filters_lock = Lock()
 """Python's warning filters belong to the process, and cameras are polled in threads."""
+
+
+PictureSize = tuple[int, int]
+"""(width, height) in pixels."""
 
 
 class BadFrames(MergeSearchError):
@@ -46,6 +50,22 @@ def read_image(path: Path) -> Frame:
             _check_range(image)
             _turn_upright(image)
             return np.asarray(_convert_to_rgb(image), dtype=np.uint8)
+    except DAMAGE as error:
+        raise BadFrames(
+            f"image {path}: cannot be read ({error}); remove it or replace it by an intact image"
+        ) from error
+
+
+def read_size(path: Path) -> PictureSize:
+    """Return the size of an image as `read_image` returns it, without decoding the image.
+
+    Raises:
+        BadFrames: the file is missing or damaged.
+    """
+    try:
+        with _open_content(path.read_bytes()) as image:
+            width, height = image.size
+            return (height, width) if _lies_on_its_side(image) else (width, height)
     except DAMAGE as error:
         raise BadFrames(
             f"image {path}: cannot be read ({error}); remove it or replace it by an intact image"
@@ -126,6 +146,13 @@ def _turn_upright(image: Image.Image) -> None:
     """Apply the orientation of the EXIF data; damaged data have none."""
     with _without_warnings(), contextlib.suppress(Exception):  # whatever its parser trips over
         ImageOps.exif_transpose(image, in_place=True)
+
+
+def _lies_on_its_side(image: Image.Image) -> bool:
+    """Whether the orientation of the EXIF data exchanges width and height."""
+    with _without_warnings(), contextlib.suppress(Exception):  # whatever its parser trips over
+        return image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+    return False
 
 
 def _convert_to_rgb(image: Image.Image) -> Image.Image:

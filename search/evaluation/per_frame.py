@@ -96,8 +96,12 @@ class BoxFrameScores(FrameScores):
         """
         precision = np.stack([matches.average_precision(counts) for _, matches in self.matches])
         means = {"map": nan_mean(precision.mean(2)), "ap50": nan_mean(precision[:, :, 0])}
-        names = [f"ap_{name}" for name, _ in self.matches]
-        return means | dict(zip(names, precision.mean(2), strict=True))
+        by_category: dict[str, FloatVector] = {}
+        for (name, matches), values in zip(self.matches, precision.mean(2), strict=True):
+            # Of categories with one name only one has boxes: its score counts.
+            if f"ap_{name}" not in by_category or matches.box_counts.any():
+                by_category[f"ap_{name}"] = values
+        return means | by_category
 
 
 FrameScoresByModel = Mapping[str, FrameScores]

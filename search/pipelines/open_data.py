@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -9,7 +10,9 @@ import torch
 from search.config.base import BadConfig
 from search.config.data import PartConfig, SampledConfig, TruthConfig
 from search.config.run import RunConfig
-from search.data.class_labels import csv_truth, folder_truth, real_truth
+from search.data.class_categories import Category
+from search.data.class_labels import folder_truth, real_truth
+from search.data.class_names import check_class_names, read_class_names
 from search.data.coco import coco_truth
 from search.data.damaged_images import intact_frames, intact_truth
 from search.data.frames import (
@@ -22,6 +25,8 @@ from search.data.frames import (
     folder_frames,
 )
 from search.data.ground_truth import Truth, scenes_truth
+from search.data.label_table import csv_truth
+from search.data.labelled_images import ImageRoot
 from spaces.stages import Task
 
 
@@ -60,16 +65,24 @@ def open_ground_truth(config: RunConfig, model: str, task: Task) -> Truth:
 
 
 def _open_labels(section: TruthConfig, base: Path) -> Truth:
-    sampling = sampling_of(section)
+    sampling, outside = sampling_of(section), bool(section.outside)
+    classes = section.classes
+    if isinstance(classes, str):
+        classes = list(read_class_names(base / classes))
     if section.csv:
-        return csv_truth(base / section.csv, sampling)
+        file = base / section.csv
+        return csv_truth(file, sampling, _names(classes), ImageRoot(file.parent, outside))
     if section.image_folder:
-        return folder_truth(base / section.image_folder, sampling)
+        return folder_truth(base / section.image_folder, sampling, _names(classes))
     file = base / str(section.coco or section.real)
     images = base / section.images if section.images else file.parent
     if section.coco:
-        return coco_truth(file, images, sampling, section.classes)
+        return coco_truth(file, ImageRoot(images, outside), sampling, classes)
     return real_truth(file, images, sampling)
+
+
+def _names(classes: Iterable[Category] | None) -> tuple[str, ...]:
+    return check_class_names(classes or (), "classes")
 
 
 def sampling_of(section: SampledConfig) -> Sampling:

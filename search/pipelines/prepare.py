@@ -23,7 +23,7 @@ from search.data.frames import (
     split_frames,
     split_parts,
 )
-from search.data.ground_truth import BadTruth, BoxTruth, Truth, check_classes
+from search.data.ground_truth import BadTruth, Truth, check_classes
 from search.metrics.registry import METRICS
 from search.pipelines.open_data import open_frame_set, open_ground_truth, select_device
 from search.pipelines.statistics_cache import (
@@ -161,7 +161,7 @@ def open_truth(
 ) -> dict[str, Truth]:
     """Open the ground truth of every model that has labels, and check it against the classes.
 
-    Boxes of classes that a model does not know are not measured; report how many.
+    What the labels do not cover, and what of them is left out, is printed.
 
     Raises:
         BadTruth: labels and model do not fit, or labelled frames are also among the unlabelled.
@@ -172,8 +172,8 @@ def open_truth(
         with reporter.working(f"labelled frames of {name}"):
             labelled = open_truth_of(config, name, model, frames)
         print_remarks(labelled.frames, reporter)
-        if isinstance(labelled, BoxTruth) and (part := labelled.coverage_note(model.num_classes)):
-            reporter.say(f"  {name}: {part}")
+        if note := labelled.coverage_note(model.num_classes):
+            reporter.say(f"  {name}: {note}")
         truth[name] = labelled
     return truth
 

@@ -17,6 +17,14 @@ from search.data.ground_truth import BadTruth, Truth
 from search.pipelines.finished_run import LoadedRun
 from spaces.errors import MergeSearchError
 
+RUN_KEYS: Mapping[str, Sequence[str]] = {
+    "csv": ("classes", "outside"),
+    "image_folder": ("classes",),
+    "coco": ("classes", "outside"),
+    "real": (),
+}
+"""Keys that labels of each format take from the run's config by default."""
+
 
 class BadData(MergeSearchError):
     """The given labels have an unknown format, or belong to no model of the run."""
@@ -31,7 +39,8 @@ class VerificationInputs:
     images: Mapping[str, Path] = field(default_factory=dict)
     """By model: the folder with the images of its .json file; by default that of the file."""
     classes: Mapping[str, Any] = field(default_factory=dict)
-    """By model: the categories of its classes, as `classes` in a config; by default the run's."""
+    """By model: the names or categories of its classes, as `classes` in a config; by default the
+    run's."""
     frames: Path | None = None
     """A folder of unlabelled frames, for fidelity."""
 
@@ -103,25 +112,28 @@ class VerificationInputs:
             raise BadData(
                 f"--labels {name}={path}: the run has no such model; it has {', '.join(models)}"
             )
-        section: dict[str, Any] = {}
+        label_format = self._format(name, models[name].task)
+        of_run = finished.config.truth.get(name)
+        keys = RUN_KEYS[label_format] if of_run is not None else ()
+        section = {key: getattr(of_run, key) for key in keys if getattr(of_run, key) is not None}
         if name in self.images:
             section["images"] = str(self.images[name].resolve())
         if name in self.classes:
             section["classes"] = self.classes[name]
+        return {label_format: str(path.resolve()), **section}
+
+    def _format(self, name: str, task: str) -> str:
+        """Return the key of the config for the model's labels."""
+        path = self.labels[name]
         if path.is_dir():
-            return {"image_folder": str(path.resolve()), **section}
-        formats = {".csv": "csv", ".json": "real"}
-        if models[name].task == "detection":
-            formats[".json"] = "coco"
-            of_run = finished.config.truth.get(name)
-            if of_run and of_run.classes:
-                section = {"classes": of_run.classes, **section}
+            return "image_folder"
+        formats = {".csv": "csv", ".json": "coco" if task == "detection" else "real"}
         if path.suffix.lower() not in formats:
             raise BadData(
                 f"--labels {name}={path}: must be a .csv file, a folder with a sub-folder of "
                 "images per class, or a .json file"
             )
-        return {formats[path.suffix.lower()]: str(path.resolve()), **section}
+        return formats[path.suffix.lower()]
 
 
 def _by_model(option: str, texts: Sequence[str]) -> dict[str, str]:
@@ -138,8 +150,9 @@ def _by_model(option: str, texts: Sequence[str]) -> dict[str, str]:
 
 def _yaml(name: str, text: str) -> Any:
     try:
-        return yaml.safe_load(text)
+        value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise BadData(
             f"--classes {name}={text}: write it as [person, car] or {{1: person, 3: car}}"
         ) from error
+    return str(Path(value).resolve()) if isinstance(value, str) else value

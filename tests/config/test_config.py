@@ -251,12 +251,12 @@ REFUSED: list[tuple[str, Any, tuple[str, ...]]] = [
     ("truth.a", {}, ("exactly one of scenes, csv, image_folder, real, coco",)),
     ("truth.a", {"csv": "x", "coco": "y"}, ("exactly one of", "csv", "coco")),
     ("truth.a", {"csv": "x", "images": "y"}, ("images goes with coco or real only",)),
-    ("truth.a", {"csv": "x", "classes": ["y"]}, ("classes goes with coco only",)),
-    ("truth.a", {"real": "x", "classes": ["y"]}, ("classes goes with coco only",)),
+    ("truth.a", {"csv": "x", "classes": {1: "y"}}, ("classes of csv or image_folder is a list",)),
+    ("truth.a", {"real": "x", "classes": ["y"]}, ("classes goes with coco, csv or image_folder",)),
     *(
         ("truth.a", {"coco": "x", "classes": wrong},
          ("truth.a.classes: ", "in a list, class 1 first, or map {class: category}"))
-        for wrong in ([], {}, "car", 3, [1.5], [None], [["car"]], [True], {0: "car"}, {-1: "car"},
+        for wrong in ([], {}, "", 3, [1.5], [None], [["car"]], [True], {0: "car"}, {-1: "car"},
                       {"car": 1}, {1.5: "car"}, {1: None}, {True: "car"})
     ),
     ("statistics.batch", 3, ("3", "greater than or equal to 4")),

@@ -12,12 +12,12 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from tiny import save_noise_image
 
-from search.data.class_labels import csv_truth
 from search.data.coco import coco_truth
 from search.data.damaged_images import check_images, intact_frames, intact_truth
 from search.data.frames import BadFrames, ImageFiles, Sampling, folder_frames, remarks_of
 from search.data.ground_truth import BadTruth, ClassTruth
 from search.data.images import find_damage, read_image
+from search.data.label_table import csv_truth
 
 NOISE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
 SUFFIXES = (".jpg", ".png", ".bmp", ".webp", ".ppm", ".tif")

@@ -20,8 +20,9 @@ from tiny import (
 )
 
 from search.config.loading import load_config
-from search.data.class_labels import csv_truth, folder_truth, real_truth
-from search.data.coco import ClassCategories, coco_truth
+from search.data.class_categories import ClassCategories
+from search.data.class_labels import folder_truth, real_truth
+from search.data.coco import coco_truth
 from search.data.frames import Sampling
 from search.data.ground_truth import (
     BadTruth,
@@ -32,6 +33,7 @@ from search.data.ground_truth import (
     truth_subset,
 )
 from search.data.images import read_image
+from search.data.label_table import csv_truth
 from search.data.synthetic.scenes import CLASSES as KINDS
 from search.data.synthetic.scenes import render
 from search.pipelines.prepare import open_truth
@@ -91,17 +93,17 @@ def test_sampling_keeps_labels_with_their_images(tmp_path: Path) -> None:
         ("path,label_indices\nimages/0.png,3;\n", "label_indices '3;' of images/0.png"),
         ("path,label_indices\nimages/0.png,3 4\n", "whole numbers separated by ;"),
         ("path,label_indices\nimages/0.png,-1\n", "label_indices '-1'"),
-        ("path,label_indices\nimages/0.png\n", "label_indices None"),
+        ("path,label_indices\nimages/0.png\n", "line 2: has no label or no path"),
         ("path,label_indices\nimages/0.png,\nimages/1.png, \n", "for any of 2 images"),
-        ("file,label\nimages/0.png,1\n", "needs a header line with path,label_index"),
+        ("where,kind\nimages/0.png,1\n", "its columns are where, kind"),
         ("path,label_index\nimages/0.png,dog\n", "label_index 'dog' of images/0.png"),
         ("path,label_index\nimages/0.png,-1\n", "label_index '-1'"),
         ("path,label_index\nimages/0.png,1.5\n", "label_index '1.5'"),
         ("path,label_index\nimages/0.png,\u00b2\n", "label_index '\u00b2'"),
         ("path,label_index\nimages/0.png,\n", "label_index ''"),
-        ("path,label_index\nimages/0.png\n", "label_index None"),
+        ("path,label_index\nimages/0.png\n", "line 2: has no label or no path"),
         ("path,label_index\nimages/0.png,1\nimages/9.png,1\nimages/8.png,2\n", "2 of 3 images"),
-        ("path,label_index\n,1\n", "1 of 1 images do not exist"),
+        ("path,label_index\n,1\n", "line 2: the name of the image is empty"),
     ],
 )
 def test_malformed_label_files_are_refused(tmp_path: Path, text: str, message: str) -> None:
@@ -275,7 +277,6 @@ def without(key: str, within: str | None = None) -> dict[str, Any]:
         without("id", "images"),
         without("file_name", "images"),
         without("image_id", "annotations"),
-        without("bbox", "annotations"),
         without("category_id", "annotations"),
         without("id", "categories"),
         without("name", "categories"),

@@ -124,7 +124,7 @@ def _check_truth(
             checklist.skip(f"truth.{name}", "the model and the frames")
             continue
         load = partial(open_truth_of, _with_few_scenes(config, name), name, models[name], frames)
-        checklist.check(f"truth.{name}", load, _describe_truth)
+        checklist.check(f"truth.{name}", load, partial(_describe_truth, models[name].num_classes))
 
 
 def _with_few_scenes(config: RunConfig, name: str) -> RunConfig:
@@ -136,13 +136,15 @@ def _with_few_scenes(config: RunConfig, name: str) -> RunConfig:
     return config.model_copy(update={"truth": {**config.truth, name: few}})
 
 
-def _describe_truth(truth: Truth) -> str:
+def _describe_truth(num_classes: int, truth: Truth) -> str:
     labelled = f"{len(truth.frames)} labelled frames"
     if isinstance(truth, BoxTruth):
         boxes = sum(len(annotations) for annotations in truth.annotations)
         labelled += f", {boxes} boxes of {len(truth.categories)} categories"
     remarks = remarks_of(truth.frames)
-    return "; ".join((labelled, *remarks.notes, *remarks.warnings))
+    coverage = truth.coverage_note(num_classes)
+    notes = (labelled, coverage, *remarks.notes, *remarks.warnings)
+    return "; ".join(note for note in notes if note)
 
 
 def _check_space(
