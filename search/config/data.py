@@ -10,6 +10,9 @@ from search.config.base import Positive, Section, Share01, exactly_one
 from search.config.scenes import ScenesConfig
 from search.data.class_categories import Category
 
+UNREADABLE_SHARE = 0.01
+"""Share of damaged images that is accepted without a setting."""
+
 
 class SampledConfig(Section):
     """A section that takes some of the frames of its source."""
@@ -60,9 +63,13 @@ class FramesConfig(PartConfig):
     SOURCES: ClassVar[tuple[str, ...]] = (*PartConfig.SOURCES, "parts")
     parts: Annotated[list[PartConfig], Field(min_length=1)] | None = None
     """Several sets of frames, such as those of a first search and windows that came later."""
-    unreadable: Share01 = 0.01
-    """Share of the images of a source, labelled ones included, that may be damaged: they are left
-    out with a warning. With 0, a single one stops the run before it begins."""
+    unreadable: Share01 | None = None
+    """Share of the images of a source, labelled ones included, that may be damaged, by default
+    0.01: they are left out with a warning. With 0, a single one stops the run before it begins."""
+
+    @property
+    def largest_unreadable_share(self) -> float:
+        return UNREADABLE_SHARE if self.unreadable is None else self.unreadable
 
     @model_validator(mode="after")
     def _check_sampling(self) -> FramesConfig:

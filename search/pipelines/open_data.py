@@ -61,7 +61,7 @@ def open_ground_truth(config: RunConfig, model: str, task: Task) -> Truth:
             f"truth.{model}: {model} does {task}, but this is ground truth for {truth_task}"
         )
     truth = _open_labels(section, config.base)
-    return intact_truth(truth, config.frames.unreadable, f"truth.{model}")
+    return intact_truth(truth, config.frames.largest_unreadable_share, f"truth.{model}")
 
 
 def _open_labels(section: TruthConfig, base: Path) -> Truth:
@@ -114,4 +114,4 @@ def _open_part(part: PartConfig, config: RunConfig) -> FrameSet:
     assert part.folder is not None
     folder = config.base / part.folder
     frames = folder_frames(folder, sampling_of(part))
-    return intact_frames(frames, config.frames.unreadable, f"frames folder {folder}")
+    return intact_frames(frames, config.frames.largest_unreadable_share, f"frames folder {folder}")

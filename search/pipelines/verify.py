@@ -83,7 +83,9 @@ def measure_plans(
         with reporter.working("frames"):
             frames = finished.frames()
         truth = open_truth(config, deployment, frames, reporter)
-        given_frames = inputs.fidelity_frames(frames, truth, config.frames.unreadable)
+        given_frames = inputs.fidelity_frames(
+            frames, truth, config.frames.largest_unreadable_share
+        )
         if inputs.frames is not None and given_frames is not None:
             print_remarks(given_frames, reporter)
     with timings.timing("statistics"):
