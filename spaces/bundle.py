@@ -35,6 +35,10 @@ from spaces.stages import Task, total_bytes
 from spaces.zoo import build_skeleton
 
 BUNDLE, PLAN, WEIGHTS = "bundle.json", "plan.json", "weights.safetensors"
+UNREADABLE = (
+    OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, BadPlan, BadInput,
+)  # fmt: skip
+"""What reading a damaged description raises; a text that is nested too deep is among them."""
 BUNDLE_VERSION = 1
 
 
@@ -217,7 +221,7 @@ def read_bundle_contents(folder: Path) -> BundleContents:
             plan=plan,
             dtype=data["dtype"],
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, BadPlan, BadInput) as error:
+    except UNREADABLE as error:
         raise BadBundle(f"{folder}: is not a complete bundle ({error})") from error
 
 

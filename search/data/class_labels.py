@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from search.data.frames import ImageFiles, Sampling, image_paths
 from search.data.ground_truth import BadTruth, ClassTruth, existing_images, sample_indices
+from search.utils.json_text import load_json
 
 
 def csv_truth(file: Path, sampling: Sampling) -> ClassTruth:
@@ -109,10 +109,10 @@ def _parse_indices(row: Mapping[str, str | None], file: Path) -> frozenset[int]:
 
 def _read_real_labels(file: Path) -> list[frozenset[int]]:
     try:
-        labels = json.loads(file.read_text(encoding="utf-8"))
+        labels = load_json(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise BadTruth(f"labels {file}: cannot be read ({error})") from error
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise BadTruth(f"labels {file}: is not JSON ({error})") from error
     if not isinstance(labels, list) or not all(_is_indices(entry) for entry in labels):
         raise BadTruth(f"labels {file}: must be a list with a list of class indices per image")

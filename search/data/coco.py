@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from search.data.ground_truth import (
     existing_images,
     sample_indices,
 )
+from search.utils.json_text import load_json
 
 MAX_LISTED = 12
 """The most names or ids that an error message lists."""
@@ -75,7 +75,7 @@ def coco_truth(
 
 def _read(file: Path) -> _Instances:
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
+        data = load_json(file.read_text(encoding="utf-8"))
         images = sorted(data["images"], key=lambda image: str(image["file_name"]))
         categories = tuple(
             {"id": int(entry["id"]), "name": str(entry["name"])} for entry in data["categories"]
@@ -83,7 +83,7 @@ def _read(file: Path) -> _Instances:
         boxes = _boxes_by_image(data["annotations"], images, categories)
     except (OSError, UnicodeDecodeError) as error:
         raise BadTruth(f"labels {file}: cannot be read ({error})") from error
-    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise BadTruth(
             f"labels {file}: is not a COCO instances file, which needs images, annotations and "
             f"categories ({type(error).__name__}: {error})"

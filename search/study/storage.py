@@ -199,7 +199,7 @@ def translated_errors(where: str) -> Iterator[None]:
             f"study {shown}: cannot store another trial ({error.strerror or error}); all trials "
             "so far are kept: solve the problem and run the same command again to continue"
         ) from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _damaged(shown, error) from error
     except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         if (interrupt := _interrupt_behind(error)) is not None:
