@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from spaces.adapters import LinearMap
 from spaces.errors import BadInput, BadPlan, MergeSearchError
 from spaces.inputs import Frame, InputSpec, boxes_to_frame, prepare_batch
+from spaces.json_text import load_json
 from spaces.merged import MergedModel
 from spaces.model_facts import ModelFacts, facts_from_json, facts_to_json
 from spaces.model_spec import InputSettings, ModelSpec
@@ -35,10 +36,6 @@ from spaces.stages import Task, total_bytes
 from spaces.zoo import build_skeleton
 
 BUNDLE, PLAN, WEIGHTS = "bundle.json", "plan.json", "weights.safetensors"
-UNREADABLE = (
-    OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, BadPlan, BadInput,
-)  # fmt: skip
-"""What reading a damaged description raises; a text that is nested too deep is among them."""
 BUNDLE_VERSION = 1
 
 
@@ -205,7 +202,7 @@ def read_bundle_contents(folder: Path) -> BundleContents:
         BadBundle: a file is missing, damaged, or of another version.
     """
     try:
-        data = json.loads((folder / BUNDLE).read_text(encoding="utf-8"))
+        data = load_json((folder / BUNDLE).read_text(encoding="utf-8"))
         plan = SharePlan.from_json((folder / PLAN).read_text(encoding="utf-8"))
         if data["version"] != BUNDLE_VERSION:
             raise BadBundle(
@@ -221,7 +218,7 @@ def read_bundle_contents(folder: Path) -> BundleContents:
             plan=plan,
             dtype=data["dtype"],
         )
-    except UNREADABLE as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, BadPlan, BadInput) as error:
         raise BadBundle(f"{folder}: is not a complete bundle ({error})") from error
 
 

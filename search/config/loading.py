@@ -51,7 +51,7 @@ def config_of(data: Mapping[str, Any], base: Path, source: Path) -> RunConfig:
         raise BadConfig(f"config {source}: base: unknown key")
     for key in data:
         if not isinstance(key, str):
-            raise BadConfig(f"config {source}: {key}: keys should be strings")
+            raise BadConfig(f"config {source}: {key}: keys must be text")
     try:
         return RunConfig(**{**data, "base": base})
     except BadConfig as error:

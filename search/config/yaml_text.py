@@ -1,4 +1,4 @@
-"""Read YAML that a person wrote: strictly, and without quoting its lines, which may hold secrets."""
+"""Read YAML strictly; errors do not quote its lines, which may hold secrets."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from search.data.frames import ImageFiles, Sampling, image_paths
 from search.data.ground_truth import BadTruth, ClassTruth, existing_images, sample_indices
-from search.utils.json_text import load_json
+from spaces.json_text import load_json
 
 
 def csv_truth(file: Path, sampling: Sampling) -> ClassTruth:

@@ -16,7 +16,7 @@ from search.data.ground_truth import (
     existing_images,
     sample_indices,
 )
-from search.utils.json_text import load_json
+from spaces.json_text import load_json
 
 MAX_LISTED = 12
 """The most names or ids that an error message lists."""

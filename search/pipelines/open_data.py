@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from search.config.base import BadConfig
+from search.config.base import BadConfig, path_from
 from search.config.data import PartConfig, SampledConfig
 from search.config.run import RunConfig
 from search.data.class_labels import csv_truth, folder_truth, real_truth
@@ -19,6 +19,7 @@ from search.data.frames import (
     Sampling,
     count_duplicates,
     folder_frames,
+    split_frames,
 )
 from search.data.ground_truth import Truth, scenes_truth
 from spaces.stages import Task
@@ -30,12 +31,20 @@ def open_frame_set(config: RunConfig) -> FrameSet:
     Raises:
         BadFrames: a folder holds no images, or a frame is in more than one part.
     """
-    if config.frames.parts is None:
-        return _open_part(config.frames, config.base)
-    joined = JoinedFrames(tuple(_open_part(part, config.base) for part in config.frames.parts))
-    if repeated := count_duplicates(joined):
+    frames = _open_frames(config)
+    if config.frames.parts is not None and (repeated := count_duplicates(frames)):
         raise BadFrames(f"frames.parts: {repeated} frames are in more than one part, or twice")
-    return joined
+    return frames
+
+
+def check_frame_supply(config: RunConfig) -> None:
+    """Check that there are enough frames for the statistics; reads no frame.
+
+    Raises:
+        BadFrames: there are too few frames, or a folder holds no images.
+    """
+    seen, held_out = split_frames(_open_frames(config), config.verify.fidelity_frames)
+    config.pass_settings.check_frame_count(len(seen), len(held_out))
 
 
 def open_ground_truth(config: RunConfig, model: str, task: Task) -> Truth:
@@ -55,11 +64,11 @@ def open_ground_truth(config: RunConfig, model: str, task: Task) -> Truth:
         )
     sampling = sampling_of(section)
     if section.csv:
-        return csv_truth(config.base / section.csv, sampling)
+        return csv_truth(path_from(config.base, section.csv), sampling)
     if section.image_folder:
-        return folder_truth(config.base / section.image_folder, sampling)
-    file = config.base / str(section.coco or section.real)
-    images = config.base / section.images if section.images else file.parent
+        return folder_truth(path_from(config.base, section.image_folder), sampling)
+    file = path_from(config.base, str(section.coco or section.real))
+    images = path_from(config.base, section.images) if section.images else file.parent
     if section.coco:
         return coco_truth(file, images, sampling, section.classes)
     return real_truth(file, images, sampling)
@@ -88,8 +97,14 @@ def select_device(name: str) -> torch.device:
     return device
 
 
+def _open_frames(config: RunConfig) -> FrameSet:
+    if config.frames.parts is None:
+        return _open_part(config.frames, config.base)
+    return JoinedFrames(tuple(_open_part(part, config.base) for part in config.frames.parts))
+
+
 def _open_part(part: PartConfig, base: Path) -> FrameSet:
     if part.scenes is not None:
         return RenderedScenes(part.scenes.settings(), part.scene_count)
     assert part.folder is not None
-    return folder_frames(base / part.folder, sampling_of(part))
+    return folder_frames(path_from(base, part.folder), sampling_of(part))

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from search.utils.files import CannotWrite, replace_file
-from search.utils.json_text import load_json
+from spaces.json_text import load_json
 
 
 def write_tensors(

@@ -33,10 +33,10 @@ def refusal(text: str) -> str:
 @pytest.mark.parametrize(
     ("text", "place", "key"),
     [
-        ("seed: 1\nname: x\nseed: 2\n", "line 3, column 1", "'seed' is given twice (before in line 1"),
+        ("seed: 1\nout: x\nseed: 2\n", "line 3, column 1", "given twice (before in line 1)"),
         ("seed: 1\n\"seed\": 2\n", "line 2, column 1", "'seed' is given twice"),
         ("models:\n  a: {arch: x, arch: y}\n", "line 2, column 16", "'arch' is given twice"),
-        ("parts:\n  - count: 1\n    folder: x\n    count: 1\n", "line 4, column 5", "(before in line 2)"),
+        ("parts:\n  - stride: 1\n    count: 1\n    stride: 1", "line 4, column 5", "in line 2"),
         ("classes: {1: a, 1: b}", "line 1, column 17", "'1' is given twice"),
         ("a: &a {b: 1}\nc: {<<: *a, d: 1, d: 2}", "line 2, column 19", "'d'"),
     ],

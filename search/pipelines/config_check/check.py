@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from search.config.run import RunConfig
-from search.data.frames import FrameSet, Sampling, split_frames
+from search.data.frames import FrameSet, Sampling
 from search.data.ground_truth import BoxTruth, Truth
 from search.pipelines.config_check.checklist import Checklist
 from search.pipelines.config_check.places import (
@@ -17,7 +17,7 @@ from search.pipelines.config_check.places import (
     check_tracking_store,
 )
 from search.pipelines.config_check.search_space import SpaceFacts, measure_space
-from search.pipelines.open_data import open_frame_set, select_device
+from search.pipelines.open_data import check_frame_supply, open_frame_set, select_device
 from search.pipelines.prepare import load_named_model, open_truth_of, survey
 from search.utils.reporter import Reporter
 from spaces.deployment import Deployment
@@ -98,8 +98,7 @@ def _describe_input(spec: InputSpec) -> str:
 def _read_frames(config: RunConfig) -> FrameSet:
     """Open the frames, decode some of them, and check that they are enough for the statistics."""
     frames = open_frame_set(config)
-    for_statistics, _ = split_frames(frames, config.verify.fidelity_frames)
-    config.pass_settings.check_frame_count(len(for_statistics))
+    check_frame_supply(config)
     for index in Sampling(READ_FRAMES).indices(len(frames)):
         _ = frames[index]
     return frames

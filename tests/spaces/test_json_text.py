@@ -13,10 +13,10 @@ from search.data.coco import coco_truth
 from search.data.frames import Sampling
 from search.results.search_result import Result
 from search.study.optimize import join_study
-from search.utils.json_text import load_json
 from search.utils.records import read_record
 from spaces.bundle import read_bundle_contents
 from spaces.errors import MergeSearchError
+from spaces.json_text import load_json
 from spaces.plan import SharePlan
 
 DEEP = "[" * 200_000
