@@ -13,11 +13,11 @@ from search.utils.redact import without_credentials
 
 ARCH = r"^(timm|effdet)/[\w.]+$"
 DEVICE = r"^(auto|cpu|cuda(:\d+)?)$"
-CAMERA_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
+CAMERA_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$"
 PATTERN_WORDS = {
     ARCH: "must be timm/NAME or effdet/NAME, such as timm/resnet18",
     DEVICE: "must be auto, cpu, cuda or cuda:N, such as cuda:0",
-    CAMERA_NAME: "must consist of letters, digits, dash and underscore",
+    CAMERA_NAME: "must have at most 100 letters, digits, dashes and underscores, no sign first",
 }
 WORDS = {
     "bool_type": "must be true or false",
@@ -36,6 +36,7 @@ WORDS = {
     "literal_error": "must be {expected}",
     "missing": "is missing",
     "model_type": "must be a mapping of keys to values",
+    "string_too_long": "must have at most {max_length} characters",
     "string_too_short": "must not be empty",
     "string_type": "must be text",
     "string_unicode": "holds a character that does not exist",

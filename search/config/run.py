@@ -38,7 +38,11 @@ from spaces.model_spec import ModelSpec
 from spaces.precision import Dtype
 from spaces.stages import StagedModel
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+"""Names of runs and models, which become parts of file names and of MLflow's keys."""
+NAME_WORDS = (
+    "use at most 100 letters, digits, dots, dashes and underscores, a letter or a digit first"
+)
 
 
 class RunConfig(Section):
@@ -135,7 +139,7 @@ class RunConfig(Section):
     @classmethod
     def _check_name(cls, value: str) -> str:
         if not NAME.fullmatch(value):
-            raise ValueError("use letters, digits, dot, dash and underscore")
+            raise ValueError(NAME_WORDS)
         return value
 
     @field_validator("budget", mode="before")
@@ -167,7 +171,7 @@ class RunConfig(Section):
             raise ValueError("models: name at least two; there is nothing to share with one")
         for name in self.models:
             if not NAME.fullmatch(name):
-                raise ValueError(f"models: {name!r}: use letters, digits, dot, dash, underscore")
+                raise ValueError(f"models: {name!r}: {NAME_WORDS}")
         unknown = sorted(set(self.truth) - set(self.models))
         if unknown:
             raise ValueError(f"truth: {unknown[0]!r} is none of the models {sorted(self.models)}")

@@ -81,7 +81,7 @@ def test_no_value_of_a_key_is_answered_in_words_of_a_library(key: str) -> None:
         ("models.a.arch", "resnet18", "models.a.arch: must be timm/NAME or effdet/NAME, such as "
          "timm/resnet18 (given: 'resnet18')"),
         ("watch.cameras", {"a b": {"folder": "x"}}, "watch.cameras: the name 'a b' must "
-         "consist of letters, digits, dash and underscore"),
+         "have at most 100 letters"),
         ("serach", {}, "serach: unknown key; is search meant?"),
         ("search.trails", 7, "search.trails: unknown key; is trials meant?"),
         ("models.a.weigths", "x", "models.a.weigths: unknown key; is weights meant?"),
@@ -90,7 +90,7 @@ def test_no_value_of_a_key_is_answered_in_words_of_a_library(key: str) -> None:
         ("mlflow.zz", "x", "mlflow.zz: unknown key; the keys are experiment, tracking_uri"),
         ("frames", {"parts": [{"folder": "x", "strid": 2}]},
          "frames.parts.0.strid: unknown key; is stride meant?"),
-        ("name", "x" * 999 + " ", f"dot, dash and underscore (given: '{'x' * 59}…)"),
+        ("name", "x" * 999 + " ", f"letter or a digit first (given: '{'x' * 59}…)"),
     ],
 )  # fmt: skip
 def test_a_refusal_says_what_would_be_right(key: str, value: Any, message: str) -> None:
