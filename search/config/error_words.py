@@ -19,7 +19,7 @@ PATTERN_WORDS = {
     DEVICE: "must be auto, cpu, cuda or cuda:N, such as cuda:0",
     CAMERA_NAME: "must have at most 100 letters, digits, dashes and underscores, no sign first",
 }
-WORDS = {
+TYPE_WORDS = {
     "bool_type": "must be true or false",
     "dict_type": "must be a mapping of keys to values",
     "finite_number": "must be a finite number",
@@ -80,7 +80,7 @@ def _problem(detail: Mapping[str, Any]) -> str:
     if detail["type"] == "string_pattern_mismatch":
         return PATTERN_WORDS[context["pattern"]]
     bounds = {name: _plain(value) for name, value in context.items()}
-    return WORDS[detail["type"]].format_map(bounds) + _quoting(detail)
+    return TYPE_WORDS[detail["type"]].format_map(bounds) + _quoting(detail)
 
 
 def _plain(value: Any) -> Any:

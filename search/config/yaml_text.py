@@ -18,7 +18,7 @@ OTHER_BASE = re.compile(r"[-+]?(0[0-7_]+|[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?
 """Numbers that YAML 1.1 reads to the base of 8 or of 60."""
 UNREADABLE = (ValueError, LookupError, AttributeError, OverflowError)
 """What PyYAML raises for a scalar that does not fit its tag, such as a date in a 13th month."""
-WORDS = (
+SYNTAX_WORDS = (
     ("found undefined alias", "an alias has no anchor before it; write text with a * in quotes"),
     ("could not determine a constructor", "tags are not supported; write text with a ! in quotes"),
     ("second occurrence", "an anchor of this name is given before"),
@@ -157,7 +157,7 @@ def _error(at: Any, problem: str) -> yaml.MarkedYAMLError:
 
 def _sentence(error: yaml.MarkedYAMLError, text: str) -> str:
     problem = str(error.problem or error.context)
-    problem = next((words for start, words in WORDS if problem.startswith(start)), problem)
+    problem = next((words for start, words in SYNTAX_WORDS if problem.startswith(start)), problem)
     mark = error.problem_mark or error.context_mark
     if mark is None:
         return problem
