@@ -9,7 +9,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from search.utils.redact import without_credentials
+from search.utils.redact import host_only, without_credentials
 
 ARCH = r"^(timm|effdet)/[\w.]+$"
 DEVICE = r"^(auto|cpu|cuda(:\d+)?)$"
@@ -44,6 +44,8 @@ TYPE_WORDS = {
     "too_short": "must have {min_length} or more entries",
 }
 """Words for the types of pydantic's errors that the sections of a config can raise."""
+ADDRESSES = ("storage", "stream", "tracking_uri")
+"""Keys of addresses, which may hold secrets."""
 LONGEST_VALUE = 60
 """Characters of a refused value that are shown."""
 
@@ -113,6 +115,10 @@ def _given(detail: Mapping[str, Any]) -> str:
         return " (given: nothing)"
     if detail["type"] == "missing" or not isinstance(value, (str, int, float, bool)):
         return ""
+    if isinstance(value, str) and detail["loc"] and detail["loc"][-1] in ADDRESSES:
+        if "://" not in value:
+            return ""  # without a scheme, nothing shows where a password ends
+        value = host_only(value)
     shown = repr(value)
     return f" (given: {shown if len(shown) <= LONGEST_VALUE else shown[:LONGEST_VALUE] + '…'})"
 

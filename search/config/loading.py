@@ -49,6 +49,11 @@ def config_of(data: Mapping[str, Any], base: Path, source: Path) -> RunConfig:
     """
     if "base" in data:
         raise BadConfig(f"config {source}: base: unknown key")
+    if not _is_unicode(base):
+        raise BadConfig(
+            f"config {source}: the name of its folder {base} is not UTF-8, which files of weights "
+            "and records need: rename the folder, or run the command with PYTHONUTF8=1"
+        )
     for key in data:
         if not isinstance(key, str):
             raise BadConfig(f"config {source}: {key}: keys must be text")
@@ -56,6 +61,11 @@ def config_of(data: Mapping[str, Any], base: Path, source: Path) -> RunConfig:
         return RunConfig(**{**data, "base": base})
     except BadConfig as error:
         raise BadConfig(f"config {source}: {error}") from error
+
+
+def _is_unicode(path: Path) -> bool:
+    """Return whether Python could decode a path; it keeps other bytes as surrogates."""
+    return not any("\ud800" <= character <= "\udfff" for character in str(path))
 
 
 def _apply_override(data: dict[str, Any], text: str) -> None:

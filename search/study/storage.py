@@ -169,7 +169,10 @@ def _journal(path: Path) -> JournalStorage:
         path.touch()
         with path.open("rb") as file:
             if not JOURNAL_START.startswith(file.read(len(JOURNAL_START))):
-                raise ValueError("it does not start like a journal")
+                raise DamagedStudy(
+                    f"study {path}: is another file, not a journal of trials; set `storage:` to "
+                    "a file of its own"
+                )
         return JournalStorage(JournalFile(str(path)))
     except (ValueError, KeyError, TypeError, AssertionError) as error:
         raise _damaged(path, error) from error

@@ -21,7 +21,7 @@ from search.pipelines.open_data import open_frame_set, open_ground_truth, select
 from search.pipelines.prepare import load_deployment
 from search.statistics.streaming import PassSettings
 from search.study.problem import Limits
-from search.utils.redact import without_credentials
+from search.utils.redact import host_only, without_credentials
 from search.utils.reporter import SILENT
 from search.watch.open_camera import open_camera
 from spaces.errors import MergeSearchError
@@ -176,8 +176,12 @@ def test_trials_are_stored_in_out_or_where_storage_says(
     assert config.store == "postgresql://me:s3cret-word@host:5432/trials"
     assert config.as_written()["storage"] == "postgresql://host:5432/trials"
     assert without_credentials(f"{url}?sslmode=require&password=s3cret-word&a=b c") == (
-        "postgresql://host:5432/trials?sslmode=require&a=b c"
+        "postgresql://host:5432/trials c"
     )
+    assert without_credentials("see http://me:a?b#c@host/x?key=s3cret#part, then") == (
+        "see http://host/x then"
+    )
+    assert host_only("rtsp://me:s3cret@door:554/s3cret?key=1") == "rtsp://door:554"
     assert without_credentials("postgresql://me:s3cret@/word@host/db: no") == (
         "postgresql://host/db: no"
     )
@@ -513,3 +517,18 @@ def test_too_few_frames_are_refused_before_the_models_are_loaded(
     changes = {"frames.count": 26, "models.a.weights": "gone.pth"}
     with pytest.raises(BadFrames, match=r"14 frames are fewer .* as 12 of the 26 are held out"):
         load_deployment(load(tmp_path, with_changes(good, changes)), SILENT)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("storage", "redis://me:s3cret@host/s3cret?key=s3cret"),
+        ("watch", {"interval": "6 h", "cameras": {"gate": {"stream": "me:s3cret@host/live"}}}),
+        ("watch", {"interval": "6 h", "cameras": {"gate": {"stream": "ftp://host/s3cret"}}}),
+    ],
+)
+def test_a_refused_address_shows_no_secret(
+    tmp_path: Path, good: dict[str, Any], key: str, value: Any
+) -> None:
+    text = refusal(tmp_path, with_changes(good, {key: value}))
+    assert "s3cret" not in text and "must be" in text
