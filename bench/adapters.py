@@ -1,9 +1,9 @@
-"""Measure the worth of closed-form repairs: the same single shares with and without each.
+"""Measure the gain of repairs of the linear maps: the same single shares with and without each.
 
     MERGE_SEARCH_DATA=/path/to/data python bench/adapters.py
 
 The models are lite0 and lite1; `--shares` of the shares with a fidelity between `WORST` and `BEST`
-are measured. Variants: the ridge map as it is; the ridge map stretched to the recipient's
+are measured. Variants: the plain ridge map; the ridge map stretched to the recipient's
 variance; either one with the BatchNorms after it re-estimated on unlabelled photos; the stretched
 map at lower ranks; and a ridge map from two donor stages. None uses a label. The last line is one
 JSON object with the mean gain in top-1 over the plain ridge map, and the number of shares for
@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from metrics import DATA, SEED, configured, split_photos
+from metrics import DATA, SEED, build_config, split_photos
 from torch import Tensor, nn
 
 from search.data.class_labels import csv_truth
@@ -85,29 +85,29 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     reporter = ConsoleReporter()
-    config = configured(MODELS)
+    config = build_config(MODELS)
     deployment = load_deployment(config, reporter)
     ground_truth = csv_truth(DATA / "labels.csv", sampling_of(config.frames))
     unlabelled, parts = split_photos(ground_truth, MODELS)
     truth = parts["reporting"][MODELS[0]]
     assert isinstance(truth, ClassTruth)
     observed = observe(config, deployment, unlabelled, reporter)
-    shares = _chosen(observed, arguments.shares)
+    shares = _select_shares(observed, arguments.shares)
     reporter.step(f"Variants of {len(shares)} shares")
     variants = _variants(observed, shares)
     _re_estimate(deployment, variants, observed.frames)
     reporter.step(f"Top-1 of each on {arguments.photos} photos")
     top1 = _accuracy(deployment, variants, truth, arguments.photos)
-    _report(top1, shares, reporter)
+    _print_report(top1, shares, reporter)
 
 
-def _chosen(observed: Observed, most: int) -> list[Share]:
+def _select_shares(observed: Observed, count: int) -> list[Share]:
     deployment = observed.deployment
     shares = enumerate_shares(deployment.pairs.legal, deployment.facts, (LINEAR,))
     fidelity = METRICS["fidelity"].similarities(observed, shares)
-    between = [share for share in shares if WORST < fidelity[share] < BEST]
-    random.Random(SEED).shuffle(between)
-    return sorted(between[:most])
+    candidates = [share for share in shares if WORST < fidelity[share] < BEST]
+    random.Random(SEED).shuffle(candidates)
+    return sorted(candidates[:count])
 
 
 def _variants(observed: Observed, shares: Sequence[Share]) -> dict[tuple[Share, str], Variant]:
@@ -125,10 +125,15 @@ def _variants(observed: Observed, shares: Sequence[Share]) -> dict[tuple[Share, 
                 )
         for rank in RANKS:
             if rank < min(stretched.weight.shape):
-                low = statistics.linear_map(replace(share, adapter=AdapterSpec("linear", rank)))
+                low_rank = statistics.linear_map(
+                    replace(share, adapter=AdapterSpec("linear", rank))
+                )
                 up, down = stretched.low_rank(rank)
-                cut = LinearMap(up @ down, stretched.bias)
-                for name, linear in ((f"rank {rank}", low), (f"rank {rank} by SVD", cut)):
+                truncated = LinearMap(up @ down, stretched.bias)
+                for name, linear in (
+                    (f"rank {rank}", low_rank),
+                    (f"rank {rank} by SVD", truncated),
+                ):
                     variants[share, name] = Variant(
                         share, (share.donor,), _Map(linear), _tail(deployment, share)
                     )
@@ -150,11 +155,11 @@ def _samples(observed: Observed, shares: Sequence[Share]) -> dict[Grid, dict[Ref
         before = previous_stage(share.donor, layouts_by_model(deployment.facts))
         refs = {share.recipient, share.donor} | ({before} if before else set())
         needed[_grid(deployment, share.recipient)] |= refs
-    seen, _ = split_frames(observed.frames, len(observed.held_out))
+    statistics_frames, _ = split_frames(observed.frames, len(observed.held_out))
     samples: dict[Grid, dict[Ref, list[Tensor]]] = {
         grid: {ref: [] for ref in refs} for grid, refs in needed.items()
     }
-    for _, representations in _representations(deployment, seen):
+    for _, representations in _representations(deployment, statistics_frames):
         for grid, refs in needed.items():
             places = torch.randperm(grid[0] * grid[1])[:POSITIONS] if grid else None
             for ref in refs:
@@ -170,24 +175,26 @@ def _samples(observed: Observed, shares: Sequence[Share]) -> dict[Grid, dict[Ref
 def _ridge(donors: Sequence[Tensor], recipient: Tensor) -> LinearMap:
     """Fit the ridge map on all photos, with the strength that is best on every fourth photo."""
     donor = torch.cat(list(donors), dim=2)
-    held = torch.arange(len(donor)) % 4 == 3
-    fit_x, fit_y = _rows(donor[~held]), _rows(recipient[~held])
-    held_x, held_y = _rows(donor[held]), _rows(recipient[held])
+    held_out = torch.arange(len(donor)) % 4 == 3
+    fit_x, fit_y = _rows(donor[~held_out]), _rows(recipient[~held_out])
+    held_out_x, held_out_y = _rows(donor[held_out]), _rows(recipient[held_out])
     errors = {}
     for strength in RIDGE_STRENGTHS:
-        weight, bias = _solved(fit_x, fit_y, strength)
-        errors[strength] = float((held_y - held_x @ weight - bias).square().sum())
-    weight, bias = _solved(_rows(donor), _rows(recipient), min(errors, key=lambda s: errors[s]))
+        weight, bias = _solve_ridge(fit_x, fit_y, strength)
+        errors[strength] = float((held_out_y - held_out_x @ weight - bias).square().sum())
+    weight, bias = _solve_ridge(
+        _rows(donor), _rows(recipient), min(errors, key=lambda s: errors[s])
+    )
     return LinearMap(weight.T.float(), bias.float())
 
 
-def _solved(x: Tensor, y: Tensor, strength: float) -> tuple[Tensor, Tensor]:
-    about_x, about_y = x.mean(0), y.mean(0)
-    spread = (x - about_x).T @ (x - about_x) / len(x)
-    shared = (x - about_x).T @ (y - about_y) / len(x)
-    penalty = strength * spread.diagonal().mean() * torch.eye(len(spread), dtype=x.dtype)
-    weight = torch.linalg.solve(spread + penalty, shared)
-    return weight, about_y - about_x @ weight
+def _solve_ridge(x: Tensor, y: Tensor, strength: float) -> tuple[Tensor, Tensor]:
+    mean_x, mean_y = x.mean(0), y.mean(0)
+    covariance = (x - mean_x).T @ (x - mean_x) / len(x)
+    cross_covariance = (x - mean_x).T @ (y - mean_y) / len(x)
+    penalty = strength * covariance.diagonal().mean() * torch.eye(len(covariance), dtype=x.dtype)
+    weight = torch.linalg.solve(covariance + penalty, cross_covariance)
+    return weight, mean_y - mean_x @ weight
 
 
 def _rows(samples: Tensor) -> Tensor:
@@ -199,15 +206,17 @@ def _re_estimate(
     deployment: Deployment, variants: Mapping[tuple[Share, str], Variant], frames: FrameSet
 ) -> None:
     """Re-estimate the BatchNorm statistics of the tails as cumulative means over batches."""
-    chosen = [variant for variant in variants.values() if variant.re_estimated]
-    norms = [part for v in chosen for part in v.tail.modules() if isinstance(part, nn.BatchNorm2d)]
+    re_estimated = [variant for variant in variants.values() if variant.re_estimated]
+    norms = [
+        part for v in re_estimated for part in v.tail.modules() if isinstance(part, nn.BatchNorm2d)
+    ]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None
         norm.train()
-    some = Subset(frames, tuple(range(0, len(frames), len(frames) // RE_ESTIMATE))[:RE_ESTIMATE])
-    for _, representations in _representations(deployment, some):
-        for variant in chosen:
+    sample = Subset(frames, tuple(range(0, len(frames), len(frames) // RE_ESTIMATE))[:RE_ESTIMATE])
+    for _, representations in _representations(deployment, sample):
+        for variant in re_estimated:
             variant.answer(representations, _grid(deployment, variant.share.recipient))
     for norm in norms:
         norm.eval()
@@ -220,14 +229,14 @@ def _accuracy(
     truth: ClassTruth,
     photos: int,
 ) -> dict[tuple[Share, str], float]:
-    some = Subset(truth.frames, tuple(range(0, len(truth.frames), 2))[:photos])
-    labels = torch.tensor([only for i in some.indices for only in truth.labels[i]])
+    sample = Subset(truth.frames, tuple(range(0, len(truth.frames), 2))[:photos])
+    labels = torch.tensor([only for i in sample.indices for only in truth.labels[i]])
     hits: dict[tuple[Share, str], int] = defaultdict(int)
-    for indices, representations in _representations(deployment, some):
+    for indices, representations in _representations(deployment, sample):
         for key, variant in variants.items():
             logits = variant.answer(representations, _grid(deployment, variant.share.recipient))
             hits[key] += int((logits.argmax(1) == labels[indices.start : indices.stop]).sum())
-    return {key: count / len(some) for key, count in hits.items()}
+    return {key: count / len(sample) for key, count in hits.items()}
 
 
 def _representations(
@@ -248,8 +257,8 @@ def _representations(
 def _tail(deployment: Deployment, share: Share) -> nn.Sequential:
     """Return a copy of the stages after the recipient, with the head."""
     model = deployment.models[share.recipient.model]
-    behind = model.layout.index(share.recipient.stage) + 1
-    return copy.deepcopy(nn.Sequential(*list(model.stages)[behind:], _Last(model.head)))
+    start = model.layout.index(share.recipient.stage) + 1
+    return copy.deepcopy(nn.Sequential(*list(model.stages)[start:], _Last(model.head)))
 
 
 class _Last(nn.Module):
@@ -263,7 +272,7 @@ class _Last(nn.Module):
 
 
 class _Map(nn.Module):
-    """A linear map of a representation that is on the recipient's grid already."""
+    """Applies a linear map to a representation that is on the recipient's grid already."""
 
     def __init__(self, linear: LinearMap) -> None:
         super().__init__()
@@ -278,7 +287,7 @@ def _grid(deployment: Deployment, ref: Ref) -> Grid:
     return deployment.facts[ref.model].stage(ref.stage).grid
 
 
-def _report(
+def _print_report(
     top1: Mapping[tuple[Share, str], float], shares: Sequence[Share], reporter: Reporter
 ) -> None:
     names = list(dict.fromkeys(name for _, name in top1))

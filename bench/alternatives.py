@@ -82,7 +82,7 @@ CALIBRATION = 64
 ROUNDS, TIMED = 5, 20
 """How many times the alternatives take turns, and frames per turn."""
 CONVOLUTIONS = ["Conv", "Gemm", "MatMul"]
-POINTS, FOUND, OVERLAP = 5000, 100, 0.5
+NMS_ANCHORS, MAX_DETECTIONS, IOU_THRESHOLD = 5000, 100, 0.5
 """As in effdet: anchors for non-maximum suppression, detections per frame, and the IoU."""
 NOTHING, FRAMES, TRAINED = "nothing", "unlabelled frames", "a trained network"
 UNMERGED = "unmerged, float32"
@@ -113,7 +113,7 @@ class Pair:
     config: Path
     merged: Sequence[Merging]
     smaller: Mapping[str, str] = field(default_factory=dict)
-    """The model that replaces another of the pair with a smaller network."""
+    """By model, the smaller model of the pair that takes its place."""
 
 
 def identity_at(budget: str) -> Merging:
@@ -136,12 +136,12 @@ def half_merged_at(budget: str) -> Merging:
 def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("--pair", choices=["lite0+lite1", "quickstart"], action="append")
-    wanted = parser.parse_args().pair
+    names = parser.parse_args().pair
     reporter = ConsoleReporter(Console(width=150, highlight=False))
     report = {}
     with tempfile.TemporaryDirectory() as folder:
         for pair in pairs(Path(folder)):
-            if not wanted or pair.name in wanted:
+            if not names or pair.name in names:
                 report[pair.name] = compare(pair, Path(folder) / pair.name, reporter)
     print(json.dumps(report))
 
@@ -172,48 +172,50 @@ def pairs(folder: Path) -> Iterator[Pair]:
 def compare(pair: Pair, folder: Path, reporter: Reporter) -> dict[str, dict[str, Any]]:
     """Build and measure every alternative of the pair, and print a table."""
     folder.mkdir()
-    config = configured(pair, folder, {})
+    config = load_pair_config(pair, folder, {})
     deployment = load_deployment(config, reporter)
     frames = open_frame_set(config)
     truth = open_truth(config, deployment, frames, reporter)
-    every = [*graphs(pair, folder, config, deployment, frames, reporter)]
-    reporter.step(f"{pair.name}: {len(every)} alternatives on labelled frames")
-    found = {a.name: right(a.graph, deployment, truth) for a in every}
-    reporter.say(f"  {against_torch(found[UNMERGED], deployment, truth)}")
-    times = latencies(every, deployment, next(iter(truth.values())).frames[0])
-    resampling, unmerged = Resampling(truth), found[UNMERGED]
+    alternatives = [*build_alternatives(pair, folder, config, deployment, frames, reporter)]
+    reporter.step(f"{pair.name}: {len(alternatives)} alternatives on labelled frames")
+    frame_scores = {a.name: score_graph(a.graph, deployment, truth) for a in alternatives}
+    unmerged = frame_scores[UNMERGED]
+    reporter.say(f"  {compare_with_torch(unmerged, deployment, truth)}")
+    times = measure_latencies(alternatives, deployment, next(iter(truth.values())).frames[0])
+    resampling = Resampling(truth)
     rows: dict[str, dict[str, Any]] = {}
-    for a in every:
-        kept = quality_kept_by_model(scores_by_model(found[a.name]), scores_by_model(unmerged), {})
-        low, high = resampling.quality_interval(kept, found[a.name], unmerged) or (0.0, 0.0)
-        scores = {name: round(main_score(t.scores), 4) for name, t in found[a.name].items()}
+    for a in alternatives:
+        merged = frame_scores[a.name]
+        quality = quality_kept_by_model(scores_by_model(merged), scores_by_model(unmerged), {})
+        low, high = resampling.quality_interval(quality, merged, unmerged) or (0.0, 0.0)
+        scores = {name: round(main_score(s.scores), 4) for name, s in merged.items()}
         rows[a.name] = {
             "bytes": weight_bytes(a.graph),
-            "kept": round(statistics.mean(kept.values()), 4),
+            "kept": round(statistics.mean(quality.values()), 4),
             "low": round(low, 4),
             "high": round(high, 4),
             **scores,
             "ms": round(times[a.name], 2),
             "needs": a.needs,
         }
-    tell(pair, rows, reporter)
+    print_table(pair, rows, reporter)
     return rows
 
 
-def configured(pair: Pair, folder: Path, changes: Mapping[str, Any]) -> RunConfig:
-    known = {
+def load_pair_config(pair: Pair, folder: Path, changes: Mapping[str, Any]) -> RunConfig:
+    defaults = {
         "cache": str(ROOT / "runs" / "cache"),
         "out": str(folder / "out"),
         "mlflow.tracking_uri": f"sqlite:///{folder / 'mlflow.db'}",
     }
-    overrides = [f"{key}={json.dumps(value)}" for key, value in {**known, **changes}.items()]
+    overrides = [f"{key}={json.dumps(value)}" for key, value in {**defaults, **changes}.items()]
     return load_config(pair.config, overrides)
 
 
 # The alternatives, as graphs.
 
 
-def graphs(
+def build_alternatives(
     pair: Pair,
     folder: Path,
     config: RunConfig,
@@ -221,34 +223,34 @@ def graphs(
     frames: FrameSet,
     reporter: Reporter,
 ) -> Iterator[Alternative]:
-    unmerged = unshared(config, deployment, "float32", folder / "unmerged")
+    unmerged = export_unmerged(config, deployment, "float32", folder / "unmerged")
     calibration = [frames[k] for k in range(0, len(frames), max(1, len(frames) // CALIBRATION))]
     yield Alternative(UNMERGED, NOTHING, unmerged)
     for old, new in pair.smaller.items():
-        swapped = replaced(config, old, new)
-        graph = unshared(
+        swapped = replace_model(config, old, new)
+        graph = export_unmerged(
             swapped, load_deployment(swapped, reporter), "float32", folder / "smaller"
         )
         yield Alternative(f"{new} in place of {old}", TRAINED, graph)
-    half = unshared(config, deployment, "float16", folder / "half")
+    half = export_unmerged(config, deployment, "float16", folder / "half")
     yield Alternative("each in half precision", NOTHING, half)
     yield Alternative("each in int8, dynamic", NOTHING, dynamic_int8(unmerged))
     quantised = static_int8(unmerged, deployment, calibration)
     yield Alternative("each in int8, static", FRAMES, quantised)
     for number, merging in enumerate(pair.merged):
-        graph = merged_graph(pair, folder / f"merged{number}", merging, reporter)
+        graph = export_merged(pair, folder / f"merged{number}", merging, reporter)
         yield Alternative(merging.name, FRAMES, graph)
         if merging.name.startswith("merge-search") and "dtype" not in merging.changes:
             quantised = static_int8(graph, deployment, calibration)
             yield Alternative(f"{merging.name}, then int8", FRAMES, quantised)
 
 
-def replaced(config: RunConfig, old: str, new: str) -> RunConfig:
+def replace_model(config: RunConfig, old: str, new: str) -> RunConfig:
     """Return the config with the network of one model in the place of another's."""
     return config.model_copy(update={"models": {**config.models, old: config.models[new]}})
 
 
-def unshared(config: RunConfig, deployment: Deployment, dtype: Dtype, folder: Path) -> Path:
+def export_unmerged(config: RunConfig, deployment: Deployment, dtype: Dtype, folder: Path) -> Path:
     folder.mkdir()
     contents = BundleContents(
         specs=config.model_specs(),
@@ -269,22 +271,22 @@ def unshared(config: RunConfig, deployment: Deployment, dtype: Dtype, folder: Pa
     return folder / ONNX
 
 
-def merged_graph(pair: Pair, folder: Path, merging: Merging, reporter: Reporter) -> Path:
+def export_merged(pair: Pair, folder: Path, merging: Merging, reporter: Reporter) -> Path:
     """Run merge-search without labels, and export its chosen plan."""
     folder.mkdir()
     reporter.step(f"{pair.name}: {merging.name}")
-    config = configured(pair, folder, {**merging.changes, "truth": {}})
+    config = load_pair_config(pair, folder, {**merging.changes, "truth": {}})
     run(config, reporter)
     export(config.out_folder, None, folder / "bundle", ["onnx"], reporter)
     return folder / "bundle" / ONNX
 
 
 def dynamic_int8(graph: Path) -> Path:
-    written = graph.with_name("dynamic.onnx")
+    quantised = graph.with_name("dynamic.onnx")
     quantization.quantize_dynamic(
-        _preprocessed(graph), written, op_types_to_quantize=CONVOLUTIONS, per_channel=True
+        _preprocess(graph), quantised, op_types_to_quantize=CONVOLUTIONS, per_channel=True
     )
-    return written
+    return quantised
 
 
 def static_int8(graph: Path, deployment: Deployment, frames: Sequence[Frame]) -> Path:
@@ -293,23 +295,23 @@ def static_int8(graph: Path, deployment: Deployment, frames: Sequence[Frame]) ->
     Of the recipes tried (extremes, percentiles, entropy; all layers, no head, neither head nor
     pyramid), this one keeps the most accuracy.
     """
-    written, preprocessed = graph.with_name("static.onnx"), _preprocessed(graph)
+    quantised, preprocessed = graph.with_name("static.onnx"), _preprocess(graph)
     quantization.quantize_static(
         preprocessed,
-        written,
+        quantised,
         _Calibration(graph, deployment, frames),
         quant_format=quantization.QuantFormat.QDQ,
         op_types_to_quantize=CONVOLUTIONS,
-        nodes_to_exclude=_of_heads(preprocessed),
+        nodes_to_exclude=_pyramid_and_head_nodes(preprocessed),
         per_channel=True,
         activation_type=quantization.QuantType.QUInt8,
         weight_type=quantization.QuantType.QInt8,
         extra_options={"CalibMovingAverage": True},
     )
-    return written
+    return quantised
 
 
-def _of_heads(graph: Path) -> list[str]:
+def _pyramid_and_head_nodes(graph: Path) -> list[str]:
     """Return the nodes of detectors' pyramids and heads, recognised by their weights' names."""
     return [
         node.name
@@ -318,13 +320,14 @@ def _of_heads(graph: Path) -> list[str]:
     ]
 
 
-def _preprocessed(graph: Path) -> Path:
+def _preprocess(graph: Path) -> Path:
     """Infer shapes and fold normalisations, as the quantiser requires."""
     preprocessed = graph.with_name("preprocessed.onnx")
     if not preprocessed.exists():
         quant_pre_process(graph, preprocessed, skip_symbolic_shape=True)
         model = onnx.load(preprocessed)
-        del model.graph.value_info[:]  # the quantiser transposes weights, and infers shapes anew
+        # The quantiser transposes weights and infers the shapes again.
+        del model.graph.value_info[:]
         onnx.save(model, preprocessed)
     return preprocessed
 
@@ -334,7 +337,7 @@ class _Calibration(quantization.CalibrationDataReader):  # type: ignore[misc]
 
     def __init__(self, graph: Path, deployment: Deployment, frames: Sequence[Frame]) -> None:
         names = _input_names(_session(graph))
-        self._feeds = (inputs_of([frame], names, deployment) for frame in frames)
+        self._feeds = (prepare_inputs([frame], names, deployment) for frame in frames)
 
     def get_next(self) -> dict[str, NDArray[np.float32]] | None:
         return next(self._feeds, None)
@@ -343,46 +346,51 @@ class _Calibration(quantization.CalibrationDataReader):  # type: ignore[misc]
 # Accuracy.
 
 
-def right(
+def score_graph(
     graph: Path, deployment: Deployment, truth: Mapping[str, Truth]
 ) -> dict[str, FrameScores]:
     """Return the scores of each model with ground truth; all have the same labelled frames."""
     frames = next(iter(truth.values())).frames
-    assert all(known.frames.hash == frames.hash for known in truth.values())
+    assert all(labelled.frames.hash == frames.hash for labelled in truth.values())
     session = _session(graph)
     names, outputs = _input_names(session), [value.name for value in session.get_outputs()]
     parts: dict[str, list[NDArray[Any]]] = {name: [] for name in truth}
     sizes = []
     for _, pictures in batches(frames, BATCH):
-        feed = inputs_of(pictures, names, deployment)
+        feed = prepare_inputs(pictures, names, deployment)
         answers = dict(zip(outputs, session.run(None, feed), strict=True))
         for name, part in parts.items():
             part.append(_answer(name, answers))
         sizes += [(picture.shape[0], picture.shape[1]) for picture in pictures]
-    found: dict[str, FrameScores] = {}
-    for name, known in truth.items():
+    scores: dict[str, FrameScores] = {}
+    for name, labelled in truth.items():
         whole = np.concatenate(parts[name])
-        if isinstance(known, ClassTruth):
-            found[name] = score_classes(top_classes(whole), known.labels)
+        if isinstance(labelled, ClassTruth):
+            scores[name] = score_classes(top_classes(whole), labelled.labels)
         else:
             model = deployment.models[name]
-            found[name] = score_boxes(
-                whole, BoxGeometry(sizes, model.input), known, model.num_classes
+            scores[name] = score_boxes(
+                whole, BoxGeometry(sizes, model.input), labelled, model.num_classes
             )
-    return found
+    return scores
 
 
-def against_torch(
-    found: Mapping[str, FrameScores], deployment: Deployment, truth: Mapping[str, Truth]
+def compare_with_torch(
+    scores: Mapping[str, FrameScores], deployment: Deployment, truth: Mapping[str, Truth]
 ) -> str:
-    """Check that measuring the unmerged graph agrees with measuring the torch networks."""
-    bench = EvaluationSetup(deployment.fused_models, deployment.facts, {}, BATCH)
-    (wanted,) = score_frames(bench, [UNMERGED_PLAN], truth, lambda done: None)
-    apart = max(abs(main_score(found[n].scores) - main_score(t.scores)) for n, t in wanted.items())
-    return f"scores of the unmerged graph and of the torch networks differ by at most {apart:.2g}"
+    """Return a sentence: how much the scores of the unmerged graph and of torch differ."""
+    setup = EvaluationSetup(deployment.fused_models, deployment.facts, {}, BATCH)
+    (expected,) = score_frames(setup, [UNMERGED_PLAN], truth, lambda done: None)
+    difference = max(
+        abs(main_score(scores[n].scores) - main_score(s.scores)) for n, s in expected.items()
+    )
+    return (
+        "scores of the unmerged graph and of the torch networks differ by at most "
+        f"{difference:.2g}"
+    )
 
 
-def inputs_of(
+def prepare_inputs(
     frames: list[Frame], names: Sequence[str], deployment: Deployment
 ) -> dict[str, NDArray[np.float32]]:
     models = deployment.models
@@ -397,16 +405,17 @@ def _answer(name: str, answers: Mapping[str, NDArray[np.float32]]) -> NDArray[np
     if f"{name}_logits" in answers:
         return answers[f"{name}_logits"]
     boxes, scores = (torch.from_numpy(answers[f"{name}_{part}"]) for part in ("boxes", "scores"))
-    return np.stack([_suppressed(*both) for both in zip(boxes, scores, strict=True)])
+    return np.stack([_suppress(*both) for both in zip(boxes, scores, strict=True)])
 
 
-def _suppressed(boxes: torch.Tensor, scores: torch.Tensor) -> NDArray[np.float32]:
-    """Return (FOUND, 6) detections from (anchors, 4) boxes and (anchors, classes) scores."""
-    surest, at = scores.flatten().topk(min(POINTS, scores.numel()))
-    anchors, kinds = at // scores.shape[1], at % scores.shape[1]
-    left = batched_nms(boxes[anchors], surest, kinds, OVERLAP)[:FOUND]
-    rows = torch.cat([boxes[anchors[left]], surest[left, None], kinds[left, None] + 1.0], dim=1)
-    padded = torch.zeros(FOUND, 6)
+def _suppress(boxes: torch.Tensor, scores: torch.Tensor) -> NDArray[np.float32]:
+    """Return (detections, 6) rows from (anchors, 4) boxes and (anchors, classes) scores."""
+    best_scores, indices = scores.flatten().topk(min(NMS_ANCHORS, scores.numel()))
+    anchors, classes = indices // scores.shape[1], indices % scores.shape[1]
+    remaining = batched_nms(boxes[anchors], best_scores, classes, IOU_THRESHOLD)[:MAX_DETECTIONS]
+    parts = (boxes[anchors], best_scores[:, None], classes[:, None] + 1.0)
+    rows = torch.cat([part[remaining] for part in parts], dim=1)
+    padded = torch.zeros(MAX_DETECTIONS, 6)
     padded[: len(rows)] = rows
     return padded.numpy()
 
@@ -416,27 +425,27 @@ def _suppressed(boxes: torch.Tensor, scores: torch.Tensor) -> NDArray[np.float32
 
 def weight_bytes(graph: Path) -> int:
     """Return the bytes of all numbers in the graph."""
-    held = onnx.load(graph).graph
-    tensors = [*held.initializer]
-    tensors += [a.t for node in held.node for a in node.attribute if a.HasField("t")]
+    contents = onnx.load(graph).graph
+    tensors = [*contents.initializer]
+    tensors += [a.t for node in contents.node for a in node.attribute if a.HasField("t")]
     return sum(onnx.numpy_helper.to_array(tensor).nbytes for tensor in tensors)
 
 
-def latencies(
-    every: Sequence[Alternative], deployment: Deployment, frame: Frame
+def measure_latencies(
+    alternatives: Sequence[Alternative], deployment: Deployment, frame: Frame
 ) -> dict[str, float]:
     """Return the median milliseconds of each alternative, in rounds that take turns."""
     runs: dict[str, Callable[[], object]] = {}
-    for a in every:
+    for a in alternatives:
         session = _session(a.graph, threads=1)
-        feed = inputs_of([frame], _input_names(session), deployment)
+        feed = prepare_inputs([frame], _input_names(session), deployment)
         runs[a.name] = partial(session.run, None, feed)
-    taken: dict[str, list[float]] = {name: [] for name in runs}
+    times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(ROUNDS):
         for name, work in runs.items():
             work()
-            taken[name] += [_milliseconds(work) for _ in range(TIMED)]
-    return {name: statistics.median(values) for name, values in taken.items()}
+            times[name] += [_milliseconds(work) for _ in range(TIMED)]
+    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def _milliseconds(work: Callable[[], object]) -> float:
@@ -456,12 +465,13 @@ def _input_names(session: Any) -> list[str]:
     return [value.name for value in session.get_inputs()]
 
 
-def tell(pair: Pair, rows: Mapping[str, Mapping[str, Any]], reporter: Reporter) -> None:
-    whole = rows[UNMERGED]
-    models = [n for n in whole if n not in ("bytes", "kept", "low", "high", "ms", "needs")]
-    header = ["alternative", "MB", "of unmerged", "kept", "95%", *models, "ms", "needs"]
+def print_table(pair: Pair, rows: Mapping[str, Mapping[str, Any]], reporter: Reporter) -> None:
+    unmerged = rows[UNMERGED]
+    models = [n for n in unmerged if n not in ("bytes", "kept", "low", "high", "ms", "needs")]
+    header = ["alternative", "MB", "of unmerged", "quality kept", "95%", *models, "ms", "needs"]
     table = [
-        [name, megabytes(row["bytes"]).removesuffix(" MB"), percent(row["bytes"] / whole["bytes"]),
+        [name, megabytes(row["bytes"]).removesuffix(" MB"),
+         percent(row["bytes"] / unmerged["bytes"]),
          percent(row["kept"]), percent_interval([row["low"], row["high"]]),
          *(f"{row[model]:.3f}" for model in models), f"{row['ms']:.1f}", row["needs"]]
         for name, row in sorted(rows.items(), key=lambda entry: -entry[1]["bytes"])

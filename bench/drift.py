@@ -90,19 +90,23 @@ def main() -> None:
     ]
     before = join(unchanged)
     after = {
-        c: describer.describe(RenderedScenes(settings, CHANGED)) for c, settings in CHANGES.items()
+        change: describer.describe(RenderedScenes(settings, CHANGED))
+        for change, settings in CHANGES.items()
     }
     report: dict[str, Any] = {
         "stated_rate": RATE,
         "unchanged": {
-            kind: {size: false_alarms(unchanged, make, size) for size in WINDOWS}
-            for kind, make in KINDS.items()
+            kind: {size: count_false_alarms(unchanged, build, size) for size in WINDOWS}
+            for kind, build in KINDS.items()
         },
         "noticed": {
-            kind: {change: noticed(before, make, seen) for change, seen in after.items()}
-            for kind, make in KINDS.items()
+            kind: {
+                change: noticed_fractions(before, build, frames)
+                for change, frames in after.items()
+            }
+            for kind, build in KINDS.items()
         },
-        "clips": clips(describer),
+        "clips": compare_clips(describer),
         "reference": LARGE_REFERENCE,
         "seconds": round(time.perf_counter() - start),
     }
@@ -112,35 +116,43 @@ def main() -> None:
 
 # Kinds of references, each from at most LARGE_REFERENCE frames.
 
-Make = Callable[[Description], Reference]
+BuildReference = Callable[[Description], Reference]
 
 
-def of_a_window(known: Description) -> Reference:
-    return Reference.of(known.part(0, WINDOW))
+def window_reference(description: Description) -> Reference:
+    return Reference.of(description.part(0, WINDOW))
 
 
-def grown(known: Description) -> Reference:
-    reference = of_a_window(known)
-    for number, window in enumerate(windows(known, WINDOW, WINDOW)):
+def grown_reference(description: Description) -> Reference:
+    reference = window_reference(description)
+    for number, window in enumerate(windows(description, WINDOW, WINDOW)):
         reference = reference.grown(str(number), window)
     return reference
 
 
-KINDS: dict[str, Make] = {"of 240": Reference.of, "of 64": of_a_window, "of 64, grown": grown}
+KINDS: dict[str, BuildReference] = {
+    "of 240": Reference.of,
+    "of 64": window_reference,
+    "of 64, grown": grown_reference,
+}
 
 
 # Measurements.
 
 
-def false_alarms(cameras: Sequence[Description], make: Make, size: int) -> dict[str, Any]:
-    """Return the alarms on windows of unchanged cameras, each against its own reference."""
-    alarms, plain, count = [], [], 0
+def count_false_alarms(
+    cameras: Sequence[Description], build: BuildReference, size: int
+) -> dict[str, Any]:
+    """Return the alarms on windows of unchanged cameras, each compared with its own reference."""
+    alarms, two_sample_alarms, count = [], [], 0
     for camera in cameras:
-        reference = make(camera.part(0, LARGE_REFERENCE))
-        own = windows(camera, LARGE_REFERENCE, size)
-        alarms.append(sum(compare(reference, window).noticed for window in own))
-        plain.append(sum(two_sample(reference, window) <= RATE for window in own))
-        count += len(own)
+        reference = build(camera.part(0, LARGE_REFERENCE))
+        own_windows = windows(camera, LARGE_REFERENCE, size)
+        alarms.append(sum(compare(reference, window).noticed for window in own_windows))
+        two_sample_alarms.append(
+            sum(two_sample_p_value(reference, window) <= RATE for window in own_windows)
+        )
+        count += len(own_windows)
     interval = binomtest(sum(alarms), count).proportion_ci(0.95, method="exact")
     return {
         "alarms": sum(alarms),
@@ -148,67 +160,77 @@ def false_alarms(cameras: Sequence[Description], make: Make, size: int) -> dict[
         "rate": sum(alarms) / count,
         "interval": [round(float(interval.low), 4), round(float(interval.high), 4)],
         "by_reference": alarms,
-        "two_sample": plain,
+        "two_sample": two_sample_alarms,
     }
 
 
-def two_sample(reference: Reference, window: Description) -> float:
+def two_sample_p_value(reference: Reference, window: Description) -> float:
     """Return the p-value of the plain test, which treats all frames as independent."""
     p_values = [
-        ks_2samp(known, new).pvalue
+        ks_2samp(reference_scores, window_scores).pvalue
         for view, sample in reference.samples.items()
-        for known, new in zip(
+        for reference_scores, window_scores in zip(
             sample.scores.T, sample.projection.scores(window.rows[view]).T, strict=True
         )
     ]
     return float(min(p_values) * len(p_values))
 
 
-def noticed(before: Description, make: Make, after: Description) -> dict[int, float]:
-    """Return the fraction of windows after the change that are noticed, one reference for each."""
-    return {
-        size: sum(
-            compare(make(known), window).noticed
-            for known, window in zip(windows(before, 0, LARGE_REFERENCE), new, strict=False)
-        )
-        / len(new)
-        for size, new in {size: windows(after, 0, size) for size in WINDOWS}.items()
-    }
+def noticed_fractions(
+    before: Description, build: BuildReference, after: Description
+) -> dict[int, float]:
+    """Return the fraction of windows after the change that are noticed, by their size.
+
+    Each window is compared with another reference.
+    """
+    fractions = {}
+    for size in WINDOWS:
+        new_windows = windows(after, 0, size)
+        pairs = zip(windows(before, 0, LARGE_REFERENCE), new_windows, strict=False)
+        alarms = sum(compare(build(frames), window).noticed for frames, window in pairs)
+        fractions[size] = alarms / len(new_windows)
+    return fractions
 
 
-def clips(describer: Describer) -> dict[str, Any]:
+def compare_clips(describer: Describer) -> dict[str, Any]:
     """Compare two real cameras, each with its own first half and with the other camera."""
     folders = {name: CLIPS / name / "frames" for name in NAMES}
     if not all(folder.is_dir() for folder in folders.values()):
         return {}
     first, second = (describer.describe(folder_frames(f, Sampling())) for f in folders.values())
-    return dict(zip(NAMES, (clip(first, second), clip(second, first)), strict=True))
+    results = (compare_clip(first, second), compare_clip(second, first))
+    return dict(zip(NAMES, results, strict=True))
 
 
-def clip(camera: Description, other: Description) -> dict[int, dict[str, str]]:
+def compare_clip(camera: Description, other: Description) -> dict[int, dict[str, str]]:
+    """Return the alarms of one camera's reference on its own and on the other's windows."""
     half = len(camera) // 2
     reference = Reference.of(camera.part(0, half))
 
-    def alarms(judge: Reference, among: Sequence[Description]) -> str:
-        return f"{sum(compare(judge, window).noticed for window in among)} of {len(among)}"
+    def alarms(reference: Reference, compared: Sequence[Description]) -> str:
+        count = sum(compare(reference, window).noticed for window in compared)
+        return f"{count} of {len(compared)}"
 
     return {
         size: {
             "own": alarms(reference, windows(camera, half, size)),
-            "own_if_independent": alarms(independent(reference), windows(camera, half, size)),
+            "own_if_independent": alarms(
+                without_autocorrelation(reference), windows(camera, half, size)
+            ),
             "other": alarms(reference, windows(other, 0, size)),
         }
         for size in WINDOWS
     }
 
 
-def independent(reference: Reference) -> Reference:
-    """Return the reference without the autocorrelation of its frames."""
+def without_autocorrelation(reference: Reference) -> Reference:
+    """Return the reference as if its frames were independent of each other."""
 
-    def forgotten(sample: Sample) -> Sample:
+    def uncorrelated(sample: Sample) -> Sample:
         return replace(sample, times=np.ones_like(sample.times))
 
-    return replace(reference, samples={v: forgotten(s) for v, s in reference.samples.items()})
+    samples = {view: uncorrelated(sample) for view, sample in reference.samples.items()}
+    return replace(reference, samples=samples)
 
 
 # Descriptions.
@@ -220,10 +242,10 @@ def join(parts: Sequence[Description]) -> Description:
     return Description(parts[0].models, rows)
 
 
-def windows(known: Description, start: int, size: int) -> list[Description]:
+def windows(description: Description, start: int, size: int) -> list[Description]:
     """Return consecutive windows of `size` frames, from frame `start` on."""
-    firsts = range(start, len(known) - size + 1, size)
-    return [known.part(first, first + size) for first in firsts]
+    starts = range(start, len(description) - size + 1, size)
+    return [description.part(first, first + size) for first in starts]
 
 
 @dataclass(frozen=True)

@@ -56,8 +56,8 @@ DATA = Path(os.environ.get("MERGE_SEARCH_DATA", "../shared/data")) / "imagenet1k
 OUT = Path(__file__).parent.parent / "runs" / "out" / "metrics"
 SEED = 7
 HELD_OUT, DECIDING = 64, 36
-MERGED = {"fidelity"}
-"""Metrics that run a merged model for every share; all others are lookups."""
+MERGING_METRICS = {"fidelity"}
+"""Metrics that run a merged model for every share; all others are looked up."""
 FLOOR = 0.05
 """Shares with a lower R^2 are not used in random plans, as `run` does not explore them."""
 FEWEST, MOST = 2, 4
@@ -80,23 +80,25 @@ def main() -> None:
     names = arguments.models
     start = time.perf_counter()
     reporter = ConsoleReporter()
-    config = configured(names)
+    config = build_config(names)
     deployment = load_deployment(config, reporter)
     ground_truth = csv_truth(DATA / "labels.csv", sampling_of(config.frames))
     unlabelled, parts = split_photos(ground_truth, names)
     observed = observe(config, deployment, unlabelled, reporter)
     shares = enumerate_shares(deployment.pairs.legal, deployment.facts, (LINEAR,))
-    guides = compute_metrics(observed, shares, reporter)
-    measured = measure_parts(observed, shares, parts, config.verify.batch, reporter)
-    tables = {part: build_table(guides, measured[part], parts[part], SEED) for part in LABEL_PARTS}
-    _show(tables, guides, reporter)
-    _write(tables, guides, measured, observed)
+    metrics = compute_metrics(observed, shares, reporter)
+    accuracy = measure_parts(observed, shares, parts, config.verify.batch, reporter)
+    tables = {
+        part: build_table(metrics, accuracy[part], parts[part], SEED) for part in LABEL_PARTS
+    }
+    _print_table(tables, metrics, reporter)
+    _write(tables, metrics, accuracy, observed)
 
-    lookup = next(name for name in tables["deciding"].ranking if name not in MERGED)
-    worth = [share for share, value in guides.values["r2"].items() if value > FLOOR]
-    plans = random_plans(worth, layouts_by_model(deployment.facts), arguments.plans)
-    composed = _several_shares(observed, guides, measured, parts, plans, reporter)
-    best = tables["reporting"]
+    lookup = next(name for name in tables["deciding"].ranking if name not in MERGING_METRICS)
+    explored = [share for share, value in metrics.values["r2"].items() if value > FLOOR]
+    plans = random_plans(explored, layouts_by_model(deployment.facts), arguments.plans)
+    composition = _best_composition(observed, metrics, accuracy, parts, plans, reporter)
+    reporting = tables["reporting"]
     print(
         json.dumps(
             {
@@ -105,18 +107,18 @@ def main() -> None:
                 "frames": {part: len(parts[part][names[0]].frames) for part in LABEL_PARTS},
                 "winner": tables["deciding"].winner,
                 "best_lookup": lookup,
-                "best_lookup_r": _rounded(best.pearson(lookup).value),
-                "best_lookup_r_cross": _rounded(best.pearson(lookup, "cross").value),
-                "fidelity_r": _rounded(best.pearson("fidelity").value),
-                "multi_share_r": composed["r"],
-                "composition": composed["composition"],
+                "best_lookup_r": _round(reporting.pearson(lookup).value),
+                "best_lookup_r_cross": _round(reporting.pearson(lookup, "cross").value),
+                "fidelity_r": _round(reporting.pearson("fidelity").value),
+                "multi_share_r": composition["r"],
+                "composition": composition["composition"],
                 "seconds": round(time.perf_counter() - start, 1),
             }
         )
     )
 
 
-def configured(names: Sequence[str]) -> RunConfig:
+def build_config(names: Sequence[str]) -> RunConfig:
     """Return the config of these EfficientNet-Lites on the photos."""
     return RunConfig.model_validate(
         {
@@ -145,25 +147,25 @@ def split_photos(
     order = list(range(len(ground_truth.frames)))
     random.Random(SEED).shuffle(order)
     cut = len(order) // 2 + HELD_OUT
-    chosen: dict[LabelPart, list[int]] = {
+    indices_by_part: dict[LabelPart, list[int]] = {
         "deciding": sorted(order[cut : cut + DECIDING]),
         "reporting": sorted(order[cut + DECIDING :]),
     }
     parts: dict[LabelPart, dict[str, Truth]] = {
         part: {name: truth_subset(ground_truth, indices) for name in names}
-        for part, indices in chosen.items()
+        for part, indices in indices_by_part.items()
     }
     return Subset(ground_truth.frames, tuple(sorted(order[:cut]))), parts
 
 
-def _show(
-    tables: Mapping[LabelPart, MetricTable], guides: MetricValues, reporter: Reporter
+def _print_table(
+    tables: Mapping[LabelPart, MetricTable], metrics: MetricValues, reporter: Reporter
 ) -> None:
     """Print a row per metric: r by group, Spearman over all, r on the deciding photos, seconds."""
-    deciding, reported = tables["deciding"], tables["reporting"]
+    deciding, reporting = tables["deciding"], tables["reporting"]
     rows = []
-    for name in reported.ranking:
-        groups = reported.metrics[name]
+    for name in reporting.ranking:
+        groups = reporting.metrics[name]
         cells = [groups[group]["pearson"].value for group in ("all", "same", "cross", "within")]
         cells.append(groups["all"]["spearman"].value)
         cells.append(deciding.pearson(name).value)
@@ -171,79 +173,82 @@ def _show(
         span = groups["all"]["pearson"]
         interval = "-" if span.low is None else f"{span.low:.3f}-{span.high:.3f}"
         rows.append([name, *texts[:1], interval, *texts[1:],
-                     f"{guides.seconds[name]:.1f}"])  # fmt: skip
+                     f"{metrics.seconds[name]:.1f}"])  # fmt: skip
     header = ["metric", "r", "95%", "same", "cross", "within", "rho", "decid.", "s"]
-    frames = next(iter(reported.frames.values()))
+    frames = next(iter(reporting.frames.values()))
     reporter.table(f"Pearson r with the accuracy kept, {frames} photos", header, rows)
 
 
 def _write(
     tables: Mapping[LabelPart, MetricTable],
-    guides: MetricValues,
-    measured: Mapping[LabelPart, ShareAccuracy],
+    metrics: MetricValues,
+    accuracy: Mapping[LabelPart, ShareAccuracy],
     observed: Observed,
 ) -> None:
     """Write the rows behind the table, and the figures."""
-    write_text(OUT / "guides.csv", guides_csv(guides, measured))
+    write_text(OUT / "guides.csv", guides_csv(metrics, accuracy))
     stages = {n: fact.layout.stages for n, fact in observed.deployment.facts.items()}
-    write_pictures(tables, guides.values, measured["reporting"].kept, stages, OUT)
+    write_pictures(tables, metrics.values, accuracy["reporting"].kept, stages, OUT)
 
 
-def _several_shares(
+def _best_composition(
     observed: Observed,
-    guides: MetricValues,
-    measured: Mapping[LabelPart, ShareAccuracy],
+    metrics: MetricValues,
+    accuracy: Mapping[LabelPart, ShareAccuracy],
     parts: Mapping[LabelPart, Mapping[str, Truth]],
     plans: Sequence[SharePlan],
     reporter: Reporter,
 ) -> dict[str, object]:
-    """Measure how well each metric composes along chains; the deciding photos choose how."""
+    """Compose each metric along chains of shares; return the composition that predicts best.
+
+    The deciding photos choose it, and r is measured on the reporting photos.
+    """
     if not plans:
         return {"composition": None, "r": None}
     deployment = observed.deployment
     layouts = layouts_by_model(deployment.facts)
-    bench = EvaluationSetup(
+    setup = EvaluationSetup(
         deployment.fused_models, deployment.facts, observed.maps_for(plans), 16
     )
-    kept = {}
+    quality = {}
     for part in LABEL_PARTS:
         total = verification_steps(len(plans), parts[part])
         reporter.step(f"Accuracy of {len(plans)} plans of {FEWEST} to {MOST} shares: {part}")
         with reporter.progress("steps", total) as progress:
-            found = compute_accuracy(bench, plans, parts[part], progress)
-        unmerged = measured[part].unmerged
-        kept[part] = [
+            scores_by_plan = compute_accuracy(setup, plans, parts[part], progress)
+        unmerged = accuracy[part].unmerged
+        quality[part] = [
             float(np.mean([main_score(s) / main_score(unmerged[n]) for n, s in scores.items()]))
-            for scores in found
+            for scores in scores_by_plan
         ]
     chains = [_chains(plan, layouts) for plan in plans]
-    rows, scored = [], {}
+    rows, correlations = [], {}
     for metric in ("fidelity", "calibrated", "r2", "cka"):
-        values = {share: min(1.0, max(0.0, v)) for share, v in guides.values[metric].items()}
+        values = {share: min(1.0, max(0.0, v)) for share, v in metrics.values[metric].items()}
         for name, compose in COMPOSITIONS.items():
             predicted = [
                 float(np.mean([compose([values[share] for share in chain]) for chain in group]))
                 for group in chains
             ]
-            r = {part: float(np.corrcoef(predicted, kept[part])[0, 1]) for part in LABEL_PARTS}
-            scored[metric, name] = r
+            r = {part: float(np.corrcoef(predicted, quality[part])[0, 1]) for part in LABEL_PARTS}
+            correlations[metric, name] = r
             rows.append([metric, name, f"{r['reporting']:.3f}", f"{r['deciding']:.3f}"])
     reporter.table(
         f"Pearson r of the composed metric with the quality kept, {len(plans)} random plans",
         ["metric", "composition", "r", "r deciding"], rows,
     )  # fmt: skip
-    chosen = max(scored, key=lambda key: scored[key]["deciding"])
-    return {"composition": " ".join(chosen), "r": _rounded(scored[chosen]["reporting"])}
+    best = max(correlations, key=lambda key: correlations[key]["deciding"])
+    return {"composition": " ".join(best), "r": _round(correlations[best]["reporting"])}
 
 
 def random_plans(shares: Sequence[Share], layouts: Layouts, count: int) -> list[SharePlan]:
     """Return different plans of two, three and four shares in turn, with all shares live."""
-    draw = random.Random(SEED)
+    rng = random.Random(SEED)
     plans: dict[SharePlan, None] = {}
     while len(plans) < count:
         size = FEWEST + len(plans) % (MOST - FEWEST + 1)
         try:
-            plan = canonical(SharePlan(tuple(draw.sample(shares, size))), layouts)
+            plan = canonical(SharePlan(tuple(rng.sample(shares, size))), layouts)
         except BadPlan:  # two shares into one stage, or a cycle
             continue
         if len(plan.shares) == size:
@@ -261,7 +266,7 @@ def _chains(plan: SharePlan, layouts: Layouts) -> list[list[Share]]:
     ]
 
 
-def _rounded(value: float | None) -> float | None:
+def _round(value: float | None) -> float | None:
     return None if value is None else round(value, 4)
 
 

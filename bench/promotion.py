@@ -1,10 +1,10 @@
-"""Measure how often the watch promotes a worse plan, and how optimistic a search is.
+"""Measure how often a watch promotes a worse plan, and how optimistic a search is.
 
     python bench/promotion.py
 
 The quickstart's networks are searched on 288 frames by day and a window of 64 from a camera with
 night and rain, as in `bench/search_again.py`. The plans of the front with the best similarity run
-on 512 fresh frames of that camera; their fidelity on all of them counts as the true value. Then
+on 512 new frames of that camera; their fidelity on all of them counts as the true value. Then
 decisions are made again and again on a few frames drawn from these, for every pair of plans as
 challenger and champion: by the challenger's own interval, as for plans that were not measured
 together, and by the interval of their difference. The last line is one JSON object:
@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from search_again import FRAMES, WINDOW, changed_camera, configured, run_arm, write_frames
+from search_again import FRAMES, WINDOW, changed_camera, load_arm_config, run_arm, write_frames
 
 from search.data.frames import RenderedScenes
 from search.data.synthetic.scenes import SceneSettings
@@ -44,9 +44,9 @@ from search.utils.progress import silent
 from search.utils.reporter import Reporter
 from spaces.plan import SharePlan
 
-SEED, PLANS, FRESH = 0, 10, 512
+SEED, PLANS, NEW_FRAMES = 0, 10, 512
 SIZES = (16, 32, 64)
-"""Frames of a decision."""
+"""Numbers of frames of a decision."""
 DECISIONS, DRAWS, CHOICES = 100, 200, 2000
 """Decisions of each size, bootstrap draws in each, and choices of a best plan."""
 CHUNK = 50
@@ -59,16 +59,17 @@ def main() -> None:
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         plans = score_front(Path(folder), ConsoleReporter())
-    chance = np.random.default_rng(SEED)
-    decisions = {size: Decisions.draw(plans, size, chance) for size in SIZES}
+    rng = np.random.default_rng(SEED)
+    decisions_by_size = {size: Decisions.draw(plans, size, rng) for size in SIZES}
     report: dict[str, Any] = {
         "fidelity": [round(float(value), 4) for value in plans.true_fidelity],
         "refused": {
-            size: refusals(known, plans.true_fidelity) for size, known in decisions.items()
+            size: refusals(decisions, plans.true_fidelity)
+            for size, decisions in decisions_by_size.items()
         },
-        "width": {size: known.widths for size, known in decisions.items()},
-        "flattery": {size: flattery(plans, size, chance) for size in SIZES},
-        "frames": FRESH,
+        "width": {size: decisions.widths for size, decisions in decisions_by_size.items()},
+        "flattery": {size: optimism(plans, size, rng) for size in SIZES},
+        "frames": NEW_FRAMES,
         "seconds": round(time.perf_counter() - start),
     }
     print(json.dumps(report))
@@ -76,14 +77,14 @@ def main() -> None:
 
 @dataclass(frozen=True)
 class PlanScores:
-    """The scores of each plan on every fresh frame, by the outputs of the unmerged models."""
+    """The scores of each plan on every new frame, against the outputs of the unmerged models."""
 
     frame_scores: Sequence[Mapping[str, FrameScores]]
 
     @cached_property
     def true_fidelity(self) -> Matrix:
         """(plans,): fidelity on all frames."""
-        return self.fidelity(np.ones((1, FRESH)))[:, 0]
+        return self.fidelity(np.ones((1, NEW_FRAMES)))[:, 0]
 
     def fidelity(self, counts: Matrix) -> Matrix:
         """Return (plans, draws): the mean over the models for each of (draws, frames) counts."""
@@ -91,21 +92,23 @@ class PlanScores:
         return np.concatenate(parts, 1)
 
     def _fidelity(self, counts: Matrix) -> Matrix:
-        distinct = {id(tally): tally for found in self.frame_scores for tally in found.values()}
-        scores = {
-            key: tally.resample(counts)[main_score_name(tally.scores)]
-            for key, tally in distinct.items()
+        distinct = {
+            id(scores): scores for by_model in self.frame_scores for scores in by_model.values()
+        }
+        drawn_scores = {
+            key: scores.resample(counts)[main_score_name(scores.scores)]
+            for key, scores in distinct.items()
         }
         return np.array(
             [
-                nan_mean(np.array([scores[id(tally)] for tally in found.values()]))
-                for found in self.frame_scores
+                nan_mean(np.array([drawn_scores[id(scores)] for scores in by_model.values()]))
+                for by_model in self.frame_scores
             ]
         )
 
 
 def score_front(folder: Path, reporter: Reporter) -> PlanScores:
-    """Search, and score the best plans of the front on fresh frames."""
+    """Search, and score the best plans of the front on new frames."""
     frames = {
         "day": RenderedScenes(SceneSettings(seed=300 + SEED), FRAMES),
         "later": RenderedScenes(changed_camera(400 + SEED), WINDOW),
@@ -113,19 +116,21 @@ def score_front(folder: Path, reporter: Reporter) -> PlanScores:
     for name, rendered in frames.items():
         write_frames(rendered, folder / name)
     parts = [{"folder": str(folder / name)} for name in frames]
-    arm = run_arm(configured(SEED, folder / "search", {"parts": parts}), (), reporter)
-    best = sorted(arm.explored.front, key=lambda valued: valued.proxy)[-PLANS:]
-    return score_plans(arm.observed, [valued.plan for valued in best], reporter)
+    arm = run_arm(load_arm_config(SEED, folder / "search", {"parts": parts}), (), reporter)
+    best = sorted(arm.explored.front, key=lambda evaluated: evaluated.proxy)[-PLANS:]
+    return score_plans(arm.observed, [evaluated.plan for evaluated in best], reporter)
 
 
 def score_plans(observed: Observed, plans: Sequence[SharePlan], reporter: Reporter) -> PlanScores:
-    """Score plans on fresh frames of the changed camera."""
-    known = observed.deployment
-    bench = EvaluationSetup(known.deployed_models, known.facts, observed.maps_for(plans), batch=16)
-    fresh = RenderedScenes(changed_camera(600 + SEED), FRESH)
-    with reporter.progress("frames", FRESH) as progress:
-        right = BundleFidelity.prepare(bench, fresh, progress).truth
-    return PlanScores(score_frames(bench, plans, right, silent))
+    """Score plans on new frames of the changed camera."""
+    deployment = observed.deployment
+    setup = EvaluationSetup(
+        deployment.deployed_models, deployment.facts, observed.maps_for(plans), batch=16
+    )
+    frames = RenderedScenes(changed_camera(600 + SEED), NEW_FRAMES)
+    with reporter.progress("frames", NEW_FRAMES) as progress:
+        truth = BundleFidelity.prepare(setup, frames, progress).truth
+    return PlanScores(score_frames(setup, plans, truth, silent))
 
 
 @dataclass(frozen=True)
@@ -139,31 +144,33 @@ class Decisions:
     widths: Mapping[str, float]
 
     @classmethod
-    def draw(cls, plans: PlanScores, size: int, chance: np.random.Generator) -> Decisions:
+    def draw(cls, plans: PlanScores, size: int, rng: np.random.Generator) -> Decisions:
         own, together, widths = [], [], dict[str, list[float]](own=[], together=[])
         for _ in range(DECISIONS):
-            taken = chance.choice(FRESH, size, replace=False)
-            counts = np.zeros((1 + DRAWS, FRESH))
-            counts[0, taken] = 1
+            frames = rng.choice(NEW_FRAMES, size, replace=False)
+            counts = np.zeros((1 + DRAWS, NEW_FRAMES))
+            counts[0, frames] = 1
             for row in counts[1:]:
-                np.add.at(row, chance.choice(taken, size), 1)
-            found = plans.fidelity(counts)
-            value, drawn = found[:, 0], found[:, 1:]
-            alone = np.array([percentile_interval(*one) for one in zip(value, drawn, strict=True)])
-            apart = np.array(
+                np.add.at(row, rng.choice(frames, size), 1)
+            fidelity = plans.fidelity(counts)
+            values, draws = fidelity[:, 0], fidelity[:, 1:]
+            own_intervals = np.array(
+                [percentile_interval(*plan) for plan in zip(values, draws, strict=True)]
+            )
+            difference_intervals = np.array(
                 [
                     [
-                        percentile_interval(value[a] - value[b], drawn[a] - drawn[b])
-                        for b in range(len(value))
+                        percentile_interval(values[a] - values[b], draws[a] - draws[b])
+                        for b in range(len(values))
                     ]
-                    for a in range(len(value))
+                    for a in range(len(values))
                 ]
             )
-            own.append(alone[:, None, 1] < value[None, :])
-            together.append(apart[..., 1] < 0)
-            widths["own"] += list(alone[:, 1] - alone[:, 0])
+            own.append(own_intervals[:, None, 1] < values[None, :])
+            together.append(difference_intervals[..., 1] < 0)
+            widths["own"] += list(np.diff(own_intervals)[:, 0])
             widths["together"] += list(
-                (apart[..., 1] - apart[..., 0])[~np.eye(len(value), dtype=bool)]
+                np.diff(difference_intervals)[~np.eye(len(values), dtype=bool), 0]
             )
         return cls(
             np.array(own),
@@ -176,31 +183,31 @@ def refusals(decisions: Decisions, true_fidelity: Matrix) -> dict[str, dict[str,
     """Return, by how much worse the challenger is, the fraction of decisions that refuse it."""
     gaps = true_fidelity[None, :] - true_fidelity[:, None]  # challenger, champion
     others = ~np.eye(len(true_fidelity), dtype=bool)
-    among = {"better": (gaps <= 0) & others}
-    among |= {name: (gaps > low) & (gaps <= high) for name, (low, high) in GAPS.items()}
+    pairs_by_gap = {"better": (gaps <= 0) & others}
+    pairs_by_gap |= {name: (gaps > low) & (gaps <= high) for name, (low, high) in GAPS.items()}
     return {
         name: {
             "own": round(float(decisions.own[:, pairs].mean()), 4),
             "together": round(float(decisions.together[:, pairs].mean()), 4),
             "pairs": int(pairs.sum()),
         }
-        for name, pairs in among.items()
+        for name, pairs in pairs_by_gap.items()
         if pairs.any()
     }
 
 
-def flattery(plans: PlanScores, size: int, chance: np.random.Generator) -> float:
+def optimism(plans: PlanScores, size: int, rng: np.random.Generator) -> float:
     """Return by how much the fidelity of a chosen plan exceeds its true fidelity, on average.
 
     The plan is the best of those on 4 * `size` frames; its fidelity is measured on `size` of them.
     """
-    choosing, measuring = np.zeros((2, CHOICES, FRESH))
-    for one, few in zip(choosing, measuring, strict=True):
-        taken = chance.choice(FRESH, 4 * size, replace=False)
-        one[taken], few[taken[:size]] = 1, 1
+    choosing, measuring = np.zeros((2, CHOICES, NEW_FRAMES))
+    for chosen_by, measured_on in zip(choosing, measuring, strict=True):
+        frames = rng.choice(NEW_FRAMES, 4 * size, replace=False)
+        chosen_by[frames], measured_on[frames[:size]] = 1, 1
     best = plans.fidelity(choosing).argmax(0)
-    found = plans.fidelity(measuring)[best, np.arange(CHOICES)]
-    return round(float(np.nanmean(found - plans.true_fidelity[best])), 4)
+    measured_fidelity = plans.fidelity(measuring)[best, np.arange(CHOICES)]
+    return round(float(np.nanmean(measured_fidelity - plans.true_fidelity[best])), 4)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,17 @@
-"""Measure how much of the true front each sampler finds, how fast, and what a trial costs.
+"""Measure how much of the exact front each sampler finds, how fast, and what a trial costs.
 
     MERGE_SEARCH_DATA=/path/to/data python bench/samplers.py
 
 There are three spaces, the first two with real similarities: lite0 and lite1 on real photos, the
 quickstart's classifier and detector on rendered scenes, and six made-up models with eight stages.
-The true front of each is computed by branch and bound. Every sampler and every baseline gets
+The exact front of each is computed by branch and bound. Every sampler and every baseline gets
 TRIALS trials per seed (one seed for TPE, ten for the others); no trial repeats a plan.
 
 `hypervolume_ratio` is the area that the default sampler's front dominates in the rectangle from
-(0 bytes, quality 1) to (budget, quality 0), over that of the true front; `strict` is the same in
-the rectangle that the true front spans, where a search starts with nothing. `beats` is the default
-sampler's median ratio over that of each baseline. The last line is one JSON object. The curves go
-to runs/out/search.
+(0 bytes, quality 1) to (budget, quality 0), over that of the exact front; `strict` is the same in
+the rectangle that the exact front spans, where a search starts with nothing. `beats` is the
+default sampler's median ratio over that of each baseline. The last line is one JSON object. The
+curves go to runs/out/search.
 """
 
 from __future__ import annotations
@@ -68,11 +68,11 @@ DATA = Path(os.environ.get("MERGE_SEARCH_DATA", "../shared/data")) / "imagenet1k
 OUT = ROOT / "runs" / "out" / "search"
 TRIALS = 1000
 SAMPLERS: tuple[SamplerName, ...] = ("local", "nsga2", "tpe", "random")
-FEWER: dict[SamplerName, int] = {"tpe": 1}
-"""Number of seeds for samplers that take minutes where others take seconds."""
-MARKS = (50, 100, 200, 300, 500, 1000)
-"""Trials at which the table shows the curves."""
-RATED, ROUNDS = 300, 5
+SEED_LIMITS: dict[SamplerName, int] = {"tpe": 1}
+"""Highest number of seeds for samplers that take minutes where others take seconds."""
+TABLE_TRIALS = (50, 100, 200, 300, 500, 1000)
+"""Numbers of trials for which the table shows the curves."""
+TIMED_TRIALS, ROUNDS = 300, 5
 """Trials per timing, and how many times the study and bare Optuna take turns."""
 LITE = """
 name: lite0-lite1
@@ -92,7 +92,7 @@ models:
 
 @dataclass(frozen=True)
 class Space:
-    """A problem with its true front, which other fronts are measured against."""
+    """A problem with its exact front, which other fronts are measured against."""
 
     name: str
     problem: Problem
@@ -101,11 +101,11 @@ class Space:
     """Bytes as a fraction of the budget, and proxy quality."""
 
     def ratio(self, points: Sequence[tuple[float, float]]) -> float:
-        """Return the hypervolume of points over that of the true front."""
+        """Return the hypervolume of points over that of the exact front."""
         return hypervolume(points, (1.0, 0.0)) / hypervolume(self.front, (1.0, 0.0))
 
     def strict(self, points: Sequence[tuple[float, float]]) -> float:
-        """Return the same ratio within the rectangle that the true front spans."""
+        """Return the same ratio within the rectangle that the exact front spans."""
         return self._in_own_rectangle(points) / self._in_own_rectangle(self.front)
 
     def _in_own_rectangle(self, points: Sequence[tuple[float, float]]) -> float:
@@ -125,29 +125,30 @@ def main() -> None:
                         help="add the spaces of these configs")  # fmt: skip
     options = parser.parse_args()
     start, reporter = time.perf_counter(), ConsoleReporter(Console(width=110, highlight=False))
-    spaces = [_space(*named, reporter) for named in _problems(options.also, reporter)]
+    problems = _build_problems(options.also, reporter)
+    spaces = [_build_space(name, problem, reporter) for name, problem in problems]
     default = SearchConfig().sampler
-    measured: dict[str, dict[str, list[list[EvaluatedPlan]]]] = {}
+    runs_by_space: dict[str, dict[str, list[list[EvaluatedPlan]]]] = {}
     for space in spaces:
-        measured[space.name] = _measure(space, options.seeds, options.trials, reporter)
-    _table(spaces, measured, reporter)
-    draw(spaces, measured, OUT / "anytime.png")
+        runs_by_space[space.name] = _run_methods(space, options.seeds, options.trials, reporter)
+    _print_tables(spaces, runs_by_space, reporter)
+    draw(spaces, runs_by_space, OUT / "anytime.png")
     baselines = ("random", "greedy by similarity", "greedy by bytes")
-    final = {s.name: _medians(s, measured[s.name], s.ratio) for s in spaces}
-    strict = {s.name: _medians(s, measured[s.name], s.strict) for s in spaces}
+    final = {s.name: _medians(s, runs_by_space[s.name], s.ratio) for s in spaces}
+    strict = {s.name: _medians(s, runs_by_space[s.name], s.strict) for s in spaces}
     rates = {
         name: trials_rate(spaces[1].problem, name) for name in dict.fromkeys((default, "nsga2"))
     }
-    answer = {
+    report = {
         "hypervolume_ratio": {name: round(final[name][default], 5) for name in final},
         "strict": {name: round(strict[name][default], 5) for name in strict},
         "beats": {
-            baseline: {name: _times(final[name], default, baseline) for name in final}
+            baseline: {name: _ratio_to_baseline(final[name], default, baseline) for name in final}
             for baseline in baselines
         },
         "duplicates": sum(
-            len(run) - len({v.plan for v in run})
-            for runs in measured.values()
+            len(run) - len({evaluated.plan for evaluated in run})
+            for runs in runs_by_space.values()
             for method in runs.values()
             for run in method
         ),
@@ -159,10 +160,10 @@ def main() -> None:
         "plans": {space.name: space.plans for space in spaces},
         "seconds": round(time.perf_counter() - start, 1),
     }
-    print(json.dumps(answer))
+    print(json.dumps(report))
 
 
-def _times(final: Mapping[str, float], default: str, baseline: str) -> float | None:
+def _ratio_to_baseline(final: Mapping[str, float], default: str, baseline: str) -> float | None:
     """Return the default's ratio over the baseline's; None if the baseline's is 0."""
     return round(final[default] / final[baseline], 4) if final[baseline] else None
 
@@ -170,20 +171,20 @@ def _times(final: Mapping[str, float], default: str, baseline: str) -> float | N
 # The spaces.
 
 
-def _problems(also: Sequence[Path], reporter: Reporter) -> Iterator[tuple[str, Problem]]:
+def _build_problems(also: Sequence[Path], reporter: Reporter) -> Iterator[tuple[str, Problem]]:
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
         frames = {"folder": str(DATA.resolve()), "stride": 2}
         yaml.safe_dump({**yaml.safe_load(LITE), "frames": frames}, file)
         file.flush()
-        yield "lite0+lite1", _real(Path(file.name), reporter)
-    yield "classifier+detector", _real(ROOT / "runs" / "quickstart.yaml", reporter)
+        yield "lite0+lite1", _load_problem(Path(file.name), reporter)
+    yield "classifier+detector", _load_problem(ROOT / "runs" / "quickstart.yaml", reporter)
     yield "six made-up models", synthetic(6, 8, seed=0)
     for path in also:
-        yield path.stem, _real(path, reporter)
+        yield path.stem, _load_problem(path, reporter)
 
 
-def _real(path: Path, reporter: Reporter) -> Problem:
-    """Return the problem that `merge-search run` builds, with cached statistics if there."""
+def _load_problem(path: Path, reporter: Reporter) -> Problem:
+    """Return the problem that `merge-search run` builds, from cached statistics if possible."""
     config = load_config(path, [f"cache={ROOT / 'runs' / 'cache'}"])
     deployment = load_deployment(config, reporter)
     observed = observe(config, deployment, open_frame_set(config), reporter)
@@ -194,45 +195,45 @@ def _real(path: Path, reporter: Reporter) -> Problem:
 def synthetic(models: int, stages: int, seed: int) -> Problem:
     """Return made-up models: later stages are larger, and near stages are more similar."""
     rng = np.random.default_rng(seed)
-    facts = {f"m{k}": _made_up(f"m{k}", stages, rng) for k in range(models)}
+    facts = {f"m{k}": _synthetic_facts(f"m{k}", stages, rng) for k in range(models)}
     shares = enumerate_shares(find_pairs(facts).legal, facts, (LINEAR,))
-    kept = {share: _made_up_kept(share, rng) for share in shares}
+    quality = {share: _synthetic_quality(share, rng) for share in shares}
     unmerged = CostModel(facts).unmerged_bytes
-    return Problem(facts, kept, Limits(bytes=unmerged // 2))
+    return Problem(facts, quality, Limits(bytes=unmerged // 2))
 
 
-def _made_up(name: str, stages: int, rng: np.random.Generator) -> ModelFacts:
+def _synthetic_facts(name: str, stages: int, rng: np.random.Generator) -> ModelFacts:
     names = tuple(f"s{k}" for k in range(stages))
-    held = {stage: int(rng.uniform(0.5, 2.0) * 10_000 * 2**k) for k, stage in enumerate(names)}
-    nothing = Footprint(0, 0)
+    sizes = {stage: int(rng.uniform(0.5, 2.0) * 10_000 * 2**k) for k, stage in enumerate(names)}
+    empty = Footprint(0, 0)
     return ModelFacts(
         layout=Layout(name, names, names[-1:]),
         task="classification",
         field_of_view=FieldOfView("squash", 1.0, 1.0),
         stages=tuple(
-            StageFacts(s, (8, 4, 4), held[s], held[s], s == names[-1], nothing) for s in names
+            StageFacts(s, (8, 4, 4), sizes[s], sizes[s], s == names[-1], empty) for s in names
         ),
-        tensors={s: {f"{name}/{s}": held[s]} for s in names} | {HEAD: {f"{name}/head": 5_000}},
+        tensors={s: {f"{name}/{s}": sizes[s]} for s in names} | {HEAD: {f"{name}/head": 5_000}},
         head_macs=0,
         consumers={s: {} for s in names},
         input_bytes=0,
-        head_footprint=nothing,
+        head_footprint=empty,
     )
 
 
-def _made_up_kept(share: Share, rng: np.random.Generator) -> float:
-    apart = abs(int(share.donor.stage[1:]) - int(share.recipient.stage[1:]))
-    return float(rng.uniform(0.6, 0.98) * 0.85**apart)
+def _synthetic_quality(share: Share, rng: np.random.Generator) -> float:
+    distance = abs(int(share.donor.stage[1:]) - int(share.recipient.stage[1:]))
+    return float(rng.uniform(0.6, 0.98) * 0.85**distance)
 
 
-def _space(name: str, problem: Problem, reporter: Reporter) -> Space:
+def _build_space(name: str, problem: Problem, reporter: Reporter) -> Space:
     start = time.perf_counter()
     exact, budget = exact_front(problem), problem.limits.bytes
-    front = tuple((found.bytes / budget, found.proxy) for found in exact.front)
+    front = tuple((predicted.bytes / budget, predicted.proxy) for predicted in exact.front)
     plans = count_plans(problem)
     reporter.say(
         f"{name}: {problem.space.size:,} combinations, {plans:,} plans, {len(front)} on the "
-        f"true front, found in {time.perf_counter() - start:.1f} s"
+        f"exact front, computed in {time.perf_counter() - start:.1f} s"
     )
     return Space(name, problem, plans, front)
 
@@ -240,24 +241,24 @@ def _space(name: str, problem: Problem, reporter: Reporter) -> Space:
 # Samplers and baselines.
 
 
-def _measure(
+def _run_methods(
     space: Space, seeds: int, trials: int, reporter: Reporter
 ) -> dict[str, list[list[EvaluatedPlan]]]:
     """Return the evaluated plans of each sampler and baseline, by seed, in order."""
-    found: dict[str, list[list[EvaluatedPlan]]] = {}
+    runs: dict[str, list[list[EvaluatedPlan]]] = {}
     for sampler in SAMPLERS:
         reporter.step(f"{space.name}: {sampler}")
-        most = min(seeds, FEWER.get(sampler, seeds))
-        with reporter.progress("seeds", most) as progress:
-            found[sampler] = [
+        seed_count = min(seeds, SEED_LIMITS.get(sampler, seeds))
+        with reporter.progress("seeds", seed_count) as progress:
+            runs[sampler] = [
                 evaluated_by_study(space.problem, sampler, trials, seed, progress)
-                for seed in range(most)
+                for seed in range(seed_count)
             ]
     evaluator = PlanEvaluator(space.problem)
-    for name, order in orders(space.problem).items():
+    for name, order in greedy_orders(space.problem).items():
         plans = restarted_greedy(space.problem, order)
-        found[f"greedy by {name}"] = [_valued(plans, evaluator, trials)]
-    return found
+        runs[f"greedy by {name}"] = [_evaluate_distinct(plans, evaluator, trials)]
+    return runs
 
 
 def evaluated_by_study(
@@ -269,25 +270,25 @@ def evaluated_by_study(
 ) -> list[EvaluatedPlan]:
     """Return the plans that a study evaluates, in order; `random` starts without heuristics."""
     evaluator = PlanEvaluator(problem)
-    known = [smallest_plan(problem, evaluator).plan]
-    starts = [SharePlan()] if sampler == "random" else starting_plans(problem, known)
+    smallest = smallest_plan(problem, evaluator).plan
+    starts = [SharePlan()] if sampler == "random" else starting_plans(problem, [smallest])
     with tempfile.TemporaryDirectory() as folder:
         store = str(Path(folder) / "study.log")
         settings = StudySettings("bench", store, sampler, trials, seed)
         run_study(evaluator, settings, starts)
         storage = open_store(store)
         (name,) = optuna.get_all_study_names(storage)
-        done = optuna.load_study(study_name=name, storage=storage).get_trials(
+        completed = optuna.load_study(study_name=name, storage=storage).get_trials(
             deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,)
         )
     progress(1)
-    return [evaluator.evaluate(problem.space.decode(trial.params)) for trial in done]
+    return [evaluator.evaluate(problem.space.decode(trial.params)) for trial in completed]
 
 
-def orders(problem: Problem) -> dict[str, list[Share]]:
+def greedy_orders(problem: Problem) -> dict[str, list[Share]]:
     """Return the order of shares of each greedy baseline."""
-    kept = problem.quality_by_share
-    by_similarity = sorted(kept, key=lambda share: (-kept[share], share))
+    quality = problem.quality_by_share
+    by_similarity = sorted(quality, key=lambda share: (-quality[share], share))
     return {"similarity": by_similarity, "bytes": shares_by_bytes(problem)}
 
 
@@ -298,15 +299,15 @@ def restarted_greedy(problem: Problem, order: Sequence[Share]) -> Plans:
         yield from greedy_plans(problem, (order[first], *order[:first], *order[first + 1 :]))
 
 
-def _valued(plans: Plans, evaluator: PlanEvaluator, trials: int) -> list[EvaluatedPlan]:
+def _evaluate_distinct(plans: Plans, evaluator: PlanEvaluator, trials: int) -> list[EvaluatedPlan]:
     """Evaluate the first different plans, at most `trials`."""
-    known: dict[SharePlan, EvaluatedPlan] = {}
+    evaluated: dict[SharePlan, EvaluatedPlan] = {}
     for plan in plans:
-        if len(known) == trials:
+        if len(evaluated) == trials:
             break
-        if plan not in known:
-            known[plan] = evaluator.evaluate(plan)
-    return list(known.values())
+        if plan not in evaluated:
+            evaluated[plan] = evaluator.evaluate(plan)
+    return list(evaluated.values())
 
 
 # Summaries.
@@ -315,7 +316,9 @@ def _valued(plans: Plans, evaluator: PlanEvaluator, trials: int) -> list[Evaluat
 def _points(space: Space, run: Sequence[EvaluatedPlan], trials: int) -> list[tuple[float, float]]:
     limits = space.problem.limits
     return [
-        (v.bytes / limits.bytes, v.proxy) for v in run[:trials] if limits.allow(v.bytes, v.worst)
+        (plan.bytes / limits.bytes, plan.proxy)
+        for plan in run[:trials]
+        if limits.allow(plan.bytes, plan.worst)
     ]
 
 
@@ -331,38 +334,39 @@ def _medians(
     }
 
 
-def _table(
+def _print_tables(
     spaces: Sequence[Space],
-    measured: Mapping[str, Mapping[str, list[list[EvaluatedPlan]]]],
+    runs_by_space: Mapping[str, Mapping[str, list[list[EvaluatedPlan]]]],
     reporter: Reporter,
 ) -> None:
     for space in spaces:
-        runs = measured[space.name]
-        columns = {mark: _medians(space, runs, space.ratio, mark) for mark in MARKS}
-        strict, last = _medians(space, runs, space.strict), {
+        runs = runs_by_space[space.name]
+        columns = {trials: _medians(space, runs, space.ratio, trials) for trials in TABLE_TRIALS}
+        strict = _medians(space, runs, space.strict)
+        worst = {
             name: min(space.ratio(_points(space, run, sys.maxsize)) for run in method)
             for name, method in runs.items()
-        }  # fmt: skip
+        }
         rows = [
-            [name, *(f"{columns[mark][name]:.4f}" for mark in MARKS), f"{last[name]:.4f}",
-             f"{strict[name]:.4f}"]
+            [name, *(f"{columns[trials][name]:.4f}" for trials in TABLE_TRIALS),
+             f"{worst[name]:.4f}", f"{strict[name]:.4f}"]
             for name in runs
         ]  # fmt: skip
-        header = ["", *(str(mark) for mark in MARKS), "worst seed", "strict"]
-        reporter.table(f"{space.name}: fraction of the true hypervolume by number of trials, "
-                       "median of the seeds", header, rows)  # fmt: skip
+        header = ["", *(str(trials) for trials in TABLE_TRIALS), "worst seed", "strict"]
+        title = f"{space.name}: fraction of the exact front's hypervolume by number of trials"
+        reporter.table(f"{title}, median of the seeds", header, rows)
 
 
 def draw(
     spaces: Sequence[Space],
-    measured: Mapping[str, Mapping[str, list[list[EvaluatedPlan]]]],
+    runs_by_space: Mapping[str, Mapping[str, list[list[EvaluatedPlan]]]],
     path: Path,
 ) -> None:
     """Draw anytime curves: the median of the seeds after each trial, one panel per space."""
     figure, panels = plt.subplots(1, len(spaces), figsize=(5.0 * len(spaces), 4.2),
                                   layout="constrained", sharey=True)  # fmt: skip
     for axes, space in zip(panels, spaces, strict=True):
-        for name, runs in measured[space.name].items():
+        for name, runs in runs_by_space[space.name].items():
             most = max(len(run) for run in runs)
             ticks = sorted({int(t) for t in np.geomspace(1, most, 60)})
             medians = [
@@ -375,7 +379,7 @@ def draw(
         axes.set_title(f"{space.name} ({_plans(space.plans)} plans)", loc="left", fontsize=10)
         axes.set_xlabel("trials")
         axes.grid(alpha=0.25)
-    panels[0].set_ylabel("fraction of the true hypervolume")
+    panels[0].set_ylabel("fraction of the exact front's hypervolume")
     panels[-1].legend(frameon=False, fontsize=9, loc="lower right")
     path.parent.mkdir(parents=True, exist_ok=True)
     save_figure(figure, path)
@@ -397,16 +401,19 @@ def trials_rate(problem: Problem, sampler: SamplerName) -> float:
     for seed in range(ROUNDS):
         with tempfile.TemporaryDirectory() as folder:
             evaluator, starts = PlanEvaluator(problem), starting_plans(problem)
-            settings = StudySettings("rate", str(Path(folder) / "ours"), sampler, RATED, seed)
+            settings = StudySettings(
+                "rate", str(Path(folder) / "ours"), sampler, TIMED_TRIALS, seed
+            )
             start = time.perf_counter()
             run_study(evaluator, settings, starts)
-            ours = time.perf_counter() - start
-            ratios.append(_bare(problem, sampler, seed, Path(folder) / "bare") / ours)
+            study_seconds = time.perf_counter() - start
+            bare_seconds = _time_bare(problem, sampler, seed, Path(folder) / "bare")
+            ratios.append(bare_seconds / study_seconds)
     return statistics.median(ratios)
 
 
-def _bare(problem: Problem, sampler: SamplerName, seed: int, store: Path) -> float:
-    """Return the seconds that bare Optuna takes for RATED empty trials."""
+def _time_bare(problem: Problem, sampler: SamplerName, seed: int, store: Path) -> float:
+    """Return the seconds that bare Optuna takes for TIMED_TRIALS empty trials."""
     start = time.perf_counter()
     study = optuna.create_study(
         storage=open_store(str(store)),
@@ -414,12 +421,12 @@ def _bare(problem: Problem, sampler: SamplerName, seed: int, store: Path) -> flo
         directions=["minimize", "maximize"],
     )
 
-    def nothing(trial: optuna.Trial) -> tuple[float, float]:
+    def empty_objective(trial: optuna.Trial) -> tuple[float, float]:
         for slot in problem.space.slots:
             trial.suggest_categorical(slot.name, tuple(slot.choices))
         return 0.0, 0.0
 
-    study.optimize(nothing, n_trials=RATED)
+    study.optimize(empty_objective, n_trials=TIMED_TRIALS)
     return time.perf_counter() - start
 
 

@@ -1,4 +1,4 @@
-"""Draw docs/images/scenes.jpg: rendered frames with their boxes, for the README.
+"""Draw docs/images/scenes.jpg: rendered frames with their boxes, for the quickstart's tutorial.
 
 python bench/scene_sheet.py docs/images/scenes.jpg
 """
@@ -19,7 +19,7 @@ INDICES = (1, 7, 4, 5, 0, 8)
 COLUMNS = 3
 
 
-def annotated(scene: Scene) -> Image.Image:
+def annotate(scene: Scene) -> Image.Image:
     """Return the frame with its boxes and, in the corner, its class."""
     picture = Image.fromarray(scene.image)
     draw = ImageDraw.Draw(picture)
@@ -32,7 +32,7 @@ def annotated(scene: Scene) -> Image.Image:
 
 def main(target: Path) -> None:
     """Draw the sheet of all frames."""
-    tiles = [np.asarray(annotated(render(SETTINGS, i))) for i in INDICES]
+    tiles = [np.asarray(annotate(render(SETTINGS, i))) for i in INDICES]
     rows = [np.hstack(tiles[k : k + COLUMNS]) for k in range(0, len(tiles), COLUMNS)]
     Image.fromarray(np.vstack(rows)).save(target, quality=88)
 

@@ -1,22 +1,22 @@
-"""Compare a second search that reuses the first one's results with a search from scratch.
+"""Compare a search that reuses an earlier search's results with a search from scratch.
 
     python bench/search_again.py
 
 A search with the quickstart's networks on 288 frames by day comes first. Then the camera changes
 (night and rain), a window of 64 new frames arrives, and the search runs again on both parts:
 *warm*, with the cache and the front of the first search, and *cold*, without them. All frames are
-image files. The two arms take turns at running first and each loads its models anew; loading is
+image files. The two arms take turns at running first, and each loads its models again; loading is
 not counted.
 
 The fronts of the arms are compared by similarities that belong to neither: those of all shares on
-fresh frames of the changed camera, with the maps of all statistics. The cost of an arm is the time
+new frames of the changed camera, with the maps of all statistics. The cost of an arm is the time
 for statistics, similarities and trials until its front dominates as much as the cold front in the
 end. A third arm searches all frames as one set, to measure whether parts cost any of the front.
 The last line is one JSON object:
 
 - warm_over_cold: the cost of the warm arm over that of the cold one in wall-clock time: the median
   of the seeds, and each seed
-- warm_over_cold_cpu: the same in processor time, which other work on the machine hardly affects
+- warm_over_cold_cpu: the same in processor time, which depends little on other work
 - hypervolume_ratio: that of the warm front over the cold one in the end; over_one_set: over the
   third arm; the minimum of the seeds, and each seed
 - same_similarities: whether warm and cold similarities are equal to the last bit
@@ -68,7 +68,7 @@ from spaces.plan import Share, SharePlan
 
 SEEDS = range(5)
 RATIOS = ("warm_over_cold", "warm_over_cold_cpu")
-FRAMES, WINDOW, FRESH = 288, 64, 32
+FRAMES, WINDOW, NEUTRAL_FRAMES = 288, 64, 32
 ONE_SET_HELD_OUT = 64
 """Held-out frames of the single set: as many as of both parts together."""
 Similarity = Mapping[Share, float]
@@ -92,7 +92,7 @@ class Arm:
     @property
     def front(self) -> list[SharePlan]:
         """The plans that the next search starts from."""
-        return [valued.plan for valued in self.explored.front]
+        return [evaluated.plan for evaluated in self.explored.front]
 
     def cost(self, trials: int) -> Seconds:
         """Return the time from loaded models until so many trials were done."""
@@ -107,14 +107,14 @@ def main() -> None:
         for seed in SEEDS:
             seeds.append(compare_arms(seed, Path(folder) / str(seed), reporter))
             print(json.dumps(seeds[-1]), flush=True)
-    ratios, of_cpu = ([seed[key] for seed in seeds] for key in RATIOS)
+    ratios, cpu_ratios = ([seed[key] for seed in seeds] for key in RATIOS)
     over_cold = [seed["hypervolume_ratio"] for seed in seeds]
     over_one_set = [seed["over_one_set"] for seed in seeds]
     report: dict[str, Any] = {
         "warm_over_cold": median(ratios),
         "warm_over_cold_of_each": ratios,
-        "warm_over_cold_cpu": median(of_cpu),
-        "warm_over_cold_cpu_of_each": of_cpu,
+        "warm_over_cold_cpu": median(cpu_ratios),
+        "warm_over_cold_cpu_of_each": cpu_ratios,
         "hypervolume_ratio": min(over_cold),
         "hypervolume_ratio_of_each": over_cold,
         "over_one_set": min(over_one_set),
@@ -142,17 +142,17 @@ def compare_arms(seed: int, folder: Path, reporter: Reporter) -> dict[str, Any]:
     write_frames(RenderedScenes(day, FRAMES), folder / "frames" / "day")
     write_frames(RenderedScenes(changed, WINDOW), folder / "frames" / "later")
     parts = [{"folder": str(folder / "frames" / name)} for name in ("day", "later")]
-    first = run_arm(configured(seed, folder / "first", parts[0]), (), reporter)
+    first = run_arm(load_arm_config(seed, folder / "first", parts[0]), (), reporter)
 
     def warm() -> Arm:
-        config = configured(seed, folder / "first", {"parts": parts})
+        config = load_arm_config(seed, folder / "first", {"parts": parts})
         return run_arm(config, first.front, reporter)
 
     def cold() -> Arm:
-        return run_arm(configured(seed, folder / "cold", {"parts": parts}), (), reporter)
+        return run_arm(load_arm_config(seed, folder / "cold", {"parts": parts}), (), reporter)
 
     arms = run_in_turn({"cold": cold, "warm": warm}, seed)
-    one_set = configured(
+    one_set = load_arm_config(
         seed,
         folder / "one",
         {"folder": str(folder / "frames")},
@@ -160,12 +160,15 @@ def compare_arms(seed: int, folder: Path, reporter: Reporter) -> dict[str, Any]:
     )
     arms["one set"] = run_arm(one_set, (), reporter)
     return summarise(
-        arms, neutral_similarity(arms["cold"], RenderedScenes(changed_camera(500 + seed), FRESH))
+        arms,
+        neutral_similarity(
+            arms["cold"], RenderedScenes(changed_camera(500 + seed), NEUTRAL_FRAMES)
+        ),
     )
 
 
-def run_arm(config: RunConfig, known: Sequence[SharePlan], reporter: Reporter) -> Arm:
-    """Do what `merge-search run` does, up to the front."""
+def run_arm(config: RunConfig, earlier_front: Sequence[SharePlan], reporter: Reporter) -> Arm:
+    """Do what `merge-search run` does, up to the front; evaluate the earlier front first."""
     make_folder(config.out_folder)
     marks = [now()]
     deployment = load_deployment(config, reporter)
@@ -177,16 +180,16 @@ def run_arm(config: RunConfig, known: Sequence[SharePlan], reporter: Reporter) -
     ends: list[Seconds] = []
     problem = build_problem(config, deployment, similarity)
     evaluator = PlanEvaluator(problem)
-    starts = starting_plans(problem, (*known, smallest_plan(problem, evaluator).plan))
+    starts = starting_plans(problem, (*earlier_front, smallest_plan(problem, evaluator).plan))
     settings = StudySettings(
         config.name, config.store, config.search.sampler, config.search.trials, config.seed
     )
     explored = run_study(
-        evaluator, settings, starts, lambda done: ends.extend([now() - marks[3]] * done)
+        evaluator, settings, starts, lambda count: ends.extend([now() - marks[3]] * count)
     )
     marks.append(now())
-    taken = (after - before for before, after in pairwise(marks))
-    seconds = dict(zip(("models", "statistics", "similarity", "search"), taken, strict=True))
+    durations = (after - before for before, after in pairwise(marks))
+    seconds = dict(zip(("models", "statistics", "similarity", "search"), durations, strict=True))
     return Arm(observed, similarity, evaluator, explored, seconds, ends)
 
 
@@ -195,11 +198,10 @@ def now() -> Seconds:
     return np.array([time.perf_counter(), time.process_time()])
 
 
-def neutral_similarity(arm: Arm, fresh: RenderedScenes) -> Similarity:
+def neutral_similarity(arm: Arm, frames: RenderedScenes) -> Similarity:
     """Return the fidelity of every share on new frames, with the maps of all statistics."""
-    every = Subset(fresh, tuple(range(len(fresh))))
-    known = arm.observed
-    observed = Observed(known.deployment, known.statistics, fresh, every)
+    held_out = Subset(frames, tuple(range(len(frames))))
+    observed = Observed(arm.observed.deployment, arm.observed.statistics, frames, held_out)
     return fidelity_alone(observed, list(arm.similarity))
 
 
@@ -232,17 +234,19 @@ def hypervolume_curve(arm: Arm, yardstick: Similarity) -> list[float]:
     It is a fraction of the rectangle from (0 bytes, quality 1) to (budget, quality 0).
     """
     problem = arm.evaluator.problem
-    anew = PlanEvaluator(Problem(problem.facts, yardstick, problem.limits))
-    whole = problem.limits.bytes
-    best: list[tuple[float, float, SharePlan]] = []
+    neutral = PlanEvaluator(Problem(problem.facts, yardstick, problem.limits))
+    budget = problem.limits.bytes
+    front: list[tuple[float, float, SharePlan]] = []
     curve, area = [], 0.0
-    for valued in arm.explored.evaluated:
-        if arm.evaluator.is_feasible(valued):
-            known = [*best, (valued.bytes / whole, valued.proxy, valued.plan)]
-            kept = [known[k] for k in front_indices([(held, proxy) for held, proxy, _ in known])]
-            if kept != best:
-                best = kept
-                points = [(held, anew.predict(plan).proxy) for held, _, plan in best]
+    for evaluated in arm.explored.evaluated:
+        if arm.evaluator.is_feasible(evaluated):
+            entry = (evaluated.bytes / budget, evaluated.proxy, evaluated.plan)
+            entries = [*front, entry]
+            indices = front_indices([(size, proxy) for size, proxy, _ in entries])
+            extended = [entries[k] for k in indices]
+            if extended != front:
+                front = extended
+                points = [(size, neutral.predict(plan).proxy) for size, _, plan in front]
                 area = hypervolume([points[k] for k in front_indices(points)], (1.0, 0.0))
         curve.append(area)
     return curve
@@ -260,7 +264,7 @@ def run_in_turn(arms: Mapping[str, Callable[[], Arm]], seed: int) -> dict[str, A
     return {name: arms[name]() for name in order}
 
 
-def configured(seed: int, folder: Path, frames: Mapping[str, Any], *more: str) -> RunConfig:
+def load_arm_config(seed: int, folder: Path, frames: Mapping[str, Any], *more: str) -> RunConfig:
     """Return the quickstart's config on these frames, with its own cache and output folder."""
     return load_config(
         ROOT / "runs" / "quickstart.yaml",

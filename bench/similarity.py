@@ -145,14 +145,14 @@ def torch_cka_of_blocks(
         warnings.simplefilter("ignore")
         from torch_cka import CKA
 
-        one, other = (  # copies, because torch_cka leaves its hooks in the networks
+        first, second = (  # copies, because torch_cka leaves its hooks in the networks
             copy.deepcopy(setup.models[name]).to(memory_format=layout) for name in NETWORKS
         )
         layers = [
             [f"stages.{setup.facts[name].layout.index(block)}" for block in setup.blocks(name)]
             for name in NETWORKS
         ]
-        compared = CKA(one, other, *NETWORKS, *layers, device="cpu")
+        cka = CKA(first, second, *NETWORKS, *layers, device="cpu")
         loader = DataLoader(
             TensorDataset(torch.cat([inputs for _, inputs in batches])),
             batch_size=BATCH,
@@ -161,7 +161,7 @@ def torch_cka_of_blocks(
             ),
         )
         with torch.no_grad(), redirect_stderr(io.StringIO()):
-            compared.compare(loader, loader)
+            cka.compare(loader, loader)
 
 
 def textbook_error(moments: Moments, setup: Setup, batches: Sequence[Batch]) -> float:
@@ -204,7 +204,7 @@ def _hsic(k: Matrix, l_: Matrix) -> float:
     return (trace + sums - 2 / (n - 2) * float(k.sum(0) @ l_.sum(0))) / (n * (n - 3))
 
 
-def peak_of(frames: int) -> float:
+def measure_peak(frames: int) -> float:
     """Return the peak resident memory, in MB, of a new process that runs the pass.
 
     It is the median of several processes: the allocator alone makes them differ by 2%.
@@ -217,32 +217,30 @@ def peak_of(frames: int) -> float:
     return median(float(text.split()[-1]) for text in outputs)
 
 
-def peak(frames: int) -> None:
-    """Run one pass that reads its frames by batch; print the peak of resident memory in MB."""
+def print_peak(frames: int) -> None:
+    """Run one pass that reads its frames by batch; print the peak resident memory in MB."""
     setup, subset = Setup.load(), photos(frames)
     setup.measure(setup.prepare(subset, indices) for indices in batch_ranges(frames, BATCH))
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
 def main() -> None:
-    few, many = (
-        peak_of(FRAMES),
-        peak_of(4 * FRAMES),
-    )  # first: the peak of a child starts at that of its parent
+    # Before this process uses memory: the peak of a child starts at that of its parent.
+    few, many = measure_peak(FRAMES), measure_peak(4 * FRAMES)
     setup, subset = Setup.load(), photos(FRAMES)
     batches = [setup.prepare(subset, indices) for indices in batch_ranges(FRAMES, BATCH)]
     setup.forward(setup.models, batches[:1])
     setup.measure(batches[:1])
-    taken: dict[str, list[float]] = {name: [] for name in ("forward", "own", "pass", "solve")}
+    timings: dict[str, list[float]] = {name: [] for name in ("forward", "own", "pass", "solve")}
     moments = setup.measure(batches)
     for _ in range(ROUNDS):
-        taken["forward"].append(seconds(lambda: setup.forward(setup.models, batches)))
-        taken["own"].append(seconds(lambda: setup.forward(setup.fused_models, batches)))
-        taken["pass"].append(seconds(lambda: setup.measure(batches)))
-    taken["solve"].append(seconds(lambda: solve_maps(moments, setup)))
+        timings["forward"].append(seconds(lambda: setup.forward(setup.models, batches)))
+        timings["own"].append(seconds(lambda: setup.forward(setup.fused_models, batches)))
+        timings["pass"].append(seconds(lambda: setup.measure(batches)))
+    timings["solve"].append(seconds(lambda: solve_maps(moments, setup)))
     for name, layout in LAYOUTS.items():
-        taken[name] = [seconds(partial(torch_cka_of_blocks, setup, batches, layout))]
-    took = {name: median(values) for name, values in taken.items()}
+        timings[name] = [seconds(partial(torch_cka_of_blocks, setup, batches, layout))]
+    medians = {name: median(values) for name, values in timings.items()}
     error = textbook_error(moments, setup, batches)
     report = {
         "frames": FRAMES,
@@ -251,12 +249,12 @@ def main() -> None:
         "blocks": {name: len(setup.blocks(name)) for name in NETWORKS},
         "pairs": len(setup.pairs.legal),
         "threads": torch.get_num_threads(),
-        "seconds": {name: round(value, 2) for name, value in took.items()},
-        "pass_over_forward": round(took["pass"] / took["forward"], 3),
-        "pass_over_own_forward": round(took["pass"] / took["own"], 3),
-        **{f"{name}_over_pass": round(took[name] / took["pass"], 3) for name in LAYOUTS},
+        "seconds": {name: round(value, 2) for name, value in medians.items()},
+        "pass_over_forward": round(medians["pass"] / medians["forward"], 3),
+        "pass_over_own_forward": round(medians["pass"] / medians["own"], 3),
+        **{f"{name}_over_pass": round(medians[name] / medians["pass"], 3) for name in LAYOUTS},
         "cka_max_abs_error": error,
-        "solve_over_pass": round(took["solve"] / took["pass"], 3),
+        "solve_over_pass": round(medians["solve"] / medians["pass"], 3),
         f"peak_mb_{FRAMES}": round(few, 1),
         f"peak_mb_{4 * FRAMES}": round(many, 1),
         "peak_ratio": round(many / few, 4),
@@ -271,6 +269,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--peak"]:
-        peak(int(sys.argv[2]))
+        print_peak(int(sys.argv[2]))
     else:
         main()

@@ -88,8 +88,8 @@ def _render_camera(job: tuple[str, int, SceneSettings, int]) -> list[tuple[Any, 
     return truths
 
 
-def rendered(work: Path, first_seed: int, count: int, each: int) -> Frames:
-    """Return `each` frames from each of `count` cameras, rendered once per `work`.
+def load_frames(work: Path, first_seed: int, count: int, each: int) -> Frames:
+    """Return `each` frames from each of `count` cameras; render them if `work` does not hold them.
 
     Consecutive frames come from consecutive cameras, so any prefix shows them evenly.
     """
@@ -99,19 +99,19 @@ def rendered(work: Path, first_seed: int, count: int, each: int) -> Frames:
         shape = (count * each, 288, 384, 3)
         np.lib.format.open_memmap(pixels, mode="w+", dtype=np.uint8, shape=shape).flush()
         settings = cameras(first_seed, count)
-        jobs = [(str(pixels), i * each, one, each) for i, one in enumerate(settings)]
+        jobs = [(str(pixels), i * each, camera, each) for i, camera in enumerate(settings)]
         with multiprocessing.get_context("spawn").Pool(2) as pool:
             parts = pool.map(_render_camera, jobs, chunksize=1)
-        torch.save([one for part in parts for one in part], truth)
-    known = torch.load(truth, weights_only=False)
+        torch.save([frame for part in parts for frame in part], truth)
+    truths = torch.load(truth, weights_only=False)
     images = np.load(pixels, mmap_mode="r")
     order = np.arange(count * each).reshape(count, each).T.ravel()
-    known = [known[i] for i in order]
+    truths = [truths[i] for i in order]
     return Frames(
         _Reordered(images, order),  # type: ignore[arg-type]
-        [one[0] for one in known],
-        [one[1] for one in known],
-        np.array([one[2] for one in known]),
+        [boxes for boxes, _, _ in truths],
+        [classes for _, classes, _ in truths],
+        np.array([label for _, _, label in truths]),
     )
 
 
@@ -125,14 +125,14 @@ class _Reordered:
         return self.images[self.order[index]]
 
 
-def held_out(work: Path) -> Frames:
+def held_out_frames(work: Path) -> Frames:
     """Return 600 frames of cameras that the training does not use."""
-    return rendered(work, HELD_OUT_SEED, HELD_OUT_CAMERAS, FRAMES_PER_HELD_OUT_CAMERA)
+    return load_frames(work, HELD_OUT_SEED, HELD_OUT_CAMERAS, FRAMES_PER_HELD_OUT_CAMERA)
 
 
-def training(work: Path) -> Frames:
+def training_frames(work: Path) -> Frames:
     """Return the 8000 frames that both networks are trained on."""
-    return rendered(work, TRAINING_SEED, TRAINING_CAMERAS, FRAMES_PER_TRAINING_CAMERA)
+    return load_frames(work, TRAINING_SEED, TRAINING_CAMERAS, FRAMES_PER_TRAINING_CAMERA)
 
 
 def network_input(images: Tensor, size: int) -> Tensor:
@@ -204,11 +204,11 @@ def load_backbone(model: Any) -> None:
     import timm
 
     full = timm.create_model("tf_efficientnet_lite0").state_dict()
-    weights, wanted = imagenet_weights(full), model.state_dict()
-    missing = {name for name in wanted if not name.startswith("classifier.")} - weights.keys()
+    weights, state = imagenet_weights(full), model.state_dict()
+    missing = {name for name in state if not name.startswith("classifier.")} - weights.keys()
     if missing:
         raise ValueError(f"no ImageNet weights for {sorted(missing)}")
-    model.load_state_dict({k: v for k, v in weights.items() if k in wanted}, strict=False)
+    model.load_state_dict({k: v for k, v in weights.items() if k in state}, strict=False)
 
 
 def freeze_early(backbone: Any) -> Callable[[Tensor], Tensor]:
@@ -236,13 +236,16 @@ def hold_statistics(backbone: nn.Module) -> None:
 
 @dataclass(frozen=True)
 class Training:
-    """The network to train, the minutes, the seed, and a factor on the learning rates."""
+    """The settings of one training."""
 
     kind: str
+    """`classifier` or `detector`."""
     minutes: float
     work: Path
+    """The folder of the frames and checkpoints."""
     seed: int
     rate: float
+    """A factor on all learning rates."""
 
 
 class Average:
@@ -266,9 +269,13 @@ class Average:
                     mine.copy_(theirs)
 
 
-def schedule(done: float, step: int) -> float:
-    """Return the learning-rate factor: 100 warm-up steps, then a cosine over the time `done`."""
-    return min(1.0, (step + 1) / 100) * (0.5 * (1 + math.cos(math.pi * min(done, 1.0))) + 0.01)
+def learning_rate_factor(progress: float, step: int) -> float:
+    """Return the factor at a step: a warm-up of 100 steps, then a cosine.
+
+    `progress` is the elapsed share of the training time, 0 to 1.
+    """
+    cosine = 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+    return min(1.0, (step + 1) / 100) * (cosine + 0.01)
 
 
 def jitter(batch: Tensor, rng: Generator) -> Tensor:
@@ -279,7 +286,7 @@ def jitter(batch: Tensor, rng: Generator) -> Tensor:
 
 
 def crop(image: Any, boxes: Any, rng: Generator) -> tuple[Any, Any, Any]:
-    """Return a random part of a frame, its boxes, and which of them show at least half."""
+    """Return a random part of a frame, the boxes in it, and which of them show at least half."""
     rows, width = image.shape[:2]
     share = rng.uniform(0.7, 1.0)
     w, h = int(width * share), int(rows * share)
@@ -287,18 +294,18 @@ def crop(image: Any, boxes: Any, rng: Generator) -> tuple[Any, Any, Any]:
     low = np.maximum(boxes[:, :2] - (x, y), 0)
     high = np.minimum(boxes[:, :2] + boxes[:, 2:] - (x, y), (w, h))
     sides = np.maximum(high - low, 0)
-    kept = sides.prod(axis=1) >= 0.5 * boxes[:, 2:].prod(axis=1)
-    return image[y : y + h, x : x + w], np.concatenate((low, sides), axis=1), kept
+    visible = sides.prod(axis=1) >= 0.5 * boxes[:, 2:].prod(axis=1)
+    return image[y : y + h, x : x + w], np.concatenate((low, sides), axis=1), visible
 
 
-def detector_batch(frames: Frames, chosen: Any, rng: Generator) -> tuple[Tensor, dict[str, Any]]:
+def detector_batch(frames: Frames, indices: Any, rng: Generator) -> tuple[Tensor, dict[str, Any]]:
     """Return augmented inputs and effdet's targets: yxyx boxes in input pixels, classes from 1."""
     inputs, bbox, cls = [], [], []
-    for i in chosen:
+    for i in indices:
         image, boxes, classes = frames.images[i], frames.boxes[i], frames.classes[i]
         if rng.random() < 0.6:
-            image, boxes, kept = crop(image, boxes, rng)
-            boxes, classes = boxes[kept], classes[kept]
+            image, boxes, visible = crop(image, boxes, rng)
+            boxes, classes = boxes[visible], classes[visible]
         rows, width = image.shape[:2]
         if rng.random() < 0.5:
             image = image[:, ::-1]
@@ -312,14 +319,14 @@ def detector_batch(frames: Frames, chosen: Any, rng: Generator) -> tuple[Tensor,
     return jitter(torch.cat(inputs), rng), {"bbox": bbox, "cls": cls}
 
 
-def classifier_batch(frames: Frames, chosen: Any, rng: Generator) -> tuple[Tensor, Tensor]:
+def classifier_batch(frames: Frames, indices: Any, rng: Generator) -> tuple[Tensor, Tensor]:
     """Return augmented inputs and labels."""
     images = []
-    for i in chosen:
+    for i in indices:
         image = frames.images[i]
         images.append(as_tensor(image[:, ::-1] if rng.random() < 0.5 else image))
     batch = network_input(torch.cat(images), CLASSIFIER_SIZE)
-    return jitter(batch, rng), torch.from_numpy(frames.labels[np.asarray(chosen)])
+    return jitter(batch, rng), torch.from_numpy(frames.labels[np.asarray(indices)])
 
 
 def batches(count: int, rng: Generator) -> Iterator[Any]:
@@ -330,24 +337,26 @@ def batches(count: int, rng: Generator) -> Iterator[Any]:
             yield order[start : start + BATCH]
 
 
-def parameter_groups(new: Iterable[nn.Parameter], model: nn.Module) -> list[dict[str, Any]]:
-    """Build an optimiser; new layers learn five times as fast as pretrained ones."""
-    fresh = list(new)
-    names = {id(one) for one in fresh}
-    old = [p for p in model.parameters() if p.requires_grad and id(p) not in names]
-    return [{"params": fresh, "peak": 1.5e-3}, {"params": old, "peak": 3e-4}]
+def parameter_groups(
+    new_parameters: Iterable[nn.Parameter], model: nn.Module
+) -> list[dict[str, Any]]:
+    """Return groups for the optimiser: new layers learn five times as fast as the pretrained."""
+    new_layers = list(new_parameters)
+    new_ids = {id(parameter) for parameter in new_layers}
+    pretrained = [p for p in model.parameters() if p.requires_grad and id(p) not in new_ids]
+    return [{"params": new_layers, "peak": 1.5e-3}, {"params": pretrained, "peak": 3e-4}]
 
 
-def start(kind: str) -> ClassifierTask | DetectorTask:
+def start_task(kind: str) -> ClassifierTask | DetectorTask:
     """Return a task with a network that has only its ImageNet weights."""
     torch.manual_seed(0)
     return DetectorTask() if kind == "detector" else ClassifierTask()
 
 
-def resume(kind: str, work: Path) -> tuple[ClassifierTask | DetectorTask, dict[str, Any]]:
-    """Return the network of the last checkpoint, and the note on its training so far."""
+def resume_task(kind: str, work: Path) -> tuple[ClassifierTask | DetectorTask, dict[str, Any]]:
+    """Return a task with the network of the last checkpoint, and the note on its training."""
     saved = torch.load(work / f"{kind}.pt", weights_only=True)
-    task = start(kind)
+    task = start_task(kind)
     task.model.load_state_dict(saved["weights"])
     return task, saved["note"]
 
@@ -355,17 +364,17 @@ def resume(kind: str, work: Path) -> tuple[ClassifierTask | DetectorTask, dict[s
 def train(task: ClassifierTask | DetectorTask, before: dict[str, Any], plan: Training) -> None:
     """Train one network and write its averaged weights to the plan's `work`."""
     rng = np.random.default_rng(plan.seed)
-    frames, test = training(plan.work), held_out(plan.work)
+    frames, test = training_frames(plan.work), held_out_frames(plan.work)
     average = Average(task.model, 0.998)
     groups = parameter_groups(task.new_parameters(), task.model)
     optimiser = torch.optim.AdamW(groups, lr=1e-3, weight_decay=0.01)
-    begin, last_look, losses = time.monotonic(), 0.0, []
-    for step, chosen in enumerate(batches(len(frames.labels), rng)):
+    begin, last_checkpoint, losses = time.monotonic(), 0.0, []
+    for step, indices in enumerate(batches(len(frames.labels), rng)):
         elapsed = time.monotonic() - begin
-        done = elapsed / (60 * plan.minutes)
+        progress = elapsed / (60 * plan.minutes)
         for group in optimiser.param_groups:
-            group["lr"] = plan.rate * group["peak"] * schedule(done, step)
-        loss = task.loss(frames, chosen, rng)
+            group["lr"] = plan.rate * group["peak"] * learning_rate_factor(progress, step)
+        loss = task.loss(frames, indices, rng)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(task.model.parameters(), 10.0)
@@ -375,14 +384,14 @@ def train(task: ClassifierTask | DetectorTask, before: dict[str, Any], plan: Tra
         if step % 50 == 49:
             print(f"{elapsed / 60:6.1f} min  step {step + 1}  loss {np.mean(losses[-50:]):.4f}",
                   flush=True)  # fmt: skip
-        if elapsed - last_look > 400 or done >= 1:
-            last_look = elapsed
+        if elapsed - last_checkpoint > 400 or progress >= 1:
+            last_checkpoint = elapsed
             note = {"seed": plan.seed, "batch": BATCH, "steps": before.get("steps", 0) + step + 1,
                     "minutes": round(before.get("minutes", 0) + elapsed / 60, 1)}  # fmt: skip
             saved = {"weights": average.model.state_dict(), "note": note}
             torch.save(saved, plan.work / f"{plan.kind}.pt")
             print(note, task.score(average.model, test, 120), flush=True)
-        if done >= 1:
+        if progress >= 1:
             return
 
 
@@ -399,14 +408,14 @@ class ClassifierTask:
         """Return the layers without pretrained weights."""
         return list(self.model.classifier.parameters())
 
-    def loss(self, frames: Frames, chosen: Any, rng: Generator) -> Tensor:
+    def loss(self, frames: Frames, indices: Any, rng: Generator) -> Tensor:
         """Return the cross entropy of one batch."""
         hold_statistics(self.model.train())
-        inputs, labels = classifier_batch(frames, chosen, rng)
+        inputs, labels = classifier_batch(frames, indices, rng)
         with torch.no_grad():
-            seen = self.early(inputs)
+            early_output = self.early(inputs)
         model = self.model
-        features = model.bn2(model.conv_head(model.blocks[2:](seen)))
+        features = model.bn2(model.conv_head(model.blocks[2:](early_output)))
         return F.cross_entropy(model.forward_head(features), labels, label_smoothing=0.05)
 
     @staticmethod
@@ -422,14 +431,14 @@ class _LateDetector(nn.Module):
         super().__init__()
         self.model, self.config = model, model.config
 
-    def forward(self, seen: Tensor) -> Any:
+    def forward(self, representation: Tensor) -> Any:
         """Return the class and box outputs of every pyramid level, as the detector itself does."""
         levels = []
         for number, stage in enumerate(self.model.backbone.blocks):
             if number >= 2:
-                seen = stage(seen)
+                representation = stage(representation)
             if number in (2, 4, 6):  # strides 8, 16 and 32
-                levels.append(seen)
+                levels.append(representation)
         pyramid = self.model.fpn(levels)
         return self.model.class_net(pyramid), self.model.box_net(pyramid)
 
@@ -454,14 +463,14 @@ class DetectorTask:
         parts = (self.model.fpn, self.model.class_net, self.model.box_net)
         return [parameter for part in parts for parameter in part.parameters()]
 
-    def loss(self, frames: Frames, chosen: Any, rng: Generator) -> Tensor:
+    def loss(self, frames: Frames, indices: Any, rng: Generator) -> Tensor:
         """Return the focal and box loss of one batch."""
         self.bench.train()
         hold_statistics(self.model.backbone)
-        inputs, targets = detector_batch(frames, chosen, rng)
+        inputs, targets = detector_batch(frames, indices, rng)
         with torch.no_grad():
-            seen = self.early(inputs)
-        loss: Tensor = self.bench(seen, targets)["loss"]
+            early_output = self.early(inputs)
+        loss: Tensor = self.bench(early_output, targets)["loss"]
         return loss
 
     @staticmethod
@@ -477,13 +486,13 @@ class DetectorTask:
 def top1(model: nn.Module, frames: Frames, count: int) -> dict[str, Any]:
     """Return top-1 accuracy on the first `count` frames, overall and per class."""
     model.eval()
-    guesses = np.concatenate([
+    predictions = np.concatenate([
         model(network_input(torch.cat([as_tensor(frames.images[i]) for i in chunk]),
                             CLASSIFIER_SIZE)).argmax(1).numpy()
         for chunk in np.array_split(np.arange(count), math.ceil(count / 25))
     ])  # fmt: skip
     labels = frames.labels[:count]
-    correct = guesses == labels
+    correct = predictions == labels
     each = {
         name: round(float(correct[labels == i].mean()), 3)
         for i, name in enumerate(SCENE_CLASSES)
@@ -501,12 +510,12 @@ def detect(model: nn.Module, frames: Frames, count: int) -> Iterator[dict[str, A
     for i in range(count):
         image = frames.images[i]
         rows, width = image.shape[:2]
-        found = bench(network_input(as_tensor(image), DETECTOR_SIZE))[0].double()
+        detections = bench(network_input(as_tensor(image), DETECTOR_SIZE))[0].double()
         scale = torch.tensor((width, rows, width, rows)) / DETECTOR_SIZE
         limit = torch.tensor((width, rows, width, rows), dtype=torch.float64)
-        corners = torch.minimum((found[:, :4] * scale).clamp(min=0), limit)
+        corners = torch.minimum((detections[:, :4] * scale).clamp(min=0), limit)
         for (x0, y0, x1, y1), score, kind in zip(
-            corners.tolist(), found[:, 4].tolist(), found[:, 5].tolist(), strict=True
+            corners.tolist(), detections[:, 4].tolist(), detections[:, 5].tolist(), strict=True
         ):
             if kind >= 1:
                 yield {"image_id": i + 1, "category_id": int(kind), "score": score,
@@ -571,7 +580,7 @@ def export(work: Path) -> None:
         save_file(weights, SHIPPED / f"{kind}.safetensors", metadata=note)
 
 
-def shipped(kind: str) -> nn.Module:
+def load_shipped(kind: str) -> nn.Module:
     """Return a network with the weights of its exported file."""
     from safetensors.torch import load_file
 
@@ -582,17 +591,17 @@ def shipped(kind: str) -> nn.Module:
 
 def evaluate(work: Path) -> None:
     """Measure the exported files on the held-out frames; print the scores as one JSON line."""
-    test = held_out(work)
+    test = held_out_frames(work)
     scores = {
-        "classifier": top1(shipped("classifier"), test, CLASSIFIER_TEST_FRAMES),
-        "detector": average_precision(shipped("detector"), test, DETECTOR_TEST_FRAMES),
+        "classifier": top1(load_shipped("classifier"), test, CLASSIFIER_TEST_FRAMES),
+        "detector": average_precision(load_shipped("detector"), test, DETECTOR_TEST_FRAMES),
     }
     print(json.dumps(scores))
 
 
 def overfit(work: Path) -> None:
     """Check before a long training that both losses fall when overfitting 16 frames."""
-    frames = held_out(work)
+    frames = held_out_frames(work)
     for task in (DetectorTask(), ClassifierTask()):
         optimiser = torch.optim.AdamW(task.model.parameters(), lr=3e-4)
         rng = np.random.default_rng(0)
@@ -619,15 +628,17 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1.0, help="factor on all learning rates")
     work = Path(tempfile.gettempdir()) / "merge-search-quickstart"
     parser.add_argument("--work", type=Path, default=work)
-    chosen = parser.parse_args()
-    torch.set_num_threads(chosen.threads)
-    if chosen.command in ("detector", "classifier"):
-        kind = chosen.command
-        task, before = resume(kind, chosen.work) if chosen.resume else (start(kind), {})
-        plan = Training(kind, chosen.minutes, chosen.work, chosen.seed, chosen.rate)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.command in ("detector", "classifier"):
+        kind = options.command
+        task, before = (
+            resume_task(kind, options.work) if options.resume else (start_task(kind), {})
+        )
+        plan = Training(kind, options.minutes, options.work, options.seed, options.rate)
         train(task, before, plan)
     else:
-        {"overfit": overfit, "export": export, "evaluate": evaluate}[chosen.command](chosen.work)
+        {"overfit": overfit, "export": export, "evaluate": evaluate}[options.command](options.work)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
 
 There are two spaces: lite0 and lite1 with their ImageNet weights, on photos of imagenet1k_1000
 that the statistics have not used; and the quickstart's classifier and detector on its rendered
-scenes. The candidates are chosen as `run` does it: of twenty plans spread over the true front,
+scenes. The candidates are chosen as `run` does it: of twenty plans spread over the exact front,
 those with the best fidelity; the unmerged models are verified with them. Both ways run in one
 process and take turns; ratios are of the medians of the rounds. The last line is one JSON object:
 
@@ -84,22 +84,22 @@ class Case:
     """The unmerged models and the candidates of one space, with the setup and the ground truth."""
 
     deployment: Deployment
-    bench: EvaluationSetup
+    setup: EvaluationSetup
     plans: Sequence[SharePlan]
     truth: Mapping[str, Truth]
 
     def together(self) -> list[dict[str, Scores]]:
-        return compute_accuracy(self.bench, self.plans, self.truth, silent)
+        return compute_accuracy(self.setup, self.plans, self.truth, silent)
 
     def one_by_one(self) -> list[dict[str, Scores]]:
-        return [compute_accuracy(self.bench, [p], self.truth, silent)[0] for p in self.plans]
+        return [compute_accuracy(self.setup, [p], self.truth, silent)[0] for p in self.plans]
 
     def plan_set(self, plans: Sequence[SharePlan]) -> PlanSet:
-        return PlanSet(self.bench.models, self.bench.facts, plans, self.bench.maps)
+        return PlanSet(self.setup.models, self.setup.facts, plans, self.setup.maps)
 
     def macs(self, plans: Sequence[SharePlan]) -> int:
         """Return the multiply-accumulates of a frame for all outputs, without the linear maps."""
-        distinct, facts = self.plan_set(plans).distinct, self.bench.facts
+        distinct, facts = self.plan_set(plans).distinct, self.setup.facts
         nodes = upstream_nodes(tuple(node for _, taps in distinct for node in taps))
         stages = [facts[n.ref.model].stage(n.ref.stage).macs for n in nodes if not n.share]
         return sum(stages) + sum(facts[name].head_macs for name, _ in distinct)
@@ -107,12 +107,12 @@ class Case:
 
 def main() -> None:
     reporter = ConsoleReporter()
-    case = lite(reporter)
-    peaks = memory(case, reporter)
+    case = lite_case(reporter)
+    peaks = measure_memory(case, reporter)
     report: dict[str, Any] = {
-        **measured(case, reporter, "lite0 and lite1"),
-        **logits(case),
-        "quickstart": measured(quickstart(reporter), reporter, "the quickstart"),
+        **measure_case(case, reporter, "lite0 and lite1"),
+        **logit_differences(case),
+        "quickstart": measure_case(quickstart_case(reporter), reporter, "the quickstart"),
         "peak_mb": peaks,
         "frames": FRAMES,
         "batch": BATCH,
@@ -129,103 +129,105 @@ def main() -> None:
 # The spaces.
 
 
-def lite(reporter: Reporter) -> Case:
+def lite_case(reporter: Reporter) -> Case:
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
         frames = {"folder": str(DATA.resolve()), "stride": 2}
         yaml.safe_dump({**yaml.safe_load(LITE), "frames": frames}, file)
         file.flush()
-        config = _configured(Path(file.name))
+        config = _load_config(Path(file.name))
     truth = photos(FRAMES)
-    return _case(config, dict.fromkeys(config.models, truth), reporter)
+    return _build_case(config, dict.fromkeys(config.models, truth), reporter)
 
 
 def photos(count: int) -> ClassTruth:
     """Return photos that the statistics have not used, repeated if there are too few."""
-    known = csv_truth(DATA / "labels.csv", Sampling(stride=2, offset=1))
-    turns = tuple(k % len(known.frames) for k in range(count))
-    return ClassTruth(Subset(known.frames, turns), tuple(known.labels[k] for k in turns))
+    truth = csv_truth(DATA / "labels.csv", Sampling(stride=2, offset=1))
+    indices = tuple(k % len(truth.frames) for k in range(count))
+    return ClassTruth(Subset(truth.frames, indices), tuple(truth.labels[k] for k in indices))
 
 
-def quickstart(reporter: Reporter) -> Case:
-    return _case(_configured(ROOT / "runs" / "quickstart.yaml"), None, reporter)
+def quickstart_case(reporter: Reporter) -> Case:
+    return _build_case(_load_config(ROOT / "runs" / "quickstart.yaml"), None, reporter)
 
 
-def _configured(path: Path) -> RunConfig:
+def _load_config(path: Path) -> RunConfig:
     return load_config(path, [f"cache={ROOT / 'runs' / 'cache'}"])
 
 
-def _case(config: RunConfig, truth: Mapping[str, Truth] | None, reporter: Reporter) -> Case:
+def _build_case(config: RunConfig, truth: Mapping[str, Truth] | None, reporter: Reporter) -> Case:
     """Build the problem and choose the candidates as `merge-search run` does."""
     deployment = load_deployment(config, reporter)
     frames = open_frame_set(config)
     observed = observe(config, deployment, frames, reporter)
     similarity = compute_similarities(config, observed, config.search.adapter_specs, reporter)
     front = exact_front(build_problem(config, deployment, similarity)).front
-    listed = [front[k].plan for k in evenly_spaced(len(front), SHORTLIST)]
-    bench = EvaluationSetup(
-        deployment.fused_models, deployment.facts, observed.maps_for(listed), BATCH
+    shortlist = [front[k].plan for k in evenly_spaced(len(front), SHORTLIST)]
+    setup = EvaluationSetup(
+        deployment.fused_models, deployment.facts, observed.maps_for(shortlist), BATCH
     )
     means = [
-        mean_of_available(f) or 0.0
-        for f in compute_fidelity(bench, listed, observed.held_out, silent)
+        mean_of_available(by_model) or 0.0
+        for by_model in compute_fidelity(setup, shortlist, observed.held_out, silent)
     ]
-    best = sorted(range(len(listed)), key=lambda k: -means[k])[:CANDIDATES]
-    known = open_truth(config, deployment, frames, reporter) if truth is None else truth
-    return Case(deployment, bench, [UNMERGED_PLAN, *(listed[k] for k in sorted(best))], known)
+    best = sorted(range(len(shortlist)), key=lambda k: -means[k])[:CANDIDATES]
+    if truth is None:
+        truth = open_truth(config, deployment, frames, reporter)
+    plans = [UNMERGED_PLAN, *(shortlist[k] for k in sorted(best))]
+    return Case(deployment, setup, plans, truth)
 
 
 # Time and numbers.
 
 
-def measured(case: Case, reporter: Reporter, name: str) -> dict[str, Any]:
+def measure_case(case: Case, reporter: Reporter, name: str) -> dict[str, Any]:
     reporter.step(f"{len(case.plans) - 1} candidates of {name}, {ROUNDS} rounds")
-    together, alone = case.together(), case.one_by_one()
-    taken: dict[str, list[float]] = {"together": [], "one by one": []}
+    together, one_by_one = case.together(), case.one_by_one()
+    seconds: dict[str, list[float]] = {"together": [], "one by one": []}
     for _ in range(ROUNDS):
-        taken["together"].append(_seconds(case.together))
-        taken["one by one"].append(_seconds(case.one_by_one))
-    took = {way: median(values) for way, values in taken.items()}
+        seconds["together"].append(_seconds(case.together))
+        seconds["one by one"].append(_seconds(case.one_by_one))
+    medians = {way: median(values) for way, values in seconds.items()}
     return {
-        "speedup_10": round(took["one by one"] / took["together"], 2),
-        "max_abs_difference": _difference(together, alone),
+        "speedup_10": round(medians["one by one"] / medians["together"], 2),
+        "max_abs_difference": _max_score_difference(together, one_by_one),
         "candidates": len(case.plans) - 1,
         "outputs": f"{len(case.plan_set(case.plans).distinct)} of "
-        f"{len(case.plans) * len(case.bench.models)}",
+        f"{len(case.plans) * len(case.setup.models)}",
         "macs": round(sum(case.macs([p]) for p in case.plans) / case.macs(case.plans), 2),
-        "seconds": {way: round(value, 2) for way, value in took.items()},
+        "seconds": {way: round(value, 2) for way, value in medians.items()},
     }
 
 
-def _difference(
-    some: Sequence[Mapping[str, Scores]], others: Sequence[Mapping[str, Scores]]
+def _max_score_difference(
+    plans: Sequence[Mapping[str, Scores]], others: Sequence[Mapping[str, Scores]]
 ) -> float:
     return max(
         abs(value - other[name][score])
-        for one, other in zip(some, others, strict=True)
-        for name, scores in one.items()
+        for plan, other in zip(plans, others, strict=True)
+        for name, scores in plan.items()
         for score, value in scores.items()
     )
 
 
 @torch.no_grad()
-def logits(case: Case) -> dict[str, float]:
+def logit_differences(case: Case) -> dict[str, float]:
     """Return the largest differences between the classifiers' logits on one batch."""
     frames = next(iter(case.truth.values())).frames
     pictures = [frames[k] for k in range(LOGIT_FRAMES)]
-    inputs = {name: m.prepare_frames(pictures) for name, m in case.bench.models.items()}
-    every = case.plan_set(case.plans)
-    known = dict(every.answers(inputs))
-    apart, relative = 0.0, 0.0
-    for plan, outputs in zip(case.plans, every.outputs, strict=True):
-        one = case.plan_set([plan])
-        module = MergedModel(case.deployment.models, case.bench.facts, plan, case.bench.maps)
+    inputs = {name: m.prepare_frames(pictures) for name, m in case.setup.models.items()}
+    together = case.plan_set(case.plans)
+    answers = dict(together.answers(inputs))
+    largest, relative = 0.0, 0.0
+    for plan, outputs in zip(case.plans, together.outputs, strict=True):
+        alone = case.plan_set([plan])
+        module = MergedModel(case.deployment.models, case.setup.facts, plan, case.setup.maps)
         merged = module(inputs)
-        for output, answer in one.answers(inputs):
-            apart = max(apart, _max_difference(answer, known[outputs[output[0]]]))
+        for output, answer in alone.answers(inputs):
+            largest = max(largest, _max_difference(answer, answers[outputs[output[0]]]))
             relative = max(
                 relative, _max_difference(answer, merged[output[0]]) / float(answer.abs().max())
             )
-    return {"max_abs_logit_difference": apart, "merged_logit_difference": relative}
+    return {"max_abs_logit_difference": largest, "merged_logit_difference": relative}
 
 
 def _max_difference(one: Tensor, other: Tensor) -> float:
@@ -242,35 +244,35 @@ def _seconds(work: Callable[[], object]) -> float:
 # Memory.
 
 
-def memory(case: Case, reporter: Reporter) -> dict[str, dict[str, float]]:
+def measure_memory(case: Case, reporter: Reporter) -> dict[str, dict[str, float]]:
     """Return the peaks of processes that hold only the models, the plans and their maps."""
     reporter.step(f"Memory in batches of {' and '.join(map(str, BATCHES))}")
     with tempfile.TemporaryDirectory() as folder:
-        _write(case.plans, case.bench.maps, Path(folder))
-        found = {}
+        _write(case.plans, case.setup.maps, Path(folder))
+        peaks = {}
         for batch in BATCHES:
-            few, many = (_peak_of(folder, batch, count) for count in (FRAMES, 2 * FRAMES))
-            found[str(batch)] = {"models": few[0], str(FRAMES): few[1], str(2 * FRAMES): many[1]}
-        return found
+            few, many = (_measure_peak(folder, batch, count) for count in (FRAMES, 2 * FRAMES))
+            peaks[str(batch)] = {"models": few[0], str(FRAMES): few[1], str(2 * FRAMES): many[1]}
+        return peaks
 
 
-def _peak_of(folder: str, batch: int, frames: int) -> tuple[float, float]:
+def _measure_peak(folder: str, batch: int, frames: int) -> tuple[float, float]:
     command = [sys.executable, __file__, "--peak", folder, str(batch), str(frames)]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
     return float(output[-2]), float(output[-1])
 
 
-def peak(folder: Path, batch: int, frames: int) -> None:
+def print_peak(folder: Path, batch: int, frames: int) -> None:
     """Verify the candidates once; print the peak resident memory in MB before and after."""
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
         yaml.safe_dump({**yaml.safe_load(LITE), "frames": {"folder": str(DATA)}}, file)
         file.flush()
-        deployment = load_deployment(_configured(Path(file.name)), ConsoleReporter())
+        deployment = load_deployment(_load_config(Path(file.name)), ConsoleReporter())
     plans, maps = _read(folder)
-    bench = EvaluationSetup(deployment.fused_models, deployment.facts, maps, batch)
+    setup = EvaluationSetup(deployment.fused_models, deployment.facts, maps, batch)
     truth = photos(frames)
     before = _resident()
-    compute_accuracy(bench, plans, dict.fromkeys(bench.models, truth), silent)
+    compute_accuracy(setup, plans, dict.fromkeys(setup.models, truth), silent)
     print(before, _resident())
 
 
@@ -298,6 +300,6 @@ def _read(folder: Path) -> tuple[list[SharePlan], LinearMaps]:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--peak"]:
-        peak(Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
+        print_peak(Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
     else:
         main()

@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 
 from spaces.adapters import LinearMap
 from spaces.errors import BadInput, BadPlan, MergeSearchError
+from spaces.frame_arrays import as_frames
 from spaces.inputs import Frame, InputSpec, boxes_to_frame, prepare_batch
 from spaces.json_text import load_json
 from spaces.merged import MergedModel
@@ -41,6 +41,10 @@ BUNDLE_VERSION = 1
 
 class BadBundle(MergeSearchError):
     """A folder that does not hold a complete, undamaged bundle."""
+
+
+class FixedBundle(MergeSearchError):
+    """A bundle was to be trained, or to compute in another precision."""
 
 
 class Detections(NamedTuple):
@@ -87,17 +91,17 @@ class Bundle(nn.Module):
         self.tasks = dict(tasks)
 
     @torch.inference_mode()
-    def forward(self, frames: Frame | Sequence[Frame]) -> dict[str, ModelOutput]:
+    def forward(self, frames: object) -> dict[str, ModelOutput]:
         """Return the output of each model, by name.
 
-        `frames` is one uint8 (height, width, 3) RGB frame, or a sequence of frames of any sizes.
+        `frames` is one uint8 (height, width, 3) RGB frame, a stack of frames, or a sequence of
+        frames of any sizes: arrays, tensors or images, see `spaces.frame_arrays.as_frames`.
         A classifier returns (frames, classes) logits, a detector one `Detections` per frame.
 
         Raises:
             BadInput: a frame has another shape or type, or there is no frame.
         """
-        frame_list = [frames] if isinstance(frames, np.ndarray) else list(frames)
-        _check_frames(frame_list)
+        frame_list = as_frames(frames)
         outputs = self.merged(self.prepare_frames(frame_list))
         return {name: self._finish(name, output, frame_list) for name, output in outputs.items()}
 
@@ -109,6 +113,35 @@ class Bundle(nn.Module):
             for name in sorted(self.merged.inputs_read)
         }
 
+    def train(self, mode: bool = True) -> Bundle:
+        """Leave evaluation mode, which no bundle can.
+
+        Raises:
+            FixedBundle: `mode` is true.
+        """
+        if mode:
+            raise FixedBundle(
+                "a bundle cannot be trained: its stages serve several models; train the models "
+                "by themselves and merge them again"
+            )
+        return super().train(False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Bundle:
+        """Move the tensors, as every conversion of a module does, and keep their dtype.
+
+        Raises:
+            FixedBundle: the function converts them.
+        """
+        dtype = fn(torch.zeros(1)).dtype
+        if dtype != torch.float32:
+            raise FixedBundle(
+                f"a bundle computes in float32, not in {str(dtype).removeprefix('torch.')}: set "
+                "`dtype: float16` or `dtype: bfloat16` in the config and export it again, which "
+                "stores the weights in half their bytes"
+            )
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
+
     def _finish(self, name: str, output: Tensor, frames: Sequence[Frame]) -> ModelOutput:
         """Turn the rows of a detector into detections in pixels of the frames."""
         if self.tasks[name] == "classification":
@@ -118,19 +151,6 @@ class Bundle(nn.Module):
             _detections(rows.cpu(), size, self.inputs[name])
             for rows, size in zip(output, sizes, strict=True)
         ]
-
-
-def _check_frames(frames: list[Frame]) -> None:
-    for number, frame in enumerate(frames):
-        shape: tuple[int, ...] = getattr(frame, "shape", ())
-        kind = getattr(frame, "dtype", type(frame).__name__)
-        if len(shape) != 3 or shape[2] != 3 or 0 in shape or kind != np.uint8:
-            raise BadInput(
-                f"frame {number}: {kind} of shape {tuple(shape)}; a frame is a uint8 array "
-                "(height, width, 3) in RGB order"
-            )
-    if not frames:
-        raise BadInput("no frame was given; at least one is needed")
 
 
 def _detections(rows: Tensor, size: tuple[int, int], spec: InputSpec) -> Detections:
@@ -304,7 +324,7 @@ def _fill(merged: MergedModel, tensors: dict[str, Tensor], folder: Path) -> None
     """Replace the empty tensors of a model by the loaded ones.
 
     Raises:
-        BadBundle: a tensor is missing, left over, or of another shape.
+        BadBundle: a tensor is missing, left over, of another shape, or not finite.
     """
     for empty, places in [*_tensors(merged)]:
         tensor = tensors.pop(places[0].name, None)
@@ -312,6 +332,11 @@ def _fill(merged: MergedModel, tensors: dict[str, Tensor], folder: Path) -> None
             actual = "missing" if tensor is None else f"{tuple(tensor.shape)}"
             raise BadBundle(
                 f"{folder / WEIGHTS}: {places[0].name} is {actual}, expected {tuple(empty.shape)}"
+            )
+        if not torch.isfinite(tensor).all():
+            raise BadBundle(
+                f"{folder / WEIGHTS}: {places[0].name} holds NaN or infinite values, so the file "
+                "is damaged; export the bundle again"
             )
         # Keep the memory format of the network: some convolutions are slower in any other.
         laid_out = torch.empty_strided(empty.shape, empty.stride(), dtype=tensor.dtype)

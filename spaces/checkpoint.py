@@ -108,9 +108,9 @@ def _load(path: Path) -> Any:
             "is a pointer to a store of large files, not the weights; fetch the content first "
             "(git lfs pull, or git annex get)"
         )
+    if _is_safetensors(start, path.stat().st_size):
+        return load_file(path)
     if not start.startswith((b"PK", b"\x80")):
-        if start[8:9] == b"{":
-            return load_file(path)
         raise BadWeights(
             "cannot be read (its first bytes are neither those of a safetensors nor of a PyTorch "
             "file)"
@@ -127,6 +127,17 @@ def _load(path: Path) -> Any:
                 return torch.load(file, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             raise BadWeights(f"cannot be read ({_reason(error)}); {SAVE_TENSORS}") from error
+
+
+def _is_safetensors(start: bytes, size: int) -> bool:
+    """Return whether a file begins as safetensors do: the length of a JSON object, the object.
+
+    The length may begin with the bytes of a PyTorch file, which then hold no such length.
+    """
+    if start[8:9] != b"{":
+        return False
+    is_pytorch = start.startswith((b"PK", b"\x80"))
+    return not is_pytorch or int.from_bytes(start[:8], "little") < size
 
 
 def _global_names(path: Path) -> set[str]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from spaces.batchnorm_fusion import fuse_batchnorms
 from spaces.merged import ModelsByName
 from spaces.model_facts import ModelFacts
+from spaces.plan import IDENTITY, AdapterSpec, Share
 from spaces.precision import Dtype, round_weights
-from spaces.shares import Pairs
+from spaces.prefixes import find_identical
+from spaces.shares import Pair, Pairs, enumerate_shares
 from spaces.stages import StagedModel
 
 
@@ -44,6 +46,24 @@ class Deployment:
         return {
             name: fuse_batchnorms(round_weights(m, self.dtype)) for name, m in self.models.items()
         }
+
+    @cached_property
+    def identical_pairs(self) -> frozenset[Pair]:
+        """The legal pairs whose representations are equal: `spaces.prefixes.find_identical`."""
+        return find_identical(self.models, self.pairs.legal)
+
+    def shares(self, adapters: Sequence[AdapterSpec]) -> tuple[Share, ...]:
+        """Return every legal share with each of the adapters that fits its channels.
+
+        Equal representations are shared as they are, whatever the adapters.
+        """
+        return tuple(
+            share
+            for pair in self.pairs.legal
+            for share in enumerate_shares(
+                [pair], self.facts, [IDENTITY] if pair in self.identical_pairs else adapters
+            )
+        )
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:

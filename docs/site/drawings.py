@@ -93,7 +93,7 @@ STEPS = (
     ("data", "Open the frames; keep some of them out of the statistics", "", ()),
     ("statistics", "One pass over the frames: second moments and CKA sums of all pairs",
      "No feature map is stored.", ("cache/statistics/*.safetensors",)),
-    ("metrics", "Work out the similarity of every legal share",
+    ("metrics", "Compute the similarity of every legal share",
      "Default: the fidelity of each share alone.", ("cache/notes/",)),
     ("study", "Search the plans: similarity in, predicted quality and bytes out",
      "No network runs here.", ("OUT/study.log (or PostgreSQL)",)),
@@ -105,10 +105,10 @@ STEPS = (
     ("results", "Write the plans of the front and the result", "Each file in one step.",
      ("OUT/plans/*.json", "OUT/result.json")),
     ("deploy", "Write the chosen plan as a bundle and check it",
-     "Bytes and answers are those that were predicted.", ("OUT/bundle/",)),
+     "Bytes and answers must match the prediction.", ("OUT/bundle/",)),
     ("report", "Write the report", "", ("OUT/report.html", "OUT/plan.svg")),
     ("tracking", "Log to MLflow: a parent run, a child per candidate, the bundle",
-     "What MLflow does not take waits on the disk.", ("OUT/unlogged/, until MLflow has it",)),
+     "Results wait on the disk while MLflow is away.", ("OUT/unlogged/, until MLflow has it",)),
 )  # fmt: skip
 
 
@@ -116,8 +116,8 @@ def run_drawing() -> str:
     left, middle, right = 20, 150, 620
     parts = [
         text(left, 26, "package", 12, MUTED),
-        text(middle, 26, "what happens, from top to bottom", 12, MUTED),
-        text(right, 26, "what is on the disk afterwards", 12, MUTED),
+        text(middle, 26, "step, from top to bottom", 12, MUTED),
+        text(right, 26, "files on the disk afterwards", 12, MUTED),
     ]
     y = 40.0
     for number, (package, title, detail, files) in enumerate(STEPS, 1):

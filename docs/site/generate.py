@@ -46,8 +46,8 @@ def generated_files() -> dict[Path, str]:
 
 def with_generated(page: str, text: str) -> str:
     """Return the page with everything between the markers replaced by `text`."""
-    before, _, rest = (DOCS / page).read_text(encoding="utf-8").partition(BEGIN)
-    _, _, after = rest.partition(END)
+    before, _, remainder = (DOCS / page).read_text(encoding="utf-8").partition(BEGIN)
+    _, _, after = remainder.partition(END)
     return f"{before}{BEGIN}\n\n{text.strip()}\n\n{END}{after}"
 
 
@@ -65,7 +65,7 @@ def command_paths() -> list[tuple[str, ...]]:
 
 
 def help_text(command: tuple[str, ...]) -> str:
-    """Return what `merge-search COMMAND --help` prints, 80 columns wide."""
+    """Return the output of `merge-search COMMAND --help`, 80 columns wide."""
     result = CliRunner().invoke(main, [*command, "--help"], prog_name="merge-search")
     if result.exit_code != 0:
         raise SystemExit(f"{' '.join(command)} --help failed:\n{result.output}")
@@ -92,7 +92,7 @@ def config_text() -> str:
 
 
 def describe_sections(root: dict[str, Any]) -> None:
-    """Give a key without a description the first sentence of the section that it holds."""
+    """Give each key without a description the first sentence of its section."""
     for schema in (root, *root["$defs"].values()):
         for value in schema.get("properties", {}).values():
             if "$ref" in value:
@@ -103,14 +103,14 @@ def describe_sections(root: dict[str, Any]) -> None:
 
 def sections_below(root: Schema) -> Iterator[tuple[str, str]]:
     """Yield every section once: the first key that leads to it, and its name in the schema."""
-    seen: set[str] = set()
+    listed_sections: set[str] = set()
 
     def walk(prefix: str, schema: Schema) -> Iterator[tuple[str, str]]:
         nested = []
         for key, value in schema["properties"].items():
             for suffix, name in references(value):
-                if name not in seen:
-                    seen.add(name)
+                if name not in listed_sections:
+                    listed_sections.add(name)
                     nested.append((f"{prefix}{key}{suffix}", name))
         for key, name in nested:
             yield key, name
@@ -120,7 +120,7 @@ def sections_below(root: Schema) -> Iterator[tuple[str, str]]:
 
 
 def references(schema: Any, suffix: str = "") -> Iterator[tuple[str, str]]:
-    """Yield the sections that a value may hold, with what is added to its key to reach them."""
+    """Yield the sections that a value may hold, and the suffix of its key for each of them."""
     if not isinstance(schema, Mapping):
         return
     if "$ref" in schema:

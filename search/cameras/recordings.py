@@ -24,7 +24,7 @@ from PIL import Image
 
 from search.cameras.deduplication import GreyPicture, grey_picture, near_identical
 from search.cameras.sources import CameraFrame, Cursor
-from search.data.frames import read_image
+from search.data.images import read_image
 from search.utils.files import CannotWrite, write_bytes
 from search.utils.records import BadRecord, NoRecord, read_record, write_record
 from spaces.errors import MergeSearchError

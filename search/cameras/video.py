@@ -15,6 +15,7 @@ from av.container import InputContainer
 from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
+from numpy.typing import NDArray
 
 from search.utils.redact import host_only
 from spaces.errors import MergeSearchError
@@ -251,4 +252,24 @@ def _next_multiple(seconds: float, every: float) -> float:
 
 
 def _pixels(frame: VideoFrame) -> Frame:
-    return np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8)
+    """Return a frame's pixels, turned and mirrored as its display matrix says."""
+    pixels = np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8)
+    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return pixels
+    return np.ascontiguousarray(_displayed(pixels, np.frombuffer(matrix, dtype=np.int32)))
+
+
+def _displayed(pixels: Frame, matrix: NDArray[np.int32]) -> Frame:
+    """Apply a display matrix a, b, u, c, d, v, ...: x, y is shown at ax + cy, bx + dy.
+
+    Only right angles occur in cameras; a matrix of another angle is ignored.
+
+    Source: the Track Header Box of ISO/IEC 14496-12.
+    """
+    a, b, c, d = (int(matrix[k]) for k in (0, 1, 3, 4))
+    if (a, d) == (0, 0):
+        pixels, (a, d) = pixels.transpose(1, 0, 2), (c, b)
+    elif (b, c) != (0, 0):
+        return pixels
+    return pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]

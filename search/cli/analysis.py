@@ -24,8 +24,8 @@ def similarity(config: RunConfig, reporter: Reporter) -> None:
     Needs no labels. Prints one table per donor and recipient model, with donor stages down and
     recipient stages across. Writes OUT/similarity_METRIC.csv and OUT/similarity_METRIC.png.
     """
-    written = deferred.measure_similarity(config, reporter)
-    reporter.say("Wrote " + " and ".join(app.display_path(path) for path in written))
+    paths = deferred.measure_similarity(config, reporter)
+    reporter.say("Wrote " + " and ".join(app.display_path(path) for path in paths))
 
 
 @config_command(has_document=True, when_stopped=STATISTICS_SAVED)

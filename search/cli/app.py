@@ -37,7 +37,7 @@ _QUIET, _DEBUG, _DOCUMENT, _ARGUMENTS, _COMMAND, _REPORTER = (
 
 
 class Command(click.Command):
-    """A command that tells a user who stops it what is saved.
+    """A command that prints what is saved when the user stops it.
 
     `when_stopped` ends the sentence "interrupted; ...: COMMAND LINE". A command that writes a
     JSON document sets `has_document` and gets the option --json.
@@ -102,8 +102,8 @@ def reporter() -> ConsoleReporter:
     meta = click.get_current_context().meta
     if _REPORTER not in meta:
         meta[_REPORTER] = _build_reporter(quiet=_QUIET in meta, json=_DOCUMENT in meta)
-    found: ConsoleReporter = meta[_REPORTER]
-    return found
+    console_reporter: ConsoleReporter = meta[_REPORTER]
+    return console_reporter
 
 
 def given_flags() -> list[str]:
@@ -172,14 +172,14 @@ def _flag(name: str, callback: Callable[..., None], text: str) -> click.Option:
     return click.Option([name], is_flag=True, expose_value=False, callback=callback, help=text)
 
 
-def _remember_flag(context: click.Context, option: click.Parameter, chosen: bool) -> None:
-    if chosen:
+def _remember_flag(context: click.Context, option: click.Parameter, is_set: bool) -> None:
+    if is_set:
         context.meta[f"{__name__}.{option.name}"] = True
 
 
-def _redirect_output(context: click.Context, option: click.Parameter, chosen: bool) -> None:
+def _redirect_output(context: click.Context, option: click.Parameter, is_set: bool) -> None:
     """Reserve standard output for the document; everything else goes to standard error."""
-    if chosen and _DOCUMENT not in context.meta:
+    if is_set and _DOCUMENT not in context.meta:
         context.meta[_DOCUMENT] = sys.stdout
         context.find_root().with_resource(contextlib.redirect_stdout(sys.stderr))
 

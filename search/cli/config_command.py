@@ -26,8 +26,8 @@ def config_command(
     def decorate(function: Callable[..., None]) -> app.Command:
         @functools.wraps(function)
         def command(config: Path, overrides: tuple[str, ...], **options: Any) -> None:
-            given = {key: options.pop(option) for option, key in keys.items()}
-            shortcuts = (f"{key}={value}" for key, value in given.items() if value is not None)
+            values = {key: options.pop(option) for option, key in keys.items()}
+            shortcuts = (f"{key}={value}" for key, value in values.items() if value is not None)
             loaded_config = deferred.load_config(config, (*overrides, *shortcuts))
             function(loaded_config, app.reporter(), **options)
 
@@ -43,7 +43,7 @@ def config_command(
 
 
 def config_arguments() -> list[str]:
-    """Return CONFIG and its overrides as the running command got them."""
+    """Return CONFIG and its overrides as on the command line of the running command."""
     parameters = click.get_current_context().params
     overrides = (text for pair in parameters["overrides"] for text in ("--set", pair))
     return [str(parameters["config"]), *overrides]

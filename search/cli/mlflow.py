@@ -53,7 +53,7 @@ def promote(config: RunConfig, reporter: Reporter) -> None:
     `name` in CONFIG, with the alias `challenger`. This command gives the version the alias
     `champion` if it fits the budget, was verified on the labels that the champion was verified on,
     and is not worse than the champion outside its interval (see `promotion` in the config). The
-    reason is recorded as a tag of the version, whatever the decision.
+    reason for the decision is recorded as a tag of the version.
 
     \b
     Exit codes:

@@ -19,16 +19,16 @@ STATISTICS_SAVED = f"statistics are saved once they are complete; {app.CONTINUE}
 
 @config_command(has_document=True)
 def check(config: RunConfig, reporter: Reporter) -> None:
-    """Check CONFIG, and everything that it names, without running the search.
+    """Check CONFIG and everything that it names, without running the search.
 
     Loads every model and cuts it; opens the frames and decodes some of them; matches the labels
     with the classes; measures the search space, the fewest bytes that it reaches and the budget;
-    looks for disk space, the store of the trials and MLflow. Prints one line per check.
+    checks disk space, the store of the trials and MLflow. Prints one line per check.
 
     \b
     Exit codes:
       0         a run has everything that it needs
-      1         something is wrong; the lines say what, and what would be right
+      1         a check failed; its line names the problem and the remedy
     """
     report = deferred.check_config(config, reporter)
     app.print_document(deferred.json_bytes(report.to_dict()))
@@ -85,7 +85,7 @@ def run(config: RunConfig, reporter: Reporter) -> None:
               help="COCO category of each class of a detector, as `classes` in a config: "
               "[person, car] or {1: person, 3: car}. By default as in the run.")  # fmt: skip
 @click.option("--frames", type=PATH, default=None, metavar="FOLDER",
-              help="Unlabelled frames for fidelity; by default the labelled ones.")  # fmt: skip
+              help="Unlabelled frames for fidelity; by default the labelled frames.")  # fmt: skip
 @click.option("--plan", "plans", multiple=True, metavar="HASH",
               help="Plan of the front to verify, by the first digits of its hash; by default the "
               "candidates of the run. Repeatable.")  # fmt: skip

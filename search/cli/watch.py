@@ -33,7 +33,7 @@ def watch(
 ) -> None:
     """Check cameras on a schedule, and search again on drift.
 
-    Each round polls every camera of CONFIG for new frames and keeps the distinct ones. Once a
+    Each round polls every camera of CONFIG and keeps its distinct new frames. Once a
     camera has a window of frames, the round compares them, without labels, with the frames of the
     last search: have the representations drifted, and does the plan in service still agree with
     the unmerged models? If something has changed, the round searches again, starting from the

@@ -1,4 +1,4 @@
-"""What all sections of a config have in common."""
+"""The base of all sections of a config."""
 
 from __future__ import annotations
 
@@ -48,6 +48,6 @@ def path_from(base: Path, text: str) -> Path:
 
 def exactly_one(section: BaseModel, keys: tuple[str, ...]) -> None:
     """Raise ValueError unless the section gives exactly one of the keys."""
-    given = [key for key in keys if getattr(section, key) is not None]
-    if len(given) != 1:
-        raise ValueError(f"give exactly one of {', '.join(keys)} (given: {given or 'none'})")
+    given_keys = [key for key in keys if getattr(section, key) is not None]
+    if len(given_keys) != 1:
+        raise ValueError(f"give exactly one of {', '.join(keys)} (given: {given_keys or 'none'})")

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, field_validator, model_validator
 
-from search.config.base import Positive, Section, exactly_one
+from search.config.base import Positive, Section, Share01, exactly_one
 from search.config.scenes import ScenesConfig
 from search.data.coco import Category
 
@@ -60,6 +60,9 @@ class FramesConfig(PartConfig):
     SOURCES: ClassVar[tuple[str, ...]] = (*PartConfig.SOURCES, "parts")
     parts: Annotated[list[PartConfig], Field(min_length=1)] | None = None
     """Several sets of frames, such as those of a first search and windows that came later."""
+    unreadable: Share01 = 0.01
+    """Share of the images of a source, labelled ones included, that may be damaged: they are left
+    out with a warning. With 0, a single one stops the run before it begins."""
 
     @model_validator(mode="after")
     def _check_sampling(self) -> FramesConfig:

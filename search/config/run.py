@@ -87,7 +87,7 @@ class RunConfig(Section):
     quality_floor: Annotated[float, Field(gt=0, le=1)] | None = None
     """Share of its quality that every model must keep. The search minimises bytes under it."""
     truth: dict[str, TruthConfig] = Field(default={})
-    """Ground truth by model, on frames that are not among the unlabelled ones."""
+    """Ground truth by model, on frames that are not among the unlabelled frames."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of all random choices. The same config, frames and versions give the same front."""
     device: Annotated[str, Field(pattern=DEVICE)] = "auto"
@@ -106,7 +106,7 @@ class RunConfig(Section):
     promotion: PromotionConfig = PromotionConfig()
     """When a challenger may replace the champion."""
     watch: WatchConfig | None = Field(default=None, exclude=True)
-    """What `merge-search watch` does. Results neither depend on it nor hold it."""
+    """The settings of `merge-search watch`. Results neither depend on them nor hold them."""
     out: str | None = None
     """Output folder; by default out/NAME."""
     cache: str = "cache"
@@ -201,7 +201,7 @@ class RunConfig(Section):
         return os.path.normpath(self.out_folder / "study.log")
 
     def limits(self, unmerged: int) -> Limits:
-        """Return what makes a plan feasible, for unmerged models of that many bytes.
+        """Return the limits of a feasible plan, for unmerged models of that many bytes.
 
         Raises:
             BadConfig: the budget is a share of them of less than 1 byte.

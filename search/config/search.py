@@ -36,7 +36,8 @@ class SearchConfig(Section):
     metric: str = "fidelity"
     """Metric of similarity: `fidelity`, `r2`, `position_cka`, `cka` or another registered one."""
     adapters: list[str] = Field(default=["linear"], min_length=1)
-    """Adapters to explore: `identity`, `linear` or `linear@RANK`."""
+    """Adapters to explore: `identity`, `linear` or `linear@RANK`. Stages whose weights and inputs
+    are equal in two networks are always shared by `identity`."""
     floor: Annotated[float, Field(allow_inf_nan=False)] = 0.05
     """Shares whose similarity is at most this are not explored."""
 

@@ -1,4 +1,4 @@
-"""The config section `watch`: cameras, schedule, and what triggers a new search."""
+"""The config section `watch`: cameras, schedule, and the conditions for a new search."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from search.config.error_words import CAMERA_NAME
 from search.utils.schedule import Schedule
 
 SMALLEST_WINDOW = 32
-"""Fewer frames do not show what a camera usually sees."""
+"""Fewer frames do not represent a camera."""
 
 
 class WatchConfig(Section):
-    """What `merge-search watch` does. Give exactly one of `schedule` and `interval`."""
+    """The settings of `merge-search watch`. Give exactly one of `schedule` and `interval`."""
 
     cameras: Annotated[
         dict[Annotated[str, Field(pattern=CAMERA_NAME)], CameraConfig], Field(min_length=1)

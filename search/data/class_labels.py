@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from search.data.frames import ImageFiles, Sampling, image_paths
+from search.data.frames import ImageFiles, Remarks, Sampling
 from search.data.ground_truth import BadTruth, ClassTruth, existing_images, sample_indices
+from search.data.image_folders import is_hidden, joined, read_folder
 from spaces.json_text import load_json
 
 
@@ -49,12 +50,13 @@ def folder_truth(folder: Path, sampling: Sampling) -> ClassTruth:
     Raises:
         BadTruth: the folder has no sub-folder with images.
     """
-    classes = sorted(p for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
-    images = [(path, label) for label, sub in enumerate(classes) for path in image_paths(sub)]
+    contents = [read_folder(sub) for sub in _class_folders(folder)]
+    images = [(path, label) for label, of in enumerate(contents) for path in of.images]
     if not images:
         raise BadTruth(f"image folder {folder}: needs one sub-folder of images per class")
     sampled = [images[i] for i in sample_indices(len(images), sampling, folder)]
-    frames = ImageFiles(tuple(path for path, _ in sampled))
+    notes = tuple(f"image folder {folder}: {remark}" for remark in joined(contents).remarks())
+    frames = ImageFiles(tuple(path for path, _ in sampled), Remarks(notes))
     return ClassTruth.single(frames, (label for _, label in sampled))
 
 
@@ -70,21 +72,32 @@ def real_truth(file: Path, images: Path, sampling: Sampling) -> ClassTruth:
     Source: Beyer et al. 2020, "Are we done with ImageNet?".
     """
     labels = _read_real_labels(file)
-    paths = image_paths(images)
+    content = read_folder(images)
+    paths = content.images
     if not paths:
         raise BadTruth(f"labels {file}: no images in {images}")
     sampled = [paths[i] for i in sample_indices(len(paths), sampling, images)]
     return _class_truth(
-        [(path, labels[_real_position(path, len(labels), file)]) for path in sampled], file
+        [(path, labels[_real_position(path, len(labels), file)]) for path in sampled],
+        file,
+        content.remarks(),
     )
 
 
-def _class_truth(images: Sequence[tuple[Path, frozenset[int]]], source: Path) -> ClassTruth:
+def _class_folders(folder: Path) -> list[Path]:
+    """Return the visible sub-folders in alphabetical order."""
+    folders = folder.iterdir() if folder.is_dir() else ()
+    return sorted(path for path in folders if path.is_dir() and not is_hidden(path.name))
+
+
+def _class_truth(
+    images: Sequence[tuple[Path, frozenset[int]]], source: Path, notes: Sequence[str] = ()
+) -> ClassTruth:
     """Build ground truth from the images that have a correct class."""
     labelled = [(path, classes) for path, classes in images if classes]
     if not labelled:
         raise BadTruth(f"labels {source}: no correct class for any of {len(images)} images")
-    frames = existing_images(tuple(path for path, _ in labelled), source)
+    frames = existing_images(tuple(path for path, _ in labelled), source, notes)
     return ClassTruth(frames, tuple(classes for _, classes in labelled))
 
 

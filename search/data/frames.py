@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-from PIL import Image, UnidentifiedImageError
-
+from search.data.image_folders import read_folder
+from search.data.images import IMAGE_SUFFIXES, read_image
+from search.data.images import BadFrames as BadFrames
 from search.data.synthetic.scenes import RENDERER_VERSION, Scene, SceneSettings, render
-from spaces.errors import MergeSearchError
 from spaces.inputs import Frame
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm"}
 LATER_HELD_OUT_DIVISOR = 4
 """Every part but the first holds out at most its frame count divided by this."""
-
-
-class BadFrames(MergeSearchError):
-    """Frames cannot be found or read, or there are too few."""
 
 
 class FrameSet(Protocol):
@@ -47,6 +41,24 @@ class FrameSet(Protocol):
 
 
 @dataclass(frozen=True)
+class Remarks:
+    """What a user should know about the files of a frame set, in words."""
+
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    def __add__(self, other: Remarks) -> Remarks:
+        """Return the remarks of both, each once."""
+        return Remarks(
+            tuple(dict.fromkeys((*self.notes, *other.notes))),
+            tuple(dict.fromkeys((*self.warnings, *other.warnings))),
+        )
+
+
+NO_REMARKS = Remarks()
+
+
+@dataclass(frozen=True)
 class Sampling:
     """Which of the available frames are used: every `stride`-th from `offset`, at most `count`."""
 
@@ -68,6 +80,7 @@ class ImageFiles:
     """Frames in image files."""
 
     paths: tuple[Path, ...]
+    remarks: Remarks = field(default=NO_REMARKS, compare=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -248,7 +261,8 @@ def folder_frames(folder: Path, sampling: Sampling) -> ImageFiles:
     """
     if not folder.is_dir():
         raise BadFrames(f"frames folder {folder}: there is no such folder")
-    images = image_paths(folder)
+    content = read_folder(folder)
+    images = content.images
     if not images:
         suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
         raise BadFrames(f"frames folder {folder}: holds no images ({suffixes})")
@@ -258,12 +272,19 @@ def folder_frames(folder: Path, sampling: Sampling) -> ImageFiles:
             f"frames folder {folder}: offset {sampling.offset} skips all of its "
             f"{len(images)} images"
         )
-    return ImageFiles(tuple(images[i] for i in indices))
+    notes = tuple(f"frames folder {folder}: {remark}" for remark in content.remarks())
+    return ImageFiles(tuple(images[i] for i in indices), Remarks(notes))
 
 
-def image_paths(folder: Path) -> list[Path]:
-    """Return the image files in a folder and its sub-folders, ordered by path."""
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+def remarks_of(frames: FrameSet) -> Remarks:
+    """Return the remarks on all files of a frame set."""
+    if isinstance(frames, ImageFiles):
+        return frames.remarks
+    if isinstance(frames, Subset):
+        return remarks_of(frames.frames)
+    if isinstance(frames, JoinedFrames):
+        return sum(map(remarks_of, frames.parts), NO_REMARKS)
+    return NO_REMARKS
 
 
 def count_overlap(first: FrameSet, second: FrameSet) -> int:
@@ -276,27 +297,6 @@ def count_duplicates(frames: FrameSet) -> int:
     """Return how many frames repeat an earlier one of the set, compared by `identities`."""
     identities = frames.identities()
     return len(identities) - len(set(identities))
-
-
-def read_image(path: Path) -> Frame:
-    """Return an image file as uint8 (H, W, 3) RGB.
-
-    Raises:
-        BadFrames: the file is missing or damaged.
-    """
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"), dtype=np.uint8)
-    except (
-        OSError,
-        UnidentifiedImageError,
-        Image.DecompressionBombError,
-        SyntaxError,
-        ValueError,
-    ) as error:
-        raise BadFrames(
-            f"image {path}: cannot be read ({error}); remove it or replace it by an intact image"
-        ) from error
 
 
 def batches(frames: FrameSet, size: int) -> Iterator[tuple[range, list[Frame]]]:

@@ -12,6 +12,7 @@ from typing import Any
 from search.data.frames import (
     FrameSet,
     ImageFiles,
+    Remarks,
     RenderedScenes,
     Sampling,
     Subset,
@@ -151,7 +152,11 @@ def scenes_truth(settings: SceneSettings, count: int, task: Task) -> Truth:
 
 def truth_subset(truth: Truth, indices: Sequence[int]) -> Truth:
     """Return the ground truth of some of its frames."""
-    frames = Subset(truth.frames, tuple(indices))
+    return truth_on(Subset(truth.frames, tuple(indices)), truth, indices)
+
+
+def truth_on(frames: FrameSet, truth: Truth, indices: Sequence[int]) -> Truth:
+    """Return the labels at these indices as the ground truth of `frames`, which they belong to."""
     if isinstance(truth, ClassTruth):
         return ClassTruth(frames, tuple(truth.labels[i] for i in indices))
     return replace(truth, frames=frames, annotations=tuple(truth.annotations[i] for i in indices))
@@ -202,8 +207,10 @@ def sample_indices(available: int, sampling: Sampling, source: Path) -> range:
     return indices
 
 
-def existing_images(paths: tuple[Path, ...], source: Path) -> ImageFiles:
-    """Return the labelled images.
+def existing_images(
+    paths: tuple[Path, ...], source: Path, notes: Sequence[str] = ()
+) -> ImageFiles:
+    """Return the labelled images, with notes on what their folder holds besides.
 
     Raises:
         BadTruth: some do not exist.
@@ -214,7 +221,7 @@ def existing_images(paths: tuple[Path, ...], source: Path) -> ImageFiles:
             f"labels {source}: {len(missing)} of {len(paths)} images do not exist, "
             f"first {missing[0]}"
         )
-    return ImageFiles(paths)
+    return ImageFiles(paths, Remarks(tuple(f"labels {source}: {note}" for note in notes)))
 
 
 def _scene_boxes(settings: SceneSettings, index: int) -> tuple[dict[str, Any], ...]:

@@ -1,9 +1,9 @@
-"""`merge-search bench-bundle`: memory and time of a bundle, beside those of the unmerged models.
+"""`merge-search bench-bundle`: memory and time of a bundle and of its unmerged models.
 
 The unmerged models are measured twice: as a bundle that shares nothing, which shows the effect of
 merging alone, and loaded by their libraries, as without merge-search. Each measurement runs in a
 fresh process, and the kinds take turns. The memory of a bundle is the growth of the resident set
-by loading it, after the allocator has returned its free memory.
+when it is loaded, after the allocator has returned its free memory.
 """
 
 from __future__ import annotations
@@ -116,14 +116,14 @@ def _write_unmerged(contents: BundleContents, folder: Path) -> str:
 def _measure_in_turns(
     folders: Mapping[str, Path], reporter: Reporter
 ) -> dict[str, BundleMeasurement]:
-    measured: dict[str, list[BundleMeasurement]] = {kind: [] for kind in folders}
+    runs_by_kind: dict[str, list[BundleMeasurement]] = {kind: [] for kind in folders}
     reporter.step(f"Loading and running each {ROUNDS} times in fresh processes")
     with reporter.progress("processes", ROUNDS * len(folders)) as progress:
         for _ in range(ROUNDS):
             for kind, folder in folders.items():
-                measured[kind].append(_measure_in_fresh_process(kind, folder))
+                runs_by_kind[kind].append(_measure_in_fresh_process(kind, folder))
                 progress(1)
-    return {kind: _medians(runs) for kind, runs in measured.items()}
+    return {kind: _medians(runs) for kind, runs in runs_by_kind.items()}
 
 
 def _bytes_in_file(folder: Path) -> int:
@@ -136,11 +136,11 @@ def _bytes_in_file(folder: Path) -> int:
 
 def _measure_in_fresh_process(kind: str, folder: Path) -> BundleMeasurement:
     command = [sys.executable, "-W", "ignore", "-m", "search.deploy.benchmark", kind, str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["it printed no error"])[-1]
+    completed = subprocess.run(command, capture_output=True, text=True, check=False)
+    if completed.returncode:
+        reason = (completed.stderr.strip().splitlines() or ["it printed no error"])[-1]
         raise CannotMeasure(f"{folder / BUNDLE}: {kind} cannot be measured: {reason}")
-    return BundleMeasurement(**json.loads(done.stdout.splitlines()[-1]))
+    return BundleMeasurement(**json.loads(completed.stdout.splitlines()[-1]))
 
 
 def _medians(runs: list[BundleMeasurement]) -> BundleMeasurement:
@@ -180,7 +180,7 @@ def _measure(kind: str, folder: Path) -> BundleMeasurement:
     rng = np.random.default_rng(0)
     frame = rng.integers(0, 255, (*FRAME_SIZE, 3), np.uint8)
     before = _resident()
-    run, held = load(folder)
+    run, tensor_bytes = load(folder)
     grown = _resident() - before
     times = []
     for number in range(WARM_UP + FRAMES):
@@ -189,7 +189,7 @@ def _measure(kind: str, folder: Path) -> BundleMeasurement:
         if number >= WARM_UP:
             times.append(time.perf_counter() - start)
     running = _resident() - before
-    return BundleMeasurement(held, grown, running, 1000 * statistics.median(times))
+    return BundleMeasurement(tensor_bytes, grown, running, 1000 * statistics.median(times))
 
 
 def _load_bundle(folder: Path) -> tuple[Callable[[Frame], object], int]:

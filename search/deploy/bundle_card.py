@@ -1,4 +1,4 @@
-"""The card of a bundle: what it shares, how well it performs, and under which licences."""
+"""The card of a bundle: its shares, its quality, and the licences of its weights."""
 
 from __future__ import annotations
 

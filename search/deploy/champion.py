@@ -116,7 +116,7 @@ class ChampionStore:
         write_record(self.record_file, replace(champion, in_registry=True))
 
     def finish_interrupted_switch(self) -> None:
-        """Finish what a process that was killed in `put_in_service` left undone.
+        """Finish a switch that a killed process began in `put_in_service`.
 
         Raises:
             DamagedChampion, CannotWrite: As `champion` and `put_in_service`.

@@ -1,4 +1,4 @@
-"""A challenger beside the champion that it may replace."""
+"""A challenger and the champion that it may replace."""
 
 from __future__ import annotations
 

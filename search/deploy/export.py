@@ -72,7 +72,7 @@ def export_bundle(
     """Write the bundle, wholly or not at all; return its checks as sentences.
 
     Raises:
-        BundleCheckFailed: The written files do not give what was promised.
+        BundleCheckFailed: A written file fails a check.
         CannotWrite: The folder holds other files or cannot be written.
     """
     plan, deployment = SharePlan.from_dict(record.plan), source.observed.deployment
@@ -87,11 +87,11 @@ def export_bundle(
         dtype=deployment.dtype,
     )
     with replace_folder(folder, BUNDLE) as part:
-        held = write_bundle(part, contents, merged)
-        checks = [_check_bytes(held, record)]
+        written_bytes = write_bundle(part, contents, merged)
+        checks = [_check_bytes(written_bytes, record)]
         bundle = load_bundle(part)
-        before = Bundle(merged, contents.inputs, contents.tasks)
-        checks.append(_check_answers(bundle, before, source))
+        unwritten = Bundle(merged, contents.inputs, contents.tasks)
+        checks.append(_check_answers(bundle, unwritten, source))
         checks += _write_formats(bundle, source, part, formats)
         text = render_card(source.result, record, contents, checks)
         (part / CARD).write_text(text, encoding="utf-8")
@@ -110,25 +110,27 @@ def remove_bundle(folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _check_bytes(held: int, record: PlanRecord) -> str:
-    if held != record.bytes:
+def _check_bytes(written_bytes: int, record: PlanRecord) -> str:
+    if written_bytes != record.bytes:
         raise BundleCheckFailed(
-            f"plan {record.hash}: {held} bytes written, {record.bytes} promised"
+            f"plan {record.hash}: {written_bytes} bytes written, {record.bytes} promised"
         )
-    return f"{held:,} bytes of tensors ({megabytes(held)}), as predicted"
+    return f"{written_bytes:,} bytes of tensors ({megabytes(written_bytes)}), as predicted"
 
 
 @torch.inference_mode()
-def _check_answers(bundle: Bundle, before: Bundle, source: BundleSource) -> str:
+def _check_answers(bundle: Bundle, unwritten: Bundle, source: BundleSource) -> str:
     inputs = BundleGraph(bundle).rename_inputs(bundle.prepare_frames(source.frames)).values()
-    far = max_relative_difference(BundleGraph(before)(*inputs), BundleGraph(bundle)(*inputs))
-    if far > ANSWER_TOLERANCE[source.observed.deployment.dtype]:
+    difference = max_relative_difference(
+        BundleGraph(unwritten)(*inputs), BundleGraph(bundle)(*inputs)
+    )
+    if difference > ANSWER_TOLERANCE[source.observed.deployment.dtype]:
         raise BundleCheckFailed(
-            f"read back, the bundle's answers differ by {far:.1e} of the greatest"
+            f"read back, the bundle's answers differ by {difference:.1e} of the greatest"
         )
     return (
-        f"read back, its answers on {len(source.frames)} frames differ by at most {far:.1g} of "
-        "the greatest"
+        f"read back, its answers on {len(source.frames)} frames differ by at most "
+        f"{difference:.1g} of the greatest"
     )
 
 
@@ -140,27 +142,29 @@ def _write_formats(
     graph = BundleGraph(bundle)
     inputs = graph.rename_inputs(bundle.prepare_frames(source.frames))
     with torch.inference_mode():
-        wanted = graph(*inputs.values())
+        expected = graph(*inputs.values())
     examples = graph.rename_inputs(bundle.prepare_frames([*source.frames, *source.frames][:2]))
     program = export_program(graph, list(examples.values()))
     checks = []
     if "program" in formats:
         write_program(program, folder / PROGRAM)
         with torch.inference_mode():
-            found = program.module()(*inputs.values())
-        checks.append(_check_near(PROGRAM, wanted, found))
+            answers = program.module()(*inputs.values())
+        checks.append(_check_near(PROGRAM, expected, answers))
     if "onnx" in formats:
         write_onnx(graph, program, folder / ONNX)
-        checks.append(_check_near(ONNX, wanted, run_onnx(folder / ONNX, inputs)))
+        checks.append(_check_near(ONNX, expected, run_onnx(folder / ONNX, inputs)))
     return checks
 
 
 def _check_near(
-    name: str, wanted: Sequence[Tensor], found: Sequence[Tensor | NDArray[np.float32]]
+    name: str, expected: Sequence[Tensor], answers: Sequence[Tensor | NDArray[np.float32]]
 ) -> str:
-    far = max_relative_difference(wanted, found)
-    if far > ANSWER_TOLERANCE["float32"]:
+    difference = max_relative_difference(expected, answers)
+    if difference > ANSWER_TOLERANCE["float32"]:
         raise BundleCheckFailed(
-            f"{name}: its answers differ from the bundle's by {far:.1e} of the greatest"
+            f"{name}: its answers differ from the bundle's by {difference:.1e} of the greatest"
         )
-    return f"{name}: its answers differ from the bundle's by at most {far:.1g} of the greatest"
+    return (
+        f"{name}: its answers differ from the bundle's by at most {difference:.1g} of the greatest"
+    )

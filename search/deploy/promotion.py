@@ -189,7 +189,7 @@ def _incomparable_because(
 def _best_case(
     by: Measure, comparison: Comparison, challenger: RegisteredPlan, champion: RegisteredPlan
 ) -> tuple[float, str]:
-    """Return the upper end of the challenger's lead over the champion, and what it rests on."""
+    """Return the upper end of the challenger's lead over the champion, and its basis in words."""
     challenger_quality = _describe_quality(by, challenger)
     champion_quality = percent(measured_quality(by, champion))
     both = f"{challenger_quality}; the champion's {champion_quality}"

@@ -30,7 +30,7 @@ CONFIDENT_SCORE = 0.3
 
 @dataclass(frozen=True)
 class BoxGeometry:
-    """How a detector's boxes map to its frames."""
+    """The sizes that map a detector's boxes to its frames."""
 
     frame_sizes: Sequence[tuple[int, int]]
     """(height, width) of each frame, in pixels."""

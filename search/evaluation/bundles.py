@@ -43,7 +43,7 @@ from spaces.plan_set import OutputKey, PlanSet
 
 @dataclass(frozen=True)
 class BundleQuality:
-    """How much of its unmerged models' quality a bundle keeps: fidelity, or quality kept."""
+    """The share of its unmerged models' quality that a bundle keeps: fidelity or quality kept."""
 
     by_model: Mapping[str, float | None]
     """None where it is undefined: without ground truth, or without a confident detection."""
@@ -62,10 +62,10 @@ class BundleQuality:
         return percentile_interval(self.mean, self.drawn)
 
     def minus(self, other: BundleQuality) -> Difference | None:
-        """Return by how much this bundle is better than another, measured on the same frames.
+        """Return the quality of this bundle minus that of another, measured on the same frames.
 
-        The interval is of the paired difference: hard frames are hard for both. None if either
-        quality is undefined.
+        The interval is that of the paired difference: hard frames are hard for both. Return None
+        if either quality is undefined.
         """
         if self.drawn is None or other.drawn is None or self.mean is None or other.mean is None:
             return None
@@ -120,11 +120,11 @@ class BundleAccuracy:
     def measure(self, bundle: Bundle, fidelity: BundleQuality) -> BundleQuality:
         """Return the quality kept; models without ground truth count with their fidelity."""
         merged = _score_bundle(bundle, self.setup, self.truth, silent)
-        kept = quality_kept_by_model(
+        quality = quality_kept_by_model(
             scores_by_model(merged), scores_by_model(self.unmerged), fidelity.by_model
         )
-        drawn = Resampling(self.truth).quality_draws(kept, merged, self.unmerged)
-        return BundleQuality({name: kept.get(name) for name in self.setup.models}, drawn)
+        drawn = Resampling(self.truth).quality_draws(quality, merged, self.unmerged)
+        return BundleQuality({name: quality.get(name) for name in self.setup.models}, drawn)
 
 
 def bundle_answers(bundle: Bundle) -> AnswerFunction:
@@ -163,7 +163,7 @@ Measure = Literal["truth", "fidelity"]
 
 
 class Difference(NamedTuple):
-    """By how much one plan is better than another, with the 95% interval of the difference."""
+    """The quality of one plan minus that of another, with its 95% interval."""
 
     value: float
     low: float

@@ -59,25 +59,31 @@ class Resampling:
         }
 
     def quality_interval(
-        self, kept: Mapping[str, float], merged: FrameScoresByModel, unmerged: FrameScoresByModel
+        self,
+        quality_by_model: Mapping[str, float],
+        merged: FrameScoresByModel,
+        unmerged: FrameScoresByModel,
     ) -> list[float] | None:
-        """Return [low, high] of the quality kept, the mean of `kept` over the models.
+        """Return [low, high] of the quality kept, the mean of `quality_by_model`.
 
         Return None where `quality_draws` does.
         """
-        drawn = self.quality_draws(kept, merged, unmerged)
+        drawn = self.quality_draws(quality_by_model, merged, unmerged)
         if drawn is None:
             return None
-        return list(percentile_interval(float(np.mean(list(kept.values()))), drawn))
+        return list(percentile_interval(float(np.mean(list(quality_by_model.values()))), drawn))
 
     def quality_draws(
-        self, kept: Mapping[str, float], merged: FrameScoresByModel, unmerged: FrameScoresByModel
+        self,
+        quality_by_model: Mapping[str, float],
+        merged: FrameScoresByModel,
+        unmerged: FrameScoresByModel,
     ) -> FloatVector | None:
         """Return the quality kept in each draw, (draws,).
 
-        `kept` is the quality kept by each model over all frames. A model without ground truth, or
-        with an unmerged score of 0, counts with that same value (its fidelity) in every draw.
-        Return None if all models are such.
+        `quality_by_model` is the quality kept by each model over all frames. A model without
+        ground truth, or with an unmerged score of 0, counts with that same value (its fidelity)
+        in every draw. Return None if all models are such.
         """
         measured = [name for name, s in unmerged.items() if main_score(s.scores) > 0]
         if not measured:
@@ -86,7 +92,7 @@ class Resampling:
             self._ratio(name, merged[name], unmerged[name])
             if name in measured
             else np.full(BOOTSTRAP_DRAWS, value)
-            for name, value in kept.items()
+            for name, value in quality_by_model.items()
         ]
         mean: FloatVector = np.mean(drawn, axis=0)
         return mean

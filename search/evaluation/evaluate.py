@@ -131,7 +131,7 @@ def score_frames(
     truth: Mapping[str, Truth],
     progress: Progress,
 ) -> list[dict[str, FrameScores]]:
-    """Return, per plan and model with ground truth, what it gets right on each frame.
+    """Return, per plan and model with ground truth, its correct answers on each frame.
 
     Plans with the same answers share one object. `progress` counts the steps of
     `verification_steps`.
@@ -173,10 +173,10 @@ def quality_kept_by_model(
     A model without ground truth, or with an unmerged score of 0, counts with its fidelity; it is
     left out if that is None.
     """
-    kept: dict[str, float] = {name: f for name, f in fidelity.items() if f is not None}
+    quality: dict[str, float] = {name: f for name, f in fidelity.items() if f is not None}
     for name in _verifiable(baseline):
-        kept[name] = main_score(scores[name]) / main_score(baseline[name])
-    return kept
+        quality[name] = main_score(scores[name]) / main_score(baseline[name])
+    return quality
 
 
 def quality_kept(
@@ -188,8 +188,8 @@ def quality_kept(
 
     Return None if no model has an unmerged score above 0: then nothing was verified.
     """
-    kept = quality_kept_by_model(scores, baseline, fidelity)
-    return float(np.mean(list(kept.values()))) if _verifiable(baseline) else None
+    quality = quality_kept_by_model(scores, baseline, fidelity)
+    return float(np.mean(list(quality.values()))) if _verifiable(baseline) else None
 
 
 def _verifiable(baseline: Mapping[str, Scores]) -> list[str]:
@@ -227,7 +227,7 @@ def plan_set_answers(plan_set: PlanSet, models: ModelsByName) -> AnswerFunction:
 def collect_answers(
     answer: AnswerFunction, setup: EvaluationSetup, frames: FrameSet, progress: Progress
 ) -> CollectedAnswers:
-    """Run over all frames and collect what scoring needs of every answer."""
+    """Run over all frames and collect the part of every answer that scoring needs."""
     batch_answers: defaultdict[OutputKey, list[AnswerArray]] = defaultdict(list)
     sizes: list[tuple[int, int]] = []
     for _, pictures in batches(frames, setup.batch):
@@ -241,6 +241,6 @@ def collect_answers(
 
 
 def _compact(answer: Tensor, model: StagedModel) -> AnswerArray:
-    """Keep what scoring needs of a batch: the logits of hundreds of plans would be gigabytes."""
+    """Return the part of a batch that scoring needs: all logits of many plans are gigabytes."""
     array = answer.cpu().numpy()
     return top_classes(array) if model.task == "classification" else array

@@ -103,7 +103,7 @@ class Latency:
             )
 
     def _fitted_maps(self, plan: SharePlan) -> Mapping[Share, LinearMap]:
-        """Return the maps of all shares seen so far; fit those that the plan needs first."""
+        """Return all maps fitted so far; fit the maps that the plan still lacks first."""
         missing = tuple(share for share in plan.shares if share not in self._maps)
         self._maps |= self._observed.maps_for([SharePlan(missing)])
         return self._maps

@@ -1,4 +1,4 @@
-"""What a model gets right frame by frame, and its scores on any draw of the frames."""
+"""Scores of a model's answers frame by frame, from which any draw of the frames is scored."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def main_score(scores: Scores) -> float:
 
 
 class FrameScores(ABC):
-    """What one model's answers get right on each frame, so that any draw of them can be scored."""
+    """One model's correct answers on each frame, from which any draw of the frames is scored."""
 
     main: ClassVar[str]
     """The name of the score that quality is based on."""

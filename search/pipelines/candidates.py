@@ -35,12 +35,12 @@ def verify_plans(
     the candidates have no accuracy.
     """
     compared = [UNMERGED_PLAN, *(SharePlan.from_dict(record.plan) for record in plans)]
-    measured: list[dict[str, FrameScores]] = [{} for _ in compared]
+    scores_by_plan: list[dict[str, FrameScores]] = [{} for _ in compared]
     if truth:
         reporter.step(f"Ground truth of {len(plans)} candidates and the unmerged models")
         with reporter.progress("steps", verification_steps(len(compared), truth)) as progress:
-            measured = score_frames(setup, compared, truth, progress)
-    unmerged, *merged = measured
+            scores_by_plan = score_frames(setup, compared, truth, progress)
+    unmerged, *merged = scores_by_plan
     resampling = Resampling(truth)
     candidates = []
     with reporter.progress("intervals", len(plans)) as progress:
@@ -62,16 +62,16 @@ def _candidate_record(
     resampling: Resampling,
 ) -> CandidateRecord:
     scores, baseline = scores_by_model(merged), scores_by_model(unmerged)
-    kept = quality_kept_by_model(scores, baseline, fidelity_by_model)
+    quality = quality_kept_by_model(scores, baseline, fidelity_by_model)
     return CandidateRecord(
         **_plan_fields(plan),
         fidelity=dict(fidelity_by_model),
         accuracy=scores,
-        kept=kept,
+        kept=quality,
         quality_kept=quality_kept(scores, baseline, fidelity_by_model),
         intervals=resampling.intervals(merged),
         differences=resampling.differences(merged, unmerged),
-        quality_interval=resampling.quality_interval(kept, merged, unmerged),
+        quality_interval=resampling.quality_interval(quality, merged, unmerged),
     )
 
 

@@ -1,4 +1,4 @@
-"""`merge-search exact`: the true front, and how much of it a study found."""
+"""`merge-search exact`: the exact front, and how much of it a study found."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Point = tuple[int, float]
 
 
 def find_exact_front(config: RunConfig, reporter: Reporter) -> ExactFront:
-    """Find the true front of the config's problem, print it, and write it to OUT/exact.json.
+    """Compute the exact front of the config's problem, print it, and write it to OUT/exact.json.
 
     Raises:
         TooLarge: the search space is too large to be searched exhaustively.
@@ -39,7 +39,7 @@ def find_exact_front(config: RunConfig, reporter: Reporter) -> ExactFront:
     """
     out = make_folder(config.out_folder)
     problem = build_problem_from_config(config, reporter)
-    reporter.step(f"The true front of {problem.space.size:,} combinations")
+    reporter.step(f"The exact front of {problem.space.size:,} combinations")
     with reporter.working("bounding"):
         exact = exact_front(problem)
     reporter.say(f"  {len(exact.front)} plans; {exact.examined:,} partial plans examined")
@@ -48,8 +48,8 @@ def find_exact_front(config: RunConfig, reporter: Reporter) -> ExactFront:
     studied = load_studied_front(out, problem)
     if studied is not None:
         budget = min(problem.limits.bytes, unmerged)
-        true_front = [(p.bytes, p.proxy) for p in exact.front]
-        share = _hypervolume(studied, budget) / _hypervolume(true_front, budget)
+        exact_points = [(p.bytes, p.proxy) for p in exact.front]
+        share = _hypervolume(studied, budget) / _hypervolume(exact_points, budget)
         reporter.say(f"The study in {out.name} has found {percent(share)} of its hypervolume.")
     write_json(out / FILE, to_dict(exact, problem, unmerged))
     return exact
@@ -64,14 +64,14 @@ def build_problem_from_config(config: RunConfig, reporter: Reporter) -> Problem:
 
 
 def print_front(exact: ExactFront, unmerged_bytes: int, reporter: Reporter) -> None:
-    """Print one row per plan of the true front."""
+    """Print one row per plan of the exact front."""
     rows = [
         [p.plan.hash, f"{p.bytes / MEGABYTE:.2f}", percent(1 - p.bytes / unmerged_bytes),
          f"{p.proxy:.3f}", f"{p.worst:.3f}", str(len(p.plan.shares))]
         for p in exact.front
     ]  # fmt: skip
     header = ["plan", "MB", "saved", "proxy", "worst model", "shares"]
-    reporter.table("The true front", header, rows)
+    reporter.table("The exact front", header, rows)
 
 
 def to_dict(exact: ExactFront, problem: Problem, unmerged_bytes: int) -> dict[str, Any]:
@@ -107,4 +107,4 @@ def _plan_to_dict(predicted: PredictedPlan) -> dict[str, Any]:
 
 
 def _hypervolume(points: Sequence[Point], budget: float) -> float:
-    return hypervolume([(held / budget, quality) for held, quality in points], (1.0, 0.0))
+    return hypervolume([(size / budget, quality) for size, quality in points], (1.0, 0.0))

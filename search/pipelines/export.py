@@ -19,7 +19,7 @@ class ExportedBundle:
     plan: str
     """Hash of the plan."""
     checks: tuple[str, ...]
-    """What was checked, in sentences."""
+    """One sentence for each check."""
 
 
 def export(

@@ -90,16 +90,16 @@ class LoadedRun:
         Raises:
             NoSuchPlan: no plan or several have the prefix, or none was chosen.
         """
-        wanted = hash_prefix or self.result.chosen
-        if wanted is None:
+        prefix = hash_prefix or self.result.chosen
+        if prefix is None:
             raise NoSuchPlan(
                 f"{self.out}: no plan was chosen; name one of {_list_plans(self.plans)}"
             )
-        matches = [record for record in self.plans if record.hash.startswith(wanted)]
+        matches = [record for record in self.plans if record.hash.startswith(prefix)]
         if len(matches) != 1:
             count = "no plan" if not matches else f"{len(matches)} plans"
             raise NoSuchPlan(
-                f"{self.out}: {count} with a hash that begins with {wanted!r}; there are "
+                f"{self.out}: {count} with a hash that begins with {prefix!r}; there are "
                 f"{_list_plans(self.plans)}"
             )
         return matches[0]
@@ -114,5 +114,5 @@ class LoadedRun:
 
 def _list_plans(records: Sequence[PlanRecord]) -> str:
     verified = [r.hash for r in records if isinstance(r, CandidateRecord)]
-    rest = len(records) - len(verified)
-    return ", ".join(verified) + (f" and {rest} more in plans/" if rest else "")
+    others = len(records) - len(verified)
+    return ", ".join(verified) + (f" and {others} more in plans/" if others else "")

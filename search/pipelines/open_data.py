@@ -1,4 +1,4 @@
-"""Open what a config names: frames, ground truth and the device."""
+"""Open the frames, the ground truth and the device that a config names."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from pathlib import Path
 import torch
 
 from search.config.base import BadConfig, path_from
-from search.config.data import PartConfig, SampledConfig
+from search.config.data import PartConfig, SampledConfig, TruthConfig
 from search.config.run import RunConfig
 from search.data.class_labels import csv_truth, folder_truth, real_truth
 from search.data.coco import coco_truth
+from search.data.damaged_images import intact_frames, intact_truth
 from search.data.frames import (
     BadFrames,
     FrameSet,
+    ImageFiles,
     JoinedFrames,
     RenderedScenes,
     Sampling,
@@ -29,12 +31,15 @@ def open_frame_set(config: RunConfig) -> FrameSet:
     """Open the unlabelled frames.
 
     Raises:
-        BadFrames: a folder holds no images, or a frame is in more than one part.
+        BadFrames: a folder holds no images or too many damaged ones, or a frame is in more than
+            one part.
     """
-    frames = _open_frames(config)
-    if config.frames.parts is not None and (repeated := count_duplicates(frames)):
+    if config.frames.parts is None:
+        return _open_part(config.frames, config)
+    joined_frames = JoinedFrames(tuple(_open_part(part, config) for part in config.frames.parts))
+    if repeated := count_duplicates(joined_frames):
         raise BadFrames(f"frames.parts: {repeated} frames are in more than one part, or twice")
-    return frames
+    return joined_frames
 
 
 def check_frame_supply(config: RunConfig) -> None:
@@ -43,8 +48,11 @@ def check_frame_supply(config: RunConfig) -> None:
     Raises:
         BadFrames: there are too few frames, or a folder holds no images.
     """
-    seen, held_out = split_frames(_open_frames(config), config.verify.fidelity_frames)
-    config.pass_settings.check_frame_count(len(seen), len(held_out))
+    parts = config.frames.parts or [config.frames]
+    listed = tuple(_listed_part(part, config.base) for part in parts)
+    frames = listed[0] if config.frames.parts is None else JoinedFrames(listed)
+    statistics_frames, held_out = split_frames(frames, config.verify.fidelity_frames)
+    config.pass_settings.check_frame_count(len(statistics_frames), len(held_out))
 
 
 def open_ground_truth(config: RunConfig, model: str, task: Task) -> Truth:
@@ -52,7 +60,7 @@ def open_ground_truth(config: RunConfig, model: str, task: Task) -> Truth:
 
     Raises:
         BadConfig: the ground truth is for the other task.
-        BadTruth: it cannot be read.
+        BadTruth: it cannot be read, or too many of its images cannot.
     """
     section = config.truth[model]
     if section.scenes is not None:
@@ -62,13 +70,18 @@ def open_ground_truth(config: RunConfig, model: str, task: Task) -> Truth:
         raise BadConfig(
             f"truth.{model}: {model} does {task}, but this is ground truth for {truth_task}"
         )
+    truth = _open_labels(section, config.base)
+    return intact_truth(truth, config.frames.unreadable, f"truth.{model}")
+
+
+def _open_labels(section: TruthConfig, base: Path) -> Truth:
     sampling = sampling_of(section)
     if section.csv:
-        return csv_truth(path_from(config.base, section.csv), sampling)
+        return csv_truth(path_from(base, section.csv), sampling)
     if section.image_folder:
-        return folder_truth(path_from(config.base, section.image_folder), sampling)
-    file = path_from(config.base, str(section.coco or section.real))
-    images = path_from(config.base, section.images) if section.images else file.parent
+        return folder_truth(path_from(base, section.image_folder), sampling)
+    file = path_from(base, str(section.coco or section.real))
+    images = path_from(base, section.images) if section.images else file.parent
     if section.coco:
         return coco_truth(file, images, sampling, section.classes)
     return real_truth(file, images, sampling)
@@ -97,13 +110,16 @@ def select_device(name: str) -> torch.device:
     return device
 
 
-def _open_frames(config: RunConfig) -> FrameSet:
-    if config.frames.parts is None:
-        return _open_part(config.frames, config.base)
-    return JoinedFrames(tuple(_open_part(part, config.base) for part in config.frames.parts))
+def _open_part(part: PartConfig, config: RunConfig) -> FrameSet:
+    frames = _listed_part(part, config.base)
+    if not isinstance(frames, ImageFiles):
+        return frames
+    folder = path_from(config.base, str(part.folder))
+    return intact_frames(frames, config.frames.unreadable, f"frames folder {folder}")
 
 
-def _open_part(part: PartConfig, base: Path) -> FrameSet:
+def _listed_part(part: PartConfig, base: Path) -> RenderedScenes | ImageFiles:
+    """Return the frames of a part without reading one."""
     if part.scenes is not None:
         return RenderedScenes(part.scenes.settings(), part.scene_count)
     assert part.folder is not None

@@ -1,5 +1,4 @@
-"""The steps that commands have in common: from a config to models, frames, statistics and the
-search problem."""
+"""The common steps of commands: from a config to models, frames, statistics and search problem."""
 
 from __future__ import annotations
 
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from search.cameras.deduplication import describe_repetition
 from search.config.models import check_reloadable
 from search.config.run import RunConfig
 from search.data.frames import (
@@ -19,6 +19,7 @@ from search.data.frames import (
     JoinedFrames,
     Subset,
     count_overlap,
+    remarks_of,
     split_frames,
     split_parts,
 )
@@ -48,7 +49,7 @@ from spaces.errors import MergeSearchError
 from spaces.model_facts import collect_facts
 from spaces.model_spec import ModelSpec
 from spaces.plan import AdapterSpec, Share
-from spaces.shares import DIFFERENT_VIEWS, Pairs, enumerate_shares, find_pairs
+from spaces.shares import DIFFERENT_VIEWS, Pair, Pairs, find_pairs
 from spaces.stages import StagedModel
 from spaces.zoo import load_model
 
@@ -145,7 +146,21 @@ def _load(spec: ModelSpec, seed: int) -> StagedModel:
 def open_frames(config: RunConfig, reporter: Reporter) -> FrameSet:
     """Open the unlabelled frames of the config. Hashing them takes a while."""
     with reporter.working("frames"):
-        return open_frame_set(config)
+        frames = open_frame_set(config)
+        repetition = describe_repetition(frames)
+    print_remarks(frames, reporter)
+    if repetition:
+        reporter.warn(f"frames: {repetition}")
+    return frames
+
+
+def print_remarks(frames: FrameSet, reporter: Reporter) -> None:
+    """Print what was left out of the files of a frame set."""
+    remarks = remarks_of(frames)
+    for note in remarks.notes:
+        reporter.say(f"  {note}")
+    for warning in remarks.warnings:
+        reporter.warn(warning)
 
 
 def open_truth(
@@ -163,6 +178,7 @@ def open_truth(
         model = deployment.models[name]
         with reporter.working(f"labelled frames of {name}"):
             labelled = open_truth_of(config, name, model, frames)
+        print_remarks(labelled.frames, reporter)
         if isinstance(labelled, BoxTruth) and (part := labelled.coverage_note(model.num_classes)):
             reporter.say(f"  {name}: {part}")
         truth[name] = labelled
@@ -196,12 +212,13 @@ def observe(
         BadFrames: there are too few frames, or a part has too few.
     """
     held_out_count = config.verify.fidelity_frames
-    seen, held_out = split_frames(frames, held_out_count)
-    config.pass_settings.check_frame_count(len(seen), len(held_out))
-    reporter.step(f"Statistics of every stage over {len(seen)} frames, one pass")
+    statistics_frames, held_out = split_frames(frames, held_out_count)
+    count = len(statistics_frames)
+    config.pass_settings.check_frame_count(count, len(held_out))
+    reporter.step(f"Statistics of every stage over {count} frames, one pass")
     halves = split_parts(frames, held_out_count)
-    measured = (load_or_measure_moments(config, deployment, part, reporter) for part, _ in halves)
-    statistics = Statistics(sum_moments(measured), deployment.facts)
+    moments = (load_or_measure_moments(config, deployment, part, reporter) for part, _ in halves)
+    statistics = Statistics(sum_moments(moments), deployment.facts)
     parts = _parts(config, deployment, halves, statistics)
     return Observed(deployment, statistics, frames, held_out, parts)
 
@@ -212,8 +229,8 @@ def drop_cached_statistics(config: RunConfig, deployment: Deployment, part: Fram
     They take as many bytes as the statistics of all frames together.
     """
     joined = JoinedFrames((open_frame_set(config), part))
-    *_, (seen, _) = split_parts(joined, config.verify.fidelity_frames)
-    key = statistics_key(config, deployment, seen)
+    *_, (statistics_frames, _) = split_parts(joined, config.verify.fidelity_frames)
+    key = statistics_key(config, deployment, statistics_frames)
     statistics_path(config, key).unlink(missing_ok=True)
 
 
@@ -228,7 +245,7 @@ def _parts(
     A part depends on itself and on the first part only, so its cached values stay valid when
     other parts come and go.
     """
-    keys = [statistics_key(config, deployment, seen) for seen, _ in halves]
+    keys = [statistics_key(config, deployment, frames) for frames, _ in halves]
     parts = []
     for number, (_, held_out) in enumerate(halves):
         fitted_on = list(dict.fromkeys((keys[0], keys[number])))
@@ -256,13 +273,23 @@ def _hash(*texts: str) -> str:
 def compute_similarities(
     config: RunConfig, observed: Observed, adapters: Sequence[AdapterSpec], reporter: Reporter
 ) -> dict[Share, float]:
-    """Compute the config's metric of every legal share, with each adapter that fits it."""
+    """Compute the config's metric of every legal share, with each adapter that fits it.
+
+    Shares between equal representations change nothing: their similarity is 1, unmeasured.
+    """
     metric = METRICS[config.search.metric]
     deployment = observed.deployment
-    shares = enumerate_shares(deployment.pairs.legal, deployment.facts, adapters)
-    reporter.step(f"Similarity of {len(shares)} legal shares: {metric.label}")
-    with reporter.progress("shares", len(shares)) as progress:
-        return metric.similarities(observed, shares, progress)
+    identical = deployment.identical_pairs
+    shares = deployment.shares(adapters)
+    measured = [share for share in shares if Pair(share.donor, share.recipient) not in identical]
+    reporter.step(f"Similarity of {len(measured)} legal shares: {metric.label}")
+    if identical:
+        reporter.say(
+            f"  {len(identical)} more are between stages with the same weights: similarity 1"
+        )
+    with reporter.progress("shares", len(measured)) as progress:
+        similarity = metric.similarities(observed, measured, progress)
+    return {share: similarity.get(share, 1.0) for share in shares}
 
 
 def build_problem(

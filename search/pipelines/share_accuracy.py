@@ -1,7 +1,7 @@
 """The accuracy of every share on its own, on two parts of the labelled frames.
 
 The deciding part picks the best metric, the reporting part gives every number that is published:
-a metric picked for its luck on some frames would look better on those than it is.
+on the frames that picked a metric, its correlation reads too high.
 """
 
 from __future__ import annotations

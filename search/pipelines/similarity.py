@@ -29,10 +29,10 @@ def measure_similarity(config: RunConfig, reporter: Reporter) -> tuple[Path, Pat
     stages = {name: fact.layout.stages for name, fact in deployment.facts.items()}
     print_similarity(similarity, stages, config.search.metric, reporter)
     with reporter.working("heat map"):
-        written = write_similarity(similarity, stages, config.search.metric, config.out_folder)
+        paths = write_similarity(similarity, stages, config.search.metric, config.out_folder)
     rejected = len(deployment.pairs.rejected)
     reporter.say(f"{len(similarity)} legal shares, {rejected} pairs not legal")
-    return written
+    return paths
 
 
 def write_similarity(

@@ -20,13 +20,13 @@ STATISTICS_VERSION = 3
 
 def statistics_key(config: RunConfig, deployment: Deployment, frames: FrameSet) -> str:
     """Return a hash of all that the statistics depend on: models, pairs, frames and settings."""
-    seen = {
+    inputs = {
         "models": deployment.fingerprints,
         "pairs": [str(pair) for pair in deployment.pairs.legal],
         "frames": frames.hash,
         "settings": repr(config.pass_settings),
     }
-    return hashlib.sha256(f"{STATISTICS_VERSION} {seen}".encode()).hexdigest()[:16]
+    return hashlib.sha256(f"{STATISTICS_VERSION} {inputs}".encode()).hexdigest()[:16]
 
 
 def statistics_path(config: RunConfig, key: str) -> Path:

@@ -12,7 +12,7 @@ from search.data.ground_truth import Truth, summarise_truth
 from search.evaluation.evaluate import EvaluationSetup, compute_fidelity
 from search.pipelines.candidates import verify_plans
 from search.pipelines.finished_run import LoadedRun, NoSuchPlan
-from search.pipelines.prepare import load_deployment, observe, open_truth
+from search.pipelines.prepare import load_deployment, observe, open_truth, print_remarks
 from search.pipelines.verify_inputs import VerificationInputs
 from search.report.candidate_table import print_candidates
 from search.results.documents import DOCUMENT_FOLDERS, DOCUMENT_NAMES, content_id
@@ -28,7 +28,7 @@ from spaces.plan import SharePlan
 
 @dataclass(frozen=True)
 class PlanMeasurement:
-    """Plans of a finished run with what was measured of them."""
+    """Plans of a finished run with their measurements."""
 
     config: RunConfig
     """The run's config with the labels that were used for its `truth`."""
@@ -83,7 +83,9 @@ def measure_plans(
         with reporter.working("frames"):
             frames = finished.frames()
         truth = open_truth(config, deployment, frames, reporter)
-        given_frames = inputs.fidelity_frames(frames, truth)
+        given_frames = inputs.fidelity_frames(frames, truth, config.frames.unreadable)
+        if inputs.frames is not None and given_frames is not None:
+            print_remarks(given_frames, reporter)
     with timings.timing("statistics"):
         observed = observe(config, deployment, frames, reporter)
         fidelity_frames = observed.held_out if given_frames is None else given_frames

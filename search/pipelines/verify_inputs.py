@@ -10,6 +10,7 @@ from typing import Any
 from search.config.loading import config_of
 from search.config.run import RunConfig
 from search.config.yaml_text import NotYaml, read_yaml
+from search.data.damaged_images import intact_frames
 from search.data.frames import FrameSet, JoinedFrames, Sampling, count_overlap, folder_frames
 from search.data.ground_truth import BadTruth, Truth
 from search.pipelines.finished_run import LoadedRun
@@ -22,7 +23,7 @@ class BadData(MergeSearchError):
 
 @dataclass(frozen=True)
 class VerificationInputs:
-    """The data to verify on. What is not given is taken from the config of the run."""
+    """The data to verify on. Missing parts are taken from the config of the run."""
 
     labels: Mapping[str, Path] = field(default_factory=dict)
     """By model: a CSV file, a folder of class folders, or a .json file in COCO or ReaL format."""
@@ -60,8 +61,8 @@ class VerificationInputs:
             BadData: a model is not in the run, or the format of its labels is unknown.
             BadConfig: the options of a model contradict each other.
         """
-        for option, given in (("images", self.images), ("classes", self.classes)):
-            for name in given:
+        for option, values in (("images", self.images), ("classes", self.classes)):
+            for name in values:
                 if name not in self.labels:
                     raise BadData(f"--{option} {name}=...: goes with --labels {name}=...")
         if not self.labels and self.frames is None:
@@ -71,15 +72,19 @@ class VerificationInputs:
         return config_of(data, finished.config.base, finished.document)
 
     def fidelity_frames(
-        self, search_frames: FrameSet, truth: Mapping[str, Truth]
+        self, search_frames: FrameSet, truth: Mapping[str, Truth], unreadable: float
     ) -> FrameSet | None:
         """Return the given frames, else the labelled frames; None if neither is given.
 
+        `unreadable` is the share of the given frames that may be damaged.
+
         Raises:
+            BadFrames: the folder holds no images, or too many damaged ones.
             BadTruth: some of the given frames are also frames of the search.
         """
         if self.frames is not None:
-            frames = folder_frames(self.frames.resolve(), Sampling())
+            images = folder_frames(self.frames.resolve(), Sampling())
+            frames = intact_frames(images, unreadable, f"frames folder {self.frames}")
             if both := count_overlap(frames, search_frames):
                 raise BadTruth(
                     f"frames folder {self.frames}: {both} of its images are also among the frames "

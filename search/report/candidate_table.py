@@ -24,7 +24,7 @@ def print_candidates(
     title: str,
     reporter: Reporter,
 ) -> None:
-    """Print the candidates by rising bytes, their intervals, and what each of them shares.
+    """Print the candidates by rising bytes, their intervals and their shares.
 
     The plan with the hash `chosen` is marked with a star.
     """
@@ -39,7 +39,7 @@ def print_candidates(
         lines = [str(share) for share in SharePlan.from_dict(c.plan).shares]
         if c.significance_by_model:
             by_model = ", ".join(
-                f"{name} {verdict}" for name, verdict in c.significance_by_model.items()
+                f"{name} {significance}" for name, significance in c.significance_by_model.items()
             )
             lines.append(f"against unmerged: {by_model}")
         reporter.say(f"{c.hash}:  " + "\n               ".join(lines))

@@ -55,8 +55,8 @@ def print_plan(file: Path, reporter: Reporter) -> None:
     if isinstance(record, CandidateRecord):
         for name, scores in record.accuracy.items():
             values = ", ".join(f"{score} {value:.3f}" for score, value in scores.items())
-            verdict = record.significance_by_model[name]
-            reporter.say(f"verified {name}: {values}; against unmerged {verdict}")
+            significance = record.significance_by_model[name]
+            reporter.say(f"verified {name}: {values}; against unmerged {significance}")
         interval = record.quality_interval
         range_text = "" if interval is None else f" (95% interval {percent_interval(interval)})"
         reporter.say(f"quality kept: {percent(record.quality_kept)}{range_text}")

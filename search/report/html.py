@@ -1,4 +1,4 @@
-"""OUT/report.html: what a run required, what it found and how, on one page.
+"""OUT/report.html: the requirement of a run, its result and how it was reached, on one page.
 
 The file contains everything: it opens without a network, and its content policy forbids requests.
 """
@@ -146,8 +146,8 @@ def _plan_figure(
         _markup(draw_plan(result, record, similarity, width)) for width in (WIDE, NARROW)
     )
     if record is None:
-        held = megabytes(result.unmerged_bytes)
-        return PlanFigure("", f"The unmerged models, {held}", wide, narrow, ())
+        size = megabytes(result.unmerged_bytes)
+        return PlanFigure("", f"The unmerged models, {size}", wide, narrow, ())
     caption = f"{megabytes(record.bytes)}, {record.saved_pct:.1f}% less than unmerged"
     shares = tuple(
         describe_share(share, similarity.get(share))
@@ -191,7 +191,7 @@ def _agreement_figure(
 
 
 def _rejected(result: Result, trace: SearchTrace) -> dict[str, Any]:
-    """Return what was examined and rejected, from pairs of stages to candidates."""
+    """Return the rejected pairs of stages, shares and plans, with counts and reasons."""
     floor = float(result.config["search"]["floor"])
     dissimilar = dissimilar_shares(trace, floor)
     trials = result.study["trials"]

@@ -20,7 +20,7 @@ def describe_difference(new: SharePlan, old: SharePlan) -> list[str]:
 
 
 def describe_plan(plan: SharePlan) -> list[str]:
-    """Return what a plan shares, one sentence for each share."""
+    """Return one sentence for each share of a plan."""
     return describe_difference(plan, SharePlan()) if plan.shares else ["nothing is shared"]
 
 

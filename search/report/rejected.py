@@ -1,4 +1,4 @@
-"""What a run examined and rejected, and why: pairs of stages, shares, plans."""
+"""The pairs of stages, shares and plans that a run rejected, with the reasons."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ShortlistedPlan:
 
 @dataclass(frozen=True)
 class SearchTrace:
-    """What the report shows of a search beyond the result."""
+    """The facts about a search that the report shows beyond the result."""
 
     similarity: Mapping[Share, float]
     """Of every legal share."""
@@ -115,8 +115,8 @@ def _why_not_chosen(
     if floor is not None:
         short = [f"{n} keeps {percent(k)}" for n, k in candidate.kept.items() if k < floor]
         if short or not candidate.kept:
-            measured = ", ".join(short) or "its quality is not known"
-            return f"{measured}; every model must keep {percent(floor)}"
+            shortfall = ", ".join(short) or "its quality is not known"
+            return f"{shortfall}; every model must keep {percent(floor)}"
     if chosen is None:
         return "no plan was chosen"
     qualities = (candidate.quality_kept, chosen.quality_kept)

@@ -20,7 +20,7 @@ class HeadlineNumber:
 
 
 def headline(result: Result) -> str:
-    """Return what was required and what was found, in one sentence."""
+    """Return the requirement and the result in one sentence."""
     chosen, models = result.chosen_candidate, list_names(list(result.models))
     if chosen is None:
         return f"No verified plan lets {models} {_requirement(result)}{_nearest(result)}."
@@ -30,8 +30,8 @@ def headline(result: Result) -> str:
         else f"To keep {percent(result.quality_floor)} of every model's quality"
     )
     unmerged = f"{result.unmerged_bytes / MEGABYTE:.2f}"
-    held = f"hold {megabytes(chosen.bytes)} instead of {unmerged} ({chosen.saved_pct:.1f}% less)"
-    return f"{limit}, {models} {held} and {_quality_text(chosen)}."
+    size = f"hold {megabytes(chosen.bytes)} instead of {unmerged} ({chosen.saved_pct:.1f}% less)"
+    return f"{limit}, {models} {size} and {_quality_text(chosen)}."
 
 
 def headline_numbers(result: Result) -> list[HeadlineNumber]:
@@ -105,7 +105,7 @@ def _models_number(result: Result, chosen: CandidateRecord) -> HeadlineNumber:
         notes = [f"{name}: fidelity {percent(f)}" for name, f in chosen.fidelity.items()]
         count = len(chosen.plan["shares"])
         return HeadlineNumber("shares" if count != 1 else "share", str(count), tuple(notes))
-    worse = sum(verdict == "worse" for verdict in chosen.significance_by_model.values())
+    worse = list(chosen.significance_by_model.values()).count("worse")
     notes = [
         f"{name}: {score_name(scores)} {score_text(chosen.accuracy[name])}, unmerged "
         f"{score_text(scores)}: {chosen.significance_by_model[name]}"
@@ -116,5 +116,5 @@ def _models_number(result: Result, chosen: CandidateRecord) -> HeadlineNumber:
         for name in result.models
         if name not in result.baseline
     ]
-    judged = len(chosen.significance_by_model)
-    return HeadlineNumber("models no worse", f"{judged - worse} of {judged}", tuple(notes))
+    count = len(chosen.significance_by_model)
+    return HeadlineNumber("models no worse", f"{count - worse} of {count}", tuple(notes))

@@ -43,7 +43,7 @@ class PlanRecord:
     proxy: float
     """Quality that the proxy predicts."""
     costs: dict[str, float]
-    """The minimised objectives by name, in `search.study.objectives.UNITS`."""
+    """The minimised objectives by name, in `search.study.objectives.COST_UNITS`."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ class VerifiedCandidates:
 
 
 def significance(difference: Sequence[float]) -> Significance:
-    """Judge [difference, low, high]: it is significant if the interval excludes 0."""
+    """Return the significance of [difference, low, high]: the interval must exclude 0."""
     _, low, high = difference
     return "better" if low > 0 else "worse" if high < 0 else "no difference"
 
@@ -168,8 +168,9 @@ def verified_front(candidates: list[CandidateRecord]) -> list[str]:
 
     The list is empty if no quality was measured.
     """
-    measured = [(c, c.quality_kept) for c in candidates if c.quality_kept is not None]
-    return [measured[i][0].hash for i in front_indices([(c.bytes, kept) for c, kept in measured])]
+    pairs = [(c, c.quality_kept) for c in candidates if c.quality_kept is not None]
+    points = [(candidate.bytes, quality) for candidate, quality in pairs]
+    return [pairs[i][0].hash for i in front_indices(points)]
 
 
 def choose_candidate(

@@ -42,7 +42,7 @@ class Verification:
 
     @property
     def against(self) -> str:
-        """What the plans were verified against, as a sentence."""
+        """A sentence on the data that the plans were verified against."""
         if not self.truth:
             return "Fidelity only: without labels, accuracy is not measured"
         models: dict[int, list[str]] = {}
@@ -54,5 +54,5 @@ class Verification:
     @property
     def main_candidate(self) -> CandidateRecord | None:
         """The plan that the search chose, or the best candidate if that plan is not among them."""
-        chosen = [c for c in self.candidates if c.hash == self.chosen]
-        return chosen[0] if chosen else choose_candidate(self.candidates, None)
+        candidates = [c for c in self.candidates if c.hash == self.chosen]
+        return candidates[0] if candidates else choose_candidate(self.candidates, None)

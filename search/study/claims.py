@@ -34,7 +34,7 @@ START_FIELD = 19
 
 
 class Claims:
-    """The plans that the trials of a study hold, complete or running."""
+    """The plans of a study's trials, complete or running."""
 
     def __init__(self, storage: BaseStorage, study_id: int) -> None:
         self.storage = storage

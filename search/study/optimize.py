@@ -1,8 +1,8 @@
 """A study: plans evaluated by the trials of Optuna, in any number of processes.
 
-No trial is spent on a plan that was evaluated before. Whichever process is killed, and when: every
-plan that was evaluated is kept, and the same call continues the study. Within this project only
-the modules of this package import Optuna.
+No trial is spent on a plan that was evaluated before. Any process may be killed at any time: all
+evaluated plans are kept, and the same call continues the study. Within this project only the
+modules of this package import Optuna.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def run_study(
     `starts` are evaluated first, in their order. An interrupted study is continued.
 
     Raises:
-        StoreFailed: the store cannot be reached, or takes no more trials; what it has is kept.
+        StoreFailed: the store cannot be reached, or takes no more trials; its trials are kept.
         DamagedStudy: the file is no journal of trials.
     """
     problem = evaluator.problem
@@ -304,7 +304,7 @@ def _study_result(study: optuna.Study, evaluator: PlanEvaluator, exhausted: bool
 
 
 def _hypervolumes(plans: Sequence[EvaluatedPlan], evaluator: PlanEvaluator) -> Iterator[float]:
-    """See `StudyResult.hypervolumes`."""
+    """Yield the values of `StudyResult.hypervolumes`."""
     largest = min(evaluator.problem.limits.bytes, evaluator.costs.unmerged_bytes)
     front: list[tuple[float, float]] = []
     volume = 0.0

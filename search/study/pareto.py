@@ -39,7 +39,7 @@ def nondominated_indices(points: Sequence[Sequence[float]]) -> list[int]:
     """Return the indices of the points that no other dominates, in lexical order.
 
     Of equal points only the first is returned. In lexical order no point dominates an earlier one,
-    so each is compared with the ones found so far.
+    so each is compared with the front of the earlier points only.
     """
     front: list[int] = []
     for index in sorted(range(len(points)), key=lambda i: (tuple(points[i]), i)):

@@ -70,7 +70,7 @@ class Problem:
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the problem as JSON data, which is what another process needs to join a study."""
+        """Return the problem as JSON data, from which another process can join a study."""
         return {
             "facts": facts_to_json(self.facts),
             "kept": [

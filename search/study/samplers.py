@@ -23,9 +23,9 @@ SpaceStatus = Literal["fresh", "claimed", "exhausted"]
 """Whether the last proposal is a new plan; if not, whether other processes still evaluate some of
 the remaining plans, or all plans have been evaluated."""
 MAX_PROPOSALS = 10
-"""Proposals that are taken from the inner sampler until one is new."""
+"""Limit on the proposals that are taken from the inner sampler until one is new."""
 MAX_CHANGES = 40
-"""Random changes that are then made to the last proposal until it is new."""
+"""Limit on the random changes that are then made to the last proposal until it is new."""
 
 
 def make_sampler(name: SamplerName, problem: Problem, seed: int) -> BaseSampler:
@@ -61,7 +61,7 @@ class LocalSampler(BaseSampler):
     GUIDED = 0.5
     """Chance that a draw is the best of several."""
     GUIDED_DRAWS = 3
-    """Draws of which the best is taken, by the quality that the share keeps."""
+    """Number of draws; the share that keeps most quality is taken."""
 
     def __init__(self, problem: Problem, seed: int) -> None:
         space = problem.space
@@ -152,12 +152,15 @@ class FrontMembers:
                 self._pending.remove(number)
 
     def _add(self, parameters: dict[str, Any], merit: tuple[float, ...]) -> None:
-        """A merit is (violation, *objectives) if feasible, else (violation,); all minimised."""
+        """Add a trial if no member is better; drop the members that it dominates.
+
+        A merit is (violation, *objectives) if feasible, else (violation,); all are minimised.
+        """
         if any(_is_better(other, merit) or other == merit for other in self._merits):
             return
-        kept = [k for k, other in enumerate(self._merits) if not _is_better(merit, other)]
-        self.members = [self.members[k] for k in kept] + [parameters]
-        self._merits = [self._merits[k] for k in kept] + [merit]
+        remaining = [k for k, other in enumerate(self._merits) if not _is_better(merit, other)]
+        self.members = [self.members[k] for k in remaining] + [parameters]
+        self._merits = [self._merits[k] for k in remaining] + [merit]
 
 
 def _is_better(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
@@ -167,7 +170,7 @@ def _is_better(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
 
 
 def _neighbours(slot: Slot, layouts: Layouts) -> dict[str, list[str]]:
-    """For each choice of a slot, the choices of the same donor model at most a stage away."""
+    """Return, for each choice of a slot, the choices of its donor model at most a stage away."""
     shares = {key: share for key, share in slot.choices.items() if share is not None}
     return {
         key: [
@@ -180,7 +183,10 @@ def _neighbours(slot: Slot, layouts: Layouts) -> dict[str, list[str]]:
 
 
 def _distance(one: Share, other: Share, layouts: Layouts) -> int:
-    """Stages between two shares of a slot; the length of a model if their donor models differ."""
+    """Return the stages between two shares of a slot.
+
+    If their donor models differ, return the number of stages of a model.
+    """
 
     def stages_between(a: Ref, b: Ref) -> int:
         layout = layouts[a.model]
@@ -194,11 +200,11 @@ def _distance(one: Share, other: Share, layouts: Layouts) -> int:
 
 
 class UniquePlanSampler(BaseSampler):
-    """Proposes no plan that is evaluated or claimed already.
+    """Proposes only plans that are neither evaluated nor claimed yet.
 
     The starting plans come first. Then it takes proposals from an inner sampler. If none of a few
     is new (a converged population in a finite space), it changes the last one slot by slot until
-    it is new; if that fails, it enumerates the space. `status` says how that ended.
+    it is new; if that fails, it enumerates the space. `status` says whether a new plan was left.
     """
 
     def __init__(
@@ -229,7 +235,7 @@ class UniquePlanSampler(BaseSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """Return the parameters of a new plan; if there is none, those of nothing shared."""
+        """Return the parameters of a new plan; if there is none, of the unmerged plan."""
         self.status = "fresh"
         self.starts = [plan for plan in self.starts if plan.hash not in self.claims.evaluated]
         for plan in self.starts:
@@ -245,7 +251,7 @@ class UniquePlanSampler(BaseSampler):
     ) -> Iterator[dict[str, Any]]:
         proposed: dict[str, Any] = {}
         for attempt in range(MAX_PROPOSALS):
-            if attempt == 1:  # read once, with what the inner sampler has written on the trial
+            if attempt == 1:  # read once, with the inner sampler's attributes on the trial
                 trial = study.get_trials(deepcopy=False)[trial.number]
             drawn = self.inner.sample_relative(study, trial, search_space)
             proposed = {

@@ -91,8 +91,9 @@ class SearchSpace:
 
     def encode(self, plan: SharePlan) -> dict[str, str]:
         """Return parameters that decode to the plan, without shares that are not in the space."""
-        held = [share for share in plan.shares if share in self._order]
-        chosen = [self._parameter_of[share] for share in sorted(held, key=self._order.__getitem__)]
+        shares = [share for share in plan.shares if share in self._order]
+        shares.sort(key=self._order.__getitem__)
+        chosen = [self._parameter_of[share] for share in shares]
         return {slot.name: NO_SHARE_KEY for slot in self.slots} | dict(chosen)
 
 

@@ -54,7 +54,7 @@ def _smallest_of_all(problem: Problem, evaluator: PlanEvaluator) -> PredictedPla
 
 
 def _trunk_orders(problem: Problem) -> list[list[str]]:
-    """Orders of the slots, one for each model, which comes last: it is the others' trunk."""
+    """Return an order of the slots for each model, which comes last as the trunk of the others."""
     slots = problem.space.slots
     return [
         [s.name for s in sorted(slots, key=lambda s: s.name.partition(":")[0] == trunk)]

@@ -25,7 +25,7 @@ def starting_plans(problem: Problem, known_plans: Iterable[SharePlan] = ()) -> l
 
 
 def shares_by_bytes(problem: Problem) -> list[Share]:
-    """Return the shares by the bytes of the plan that has this share only, the fewest first."""
+    """Return the shares by rising bytes of the plan that has this share only."""
     costs = CostModel(problem.facts)
     return sorted(
         problem.quality_by_share, key=lambda share: (costs.bytes(SharePlan((share,))), share)
@@ -33,7 +33,7 @@ def shares_by_bytes(problem: Problem) -> list[Share]:
 
 
 def greedy_plans(problem: Problem, order: Iterable[Share]) -> Iterator[SharePlan]:
-    """Add each share, in their order, that is compatible with the plan so far; yield each plan."""
+    """Add the shares in order, unless the plan so far rules one out; yield each new plan."""
     space, plan = problem.space, SharePlan()
     for share in order:
         if share.recipient in plan.by_recipient():
@@ -45,7 +45,7 @@ def greedy_plans(problem: Problem, order: Iterable[Share]) -> Iterator[SharePlan
 
 
 def _best_by_recipient(problem: Problem) -> Iterator[Share]:
-    """For each recipient stage the share that keeps most quality."""
+    """Yield, for each recipient stage, the share that keeps most quality."""
     quality, best = problem.quality_by_share, dict[Ref, Share]()
     for share in sorted(quality, key=lambda s: (-quality[s], s)):
         best.setdefault(share.recipient, share)
@@ -53,7 +53,9 @@ def _best_by_recipient(problem: Problem) -> Iterator[Share]:
 
 
 def _trunk_plans(problem: Problem) -> Iterator[SharePlan]:
-    """For each model and stage, the deepest first, the plan in which this prefix is the trunk.
+    """Yield, for each model and stage, the plan in which the stages up to it are the trunk.
+
+    The deepest stage of a model comes first.
 
     All other models take the stage's representation at their stage of the same name. No single
     step from one trunk to another is an improvement, so a local search would not find them.

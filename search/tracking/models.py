@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus
@@ -20,8 +20,14 @@ from mlflow.tracking import MlflowClient
 
 import spaces
 
+if TYPE_CHECKING:
+    from mlflow.models import ModelSignature
+
+    from spaces.bundle import BundleContents
+
 NEEDED = (
-    "effdet", "mlflow", "numpy", "pydantic", "safetensors", "timm", "torch", "torchvision",
+    "effdet", "mlflow", "numpy", "pillow", "pydantic", "safetensors", "timm", "torch",
+    "torchvision",
 )  # fmt: skip
 """The packages that `spaces` and the served code import."""
 MODELS_PER_SEARCH = 50
@@ -90,10 +96,10 @@ def _write_model(bundle: Path, folder: Path, model: LoggedModel) -> None:
         warnings.simplefilter("ignore")  # MLflow warns about its own code
         # Importing these takes seconds, which only logging a model needs.
         import mlflow.pyfunc
-        from mlflow.models import Model, ModelSignature
-        from mlflow.types import Schema, TensorSpec
+        from mlflow.models import Model
 
-        frames = TensorSpec(np.dtype(np.uint8), (-1, -1, -1, 3))
+        from spaces.bundle import read_bundle_contents
+
         metadata = Model(
             artifact_path=model.artifact_location,
             model_uuid=model.model_id,
@@ -106,6 +112,25 @@ def _write_model(bundle: Path, folder: Path, model: LoggedModel) -> None:
             python_model=str(files("search.tracking").joinpath("served.py")),
             artifacts={"bundle": str(bundle)},
             code_paths=[str(Path(spaces.__file__).parent)],
-            signature=ModelSignature(inputs=Schema([frames])),
+            signature=_signature(read_bundle_contents(bundle)),
             pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in NEEDED],
         )
+
+
+def _signature(contents: BundleContents) -> ModelSignature:
+    """Return the signature: frames in, the output of each model out.
+
+    Frames are declared as objects, so that MLflow passes on encoded images and frames of several
+    sizes; `served.py` checks them. Detections are one object per frame.
+    """
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema, TensorSpec
+
+    frames = TensorSpec(np.dtype(object), (-1,))
+    outputs: list[ColSpec | TensorSpec] = [
+        TensorSpec(np.dtype(np.float32), (-1, contents.specs[name].num_classes or -1), name)
+        if task == "classification"
+        else TensorSpec(np.dtype(object), (-1,), name)
+        for name, task in contents.tasks.items()
+    ]
+    return ModelSignature(inputs=Schema([frames]), outputs=Schema(outputs))

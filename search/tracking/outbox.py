@@ -68,7 +68,7 @@ def log_or_queue(document: Document, out: Path, target: Target) -> str:
 def queue_document(content: bytes, document: Path, out: Path) -> Path:
     """Copy a document, its pictures, its bundle and its target to OUT/unlogged/IDENTITY.
 
-    `content` is what was written to `document`, which another run may have replaced meanwhile.
+    `content` was written to `document`, which another run may have replaced meanwhile.
     Returns the new folder.
 
     Raises:
@@ -105,14 +105,14 @@ def sync(out: Path) -> Iterator[str]:
         BadRecord: After all others are logged, if files were damaged; the message names them.
     """
     paths = [out / DOCUMENT_FOLDERS[kind] / name for kind, name in DOCUMENT_NAMES.items()]
-    written = [path for path in paths if path.is_file()]
-    if not written and not _queue(out):
+    documents = [path for path in paths if path.is_file()]
+    if not documents and not _queue(out):
         raise NothingToLog(
             f"{out}: nothing to log: no {DOCUMENT_NAMES[Result]} and no {UNLOGGED}/"
         )
     damaged: list[str] = []
     waiting: list[tuple[Document, Path, Target]] = []
-    for path in written:
+    for path in documents:
         with _collecting_errors(damaged):
             read_document(path)
             read_target(out)
@@ -150,15 +150,15 @@ def _read_queued(queued: Path) -> Document:
         document = queued / name
         if document.is_file():
             if content_id(document.read_bytes()) != queued.name:
-                raise BadRecord(f"{document} is not what was kept there")
+                raise BadRecord(f"{document} has changed since it was queued")
             return read_document(document)
     raise BadRecord(f"{queued} holds no result")
 
 
 def _remove(queued: Path) -> None:
-    """Hide the folder atomically, then delete it: a killed process leaves no half to be read."""
+    """Hide the folder atomically, then delete it, so that no half-deleted folder is read."""
     hidden = queued.with_name(f".{queued.name}.logged")
-    with contextlib.suppress(OSError):  # the next sync finds that what remains is logged
+    with contextlib.suppress(OSError):  # the next sync finds the rest logged
         for leftover in queued.parent.glob(".*.logged"):
             shutil.rmtree(leftover)
         queued.rename(hidden)

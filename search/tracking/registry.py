@@ -94,12 +94,12 @@ class Registry:
 
     def delete_all_but(self, models: Collection[str], result: str) -> None:
         """Delete the versions of a result that are of none of these models, or duplicates."""
-        seen: set[str] = set()
+        visited_models: set[str] = set()
         for version in sorted(self._versions(), key=lambda v: int(v.version)):
             if version.tags.get(RESULT) == result:
-                if version.tags.get(MODEL) not in set(models) - seen:
+                if version.tags.get(MODEL) not in set(models) - visited_models:
                     self.client.delete_model_version(self.name, version.version)
-                seen.add(str(version.tags.get(MODEL)))
+                visited_models.add(str(version.tags.get(MODEL)))
 
     def propose(self, result: str) -> str | None:
         """Make the version of a result the challenger, unless the challenger is newer.
@@ -152,7 +152,7 @@ class Registry:
     def promote(
         self, challenger: RegisteredVersion, champion: RegisteredVersion | None, reason: str
     ) -> None:
-        """Make the challenger the champion, and note the reason and what it replaces."""
+        """Make the challenger the champion; note the reason and the version that it replaces."""
         self._set_tag(challenger, PROMOTED, reason)
         if champion is not None:
             self._set_tag(challenger, REPLACED, champion.version)

@@ -72,8 +72,8 @@ class ResultRuns:
         """
         kept_runs = set()
         for run in self._runs():
-            done, above = run.info.status == "FINISHED", run.data.tags.get(PARENT_TAG)
-            if run.info.run_id == parent or (done and above and above == parent):
+            finished, above = run.info.status == "FINISHED", run.data.tags.get(PARENT_TAG)
+            if run.info.run_id == parent or (finished and above and above == parent):
                 kept_runs.add(run.info.run_id)
             else:
                 self.client.delete_run(run.info.run_id)
@@ -118,7 +118,7 @@ class ResultRuns:
         self._log_points(run, [(name, value, step) for step, value in enumerate(values)])
 
     def log_files(self, run: str, folder: Path) -> None:
-        """Log what every document has: its file, its config and its pictures."""
+        """Log the file, the config and the pictures of the document."""
         config = yaml.safe_dump(self.document.config, sort_keys=False)
         self.client.log_text(run, config, "config.yaml")
         for picture in sorted([*folder.glob("*.png"), *folder.glob("*.svg")]):
@@ -167,14 +167,14 @@ class ResultRuns:
             self.client.log_batch(run, metrics=metrics[start : start + METRICS_PER_BATCH])
 
     def _runs(self) -> list[Run]:
-        wanted = f"tags.`{RESULT_TAG}` = '{self.identity}'"
-        return list(self.client.search_runs([self.experiment], wanted))
+        tag_filter = f"tags.`{RESULT_TAG}` = '{self.identity}'"
+        return list(self.client.search_runs([self.experiment], tag_filter))
 
 
 def last_candidate_runs(client: MlflowClient, experiment: str, name: str) -> list[str]:
     """Return the child runs of the last search of that name, by falling bytes: unmerged first."""
-    wanted = f"tags.`merge_search.search` = '{name}' and tags.`merge_search.kind` = "
-    searches = client.search_runs([experiment], f"{wanted}'search'", max_results=1)
+    tag_filter = f"tags.`merge_search.search` = '{name}' and tags.`merge_search.kind` = 'search'"
+    searches = client.search_runs([experiment], tag_filter, max_results=1)
     if not searches:
         return []
     above = f"tags.`{PARENT_TAG}` = '{searches[0].info.run_id}'"

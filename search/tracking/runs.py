@@ -1,4 +1,4 @@
-"""Which runs a document becomes: a search is a parent with children, any other is one run."""
+"""Log the runs of a document: for a search a parent with children, else a single run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from spaces.plan import SharePlan
 
 
 def log_runs(writer: ResultRuns, document: Document, folder: Path) -> str:
-    """Log all runs of a document and the files in its folder; return what was logged, in words."""
+    """Log all runs of a document and the files in its folder; return a summary in words."""
     if isinstance(document, Result):
         return _log_search(writer, document, folder)
     if isinstance(document, MetricComparison):
@@ -63,16 +63,16 @@ def _log_candidate(
 
     Returns the id of the model, if one was logged.
     """
-    chosen, model = candidate.hash == result.chosen, None
+    is_chosen, model = candidate.hash == result.chosen, None
     tags = {
         PARENT_TAG: parent,
         PLAN_TAG: candidate.hash,
-        "merge_search.chosen": str(chosen).lower(),
+        "merge_search.chosen": str(is_chosen).lower(),
     }
     run = writer.start("candidate", search_run.candidate_run_name(candidate), tags)
     writer.log_parameters(run, search_run.candidate_parameters(result, candidate))
     # A later run into the same folder may have replaced the bundle.
-    if chosen and result.bundle and holds_bundle(folder / BUNDLE_FOLDER, result.bundle):
+    if is_chosen and result.bundle and holds_bundle(folder / BUNDLE_FOLDER, result.bundle):
         parameters = search_run.model_parameters(result, candidate)
         logged = writer.models.log(folder / BUNDLE_FOLDER, result.name, run, parameters)
         plan = RegisteredPlan.of(result, candidate)

@@ -1,4 +1,4 @@
-"""Where in MLflow runs are logged, and OUT/tracking.json, which stores this for later commands."""
+"""The place in MLflow where runs are logged, and OUT/tracking.json, which stores it."""
 
 from __future__ import annotations
 

@@ -59,14 +59,14 @@ class ComparisonSetup:
         parts = split_parts(frames, self.config.verify.fidelity_frames)
         held_out = [part for _, part in parts[len(parts) - len(self.new_windows) :]]
         return JoinedFrames(
-            tuple(part for part, new in zip(held_out, self.new_windows, strict=True) if new)
+            tuple(part for part, is_new in zip(held_out, self.new_windows, strict=True) if is_new)
         )
 
     def labels_against(self, champion: Champion) -> tuple[str, Mapping[str, Truth]]:
         """Return the labels that both plans are measured on, and their description.
 
-        These are the labels that the champion's search did not know. Old labels are used only if
-        the promotion rule asks for labels in any case and none are new.
+        These are the labels that the champion's search did not use. Old labels are used only if
+        the promotion rule requires labels and none are new.
         """
         rule, age = self.config.promotion.by, "new"
         labels: Mapping[str, Truth] = {}
@@ -96,7 +96,7 @@ def compare_plans(
 ) -> Comparison:
     """Measure the chosen candidate of a search and the champion on the same frames and labels.
 
-    Fidelity is measured anew for both; quality on ground truth too, if there are labels for it.
+    The fidelity of both is measured again, and so is quality on ground truth, if there are labels.
     Without a champion to compare with, the challenger's quality is that of the search.
     """
     challenger = RegisteredPlan.of(setup.result, candidate)
@@ -152,7 +152,7 @@ def _with_fidelity(
 def _with_quality(plan: RegisteredPlan, quality: BundleQuality) -> RegisteredPlan:
     """Set the quality kept on ground truth; None if no model could be measured."""
     mean = None if quality.interval is None else quality.mean
-    measured = [value for value in quality.by_model.values() if value is not None]
+    by_model = [value for value in quality.by_model.values() if value is not None]
     return replace(
-        plan, quality=mean, interval=quality.interval, worst=min(measured, default=None)
+        plan, quality=mean, interval=quality.interval, worst=min(by_model, default=None)
     )

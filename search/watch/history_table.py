@@ -40,7 +40,7 @@ def show_history(rounds: Sequence[Round], workspace: Workspace, reporter: Report
 
 
 def details(ended: Round) -> list[str]:
-    """Return what a round reports besides its reason: faults, a promotion, missed rounds."""
+    """Return the details of a round besides its reason: faults, a promotion, missed rounds."""
     lines = [f"{name}: {camera.fault}" for name, camera in ended.cameras.items() if camera.fault]
     if ended.promotion is not None:
         lines += _promotion_details(ended.promotion)
@@ -52,13 +52,13 @@ def details(ended: Round) -> list[str]:
 def _promotion_details(record: PromotionRecord) -> list[str]:
     quality = "quality kept on ground truth" if record.by == "truth" else "fidelity"
     measured_on = f", {record.measured_on}" if record.measured_on else ""
-    measured = (
+    qualities = (
         f"{quality}{measured_on}: challenger {record.challenger} "
         f"{percent(record.challenger_quality)}, plan in service "
         f"{percent(record.champion_quality)}"
     )
     decision = "promoted" if record.promoted else "not promoted"
-    return [*record.difference, measured, f"{decision}: {record.reason}"]
+    return [*record.difference, qualities, f"{decision}: {record.reason}"]
 
 
 def _row(ended: Round) -> list[str]:

@@ -26,7 +26,7 @@ from spaces.deployment import Deployment
 BASE = "base"
 """Name of the part of a search's frames that the config itself names."""
 MAX_BASE_FRAMES = 512
-"""Frames of that part that are described: more hardly add to the power of the test."""
+"""Limit on the frames of that part: more frames add little to the power of the test."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Inspector:
     reporter: Reporter
 
     def inspect(
-        self, searched: Sequence[Window], new: Sequence[Window], champions: ChampionStore
+        self, searched: Sequence[Window], new_windows: Sequence[Window], champions: ChampionStore
     ) -> Inspection:
         """Inspect new windows.
 
@@ -88,8 +88,8 @@ class Inspector:
         deployment = survey_models(self.config, self.reporter)
         base_part, base = self._base_reference(deployment)
         features = {
-            camera: self._describe(deployment, join_frames(of_camera(new, camera)), camera)
-            for camera in dict.fromkeys(window.camera for window in new)
+            camera: self._describe(deployment, join_frames(of_camera(new_windows, camera)), camera)
+            for camera in dict.fromkeys(window.camera for window in new_windows)
         }
         nearest = {}
         for camera, description in features.items():
@@ -98,8 +98,8 @@ class Inspector:
                 for window in of_camera(searched, camera)
             }
             nearest[camera] = self._nearest(references, description, len(features))
-        fidelity = self._fidelity(deployment, join_frames(new), champions)
-        return Inspection(deployment, new, features, nearest, fidelity)
+        fidelity = self._fidelity(deployment, join_frames(new_windows), champions)
+        return Inspection(deployment, new_windows, features, nearest, fidelity)
 
     def _base_reference(self, deployment: Deployment) -> tuple[str, Reference]:
         """Return the name and the reference of the config's own frames."""

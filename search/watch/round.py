@@ -2,7 +2,7 @@
 
 A round may be killed at any moment. Everything of record is written in one step each, in this
 order: frames, the champion, the references of its search, the round. A round that was cut short
-is done again under the same number and finds what it had done.
+is repeated under the same number and continues from these records.
 """
 
 from __future__ import annotations
@@ -71,16 +71,18 @@ def _run(
     builder: RoundBuilder,
     reporter: Reporter,
 ) -> Round:
-    """Do everything but record the round."""
+    """Do a round up to its record, and return the record."""
     watch, workspace, last = watch_config(config), windows.workspace, builder.last
     collect_frames(config, watch, windows, builder, reporter)
-    new = windows.uncompared(last)
-    if not new:
+    new_windows = windows.uncompared(last)
+    if not new_windows:
         reason = too_few_frames(windows.recordings, watch.window)
         return builder.build("waiting", reason, champions.champion())
 
     searched = windows.searched(last)
-    inspection = Inspector(config, watch, workspace, reporter).inspect(searched, new, champions)
+    inspection = Inspector(config, watch, workspace, reporter).inspect(
+        searched, new_windows, champions
+    )
     builder.add_fidelity(inspection)
 
     reasons = reasons_to_search(inspection, builder, champions.champion(), history, watch)

@@ -1,4 +1,4 @@
-"""Build the record of a round from what its steps report."""
+"""Build the record of a round from the results of its steps."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class RoundBuilder:
         return 1 if self.last is None else self.last.number + 1
 
     def add_poll_results(self, results: Mapping[str, PollResult]) -> None:
-        """Add what polling gave; a camera without a result was not polled."""
+        """Add the results of polling; a camera without a result was not polled."""
         paused = PollResult(0, "not polled: pausing after a fault")
         for name, record in self.cameras.items():
             result = results.get(name, paused)

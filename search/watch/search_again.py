@@ -1,7 +1,8 @@
 """Search again on the frames of the last search and new windows, and let the rule decide.
 
-The search tries the plan in service first. The challenger is then measured beside it
-(`search.watch.champion_challenger`), and the config's promotion rule alone decides.
+The search evaluates the plan in service first. The challenger and the plan in service are then
+measured on the same frames (`search.watch.champion_challenger`), and the config's promotion rule
+alone decides.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from spaces.plan import SharePlan
 
 @dataclass(frozen=True)
 class SearchRequest:
-    """What a round asks of a search."""
+    """The request of a round for a search."""
 
     round: int
     """Number of the round."""
@@ -123,8 +124,8 @@ def build_search_config(
     Trials go into a file of the round: those of earlier searches are on other frames.
     """
     own = config.frames.parts or [PartConfig(**config.frames.model_dump(exclude={"parts"}))]
-    new = [PartConfig(folder=_relative(config, window.folder)) for window in request.windows]
-    changes: dict[str, Any] = {"frames": FramesConfig(parts=[*own, *new])}
+    windows = [PartConfig(folder=_relative(config, window.folder)) for window in request.windows]
+    changes: dict[str, Any] = {"frames": FramesConfig(parts=[*own, *windows])}
     if config.storage is None:
         changes["storage"] = _relative(config, workspace.trials_file(request.round))
     return config.model_copy(update=changes)
@@ -152,7 +153,7 @@ def run_or_load(config: RunConfig, prior: PriorKnowledge, reporter: Reporter) ->
 
 
 def _is_complete(finished: LoadedRun) -> bool:
-    """Whether the run's bundle, which is written last, is there."""
+    """Return whether the run's bundle, which is written last, is complete."""
     bundle = finished.result.bundle
     if bundle is None:
         return finished.result.chosen is None
@@ -178,7 +179,7 @@ def _promotion_record(
 
 
 def _changes(candidate: CandidateRecord, plan_in_service: SharePlan | None) -> list[str]:
-    """Describe what the candidate's plan does differently from the plan in service."""
+    """Describe the differences of the candidate's plan from the plan in service."""
     plan = SharePlan.from_dict(candidate.plan)
     if plan_in_service is None:
         return describe_plan(plan)
@@ -188,7 +189,7 @@ def _changes(candidate: CandidateRecord, plan_in_service: SharePlan | None) -> l
 def _note_labels(
     setup: ComparisonSetup, comparison: Comparison, champion: Champion | None
 ) -> None:
-    """Record the labels that this search knew; forget those of bundles that cannot return."""
+    """Record the labels that this search used; drop the records of bundles that cannot return."""
     bundle = comparison.challenger.bundle
     setup.seen_labels.record(bundle, setup.truth)
     in_use = () if champion is None else (champion.bundle, champion.previous_bundle)

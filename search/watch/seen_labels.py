@@ -1,4 +1,4 @@
-"""Labels known to the search of a plan: only other labels measure it independently."""
+"""The labels that the search of a plan used: only other labels measure it independently."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ MIN_NEW_LABELS = 16
 
 @dataclass(frozen=True)
 class SeenLabels:
-    """A folder with one file per bundle: hashes of the labels that its search knew."""
+    """A folder with one file per bundle: hashes of the labels that its search used."""
 
     folder: Path
 
     def record(self, bundle: str, truth: Mapping[str, Truth]) -> None:
-        """Record the labels that the search of a bundle knows.
+        """Record the labels that the search of a bundle used.
 
         Raises:
             CannotWrite: the folder cannot be written to; nothing is recorded.
@@ -30,18 +30,18 @@ class SeenLabels:
         write_json(self._file(bundle), hashes)
 
     def new(self, bundle: str, truth: Mapping[str, Truth]) -> dict[str, Truth]:
-        """Return the labels unknown to the search of a bundle, of models that have enough.
+        """Return the labels that the search of a bundle did not use, of models that have enough.
 
         If nothing is recorded for the bundle, all labels are new.
         """
         recorded = self._read(bundle)
-        new: dict[str, Truth] = {}
+        new_labels: dict[str, Truth] = {}
         for model, labels in truth.items():
-            seen = set(recorded.get(model, ()))
-            indices = [k for k, mark in enumerate(label_hashes(labels)) if mark not in seen]
+            used_hashes = set(recorded.get(model, ()))
+            indices = [k for k, mark in enumerate(label_hashes(labels)) if mark not in used_hashes]
             if len(indices) >= MIN_NEW_LABELS:
-                new[model] = truth_subset(labels, indices)
-        return new
+                new_labels[model] = truth_subset(labels, indices)
+        return new_labels
 
     def keep_only(self, bundles: Iterable[str | None]) -> None:
         """Remove the records of all other bundles."""

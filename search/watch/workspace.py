@@ -1,9 +1,9 @@
-"""The folder OUT/watch, where a watch stores what it needs from one round to the next.
+"""The folder OUT/watch, where a watch stores its state between rounds.
 
 OUT/watch/rounds/          the records of the rounds
 OUT/watch/cameras/NAME/    frames and windows of each camera
 OUT/watch/references/      features of the frames of the last search, one file per part of them
-OUT/watch/labels/          labels known to the search of the plan in service
+OUT/watch/labels/          labels that the searches of champion and challenger used
 OUT/watch/trials-NUMBER.log  trials of the search of that round
 """
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +14,16 @@ from hypothesis import strategies as st
 from PIL import Image
 from tiny import STREET
 
-from search.cameras.deduplication import GRID, TOLERANCE, grey_picture, near_identical
+from search.cameras.deduplication import (
+    GRID,
+    TOLERANCE,
+    describe_repetition,
+    grey_picture,
+    near_identical,
+)
 from search.cameras.sources import FolderCamera, VideoCamera
-from search.data.frames import read_image
+from search.data.frames import ImageFiles, RenderedScenes
+from search.data.images import read_image
 from search.data.synthetic.scenes import render
 from spaces.inputs import Frame
 
@@ -117,3 +124,28 @@ def test_frames_of_a_real_video_with_movement_are_distinct(
 def test_noise_on_a_real_image_does_not_make_it_distinct() -> None:
     frame = read_image(min(real_camera("pets2009_s2l1_view1/frames").glob("*.jpg")))
     assert all(same(noisy(frame, 3.5, 2 * k), noisy(frame, 3.5, 2 * k + 1)) for k in range(5))
+
+
+def image_files(folder: Path, pictures: Sequence[Frame]) -> ImageFiles:
+    paths = [folder / f"{k:03}.png" for k, _ in enumerate(pictures)]
+    for path, picture in zip(paths, pictures, strict=True):
+        Image.fromarray(picture).save(path)
+    return ImageFiles(tuple(paths))
+
+
+@pytest.mark.parametrize(("level", "reason"), [(255, "uniformly grey, at 255"), (None, "still")])
+def test_frames_that_all_look_alike_are_reported_with_the_likely_reason(
+    tmp_path: Path, level: int | None, reason: str
+) -> None:
+    picture = render(STREET, 0).image if level is None else flat(level)
+    pictures = [noisy(picture, 1.0, seed) for seed in range(20)]
+    text = describe_repetition(image_files(tmp_path, pictures))
+    assert text.startswith("19 of 19 frames, spread over all 20, look like the first one: ")
+    assert reason in text
+    one_in_five = [render(STREET, k).image if k % 5 == 4 else p for k, p in enumerate(pictures)]
+    assert describe_repetition(image_files(tmp_path, one_in_five)) == ""
+
+
+def test_a_single_frame_and_rendered_scenes_are_not_repetitions(tmp_path: Path) -> None:
+    assert describe_repetition(image_files(tmp_path, [flat(9)])) == ""
+    assert describe_repetition(RenderedScenes(STREET, 3)) == ""

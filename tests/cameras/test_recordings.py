@@ -18,7 +18,7 @@ from search.cameras.deduplication import grey_picture, near_identical
 from search.cameras.polling import poll_cameras
 from search.cameras.recordings import BadRecordings, Recordings
 from search.cameras.sources import CameraFrame, SceneCamera
-from search.data.frames import read_image
+from search.data.images import read_image
 from search.data.synthetic.scenes import render
 from search.utils.files import CannotWrite
 

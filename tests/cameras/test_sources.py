@@ -24,8 +24,8 @@ from camera_files import (
 from pydantic import ValidationError
 from tiny import STREET
 
+from search.cameras.files import SETTLING_TIME
 from search.cameras.sources import (
-    SETTLING_TIME,
     Camera,
     FolderCamera,
     SceneCamera,
@@ -33,7 +33,7 @@ from search.cameras.sources import (
     VideoCamera,
 )
 from search.config.cameras import CameraConfig
-from search.data.frames import read_image
+from search.data.images import read_image
 from search.data.synthetic.scenes import render
 from search.watch.open_camera import open_camera
 from spaces.inputs import Frame
@@ -70,7 +70,7 @@ def test_a_growing_folder_gives_each_image_once_in_the_order_of_time_then_name(
     assert levels(frames_after(camera, frames[0].cursor)) == [20, 30, 40]
 
 
-def test_the_first_of_images_close_in_time_is_taken_and_an_older_late_one_never(
+def test_of_images_close_in_time_the_first_is_taken_and_the_last_before_a_pause(
     tmp_path: Path,
 ) -> None:
     camera = FolderCamera(tmp_path, 2.0)
@@ -80,7 +80,9 @@ def test_the_first_of_images_close_in_time_is_taken_and_an_older_late_one_never(
     assert levels(frames) == [0, 30, 60]
     put(tmp_path / "late.png", 200, LONG_AGO + 1)
     put(tmp_path / "soon.png", 210, LONG_AGO + 5.5)
-    assert frames_after(camera, frames[-1].cursor) == []
+    (last,) = frames_after(camera, frames[-1].cursor)
+    assert levels([last]) == [210]
+    assert frames_after(camera, last.cursor) == []
 
 
 # As float64, consecutive modification times are 256 ns apart near today: the base time plus 100

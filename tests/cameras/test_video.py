@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import av
 import numpy as np
 import pytest
 from camera_files import HEIGHT, LONG_AGO, WIDTH, level_of, steady, write_video
@@ -11,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from search.cameras.video import BadVideo, frames_of_file
+from spaces.inputs import Frame
 
 
 @pytest.fixture(scope="module")
@@ -124,3 +127,32 @@ def test_ffmpeg_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]
     with pytest.raises(BadVideo):
         list(frames_of_file(path, 1.0, -1))
     assert capfd.readouterr() == ("", "")
+
+
+def write_displayed(path: Path, pixels: Frame, quarters: int, mirrored: bool) -> None:
+    """Write a video that is to be turned to the left and then mirrored."""
+    with av.open(str(path), "w") as out:
+        stream: Any = out.add_stream("mpeg4", rate=5)
+        if not hasattr(stream, "set_display_rotation"):
+            pytest.skip("this version of PyAV cannot write a rotation")
+        stream.height, stream.width, stream.pix_fmt = *pixels.shape[:2], "yuv420p"
+        stream.set_display_rotation(90 * quarters, hflip=mirrored)
+        for _ in range(5):
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        out.mux(stream.encode(None))
+
+
+@pytest.mark.parametrize("quarters", range(4))
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("suffix", ["mp4", "mov", "mkv"])
+def test_a_video_is_read_upright_whichever_way_the_camera_was_held(
+    tmp_path: Path, quarters: int, mirrored: bool, suffix: str
+) -> None:
+    stored = np.zeros((48, 64, 3), dtype=np.uint8)
+    stored[:24, :32], stored[24:, :32], stored[:24, 32:] = 240, 160, 80
+    write_displayed(tmp_path / f"a.{suffix}", stored, quarters, mirrored)
+    upright = np.rot90(stored, quarters)
+    upright = upright[:, ::-1] if mirrored else upright
+    (_, frame), *_ = frames_of_file(tmp_path / f"a.{suffix}", 1.0, -1)
+    assert frame.shape == upright.shape and frame.flags.c_contiguous
+    assert np.abs(frame.astype(int) - upright).mean() < 6

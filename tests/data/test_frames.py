@@ -26,10 +26,10 @@ from search.data.frames import (
     count_duplicates,
     count_overlap,
     folder_frames,
-    read_image,
     split_frames,
     split_parts,
 )
+from search.data.images import read_image
 from search.data.synthetic.scenes import SceneSettings, render
 from search.statistics.streaming import PassSettings
 

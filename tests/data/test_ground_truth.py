@@ -22,7 +22,7 @@ from tiny import (
 from search.config.loading import load_config
 from search.data.class_labels import csv_truth, folder_truth, real_truth
 from search.data.coco import ClassCategories, coco_truth
-from search.data.frames import Sampling, read_image
+from search.data.frames import Sampling
 from search.data.ground_truth import (
     BadTruth,
     BoxTruth,
@@ -31,6 +31,7 @@ from search.data.ground_truth import (
     scenes_truth,
     truth_subset,
 )
+from search.data.images import read_image
 from search.data.synthetic.scenes import CLASSES as KINDS
 from search.data.synthetic.scenes import render
 from search.pipelines.prepare import open_truth

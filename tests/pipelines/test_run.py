@@ -319,7 +319,7 @@ def test_exact_prints_the_true_front_and_the_share_that_the_study_found(
         ({"frames.count": 18}, "12 of the 18 are held out for fidelity"),
         ({"frames": {"folder": "gone"}}, "no such folder"),
         ({"models.a.weights": "gone.pth"}, "no such file"),
-        ({"models.a.num_classes": 5}, "set num_classes: 7"),
+        ({"models.a.num_classes": 5}, "has 7 classes, the network 5"),
         ({"truth.a": {"scenes": {"seed": 1}, "count": 5}}, "also among"),
         ({"truth.a": {"csv": "gone.csv"}}, "cannot be read"),
         ({"budget": "1 kB"}, "cannot be met"),

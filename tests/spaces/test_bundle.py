@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from spaces.bundle import (
     BadBundle,
     Bundle,
     BundleContents,
+    FixedBundle,
     bundle_id,
     holds_bundle,
     load_bundle,
@@ -163,7 +166,7 @@ def test_arrays_that_are_no_frames_are_refused(good: Path) -> None:
     frame = np.zeros((40, 50, 3), np.uint8)
     for wrong, message in (
         (frame[0], r"frame 0: uint8 of shape \(50, 3\)"),
-        (frame[..., :1], r"frame 0: uint8 of shape \(40, 50, 1\)"),
+        (frame[..., :2], r"frame 0: uint8 of shape \(40, 50, 2\)"),
         ([frame, frame.astype(np.float32)], "frame 1: float32"),
         ([frame[:0]], r"of shape \(0, 50, 3\)"),
         ([[1, 2]], r"frame 0: list of shape \(\)"),
@@ -171,6 +174,58 @@ def test_arrays_that_are_no_frames_are_refused(good: Path) -> None:
     ):
         with pytest.raises(BadInput, match=message):
             bundle(wrong)
+
+
+def test_a_stack_of_tensors_has_the_answers_of_its_frames(good: Path) -> None:
+    bundle = load_bundle(good)
+    frames = np.random.default_rng(0).integers(0, 256, (2, 40, 50, 3), dtype=np.uint8)
+    expected = bundle([*frames])["cls"]
+    for stack in (frames, torch.from_numpy(frames)):
+        answers = bundle(stack)["cls"]
+        assert isinstance(answers, torch.Tensor) and isinstance(expected, torch.Tensor)
+        assert torch.equal(answers, expected)
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [
+        Bundle.half,
+        Bundle.bfloat16,
+        Bundle.double,
+        lambda bundle: bundle.to(torch.float16),
+        lambda bundle: bundle.to("cpu", torch.float64),
+        lambda bundle: bundle.type(torch.float16),
+    ],
+)
+def test_a_bundle_stays_in_float32(good: Path, convert: Callable[[Bundle], object]) -> None:
+    bundle = load_bundle(good)
+    with pytest.raises(FixedBundle, match=r"computes in float32, not in .*set `dtype"):
+        convert(bundle)
+    assert {p.dtype for p in bundle.parameters()} == {torch.float32}
+
+
+def test_a_bundle_is_moved_but_not_trained(good: Path) -> None:
+    bundle = load_bundle(good)
+    assert bundle.to("cpu") is bundle.eval() is bundle.float() and not bundle.training
+    assert {p.device.type for p in load_bundle(good).to("meta").parameters()} == {"meta"}
+    with pytest.raises(FixedBundle, match="cannot be trained"):
+        bundle.train()
+    assert not any(part.training for part in bundle.modules())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_weight_that_is_no_number_is_refused_by_its_name(
+    dtype: Dtype, value: float, pair: Observed, specs: dict[str, ModelSpec], tmp_path: Path
+) -> None:
+    write_plan_bundle(pair, SharePlan(), specs, tmp_path / "x", dtype)
+    file = tmp_path / "x" / "weights.safetensors"
+    tensors = load_file(file)
+    name = next(n for n, t in tensors.items() if t.dim() == 4)
+    tensors[name][0, 0, 0, 0] = value
+    save_file(tensors, file)
+    with pytest.raises(BadBundle, match=f"{file}: {re.escape(name)} holds NaN or infinite"):
+        load_bundle(tmp_path / "x")
 
 
 def test_a_plan_is_written_in_canonical_form(
@@ -210,6 +265,21 @@ def test_a_bundle_with_another_version_or_plan_is_refused(good: Path) -> None:
     (good / "bundle.json").write_text(json.dumps({**data, "plan": "0" * 12}))
     with pytest.raises(BadBundle, match="expected 000000000000"):
         load_bundle(good)
+
+
+def test_a_bundle_of_an_earlier_version_without_later_input_settings_is_loaded(
+    good: Path,
+) -> None:
+    frame = RenderedScenes(STREET, 1)[0]
+    expected = load_bundle(good)(frame)["cls"]
+    data = json.loads((good / "bundle.json").read_text())
+    assert all(spec.pop("input", None) is None for spec in data["models"].values())
+    for spec in data["inputs"].values():
+        assert (spec.pop("interpolation"), spec.pop("channels")) == ("bilinear", "rgb")
+    (good / "bundle.json").write_text(json.dumps(data))
+    answer = load_bundle(good)(frame)["cls"]
+    assert isinstance(answer, torch.Tensor) and isinstance(expected, torch.Tensor)
+    assert torch.equal(answer, expected)
 
 
 def test_tensors_that_do_not_fit_are_refused(good: Path, tmp_path: Path) -> None:

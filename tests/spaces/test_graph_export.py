@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from search.data.frames import RenderedScenes
 from search.statistics.observed import Observed
 from spaces.bundle import Bundle
 from spaces.graph_export import (
+    INPUTS_KEY,
     BundleGraph,
     export_program,
     max_relative_difference,
@@ -21,6 +23,7 @@ from spaces.graph_export import (
     write_onnx,
     write_program,
 )
+from spaces.inputs import InputSpec
 from spaces.merged import MergedModel
 from spaces.plan import Share, SharePlan
 from spaces.stages import DetectionHead, total_bytes, unique_tensors
@@ -106,6 +109,19 @@ def test_onnx_holds_one_copy_of_shared_tensors(exported: tuple[Bundle, Path]) ->
     assert 0.8 * bundle_bytes < onnx_bytes <= 1.02 * bundle_bytes
     contents = {t.raw_data for t in large}
     assert len(contents) == len(large)
+
+
+def test_the_metadata_of_onnx_says_how_each_input_is_made(exported: tuple[Bundle, Path]) -> None:
+    bundle, folder = exported
+    model = onnx.load(folder / "model.onnx")
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    inputs = json.loads(metadata[INPUTS_KEY])
+    assert [*inputs] == [node.name for node in model.graph.input]
+    for name, settings in inputs.items():
+        per_channel = {key: tuple(settings[key]) for key in ("mean", "std")}
+        assert (
+            InputSpec(**{**settings, **per_channel}) == bundle.inputs[name.removesuffix("_input")]
+        )
 
 
 def test_a_model_without_live_stages_has_no_input(mixed: Observed) -> None:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from spaces.errors import BadInput
 from spaces.inputs import Fit, Frame, InputSpec, boxes_to_frame, prepare, prepare_batch
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 sides = st.integers(32, 200)
+FITS: tuple[Fit, ...] = ("squash", "letterbox", "crop")
 
 
 def spec_of(height: int, width: int, fit: Fit, crop_pct: float = 0.875) -> InputSpec:
@@ -202,3 +208,132 @@ def test_squashed_inputs_of_any_aspect_ratio_have_the_same_field_of_view() -> No
 def test_inputs_that_show_different_parts_have_different_fields_of_view(other: InputSpec) -> None:
     assert not spec_of(64, 64, "crop").field_of_view.matches(other.field_of_view)
     assert not other.field_of_view.matches(spec_of(64, 64, "crop").field_of_view)
+
+
+NOISE: Frame = np.random.default_rng(5).integers(0, 256, (40, 56, 3), dtype=np.uint8)
+
+
+def test_an_input_in_bgr_has_the_channels_of_the_frame_in_reverse() -> None:
+    for fit in FITS:
+        spec = spec_of(48, 32, fit)
+        reverse = replace(spec, channels="bgr", mean=MEAN[::-1], std=STD[::-1])
+        assert torch.equal(prepare(NOISE, reverse), prepare(NOISE, spec).flip(0))
+        assert torch.equal(prepare(NOISE, reverse), prepare(NOISE[:, :, ::-1], reverse_rgb(spec)))
+
+
+def reverse_rgb(spec: InputSpec) -> InputSpec:
+    """Return the spec for frames whose channels are already in reverse."""
+    return replace(spec, mean=spec.mean[::-1], std=spec.std[::-1])
+
+
+def test_a_grey_input_is_the_luma_of_the_frame() -> None:
+    spec = InputSpec(40, 56, (0.4,), (0.2,), "squash")
+    grey = prepare(NOISE, spec)
+    luma = NOISE.astype(np.float64) @ [0.299, 0.587, 0.114]
+    expected = torch.from_numpy((luma / 255 - 0.4) / 0.2).float()
+    assert grey.shape == (1, 40, 56) and spec.channel_count == 1
+    torch.testing.assert_close(grey[0], expected, atol=1e-5, rtol=0)
+    plain = np.repeat(NOISE[:, :, :1], 3, axis=2)
+    same = (torch.from_numpy(plain[:, :, 0]).float() / 255 - 0.4) / 0.2
+    torch.testing.assert_close(prepare(plain, spec)[0], same, atol=1e-5, rtol=0)
+
+
+def test_a_grey_letterbox_is_padded_with_the_mean() -> None:
+    grey = prepare(black(32, 64), InputSpec(64, 64, (0.4,), (0.2,), "letterbox"))
+    assert grey[0, 32:].abs().max() < 1e-5
+    torch.testing.assert_close(grey[0, :32], torch.full((32, 64), -2.0), atol=1e-4, rtol=0)
+
+
+def test_a_bicubic_input_stays_within_0_to_255() -> None:
+    edges: Frame = np.where(NOISE > 127, 255, 0).astype(np.uint8)
+    for fit in FITS:
+        bilinear = spec_of(128, 96, fit)
+        bicubic = replace(bilinear, interpolation="bicubic")
+        seen = pixels(prepare(edges, bicubic))
+        assert seen.min() > -1e-3 and seen.max() < 255 + 1e-3
+        assert (seen - pixels(prepare(edges, bilinear))).abs().max() > 5
+
+
+def test_a_nearest_input_holds_only_values_of_the_frame() -> None:
+    edges: Frame = np.where(NOISE > 127, 255, 0).astype(np.uint8)
+    seen = pixels(prepare(edges, replace(spec_of(96, 64, "squash"), interpolation="nearest")))
+    assert set(seen.round().flatten().tolist()) == {0.0, 255.0}
+
+
+def test_the_text_of_an_input_without_later_settings_is_that_of_earlier_versions() -> None:
+    """Keys of caches hash the text."""
+    spec = InputSpec(64, 96, (0.5, 0.4, 0.3), (0.2, 0.2, 0.1), "squash")
+    text = (
+        "InputSpec(height=64, width=96, mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.1), fit='squash', "
+        "crop_pct=0.875)"
+    )
+    assert repr(spec) == text
+    assert repr(replace(spec, channels="bgr")) == f"{text[:-1]}, channels='bgr')"
+    changed = replace(spec, interpolation="bicubic")
+    assert repr(changed) == f"{text[:-1]}, interpolation='bicubic')"
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "message"),
+    [
+        ((0.5, 0.5), (0.2, 0.2), "one value for each of 3 channels"),
+        ((0.5,), (0.2, 0.2, 0.2), "one value for each of 3 channels"),
+        ((0.5, 0.5, 0.5), (0.2, 0.0, 0.2), "must be above 0"),
+    ],
+)
+def test_a_mean_and_std_that_do_not_fit_are_refused(
+    mean: tuple[float, ...], std: tuple[float, ...], message: str
+) -> None:
+    with pytest.raises(BadInput, match=message):
+        InputSpec(64, 64, mean, std)
+
+
+@given(sides, sides, st.integers(0, 2**32 - 1))
+def test_the_crop_of_an_ordinary_frame_is_the_crop_of_the_whole_frame_resized(
+    height: int, width: int, seed: int
+) -> None:
+    """Cutting off the ends of long frames changes no other frame by a bit."""
+    shape = (height, width, 3)
+    frame = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+    tall, wide = 64, 48
+    scale = max(tall / height, wide / width) / 0.875
+    size = max(tall, round(height * scale)), max(wide, round(width * scale))
+    whole = torch.from_numpy(frame).permute(2, 0, 1)[None].float()
+    if whole.shape[-2:] != size:
+        whole = F.interpolate(whole, size, mode="bilinear", antialias=True, align_corners=False)
+    top, left = (size[0] - tall) // 2, (size[1] - wide) // 2
+    seen = whole[..., top : top + tall, left : left + wide]
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
+    expected = (seen / 255.0 - mean) / std
+    assert torch.equal(prepare(frame, spec_of(tall, wide, "crop")), expected[0])
+
+
+class LargestTensor(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Records the number of elements of the largest tensor that an operator returns."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor):
+            self.elements = max(self.elements, result.numel())
+        return result
+
+
+@pytest.mark.parametrize("size", [(1, 4000), (4000, 1), (2, 9000), (1, 1)])
+@pytest.mark.parametrize("fit", FITS)
+def test_a_long_frame_makes_no_tensor_much_larger_than_the_input(
+    fit: Fit, size: tuple[int, int]
+) -> None:
+    frame = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    with LargestTensor() as largest:  # type: ignore[no-untyped-call]
+        prepared = prepare(frame, spec_of(64, 64, fit))
+    assert prepared.shape == (3, 64, 64) and prepared.isfinite().all()
+    assert largest.elements <= 64 * prepared.numel()
+
+
+def test_the_crop_of_a_long_frame_shows_its_middle() -> None:
+    frame = black(4, 4000)
+    frame[:, 1990:2010] = 255
+    seen = pixels(prepare(frame, spec_of(64, 64, "crop", 1.0)))
+    assert seen.min() > 254

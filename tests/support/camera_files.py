@@ -17,7 +17,7 @@ from PIL import Image
 
 from search.cameras.recordings import Recordings
 from search.cameras.sources import Camera, CameraFault, CameraFrame, Cursor
-from search.data.frames import read_image
+from search.data.images import read_image
 from spaces.inputs import Frame
 
 WIDTH, HEIGHT = 96, 72

@@ -19,7 +19,7 @@ from servers import Server
 from tiny import CLASSIFIER, Weights, load_tiny, with_changes
 from watched import DAY, NIGHT, WINDOW, Watched, picture, watched_data
 
-from search.data.frames import read_image
+from search.data.images import read_image
 from search.drift.reference_storage import load
 from search.tracking.client import open_registry
 from search.tracking.target import Target
@@ -176,7 +176,7 @@ def test_a_damaged_unlogged_result_does_not_hold_up_rounds(
     for number in (1, 2):
         code, output = watched.once()
         assert code == 0 and f"rounds 1 to {number}" in output, output
-        assert "unlogged/0123456789ab/result.json is not what was kept there" in output
+        assert "unlogged/0123456789ab/result.json has changed since it was queued" in output
     assert damaged.is_dir()
 
 

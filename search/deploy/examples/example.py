@@ -1,13 +1,13 @@
 """Run the merged models on pictures: python example.py PICTURE ...
 
-Needs the package merge-search, of which `spaces` is a part, and nothing of the run.
+Needs the package merge-search, which contains `spaces`, and nothing of the run.
 """
 
 import sys
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 import spaces
 
@@ -18,15 +18,15 @@ if getattr(spaces, "__distribution__", "") != "merge-search":
     )
 bundle = spaces.load_bundle(Path(__file__).parent)
 for name in sys.argv[1:]:
-    frame = np.asarray(Image.open(name).convert("RGB"))  # uint8, any size
+    frame = np.asarray(ImageOps.exif_transpose(Image.open(name)).convert("RGB"))  # uint8, any size
     for model, answer in bundle(frame).items():
         if bundle.tasks[model] == "classification":
             best = answer[0].softmax(0).topk(min(3, answer.shape[1]))
-            said = ", ".join(
+            description = ", ".join(
                 f"class {k} {p:.0%}"
                 for p, k in zip(best.values.tolist(), best.indices.tolist(), strict=True)
             )
-            print(f"{name}: {model}: {said}")
+            print(f"{name}: {model}: {description}")
             continue
         for box, score, kind in zip(*answer[0], strict=True):
             if score >= 0.3:

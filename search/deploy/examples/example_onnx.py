@@ -1,8 +1,8 @@
-"""The merged models on pictures, by onnxruntime: python example_onnx.py PICTURE ...
+"""Run the merged models on pictures with onnxruntime: python example_onnx.py PICTURE ...
 
-Needs onnxruntime, numpy and Pillow, and neither torch nor merge-search. The pictures are squashed
-or fitted to the networks' inputs as bundle.json says; Pillow's resizing differs from torch's by a
-grey level here and there.
+Needs onnxruntime, numpy and Pillow, and neither torch nor merge-search. The pictures are fitted to
+the networks' inputs as bundle.json says; Pillow's resizing differs from torch's by a grey level in
+some pixels.
 """
 
 import json
@@ -11,33 +11,40 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
-from PIL import Image
+from PIL import Image, ImageOps
 
 HERE = Path(__file__).parent
 INPUTS = json.loads((HERE / "bundle.json").read_text())["inputs"]
-OVERLAP, LEAST_SCORE = 0.5, 0.3
+IOU_THRESHOLD, MIN_SCORE = 0.5, 0.3
 
 
 def prepare_picture(picture, spec):
-    """A picture as a normalised (1, c, height, width) input, and what one input pixel is in it."""
-    wide, high = spec["width"], spec["height"]
+    """Return a picture as a normalised (1, c, height, width) input, and the scales of its boxes.
+
+    The scales turn (x1, y1, x2, y2) in input pixels into picture pixels.
+    """
+    width, height = spec["width"], spec["height"]
     mean, std = (np.array(spec[key], np.float32) for key in ("mean", "std"))
     if len(mean) == 1:
         picture = picture.convert("L")
     resample = Image.Resampling[spec["interpolation"].upper()]
-    canvas = np.empty((high, wide, len(mean)), np.float32)
+    canvas = np.empty((height, width, len(mean)), np.float32)
     canvas[:] = mean * 255
     if spec["fit"] == "squash":
-        inner = (wide, high)
+        inner = (width, height)
     elif spec["fit"] == "letterbox":
-        scale = min(wide / picture.width, high / picture.height)
+        scale = min(width / picture.width, height / picture.height)
         inner = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
     else:  # crop: the centred part of a larger picture
-        scale = max(wide / picture.width, high / picture.height) / spec["crop_pct"]
-        larger = max(wide, round(picture.width * scale)), max(high, round(picture.height * scale))
-        left, top = (larger[0] - wide) // 2, (larger[1] - high) // 2
+        scale = max(width / picture.width, height / picture.height) / spec["crop_pct"]
+        inner = (width, height)
+        larger = (
+            max(width, round(picture.width * scale)),
+            max(height, round(picture.height * scale)),
+        )
+        left, top = (larger[0] - width) // 2, (larger[1] - height) // 2
         picture = picture.resize(larger, resample)
-        picture, inner = picture.crop((left, top, left + wide, top + high)), (wide, high)
+        picture = picture.crop((left, top, left + width, top + height))
     resized = picture.resize(inner, resample)
     pixels = np.asarray(resized, np.float32).reshape(inner[1], inner[0], -1)
     canvas[: inner[1], : inner[0]] = pixels[..., ::-1] if spec["channels"] == "bgr" else pixels
@@ -46,37 +53,39 @@ def prepare_picture(picture, spec):
 
 
 def suppress(boxes, scores):
-    """Rows of box, score and class (from 1) that no surer box of the same class covers."""
-    found = []
+    """Return rows of box, score and class (from 1) after non-maximum suppression per class."""
+    detections = []
     for kind in range(scores.shape[1]):
-        sure = np.flatnonzero(scores[:, kind] >= LEAST_SCORE)
-        rest = sure[np.argsort(-scores[sure, kind])]
-        while len(rest):
-            best, rest = rest[0], rest[1:]
-            found.append((boxes[best], float(scores[best, kind]), kind + 1))
-            low = np.maximum(boxes[rest, :2], boxes[best, :2])
-            high = np.minimum(boxes[rest, 2:], boxes[best, 2:])
-            common = np.clip(high - low, 0, None).prod(1)
+        confident = np.flatnonzero(scores[:, kind] >= MIN_SCORE)
+        remaining = confident[np.argsort(-scores[confident, kind])]
+        while len(remaining):
+            best, remaining = remaining[0], remaining[1:]
+            detections.append((boxes[best], float(scores[best, kind]), kind + 1))
+            low = np.maximum(boxes[remaining, :2], boxes[best, :2])
+            high = np.minimum(boxes[remaining, 2:], boxes[best, 2:])
+            intersection = np.clip(high - low, 0, None).prod(1)
             areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
-            rest = rest[common <= OVERLAP * (areas[rest] + areas[best] - common)]
-    return sorted(found, key=lambda row: -row[1])
+            union = areas[remaining] + areas[best] - intersection
+            remaining = remaining[intersection <= IOU_THRESHOLD * union]
+    return sorted(detections, key=lambda row: -row[1])
 
 
 session = onnxruntime.InferenceSession(HERE / "model.onnx", providers=["CPUExecutionProvider"])
-wanted = [value.name.removesuffix("_input") for value in session.get_inputs()]
+models_with_input = [value.name.removesuffix("_input") for value in session.get_inputs()]
 for name in sys.argv[1:]:
-    picture = Image.open(name).convert("RGB")
+    picture = ImageOps.exif_transpose(Image.open(name)).convert("RGB")
     prepared = {model: prepare_picture(picture, spec) for model, spec in INPUTS.items()}
-    given = {f"{model}_input": prepared[model][0] for model in wanted}
+    inputs = {f"{model}_input": prepared[model][0] for model in models_with_input}
     outputs = [value.name for value in session.get_outputs()]
-    answers = dict(zip(outputs, session.run(None, given), strict=True))
+    answers = dict(zip(outputs, session.run(None, inputs), strict=True))
     for model in INPUTS:
         if f"{model}_logits" in answers:
             logits = answers[f"{model}_logits"][0]
-            likely = np.exp(logits - logits.max())
-            likely /= likely.sum()
-            best = np.argsort(-likely)[:3]
-            print(f"{name}: {model}: " + ", ".join(f"class {k} {likely[k]:.0%}" for k in best))
+            probabilities = np.exp(logits - logits.max())
+            probabilities /= probabilities.sum()
+            best = np.argsort(-probabilities)[:3]
+            description = ", ".join(f"class {k} {probabilities[k]:.0%}" for k in best)
+            print(f"{name}: {model}: {description}")
             continue
         for box, score, kind in suppress(
             answers[f"{model}_boxes"][0], answers[f"{model}_scores"][0]

@@ -1,4 +1,4 @@
-"""`merge-search check`: verify a config, and what it names, without running the search."""
+"""`merge-search check`: verify a config and its files without running the search."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
+from search.cameras.deduplication import describe_repetition
 from search.config.run import RunConfig
-from search.data.frames import FrameSet, Sampling
+from search.data.frames import FrameSet, Sampling, remarks_of, split_frames
 from search.data.ground_truth import BoxTruth, Truth
 from search.pipelines.config_check.checklist import Checklist
 from search.pipelines.config_check.places import (
@@ -17,7 +18,7 @@ from search.pipelines.config_check.places import (
     check_tracking_store,
 )
 from search.pipelines.config_check.search_space import SpaceFacts, measure_space
-from search.pipelines.open_data import check_frame_supply, open_frame_set, select_device
+from search.pipelines.open_data import open_frame_set, select_device
 from search.pipelines.prepare import load_named_model, open_truth_of, survey
 from search.utils.reporter import Reporter
 from spaces.deployment import Deployment
@@ -30,7 +31,7 @@ READ_FRAMES = 16
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What `merge-search check` has verified."""
+    """The outcome of `merge-search check`."""
 
     config: str
     """The name of the run."""
@@ -98,14 +99,18 @@ def _describe_input(spec: InputSpec) -> str:
 def _read_frames(config: RunConfig) -> FrameSet:
     """Open the frames, decode some of them, and check that they are enough for the statistics."""
     frames = open_frame_set(config)
-    check_frame_supply(config)
+    for_statistics, held_out = split_frames(frames, config.verify.fidelity_frames)
+    config.pass_settings.check_frame_count(len(for_statistics), len(held_out))
     for index in Sampling(READ_FRAMES).indices(len(frames)):
         _ = frames[index]
     return frames
 
 
 def _describe_frames(frames: FrameSet) -> str:
-    return f"{len(frames)} frames, {min(READ_FRAMES, len(frames))} of them decoded"
+    remarks = remarks_of(frames)
+    counts = f"{len(frames)} frames, {min(READ_FRAMES, len(frames))} of them decoded"
+    notes = (counts, *remarks.notes, *remarks.warnings, describe_repetition(frames))
+    return "; ".join(filter(None, notes))
 
 
 def _check_truth(
@@ -132,13 +137,12 @@ def _with_few_scenes(config: RunConfig, name: str) -> RunConfig:
 
 
 def _describe_truth(truth: Truth) -> str:
+    labelled = f"{len(truth.frames)} labelled frames"
     if isinstance(truth, BoxTruth):
         boxes = sum(len(annotations) for annotations in truth.annotations)
-        return (
-            f"{len(truth.frames)} labelled frames, {boxes} boxes of {len(truth.categories)} "
-            "categories"
-        )
-    return f"{len(truth.frames)} labelled frames"
+        labelled += f", {boxes} boxes of {len(truth.categories)} categories"
+    remarks = remarks_of(truth.frames)
+    return "; ".join((labelled, *remarks.notes, *remarks.warnings))
 
 
 def _check_space(

@@ -1,4 +1,4 @@
-"""The list of what was checked, and what came of it."""
+"""The list of checks and their outcomes."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ Status = Literal["ok", "problem", "skipped"]
 
 @dataclass(frozen=True)
 class CheckedItem:
-    """One thing that was checked."""
+    """One check and its outcome."""
 
     subject: str
     """The section or key of the config, such as `models.person`, or what the run needs."""
     status: Status
     text: str
-    """What was read, or the sentence that says what is wrong and what would be right."""
+    """A description of the checked item, or a sentence on the problem and its remedy."""
 
 
 @dataclass
@@ -31,13 +31,13 @@ class Checklist:
 
     @property
     def passed(self) -> bool:
-        """Whether nothing stands in the way of a run."""
+        """Whether all checks passed."""
         return all(item.status == "ok" for item in self.items)
 
     def check(
         self, subject: str, load: Callable[[], Loaded], describe: Callable[[Loaded], str]
     ) -> Loaded | None:
-        """Load something and note its description; note the error and return None if it fails."""
+        """Load an item and add its description; on an error, add the error and return None."""
         try:
             loaded = load()
             self.items.append(CheckedItem(subject, "ok", describe(loaded)))
@@ -47,5 +47,5 @@ class Checklist:
             return None
 
     def skip(self, subject: str, needs: str) -> None:
-        """Note that something could not be checked without `needs`."""
+        """Add an item that cannot be checked without `needs`."""
         self.items.append(CheckedItem(subject, "skipped", f"not checked: needs {needs}"))

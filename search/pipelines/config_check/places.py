@@ -27,10 +27,10 @@ def check_disk_space(config: RunConfig, unmerged_bytes: int | None) -> str:
         CannotWrite: a folder cannot be written to, or has too little space.
     """
     folder = _existing(config.out_folder)
-    for written in (config.out_folder, config.cache_folder):
-        if not os.access(_existing(written), os.W_OK):
+    for output in (config.out_folder, config.cache_folder):
+        if not os.access(_existing(output), os.W_OK):
             raise CannotWrite(
-                f"{written}: {_existing(written)} cannot be written to; the run writes its "
+                f"{output}: {_existing(output)} cannot be written to; the run writes its "
                 "results and statistics there"
             )
     free = shutil.disk_usage(folder).free

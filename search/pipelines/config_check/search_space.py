@@ -17,7 +17,7 @@ from spaces.shares import enumerate_shares
 
 @dataclass(frozen=True)
 class SpaceFacts:
-    """What is known of the search space before any similarity is measured."""
+    """The size and the bytes of a search space, before any similarity is measured."""
 
     shares: int
     """Legal shares, with every adapter that fits them."""

@@ -1,4 +1,4 @@
-"""The third step of a run: everything it found as plain data, the content of result.json."""
+"""The third step of a run: its whole outcome as plain data, the content of result.json."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def build_result(
         study=study_summary(config, front_search),
         baseline=verified.baseline,
         baseline_intervals=verified.intervals,
-        front=[plan_record(valued, evaluator) for valued in front_search.explored.front],
+        front=[plan_record(evaluated, evaluator) for evaluated in front_search.explored.front],
         candidates=candidates,
         verified_front=verified_front(candidates),
         chosen=chosen.hash if chosen else None,
@@ -62,7 +62,7 @@ def build_result(
 
 
 def study_summary(config: RunConfig, front_search: FrontSearch) -> dict[str, Any]:
-    """Return what result.json says about the study."""
+    """Return the section `study` of result.json."""
     problem, explored = front_search.evaluator.problem, front_search.explored
     return {
         "problem": problem.hash,
@@ -75,21 +75,21 @@ def study_summary(config: RunConfig, front_search: FrontSearch) -> dict[str, Any
     }
 
 
-def plan_record(valued: EvaluatedPlan, evaluator: PlanEvaluator) -> PlanRecord:
+def plan_record(evaluated: EvaluatedPlan, evaluator: PlanEvaluator) -> PlanRecord:
     """Return a plan of the study with its costs and its predicted quality."""
     return PlanRecord(
-        hash=valued.plan.hash,
-        plan=valued.plan.to_dict(),
-        bytes=valued.bytes,
-        macs=evaluator.costs.macs(valued.plan),
-        saved_pct=round(100 * (1 - valued.bytes / evaluator.costs.unmerged_bytes), 3),
-        proxy=valued.proxy,
-        costs=dict(zip(evaluator.problem.costs, valued.costs, strict=True)),
+        hash=evaluated.plan.hash,
+        plan=evaluated.plan.to_dict(),
+        bytes=evaluated.bytes,
+        macs=evaluator.costs.macs(evaluated.plan),
+        saved_pct=round(100 * (1 - evaluated.bytes / evaluator.costs.unmerged_bytes), 3),
+        proxy=evaluated.proxy,
+        costs=dict(zip(evaluator.problem.costs, evaluated.costs, strict=True)),
     )
 
 
 def model_records(config: RunConfig, deployment: Deployment) -> dict[str, ModelRecord]:
-    """Return what result.json says about each model."""
+    """Return the section `models` of result.json."""
     return {
         name: ModelRecord(
             arch=config.models[name].arch,

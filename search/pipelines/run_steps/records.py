@@ -1,4 +1,4 @@
-"""What one step of a run hands to the next."""
+"""The records that the steps of a run pass on."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from spaces.plan import Share, SharePlan
 
 @dataclass(frozen=True)
 class PriorKnowledge:
-    """What the caller knows before the search begins."""
+    """The champion and the models, as far as the caller has them before the search."""
 
     champion: SharePlan | None = None
     """The plan in service: it is evaluated first and, if feasible, is always verified."""
@@ -45,7 +45,7 @@ class RunInputs:
 
 @dataclass(frozen=True)
 class FrontSearch:
-    """The search space and what exploring it found."""
+    """The search space, and the outcome of exploring it."""
 
     observed: Observed
     similarity: Mapping[Share, float]
@@ -53,7 +53,7 @@ class FrontSearch:
     evaluator: PlanEvaluator
     latency: Latency
     smallest: PredictedPlan
-    """The plan with the fewest bytes that is known."""
+    """The smallest plan that the search knows."""
     explored: StudyResult
     champion: EvaluatedPlan | None
     """The plan in service with its predicted value; None if there is none or if it is outside the
@@ -62,7 +62,7 @@ class FrontSearch:
 
 @dataclass(frozen=True)
 class FrontVerification:
-    """What the verification stages measured."""
+    """The measurements of the verification stages."""
 
     verified: VerifiedCandidates
     rank_agreement: RankAgreement

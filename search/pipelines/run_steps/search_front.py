@@ -62,11 +62,13 @@ def search(
         least = smallest_within_limits(evaluator, config.out_folder)
     earlier_plans = load_earlier_plans(config.out_folder)
     with timings.timing("search"):
-        serving = [champion] if champion else []
-        start_plans = [*serving, *earlier_plans, least.plan]
+        first = [champion] if champion else []
+        start_plans = [*first, *earlier_plans, least.plan]
         explored = explore_plans(config, evaluator, start_plans, reporter)
-    valued_champion = value_champion(champion, evaluator, reporter)
-    return FrontSearch(observed, similarity, evaluator, latency, least, explored, valued_champion)
+    evaluated_champion = evaluate_champion(champion, evaluator, reporter)
+    return FrontSearch(
+        observed, similarity, evaluator, latency, least, explored, evaluated_champion
+    )
 
 
 def smallest_within_limits(evaluator: PlanEvaluator, out: Path) -> PredictedPlan:
@@ -130,17 +132,20 @@ def explore_plans(
     return explored
 
 
-def value_champion(
+def evaluate_champion(
     champion: SharePlan | None, evaluator: PlanEvaluator, reporter: Reporter
 ) -> EvaluatedPlan | None:
-    """Return the plan in service with its value, or None if the search could not have found it."""
+    """Return the plan in service with its predicted values.
+
+    Return None, and print why, if it is outside the search space or the limits.
+    """
     if champion is None:
         return None
     encoding = evaluator.problem.space
     if encoding.decode(encoding.encode(champion)) == champion:
-        valued = evaluator.evaluate(champion)
-        if evaluator.is_feasible(valued):
-            return valued
+        evaluated = evaluator.evaluate(champion)
+        if evaluator.is_feasible(evaluated):
+            return evaluated
         reason = "it is predicted to miss the limits of the config"
     else:
         reason = "some of its shares are not in the search space"

@@ -1,6 +1,6 @@
 """The second step of a run: measure the predicted front.
 
-Each verification stage passes fewer plans on to the next: the proxy values every plan of the
+Each verification stage passes fewer plans on to the next: the proxy predicts every plan of the
 study, fidelity is measured for a shortlist of the front, ground truth for the candidates.
 """
 
@@ -26,13 +26,13 @@ from spaces.plan import SharePlan
 def verify_front(
     inputs: RunInputs, front_search: FrontSearch, reporter: Reporter
 ) -> FrontVerification:
-    """Measure fidelity on a shortlist, ground truth and latency on the best of it.
+    """Measure the fidelity of a shortlist, and ground truth and latency of its best plans.
 
     Also compute how well each verification stage predicted the order of plans in the next.
     """
     settings, deployment = inputs.config.verify, inputs.deployment
     shortlist = select_shortlist(front_search, settings.shortlist)
-    plans, held_out = [valued.plan for valued in shortlist], front_search.observed.held_out
+    plans, held_out = [evaluated.plan for evaluated in shortlist], front_search.observed.held_out
     with reporter.working("linear maps"):
         maps = front_search.observed.maps_for(plans)
     setup = EvaluationSetup(deployment.deployed_models, deployment.facts, maps, settings.batch)
@@ -47,7 +47,7 @@ def verify_front(
     records = [plan_record(shortlist[k], front_search.evaluator) for k in best]
     verified = verify_plans(setup, records, [fidelities[k] for k in best], inputs.truth, reporter)
     shortlist_agreement = shortlist_rank_agreement(
-        [valued.proxy for valued in shortlist], fidelities
+        [evaluated.proxy for evaluated in shortlist], fidelities
     )
     with reporter.working("latency"):
         latency_ms = measure_latency(verified.candidates, front_search.latency)
@@ -56,9 +56,12 @@ def verify_front(
         rank_agreement=rank_agreement(verified.candidates) | shortlist_agreement,
         shortlist=tuple(
             ShortlistedPlan(
-                valued.plan.hash, valued.bytes, valued.proxy, mean_of_available(by_model)
+                evaluated.plan.hash,
+                evaluated.bytes,
+                evaluated.proxy,
+                mean_of_available(by_model),
             )
-            for valued, by_model in zip(shortlist, fidelities, strict=True)
+            for evaluated, by_model in zip(shortlist, fidelities, strict=True)
         ),
         latency_ms=latency_ms,
     )
@@ -69,7 +72,8 @@ def select_shortlist(front_search: FrontSearch, most: int) -> list[EvaluatedPlan
     shortlist, champion = front_search.explored.shortlist(most), front_search.champion
     if champion is None:
         return shortlist
-    return [champion, *(valued for valued in shortlist if valued.plan != champion.plan)]
+    others = (evaluated for evaluated in shortlist if evaluated.plan != champion.plan)
+    return [champion, *others]
 
 
 def select_candidates(
@@ -81,12 +85,12 @@ def select_candidates(
     """Return the indices of the plans to verify on ground truth, in rising order.
 
     Without a floor these are the plans with the best mean fidelity, and of equals the smallest.
-    With a floor they are the smallest plans of which every model's fidelity reaches it, then the
-    plans that miss it by least. If no fidelity is known, they are spread evenly.
+    With a floor they are the smallest plans with which every model's fidelity reaches it, then the
+    plans that miss it by least. If no fidelity is defined, they are spread evenly.
     """
     means = [mean_of_available(by_model) for by_model in fidelities]
-    measured = [k for k, mean in enumerate(means) if mean is not None]
-    if not measured:
+    defined = [k for k, mean in enumerate(means) if mean is not None]
+    if not defined:
         return evenly_spaced(len(fidelities), most)
 
     def sort_key(k: int) -> tuple[float, float]:
@@ -95,7 +99,7 @@ def select_candidates(
         worst = min(value for value in fidelities[k].values() if value is not None)
         return (max(0.0, quality_floor - worst), shortlist[k].bytes)
 
-    return sorted(sorted(measured, key=sort_key)[:most])
+    return sorted(sorted(defined, key=sort_key)[:most])
 
 
 def measure_latency(candidates: Sequence[CandidateRecord], latency: Latency) -> dict[str, float]:

@@ -78,7 +78,7 @@ def write_chosen_bundle(source: BundleSource, out: Path, reporter: Reporter) -> 
 
 
 def search_trace(front_search: FrontSearch, verification: FrontVerification) -> SearchTrace:
-    """Return what the report says about plans and shares that were rejected."""
+    """Return the facts about the search that the report shows beyond the result."""
     pairs = front_search.observed.deployment.pairs
     return SearchTrace(
         similarity=front_search.similarity,

@@ -20,7 +20,7 @@ STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
 
 @dataclass(frozen=True)
 class Quantity:
-    """What an axis shows."""
+    """The quantity on an axis."""
 
     name: str
     values: Sequence[float]

@@ -21,13 +21,13 @@ TITLE_HEIGHT, LEGEND_LINE, CHART_MARGIN = 34.0, 22.0, 14.0
 FONT_SIZE = 12.0
 """The font size that `chart.css` sets."""
 Mark = Literal["verified", "behind", "interval", "chosen", "predicted", "unmerged", "limit"]
-Measured = Sequence[tuple[CandidateRecord, float]]
+MeasuredCandidates = Sequence[tuple[CandidateRecord, float]]
 """Candidates by rising bytes, each with its quality kept; without any labels, its fidelity."""
 
 
 @dataclass(frozen=True)
 class LegendEntry:
-    """A mark of the chart and what it means."""
+    """A mark of the chart and its meaning."""
 
     mark: Mark
     text: str
@@ -56,18 +56,18 @@ def front_legend(result: Result) -> list[LegendEntry]:
 
 def front_chart(result: Result, size: tuple[float, float] = PAGE_SIZE) -> ET.Element:
     """Draw the predicted front, the measured candidates, the unmerged models and the limit."""
-    measured = _measured_candidates(result)
+    candidates = _collect_candidates(result)
     chart = Chart.empty(
-        _description(result, measured),
-        Quantity("MB held", [n / MEGABYTE for n in _sizes(result, measured)], format_number),
-        Quantity(_quality_name(result), _qualities(result, measured), format_percent),
+        _description(result, candidates),
+        Quantity("MB held", [n / MEGABYTE for n in _sizes(result, candidates)], format_number),
+        Quantity(_quality_name(result), _qualities(result, candidates), format_percent),
         size,
     )
     _draw_limit(chart, result)
     _draw_predicted(chart, sorted((r.bytes / MEGABYTE, r.proxy) for r in result.front))
     hint = f"unmerged: {megabytes(result.unmerged_bytes)}, 100%"
     chart.point(result.unmerged_bytes / MEGABYTE, 1.0, "c-unmerged", hint)
-    _draw_measured(chart, result, measured)
+    _draw_candidates(chart, result, candidates)
     return chart.root
 
 
@@ -106,27 +106,27 @@ def _quality_name(result: Result) -> str:
     return "quality kept" if result.baseline else "fidelity"
 
 
-def _measured_candidates(result: Result) -> Measured:
+def _collect_candidates(result: Result) -> MeasuredCandidates:
     qualities = [
         (c, c.quality_kept if result.baseline else c.mean_fidelity) for c in result.candidates
     ]
     return sorted(((c, q) for c, q in qualities if q is not None), key=lambda pair: pair[0].bytes)
 
 
-def _sizes(result: Result, measured: Measured) -> list[int]:
+def _sizes(result: Result, candidates: MeasuredCandidates) -> list[int]:
     """Return the bytes that the axis must cover."""
     limit = [] if result.budget_bytes is None else [result.budget_bytes]
-    records = [c for c, _ in measured] or result.front
+    records = [c for c, _ in candidates] or result.front
     return [*(r.bytes for r in records), result.unmerged_bytes, *limit]
 
 
-def _qualities(result: Result, measured: Measured) -> list[float]:
+def _qualities(result: Result, candidates: MeasuredCandidates) -> list[float]:
     """Return the qualities that the axis must cover."""
     limit = [] if result.quality_floor is None else [result.quality_floor]
-    if not measured:
+    if not candidates:
         return [*(r.proxy for r in result.front), 1.0, *limit]
-    ends = [end for c, _ in measured for end in c.quality_interval or ()]
-    return [*(quality for _, quality in measured), *ends, 1.0, *limit]
+    ends = [end for c, _ in candidates for end in c.quality_interval or ()]
+    return [*(quality for _, quality in candidates), *ends, 1.0, *limit]
 
 
 def _draw_predicted(chart: Chart, predicted: Sequence[tuple[float, float]]) -> None:
@@ -136,25 +136,25 @@ def _draw_predicted(chart: Chart, predicted: Sequence[tuple[float, float]]) -> N
         height=chart.y.start - chart.y.end)  # fmt: skip
     clipped = chart.within(add(chart.root, "g", clip_path="url(#front-plot)"))
     clipped.polyline(predicted, "c-predicted")
-    for held, proxy in predicted:
-        clipped.point(held, proxy, "c-guess", radius=2.0)
+    for size, proxy in predicted:
+        clipped.point(size, proxy, "c-guess", radius=2.0)
 
 
-def _draw_measured(chart: Chart, result: Result, measured: Measured) -> None:
-    steps = [(c.bytes / MEGABYTE, q) for c, q in measured if c.hash in result.verified_front]
+def _draw_candidates(chart: Chart, result: Result, candidates: MeasuredCandidates) -> None:
+    steps = [(c.bytes / MEGABYTE, q) for c, q in candidates if c.hash in result.verified_front]
     chart.polyline(steps, "c-front")
     drawn_last = (*result.verified_front, result.chosen)
-    for c, quality in sorted(measured, key=lambda pair: pair[0].hash in drawn_last):
-        held, interval = c.bytes / MEGABYTE, ""
+    for c, quality in sorted(candidates, key=lambda pair: pair[0].hash in drawn_last):
+        size, interval = c.bytes / MEGABYTE, ""
         if c.quality_interval is not None:
             low, high = c.quality_interval
-            chart.vertical_line(held, low, high, "c-interval")
+            chart.vertical_line(size, low, high, "c-interval")
             interval = f" ({percent_interval(c.quality_interval)})"
         if c.hash == result.chosen:
-            chart.point(held, quality, "c-chosen", radius=9.0)
+            chart.point(size, quality, "c-chosen", radius=9.0)
         kind = "c-verified" if c.hash in result.verified_front or not steps else "c-behind"
         hint = f"{c.hash}: {megabytes(c.bytes)}, {percent(quality)}{interval}"
-        chart.point(held, quality, kind, hint)
+        chart.point(size, quality, kind, hint)
 
 
 def _draw_limit(chart: Chart, result: Result) -> None:
@@ -174,12 +174,12 @@ def _draw_limit(chart: Chart, result: Result) -> None:
         chart.text(name, place, "end", "c-limit-name")
 
 
-def _description(result: Result, measured: Measured) -> PictureText:
+def _description(result: Result, candidates: MeasuredCandidates) -> PictureText:
     plans = [
         f"{c.hash} holds {megabytes(c.bytes)} at {percent(quality)}"
         + (", on the verified front" if c.hash in result.verified_front else "")
         + (", chosen" if c.hash == result.chosen else "")
-        for c, quality in measured
+        for c, quality in candidates
     ]
     limit = (
         f"The budget is {megabytes(result.budget_bytes)}."
@@ -194,14 +194,14 @@ def _description(result: Result, measured: Measured) -> PictureText:
 def _legend_lines(entries: Sequence[LegendEntry], width: float) -> list[list[LegendEntry]]:
     """Distribute the entries over lines of that width."""
     lines: list[list[LegendEntry]] = [[]]
-    used = 0.0
+    line_width = 0.0
     for entry in entries:
         needed = _legend_width(entry)
-        if lines[-1] and used + needed > width:
+        if lines[-1] and line_width + needed > width:
             lines.append([])
-            used = 0.0
+            line_width = 0.0
         lines[-1].append(entry)
-        used += needed
+        line_width += needed
     return lines
 
 

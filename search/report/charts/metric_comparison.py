@@ -33,18 +33,20 @@ ACCURACY = "accuracy kept (1 = unmerged)"
 def write_pictures(
     tables: MetricTables,
     metrics: Mapping[str, SimilarityByShare],
-    kept: SimilarityByShare,
+    accuracy_kept: SimilarityByShare,
     stages: Stages,
     out: Path,
 ) -> None:
     """Write points.png, maps.png and bars.png.
 
-    The deciding table orders the metrics. All that is drawn is of the reporting part, and `kept`
-    must be, too.
+    The deciding table orders the metrics. All drawn numbers are of the reporting part, and
+    `accuracy_kept` must be, too.
     """
     names, reporting = tables["deciding"].ranking, tables["reporting"]
-    save_figure(points_figure(names, reporting, metrics, kept), out / POINTS_PICTURE)
-    save_figure(maps_figure(names[0], metrics[names[0]], kept, stages), out / MAPS_PICTURE)
+    save_figure(points_figure(names, reporting, metrics, accuracy_kept), out / POINTS_PICTURE)
+    save_figure(
+        maps_figure(names[0], metrics[names[0]], accuracy_kept, stages), out / MAPS_PICTURE
+    )
     save_figure(bars_figure(names, reporting), out / BARS_PICTURE)
 
 
@@ -52,7 +54,7 @@ def points_figure(
     names: Sequence[str],
     reporting: MetricTable,
     metrics: Mapping[str, SimilarityByShare],
-    kept: SimilarityByShare,
+    accuracy_kept: SimilarityByShare,
 ) -> Figure:
     """Draw each metric against accuracy, one point per share."""
     columns = min(3, len(names))
@@ -64,7 +66,7 @@ def points_figure(
     for axes in grid.flat[len(names) :]:
         axes.set_axis_off()
     for axes, name in zip(grid.flat, names, strict=False):
-        _draw_points(axes, metrics[name], kept)
+        _draw_points(axes, metrics[name], accuracy_kept)
         axes.set_title(f"{name}: r {_signed(reporting.pearson(name))}", loc="left", fontsize=10)
         axes.set_xlabel(METRICS[name].label, fontsize=8)
     for axes in grid[:, 0]:
@@ -76,13 +78,13 @@ def points_figure(
 
 
 def maps_figure(
-    metric: str, values: SimilarityByShare, kept: SimilarityByShare, stages: Stages
+    metric: str, values: SimilarityByShare, accuracy_kept: SimilarityByShare, stages: Stages
 ) -> Figure:
     """Draw the metric's map beside that of accuracy for every ordered pair of models.
 
     Stages of the same name are framed.
     """
-    recipients = {share.recipient.model for share in kept}
+    recipients = {share.recipient.model for share in accuracy_kept}
     pairs = [(donor, recipient) for donor, recipient in model_pairs(stages)
              if recipient in recipients]  # fmt: skip
     across = 2 if len(pairs) > 3 else 1
@@ -96,7 +98,10 @@ def maps_figure(
         axes.set_axis_off()
     image = None
     for (left, right), (donor, recipient) in zip(slots, pairs, strict=False):
-        for axes, by_share, title in ((left, values, metric), (right, kept, "accuracy kept")):
+        for axes, by_share, title in (
+            (left, values, metric),
+            (right, accuracy_kept, "accuracy kept"),
+        ):
             cells = similarity_matrix(by_share, stages, donor, recipient)
             image = draw_matrix(axes, cells, stages[donor], stages[recipient], fontsize=8)
             _frame_same_stages(axes, stages[donor], stages[recipient])
@@ -131,11 +136,14 @@ def bars_figure(names: Sequence[str], reporting: MetricTable) -> Figure:
     return figure
 
 
-def _draw_points(axes: Axes, values: SimilarityByShare, kept: SimilarityByShare) -> None:
-    for group, members in (("cross", cross_stage(list(kept))), ("same", same_stage(list(kept)))):
+def _draw_points(axes: Axes, values: SimilarityByShare, accuracy_kept: SimilarityByShare) -> None:
+    for group, members in (
+        ("cross", cross_stage(list(accuracy_kept))),
+        ("same", same_stage(list(accuracy_kept))),
+    ):
         axes.plot(
             [values[share] for share in members],
-            [kept[share] for share in members],
+            [accuracy_kept[share] for share in members],
             "o", color=GROUP_COLOURS[group], markersize=4, alpha=0.7, markeredgewidth=0,
             label=SHARE_GROUPS[group],
         )  # fmt: skip

@@ -79,7 +79,7 @@ def describe_share(share: Share, similarity: float | None) -> str:
 
 
 def _description(result: Result, record: PlanRecord | None, sheet: Sheet) -> PictureText:
-    """Describe the diagram: what each model holds and releases, and every share."""
+    """Describe the diagram: the live and released stages of each model, and every share."""
     sentences = []
     for row in sorted(sheet.rows, key=lambda row: row.index):
         live = ", ".join(box.name for box in row.stages if box.live)
@@ -187,7 +187,7 @@ def _curve(arrow: Arrow) -> str:
 
 
 def _draw_label(root: ET.Element, arrow: Arrow) -> None:
-    """The similarity, on paper of its own."""
+    """Draw the similarity on a background of its own."""
     x, y = arrow.label
     text = str(arrow.share.adapter) if arrow.similarity is None else f"{arrow.similarity:z.2f}"
     width = text_width(text, FONT) + 10

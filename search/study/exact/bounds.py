@@ -44,14 +44,14 @@ class Incumbents:
         self._quality = np.array([-np.inf, *(p.proxy for p in self.plans)])
 
     def dominate(self, total_bytes: Ints, quality: Floats) -> Bools:
-        """(n,): whether an incumbent is as good in both, or the bytes exceed the limit."""
+        """Return whether an incumbent is as good in both, or the bytes exceed the limit, (n,)."""
         best: Floats = self._quality[np.searchsorted(self._bytes, total_bytes, side="right")]
         return (best >= quality - ROUNDING) | (total_bytes > self.limits.bytes)
 
 
 @dataclass(frozen=True)
 class RelaxedFront:
-    """A front that the undecided segments cannot dominate, whatever is decided in them.
+    """A front that the undecided segments cannot dominate, however they are decided.
 
     Each undecided segment is relaxed: it takes the best of its own options, as if it depended on
     no other segment.
@@ -76,7 +76,7 @@ class Bounds:
         self.minimum_adapter_bytes = self._minimum_adapter_bytes()
 
     def _minimum_adapter_bytes(self) -> Ints:
-        """(segments, replaced): fewest bytes of an adapter with its recipient there."""
+        """Return the fewest bytes of an adapter, by its recipient, (segments, replaced)."""
         shape = (len(self.table.segments), self.graph.undecided + 1)
         minimum = np.full(shape, np.iinfo(np.int32).max, np.intp)
         for share in self.table.undominated_shares():
@@ -103,7 +103,7 @@ class Bounds:
         return RelaxedFront(np.array(total_bytes, np.intp), np.array(quality), decided_weights)
 
     def _relaxed_options(self, segment: int) -> list[tuple[int, float]]:
-        """Bytes and quality of each `replaced` of a segment, each at its best."""
+        """Return the fewest bytes and the highest quality of each `replaced` of a segment."""
         positions = self.table.recipient_position[self.table.shares_into(segment)]
         stage_bytes, quality = self.table.stage_bytes.table[segment], self.graph.quality[segment]
         return [
@@ -115,7 +115,7 @@ class Bounds:
         ]
 
     def may_improve(self, partial: PartialPlans, relaxed: RelaxedFront) -> Bools:
-        """(n,): whether some completion may be feasible and not dominated by an incumbent."""
+        """Return whether a completion may be feasible and not dominated by an incumbent, (n,)."""
         ends = self.graph.end_quality(self.graph.edge_quality(partial))[:-1]
         feasible = (ends[self.table.tapped] > 0).all(axis=0)
         feasible &= self.near_quality_limit((self.table.weights @ ends).min(axis=0))
@@ -129,12 +129,12 @@ class Bounds:
         return undominated
 
     def near_quality_limit(self, worst: Floats) -> Bools:
-        """(n,): whether every model keeps the required quality, but for rounding."""
+        """Return whether every model keeps the required quality, but for rounding, (n,)."""
         near: Bools = worst >= self.incumbents.limits.quality - ROUNDING
         return near
 
     def _fewest_bytes(self, partial: PartialPlans) -> Ints:
-        """(n,): bytes of what is decided, with the cheapest adapters for what is not."""
+        """Return the bytes of all decided parts, with the cheapest undecided adapters, (n,)."""
         retained = np.where(partial.retained == self.graph.undecided, 0, partial.retained)
         segments = np.arange(len(partial.replaced))[:, None]
         adapters = np.where(

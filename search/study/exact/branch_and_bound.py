@@ -37,7 +37,7 @@ class TooLarge(MergeSearchError):
 
 @dataclass(frozen=True)
 class ExactFront:
-    """The exact front, and what it took to find it."""
+    """The exact front, and the effort of finding it."""
 
     front: tuple[PredictedPlan, ...]
     """By rising bytes. For every feasible plan of the space there is a plan here that holds no
@@ -45,7 +45,7 @@ class ExactFront:
     combinations: int
     """Size of the space as a study sees it."""
     examined: int
-    """How many partial and complete plans were bounded or valued."""
+    """How many partial and complete plans were bounded or evaluated."""
 
 
 def exact_front(
@@ -116,7 +116,7 @@ class _Search:
                 pending[depth + 1] = pending[depth + 1].join(partial)
 
     def _next_depth(self, pending: Sequence[PartialPlans]) -> int:
-        """The deepest decision for which a full batch waits; if there is none, the shallowest."""
+        """Return the deepest decision with a full batch of plans; without any, the shallowest."""
         full = [depth for depth, partial in enumerate(pending) if len(partial) >= self.batch_size]
         if full:
             return full[-1]
@@ -131,7 +131,7 @@ class _Search:
         return branched.take(self._has_live_donor(branched, decision.segment))
 
     def _has_live_donor(self, partial: PartialPlans, segment: int) -> Bools:
-        """(n,): whether the donor of the segment's share is live."""
+        """Return whether the donor of the segment's share is live, (n,)."""
         share, columns = partial.shares[segment], np.arange(len(partial))
         donor, position = self.table.donor_segment[share], self.table.donor_position[share]
         in_suffix = position >= partial.replaced[donor, columns]
@@ -146,19 +146,21 @@ class _Search:
         return partial.take(self.bounds.may_improve(partial, decision.relaxed))
 
     def add_incumbents(self, chosen: Ints) -> None:
-        """Value complete plans, (segments, n), and add the best ones to the incumbents.
+        """Evaluate complete plans, (segments, n), and add the best to the incumbents.
 
-        The table's qualities may be off by rounding: the cost model and the proxy have the last
-        word on a plan.
+        The table's qualities may be off by rounding, so the cost model and the proxy evaluate each
+        plan that is added.
         """
         if not chosen.shape[1]:
             return
         self._count(chosen.shape[1])
         values = self.table.evaluate(chosen)
-        left = values.acyclic & self.bounds.near_quality_limit(values.worst)
-        while (left := left & ~self.incumbents.dominate(values.bytes, values.quality)).any():
-            for column in _undominated(values.bytes, values.quality, np.flatnonzero(left)):
-                left[column] = False
+        open_plans = values.acyclic & self.bounds.near_quality_limit(values.worst)
+        while (
+            open_plans := open_plans & ~self.incumbents.dominate(values.bytes, values.quality)
+        ).any():
+            for column in _undominated(values.bytes, values.quality, np.flatnonzero(open_plans)):
+                open_plans[column] = False
                 plan = self.table.plan(chosen[:, column])
                 self.incumbents.add(
                     self.evaluator.predict(canonical(plan, self.evaluator.problem.layouts))
@@ -175,7 +177,7 @@ class _Search:
 
 
 def _decisions(bounds: Bounds) -> list[_Decision]:
-    """All decisions in their order: large segments first, none where there is no choice."""
+    """Return all decisions in order: large segments first, none where there is no choice."""
     table = bounds.table
     by_size = np.argsort(-table.stage_bytes.table[:, 0, 0], kind="stable").tolist()
     with_shares = [segment for segment in by_size if len(table.replaced_options(segment)) > 1]
@@ -194,7 +196,7 @@ def _decide_replaced(bounds: Bounds, segment: int, undecided: list[int]) -> _Dec
 
 
 def _decide_retained(bounds: Bounds, segment: int) -> _Decision:
-    """The prefix is retained up to the position of some donor, or not at all."""
+    """Return the decision on `retained`: the position of a donor in the prefix, or 0."""
     table = bounds.table
     donors = sorted(
         {

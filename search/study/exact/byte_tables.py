@@ -39,7 +39,10 @@ class StageBytes:
         """(segments, replaced, retained): bytes of the live stages, without tied tensors."""
 
     def bytes(self, replaced: Ints, retained: Ints) -> Ints:
-        """(n,): bytes of the stages and heads, from (segments, n) of each."""
+        """Return the bytes of the stages and heads, (n,).
+
+        `replaced` and `retained` are (segments, n).
+        """
         by_segment: Ints = self.table[np.arange(len(replaced))[:, None], replaced, retained]
         total: Ints = by_segment.sum(axis=0) + self.head_bytes
         for size, stages in self.tied:
@@ -51,10 +54,10 @@ class StageBytes:
 class AdapterBytes:
     """Bytes of the shares' adapters.
 
-    An adapter's bytes depend on what reads its result: on how many of the stages above the
+    An adapter's bytes depend on the readers of its result: on how many of the stages above the
     recipient are live without a gap, and on the first representation, from the recipient up
-    through stages that pass it on unchanged, that is itself a donor. The cost model is asked once
-    for each share and each of these contexts.
+    through stages that pass it on unchanged, that is itself a donor. The cost model computes the
+    bytes once for each share and each of these contexts.
 
     Arrays over shares have one more entry, for `NO_SHARE`; arrays over stages have one more, for
     "no stage".
@@ -93,7 +96,7 @@ class AdapterBytes:
         """Whether any adapter changes the bytes in any context."""
 
     def bytes(self, chosen: Ints, live: Bools, donors: Bools) -> Ints:
-        """(n,): bytes of the adapters of one segment's shares.
+        """Return the bytes of the adapters of one segment's shares, (n,).
 
         `chosen` are the shares' numbers, (n,); `live` and `donors`, (stages + 1, n), say which
         stages are live and which are donors.

@@ -16,7 +16,7 @@ from search.study.exact.segments import Ints
 from search.study.problem import Problem
 
 MAX_COMBINATIONS = 10_000_000
-"""Plans are counted by the combinations of `replaced`, of which there may be this many."""
+"""Limit on the combinations of `replaced`, by which plans are counted."""
 COMBINATIONS_PER_BATCH = 20_000
 
 
@@ -50,7 +50,10 @@ def count_plans(problem: Problem) -> int:
 
 
 def _laplacians(graph: SegmentGraph, replaced: Ints) -> NDArray[Any]:
-    """(n, s, s) over the s segments that end in a tap, from (segments, n) of `replaced`."""
+    """Return (n, s, s) Laplacians over the s segments that end in a tap.
+
+    `replaced` is (segments, n).
+    """
     undecided = np.full_like(replaced, graph.undecided)
     partial = PartialPlans(replaced, undecided, undecided)
     edges = graph.share_count.take(graph.table_index(partial))

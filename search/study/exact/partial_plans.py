@@ -1,4 +1,4 @@
-"""Partial plans: plans of which only some decisions are taken, as columns of arrays."""
+"""Partial plans, with only some decisions taken, as columns of arrays."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from search.study.exact.plan_table import PlanTable
 from search.study.exact.segments import NO_SHARE, Bools, Ints
 
 Kind = Literal["replaced", "retained", "shares"]
-"""What a decision decides about a segment; `segments` explains the words."""
+"""The number that a decision sets for a segment; `segments` explains the words."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class PartialPlans:
 
     @classmethod
     def undecided(cls, table: PlanTable, code: int) -> PartialPlans:
-        """Return one plan, in which only what has a single option is decided."""
+        """Return one plan, in which only segments with a single option are decided."""
         segments = range(len(table.segments))
         fixed = [len(table.replaced_options(segment)) == 1 for segment in segments]
         replaced = np.where(fixed, table.replaced_without_share, code)[:, None]
@@ -44,7 +44,7 @@ class PartialPlans:
         )
 
     def join(self, other: PartialPlans) -> PartialPlans:
-        """Return these plans and, after them, the other ones."""
+        """Return these plans, followed by the others."""
         pairs = (
             (self.replaced, other.replaced),
             (self.retained, other.retained),

@@ -43,11 +43,11 @@ class PlanValues:
     worst: Floats
     """The lowest quality of any model."""
     acyclic: Bools
-    """False where a representation would depend on itself: there is no such plan."""
+    """False where a representation would depend on itself, which no plan allows."""
 
 
 class PlanTable:
-    """The shares of a problem by number, and the tables from which plans are valued.
+    """The shares of a problem by number, and the tables from which plans are evaluated.
 
     A complete plan is a column of share numbers, (segments,), with NO_SHARE where a segment has no
     share; many plans are an array `chosen`, (segments, n). Arrays over shares have a last entry
@@ -116,7 +116,7 @@ class PlanTable:
         return bool(self.quality[share] >= self.quality[other] and no_more_bytes)
 
     def evaluate(self, chosen: Ints) -> PlanValues:
-        """Value complete plans, (segments, n)."""
+        """Return the values of complete plans, (segments, n)."""
         has_share = chosen != NO_SHARE
         replaced = np.where(
             has_share, self.recipient_position[chosen], self.replaced_without_share[:, None]
@@ -139,7 +139,9 @@ class PlanTable:
         return PlanValues(total, by_model.mean(axis=0), by_model.min(axis=0), acyclic)
 
     def _end_quality(self, share_quality: Floats, depends_on: Ints) -> Floats:
-        """(segments, n): quality kept at each segment's end; -1 where it depends on itself.
+        """Return the quality kept at each segment's end, (segments, n).
+
+        It is -1 where the end depends on itself.
 
         `depends_on` is the segment whose end each segment's end depends on, or INPUT.
         """
@@ -151,7 +153,7 @@ class PlanTable:
         return quality[:-1]
 
     def _retained(self, chosen: Ints, donor_segment: Ints, from_prefix: Bools) -> Ints:
-        """(segments, n): position of the last prefix donor of each segment, 0 without one."""
+        """Return the position of each segment's last prefix donor, (segments, n); else 0."""
         retained, columns = np.zeros_like(chosen), np.arange(chosen.shape[1])
         positions = np.where(from_prefix, self.donor_position[chosen], 0)
         for donor, position in zip(donor_segment, positions, strict=True):
@@ -159,7 +161,7 @@ class PlanTable:
         return retained
 
     def _adapter_bytes(self, chosen: Ints, replaced: Ints, retained: Ints) -> Ints:
-        """(n,): bytes of all adapters of each plan."""
+        """Return the bytes of all adapters of each plan, (n,)."""
         if not self.adapter_bytes.any:
             return np.zeros(chosen.shape[1], np.intp)
         live = np.zeros((len(self.positions) + 1, chosen.shape[1]), np.bool_)  # last: no stage

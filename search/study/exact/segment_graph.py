@@ -25,7 +25,7 @@ class SegmentGraph:
 
     Which donors belong to an edge depends on its donors' segment t: a suffix donor's position is
     at least `replaced`, a prefix donor's position is at most `retained`. That number is the
-    edge's *donor limit*. What is undecided is taken for whatever allows most donors.
+    edge's *donor limit*. An undecided number takes the value that allows most donors.
 
     The tables are indexed by segment, its `replaced`, edge and donor limit.
     """
@@ -73,7 +73,7 @@ class SegmentGraph:
                     self.best_share[segment, code, edge, limits] = share
 
     def table_index(self, partial: PartialPlans) -> Ints:
-        """(segments, edges, n): the flat index of every plan's edges in the tables."""
+        """Return the flat index of every plan's edges in the tables, (segments, edges, n)."""
         undecided, replaced = partial.replaced == self.undecided, partial.replaced
         suffix_limit = np.where(undecided, 0, replaced)
         # While `retained` is undecided, the whole prefix may hold donors, at no cost.
@@ -88,7 +88,10 @@ class SegmentGraph:
         return index
 
     def edge_quality(self, partial: PartialPlans) -> Floats:
-        """(segments, edges, n): the highest quality that each edge can keep, 0 without one."""
+        """Return the highest quality that each edge can keep, (segments, edges, n).
+
+        It is 0 without a share.
+        """
         table = self.table
         quality: Floats = self.quality.take(self.table_index(partial))
         columns = np.arange(len(partial))
@@ -105,10 +108,11 @@ class SegmentGraph:
         return quality
 
     def end_quality(self, edge_quality: Floats) -> Floats:
-        """(segments + 1, n): the highest quality at each segment's end; last the input's, 1.
+        """Return the highest quality at each segment's end and at the input, (segments + 1, n).
 
-        A path's quality is the product of its edges'; the best paths are found by relaxation
-        (Bellman 1958). 0 if no path leads here from the input.
+        The input comes last, with quality 1. The quality of a path is the product of its edges;
+        the best paths are found by relaxation (Bellman 1958). An end that no path reaches from
+        the input has quality 0.
         """
         ends = np.zeros((self.count + 1, edge_quality.shape[2]))
         ends[-1] = 1.0
@@ -121,7 +125,7 @@ class SegmentGraph:
         return ends
 
     def best_shares(self, partial: PartialPlans) -> Ints:
-        """(segments, n): complete plans of the highest quality, whatever their bytes."""
+        """Return complete plans of the highest quality, (segments, n), regardless of bytes."""
         quality = self.edge_quality(partial)
         candidates = self.best_share.take(self.table_index(partial))
         arriving = quality * self.end_quality(quality)[self.starts]

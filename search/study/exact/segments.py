@@ -1,4 +1,4 @@
-"""Segments of a backbone: what the taps divide it into, and what a plan decides in each.
+"""Segments of a backbone, its pieces between the taps, and the decisions of a plan in each.
 
 A segment has at most one share. Of the shares within one segment only the last can reach the tap
 at its end. The stages of a segment are numbered by their *position*, from 1. Two numbers describe
@@ -6,8 +6,8 @@ which of them are live:
 
 - `replaced`: the position of the share's recipient, 0 without a share. The share makes the stages
   up to this position, the *prefix*, superfluous; the stages after it, the *suffix*, are live.
-- `retained`: the position of the last stage in the prefix that some share, in whichever segment,
-  takes as its donor; 0 if there is none. The prefix is live up to this position.
+- `retained`: the position of the last stage in the prefix that a share of any segment takes as its
+  donor; 0 if there is none. The prefix is live up to this position.
 
 So a stage is live if its position is above `replaced` or at most `retained`.
 """
@@ -77,7 +77,7 @@ def stage_positions(segments: Sequence[Segment]) -> dict[Ref, tuple[int, int]]:
 
 
 def quality_weights(segments: Sequence[Segment], layouts: Layouts) -> Floats:
-    """(models, segments): the weight of each segment's end in its model's quality."""
+    """Return the weight of each segment's end in its model's quality, (models, segments)."""
     weights = np.zeros((len(layouts), len(segments)))
     for row, layout in enumerate(layouts.values()):
         for column, segment in enumerate(segments):

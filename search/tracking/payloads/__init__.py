@@ -1,1 +1,1 @@
-"""What each kind of MLflow run holds, as plain data."""
+"""The content of each kind of MLflow run, as plain data."""

@@ -1,4 +1,4 @@
-"""What every run in MLflow says of its document: tags, and what the numbers depend on.
+"""The tags and parameters that every run in MLflow has: where its numbers come from.
 
 The payload modules read no clock, so that logging a document again sends the same data.
 """
@@ -19,7 +19,7 @@ def common_tags(document: Provenance) -> dict[str, str]:
 
 
 def provenance_parameters(document: Provenance) -> dict[str, Any]:
-    """Return the parameters that say what the document's numbers depend on."""
+    """Return the seed, the frames and the versions that the document's numbers depend on."""
     return {
         "seed": document.seed,
         "frames": document.frames["count"],

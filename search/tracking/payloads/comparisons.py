@@ -1,4 +1,4 @@
-"""What MLflow shows of a metric comparison, and of a verification on other data."""
+"""The numbers and texts that MLflow shows of a metric comparison and of a verification."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What MLflow shows of a search, its candidates and its frames."""
+"""The numbers and texts that MLflow shows of a search, its candidates and its frames."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def search_parameters(result: Result) -> dict[str, Any]:
 
 
 def plan_parameters(result: Result, plan: SharePlan) -> dict[str, Any]:
-    """Return what a plan shares and the limits of its search.
+    """Return the shares of a plan and the limits of its search.
 
     All plans have the same keys, so that MLflow shows them side by side.
     """
@@ -55,7 +55,7 @@ def plan_parameters(result: Result, plan: SharePlan) -> dict[str, Any]:
 
 
 def candidate_parameters(result: Result, candidate: CandidateRecord) -> dict[str, Any]:
-    """Return what the plan shares, and how certain its numbers are.
+    """Return the shares of the plan, and how certain its numbers are.
 
     `range95_NAME` is the 95% interval of a metric. `verdict_MODEL` is the significance of the
     change of a model, with the change and its interval.
@@ -99,7 +99,7 @@ def _range(interval: Sequence[float]) -> str:
 
 
 def candidate_run_name(candidate: CandidateRecord) -> str:
-    """Return a name that differs between candidates: bytes, what is shared, start of the hash."""
+    """Return a name that differs between candidates: bytes, shares, start of the hash."""
     shares = SharePlan.from_dict(candidate.plan).shares
     shared = (
         f"{shares[0].donor} -> {shares[0].recipient}"
@@ -215,7 +215,7 @@ def candidate_metrics(candidate: CandidateRecord) -> dict[str, float]:
         "fidelity": candidate.mean_fidelity,
         "quality_kept": candidate.quality_kept,
         **_accuracy_metrics(candidate.accuracy),
-        **{f"kept_{name}": kept for name, kept in candidate.kept.items()},
+        **{f"kept_{name}": value for name, value in candidate.kept.items()},
         **{f"fidelity_{name}": value for name, value in candidate.fidelity.items()},
         **{title: candidate.costs.get(cost) for cost, title in MEASURED_COSTS.items()},
     }

@@ -1,4 +1,4 @@
-"""What MLflow shows of the rounds of a watch."""
+"""The numbers and texts that MLflow shows of the rounds of a watch."""
 
 from __future__ import annotations
 
@@ -51,20 +51,22 @@ def round_tags(name: str, rounds: Sequence[Round]) -> dict[str, str]:
 
 def watch_note(name: str, rounds: Sequence[Round]) -> str:
     """Return the note of the last rounds in Markdown, newest first."""
-    last, shown = rounds[-1], list(reversed(rounds[-NOTED_ROUNDS:]))
+    last, newest_first = rounds[-1], list(reversed(rounds[-NOTED_ROUNDS:]))
     head = (
         f"**{name}**: round {last.number} ended at {format_minute(last.ended)} UTC: "
         f"{last.decision}. "
         f"In service: {last.champion or 'no plan yet'}."
     )
     columns = {
-        "round": [str(ended.number) for ended in shown],
-        "ended (UTC)": [format_minute(ended.ended) for ended in shown],
-        "decision": [ended.decision for ended in shown],
-        "drift p": ["-" if ended.p_value is None else f"{ended.p_value:.2g}" for ended in shown],
-        "fidelity": [percent(mean_of_available(ended.fidelity)) for ended in shown],
-        "in service": [ended.champion or "-" for ended in shown],
-        "reason": [_cell(ended.reason) for ended in shown],
+        "round": [str(ended.number) for ended in newest_first],
+        "ended (UTC)": [format_minute(ended.ended) for ended in newest_first],
+        "decision": [ended.decision for ended in newest_first],
+        "drift p": [
+            "-" if ended.p_value is None else f"{ended.p_value:.2g}" for ended in newest_first
+        ],
+        "fidelity": [percent(mean_of_available(ended.fidelity)) for ended in newest_first],
+        "in service": [ended.champion or "-" for ended in newest_first],
+        "reason": [_cell(ended.reason) for ended in newest_first],
     }
     lines = [columns.keys(), ["---"] * len(columns), *zip(*columns.values(), strict=True)]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,0 +1,152 @@
+"""Which files of a camera have been read: each is read once, in whatever order they arrive.
+
+A file is recognised by its name, size and modification time. Copying programs may keep old
+modification times, and clocks may be set back, so the newest time alone does not tell new files
+from old ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from search.cameras.files import FileStamp
+
+MAX_FILES = 5000
+"""Files that are remembered one by one; of older ones only the newest time is."""
+FORGOTTEN_AT_A_TIME = 500
+TRUNCATION = 2_000_000_000
+"""Nanoseconds by which a file system may cut a modification time off when it stores it: FAT."""
+SEPARATOR = "\0"
+"""No file name contains it. The files are one text, which is written in a tenth of the time of a
+list or mapping."""
+
+
+class ReadFile(NamedTuple):
+    """A file that has been read, as it was then."""
+
+    mtime: int
+    size: int
+    """Bytes; -1 if an earlier version read it, which did not note the size."""
+    seconds: float
+    """How far it has been read; 0 for an image, -1 if it gave no frame."""
+    complete: bool
+    """Whether that was all of it."""
+
+    def is_unchanged(self, stamp: FileStamp) -> bool:
+        """Whether the file is still the same."""
+        return self.size in (-1, stamp.size) and 0 <= self.mtime - stamp.mtime < TRUNCATION
+
+
+@dataclass(frozen=True)
+class FileHistory:
+    """The files of a camera that have been read."""
+
+    files: Mapping[str, ReadFile] = field(default_factory=dict)
+    """By name, at most MAX_FILES."""
+    forgotten: tuple[int, str] = (-1, "")
+    """Modification time and name: files up to here count as read if they are not in `files`."""
+    last: str = ""
+    """The name of the file that was read last."""
+
+    @classmethod
+    def parse(cls, data: Mapping[str, Any] | None) -> FileHistory:
+        """Read a history from a cursor; None is empty.
+
+        Cursors of earlier versions name the last file only: all older ones count as read.
+        """
+        if not data:
+            return cls()
+        if "files" in data:
+            mtime, name = data["forgotten"]
+            return cls(_parse_files(data["files"]), (mtime, name), data["last"])
+        until, name = data["mtime"], data["file"]
+        read = ReadFile(until, -1, data.get("seconds", 0.0), data.get("end", True))
+        return cls({name: read}, (until, name), name)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the history as the data of a cursor, which an earlier version can read too."""
+        newest = max(self.files, key=lambda name: (self.files[name].mtime, name))
+        return {
+            "mtime": self.files[newest].mtime,
+            "file": newest,
+            "seconds": self.files[newest].seconds,
+            "end": self.files[newest].complete,
+            "last": self.last,
+            "forgotten": list(self.forgotten),
+            "files": SEPARATOR.join(
+                f"{read.mtime} {read.size} {read.seconds!r} {read.complete:d} {name}"
+                for name, read in self.files.items()
+            ),
+        }
+
+    def unread(self, stamps: Sequence[FileStamp]) -> list[FileStamp]:
+        """Return the files that have not been read, or not to their end, or have changed since."""
+        return [stamp for stamp in stamps if not self._is_read(stamp)]
+
+    def reached(self, stamp: FileStamp) -> float:
+        """Return the seconds after which to go on in a file; -1 to read it from its beginning.
+
+        A file goes on if it was read last or not to its end, and has not become smaller: a
+        recorder that writes in a ring overwrites the others.
+        """
+        read = self.files.get(stamp.file)
+        if read is None or stamp.size < read.size:
+            return -1.0
+        goes_on = stamp.file == self.last or not read.complete
+        return read.seconds if goes_on else -1.0
+
+    def after(self, stamp: FileStamp, seconds: float, complete: bool) -> FileHistory:
+        """Return the history after a file has been read."""
+        read = ReadFile(stamp.mtime, stamp.size, seconds, complete)
+        history = replace(self, files={**self.files, stamp.file: read}, last=stamp.file)
+        return history if len(history.files) <= MAX_FILES else history._without_oldest()
+
+    def renamed(self, stamps: Sequence[FileStamp]) -> FileHistory:
+        """Return the history with files under their new names.
+
+        A new name with the size and modification time of a file that has gone, or has made way
+        for another, is that file.
+        """
+        present = {stamp.file: stamp for stamp in stamps}
+        gone: dict[tuple[int, int], list[str]] = {}
+        for name, read in self.files.items():
+            if name not in present or not read.is_unchanged(present[name]):
+                gone.setdefault((read.mtime, read.size), []).append(name)
+        new_names: dict[str, str] = {}
+        for stamp in stamps if gone else ():
+            candidates = gone.get((stamp.mtime, stamp.size))
+            if candidates and stamp.file not in self.files:
+                old = min(candidates, key=lambda name: Path(name).name != Path(stamp.file).name)
+                candidates.remove(old)
+                new_names[old] = stamp.file
+        files = {new_names.get(name, name): read for name, read in self.files.items()}
+        return replace(self, files=files, last=new_names.get(self.last, self.last))
+
+    def frame_times(self) -> list[int]:
+        """Return the modification times, in order, of the files that gave frames."""
+        times = [read.mtime for read in self.files.values() if read.seconds >= 0]
+        return sorted((*times, self.forgotten[0])) if self.forgotten[1] else sorted(times)
+
+    def _is_read(self, stamp: FileStamp) -> bool:
+        read = self.files.get(stamp.file)
+        if read is not None:
+            return read.complete and read.is_unchanged(stamp)
+        return (stamp.mtime, stamp.file) <= self.forgotten
+
+    def _without_oldest(self) -> FileHistory:
+        by_age = sorted(self.files, key=lambda name: (self.files[name].mtime, name))
+        oldest = [name for name in by_age if name != self.last][:FORGOTTEN_AT_A_TIME]
+        forgotten = max(self.forgotten, (self.files[oldest[-1]].mtime, oldest[-1]))
+        files = {name: self.files[name] for name in self.files.keys() - set(oldest)}
+        return replace(self, files=files, forgotten=forgotten)
+
+
+def _parse_files(text: str) -> dict[str, ReadFile]:
+    files = {}
+    for line in text.split(SEPARATOR):
+        mtime, size, seconds, complete, name = line.split(" ", 4)
+        files[name] = ReadFile(int(mtime), int(size), float(seconds), complete == "1")
+    return files

@@ -1,0 +1,136 @@
+"""Read one image file as a frame: upright, in RGB, with 8 bits per colour."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Lock
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from spaces.errors import MergeSearchError
+from spaces.inputs import Frame
+
+IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+"""Those that torchvision's ImageFolder reads."""
+DAMAGE = (OSError, Image.DecompressionBombError, SyntaxError, ValueError)
+"""Errors that files raise which are missing, damaged or no images."""
+BITS_PER_SAMPLE = 258
+"""The TIFF tag."""
+
+_filters_lock = Lock()
+"""Python's warning filters belong to the process, and cameras are polled in threads."""
+
+
+class BadFrames(MergeSearchError):
+    """Frames cannot be found or read, or there are too few."""
+
+
+def read_image(path: Path) -> Frame:
+    """Return an image file as uint8 (H, W, 3) RGB, turned upright as its EXIF data say.
+
+    Grey values of 9 to 16 bits keep their 8 highest bits, as Pillow keeps those of colours.
+    Transparency is dropped. Of an animation or of several pages, the first is read.
+
+    Raises:
+        BadFrames: the file is missing or damaged, or its values have no defined range.
+    """
+    try:
+        content = path.read_bytes()  # now: a file that is slow to come must not hold the lock
+        with _open_content(content) as image:
+            image.load()
+            _check_range(image)
+            _turn_upright(image)
+            return np.asarray(_convert_to_rgb(image), dtype=np.uint8)
+    except DAMAGE as error:
+        raise BadFrames(
+            f"image {path}: cannot be read ({error}); remove it or replace it by an intact image"
+        ) from error
+
+
+def find_damage(path: Path) -> str:
+    """Return why an image file cannot be read; empty if it can.
+
+    A file that ends as its format says is not decoded: damage inside it may stay unnoticed.
+    """
+    try:
+        content = path.read_bytes()
+        with _open_content(content) as image:
+            _check_range(image)
+            ends_properly = _ends_properly(image, content)
+        if not ends_properly:
+            read_image(path)
+    except DAMAGE as error:
+        return str(error)
+    except BadFrames as error:
+        return str(error.__cause__)
+    return ""
+
+
+def _ends_properly(image: Image.Image, content: bytes) -> bool:
+    """Whether the content ends as its format says; False also for formats that do not say."""
+    if image.format in ("JPEG", "MPO"):
+        return content.endswith(b"\xff\xd9")
+    if image.format == "WEBP":
+        return int.from_bytes(content[4:8], "little") + 8 <= len(content)
+    if image.format == "PNG" and content.endswith(b"IEND\xaeB`\x82"):
+        image.verify()  # the checksums
+        return True
+    return False
+
+
+def _open_content(content: bytes) -> Image.Image:
+    """Read the header of an image file, and decode nothing yet.
+
+    Raises:
+        OSError, ValueError, SyntaxError, DecompressionBombError: it is damaged.
+    """
+    try:
+        with _without_warnings():
+            return Image.open(io.BytesIO(content))
+    except UnidentifiedImageError:
+        raise ValueError("it is no image of a format that Pillow reads") from None
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Drop warnings: Pillow's are about damaged EXIF data, or about very large pictures."""
+    with _filters_lock, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _check_range(image: Image.Image) -> None:
+    """Check that the brightest value an image may hold is known.
+
+    Raises:
+        ValueError: its values are floating-point numbers or integers of 32 bits.
+    """
+    if image.mode == "F" or (image.mode == "I" and _bits_per_sample(image) > 16):
+        kind = "floating-point numbers" if image.mode == "F" else "integers of 32 bits"
+        raise ValueError(f"its values are {kind}, of which white is not defined: use 8 or 16 bits")
+
+
+def _turn_upright(image: Image.Image) -> None:
+    """Apply the orientation of the EXIF data; damaged data have none."""
+    with _without_warnings(), contextlib.suppress(Exception):  # whatever its parser trips over
+        ImageOps.exif_transpose(image, in_place=True)
+
+
+def _convert_to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        values = np.asarray(image).astype(np.uint16) >> (_bits_per_sample(image) - 8)
+        return Image.fromarray(values.astype(np.uint8)).convert("RGB")
+    if image.mode == "P":  # by way of RGBA: Pillow warns about transparency that is dropped
+        return image.convert("RGBA").convert("RGB")
+    return image.convert("RGB")
+
+
+def _bits_per_sample(image: Image.Image) -> int:
+    """Return the bits of each grey value: Pillow widens those of PNG and PGM files to 16."""
+    tags = getattr(image, "tag_v2", {})
+    return int(tags.get(BITS_PER_SAMPLE, (16,))[0])

@@ -1,0 +1,284 @@
+"""Files of a camera come exactly once, whatever their times and names do."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import time
+from pathlib import Path
+
+import pytest
+from camera_files import LONG_AGO, SetClock, frames_after, levels, put, steady, write_video
+
+from search.cameras.file_history import (
+    FORGOTTEN_AT_A_TIME,
+    MAX_FILES,
+    FileHistory,
+)
+from search.cameras.files import SETTLING_TIME, FileStamp
+from search.cameras.sources import Cursor, FolderCamera, VideoCamera
+
+
+def drained(camera: FolderCamera, cursor: Cursor) -> tuple[list[int], Cursor]:
+    """Return the levels of all new frames, and the cursor after them."""
+    frames = frames_after(camera, cursor)
+    return levels(frames), frames[-1].cursor if frames else cursor
+
+
+def test_images_of_one_time_that_arrive_one_by_one_are_all_taken(tmp_path: Path) -> None:
+    """As archives and checkouts leave them."""
+    camera, cursor = FolderCamera(tmp_path, 0), Cursor()
+    for level, name in ((10, "m.png"), (20, "z.png"), (30, "a.png"), (40, "n.png")):
+        put(tmp_path / name, level)
+        new, cursor = drained(camera, cursor)
+        assert new == [level]
+
+
+def test_images_whose_old_times_a_copying_program_keeps_are_taken(tmp_path: Path) -> None:
+    camera = FolderCamera(tmp_path, 0)
+    put(tmp_path / "today.png", 10, LONG_AGO + 1000)
+    new, cursor = drained(camera, {})
+    put(tmp_path / "older.png", 20, LONG_AGO)
+    put(tmp_path / "oldest.png", 30, LONG_AGO - 1000)
+    new, cursor = drained(camera, cursor)
+    assert new == [30, 20]
+    assert drained(camera, cursor)[0] == []
+
+
+def test_images_after_the_clock_was_set_back_are_taken(tmp_path: Path) -> None:
+    camera, cursor = FolderCamera(tmp_path, 2.0), Cursor()
+    for level, moment in ((10, 100), (20, 110), (30, 50), (40, 60), (50, 120)):
+        put(tmp_path / f"{level}.png", level, LONG_AGO + moment)
+        new, cursor = drained(camera, cursor)
+        assert new == [level]
+
+
+def test_a_renamed_image_is_not_taken_again_and_its_successor_is(tmp_path: Path) -> None:
+    camera = FolderCamera(tmp_path, 0)
+    put(tmp_path / "new/a.bmp", 10)
+    put(tmp_path / "new/b.bmp", 20)  # the same size and time
+    _, cursor = drained(camera, {})
+    (tmp_path / "new").rename(tmp_path / "day 1")
+    assert drained(camera, cursor)[0] == []
+    put(tmp_path / "new/a.bmp", 30, LONG_AGO + 1)
+    new, cursor = drained(camera, cursor)
+    assert new == [30]
+    (tmp_path / "day 1").rename(tmp_path / "day 2")
+    assert drained(camera, cursor)[0] == []
+
+
+def test_an_image_of_the_same_time_and_size_is_taken_beside_the_first(tmp_path: Path) -> None:
+    camera = FolderCamera(tmp_path, 0)
+    put(tmp_path / "a.bmp", 10)
+    _, cursor = drained(camera, {})
+    put(tmp_path / "b.bmp", 20)
+    assert drained(camera, cursor)[0] == [20]
+
+
+def test_an_image_that_is_overwritten_is_taken_again(tmp_path: Path) -> None:
+    camera, cursor = FolderCamera(tmp_path, 0), Cursor()
+    for k in range(3):
+        put(tmp_path / "latest.png", 10 * k, LONG_AGO + 60 * k)
+        new, cursor = drained(camera, cursor)
+        assert new == [10 * k]
+
+
+def test_a_mount_that_comes_and_goes_does_not_repeat_its_images(tmp_path: Path) -> None:
+    camera = FolderCamera(tmp_path / "in", 0)
+    for k in range(4):
+        put(tmp_path / f"in/card/{k}.png", 10 * k, LONG_AGO + k)
+    _, cursor = drained(camera, {})
+    (tmp_path / "in/card").rename(tmp_path / "unmounted")
+    put(tmp_path / "in/other.png", 90, LONG_AGO + 9)
+    new, cursor = drained(camera, cursor)
+    assert new == [90]
+    (tmp_path / "unmounted").rename(tmp_path / "in/card")
+    assert drained(camera, cursor)[0] == []
+
+
+def test_times_that_a_file_system_cuts_off_do_not_repeat_images(tmp_path: Path) -> None:
+    camera = FolderCamera(tmp_path, 0)
+    for k in range(3):
+        put(tmp_path / f"{k}.png", 10 * k, LONG_AGO + 7 * k + 1.9)
+    _, cursor = drained(camera, {})
+    for k in range(3):
+        os.utime(tmp_path / f"{k}.png", (LONG_AGO + 7 * k,) * 2)
+    assert drained(camera, cursor)[0] == []
+
+
+def test_the_last_image_of_a_burst_comes_once_it_is_clear_that_it_is_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SetClock(LONG_AGO + 1)
+    monkeypatch.setattr(time, "time_ns", clock.time_ns)
+    camera = FolderCamera(tmp_path, 5.0)
+    for k in range(4):
+        put(tmp_path / f"{k}.png", 10 * k, LONG_AGO + k * 0.2)
+    new, cursor = drained(camera, {})
+    assert new == [0]
+    clock.advance(5)
+    new, cursor = drained(camera, cursor)
+    assert new == [30]
+    assert drained(camera, cursor)[0] == []
+    assert levels(frames_after(camera, {})) == [0, 30], "as in one poll"
+
+
+def test_a_linked_folder_of_a_camera_is_read_once(tmp_path: Path) -> None:
+    put(tmp_path / "disk/a.png", 10)
+    (tmp_path / "in").mkdir()
+    for name in ("one", "two"):
+        (tmp_path / "in" / name).symlink_to(tmp_path / "disk")
+    (tmp_path / "disk/back").symlink_to(tmp_path / "in")
+    frames = frames_after(FolderCamera(tmp_path / "in", 0), {})
+    assert levels(frames) == [10] and frames[0].cursor["folder"]["file"] == "one/a.png"
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_every_image_comes_once_whatever_happens_between_polls(tmp_path: Path, seed: int) -> None:
+    """Files arrive with any times, are renamed and deleted; each cursor may be the last stored."""
+    chance = random.Random(seed)
+    camera, cursor = FolderCamera(tmp_path, 0), Cursor()
+    present: list[Path] = []
+    delivered: list[int] = []
+    level = 0
+    for step in range(12):
+        for _ in range(chance.randrange(4)):
+            level += 1
+            name = tmp_path / chance.choice(["", "day/", "x/y/"]) / f"{chance.random()}.png"
+            put(name, level)
+            with name.open("ab") as file:
+                file.write(bytes(level))  # no two have the same size
+            os.utime(name, (LONG_AGO + chance.randrange(5),) * 2)
+            present.append(name)
+        frames = frames_after(camera, cursor)
+        stored = frames[: chance.randrange(len(frames) + 1)]  # killed after these
+        delivered += levels(stored)
+        cursor = stored[-1].cursor if stored else cursor
+        if len(stored) == len(frames) and present:
+            path = present.pop(chance.randrange(len(present)))
+            if chance.random() < 0.7:
+                renamed = path.with_name(f"renamed-{step}.png")
+                path.rename(renamed)
+                present.append(renamed)
+            else:
+                path.unlink()
+    delivered += levels(frames_after(camera, cursor))
+    assert sorted(delivered) == list(range(1, level + 1))
+
+
+# Cursors
+
+
+def test_up_to_the_file_of_an_old_cursor_everything_counts_as_taken(tmp_path: Path) -> None:
+    camera = FolderCamera(tmp_path, 2.0)
+    for k in range(5):
+        put(tmp_path / f"{k}.png", 10 * k, LONG_AGO + 3 * k)
+    put(tmp_path / "near.png", 90, LONG_AGO + 7.5)
+    old = {"folder": {"mtime": (LONG_AGO + 6) * 10**9, "file": "2.png"}}
+    new, cursor = drained(camera, old)
+    assert new == [30, 40]
+    put(tmp_path / "late.png", 50, LONG_AGO)
+    put(tmp_path / "later.png", 60, LONG_AGO + 10.5 - 2)
+    assert drained(camera, cursor)[0] == []
+    put(tmp_path / "last.png", 70, LONG_AGO + 20)
+    assert drained(camera, cursor)[0] == [70]
+
+
+def test_an_old_cursor_within_a_recording_resumes_it(tmp_path: Path) -> None:
+    for k, name in enumerate("abc"):
+        write_video(tmp_path / f"{name}.mkv", steady(3), "mpeg4")
+        os.utime(tmp_path / f"{name}.mkv", (LONG_AGO + k,) * 2)
+    camera = VideoCamera(str(tmp_path / "*.mkv"), 1.0)
+    stamp = {"mtime": (LONG_AGO + 1) * 10**9, "file": str(tmp_path / "b.mkv")}
+    within = {"video": {**stamp, "seconds": 1.0, "end": False}}
+    assert levels(frames_after(camera, within)) == pytest.approx([20, 0, 10, 20], abs=5)
+    at_end = {"video": {**stamp, "seconds": 2.0, "end": True}}
+    assert levels(frames_after(camera, at_end)) == pytest.approx([0, 10, 20], abs=5)
+
+
+def test_an_earlier_version_can_go_on_from_a_new_cursor(tmp_path: Path) -> None:
+    camera = FolderCamera(tmp_path, 0)
+    put(tmp_path / "b.png", 10, LONG_AGO + 9)
+    _, cursor = drained(camera, {})
+    put(tmp_path / "a.png", 20, LONG_AGO)
+    _, cursor = drained(camera, cursor)
+    newest = cursor["folder"]
+    assert (newest["mtime"], newest["file"]) == ((LONG_AGO + 9) * 10**9, "b.png")
+
+
+def test_a_history_survives_json_with_any_names() -> None:
+    history = FileHistory()
+    for k, name in enumerate(("a b.png", "new\nline.png", "dir/ü.png", "\udc80.png", "1 2 3 4")):
+        history = history.after(FileStamp(k, name, 10 * k), k / 3, complete=k % 2 == 0)
+    assert FileHistory.parse(json.loads(json.dumps(history.as_dict()))) == history
+
+
+def test_a_long_history_forgets_the_oldest_files_and_none_comes_again() -> None:
+    history = FileHistory()
+    stamps = [FileStamp(k, f"{k}.png", 1) for k in range(MAX_FILES + 3 * FORGOTTEN_AT_A_TIME)]
+    for k, stamp in enumerate(stamps):
+        assert history.unread(stamps[: k + 1]) == [stamp]
+        history = history.after(stamp, 0.0, complete=True)
+        if k % FORGOTTEN_AT_A_TIME == 0:
+            history = FileHistory.parse(history.as_dict())
+        if k > 20:
+            stamps_seen = stamps[k - 20 : k + 1]
+            assert history.unread(stamps_seen) == []
+    assert history.unread(stamps) == []
+    assert MAX_FILES - FORGOTTEN_AT_A_TIME <= len(history.files) <= MAX_FILES
+    within = FileStamp(len(stamps) - MAX_FILES + FORGOTTEN_AT_A_TIME, "late.png", 1)
+    assert history.unread([within]) == [within]
+
+
+# Recordings
+
+
+def test_a_recording_that_arrives_late_is_read_and_the_unfinished_one_is_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SetClock(time.time())
+    monkeypatch.setattr(time, "time_ns", clock.time_ns)
+    camera = VideoCamera(str(tmp_path / "*.mkv"), 1.0)
+    complete = tmp_path / "complete"
+    write_video(complete, steady(8), "mpeg4", container="matroska")
+    content = complete.read_bytes()
+    growing = tmp_path / "growing.mkv"
+    growing.write_bytes(content[: len(content) // 2])
+    clock.age(growing, 0)
+    first = frames_after(camera, {})
+    assert 0 < len(first) < 8
+    write_video(tmp_path / "late.mkv", steady(2), "mpeg4")
+    clock.age(tmp_path / "late.mkv", 1000)
+    second = frames_after(camera, first[-1].cursor)
+    assert levels(second) == pytest.approx([0, 10], abs=5)
+    growing.write_bytes(content)
+    clock.advance(2 * SETTLING_TIME)
+    clock.age(growing, SETTLING_TIME)
+    rest = frames_after(camera, second[-1].cursor)
+    assert levels(first + rest) == pytest.approx([10 * k for k in range(8)], abs=5)
+    assert frames_after(camera, rest[-1].cursor) == []
+
+
+def test_a_renamed_recording_is_not_read_again_and_a_ring_is(tmp_path: Path) -> None:
+    camera = VideoCamera(str(tmp_path / "*.mkv"), 1.0)
+    for k in range(3):
+        write_video(tmp_path / f"{k}.mkv", steady(2 + k), "mpeg4")
+        os.utime(tmp_path / f"{k}.mkv", (LONG_AGO + k,) * 2)
+    frames = frames_after(camera, {})
+    assert len(frames) == 2 + 3 + 4
+    (tmp_path / "2.mkv").rename(tmp_path / "event.mkv")
+    assert frames_after(camera, frames[-1].cursor) == []
+    write_video(tmp_path / "0.mkv", steady(5), "mpeg4")
+    os.utime(tmp_path / "0.mkv", (LONG_AGO + 100,) * 2)
+    assert len(frames_after(camera, frames[-1].cursor)) == 5
+
+
+def test_a_recording_under_several_linked_names_is_read_once(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    write_video(tmp_path / "disk/a.mkv", steady(2), "mpeg4")
+    os.utime(tmp_path / "disk/a.mkv", (LONG_AGO,) * 2)
+    (tmp_path / "disk/again").symlink_to(tmp_path / "disk")
+    (tmp_path / "disk/empty.mkv").mkdir()
+    camera = VideoCamera(str(tmp_path / "**/*.mkv"), 1.0)
+    assert len(frames_after(camera, {})) == 2

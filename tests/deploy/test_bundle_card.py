@@ -1,0 +1,33 @@
+"""The card of a bundle says how the input of each network is made of a frame."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tiny import FinishedRun
+
+from search.deploy.bundle_card import render_card
+from spaces.bundle import read_bundle_contents
+from spaces.inputs import InputSpec
+
+INPUTS = {
+    "a": InputSpec(64, 96, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "crop", 0.95, "bicubic"),
+    "b": InputSpec(48, 48, (0.5,), (0.25,), "letterbox"),
+    "c": InputSpec(48, 48, (0, 0, 0), (1, 1, 1), channels="bgr"),
+}
+ROWS = """\
+| model | height x width | fit | resized by | channels | mean | std |
+| --- | --- | --- | --- | --- | --- | --- |
+| a | 64 x 96 | crop of 95.0% | bicubic | RGB | 0.485, 0.456, 0.406 | 0.229, 0.224, 0.225 |
+| b | 48 x 48 | letterbox | bilinear | grey | 0.5 | 0.25 |
+| c | 48 x 48 | squash | bilinear | BGR | 0, 0, 0 | 1, 1, 1 |
+"""
+
+
+def test_the_inputs_are_a_table_of_size_fit_channels_and_normalisation(
+    tiny_run: FinishedRun,
+) -> None:
+    contents = replace(read_bundle_contents(tiny_run.out / "bundle"), inputs=INPUTS)
+    card = render_card(tiny_run.result, tiny_run.result.candidates[0], contents, [])
+    section = card.partition("## Inputs\n\n")[2].partition("## ")[0]
+    assert section.endswith(f"the input of each network is made so:\n\n{ROWS}\n")
