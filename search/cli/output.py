@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import sys
 
 PLAIN = {"…": "...", "×": "x", "→": "->", "−": "-", "–": "-", "²": "2", "°": " degrees"}  # noqa: RUF001
@@ -19,7 +20,8 @@ def accept_all_characters() -> None:
     codecs.register_error(ERRORS, _in_plain_characters)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors=ERRORS)
+            with contextlib.suppress(OSError):  # asking for the position, once all is set
+                stream.reconfigure(errors=ERRORS)
 
 
 def _in_plain_characters(error: UnicodeError) -> tuple[str, int]:

@@ -73,7 +73,8 @@ class _StrictLoader(yaml.SafeLoader):
 
     def compose_node(self, parent: Node | None, index: Any) -> Node | None:
         self._values, self._level = self._values + 1, self._level + 1
-        _check_extent(self._values, self._level, self.peek_event())
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        _check_extent(self._values, self._level, event)
         node = super().compose_node(parent, index)
         self._level -= 1
         return node
