@@ -506,8 +506,9 @@ def test_frames_truth_and_cameras_may_lie_in_the_home(
     config = load(tmp_path, with_changes(good, changes))
     assert len(open_frame_set(config)) == 4
     assert len(open_ground_truth(config, "a", "classification").frames) == 4
-    for section in ({"folder": "~/frames"}, {"video": "~/frames/*"}):
-        camera: Any = open_camera(CameraConfig(**section), tmp_path)
+    sections = (CameraConfig(folder="~/frames"), CameraConfig(video="~/frames/*"))
+    for section in sections:
+        camera: Any = open_camera(section, tmp_path)
         assert str(home / "frames") in str(camera)
 
 

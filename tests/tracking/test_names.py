@@ -34,12 +34,12 @@ from search.utils.records import write_record
 def test_mlflow_takes_every_name_of_a_run_and_of_a_model(name: str) -> None:
     _validate_model_name(name)
     _validate_logged_model_name(logged_model_name(name))
-    _validate_metric_name(f"fidelity_{name}")
+    _validate_metric_name(f"fidelity_{name}")  # type: ignore[no-untyped-call]
 
 
 @given(st.from_regex(CAMERA_NAME, fullmatch=True))
 def test_mlflow_takes_every_name_of_a_camera(name: str) -> None:
-    _validate_metric_name(f"distance_{name}")
+    _validate_metric_name(f"distance_{name}")  # type: ignore[no-untyped-call]
 
 
 @pytest.mark.parametrize("name", ["c/1", "c:1", "c%1", "c'1", 'c"1', "..", ".c", "", "é"])
@@ -53,7 +53,7 @@ def test_mlflow_takes_every_experiment_that_a_config_accepts(name: str) -> None:
         accepted = MlflowConfig(experiment=name).experiment
     except ValidationError:
         return
-    _validate_experiment_name(accepted)
+    _validate_experiment_name(accepted)  # type: ignore[no-untyped-call]
 
 
 @pytest.mark.parametrize("name", ["", " ", "a\nb", "x" * 501])
@@ -62,7 +62,7 @@ def test_an_experiment_that_nobody_can_read_is_refused(name: str) -> None:
         MlflowConfig(experiment=name)
     if len(name) != 1 and "\n" not in name:
         with pytest.raises(MlflowException):
-            _validate_experiment_name(name)
+            _validate_experiment_name(name)  # type: ignore[no-untyped-call]
 
 
 @pytest.fixture
