@@ -26,6 +26,7 @@ from spaces.adapters import LinearMap
 from spaces.errors import BadInput, BadPlan, MergeSearchError
 from spaces.frame_arrays import as_frames
 from spaces.inputs import Frame, InputSpec, boxes_to_frame, prepare_batch
+from spaces.json_text import load_json
 from spaces.merged import MergedModel
 from spaces.model_facts import ModelFacts, facts_from_json, facts_to_json
 from spaces.model_spec import InputSettings, ModelSpec
@@ -221,7 +222,7 @@ def read_bundle_contents(folder: Path) -> BundleContents:
         BadBundle: a file is missing, damaged, or of another version.
     """
     try:
-        data = json.loads((folder / BUNDLE).read_text(encoding="utf-8"))
+        data = load_json((folder / BUNDLE).read_text(encoding="utf-8"))
         plan = SharePlan.from_json((folder / PLAN).read_text(encoding="utf-8"))
         if data["version"] != BUNDLE_VERSION:
             raise BadBundle(

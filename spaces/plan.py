@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from spaces.errors import BadPlan
+from spaces.json_text import load_json
 
 AdapterKind = Literal["identity", "linear"]
 PLAN_VERSION = 1
@@ -201,8 +202,8 @@ class SharePlan:
             BadPlan: the text is not JSON, or not a plan.
         """
         try:
-            data = json.loads(text)
-        except (ValueError, RecursionError) as error:
+            data = load_json(text)
+        except ValueError as error:
             raise BadPlan(f"the plan is not JSON: {error}") from error
         return cls.from_dict(data)
 

@@ -138,7 +138,7 @@ def test_a_config_from_python_starts_in_the_current_folder(
         ({"budget": "65 parrots"}, "budget: write it as 65%"),
         ({"colour": 1}, "colour: unknown key"),
         ({"models": {}}, "models: name at least two"),
-        ({"models": 3}, "models: input should be a valid dict"),
+        ({"models": 3}, "models: must be a mapping"),
         ({"frames": {"count": 3}}, "frames: give exactly one of folder, scenes, parts"),
         ({"seed": -1, "name": "a/b"}, "; "),
     ],

@@ -17,7 +17,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from search.utils.redact import without_credentials
+from search.utils.redact import host_only
 from spaces.errors import MergeSearchError
 from spaces.inputs import Frame
 
@@ -89,7 +89,7 @@ def frames_of_stream(
     except (av.FFmpegError, OSError) as error:
         reason = reader.reason_for_end(error)
     # not from the error, whose text holds the password
-    raise BadVideo(f"stream {without_credentials(url)}: {reason}")
+    raise BadVideo(f"stream {host_only(url)}: {reason}")
 
 
 def newest_when_due(items: Iterable[Item], every: float, clock: Monotonic) -> Iterator[Item]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from search.cli.output import accept_all_characters
 from search.cli.signals import stoppable
 from search.utils.redact import without_credentials
 from spaces.errors import MergeSearchError
@@ -77,6 +78,10 @@ class Program(Group):
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
         self.params += [*_common_options(), *_json_option()]
+
+    def main(self, *arguments: Any, **settings: Any) -> Any:
+        accept_all_characters()
+        return super().main(*arguments, **settings)
 
     def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
         context.meta[_ARGUMENTS] = tuple(args)
@@ -187,6 +192,8 @@ def _exit_with_message(context: click.Context, error: BaseException) -> NoReturn
     elif isinstance(error, KeyboardInterrupt):
         click.echo(err=True)  # ends the line on which the terminal shows ^C
         text, code = _interruption(context), getattr(error, "exit_code", 128 + signal.SIGINT)
+    elif isinstance(error, UnicodeEncodeError) and error.encoding == sys.getfilesystemencoding():
+        text, code = _unwritable_path(error), 1
     else:
         text, code = _unexpected_error(context, error), UNEXPECTED
     click.echo(f"{PROGRAM}: {text}", err=True)
@@ -197,6 +204,13 @@ def _interruption(context: click.Context) -> str:
     command = context.meta.get(_COMMAND)
     when_stopped = command.when_stopped if isinstance(command, Command) else NOTHING_SAVED
     return f"interrupted; {when_stopped}: {_command_line(context)}"
+
+
+def _unwritable_path(error: UnicodeEncodeError) -> str:
+    return (
+        f"the path {error.object!r} has characters that the locale of this process "
+        f"({error.encoding}) cannot write: run the command with PYTHONUTF8=1"
+    )
 
 
 def _unexpected_error(context: click.Context, error: BaseException) -> str:

@@ -8,10 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from search.config.base import BadConfig
 from search.config.run import RunConfig
+from search.config.yaml_text import NotYaml, read_yaml
 
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
@@ -25,13 +24,16 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         BadConfig: the file is missing or is not YAML, or a key or value is not accepted.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadConfig(f"config {path}: cannot be read ({error})") from error
-    try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise BadConfig(f"config {path}: is not YAML ({' '.join(str(error).split())})") from error
+        data = read_yaml(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise BadConfig(
+            f"config {path}: cannot be read as UTF-8, from byte {error.start + 1} on; save it as "
+            "UTF-8 text"
+        ) from error
+    except OSError as error:
+        raise BadConfig(f"config {path}: cannot be read ({error.strerror or error})") from error
+    except NotYaml as error:
+        raise BadConfig(f"config {path}: {error}") from error
     if not isinstance(data, dict):
         raise BadConfig(f"config {path}: must be a mapping of keys such as name, models, frames")
     for override in overrides:
@@ -47,13 +49,23 @@ def config_of(data: Mapping[str, Any], base: Path, source: Path) -> RunConfig:
     """
     if "base" in data:
         raise BadConfig(f"config {source}: base: unknown key")
+    if not _is_unicode(base):
+        raise BadConfig(
+            f"config {source}: the name of its folder {base} is not UTF-8, which files of weights "
+            "and records need: rename the folder, or run the command with PYTHONUTF8=1"
+        )
     for key in data:
         if not isinstance(key, str):
-            raise BadConfig(f"config {source}: {key}: keys should be strings")
+            raise BadConfig(f"config {source}: {key}: keys must be text")
     try:
         return RunConfig(**{**data, "base": base})
     except BadConfig as error:
         raise BadConfig(f"config {source}: {error}") from error
+
+
+def _is_unicode(path: Path) -> bool:
+    """Return whether Python could decode a path; it keeps other bytes as surrogates."""
+    return not any("\ud800" <= character <= "\udfff" for character in str(path))
 
 
 def _apply_override(data: dict[str, Any], text: str) -> None:
@@ -65,11 +77,11 @@ def _apply_override(data: dict[str, Any], text: str) -> None:
     for parent in parents:
         mapping = mapping.setdefault(parent, {}) if isinstance(mapping, dict) else None
     if not isinstance(mapping, dict):
-        raise BadConfig(f"--set {text}: {key} does not lie within a mapping")
+        raise BadConfig(f"--set {key}: does not lie within a mapping")
     try:
-        mapping[last] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise BadConfig(f"--set {text}: the value is not YAML") from error
+        mapping[last] = read_yaml(value)
+    except NotYaml as error:
+        raise BadConfig(f"--set {key}: the value is not YAML ({error})") from error
 
 
 def _with_variables(value: Any, path: Path, keys: tuple[str, ...]) -> Any:

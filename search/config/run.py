@@ -17,8 +17,10 @@ from pydantic import (
     model_validator,
 )
 
-from search.config.base import BadConfig, Positive, Section, error_sentences, parse_budget
+from search.config.base import BadConfig, Positive, Section, path_from
+from search.config.budget import Budget
 from search.config.data import FramesConfig, TruthConfig
+from search.config.error_words import DEVICE, error_sentences
 from search.config.models import ModelConfig, config_of_loaded_model
 from search.config.search import (
     MlflowConfig,
@@ -36,7 +38,11 @@ from spaces.model_spec import ModelSpec
 from spaces.precision import Dtype
 from spaces.stages import StagedModel
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+"""Names of runs and models, which become parts of file names and of MLflow's keys."""
+NAME_WORDS = (
+    "use at most 100 letters, digits, dots, dashes and underscores, a letter or a digit first"
+)
 
 
 class RunConfig(Section):
@@ -84,7 +90,7 @@ class RunConfig(Section):
     """Ground truth by model, on frames that are not among the unlabelled frames."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of all random choices. The same config, frames and versions give the same front."""
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    device: Annotated[str, Field(pattern=DEVICE)] = "auto"
     """Device that runs the networks: `cpu`, `cuda`, `cuda:N`, or `auto`, which is cuda if
     available."""
     dtype: Dtype = "float32"
@@ -126,21 +132,21 @@ class RunConfig(Section):
         try:
             super().__init__(**data)
         except ValidationError as error:
-            raise BadConfig(error_sentences(error)) from error
+            raise BadConfig(error_sentences(error, RunConfig)) from error
         self._loaded_models = loaded
 
     @field_validator("name")
     @classmethod
     def _check_name(cls, value: str) -> str:
         if not NAME.fullmatch(value):
-            raise ValueError("use letters, digits, dot, dash and underscore")
+            raise ValueError(NAME_WORDS)
         return value
 
-    @field_validator("budget")
+    @field_validator("budget", mode="before")
     @classmethod
-    def _check_budget(cls, value: str | int | None) -> str | int | None:
+    def _check_budget(cls, value: object) -> object:
         if value is not None:
-            parse_budget(value, 1)
+            Budget.parse(value)
         return value
 
     @field_validator("storage")
@@ -165,7 +171,7 @@ class RunConfig(Section):
             raise ValueError("models: name at least two; there is nothing to share with one")
         for name in self.models:
             if not NAME.fullmatch(name):
-                raise ValueError(f"models: {name!r}: use letters, digits, dot, dash, underscore")
+                raise ValueError(f"models: {name!r}: {NAME_WORDS}")
         unknown = sorted(set(self.truth) - set(self.models))
         if unknown:
             raise ValueError(f"truth: {unknown[0]!r} is none of the models {sorted(self.models)}")
@@ -179,25 +185,33 @@ class RunConfig(Section):
     @property
     def out_folder(self) -> Path:
         """The folder OUT."""
-        return self.base / (self.out or f"out/{self.name}")
+        return path_from(self.base, self.out or f"out/{self.name}")
 
     @property
     def cache_folder(self) -> Path:
-        return self.base / self.cache
+        return path_from(self.base, self.cache)
 
     @property
     def store(self) -> str:
         """The storage of the trials: an absolute path or a PostgreSQL URL."""
         if self.storage and POSTGRESQL.match(self.storage):
             return self.storage
-        file = self.base / self.storage if self.storage else self.out_folder / "study.log"
-        return os.path.normpath(file)
+        if self.storage:
+            return os.path.normpath(path_from(self.base, self.storage))
+        return os.path.normpath(self.out_folder / "study.log")
 
     def limits(self, unmerged: int) -> Limits:
-        """Return the limits of a feasible plan, for unmerged models of that many bytes."""
+        """Return the limits of a feasible plan, for unmerged models of that many bytes.
+
+        Raises:
+            BadConfig: the budget is a share of them of less than 1 byte.
+        """
         if self.budget is None:
             return Limits(quality=self.quality_floor or 0.0)
-        return Limits(bytes=parse_budget(self.budget, unmerged))
+        try:
+            return Limits(bytes=Budget.parse(self.budget).count_bytes(unmerged))
+        except ValueError as error:
+            raise BadConfig(f"budget: {error}") from error
 
     @property
     def pass_settings(self) -> PassSettings:

@@ -86,11 +86,18 @@ class VerifyConfig(Section):
 class MlflowConfig(Section):
     """Where runs are logged."""
 
-    experiment: Annotated[str, Field(min_length=1)] = "merge-search"
+    experiment: Annotated[str, Field(min_length=1, max_length=500)] = "merge-search"
     """Name of the experiment."""
     tracking_uri: str | None = None
     """Address of the tracking server; by default an SQLite file under out/. The environment
     variable MLFLOW_TRACKING_URI overrides it."""
+
+    @field_validator("experiment")
+    @classmethod
+    def _check_experiment(cls, value: str) -> str:
+        if not value.strip() or not value.isprintable():
+            raise ValueError("must have visible characters only, and spaces between them")
+        return value
 
 
 class PromotionConfig(Section):

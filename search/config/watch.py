@@ -8,11 +8,11 @@ from pydantic import Field, model_validator
 
 from search.config.base import Positive, Section, Share01, exactly_one
 from search.config.cameras import CameraConfig
+from search.config.error_words import CAMERA_NAME
 from search.utils.schedule import Schedule
 
 SMALLEST_WINDOW = 32
 """Fewer frames do not represent a camera."""
-CAMERA_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 
 
 class WatchConfig(Section):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from search.data.frames import ImageFiles, Remarks, Sampling
 from search.data.ground_truth import BadTruth, ClassTruth
 from search.data.image_folders import is_hidden, joined, read_folder
 from search.data.labelled_images import labelled_classes, sample_indices
+from spaces.json_text import load_json
 
 
 def folder_truth(folder: Path, sampling: Sampling, names: Sequence[str] = ()) -> ClassTruth:
@@ -79,10 +79,10 @@ def _class_folders(folder: Path) -> list[Path]:
 
 def _read_real_labels(file: Path) -> list[frozenset[int]]:
     try:
-        labels = json.loads(file.read_text(encoding="utf-8"))
+        labels = load_json(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise BadTruth(f"labels {file}: cannot be read ({error})") from error
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise BadTruth(f"labels {file}: is not JSON ({error})") from error
     if not isinstance(labels, list) or not all(_is_indices(entry) for entry in labels):
         raise BadTruth(f"labels {file}: must be a list with a list of class indices per image")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from search.data.entry_fields import (
 )
 from search.data.ground_truth import BadTruth
 from search.data.images import PictureSize
+from spaces.json_text import load_json
 
 REQUIRED_LISTS = "a COCO instances file needs the lists images, annotations and categories"
 
@@ -91,13 +91,11 @@ def read_coco_file(path: Path) -> CocoFile:
 def _load(path: Path) -> Any:
     """Return the JSON data of a file; a byte-order mark is accepted."""
     try:
-        return json.loads(path.read_bytes())
-    except json.JSONDecodeError as error:
-        raise BadTruth(f"labels {path}: is not JSON ({error})") from error
-    except RecursionError as error:
-        raise BadTruth(f"labels {path}: is nested too deep; {REQUIRED_LISTS}") from error
+        return load_json(path.read_bytes())
     except (OSError, UnicodeDecodeError) as error:
         raise BadTruth(f"labels {path}: cannot be read ({error})") from error
+    except ValueError as error:
+        raise BadTruth(f"labels {path}: is not JSON ({error}); {REQUIRED_LISTS}") from error
 
 
 def _entries(data: Any, key: str) -> Sequence[Mapping[str, Any]]:

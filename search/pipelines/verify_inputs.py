@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from search.config.loading import config_of
 from search.config.run import RunConfig
+from search.config.yaml_text import NotYaml, read_yaml
 from search.data.damaged_images import intact_frames
 from search.data.frames import FrameSet, JoinedFrames, Sampling, count_overlap, folder_frames
 from search.data.ground_truth import BadTruth, Truth
@@ -150,9 +149,10 @@ def _by_model(option: str, texts: Sequence[str]) -> dict[str, str]:
 
 def _yaml(name: str, text: str) -> Any:
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        value = read_yaml(text)
+    except NotYaml as error:
         raise BadData(
-            f"--classes {name}={text}: write it as [person, car] or {{1: person, 3: car}}"
+            f"--classes {name}={text}: write it as [person, car] or {{1: person, 3: car}} "
+            f"({error})"
         ) from error
     return str(Path(value).resolve()) if isinstance(value, str) else value

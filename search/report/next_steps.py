@@ -7,8 +7,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
+from search.config.yaml_text import NotYaml, read_yaml
 from search.results.search_result import Result
 
 
@@ -74,7 +73,7 @@ def _find_config(name: str, folder: Path) -> Path | None:
 
 def _name_in(file: Path) -> str | None:
     try:
-        data = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        data = read_yaml(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, NotYaml):
         return None
     return str(data.get("name")) if isinstance(data, dict) else None

@@ -86,16 +86,19 @@ class PassSettings:
                 f"batch {self.batch}: the statistics need batches of {SMALLEST_BATCH} or more"
             )
 
-    def check_frame_count(self, frames: int) -> None:
+    def check_frame_count(self, frames: int, held_out: int) -> None:
         """Check that there are enough frames for meaningful statistics.
+
+        `held_out` are the frames beside them that are kept for fidelity.
 
         Raises:
             BadFrames: all parts together have fewer frames than two batches.
         """
         if frames < 2 * self.batch:
             raise BadFrames(
-                f"{frames} frames are fewer than two batches of {self.batch}: give more "
-                "frames, or set statistics.batch lower"
+                f"{frames} frames are fewer than two batches of {self.batch} (statistics.batch), "
+                f"as {held_out} of the {frames + held_out} are held out for fidelity "
+                "(verify.fidelity_frames): give more frames, or set one of these keys lower"
             )
 
     def batches(self, frames: FrameSet) -> list[range]:

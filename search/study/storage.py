@@ -169,7 +169,10 @@ def _journal(path: Path) -> JournalStorage:
         path.touch()
         with path.open("rb") as file:
             if not JOURNAL_START.startswith(file.read(len(JOURNAL_START))):
-                raise ValueError("it does not start like a journal")
+                raise DamagedStudy(
+                    f"study {path}: is another file, not a journal of trials; set `storage:` to "
+                    "a file of its own"
+                )
         return JournalStorage(JournalFile(str(path)))
     except (ValueError, KeyError, TypeError, AssertionError) as error:
         raise _damaged(path, error) from error
@@ -199,7 +202,7 @@ def translated_errors(where: str) -> Iterator[None]:
             f"study {shown}: cannot store another trial ({error.strerror or error}); all trials "
             "so far are kept: solve the problem and run the same command again to continue"
         ) from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _damaged(shown, error) from error
     except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         if (interrupt := _interrupt_behind(error)) is not None:

@@ -26,6 +26,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from search.results.documents import Document
 from search.results.search_result import Result
+from search.tracking.experiment import DeletedExperiment, find_experiment
 from search.tracking.registry import Registry
 from search.tracking.run_writer import ResultRuns, last_candidate_runs
 from search.tracking.runs import log_runs
@@ -120,13 +121,13 @@ def check_tracker(target: Target) -> None:
     """Check that the store answers; a local database that does not exist yet is not created.
 
     Raises:
-        TrackerUnreachable: The store cannot be reached.
+        TrackerUnreachable: The store cannot be reached, or the experiment is deleted.
     """
     path = target.uri.removeprefix("sqlite:///")
     if path != target.uri and not Path(path).is_file():
         return
     with open_mlflow_store(target, None) as client:
-        client.get_experiment_by_name(target.experiment)
+        find_experiment(client, target)
 
 
 @contextlib.contextmanager
@@ -164,17 +165,21 @@ def _mlflow_errors_in_words(target: Target, folder: Path | None) -> Iterator[Non
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             yield
+    except DeletedExperiment as error:
+        raise _refusal(target, folder, "takes no run", str(error)) from error
     except (MlflowException, SQLAlchemyError, CannotWrite, OSError, ImportError) as error:
+        failure = "cannot be reached" if folder is None else "did not take the run"
         reason = without_credentials(" ".join(str(error).split()))[:200]
-        failure, remains = ("cannot be reached", "") if folder is None else (
-            "did not take the run", f"; everything is kept in {folder}"
-        )  # fmt: skip
-        raise TrackerUnreachable(
-            f"the MLflow store {without_credentials(target.uri)} {failure} ({reason}){remains}"
-        ) from error
+        raise _refusal(target, folder, failure, reason) from error
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+def _refusal(target: Target, folder: Path | None, failure: str, reason: str) -> TrackerUnreachable:
+    kept = "" if folder is None else f"; everything is kept in {folder}"
+    store = without_credentials(target.uri)
+    return TrackerUnreachable(f"the MLflow store {store} {failure} ({reason}){kept}")
 
 
 @contextlib.contextmanager

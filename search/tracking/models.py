@@ -45,7 +45,7 @@ class ResultModels:
         """Log the bundle in a folder as a model made by `run`."""
         model = self.client.create_logged_model(
             self.experiment,
-            name=name,
+            name=logged_model_name(name),
             source_run_id=run,
             tags=dict(self.tags),
             params={key: str(value) for key, value in parameters.items()},
@@ -83,6 +83,11 @@ class ResultModels:
                 [self.experiment], filter_string=tag_filter, max_results=MODELS_PER_SEARCH
             )
         )
+
+
+def logged_model_name(name: str) -> str:
+    """Return the name of a run's logged models: MLflow takes a dot in all other names."""
+    return name.replace(".", "-")
 
 
 def _write_model(bundle: Path, folder: Path, model: LoggedModel) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,10 +10,10 @@ from typing import Any
 
 import yaml
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run
-from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from search.results.documents import DOCUMENT_NAMES, Document, content_id, work_period
+from search.tracking.experiment import experiment_id
 from search.tracking.models import ResultModels
 from search.tracking.payloads import common
 from search.tracking.payloads.search_run import DatasetFacts
@@ -27,8 +26,6 @@ from search.utils.timing import format_minute
 RESULT_TAG, PARENT_TAG = "merge_search.result", "mlflow.parentRunId"
 PLAN_TAG, NOTE_TAG = "merge_search.plan", "mlflow.note.content"
 CONTEXT_TAG, SOURCE_TAG = "mlflow.data.context", "mlflow.source.name"
-KIND_TAG, MODEL_TRAINING = "mlflow.experimentKind", "custom_model_development"
-"""Without it the UI opens an experiment as one of language-model traces."""
 SOURCE = "merge-search"
 BESIDE_RESULT = ("report.html", "explore.html", "trials.csv")
 """Files of the result's folder that are logged unchanged, if they exist."""
@@ -172,21 +169,6 @@ class ResultRuns:
     def _runs(self) -> list[Run]:
         tag_filter = f"tags.`{RESULT_TAG}` = '{self.identity}'"
         return list(self.client.search_runs([self.experiment], tag_filter))
-
-
-def experiment_id(client: MlflowClient, target: Target) -> str:
-    """Return the id of the target's experiment; make the experiment if it does not exist."""
-    if client.get_experiment_by_name(target.experiment) is None:
-        with contextlib.suppress(MlflowException):  # another process made it just now
-            client.create_experiment(
-                target.experiment,
-                artifact_location=target.artifacts,
-                tags={KIND_TAG: MODEL_TRAINING},
-            )
-    experiment = client.get_experiment_by_name(target.experiment)
-    if experiment is None:
-        raise MlflowException(f"experiment {target.experiment!r} cannot be made")
-    return str(experiment.experiment_id)
 
 
 def last_candidate_runs(client: MlflowClient, experiment: str, name: str) -> list[str]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from search.config.run import RunConfig
-from search.utils.files import make_folder
+from search.utils.files import CannotWrite, make_folder
 from search.utils.records import BadRecord, read_record, write_record
 from search.utils.redact import without_credentials
 
@@ -34,13 +34,26 @@ class Target:
 
     @classmethod
     def of(cls, config: RunConfig) -> Target:
-        """Return the config's URI, else an sqlite store beside the run outputs; see `at`."""
+        """Return the config's URI, else an sqlite store beside the run outputs; see `at`.
+
+        Raises:
+            CannotWrite: neither the config nor the environment has a URI, and the folder of the
+                sqlite store cannot be written to.
+        """
         folder = config.base / "out"
         uri = config.mlflow.tracking_uri or f"sqlite:///{folder / STORE}"
-        artifacts = (folder / ARTIFACTS).resolve().as_uri()
-        target = cls.at(uri, config.mlflow.experiment, artifacts)
-        if target.artifacts:
+        target = cls.at(uri, config.mlflow.experiment, _artifacts(folder))
+        if not target.artifacts:
+            return target
+        try:
             make_folder(folder)
+        except CannotWrite as error:
+            if target.uri == f"sqlite:///{folder / STORE}":
+                raise CannotWrite(
+                    f"{folder}, the folder of MLflow's store, cannot be written to: set "
+                    "mlflow.tracking_uri to a server, or to sqlite:////PATH/mlflow.db"
+                ) from error
+            return replace(target, artifacts=_artifacts(make_folder(config.out_folder)))
         return target
 
     @classmethod
@@ -65,12 +78,16 @@ class StoredTarget:
     """Where a local store keeps the artifacts, as a URI."""
 
 
+def _artifacts(folder: Path) -> str:
+    return (folder / ARTIFACTS).resolve().as_uri()
+
+
 def write_target(target: Target, out: Path) -> None:
     """Write the target without its credentials to OUT/tracking.json."""
     stored = StoredTarget(
         uri=without_credentials(_absolute(target.uri)),
         experiment=target.experiment,
-        artifacts=target.artifacts or (out / ARTIFACTS).resolve().as_uri(),
+        artifacts=target.artifacts or _artifacts(out),
     )
     write_record(out / TARGET_FILE, stored)
 

@@ -16,8 +16,9 @@ from mlflow.tracking import MlflowClient
 from search.results.documents import content_id
 from search.results.rounds import ROUNDS_FOLDER, Round, RoundHistory
 from search.tracking.client import open_mlflow_store
+from search.tracking.experiment import experiment_id
 from search.tracking.payloads.watch_run import round_metrics, round_table, round_tags
-from search.tracking.run_writer import METRICS_PER_BATCH, SOURCE, SOURCE_TAG, experiment_id
+from search.tracking.run_writer import METRICS_PER_BATCH, SOURCE, SOURCE_TAG
 from search.tracking.target import Target
 from search.utils.timing import epoch_milliseconds
 

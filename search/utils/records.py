@@ -115,6 +115,7 @@ def _in_words(error: ValidationError) -> str:
     first, *others = error.errors(include_url=False, include_input=False)
     message = first["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
+    message = message.replace("recursion limit exceeded", "nested too deep")
     key = _key(first["loc"])
     more = f" (and {len(others)} more)" if others else ""
     return f"{key}: {message}{more}" if key else f"{message}{more}"

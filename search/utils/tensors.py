@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from search.utils.files import CannotWrite, replace_file
+from spaces.json_text import load_json
 
 
 def write_tensors(
@@ -35,4 +36,4 @@ def read_header(file: Any, title: str) -> Any:
     Raises:
         KeyError, ValueError: the file has no header under that title.
     """
-    return json.loads((file.metadata() or {})[title])
+    return load_json((file.metadata() or {})[title])

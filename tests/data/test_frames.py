@@ -305,4 +305,4 @@ def test_frames_repeated_in_a_set_are_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("count", "batch", "message"), [(15, 8, "two batches of 8"), (9, 3, "4")])
 def test_fewer_frames_than_two_batches_are_refused(count: int, batch: int, message: str) -> None:
     with pytest.raises(BadFrames, match=message):
-        PassSettings(batch=batch).check_frame_count(count)
+        PassSettings(batch=batch).check_frame_count(count, 16)

@@ -87,7 +87,7 @@ def test_a_journal_with_garbage_at_its_end_is_refused(tmp_path: Path, garbage: b
 def test_a_file_that_is_no_journal_is_refused_unchanged(tmp_path: Path, text: str) -> None:
     path = tmp_path / "notes.txt"
     path.write_text(text)
-    with pytest.raises(DamagedStudy, match=r"notes\.txt: cannot be read"):
+    with pytest.raises(DamagedStudy, match=r"notes\.txt: is another file, not a journal"):
         search(settings_for(path, 3))
     assert path.read_text() == text
 

@@ -20,7 +20,7 @@ from tiny import (
     write_config,
 )
 
-from search.config.base import parse_budget
+from search.config.budget import parse_budget
 from search.config.loading import load_config
 from search.data.ground_truth import BadTruth
 from search.evaluation.evaluate import EvaluationSetup, compute_accuracy
@@ -316,7 +316,7 @@ def test_exact_prints_the_true_front_and_the_share_that_the_study_found(
     ("changes", "message"),
     [
         ({"models.b.fit": "crop"}, "no representation may replace another"),
-        ({"frames.count": 18}, "fewer than two batches"),
+        ({"frames.count": 18}, "12 of the 18 are held out for fidelity"),
         ({"frames": {"folder": "gone"}}, "no such folder"),
         ({"models.a.weights": "gone.pth"}, "no such file"),
         ({"models.a.num_classes": 5}, "has 7 classes, the network 5"),

@@ -99,8 +99,8 @@ def _describe_input(spec: InputSpec) -> str:
 def _read_frames(config: RunConfig) -> FrameSet:
     """Open the frames, decode some of them, and check that they are enough for the statistics."""
     frames = open_frame_set(config)
-    for_statistics, _ = split_frames(frames, config.verify.fidelity_frames)
-    config.pass_settings.check_frame_count(len(for_statistics))
+    for_statistics, held_out = split_frames(frames, config.verify.fidelity_frames)
+    config.pass_settings.check_frame_count(len(for_statistics), len(held_out))
     for index in Sampling(READ_FRAMES).indices(len(frames)):
         _ = frames[index]
     return frames

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from search.config.base import BadConfig, parse_budget
+from search.config.base import BadConfig
 from search.config.run import RunConfig
 from search.study.objectives import PlanEvaluator
 from search.study.problem import Problem
@@ -43,7 +43,7 @@ class SpaceFacts:
         """
         if config.budget is None:
             return f"quality_floor {percent(config.quality_floor)}: the search minimises bytes"
-        budget = parse_budget(config.budget, self.unmerged_bytes)
+        budget = config.limits(self.unmerged_bytes).bytes
         if budget < self.smallest_bytes:
             raise BadConfig(
                 f"budget: {config.budget} is {megabytes(budget)}, and no plan is smaller than "
