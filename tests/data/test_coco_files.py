@@ -217,7 +217,7 @@ def test_a_byte_order_mark_is_accepted(tmp_path: Path, encoding: str) -> None:
     [
         (b"{", "is not JSON"),
         (b"", "is not JSON"),
-        (b"[" * 200_000, "is nested too deep"),
+        (b"[" * 200_000, "are nested too deep"),
         (b"\xff\x00\xfe", "cannot be read"),
         ([{"image_id": 1, "bbox": [1, 1, 1, 1], "score": 1}], "has no list `images`"),
         (document(annotation(bbox=[1, 2, 3])), "annotation 11: bbox must be four numbers"),

@@ -59,7 +59,7 @@ def test_every_fault_is_named_at_once(tmp_path: Path, data: dict[str, Any]) -> N
     assert "no-such-folder: there is no such folder" in faults["frames"]
     assert faults["truth.a"] == "not checked: needs the model and the frames"
     assert faults["search space"] == "not checked: needs all models"
-    assert "cannot be read" in faults["storage"]
+    assert "is another file, not a journal of trials" in faults["storage"]
     assert "cannot be reached" in faults["mlflow"]
     assert set(faults) == {
         "models.a", "frames", "truth.a", "search space", "budget", "storage", "mlflow"
