@@ -192,6 +192,11 @@ class RunConfig(Section):
         return path_from(self.base, self.cache)
 
     @property
+    def stores_trials_in_file(self) -> bool:
+        """Whether the trials are stored in a file and not in a database."""
+        return not POSTGRESQL.match(self.store)
+
+    @property
     def store(self) -> str:
         """The storage of the trials: an absolute path or a PostgreSQL URL."""
         if self.storage and POSTGRESQL.match(self.storage):

@@ -5,12 +5,17 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
 from search.utils.files import CannotWrite
 from spaces.errors import MergeSearchError
+
+MOUNTS = Path("/proc/self/mountinfo")
+LOCAL_LOCK_OPTIONS = re.compile(r"(^|,)(nolock|nobrl|local_lock=(all|flock|posix))(,|$)")
+"""Mount options of network file systems under which other machines do not see a lock."""
 
 
 class Busy(MergeSearchError):
@@ -63,3 +68,54 @@ def _lock_file(lock: Path, path: Path) -> TextIO:
         return open(lock, "a+", encoding="utf-8")
     except OSError as error:
         raise CannotWrite(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def describe_local_locks(path: Path, mounts: str | None = None) -> str:
+    """Return a warning if locks on a file hold on this machine only; empty if they do not.
+
+    That is so on a network file system with certain mount options, and on one in user space, such
+    as sshfs. `mounts` is the text of /proc/self/mountinfo; by default it is read.
+    """
+    if mounts is None:
+        mounts = MOUNTS.read_text(errors="replace") if MOUNTS.exists() else ""
+    mount = max(
+        (m for m in map(_Mount.parse, mounts.splitlines()) if m and m.holds(path.absolute())),
+        key=lambda m: len(m.point.parts),
+        default=None,
+    )
+    if mount is None or not mount.has_local_locks:
+        return ""
+    return (
+        f"{path}: {mount.point} is a network file system ({mount.kind}) whose locks other "
+        "machines do not see; use `storage:` on it from one machine at a time, or set `storage:` to a "
+        "local file or a PostgreSQL database"
+    )
+
+
+class _Mount(NamedTuple):
+    """One line of /proc/self/mountinfo, as far as locks depend on it."""
+
+    point: Path
+    kind: str
+    """Type of the file system."""
+    options: str
+
+    @classmethod
+    def parse(cls, line: str) -> _Mount | None:
+        """Parse a line; return None if it has another form."""
+        before, separator, after = line.partition(" - ")
+        fields, details = before.split(), after.split()
+        if not separator or len(fields) < 6 or len(details) < 3:
+            return None
+        point = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), fields[4])
+        return cls(Path(point), details[0], f"{fields[5]},{details[2]}")
+
+    def holds(self, path: Path) -> bool:
+        return path.is_relative_to(self.point)
+
+    @property
+    def has_local_locks(self) -> bool:
+        if self.kind.startswith("fuse."):
+            return self.kind.removeprefix("fuse.") in ("sshfs", "s3fs", "rclone", "gcsfuse")
+        network = self.kind.startswith(("nfs", "cifs", "smb"))
+        return network and LOCAL_LOCK_OPTIONS.search(self.options) is not None

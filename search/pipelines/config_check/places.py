@@ -12,6 +12,7 @@ from search.tracking.client import check_tracker
 from search.tracking.target import Target
 from search.utils.files import CannotWrite
 from search.utils.format import MEGABYTE
+from search.utils.locks import describe_local_locks
 from search.utils.redact import without_credentials
 
 COPIES_OF_THE_MODELS = 4
@@ -50,7 +51,8 @@ def check_study_store(config: RunConfig) -> str:
         StoreFailed, DamagedStudy: the store cannot be reached or read.
     """
     check_store(config.store)
-    return f"trials go to {without_credentials(config.store)}"
+    warning = describe_local_locks(Path(config.store)) if config.stores_trials_in_file else ""
+    return f"trials go to {without_credentials(config.store)}" + (warning and f"; {warning}")
 
 
 def check_tracking_store(config: RunConfig) -> str:

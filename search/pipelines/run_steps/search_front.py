@@ -17,6 +17,7 @@ from search.study.smallest_plan import smallest_plan, smallest_plan_thorough
 from search.study.warm_start import starting_plans
 from search.utils.files import write_json
 from search.utils.format import megabytes, percent
+from search.utils.locks import describe_local_locks
 from search.utils.records import BadRecord, read_record
 from search.utils.redact import without_credentials
 from search.utils.reporter import Reporter
@@ -121,6 +122,8 @@ def explore_plans(
     if "latency" not in problem.costs:  # a study that measures latency cannot be joined
         where = f"{without_credentials(config.store)} {settings.study_name(problem)}"
         reporter.say(f"  more processes: merge-search worker {where}")
+    if config.stores_trials_in_file and (warning := describe_local_locks(Path(config.store))):
+        reporter.warn(warning)
     with reporter.working("plans to try first"):
         starts = starting_plans(problem, start_plans)
     with reporter.progress("trials", config.search.trials) as progress:
