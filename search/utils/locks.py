@@ -87,8 +87,8 @@ def describe_local_locks(path: Path, mounts: str | None = None) -> str:
         return ""
     return (
         f"{path}: {mount.point} is a network file system ({mount.kind}) whose locks other "
-        "machines do not see; use `storage:` on it from one machine at a time, or set `storage:` to a "
-        "local file or a PostgreSQL database"
+        "machines do not see; search from one machine at a time, or set `storage:` to a local "
+        "file or a PostgreSQL database"
     )
 
 
