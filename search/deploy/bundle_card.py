@@ -109,7 +109,7 @@ def _verified(result: Result, record: PlanRecord) -> str:
         [
             name,
             *_score(name, result, record),
-            percent(record.kept.get(name)),
+            percent(None if name in result.at_chance else record.kept.get(name)),
             percent(record.fidelity.get(name)),
         ]
         for name in result.models

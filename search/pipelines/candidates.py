@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from search.data.ground_truth import Truth
+from search.data.ground_truth import Truth, summarise_truth
+from search.evaluation.chance import scores_at_chance
 from search.evaluation.confidence import Resampling
 from search.evaluation.evaluate import (
     UNMERGED_PLAN,
@@ -41,6 +42,9 @@ def verify_plans(
         with reporter.progress("steps", verification_steps(len(compared), truth)) as progress:
             scores_by_plan = score_frames(setup, compared, truth, progress)
     unmerged, *merged = scores_by_plan
+    at_chance = scores_at_chance(scores_by_model(unmerged), truth)
+    for warning in at_chance.values():
+        reporter.warn(warning)
     resampling = Resampling(truth)
     candidates = []
     with reporter.progress("intervals", len(plans)) as progress:
@@ -50,8 +54,18 @@ def verify_plans(
             )
             progress(1)
     return VerifiedCandidates(
-        scores_by_model(unmerged), resampling.intervals(unmerged), candidates
+        scores_by_model(unmerged), resampling.intervals(unmerged), candidates, at_chance
     )
+
+
+def truth_records(
+    truth: Mapping[str, Truth], verified: VerifiedCandidates
+) -> dict[str, dict[str, Any]]:
+    """Return the records of the ground truth for results, by model."""
+    records = {name: summarise_truth(labelled) for name, labelled in truth.items()}
+    for name, warning in verified.at_chance.items():
+        records[name]["at_chance"] = warning
+    return records
 
 
 def _candidate_record(

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from search.config.run import RunConfig
 from search.data.frames import FrameSet, summarise_frames
-from search.data.ground_truth import Truth, summarise_truth
+from search.data.ground_truth import Truth
 from search.evaluation.evaluate import EvaluationSetup, compute_fidelity
-from search.pipelines.candidates import verify_plans
+from search.pipelines.candidates import truth_records, verify_plans
 from search.pipelines.finished_run import LoadedRun, NoSuchPlan
 from search.pipelines.prepare import load_deployment, observe, open_truth, print_remarks
 from search.pipelines.verify_inputs import VerificationInputs
@@ -123,7 +123,7 @@ def build_verification(
         seed=config.seed,
         result=content_id(finished.document.read_bytes()),
         frames=summarise_frames(measurement.fidelity_frames),
-        truth={name: summarise_truth(truth) for name, truth in measurement.truth.items()},
+        truth=truth_records(measurement.truth, verified),
         unmerged_bytes=result.unmerged_bytes,
         baseline=verified.baseline,
         baseline_intervals=verified.intervals,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from search.report.score_text import interval_text, score_name, score_text
+from search.report.score_text import interval_text, kept_text, score_name, score_text
 from search.results.search_result import CandidateRecord, VerifiedCandidates, verified_front
 from search.study.objectives import COST_UNITS
 from search.study.problem import Cost
@@ -60,7 +60,8 @@ def _candidate_cells(
     header += [f"{name} {score_name(scores)}" for name, scores in baseline.items()]
     full = f"{unmerged_bytes / MEGABYTE:.2f}"
     rows = [
-        ["unmerged", full, "0.0%", "100.0%", "1.000", "100.0%", *("" for _ in costs),
+        ["unmerged", full, "0.0%", kept_text(1.0, verified.at_chance), "1.000", "100.0%",
+         *("" for _ in costs),
          *(score_text(scores) for scores in baseline.values())]
     ]  # fmt: skip
     front = verified_front(candidates)
@@ -68,7 +69,8 @@ def _candidate_cells(
         mark = ("*" if c.hash == chosen else "") + ("+" if c.hash in front else "")
         rows.append(
             [f"{c.hash} {mark}", f"{c.bytes / MEGABYTE:.2f}", f"{c.saved_pct:.1f}%",
-             percent(c.quality_kept), f"{c.proxy:.3f}", percent(c.mean_fidelity),
+             kept_text(c.quality_kept, verified.at_chance), f"{c.proxy:.3f}",
+             percent(c.mean_fidelity),
              *(f"{c.costs[name]:.2f}" for name in costs),
              *(score_text(c.accuracy[name]) for name in baseline)]
         )  # fmt: skip
@@ -80,6 +82,10 @@ def _interval_cells(verified: VerifiedCandidates) -> Cells:
     scores = [f"{name} {score_name(scores)}" for name, scores in baseline.items()]
     rows = [["unmerged", "", *map(interval_text, verified.intervals.values())]]
     for c in verified.candidates:
-        kept = "" if c.quality_interval is None else percent_interval(c.quality_interval)
+        kept = (
+            ""
+            if c.quality_interval is None or verified.at_chance
+            else percent_interval(c.quality_interval)
+        )
         rows.append([c.hash, kept, *map(interval_text, c.intervals.values())])
     return ["plan", "kept", *scores], rows

@@ -9,7 +9,7 @@ import numpy as np
 
 from search.evaluation.per_frame import main_score
 from search.report.candidate_table import costs_besides_bytes
-from search.report.score_text import interval_text, score_name, score_text
+from search.report.score_text import interval_text, kept_text, score_name, score_text
 from search.report.similarity_matrix import Stages, model_pairs, similarity_matrix
 from search.results.search_result import CandidateRecord, Result
 from search.study.objectives import COST_UNITS
@@ -79,8 +79,9 @@ def candidate_table(result: Result) -> CandidateTable:
     unmerged = CandidateRow(
         Cell("unmerged"),
         (
-            Cell(f"{result.unmerged_bytes / MEGABYTE:.2f}"), Cell("0.0%"), Cell("100.0%"),
-            Cell("100.0%"), Cell("1.000"), *(Cell("") for _ in costs),
+            Cell(f"{result.unmerged_bytes / MEGABYTE:.2f}"), Cell("0.0%"),
+            Cell(kept_text(1.0, result.at_chance)), Cell("100.0%"), Cell("1.000"),
+            *(Cell("") for _ in costs),
             *(Cell(score_text(scores), "", interval_text(result.baseline_intervals[name]))
               for name, scores in result.baseline.items()),
         ),
@@ -108,7 +109,8 @@ def result_stages(result: Result) -> Stages:
 
 
 def _row(c: CandidateRecord, result: Result, costs: Sequence[Cost]) -> CandidateRow:
-    interval = c.quality_interval
+    quality = None if result.at_chance else c.quality_kept
+    interval = None if result.at_chance else c.quality_interval
     marks = [
         mark
         for mark, applies in (
@@ -122,7 +124,7 @@ def _row(c: CandidateRecord, result: Result, costs: Sequence[Cost]) -> Candidate
         (
             Cell(f"{c.bytes / MEGABYTE:.2f}", str(c.bytes)),
             Cell(f"{c.saved_pct:.1f}%", str(c.saved_pct)),
-            _percent_cell(c.quality_kept, "" if interval is None else percent_interval(interval)),
+            _percent_cell(quality, "" if interval is None else percent_interval(interval)),
             _percent_cell(c.mean_fidelity),
             Cell(f"{c.proxy:.3f}", str(c.proxy)),
             *(Cell(f"{c.costs[name]:.2f}", str(c.costs[name])) for name in costs),

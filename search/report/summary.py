@@ -31,7 +31,7 @@ def headline(result: Result) -> str:
     )
     unmerged = f"{result.unmerged_bytes / MEGABYTE:.2f}"
     size = f"hold {megabytes(chosen.bytes)} instead of {unmerged} ({chosen.saved_pct:.1f}% less)"
-    return f"{limit}, {models} {size} and {_quality_text(chosen)}."
+    return f"{limit}, {models} {size} and {_quality_text(result, chosen)}."
 
 
 def headline_numbers(result: Result) -> list[HeadlineNumber]:
@@ -73,8 +73,8 @@ def _limit(result: Result) -> str:
     return f"every model must keep {percent(result.quality_floor)}"
 
 
-def _quality_text(chosen: CandidateRecord) -> str:
-    if chosen.quality_kept is not None:
+def _quality_text(result: Result, chosen: CandidateRecord) -> str:
+    if chosen.quality_kept is not None and not result.at_chance:
         return f"keep {percent(chosen.quality_kept)} of their quality"
     if chosen.mean_fidelity is not None:
         return f"agree {percent(chosen.mean_fidelity)} with the unmerged models"
@@ -87,6 +87,10 @@ def _nearest(result: Result) -> str:
 
 
 def _quality_number(result: Result, chosen: CandidateRecord) -> HeadlineNumber:
+    if result.at_chance:
+        names = list_names(list(result.at_chance))
+        note = f"no baseline: unmerged, {names} is no better than chance on the labels"
+        return HeadlineNumber("fidelity", percent(chosen.mean_fidelity), (note,))
     if chosen.quality_kept is None:
         note = "agreement with the unmerged models; without labels accuracy cannot be measured"
         return HeadlineNumber("fidelity", percent(chosen.mean_fidelity), (note,))

@@ -128,7 +128,8 @@ class Result:
     """By step of the run."""
     created: IsoTime
     truth: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """By model with ground truth, `hash` and `count` of its labelled frames."""
+    """By model with ground truth, `hash` and `count` of its labelled frames; `at_chance` is a
+    warning if its unmerged score is no better than chance."""
     latency_ms: dict[str, float] = field(default_factory=dict)
     """Milliseconds per frame on the machine of the search, by candidate hash and `unmerged`."""
     bundle: str | None = None
@@ -139,6 +140,15 @@ class Result:
     @property
     def chosen_candidate(self) -> CandidateRecord | None:
         return next((c for c in self.candidates if c.hash == self.chosen), None)
+
+    @property
+    def at_chance(self) -> dict[str, str]:
+        """A warning for each model whose unmerged score is no better than chance."""
+        return {
+            name: record["at_chance"]
+            for name, record in self.truth.items()
+            if "at_chance" in record
+        }
 
     @property
     def highest_worst_quality(self) -> float | None:
@@ -155,6 +165,8 @@ class VerifiedCandidates:
     intervals: ScoreIntervals
     """[low, high] of each number in `baseline`."""
     candidates: list[CandidateRecord]
+    at_chance: dict[str, str] = field(default_factory=dict)
+    """A warning for each model whose unmerged score is no better than chance."""
 
 
 def significance(difference: Sequence[float]) -> Significance:

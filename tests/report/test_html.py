@@ -83,9 +83,35 @@ def mb(count: int) -> str:
     return f"{count / 1e6:.2f} MB"
 
 
-def test_the_headline_shows_the_numbers_of_result_json(
-    report: Element, content: dict[str, Any]
+@pytest.fixture
+def measured_report(tiny_run: FinishedRun) -> Element:
+    """The page of a run whose untrained networks count as better than chance."""
+    result = tiny_run.result
+    truth = {
+        name: {key: value for key, value in record.items() if key != "at_chance"}
+        for name, record in result.truth.items()
+    }
+    return rendered_page(replace(result, truth=truth))
+
+
+def test_an_unmerged_score_at_chance_is_a_warning_and_no_baseline(
+    tiny_run: FinishedRun, report: Element
 ) -> None:
+    """The networks of the run are untrained."""
+    (warning,) = report.all("p", class_="warning")
+    assert warning.text.endswith(tiny_run.result.at_chance["a"])
+    (table,) = report.all("table", class_="sortable")
+    assert {row[3] for row in table.rows()[1:]} == {"-"}
+    (title,) = report.all("h1")
+    assert "of their quality" not in title.text
+    notes = " ".join(note.text for note in report.all("dd", class_="note"))
+    assert "no baseline: unmerged, a is no better than chance on the labels" in notes
+
+
+def test_the_headline_shows_the_numbers_of_result_json(
+    measured_report: Element, content: dict[str, Any]
+) -> None:
+    report = measured_report
     (chosen,) = (c for c in content["candidates"] if c["hash"] == content["chosen"])
     (title,) = report.all("h1")
     assert title.text == (
@@ -104,7 +130,8 @@ def test_the_headline_shows_the_numbers_of_result_json(
     assert f"unmerged {100 * content['baseline']['a']['top1']:.1f}%" in notes
 
 
-def test_every_candidate_has_a_row(report: Element, content: dict[str, Any]) -> None:
+def test_every_candidate_has_a_row(measured_report: Element, content: dict[str, Any]) -> None:
+    report = measured_report
     (table,) = report.all("table", class_="sortable")
     header, unmerged, *rows = table.rows()
     assert header == ["Plan", "MB", "Saved", "Quality kept", "Fidelity", "Proxy", "a top-1"]

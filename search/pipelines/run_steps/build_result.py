@@ -9,7 +9,7 @@ from typing import Any
 
 from search.config.run import RunConfig
 from search.data.frames import summarise_frames
-from search.data.ground_truth import summarise_truth
+from search.pipelines.candidates import truth_records
 from search.pipelines.run_steps.records import FrontSearch, FrontVerification, RunInputs
 from search.results.search_result import (
     ModelRecord,
@@ -54,7 +54,7 @@ def build_result(
         rank_agreement=verification.rank_agreement,
         config=config.as_written(),
         base=os.path.relpath(config.base, config.out_folder),
-        truth={name: summarise_truth(truth) for name, truth in inputs.truth.items()},
+        truth=truth_records(inputs.truth, verified),
         latency_ms=verification.latency_ms,
         seconds=dict(seconds),
         created=utc_now(),

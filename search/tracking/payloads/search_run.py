@@ -126,7 +126,9 @@ def search_note_columns(result: Result) -> dict[str, list[str]]:
         "plan": [f"**{c.hash}**" if c.hash == result.chosen else c.hash for c in candidates],
         "MB": [f"{c.bytes / MEGABYTE:.2f}" for c in candidates],
         "saved": [f"{c.saved_pct:.1f}%" for c in candidates],
-        "quality kept": [percent(c.quality_kept) for c in candidates],
+        "quality kept": [
+            percent(None if result.at_chance else c.quality_kept) for c in candidates
+        ],
         "fidelity": [percent(c.mean_fidelity) for c in candidates],
         "shares": [str(SharePlan.from_dict(c.plan))[:LONGEST_PARAMETER] for c in candidates],
     }
