@@ -62,7 +62,7 @@ def frames_of_file(path: Path, every: float, after: float) -> Iterator[tuple[flo
         how_far = f" beyond {reader.reached:.1f} s" if reader.reached > 0 else ""
         raise BadVideo(
             f"video {path}: cannot be read{how_far} ({reader.damage}); "
-            "replace it with an intact file"
+            "copy it again from its source"
         )
 
 

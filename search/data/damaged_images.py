@@ -44,7 +44,7 @@ class ImageCheck:
         """Return in words that too many images are damaged."""
         return (
             f"{self.describe()}; that is more than the share frames.unreadable, {limit:g}: "
-            "replace them by intact images, or remove them"
+            "copy them again from their source, or set frames.unreadable higher"
         )
 
 

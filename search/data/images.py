@@ -52,7 +52,7 @@ def read_image(path: Path) -> Frame:
             return np.asarray(_convert_to_rgb(image), dtype=np.uint8)
     except DAMAGE as error:
         raise BadFrames(
-            f"image {path}: cannot be read ({error}); remove it or replace it by an intact image"
+            f"image {path}: cannot be read ({error}); copy it again from its source"
         ) from error
 
 
@@ -68,7 +68,7 @@ def read_size(path: Path) -> PictureSize:
             return (height, width) if _lies_on_its_side(image) else (width, height)
     except DAMAGE as error:
         raise BadFrames(
-            f"image {path}: cannot be read ({error}); remove it or replace it by an intact image"
+            f"image {path}: cannot be read ({error}); copy it again from its source"
         ) from error
 
 

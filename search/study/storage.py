@@ -182,7 +182,8 @@ def _journal(path: Path) -> JournalStorage:
 
 def _damaged(where: str | Path, error: Exception) -> DamagedStudy:
     return DamagedStudy(
-        f"study {where}: cannot be read ({error}); remove it to start a new search"
+        f"study {where}: cannot be read ({error}); set `storage:` to another file to start a new "
+        "search"
     )
 
 
