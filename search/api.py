@@ -73,6 +73,7 @@ def verify(
     images: Mapping[str, AnyPath] | None = None,
     classes: Mapping[str, Any] | None = None,
     frames: AnyPath | None = None,
+    outside: bool = False,
     reporter: Reporter | None = None,
 ) -> Verification:
     """Verify plans of the finished run in OUT on new data.
@@ -82,8 +83,9 @@ def verify(
         plans: plans to verify, by the first digits of their hashes; by default the candidates.
         labels: ground truth by model: a .csv file, a .json file, or a folder of class folders.
         images: folder of the images by model; by default that of the .json file.
-        classes: COCO categories of the classes by model; by default as in the run.
+        classes: names or COCO categories of the classes by model; by default as in the run.
         frames: folder of unlabelled frames for fidelity; by default the labelled frames.
+        outside: accept labelled images outside the folder of their labels.
         reporter: receives progress and tables; by default none.
 
     Without labels and frames, the plans are measured on the data that the run itself held out.
@@ -106,6 +108,7 @@ def verify(
         images={name: Path(path) for name, path in (images or {}).items()},
         classes=classes or {},
         frames=None if frames is None else Path(frames),
+        outside=outside,
     )
     return verify_pipeline.verify(Path(out), plans, inputs, reporter or SILENT)
 

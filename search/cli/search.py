@@ -85,6 +85,9 @@ def run(config: RunConfig, reporter: Reporter) -> None:
               help="Name of each class of a classifier, or COCO category of each class of a "
               "detector, as `classes` in a config: [person, car], {1: person, 3: car} or a text "
               "file. By default as in the run.")  # fmt: skip
+@click.option(
+    "--outside", is_flag=True, help="Accept labelled images outside the folder of their labels."
+)
 @click.option("--frames", type=PATH, default=None, metavar="FOLDER",
               help="Unlabelled frames for fidelity; by default the labelled frames.")  # fmt: skip
 @click.option("--plan", "plans", multiple=True, metavar="HASH",
@@ -95,6 +98,7 @@ def verify(
     labels: tuple[str, ...],
     images: tuple[str, ...],
     classes: tuple[str, ...],
+    outside: bool,
     frames: Path | None,
     plans: tuple[str, ...],
 ) -> None:
@@ -112,7 +116,7 @@ def verify(
     Example:
       merge-search verify OUT --labels classifier=val.csv --labels detector=instances.json
     """
-    data = deferred.VerificationInputs.parse(labels, images, classes, frames)
+    data = deferred.VerificationInputs.parse(labels, images, classes, frames, outside)
     document = out / "verify" / "verified.json"
     with app.printing_document(document):
         deferred.verify(out, plans, data, app.reporter())

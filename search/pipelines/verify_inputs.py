@@ -42,6 +42,8 @@ class VerificationInputs:
     run's."""
     frames: Path | None = None
     """A folder of unlabelled frames, for fidelity."""
+    outside: bool = False
+    """Whether labelled images may lie outside the folder of their labels."""
 
     @classmethod
     def parse(
@@ -50,6 +52,7 @@ class VerificationInputs:
         images: Sequence[str],
         classes: Sequence[str],
         frames: Path | None,
+        outside: bool = False,
     ) -> VerificationInputs:
         """Parse options of the form MODEL=VALUE.
 
@@ -61,6 +64,7 @@ class VerificationInputs:
             {name: Path(value) for name, value in _by_model("images", images).items()},
             {name: _yaml(name, value) for name, value in _by_model("classes", classes).items()},
             frames,
+            outside,
         )
 
     def config_for(self, finished: LoadedRun) -> RunConfig:
@@ -119,6 +123,8 @@ class VerificationInputs:
             section["images"] = str(self.images[name].resolve())
         if name in self.classes:
             section["classes"] = self.classes[name]
+        if self.outside and "outside" in RUN_KEYS[label_format]:
+            section["outside"] = True
         return {label_format: str(path.resolve()), **section}
 
     def _format(self, name: str, task: str) -> str:

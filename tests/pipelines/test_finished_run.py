@@ -47,9 +47,9 @@ def test_a_plan_is_found_by_a_prefix_of_its_hash(tiny_run: FinishedRun) -> None:
 def test_changed_frames_are_refused(tiny_run: FinishedRun) -> None:
     loaded = LoadedRun.from_folder(tiny_run.out)
     assert len(loaded.frames()) == 28
-    frames = loaded.config.frames.model_copy(update={"count": 27})
+    frames = loaded.config.frames.model_copy(update={"count": 30})
     altered = replace(loaded, config=loaded.config.model_copy(update={"frames": frames}))
-    with pytest.raises(BadFrames, match=r"have changed since: 27 with hash .* it was 28 with"):
+    with pytest.raises(BadFrames, match=r"have changed since: 30 with hash .* it was 28 with"):
         altered.observe(ConsoleReporter())
 
 

@@ -109,7 +109,7 @@ def test_a_verification_on_the_data_of_the_run_has_the_numbers_of_the_run(
 
 
 def test_accuracy_on_the_networks_own_answers_equals_fidelity(out: Path, answers: Path) -> None:
-    data = VerificationInputs({"a": answers / "a.csv", "b": answers / "b.csv"})
+    data = VerificationInputs({"a": answers / "a.csv", "b": answers / "b.csv"}, outside=True)
     verification, captured = verify_run(out, data)
     assert all(
         {**verification.frames, "labels": t["labels"]} == t for t in verification.truth.values()
@@ -125,7 +125,7 @@ def test_accuracy_on_the_networks_own_answers_equals_fidelity(out: Path, answers
 
 
 def test_models_without_labels_count_by_fidelity(out: Path, answers: Path) -> None:
-    verification, _ = verify_run(out, VerificationInputs({"b": answers / "b.csv"}))
+    verification, _ = verify_run(out, VerificationInputs({"b": answers / "b.csv"}, outside=True))
     assert set(verification.baseline) == set(verification.truth) == {"b"}, (
         "not the config's truth of a"
     )
@@ -223,7 +223,7 @@ def test_frames_of_the_search_are_refused(photo_run: FinishedRun, tmp_path: Path
         f"path,label_index\n{searched_frames / '03.png'},1\n{searched_frames / '04.png'},2\n"
     )
     with pytest.raises(BadTruth, match=r"truth\.a: 2 of its frames are also among"):
-        verify_run(photo_run.out, VerificationInputs({"a": labels}))
+        verify_run(photo_run.out, VerificationInputs({"a": labels}, outside=True))
     with pytest.raises(BadTruth, match=r"28 of its images are also among the frames of the sea"):
         verify_run(photo_run.out, VerificationInputs(frames=searched_frames))
     assert not (photo_run.out / "verify").exists()
@@ -269,8 +269,12 @@ def test_options_about_labels_require_labels(tiny_run: FinishedRun, option: str)
     data = VerificationInputs.parse(
         ["a=x.csv"], options.get("images", []), options.get("classes", []), None
     )
-    with pytest.raises(BadConfig, match=r"truth\.a.*: "):
-        data.config_for(LoadedRun.from_folder(tiny_run.out))
+    if option == "images":
+        with pytest.raises(BadConfig, match=r"truth\.a.*: "):
+            data.config_for(LoadedRun.from_folder(tiny_run.out))
+    else:  # the classes of a CSV file
+        section = data.config_for(LoadedRun.from_folder(tiny_run.out)).truth["a"]
+        assert section.classes is not None
 
 
 def test_classes_that_are_not_yaml_are_refused() -> None:

@@ -36,8 +36,11 @@ class LoggedRun:
         mlflow_experiment = self.client.get_experiment_by_name(experiment)
         assert mlflow_experiment is not None
         runs = list(self.client.search_runs([mlflow_experiment.experiment_id]))
-        (self.parent,) = [run for run in runs if PARENT_TAG not in run.data.tags]
-        self.children = [run for run in runs if PARENT_TAG in run.data.tags]
+        searches = [run for run in runs if run.data.tags.get("merge_search.kind") == "search"]
+        (self.parent,) = [run for run in searches if PARENT_TAG not in run.data.tags]
+        self.children = [
+            run for run in runs if run.data.tags.get(PARENT_TAG) == self.parent.info.run_id
+        ]
 
     def files(self, run: Run, folder: str | None = None) -> set[str]:
         return {entry.path for entry in self.client.list_artifacts(run.info.run_id, folder)}
