@@ -35,7 +35,7 @@ class ImageRoot:
         if not self.outside and _leads_outside(name):
             raise BadTruth(
                 f"{place}: image {name} is not inside {self.folder}: name it relative to that "
-                "folder, or set `outside: true` in this section of `truth`"
+                "folder, or set `outside: true` in this section of `truth` (verify: --outside)"
             )
         return path
 

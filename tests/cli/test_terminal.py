@@ -135,6 +135,11 @@ def test_json_is_the_result_byte_for_byte(
     assert "Exploring" in errors.read_text() and "\x1b" not in errors.read_text()
 
 
+def other_warnings(errors: str) -> list[str]:
+    """Return all lines but the warning that the networks, which are untrained, score at chance."""
+    return [line for line in errors.splitlines() if "not significantly above" not in line]
+
+
 def test_json_is_printed_when_only_mlflow_fails(
     config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,7 +148,7 @@ def test_json_is_printed_when_only_mlflow_fails(
     result = call("run", config, "--json", "--quiet")
     assert result.exit_code == 3
     assert result.stdout_bytes == (tmp_path / "out" / "tiny" / "result.json").read_bytes()
-    (line,) = result.stderr.splitlines()
+    (line,) = other_warnings(result.stderr)
     assert line.startswith("merge-search: ") and "merge-search sync" in line
 
 
@@ -162,7 +167,8 @@ def test_exact_and_verify_print_their_json_documents(
     assert exact.stdout_bytes == (out / "exact.json").read_bytes() and exact.exit_code == 0
     verified = call("--quiet", "--json", "verify", tiny_run.out)
     document = tiny_run.out / "verify" / "verified.json"
-    assert verified.stdout_bytes == document.read_bytes() and verified.stderr == ""
+    assert verified.stdout_bytes == document.read_bytes()
+    assert other_warnings(verified.stderr) == []
 
 
 def test_correlate_prints_its_json_document(labelled: Labelled, tmp_path: Path) -> None:
@@ -195,7 +201,7 @@ def test_a_command_without_a_document_refuses_json(command: list[str]) -> None:
 
 def test_quiet_prints_only_the_tables(config: Path) -> None:
     result = call("run", config, "--quiet")
-    assert result.exit_code == 0 and result.stderr == ""
+    assert result.exit_code == 0 and other_warnings(result.stderr) == []
     lines = result.stdout.splitlines()
     assert lines[0].startswith("Verified within")
     starts = ("Verified", "plan ", "unmerged ", "─", "95% intervals", " ")
