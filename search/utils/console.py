@@ -13,6 +13,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from search.utils.progress import Progress
 
@@ -135,8 +136,9 @@ def _delayed(display: bars.Progress) -> Iterator[None]:
 
 
 def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    whole_line = Text(title, no_wrap=True, overflow="ignore")  # also above a narrower table
     table = Table(
-        title=escape(title), title_justify="left", title_style="bold", header_style="",
+        title=whole_line, title_justify="left", title_style="bold", header_style="",
         box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False,
     )  # fmt: skip
     for index, column in enumerate(zip(header, *rows, strict=True)):
