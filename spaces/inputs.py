@@ -101,6 +101,11 @@ class InputSpec:
         return f"InputSpec({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
     @property
+    def fit_in_words(self) -> str:
+        """The fit, with the size of a crop, such as `crop of 87.5%`."""
+        return f"crop of {self.crop_pct:.1%}" if self.fit == "crop" else self.fit
+
+    @property
     def channel_count(self) -> int:
         """Number of channels of the input: 3, or 1 for grey frames."""
         return len(self.mean)

@@ -20,10 +20,12 @@ def find_identical(models: Mapping[str, StagedModel], pairs: Sequence[Pair]) -> 
     They are outputs of the same stages of one architecture, with equal inputs and with tensors
     that are equal to the bit.
     """
-    hashes: dict[Ref, str] = {}
-    for model in models.values():
-        hashes |= prefix_hashes(model)
-    return frozenset(pair for pair in pairs if hashes[pair.donor] == hashes[pair.recipient])
+    origins = {name: _origin(model) for name, model in models.items()}
+    alike = [p for p in pairs if origins[p.donor.model] == origins[p.recipient.model]]
+    hashes: dict[Ref, str] = {}  # only of models that may have something in common
+    for name in sorted({ref.model for p in alike for ref in (p.donor, p.recipient)}):
+        hashes |= prefix_hashes(models[name])
+    return frozenset(pair for pair in alike if hashes[pair.donor] == hashes[pair.recipient])
 
 
 def prefix_hashes(model: StagedModel) -> dict[Ref, str]:
@@ -32,14 +34,19 @@ def prefix_hashes(model: StagedModel) -> dict[Ref, str]:
     A model that was not loaded from a spec has hashes of its own: modules of equal tensors may
     compute different things.
     """
-    origin = model.source.spec.arch if model.source else f"model {model.name}"
-    digest = hashlib.sha256(f"{origin} {model.input!r}".encode())
+    digest = hashlib.sha256(_origin(model).encode())
     hashes = {}
     for name, stage in zip(model.layout.stages, model.stages, strict=True):
         for part in _content(name, stage):
             digest.update(part)
         hashes[Ref(model.name, name)] = digest.hexdigest()
     return hashes
+
+
+def _origin(model: StagedModel) -> str:
+    """Return what two models must have in common to have any stage in common."""
+    origin = model.source.spec.arch if model.source else f"model {model.name}"
+    return f"{origin} {model.input!r}"
 
 
 def _content(name: str, stage: nn.Module) -> Iterator[bytes]:

@@ -76,7 +76,7 @@ def _inputs(inputs: Mapping[str, InputSpec]) -> str:
             [
                 name,
                 f"{spec.height} x {spec.width}",
-                f"crop of {spec.crop_pct:.1%}" if spec.fit == "crop" else spec.fit,
+                spec.fit_in_words,
                 spec.interpolation,
                 spec.channels.upper() if spec.channel_count == 3 else "grey",
                 ", ".join(f"{value:.4g}" for value in spec.mean),

@@ -22,7 +22,6 @@ from search.pipelines.open_data import open_frame_set, select_device
 from search.pipelines.prepare import load_named_model, open_truth_of, survey
 from search.utils.reporter import Reporter
 from spaces.deployment import Deployment
-from spaces.inputs import InputSpec
 from spaces.stages import StagedModel
 
 READ_FRAMES = 16
@@ -81,19 +80,15 @@ def _check_models(
 
 def _describe_model(model: StagedModel) -> str:
     layout, source = model.layout, model.source
+    size = f"{model.input.height} x {model.input.width}"
     facts = [
         "" if source is None else source.spec.arch,
         f"{len(layout.stages)} stages",
         f"{model.num_classes} classes",
-        f"input {_describe_input(model.input)}",
+        f"input {size} ({model.input.fit_in_words})",
         "" if source is None else source.note,
     ]
     return ", ".join(filter(None, facts))
-
-
-def _describe_input(spec: InputSpec) -> str:
-    fit = f"crop of {spec.crop_pct:.1%}" if spec.fit == "crop" else spec.fit
-    return f"{spec.height} x {spec.width} ({fit})"
 
 
 def _read_frames(config: RunConfig) -> FrameSet:
