@@ -108,21 +108,25 @@ def _check_sizes(net: nn.Module, state: Mapping[str, Tensor], source: str) -> No
         OtherSize: one differs; the message names the number that the checkpoint has.
     """
     own = net.state_dict()
-    for name in (_first_convolution(own), *_class_layers(net)):
-        if name not in state or name not in own or state[name].ndim != own[name].ndim:
-            continue
-        ours, theirs = own[name].shape, state[name].shape
-        if name == _first_convolution(own) and ours[1] != theirs[1]:
-            raise OtherSize(
-                f"{source} takes {theirs[1]} input channels, the network {ours[1]}"
-                + (f": set input: {{in_chans: {theirs[1]}}}" if theirs[1] in (1, 3) else "")
-            )
-        if name != _first_convolution(own) and ours[0] != theirs[0]:
-            classes = int(theirs[0] * _num_classes(net) // ours[0])
+    stem = _first_convolution(own)
+    if _are_comparable(own, state, stem) and own[stem].shape[1] != state[stem].shape[1]:
+        channels = state[stem].shape[1]
+        raise OtherSize(
+            f"{source} takes {channels} input channels, the network {own[stem].shape[1]}"
+            + (f": set input: {{in_chans: {channels}}}" if channels in (1, 3) else "")
+        )
+    for name in _class_layers(net):
+        if _are_comparable(own, state, name) and own[name].shape[0] != state[name].shape[0]:
+            classes = int(state[name].shape[0] * _num_classes(net) // own[name].shape[0])
             raise OtherSize(
                 f"{source} has {classes} classes, the network {_num_classes(net)}: set "
                 f"num_classes: {classes}"
             )
+
+
+def _are_comparable(own: Mapping[str, Tensor], state: Mapping[str, Tensor], name: str) -> bool:
+    """Return whether both have a tensor of that name with the same number of dimensions."""
+    return name in own and name in state and own[name].ndim == state[name].ndim
 
 
 def _first_convolution(own: Mapping[str, Tensor]) -> str:
