@@ -11,7 +11,7 @@ from search.study.storage import check_store
 from search.tracking.client import check_tracker
 from search.tracking.target import Target
 from search.utils.files import CannotWrite
-from search.utils.format import MEGABYTE
+from search.utils.format import MEGABYTE, megabytes
 from search.utils.locks import describe_local_locks
 from search.utils.redact import without_credentials
 
@@ -38,10 +38,9 @@ def check_disk_space(config: RunConfig, unmerged_bytes: int | None) -> str:
     needed = COPIES_OF_THE_MODELS * (unmerged_bytes or 0) + OTHER_FILES
     if free < needed:
         raise CannotWrite(
-            f"{folder}: {free // MEGABYTE} MB are free, and a run needs about "
-            f"{needed // MEGABYTE} MB"
+            f"{folder}: {megabytes(free)} are free, and a run needs about {megabytes(needed)}"
         )
-    return f"{free // MEGABYTE:,} MB are free, a run needs about {needed // MEGABYTE:,} MB"
+    return f"{megabytes(free)} are free, a run needs about {megabytes(needed)}"
 
 
 def check_study_store(config: RunConfig) -> str:
