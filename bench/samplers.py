@@ -52,11 +52,10 @@ from search.study.warm_start import greedy_plans, shares_by_bytes, starting_plan
 from search.utils.console import ConsoleReporter
 from search.utils.reporter import Reporter
 from spaces.activations import Footprint
-from spaces.consumers import HEAD
 from spaces.cost import CostModel
 from spaces.inputs import FieldOfView
 from spaces.model_facts import ModelFacts
-from spaces.plan import LINEAR, Share, SharePlan
+from spaces.plan import HEAD, LINEAR, Share, SharePlan
 from spaces.shares import enumerate_shares, find_pairs
 from spaces.stages import Layout, StageFacts
 

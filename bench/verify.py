@@ -100,9 +100,9 @@ class Case:
     def macs(self, plans: Sequence[SharePlan]) -> int:
         """Return the multiply-accumulates of a frame for all outputs, without the linear maps."""
         distinct, facts = self.plan_set(plans).distinct, self.setup.facts
-        nodes = upstream_nodes(tuple(node for _, taps in distinct for node in taps))
+        nodes = upstream_nodes(tuple(node for output in distinct for node in output.taps))
         stages = [facts[n.ref.model].stage(n.ref.stage).macs for n in nodes if not n.share]
-        return sum(stages) + sum(facts[name].head_macs for name, _ in distinct)
+        return sum(stages) + sum(facts[output.model].head_macs for output in distinct)
 
 
 def main() -> None:

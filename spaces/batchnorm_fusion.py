@@ -29,15 +29,25 @@ def fuse_batchnorms(model: StagedModel) -> StagedModel:
     """
     fused = copy.deepcopy(model)
     fused.chunk_size = CHUNK_SIZE
+    fused.remember_unfused(model)
     representation = model.example_input()
     for index, stage in enumerate(model.stages):
-        expected = stage(representation)
-        candidate = _fused_stage(copy.deepcopy(stage), representation)
-        error = (candidate(representation) - expected).abs().max()
-        if error <= FUSION_TOLERANCE * expected.abs().max():
-            fused.stages[index] = candidate
-        representation = expected
+        fused.stages[index] = fuse_stage(stage, representation)
+        representation = stage(representation)
     return fused
+
+
+@torch.inference_mode(False)
+@torch.no_grad()
+def fuse_stage(stage: nn.Module, inputs: Tensor) -> nn.Module:
+    """Return a copy of a stage with fused BatchNorms; the stage itself if its output would differ.
+
+    `inputs` are an example.
+    """
+    expected = stage(inputs)
+    candidate = _fused_stage(copy.deepcopy(stage), inputs)
+    error = (candidate(inputs) - expected).abs().max()
+    return candidate if error <= FUSION_TOLERANCE * expected.abs().max() else stage
 
 
 def _fused_stage(stage: nn.Module, inputs: Tensor) -> nn.Module:

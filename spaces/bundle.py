@@ -30,12 +30,14 @@ from spaces.json_text import load_json
 from spaces.merged import MergedModel
 from spaces.model_facts import ModelFacts, facts_from_json, facts_to_json
 from spaces.model_spec import InputSettings, ModelSpec
-from spaces.plan import Share, SharePlan
-from spaces.precision import Dtype, compute_in_float32, to_stored_dtype, weight_names
+from spaces.plan import Precision, Share, SharePlan
+from spaces.precision import Dtype, StoredWeight, to_stored, weight_names, widen_when_read
 from spaces.stages import Task, total_bytes
 from spaces.zoo import build_skeleton
 
 BUNDLE, PLAN, WEIGHTS = "bundle.json", "plan.json", "weights.safetensors"
+SCALE = ".scale"
+"""Ends the names of the scales of weights in int8."""
 BUNDLE_VERSION = 1
 
 
@@ -71,7 +73,7 @@ class BundleContents:
     facts: Mapping[str, ModelFacts]
     plan: SharePlan
     dtype: Dtype
-    """The precision in which the weights are stored."""
+    """The precision in which the weights are stored, unless the plan says otherwise."""
 
     @property
     def tasks(self) -> dict[str, Task]:
@@ -165,11 +167,14 @@ def write_bundle(folder: Path, contents: BundleContents, merged: MergedModel) ->
     Raises:
         BadWeights: a weight is too large for the dtype.
     """
-    weights = weight_names(merged)
-    tensors = {
-        places[0].name: _to_stored(tensor, contents.dtype, weights)
-        for tensor, places in _tensors(merged)
-    }
+    weights, tensors = weight_names(merged), dict[str, Tensor]()
+    for tensor, precision, places in _tensors(merged, contents.dtype):
+        name, stored = places[0].name, StoredWeight(tensor.detach())
+        if id(tensor) in weights:
+            stored = to_stored(stored.values, precision, weights[id(tensor)])
+        tensors[name] = stored.values.cpu().contiguous()
+        if stored.scale is not None:
+            tensors[name + SCALE] = stored.scale.cpu().contiguous()
     save_file(tensors, folder / WEIGHTS)
     (folder / PLAN).write_text(json.dumps(contents.plan.to_dict(), indent=2) + "\n")
     data = {
@@ -209,8 +214,7 @@ def load_bundle(folder: Path | str) -> Bundle:
         tensors = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError, BadPlan, KeyError, ValueError) as error:
         raise BadBundle(f"{folder}: is not a complete bundle ({error})") from error
-    _fill(merged, tensors, folder)
-    compute_in_float32(merged)
+    _fill(merged, tensors, contents.dtype, folder)
     bundle = Bundle(merged, contents.inputs, contents.tasks)
     return bundle.eval().requires_grad_(False)
 
@@ -300,51 +304,68 @@ class _Place(NamedTuple):
     name: str
 
 
-def _tensors(module: nn.Module) -> Iterator[tuple[Tensor, list[_Place]]]:
-    """Yield each tensor of a module once, with all its places."""
-    places: dict[int, tuple[Tensor, list[_Place]]] = {}
-    for path, part in module.named_modules():
-        for attribute, tensor in [
-            *part.named_parameters(recurse=False),
-            *part.named_buffers(recurse=False),
-        ]:
-            place = _Place(part, attribute, f"{path}.{attribute}")
-            places.setdefault(id(tensor), (tensor, []))[1].append(place)
-    yield from places.values()
+def _tensors(
+    merged: MergedModel, dtype: Dtype
+) -> Iterator[tuple[Tensor, Precision, list[_Place]]]:
+    """Yield each tensor once with its precision and its places, `dtype` where the plan has none.
+
+    A tensor in places of several precisions is yielded once for each.
+    """
+    precisions = merged.plan.precision_by_owner
+    places: dict[tuple[int, Precision], tuple[Tensor, list[_Place]]] = {}
+    for start, owner, module in merged.parts():
+        precision = precisions.get(owner, dtype)
+        for path, part in module.named_modules(prefix=start):
+            for attribute, tensor in [
+                *part.named_parameters(recurse=False),
+                *part.named_buffers(recurse=False),
+            ]:
+                place = _Place(part, attribute, f"{path}.{attribute}")
+                places.setdefault((id(tensor), precision), (tensor, []))[1].append(place)
+    for (_, precision), (tensor, places_of_tensor) in places.items():
+        yield tensor, precision, places_of_tensor
 
 
-def _to_stored(tensor: Tensor, dtype: Dtype, weights: Mapping[int, str]) -> Tensor:
-    name = weights.get(id(tensor))
-    detached = tensor.detach()
-    stored = detached if name is None else to_stored_dtype(detached, dtype, name)
-    return stored.cpu().contiguous()
-
-
-def _fill(merged: MergedModel, tensors: dict[str, Tensor], folder: Path) -> None:
-    """Replace the empty tensors of a model by the loaded ones.
+def _fill(merged: MergedModel, tensors: dict[str, Tensor], dtype: Dtype, folder: Path) -> None:
+    """Replace the empty tensors of a model by the loaded ones, which are read as float32.
 
     Raises:
         BadBundle: a tensor is missing, left over, of another shape, or not finite.
     """
-    for empty, places in [*_tensors(merged)]:
-        tensor = tensors.pop(places[0].name, None)
-        if tensor is None or tensor.shape != empty.shape:
-            actual = "missing" if tensor is None else f"{tuple(tensor.shape)}"
-            raise BadBundle(
-                f"{folder / WEIGHTS}: {places[0].name} is {actual}, expected {tuple(empty.shape)}"
-            )
-        if not torch.isfinite(tensor).all():
-            raise BadBundle(
-                f"{folder / WEIGHTS}: {places[0].name} holds NaN or infinite values, so the file "
-                "is damaged; export the bundle again"
-            )
+    weights = weight_names(merged)
+    for empty, precision, places in [*_tensors(merged, dtype)]:
+        name, scale = places[0].name, None
+        tensor = _take(tensors, name, tuple(empty.shape), folder)
+        if precision == "int8" and id(empty) in weights and empty.dim() > 1:
+            scale_shape = (empty.shape[0], *(1 for _ in empty.shape[1:]))
+            scale = _take(tensors, name + SCALE, scale_shape, folder)
         # Keep the memory format of the network: some convolutions are slower in any other.
         laid_out = torch.empty_strided(empty.shape, empty.stride(), dtype=tensor.dtype)
         laid_out.copy_(tensor)
         for place in places:
             _put(place, laid_out)
+            if id(empty) in weights and tensor.dtype != torch.float32:
+                widen_when_read(place.module, place.attribute, scale)
     if tensors:
         raise BadBundle(f"{folder / WEIGHTS}: holds {len(tensors)} unexpected tensors")
+
+
+def _take(tensors: dict[str, Tensor], name: str, shape: tuple[int, ...], folder: Path) -> Tensor:
+    """Remove a tensor from `tensors` and return it.
+
+    Raises:
+        BadBundle: it is missing, of another shape, or not finite.
+    """
+    tensor = tensors.pop(name, None)
+    if tensor is None or tuple(tensor.shape) != shape:
+        actual = "missing" if tensor is None else f"{tuple(tensor.shape)}"
+        raise BadBundle(f"{folder / WEIGHTS}: {name} is {actual}, expected {shape}")
+    if not torch.isfinite(tensor).all():
+        raise BadBundle(
+            f"{folder / WEIGHTS}: {name} holds NaN or infinite values, so the file is damaged; "
+            "export the bundle again"
+        )
+    return tensor
 
 
 def _put(place: _Place, tensor: Tensor) -> None:

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-HEAD = "(head)"
+from spaces.plan import Precision
+from spaces.precision import stored_bytes
 
 _TRANSPARENT = {
     "adaptive_avg_pool2d",
@@ -46,13 +47,18 @@ class Consumer:
     macs_per_channel: int
     """Multiply-accumulates per frame and input channel."""
 
-    def folded_size(self, donor_channels: int) -> int:
-        """Return the number of weights and biases with a map from `donor_channels` folded in."""
-        return self.out_channels * (donor_channels * self.kernel + 1)
+    def folded_bytes(self, donor_channels: int, precision: Precision) -> int:
+        """Return the bytes of the layer with a map from `donor_channels` folded in."""
+        return self._bytes(donor_channels, 1, precision)
 
-    def own_size(self, channels: int) -> int:
-        """Return the number of the layer's own weights and biases."""
-        return self.out_channels * (channels * self.kernel + int(self.has_bias))
+    def own_bytes(self, channels: int, precision: Precision) -> int:
+        """Return the bytes of the layer's own weights and biases."""
+        return self._bytes(channels, int(self.has_bias), precision)
+
+    def _bytes(self, channels: int, biases: int, precision: Precision) -> int:
+        return stored_bytes((self.out_channels, channels * self.kernel), precision) + stored_bytes(
+            (self.out_channels * biases,), precision
+        )
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from itertools import pairwise
 
 from spaces.activations import ActivationLedger, Footprint
-from spaces.consumers import HEAD
 from spaces.liveness import Liveness, liveness
 from spaces.map_folding import find_fold_targets
 from spaces.merged import ExecutionStep, execution_order
 from spaces.model_facts import ModelFacts, layouts_by_model
-from spaces.node import Node, tap_nodes
-from spaces.plan import Share, SharePlan
-from spaces.precision import element_bytes
+from spaces.node import Node, Output, tap_nodes
+from spaces.plan import HEAD, Precision, Ref, Share, SharePlan
+from spaces.precision import stored_bytes
 from spaces.stages import StageFacts
 
 _FLOAT = 4
@@ -37,13 +36,14 @@ class CostModel:
 
     def bytes(self, plan: SharePlan) -> int:
         """Return the bytes of the parameters and buffers of live stages, heads and adapters."""
-        live = liveness(plan, self.layouts)
-        sizes: dict[str, int] = {}
-        for ref in live.stages:
-            sizes.update(self.facts[ref.model].tensors[ref.stage])
-        for facts in self.facts.values():
-            sizes.update(facts.tensors[HEAD])
-        return sum(sizes.values()) + sum(self.adapter_bytes(share, live) for share in live.shares)
+        live, precisions = liveness(plan, self.layouts), plan.precision_by_owner
+        sizes: dict[tuple[str, Precision], int] = {}
+        for owner in [*live.stages, *(Ref(name, HEAD) for name in self.facts)]:
+            precision = self._precision(owner, precisions)
+            tensors = self.facts[owner.model].tensors_at(owner.stage, precision)
+            sizes.update({(name, precision): size for name, size in tensors.items()})
+        adapters = (self.adapter_bytes(share, live, precisions) for share in live.shares)
+        return sum(sizes.values()) + sum(adapters)
 
     def macs(self, plan: SharePlan) -> int:
         """Return the multiply-accumulates per frame of live stages, heads and adapters."""
@@ -64,8 +64,8 @@ class CostModel:
         inputs while the merged model runs holds their bytes in addition.
         """
         live = liveness(plan, self.layouts)
-        heads = ((name, tap_nodes(name, plan, self.layouts)) for name in self.layouts)
-        steps = execution_order(heads)
+        outputs = (Output(name, tap_nodes(name, plan, self.layouts)) for name in self.layouts)
+        steps = execution_order(outputs)
         memory, peaks = ActivationLedger(), list[int]()
         for step in steps:
             if not step.reads:
@@ -128,17 +128,31 @@ class CostModel:
             self.facts[share.recipient.model].stage(share.recipient.stage),
         )
 
-    def adapter_bytes(self, share: Share, live: Liveness) -> int:
-        """Return the bytes that a live share adds; negative if folding makes a layer smaller."""
+    def adapter_bytes(
+        self, share: Share, live: Liveness, precisions: Mapping[Ref, Precision]
+    ) -> int:
+        """Return the bytes that a live share adds; negative if folding makes a layer smaller.
+
+        `precisions` are those of the plan, by owner.
+        """
         if share.adapter.kind == "identity":
             return 0
         donor, recipient = self._channels(share)
         fold = find_fold_targets(share, live, self.facts)
-        if not fold.refusal:
-            added = sum(c.folded_size(donor) - c.own_size(recipient) for c in fold.consumers)
-        else:
-            added = _map_size(donor, recipient, share.adapter.rank) + recipient
-        return added * element_bytes(self.facts[share.recipient.model].dtype)
+        if fold.refusal:
+            shapes = _map_shapes(donor, recipient, share.adapter.rank)
+            precision = self._precision(share.recipient, precisions)
+            return sum(stored_bytes(shape, precision) for shape in (*shapes, (recipient,)))
+        added = 0
+        for consumer in fold.consumers:
+            owner = Ref(share.recipient.model, consumer.owner)
+            precision = self._precision(owner, precisions)
+            added += consumer.folded_bytes(donor, precision)
+            added -= consumer.own_bytes(recipient, precision)
+        return added
+
+    def _precision(self, owner: Ref, precisions: Mapping[Ref, Precision]) -> Precision:
+        return precisions.get(owner, self.facts[owner.model].dtype)
 
     def adapter_macs(self, share: Share, live: Liveness) -> int:
         """Return the MACs per frame that a live share adds; negative as in `adapter_bytes`."""
@@ -150,9 +164,9 @@ class CostModel:
             added = donor.channels - recipient.channels
             return sum(added * consumer.macs_per_channel for consumer in fold.consumers)
         height, width = recipient.grid or (1, 1)
-        size = _map_size(donor.channels, recipient.channels, share.adapter.rank)
-        return height * width * size
+        shapes = _map_shapes(donor.channels, recipient.channels, share.adapter.rank)
+        return height * width * sum(rows * columns for rows, columns in shapes)
 
 
-def _map_size(donor: int, recipient: int, rank: int) -> int:
-    return rank * (donor + recipient) if rank else donor * recipient
+def _map_shapes(donor: int, recipient: int, rank: int) -> list[tuple[int, int]]:
+    return [(rank, donor), (recipient, rank)] if rank else [(recipient, donor)]

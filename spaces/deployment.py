@@ -11,7 +11,7 @@ from spaces.batchnorm_fusion import fuse_batchnorms
 from spaces.merged import ModelsByName
 from spaces.model_facts import ModelFacts
 from spaces.plan import IDENTITY, AdapterSpec, Share
-from spaces.precision import Dtype, round_weights
+from spaces.precision import Dtype, rounded_model
 from spaces.prefixes import find_identical
 from spaces.shares import Pair, Pairs, enumerate_shares
 from spaces.stages import StagedModel
@@ -44,7 +44,7 @@ class Deployment:
         if self.dtype == "float32":
             return self.fused_models
         return {
-            name: fuse_batchnorms(round_weights(m, self.dtype)) for name, m in self.models.items()
+            name: fuse_batchnorms(rounded_model(m, self.dtype)) for name, m in self.models.items()
         }
 
     @cached_property

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from spaces.errors import BadPlan
-from spaces.plan import Ref, Share, SharePlan
+from spaces.plan import HEAD, Ref, Share, SharePlan
 from spaces.stages import Layout
 
 Layouts = Mapping[str, Layout]
@@ -38,12 +38,20 @@ def liveness(plan: SharePlan, layouts: Layouts) -> Liveness:
 
 
 def canonical(plan: SharePlan, layouts: Layouts) -> SharePlan:
-    """Return the plan without the shares that no output reads: equivalent plans become equal.
+    """Return the plan without what no output reads: equivalent plans become equal.
+
+    That is shares, and precisions of weights that are not there. The precision of a linear map
+    stays, although it does not count if the map is folded.
 
     Raises:
         BadPlan: as `liveness`.
     """
-    return SharePlan(tuple(liveness(plan, layouts).shares))
+    live = liveness(plan, layouts)
+    mapped = {share.recipient for share in live.shares if share.adapter.kind == "linear"}
+    owners = live.stages | mapped | {Ref(name, HEAD) for name in layouts}
+    return SharePlan(
+        tuple(live.shares), tuple(entry for entry in plan.precisions if entry[0] in owners)
+    )
 
 
 def check_names(plan: SharePlan, layouts: Layouts) -> None:
@@ -54,11 +62,18 @@ def check_names(plan: SharePlan, layouts: Layouts) -> None:
     """
     for share in plan.shares:
         for ref in (share.donor, share.recipient):
-            if ref.model not in layouts:
-                raise BadPlan(f"{share}: no model {ref.model!r}; there are {sorted(layouts)}")
-            stages = layouts[ref.model].stages
-            if ref.stage not in stages:
-                raise BadPlan(f"{share}: {ref.model} has no stage {ref.stage!r}; it has {stages}")
+            _check_name(ref, str(share), layouts)
+    for owner, precision in plan.precisions:
+        if owner.stage != HEAD or owner.model not in layouts:
+            _check_name(owner, precision, layouts)
+
+
+def _check_name(ref: Ref, place: str, layouts: Layouts) -> None:
+    if ref.model not in layouts:
+        raise BadPlan(f"{place}: no model {ref.model!r}; there are {sorted(layouts)}")
+    stages = layouts[ref.model].stages
+    if ref.stage not in stages:
+        raise BadPlan(f"{place}: {ref.model} has no stage {ref.stage!r}; it has {stages}")
 
 
 def _walk_back(

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from spaces.consumers import HEAD, Consumer
+from spaces.consumers import Consumer
 from spaces.liveness import Liveness
 from spaces.model_facts import ModelFacts
-from spaces.plan import Ref, Share
+from spaces.plan import HEAD, Ref, Share
 
 
 @dataclass(frozen=True)

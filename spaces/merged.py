@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from spaces.adapters import Adapter, LinearMap, build_adapter
-from spaces.consumers import HEAD, fold_into_layer
+from spaces.consumers import fold_into_layer
 from spaces.errors import BadPlan
 from spaces.inputs import Frame
 from spaces.liveness import Liveness, canonical, liveness
 from spaces.map_folding import find_fold_targets
 from spaces.model_facts import ModelFacts, layouts_by_model
-from spaces.node import Node, tap_nodes, upstream_nodes
-from spaces.plan import Ref, Share, SharePlan
+from spaces.node import Node, Output, tap_nodes, upstream_nodes
+from spaces.plan import HEAD, Ref, Share, SharePlan
 from spaces.stages import StagedModel
 
 LinearMaps = Mapping[Share, LinearMap]
@@ -46,31 +46,30 @@ class ExecutionStep:
     """The nodes that are read; empty for a first stage, which reads the input of its model."""
     model: str
     """The model that the stage or head belongs to; for an adapter, the recipient."""
-    frees: tuple[Node, ...]
+    output: Output | None = None
+    """The output that a head computes; None for a stage or an adapter."""
+    frees: tuple[Node, ...] = ()
     """The nodes that no later step reads."""
 
 
-def execution_order(heads: Iterable[tuple[str, tuple[Node, ...]]]) -> list[ExecutionStep]:
-    """Return the steps that compute the outputs of heads.
+def execution_order(outputs: Iterable[Output]) -> list[ExecutionStep]:
+    """Return the steps that compute outputs, every node once.
 
-    Each head is given as its model and the nodes that it reads. Every node is computed once. A
-    head runs as soon as its taps are computed, so that they can be freed early.
+    A head runs as soon as its taps are computed, so that they can be freed early.
     """
-    calls: list[tuple[Node | None, tuple[Node, ...], str]] = []
+    steps: list[ExecutionStep] = []
     scheduled: set[Node] = set()
-    for model, taps in heads:
-        for node in upstream_nodes(taps):
+    for output in outputs:
+        for node in upstream_nodes(output.taps):
             if node not in scheduled:
                 source = () if node.source is None else (node.source,)
-                calls.append((node, source, node.ref.model))
-        scheduled.update(upstream_nodes(taps))
-        calls.append((None, taps, model))
-    last_read = {node: index for index, (_, reads, _) in enumerate(calls) for node in reads}
+                steps.append(ExecutionStep(node, source, node.ref.model))
+        scheduled.update(upstream_nodes(output.taps))
+        steps.append(ExecutionStep(None, output.taps, output.model, output))
+    last_read = {node: index for index, step in enumerate(steps) for node in step.reads}
     return [
-        ExecutionStep(
-            makes, reads, model, tuple(n for n in dict.fromkeys(reads) if last_read[n] == index)
-        )
-        for index, (makes, reads, model) in enumerate(calls)
+        replace(step, frees=tuple(n for n in dict.fromkeys(step.reads) if last_read[n] == index))
+        for index, step in enumerate(steps)
     ]
 
 
@@ -94,22 +93,32 @@ class MergedModel(nn.Module):
         layouts = layouts_by_model(facts)
         self.plan = canonical(plan, layouts)
         live = liveness(self.plan, layouts)
-        owners = _owners(models, live.stages)
+        owners = _live_modules(models, live.stages)
         device = next(iter(models.values())).device
         adapters = _place_shares(self.plan, live, facts, maps, owners, device)
+        self._owners = (*owners, *(share.recipient for share in adapters))
         self._steps = execution_order(
-            (name, tap_nodes(name, self.plan, layouts)) for name in layouts
+            Output(name, tap_nodes(name, self.plan, layouts)) for name in layouts
         )
         self.stages = nn.ModuleDict(
-            {_key(*owner): module for owner, module in owners.items() if owner[1] != HEAD}
+            {_key(owner): module for owner, module in owners.items() if owner.stage != HEAD}
         )
-        self.heads = nn.ModuleDict({_key(name, HEAD): owners[name, HEAD] for name in models})
+        self.heads = nn.ModuleDict(
+            {_key(owner): module for owner, module in owners.items() if owner.stage == HEAD}
+        )
         self.adapters = nn.ModuleDict(
-            {
-                _key(share.recipient.model, share.recipient.stage): adapter
-                for share, adapter in adapters.items()
-            }
+            {_key(share.recipient): adapter for share, adapter in adapters.items()}
         )
+
+    def parts(self) -> Iterator[tuple[str, Ref, nn.Module]]:
+        """Yield each stage, head and adapter with its path and its owner.
+
+        The owner of an adapter is the recipient's representation.
+        """
+        owners = {_key(ref): ref for ref in self._owners}
+        for group in ("stages", "heads", "adapters"):
+            for key, module in self.get_submodule(group).named_children():
+                yield f"{group}.{key}", owners[key], module
 
     @property
     def inputs_read(self) -> frozenset[str]:
@@ -133,7 +142,7 @@ class MergedModel(nn.Module):
         answers: dict[str, HeadResult] = {}
         for step in self._steps:
             if step.makes is None:
-                head = self.heads[_key(step.model, HEAD)]
+                head = self.heads[_key(Ref(step.model, HEAD))]
                 answers[step.model] = read(head, [values[node] for node in step.reads])
             else:
                 # Bind no name to the tensor that is read: it would stay alive after its last use.
@@ -145,18 +154,18 @@ class MergedModel(nn.Module):
         return answers
 
     def _module(self, node: Node) -> nn.Module:
-        key = _key(node.ref.model, node.ref.stage)
+        key = _key(node.ref)
         return self.adapters[key] if node.share else self.stages[key]
 
 
-def _owners(models: ModelsByName, live: frozenset[Ref]) -> dict[tuple[str, str], nn.Module]:
-    owners: dict[tuple[str, str], nn.Module] = {}
+def _live_modules(models: ModelsByName, live: frozenset[Ref]) -> dict[Ref, nn.Module]:
+    modules: dict[Ref, nn.Module] = {}
     for name, model in models.items():
         for stage, module in zip(model.layout.stages, model.stages, strict=True):
             if Ref(name, stage) in live:
-                owners[name, stage] = module
-        owners[name, HEAD] = model.head
-    return owners
+                modules[Ref(name, stage)] = module
+        modules[Ref(name, HEAD)] = model.head
+    return modules
 
 
 def _place_shares(
@@ -164,7 +173,7 @@ def _place_shares(
     live: Liveness,
     facts: Mapping[str, ModelFacts],
     maps: LinearMaps,
-    owners: dict[tuple[str, str], nn.Module],
+    owners: dict[Ref, nn.Module],
     device: torch.device,
 ) -> dict[Share, Adapter]:
     """Fold the maps of a plan into the modules in `owners`, and return the adapters.
@@ -172,7 +181,7 @@ def _place_shares(
     A module is replaced by a copy before the first map is folded into it.
     """
     adapters: dict[Share, Adapter] = {}
-    copied: set[tuple[str, str]] = set()
+    copied: set[Ref] = set()
     for share in plan.shares:
         grid = facts[share.recipient.model].stage(share.recipient.stage).grid
         fold = find_fold_targets(share, live, facts)
@@ -180,17 +189,17 @@ def _place_shares(
             adapters[share] = build_adapter(share, maps.get(share), grid).to(device)
             continue
         adapters[share] = Adapter(grid)
-        linear = _map_of(share, maps).to(device)
+        linear = map_to_fold(share, maps).to(device)
         for consumer in fold.consumers:
-            key = (share.recipient.model, consumer.owner)
-            if key not in copied:
-                owners[key] = copy.deepcopy(owners[key])
-                copied.add(key)
-            owners[key] = _with_folded(owners[key], consumer.path, linear)
+            owner = Ref(share.recipient.model, consumer.owner)
+            if owner not in copied:
+                owners[owner] = copy.deepcopy(owners[owner])
+                copied.add(owner)
+            owners[owner] = with_folded(owners[owner], consumer.path, linear)
     return adapters
 
 
-def _map_of(share: Share, maps: LinearMaps) -> LinearMap:
+def map_to_fold(share: Share, maps: LinearMaps) -> LinearMap:
     """Return the map to fold; a low-rank map is folded as the product of its factors."""
     linear = maps.get(share)
     if linear is None:
@@ -202,8 +211,11 @@ def _map_of(share: Share, maps: LinearMaps) -> LinearMap:
 
 
 @torch.no_grad()
-def _with_folded(owner: nn.Module, path: str, linear: LinearMap) -> nn.Module:
-    """Return the owner with the map folded into its layer at `path`; '' is the owner itself."""
+def with_folded(owner: nn.Module, path: str, linear: LinearMap) -> nn.Module:
+    """Return a stage or head with the map folded into its layer at `path`, in place.
+
+    Without a path, the stage or head is the layer.
+    """
     if not path:
         return fold_into_layer(owner, linear.weight, linear.bias)
     owner.set_submodule(
@@ -212,7 +224,6 @@ def _with_folded(owner: nn.Module, path: str, linear: LinearMap) -> nn.Module:
     return owner
 
 
-def _key(model: str, stage: str) -> str:
+def _key(ref: Ref) -> str:
     """Return a key for nn.ModuleDict, which allows neither dots nor names of its own methods."""
-    text = f"{model}:{stage}"
-    return text.replace("~", "~0").replace("/", "~1").replace(".", "/")
+    return str(ref).replace("~", "~0").replace("/", "~1").replace(".", "/")

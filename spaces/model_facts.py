@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 import torch
 from pydantic import Field, TypeAdapter
 
 from spaces.activations import Footprint
-from spaces.consumers import HEAD, Consumers, find_consumers
+from spaces.consumers import Consumers, find_consumers
+from spaces.errors import BadPlan
 from spaces.inputs import FieldOfView
-from spaces.precision import Dtype, element_bytes, weight_names
+from spaces.plan import HEAD, Precision
+from spaces.precision import Dtype, stored_bytes, weight_names
 from spaces.stages import (
     Layout,
     StagedModel,
@@ -44,7 +46,25 @@ class ModelFacts:
     """Bytes of one prepared frame in float32."""
     head_footprint: Footprint
     dtype: Dtype = "float32"
-    """The precision in which the weights are stored."""
+    """The precision in which the weights are stored, unless a plan says otherwise."""
+    stored: Mapping[Precision, Tensors] = field(default_factory=dict)
+    """The same as `tensors`, for each other precision that a plan may choose."""
+
+    def tensors_at(self, owner: str, precision: Precision) -> Mapping[str, int]:
+        """Return the bytes of each tensor of a stage or of HEAD at a precision.
+
+        Raises:
+            BadPlan: the bytes at that precision are not known.
+        """
+        if precision == self.dtype:
+            return self.tensors[owner]
+        if precision not in self.stored:
+            known = ", ".join([self.dtype, *self.stored])
+            raise BadPlan(
+                f"{self.layout.model}: {precision} is not one of the precisions {known} of "
+                "`search.precision`"
+            )
+        return self.stored[precision][owner]
 
     def stage(self, name: str) -> StageFacts:
         """Return the row of a stage; raise ValueError if there is none of that name."""
@@ -56,8 +76,13 @@ class ModelFacts:
         return sum(self.tensors[HEAD].values())
 
 
-def collect_model_facts(model: StagedModel, dtype: Dtype = "float32") -> ModelFacts:
-    """Run the model on a random input and collect its facts, with weights stored as `dtype`."""
+def collect_model_facts(
+    model: StagedModel, dtype: Dtype = "float32", precisions: Sequence[Precision] = ()
+) -> ModelFacts:
+    """Run the model on a random input and collect its facts, with weights stored as `dtype`.
+
+    `precisions` are those that plans may choose.
+    """
     macs, footprint = measure_head(model)
     tensors = _tensors(model, dtype)
     return ModelFacts(
@@ -71,19 +96,26 @@ def collect_model_facts(model: StagedModel, dtype: Dtype = "float32") -> ModelFa
         input_bytes=total_bytes([model.example_input(batch=1)]),
         head_footprint=footprint,
         dtype=dtype,
+        stored={other: _tensors(model, other) for other in precisions if other != dtype},
     )
 
 
 def collect_facts(
-    models: Mapping[str, StagedModel], dtype: Dtype = "float32"
+    models: Mapping[str, StagedModel],
+    dtype: Dtype = "float32",
+    precisions: Sequence[Precision] = (),
 ) -> dict[str, ModelFacts]:
     """Collect the facts of each model, by name."""
-    return {name: collect_model_facts(model, dtype) for name, model in models.items()}
+    return {name: collect_model_facts(model, dtype, precisions) for name, model in models.items()}
 
 
 def facts_to_json(facts: Mapping[str, ModelFacts]) -> Any:
     """Return facts as JSON values: dicts, lists, strings and numbers."""
-    return _JSON.dump_python(dict(facts), mode="json", by_alias=True)
+    data = _JSON.dump_python(dict(facts), mode="json", by_alias=True)
+    for model in data.values():
+        if not model["stored"]:
+            del model["stored"]  # as before plans had precisions: hashes of problems depend on it
+    return data
 
 
 def facts_from_json(data: Any) -> dict[str, ModelFacts]:
@@ -112,9 +144,9 @@ def _stages(
     )
 
 
-def _tensors(model: StagedModel, dtype: Dtype) -> dict[str, dict[str, int]]:
+def _tensors(model: StagedModel, precision: Precision) -> dict[str, dict[str, int]]:
     """Return the bytes of each tensor by owner; a tensor of two owners has one name in both."""
-    weights, stored = weight_names(model), element_bytes(dtype)
+    weights = weight_names(model)
     names: dict[int, str] = {}
     owners = dict(zip(model.layout.stages, model.stages, strict=True)) | {HEAD: model.head}
     sizes: dict[str, dict[str, int]] = {}
@@ -122,8 +154,11 @@ def _tensors(model: StagedModel, dtype: Dtype) -> dict[str, dict[str, int]]:
         sizes[owner] = {}
         for path, tensor in [*module.named_parameters(), *module.named_buffers()]:
             name = names.setdefault(id(tensor), f"{model.name}/{owner}/{path}")
-            element = stored if id(tensor) in weights else tensor.element_size()
-            sizes[owner][name] = tensor.numel() * element
+            sizes[owner][name] = (
+                stored_bytes(tensor.shape, precision)
+                if id(tensor) in weights
+                else tensor.numel() * tensor.element_size()
+            )
     return sizes
 
 

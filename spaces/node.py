@@ -2,10 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from spaces.liveness import Layouts, previous_stage
-from spaces.plan import Ref, Share, SharePlan
+from spaces.plan import Precision, Ref, Share, SharePlan
+
+
+@dataclass(frozen=True)
+class Weights:
+    """How the weights that compute a value are stored."""
+
+    precision: Precision | None = None
+    """None: as the models give them."""
+    folds: tuple[tuple[str, Share], ...] = ()
+    """Module paths of layers within the stage or head, each with the share whose map is folded
+    into it."""
+    folded_away: bool = False
+    """Whether the map of a share is folded into its consumers, so that nothing but a resize is
+    left."""
+
+
+AS_GIVEN = Weights()
 
 
 @dataclass(frozen=True)
@@ -20,25 +39,49 @@ class Node:
     share: Share | None
     source: Node | None
     """None only for a first stage, which reads the input of its model."""
+    weights: Weights = AS_GIVEN
     _hash: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_hash", hash((self.ref, self.share, self.source)))
+        object.__setattr__(self, "_hash", hash((self.ref, self.share, self.source, self.weights)))
 
     def __hash__(self) -> int:
         return self._hash
 
 
-def build_node(ref: Ref, plan: SharePlan, layouts: Layouts) -> Node:
+class Output(NamedTuple):
+    """The output of a model: the nodes that its head reads, and the head's weights."""
+
+    model: str
+    taps: tuple[Node, ...]
+    head: Weights = AS_GIVEN
+
+
+WeightsByOwner = Mapping[Ref, Weights]
+"""By representation or head: the weights of stages, maps and heads that are not as given."""
+
+
+def build_node(
+    ref: Ref, plan: SharePlan, layouts: Layouts, weights: WeightsByOwner | None = None
+) -> Node:
     """Return the node of a representation under a plan without cycles."""
     share = plan.by_recipient().get(ref)
     source = share.donor if share else previous_stage(ref, layouts)
-    return Node(ref, share, None if source is None else build_node(source, plan, layouts))
+    return Node(
+        ref,
+        share,
+        None if source is None else build_node(source, plan, layouts, weights),
+        (weights or {}).get(ref, AS_GIVEN),
+    )
 
 
-def tap_nodes(model: str, plan: SharePlan, layouts: Layouts) -> tuple[Node, ...]:
+def tap_nodes(
+    model: str, plan: SharePlan, layouts: Layouts, weights: WeightsByOwner | None = None
+) -> tuple[Node, ...]:
     """Return the nodes that the head of a model reads under a plan."""
-    return tuple(build_node(Ref(model, tap), plan, layouts) for tap in layouts[model].taps)
+    return tuple(
+        build_node(Ref(model, tap), plan, layouts, weights) for tap in layouts[model].taps
+    )
 
 
 def upstream_nodes(roots: tuple[Node, ...]) -> list[Node]:

@@ -1,19 +1,27 @@
-"""Share plans as data: which representations are taken from which donors."""
+"""Share plans as data: which representations are taken from which donors, and how the weights that
+remain are stored."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from spaces.errors import BadPlan
 from spaces.json_text import load_json
 
 AdapterKind = Literal["identity", "linear"]
-PLAN_VERSION = 1
+Precision = Literal["float32", "float16", "bfloat16", "int8"]
+"""How weights are stored; int8 with one scale per output channel."""
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+HEAD = "(head)"
+"""Takes the place of a stage's name in what belongs to the head of a model."""
+SHARES_ONLY, WITH_PRECISION = 1, 2
+"""The versions of plans: without, and with precisions."""
 
 
 @dataclass(frozen=True, order=True)
@@ -125,14 +133,14 @@ class Share:
 
 @dataclass(frozen=True)
 class SharePlan:
-    """A set of shares, sorted, with at most one for each recipient representation.
+    """A set of shares with at most one for each recipient representation, and a set of precisions.
 
-    Two plans with the same shares are equal and have the same `hash`, in whatever order the shares
-    were given. `spaces.liveness.canonical` also makes plans equal that differ only in shares that
-    no output reads; it needs the layouts of the models.
+    Two plans with the same shares and precisions are equal and have the same `hash`, in whatever
+    order they were given. `spaces.liveness.canonical` also makes plans equal that differ only in
+    what no output reads; it needs the layouts of the models.
 
     Raises:
-        BadPlan: two shares have the same recipient.
+        BadPlan: two shares have the same recipient, or weights have two precisions.
 
     Examples:
         >>> plan = SharePlan((Share.between("a:blocks.5", "b:blocks.5"),))
@@ -140,9 +148,16 @@ class SharePlan:
         True
         >>> len(plan.hash)
         12
+        >>> print(plan.with_precisions({Ref("a", "blocks.5"): "int8"}))
+        a:blocks.5 -> b:blocks.5 (linear); int8: a:blocks.5
     """
 
     shares: tuple[Share, ...] = ()
+    precisions: tuple[tuple[Ref, Precision], ...] = ()
+    """The representations and heads, each with how the weights that compute it are stored: those
+    of its stage or, of a share's recipient, those of the map. Of a map that is folded, the
+    precision of the layers that take it in counts. All other weights are stored as the models
+    give them."""
 
     def __post_init__(self) -> None:
         ordered = tuple(sorted(set(self.shares)))
@@ -152,7 +167,21 @@ class SharePlan:
                 raise BadPlan(
                     f"{recipient} has more than one donor; a representation can have only one"
                 )
+        owners = [owner for owner, _ in {*self.precisions}]
+        for owner in owners:
+            if owners.count(owner) > 1:
+                raise BadPlan(f"{owner} has more than one precision")
         object.__setattr__(self, "shares", ordered)
+        object.__setattr__(self, "precisions", tuple(sorted({*self.precisions})))
+
+    @cached_property
+    def precision_by_owner(self) -> Mapping[Ref, Precision]:
+        """The precisions by the representation or head whose weights they apply to."""
+        return dict(self.precisions)
+
+    def with_precisions(self, precision_by_owner: Mapping[Ref, Precision]) -> SharePlan:
+        """Return the plan with the same shares, and with these precisions instead of its own."""
+        return SharePlan(self.shares, tuple(precision_by_owner.items()))
 
     @cached_property
     def hash(self) -> str:
@@ -164,7 +193,7 @@ class SharePlan:
         return {share.recipient: share for share in self.shares}
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the plan as JSON values: its version and its shares."""
+        """Return the plan as JSON values: its version, its shares, and its precisions if any."""
         shares = [
             {
                 "donor": str(share.donor),
@@ -173,7 +202,10 @@ class SharePlan:
             }
             for share in self.shares
         ]
-        return {"version": PLAN_VERSION, "shares": shares}
+        if not self.precisions:
+            return {"version": SHARES_ONLY, "shares": shares}
+        precision = {str(owner): precision for owner, precision in self.precisions}
+        return {"version": WITH_PRECISION, "shares": shares, "precision": precision}
 
     def to_json(self) -> str:
         """Return the plan as canonical JSON text, which `hash` is computed from."""
@@ -188,11 +220,18 @@ class SharePlan:
         """
         if not isinstance(data, dict) or not isinstance(data.get("shares"), list):
             raise BadPlan('a plan is {"version": 1, "shares": [...]}')
-        if data.get("version") != PLAN_VERSION:
+        version, precision = data.get("version"), data.get("precision", {})
+        if version not in (SHARES_ONLY, WITH_PRECISION):
             raise BadPlan(
-                f"plan version {data.get('version')!r}: only {PLAN_VERSION} is supported"
+                f"plan version {version!r}: only {SHARES_ONLY} and {WITH_PRECISION} are supported"
             )
-        return cls(tuple(_share(entry) for entry in data["shares"]))
+        if not isinstance(precision, dict) or (precision and version != WITH_PRECISION):
+            raise BadPlan(
+                f'"precision" is a mapping such as {{"model:stage": "int8"}}, in a plan of '
+                f"version {WITH_PRECISION}"
+            )
+        shares = tuple(_share(entry) for entry in data["shares"])
+        return cls(shares, tuple(_precision(*entry) for entry in precision.items()))
 
     @classmethod
     def from_json(cls, text: str) -> SharePlan:
@@ -208,7 +247,17 @@ class SharePlan:
         return cls.from_dict(data)
 
     def __str__(self) -> str:
-        return "; ".join(str(share) for share in self.shares) or "nothing shared"
+        lines = [str(share) for share in self.shares] or ["nothing shared"]
+        for precision in PRECISIONS:
+            owners = [str(owner) for owner, stored in self.precisions if stored == precision]
+            lines += [f"{precision}: {', '.join(owners)}"] if owners else []
+        return "; ".join(lines)
+
+
+def _precision(owner: str, precision: Any) -> tuple[Ref, Precision]:
+    if precision not in PRECISIONS:
+        raise BadPlan(f"precision of {owner}: {precision!r} is none of {', '.join(PRECISIONS)}")
+    return Ref.parse(owner), precision
 
 
 def _share(entry: Any) -> Share:

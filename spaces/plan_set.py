@@ -6,25 +6,26 @@ import copy
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from spaces.adapters import Adapter, build_adapter
 from spaces.liveness import canonical
 from spaces.merged import LinearMaps, ModelsByName, execution_order
 from spaces.model_facts import ModelFacts, layouts_by_model
-from spaces.node import Node, tap_nodes, upstream_nodes
-from spaces.plan import Share, SharePlan
-from spaces.stages import StagedModel
-
-OutputKey = tuple[str, tuple[Node, ...]]
-"""Identifies the output of a model under a plan: the model and the nodes that its head reads."""
+from spaces.node import AS_GIVEN, Node, Output, tap_nodes, upstream_nodes
+from spaces.plan import HEAD, Ref, SharePlan
+from spaces.stages import Layout, StagedModel
+from spaces.stored_modules import StoredModules, stored_weights
 
 
 class PlanSet:
-    """Plans over the same models, evaluated together. Maps are applied as adapters, never folded.
+    """Plans over the same models, evaluated together.
+
+    A map is applied as an adapter, unless a layer that takes it in is rounded after folding: then
+    the layer is a copy with the map folded in, as in a bundle.
 
     Raises:
         BadPlan: a plan does not fit the models, contains a cycle, or a linear share has no map.
+        BadWeights: a weight is too large for the precision that a plan gives it.
     """
 
     def __init__(
@@ -37,24 +38,19 @@ class PlanSet:
         layouts = layouts_by_model(facts)
         self.models = models
         self.plans = [canonical(plan, layouts) for plan in plans]
-        self.outputs: list[dict[str, OutputKey]] = [
-            {name: (name, tap_nodes(name, plan, layouts)) for name in models}
-            for plan in self.plans
+        self.outputs: list[dict[str, Output]] = [
+            _outputs(plan, facts, layouts) for plan in self.plans
         ]
-        """For each plan, the key of the output of each model."""
-        self.distinct: list[OutputKey] = list(
+        """For each plan, the output of each model."""
+        self.distinct: list[Output] = list(
             dict.fromkeys(output for plan in self.outputs for output in plan.values())
         )
-        """The distinct output keys over all plans and models."""
-        shares = {share for plan in self.plans for share in plan.shares}
-        self._adapters: dict[Share, Adapter] = {
-            share: build_adapter(
-                share,
-                maps.get(share),
-                facts[share.recipient.model].stage(share.recipient.stage).grid,
-            ).to(models[share.recipient.model].device)
-            for share in shares
-        }
+        """The distinct outputs over all plans and models."""
+        self._modules = StoredModules(models, facts, maps)
+        self._modules.build(self._nodes(), self.distinct)
+
+    def _nodes(self) -> list[Node]:
+        return upstream_nodes(tuple(node for output in self.distinct for node in output.taps))
 
     def restrict_to(self, names: Collection[str]) -> PlanSet:
         """Return the same plans, restricted to the outputs of some models."""
@@ -65,40 +61,50 @@ class PlanSet:
     @property
     def inputs_read(self) -> frozenset[str]:
         """The models whose input some plan reads."""
-        nodes = upstream_nodes(tuple(node for _, taps in self.distinct for node in taps))
-        return frozenset(node.ref.model for node in nodes if node.source is None)
+        return frozenset(node.ref.model for node in self._nodes() if node.source is None)
 
-    def answers(self, inputs: Mapping[str, Tensor]) -> Iterator[tuple[OutputKey, Tensor]]:
+    def answers(self, inputs: Mapping[str, Tensor]) -> Iterator[tuple[Output, Tensor]]:
         """Yield each distinct output for one batch, in the order of `distinct`.
 
         `inputs` holds the (batch, channels, height, width) input of each model in `inputs_read`.
         """
-        return self._evaluate(inputs, lambda model, taps: model.head(taps))
+        return self._evaluate(inputs, lambda model, head, taps: head(taps))
 
-    def probabilities(self, inputs: Mapping[str, Tensor]) -> Iterator[tuple[OutputKey, Tensor]]:
+    def probabilities(self, inputs: Mapping[str, Tensor]) -> Iterator[tuple[Output, Tensor]]:
         """Yield the probabilities of each distinct output; see `StagedModel.probabilities`."""
-        return self._evaluate(inputs, lambda model, taps: model.probabilities(taps))
+        return self._evaluate(inputs, lambda model, head, taps: model.probabilities(taps, head))
 
     @torch.no_grad()
     def _evaluate(
-        self, inputs: Mapping[str, Tensor], read: Callable[[StagedModel, list[Tensor]], Tensor]
-    ) -> Iterator[tuple[OutputKey, Tensor]]:
+        self,
+        inputs: Mapping[str, Tensor],
+        read: Callable[[StagedModel, nn.Module, list[Tensor]], Tensor],
+    ) -> Iterator[tuple[Output, Tensor]]:
         """Run all steps; free each representation after its last use."""
         values: dict[Node, Tensor] = {}
         for step in execution_order(self.distinct):
-            if step.makes is None:
-                output = read(self.models[step.model], [values[tap] for tap in step.reads])
-            else:
-                values[step.makes] = self._compute(
+            if step.output:
+                head = self._modules.head(step.output)
+                answer = read(self.models[step.model], head, [values[tap] for tap in step.reads])
+            elif step.makes:
+                values[step.makes] = self._modules.compute(
                     step.makes, values[step.reads[0]] if step.reads else inputs[step.model]
                 )
             for node in step.frees:
                 del values[node]
-            if step.makes is None:
-                yield (step.model, step.reads), output
+            if step.output:
+                yield step.output, answer
 
-    def _compute(self, node: Node, read: Tensor) -> Tensor:
-        if node.share:
-            adapted: Tensor = self._adapters[node.share](read)
-            return adapted
-        return self.models[node.ref.model].run_stage(node.ref.stage, read)
+
+def _outputs(
+    plan: SharePlan, facts: Mapping[str, ModelFacts], layouts: Mapping[str, Layout]
+) -> dict[str, Output]:
+    weights = stored_weights(plan, facts)
+    return {
+        name: Output(
+            name,
+            tap_nodes(name, plan, layouts, weights),
+            weights.get(Ref(name, HEAD), AS_GIVEN),
+        )
+        for name in layouts
+    }

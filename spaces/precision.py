@@ -1,16 +1,19 @@
-"""Store weights in half precision and compute in float32.
+"""Store weights in fewer bytes and compute in float32.
 
-Stored in half precision are the weights and biases of convolutions and linear layers and the maps
-of adapters: nearly all bytes of a network. Normalisation layers, with variances that can exceed
-the range of float16, and anchors, which are pixel positions, stay in float32. Each weight is
-converted to float32 while its layer runs, so the outputs equal those of a float32 network with
-rounded weights exactly.
+In half precision (float16, bfloat16) the weights and biases of convolutions and linear layers and
+the maps of adapters are stored: nearly all bytes of a network. In int8 it is the same weights,
+symmetrically around 0 with one float32 scale per output channel; their biases stay in float32. So
+do normalisation layers, with variances that can exceed the range of float16, and anchors, which
+are pixel positions. Each weight is converted to float32 while its layer runs, so the outputs equal
+those of a float32 network with rounded weights exactly.
 """
 
 from __future__ import annotations
 
 import copy
-from typing import Literal
+from collections.abc import Sequence
+from math import prod
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,24 +21,32 @@ from torch.nn.utils import parametrize
 
 from spaces.adapters import LinearAdapter, LinearMap
 from spaces.errors import BadWeights
+from spaces.plan import Precision
 from spaces.stages import StagedModel
 
 Dtype = Literal["float32", "float16", "bfloat16"]
-TORCH_DTYPES: dict[Dtype, torch.dtype] = {
+"""The precisions in which networks are trained and saved."""
+TORCH_DTYPES: dict[Precision, torch.dtype] = {
     "float32": torch.float32,
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
+    "int8": torch.int8,
 }
+LARGEST_INTEGER = 127
+SMALLEST_SCALE = torch.finfo(torch.float32).tiny
 _LAYERS = (nn.Conv2d, nn.Linear)
 
 
-def element_bytes(dtype: Dtype) -> int:
-    """Return the bytes of one stored weight."""
-    return TORCH_DTYPES[dtype].itemsize
+def stored_bytes(shape: Sequence[int], precision: Precision) -> int:
+    """Return the bytes of a weight of that shape, its scales included."""
+    if precision == "int8" and len(shape) < 2:
+        precision = "float32"
+    scales = 4 * shape[0] if precision == "int8" else 0
+    return prod(shape) * TORCH_DTYPES[precision].itemsize + scales
 
 
 def weight_names(module: nn.Module) -> dict[int, str]:
-    """Return the tensors of a module that `dtype` applies to, as id of the tensor -> path."""
+    """Return the tensors of a module that a precision applies to, as id of the tensor -> path."""
     return {
         id(tensor): f"{path}.{name}".lstrip(".")
         for path, part in module.named_modules()
@@ -44,57 +55,96 @@ def weight_names(module: nn.Module) -> dict[int, str]:
     }
 
 
-def to_stored_dtype(tensor: Tensor, dtype: Dtype, name: str) -> Tensor:
-    """Return the tensor converted to the stored dtype.
+class StoredWeight(NamedTuple):
+    """A weight as it is stored."""
+
+    values: Tensor
+    """(output channels, ...), of the precision's dtype."""
+    scale: Tensor | None = None
+    """(output channels, 1, ...) in float32: what an integer counts, if the values are integers."""
+
+    def widen(self) -> Tensor:
+        """Return the weight in float32."""
+        values = self.values.float()
+        return values if self.scale is None else values * self.scale
+
+
+def to_stored(tensor: Tensor, precision: Precision, name: str) -> StoredWeight:
+    """Return a float32 weight as it is stored; `name` is for errors.
 
     Raises:
-        BadWeights: a value is too large for that dtype.
+        BadWeights: a value is too large for half precision.
     """
-    stored = tensor.to(TORCH_DTYPES[dtype])
+    if precision == "int8":
+        return _to_integers(tensor)
+    stored = tensor.to(TORCH_DTYPES[precision])
     if not torch.isfinite(stored).all():
-        raise BadWeights(f"{name}: holds values too large for {dtype}; use bfloat16 or float32")
-    return stored
+        raise BadWeights(
+            f"{name}: holds values too large for {precision}; use bfloat16 or float32"
+        )
+    return StoredWeight(stored)
+
+
+def _to_integers(tensor: Tensor) -> StoredWeight:
+    if tensor.dim() < 2:
+        return StoredWeight(tensor)
+    largest = tensor.abs().amax(tuple(range(1, tensor.dim())), keepdim=True)
+    scale = (largest / LARGEST_INTEGER).clamp_min(SMALLEST_SCALE)
+    return StoredWeight((tensor / scale).round().to(torch.int8), scale)
 
 
 @torch.no_grad()
-def round_weights(model: StagedModel, dtype: Dtype) -> StagedModel:
-    """Return a float32 copy with weights rounded to `dtype`; the model itself for float32.
+def round_weights(module: nn.Module, precision: Precision, name: str) -> None:
+    """Round the weights of a float32 module to a precision, in place; `name` is for errors.
 
     Raises:
-        BadWeights: a weight is too large for that dtype.
+        BadWeights: a weight is too large for that precision.
     """
-    if dtype == "float32":
+    weights = weight_names(module)
+    for tensor in module.parameters():
+        if id(tensor) in weights:
+            tensor.copy_(to_stored(tensor, precision, f"{name}: {weights[id(tensor)]}").widen())
+
+
+def rounded_model(model: StagedModel, precision: Precision) -> StagedModel:
+    """Return a float32 copy with weights rounded to a precision; the model itself for float32.
+
+    Raises:
+        BadWeights: a weight is too large for that precision.
+    """
+    if precision == "float32":
         return model
     copied = copy.deepcopy(model)
-    weights = weight_names(copied)
-    for tensor in copied.parameters():
-        if id(tensor) in weights:
-            tensor.copy_(
-                to_stored_dtype(tensor, dtype, f"{model.name}: {weights[id(tensor)]}").float()
-            )
+    round_weights(copied, precision, model.name)
     return copied
 
 
-def round_map(linear: LinearMap, dtype: Dtype) -> LinearMap:
-    """Return a float32 map rounded to `dtype`, as `round_weights` does for a model."""
-    if dtype == "float32":
+def round_map(linear: LinearMap, precision: Precision) -> LinearMap:
+    """Return a float32 map rounded to a precision, as `round_weights` does for a module."""
+    if precision == "float32":
         return linear
     weight, bias = (
-        to_stored_dtype(t, dtype, "a linear map").float() for t in (linear.weight, linear.bias)
+        to_stored(t, precision, "a linear map").widen() for t in (linear.weight, linear.bias)
     )
     return LinearMap(weight, bias)
 
 
 class _Widened(nn.Module):
-    """Convert a stored half-precision weight to float32 whenever its layer reads it."""
+    """Convert a stored weight to float32 whenever its layer reads it."""
+
+    scale: Tensor | None
+
+    def __init__(self, scale: Tensor | None = None) -> None:
+        super().__init__()
+        self.register_buffer("scale", scale)
 
     def forward(self, stored: Tensor) -> Tensor:
-        return stored.float()
+        return StoredWeight(stored, self.scale).widen()
 
 
-def compute_in_float32(module: nn.Module) -> None:
-    """Make the layers of a module that store half-precision weights compute in float32."""
-    for layer in [part for part in module.modules() if isinstance(part, _LAYERS)]:
-        for name, tensor in [*layer.named_parameters(recurse=False)]:
-            if tensor.dtype in (torch.float16, torch.bfloat16):
-                parametrize.register_parametrization(layer, name, _Widened(), unsafe=True)
+def widen_when_read(module: nn.Module, attribute: str, scale: Tensor | None = None) -> None:
+    """Make a parameter that is stored in another dtype read as float32.
+
+    `scale` is that of `StoredWeight`.
+    """
+    parametrize.register_parametrization(module, attribute, _Widened(scale), unsafe=True)

@@ -88,6 +88,16 @@ class StagedModel(nn.Module):
         """The spec that `load_model` loaded the model from; None if it was built otherwise."""
 
     @property
+    def unfused(self) -> StagedModel:
+        """The model that this one was fused from; the model itself if it was not fused."""
+        fused_from = self.__dict__.get("_fused_from")
+        return fused_from if isinstance(fused_from, StagedModel) else self
+
+    def remember_unfused(self, model: StagedModel) -> None:
+        """Set `unfused` to a model, whose modules do not become modules of this one."""
+        self.__dict__["_fused_from"] = model
+
+    @property
     def name(self) -> str:
         """The name of the model in the deployment."""
         return self.layout.model
@@ -110,7 +120,10 @@ class StagedModel(nn.Module):
 
     def run_stage(self, stage: str, values: Tensor) -> Tensor:
         """Apply one stage to the representation before it, or to the input."""
-        module = self.stages[self.layout.index(stage)]
+        return self.run_module(self.stages[self.layout.index(stage)], values)
+
+    def run_module(self, module: nn.Module, values: Tensor) -> Tensor:
+        """Apply a module that takes the place of a stage, in chunks as the stages are."""
         if self.chunk_size is None or values.is_cuda:
             output: Tensor = module(values)
             return output
@@ -125,13 +138,17 @@ class StagedModel(nn.Module):
         output: Tensor = self.head([taps[name] for name in self.layout.taps])
         return output
 
-    def probabilities(self, taps: list[Tensor]) -> Tensor:
-        """Return (batch, n) probabilities: one per class; of a detector, per anchor and class."""
+    def probabilities(self, taps: list[Tensor], head: nn.Module | None = None) -> Tensor:
+        """Return (batch, n) probabilities: one per class; of a detector, per anchor and class.
+
+        `head` takes the place of the model's own head.
+        """
+        head = head or self.head
         if self.task == "classification":
-            logits: Tensor = self.head(taps)
+            logits: Tensor = head(taps)
             return logits.softmax(1)
-        assert isinstance(self.head, DetectionHead)
-        return self.head.probabilities(taps)
+        assert isinstance(head, DetectionHead)
+        return head.probabilities(taps)
 
     def agreement(self, merged: Tensor, original: Tensor) -> Tensor:
         """Return the fidelity per frame, (batch,), between two sets of (batch, n) probabilities.
@@ -145,6 +162,17 @@ class StagedModel(nn.Module):
             return (merged.argmax(1) == original.argmax(1)).float()
         low, high = torch.minimum(merged, original), torch.maximum(merged, original)
         return low.square().sum(1) / high.square().sum(1)
+
+    def closeness(self, rounded: Tensor, original: Tensor) -> Tensor:
+        """Return per frame, (batch,), how close two sets of (batch, n) probabilities are.
+
+        1 is equal. Unlike `agreement`, it also tells changes that are too small to change the class of a
+        frame. For a classifier, it is the probability that both sets have in common; for a
+        detector, it is the agreement.
+        """
+        if self.task == "classification":
+            return torch.minimum(rounded, original).sum(1)
+        return self.agreement(rounded, original)
 
     def example_input(self, batch: int = 2) -> Tensor:
         """Return a seeded random input of the right shape."""

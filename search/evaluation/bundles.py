@@ -38,7 +38,8 @@ from search.utils.arrays import FloatVector
 from search.utils.progress import Progress, silent
 from spaces.bundle import Bundle
 from spaces.inputs import Frame
-from spaces.plan_set import OutputKey, PlanSet
+from spaces.node import Output
+from spaces.plan_set import PlanSet
 
 
 @dataclass(frozen=True)
@@ -131,9 +132,9 @@ def bundle_answers(bundle: Bundle) -> AnswerFunction:
     """Return a function that computes the bundle's answer of each model."""
 
     @torch.inference_mode()
-    def answers(pictures: list[Frame]) -> list[tuple[OutputKey, Tensor]]:
+    def answers(pictures: list[Frame]) -> list[tuple[Output, Tensor]]:
         by_model = bundle.merged(bundle.prepare_frames(pictures))
-        return [((name, ()), answer) for name, answer in by_model.items()]
+        return [(Output(name, ()), answer) for name, answer in by_model.items()]
 
     return answers
 
@@ -156,7 +157,7 @@ def _score_bundle(
 
 def _answers_by_model(collected: CollectedAnswers) -> dict[str, AnswerArray]:
     """Return the answers by model name, where each model has one answer."""
-    return {name: answers for (name, _), answers in collected.answers.items()}
+    return {output.model: answers for output, answers in collected.answers.items()}
 
 
 Measure = Literal["truth", "fidelity"]

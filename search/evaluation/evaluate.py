@@ -26,13 +26,14 @@ from search.utils.progress import Progress
 from spaces.inputs import Frame
 from spaces.merged import LinearMaps, ModelsByName
 from spaces.model_facts import ModelFacts
+from spaces.node import Output
 from spaces.plan import SharePlan
-from spaces.plan_set import OutputKey, PlanSet
+from spaces.plan_set import PlanSet
 from spaces.stages import StagedModel
 
 AnswerArray = NDArray[Any]
 """`TopClasses` of a classifier, `DetectionArray` of a detector."""
-AnswerFunction = Callable[[list[Frame]], Iterable[tuple[OutputKey, Tensor]]]
+AnswerFunction = Callable[[list[Frame]], Iterable[tuple[Output, Tensor]]]
 """From a batch of frames to the distinct answers, each with its key."""
 FrameSizes = Sequence[tuple[int, int]]
 """(height, width) of each frame, in pixels."""
@@ -55,7 +56,7 @@ class EvaluationSetup:
 class CollectedAnswers:
     """Every distinct answer over all frames."""
 
-    answers: Mapping[OutputKey, AnswerArray]
+    answers: Mapping[Output, AnswerArray]
     frame_sizes: FrameSizes
 
 
@@ -73,9 +74,9 @@ def compute_fidelity(
     unmerged, *merged = plan_set.outputs
     unmerged_answers = {name: collected.answers[output] for name, output in unmerged.items()}
     truth = answers_as_truth(unmerged_answers, collected.frame_sizes, setup.models, frames)
-    fidelity: dict[OutputKey, float | None] = {}
+    fidelity: dict[Output, float | None] = {}
     for output in {output for outputs in merged for output in outputs.values()}:
-        name = output[0]
+        name = output.model
         fidelity[output] = (
             main_score(
                 score_answers(
@@ -138,12 +139,12 @@ def score_frames(
     """
     plan_set = PlanSet(setup.models, setup.facts, plans, setup.maps)
     plan_counts = Counter(output for outputs in plan_set.outputs for output in outputs.values())
-    scores: dict[OutputKey, FrameScores] = {}
+    scores: dict[Output, FrameScores] = {}
     for names in group_by_frames(truth):
         answers = plan_set_answers(plan_set.restrict_to(names), setup.models)
         collected = collect_answers(answers, setup, truth[names[0]].frames, progress)
         for output, array in collected.answers.items():
-            name = output[0]
+            name = output.model
             scores[output] = score_answers(
                 array, truth[name], setup.models[name], collected.frame_sizes
             )
@@ -217,7 +218,7 @@ def group_by_frames(truth: Mapping[str, Truth]) -> list[list[str]]:
 def plan_set_answers(plan_set: PlanSet, models: ModelsByName) -> AnswerFunction:
     """Return a function that computes every distinct answer of the plans."""
 
-    def answers(pictures: list[Frame]) -> Iterable[tuple[OutputKey, Tensor]]:
+    def answers(pictures: list[Frame]) -> Iterable[tuple[Output, Tensor]]:
         inputs = {name: models[name].prepare_frames(pictures) for name in plan_set.inputs_read}
         return plan_set.answers(inputs)
 
@@ -228,11 +229,11 @@ def collect_answers(
     answer: AnswerFunction, setup: EvaluationSetup, frames: FrameSet, progress: Progress
 ) -> CollectedAnswers:
     """Run over all frames and collect the part of every answer that scoring needs."""
-    batch_answers: defaultdict[OutputKey, list[AnswerArray]] = defaultdict(list)
+    batch_answers: defaultdict[Output, list[AnswerArray]] = defaultdict(list)
     sizes: list[tuple[int, int]] = []
     for _, pictures in batches(frames, setup.batch):
         for output, tensor in answer(pictures):
-            batch_answers[output].append(_compact(tensor, setup.models[output[0]]))
+            batch_answers[output].append(_compact(tensor, setup.models[output.model]))
         sizes += [(picture.shape[0], picture.shape[1]) for picture in pictures]
         progress(len(pictures))
     return CollectedAnswers(

@@ -13,8 +13,9 @@ from search.metrics.base import Metric
 from search.metrics.fidelity_cache import Agreement, mean_agreements
 from search.statistics.observed import FramePart, Observed
 from search.utils.progress import Progress, silent
+from spaces.node import Output
 from spaces.plan import Share, SharePlan
-from spaces.plan_set import OutputKey, PlanSet
+from spaces.plan_set import PlanSet
 
 MAX_FRAMES = 64
 """Held-out frames that a share is measured on, at most."""
@@ -156,13 +157,13 @@ def _agreement_sums(
         models, observed.deployment.facts, [SharePlan(), *plans], observed.maps_for(plans)
     )
     baseline, *merged = plan_set.outputs
-    sums: dict[OutputKey, float] = dict.fromkeys(plan_set.distinct, 0.0)
+    sums: dict[Output, float] = dict.fromkeys(plan_set.distinct, 0.0)
     frames = Subset(observed.held_out, tuple(held_out))
     for indices, pictures in batches(frames, FIDELITY_BATCH):
         inputs = {name: models[name].prepare_frames(pictures) for name in plan_set.inputs_read}
         originals = {}
         for output, answer in plan_set.probabilities(inputs):
-            name = output[0]
+            name = output.model
             if output == baseline[name]:
                 originals[name] = answer
             sums[output] += float(models[name].agreement(answer, originals[name]).sum())

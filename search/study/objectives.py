@@ -58,7 +58,7 @@ class PlanEvaluator:
         """
         self.problem = problem
         self.costs = CostModel(problem.facts)
-        self.proxy = Proxy(problem.quality_by_share, problem.layouts)
+        self.proxy = Proxy(problem.quality_by_share, problem.layouts, problem.rounding_losses)
         self._predicted: dict[SharePlan, PredictedPlan] = {}
         self._measure: dict[Cost, Callable[[SharePlan], float]] = {
             "bytes": lambda plan: self.predict(plan).bytes / MEGA,

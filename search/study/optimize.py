@@ -226,7 +226,7 @@ class _Worker:
                 reported = len(self.claims.evaluated)
                 if reported >= self.trials:
                     return False
-                if reported and not self.space.slots:  # Optuna does not ask for zero parameters
+                if reported and not self.space.choices:  # Optuna does not ask for zero parameters
                     return True
                 if len(self.claims) >= self.trials or not self._run_trial():
                     if self.sampler.status == "exhausted":

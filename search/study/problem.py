@@ -6,11 +6,12 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-from search.study.search_space import SearchSpace
+from search.study.precision.profiles import Profile, RoundingLosses
+from search.study.search_space import PrecisionChoice, SearchSpace
 from spaces.liveness import Layouts
 from spaces.model_facts import ModelFacts, facts_from_json, facts_to_json, layouts_by_model
 from spaces.plan import AdapterSpec, Ref, Share
@@ -52,6 +53,10 @@ class Problem:
     limits: Limits = Limits()
     costs: tuple[Cost, ...] = ("bytes",)
     """The costs to minimise, while predicted quality is maximised."""
+    profiles: tuple[Profile, ...] = ()
+    """The precision profiles to choose from; none: all weights are stored as given."""
+    rounding_losses: RoundingLosses = field(default_factory=dict)
+    """The loss of each stage and head at each precision, 0 to 1."""
 
     @cached_property
     def layouts(self) -> Layouts:
@@ -61,7 +66,11 @@ class Problem:
     @cached_property
     def space(self) -> SearchSpace:
         """The plans to choose from, as parameters of trials."""
-        return SearchSpace(self.layouts, sorted(self.quality_by_share))
+        return SearchSpace(
+            self.layouts,
+            sorted(self.quality_by_share),
+            PrecisionChoice(self.facts, self.profiles),
+        )
 
     @property
     def hash(self) -> str:
@@ -82,6 +91,20 @@ class Problem:
                 "quality": self.limits.quality,
             },
             "costs": list(self.costs),
+        } | self._precision_to_dict()
+
+    def _precision_to_dict(self) -> dict[str, Any]:
+        if not self.profiles:
+            return {}  # as before plans had precisions: hashes of problems depend on it
+        return {
+            "profiles": [
+                {str(owner): precision for owner, precision in sorted(profile.items())}
+                for profile in self.profiles
+            ],
+            "rounding_losses": [
+                [str(owner), precision, round(loss, 9)]
+                for (owner, precision), loss in sorted(self.rounding_losses.items())
+            ],
         }
 
     @classmethod
@@ -96,4 +119,12 @@ class Problem:
             },
             limits=Limits(limits["bytes"] or math.inf, limits["quality"]),
             costs=tuple(data["costs"]),
+            profiles=tuple(
+                {Ref.parse(owner): precision for owner, precision in profile.items()}
+                for profile in data.get("profiles", [])
+            ),
+            rounding_losses={
+                (Ref.parse(owner), precision): loss
+                for owner, precision, loss in data.get("rounding_losses", [])
+            },
         )

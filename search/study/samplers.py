@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from search.study.claims import Claims
 from search.study.pareto import dominates
 from search.study.problem import Problem, SamplerName
-from search.study.search_space import SearchSpace, Slot
+from search.study.search_space import PRECISION, SearchSpace, Slot
 from spaces.liveness import Layouts
 from spaces.plan import Ref, Share, SharePlan
 
@@ -41,7 +41,7 @@ def make_sampler(name: SamplerName, problem: Problem, seed: int) -> BaseSampler:
 
 def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
     """Return the distributions of the space's parameters, as Optuna wants them."""
-    return {slot.name: CategoricalDistribution(tuple(slot.choices)) for slot in space.slots}
+    return {name: CategoricalDistribution(keys) for name, keys in space.choices.items()}
 
 
 class LocalSampler(BaseSampler):
@@ -66,8 +66,10 @@ class LocalSampler(BaseSampler):
     def __init__(self, problem: Problem, seed: int) -> None:
         space = problem.space
         self.slots = {slot.name: slot for slot in space.slots}
-        self.choices = {slot.name: tuple(slot.choices) for slot in space.slots}
+        self.choices = space.choices
         self.neighbours = {slot.name: _neighbours(slot, space.layouts) for slot in space.slots}
+        if PRECISION in self.choices:
+            self.neighbours[PRECISION] = _profile_neighbours(self.choices[PRECISION])
         self.quality_by_share = problem.quality_by_share
         self.rng = random.Random(seed)
         self.front = FrontMembers()
@@ -88,12 +90,14 @@ class LocalSampler(BaseSampler):
     ) -> dict[str, Any]:
         """Return the parameters of a changed member of the front."""
         members = self.front.members
-        if not members or not self.slots:
-            return {name: self._draw(name) for name in self.slots}
+        if not members or not self.choices:
+            return {name: self._draw(name) for name in self.choices}
         changed = dict(self.rng.choice(members))
         if self.rng.random() < self.MIX:
             other = self.rng.choice(members)
-            changed = {name: self.rng.choice((changed[name], other[name])) for name in self.slots}
+            changed = {
+                name: self.rng.choice((changed[name], other[name])) for name in self.choices
+            }
         for name in self._draw_slots():
             neighbours = self.neighbours[name][changed[name]]
             move = neighbours and self.rng.random() < self.MOVE
@@ -110,7 +114,7 @@ class LocalSampler(BaseSampler):
         return self._draw(param_name)
 
     def _draw(self, slot: str) -> str:
-        if self.rng.random() >= self.GUIDED:
+        if slot == PRECISION or self.rng.random() >= self.GUIDED:
             return self.rng.choice(self.choices[slot])
         drawn = [self.rng.choice(self.choices[slot]) for _ in range(self.GUIDED_DRAWS)]
         return max(drawn, key=lambda key: self._quality(slot, key))
@@ -121,9 +125,9 @@ class LocalSampler(BaseSampler):
 
     def _draw_slots(self) -> list[str]:
         count = 1
-        while count < len(self.slots) and self.rng.random() < self.ANOTHER_SLOT:
+        while count < len(self.choices) and self.rng.random() < self.ANOTHER_SLOT:
             count += 1
-        return self.rng.sample(list(self.slots), count)
+        return self.rng.sample(list(self.choices), count)
 
 
 class FrontMembers:
@@ -179,6 +183,14 @@ def _neighbours(slot: Slot, layouts: Layouts) -> dict[str, list[str]]:
             if other != key and key in shares and _distance(near, shares[key], layouts) <= 1
         ]
         for key in slot.choices
+    }
+
+
+def _profile_neighbours(keys: Sequence[str]) -> dict[str, list[str]]:
+    """Return, for each precision profile, those of slightly more and slightly fewer bytes."""
+    return {
+        key: [*keys[max(0, number - 1) : number], *keys[number + 1 : number + 2]]
+        for number, key in enumerate(keys)
     }
 
 
@@ -262,8 +274,8 @@ class UniquePlanSampler(BaseSampler):
             }
             yield proposed
         for _ in range(MAX_CHANGES):
-            slot = self._rng.choice(self.space.slots)
-            proposed = {**proposed, slot.name: self._rng.choice(tuple(slot.choices))}
+            name = self._rng.choice(tuple(self.space.choices))
+            proposed = {**proposed, name: self._rng.choice(self.space.choices[name])}
             yield proposed
 
     def _is_new(self, parameters: Mapping[str, str]) -> bool:
@@ -287,9 +299,8 @@ class UniquePlanSampler(BaseSampler):
         return dict(self.space.encode(SharePlan()))
 
     def _all_parameters(self) -> Iterator[dict[str, Any]]:
-        names = [slot.name for slot in self.space.slots]
-        for keys in itertools.product(*(slot.choices for slot in self.space.slots)):
-            yield dict(zip(names, keys, strict=True))
+        for keys in itertools.product(*self.space.choices.values()):
+            yield dict(zip(self.space.choices, keys, strict=True))
 
     def sample_independent(
         self,

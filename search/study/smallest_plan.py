@@ -45,19 +45,21 @@ def smallest_plan_thorough(problem: Problem, evaluator: PlanEvaluator) -> Predic
 
 def _smallest_of_all(problem: Problem, evaluator: PlanEvaluator) -> PredictedPlan:
     space = problem.space
-    names = [slot.name for slot in space.slots]
     plans = (
-        space.decode(dict(zip(names, keys, strict=True)))
-        for keys in itertools.product(*(slot.choices for slot in space.slots))
+        space.decode(dict(zip(space.choices, keys, strict=True)))
+        for keys in itertools.product(*space.choices.values())
     )
     return min(map(evaluator.predict, (SharePlan(), *plans)), key=_by_bytes)
 
 
 def _trunk_orders(problem: Problem) -> list[list[str]]:
-    """Return an order of the slots for each model, which comes last as the trunk of the others."""
-    slots = problem.space.slots
+    """Return an order of the parameters for each model.
+
+    The model comes last as the trunk of the others.
+    """
+    names = list(problem.space.choices)
     return [
-        [s.name for s in sorted(slots, key=lambda s: s.name.partition(":")[0] == trunk)]
+        sorted(names, key=lambda name: name.partition(":")[0] == trunk)
         for trunk in problem.layouts
     ]
 
@@ -65,16 +67,15 @@ def _trunk_orders(problem: Problem) -> list[list[str]]:
 def _descend(
     problem: Problem, evaluator: PlanEvaluator, order: Sequence[str], start: SharePlan
 ) -> PredictedPlan:
-    """Change one slot at a time, in the order given, as long as the plan becomes smaller."""
+    """Change one parameter at a time, in the order given, while the plan becomes smaller."""
     space = problem.space
-    slots = {slot.name: slot for slot in space.slots}
     parameters = space.encode(start)
     best = evaluator.predict(space.decode(parameters))
     improved = True
     while improved:
         improved = False
         for name in order:
-            for choice in slots[name].choices:
+            for choice in space.choices[name]:
                 changed = {**parameters, name: choice}
                 plan = evaluator.predict(space.decode(changed))
                 if _by_bytes(plan) < _by_bytes(best):

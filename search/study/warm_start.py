@@ -15,13 +15,21 @@ def starting_plans(problem: Problem, known_plans: Iterable[SharePlan] = ()) -> l
     In this order: `known_plans` (the smallest plan, an earlier front); nothing shared; the prefix
     of one model as the trunk of all others, the deepest first; share after share by the bytes
     that they save; the best share of each recipient stage. Shares that the space does not hold are
-    left out.
+    left out. If there are precision profiles, nothing shared is tried with each of them, and all
+    other plans with that of the fewest bytes.
     """
     space = problem.space
     by_bytes = greedy_plans(problem, shares_by_bytes(problem))
     single = (SharePlan((share,)) for share in _best_by_recipient(problem))
-    plans = (*known_plans, SharePlan(), *_trunk_plans(problem), *by_bytes, *single)
-    return list(dict.fromkeys(space.decode(space.encode(plan)) for plan in plans))
+    plans = (*_trunk_plans(problem), *by_bytes, *single)
+    keys = space.precision.keys
+    stored = [space.precision.apply(SharePlan(), key) for key in keys] or [SharePlan()]
+    in_fewest_bytes = (space.precision.apply(plan, keys[-1]) if keys else plan for plan in plans)
+    return list(
+        dict.fromkeys(
+            space.decode(space.encode(plan)) for plan in (*known_plans, *stored, *in_fewest_bytes)
+        )
+    )
 
 
 def shares_by_bytes(problem: Problem) -> list[Share]:

@@ -13,13 +13,13 @@ from networks import Zoo, ZooDeployment, raw_maps, relative_error
 from torch import Tensor, nn
 
 from spaces.adapters import LinearMap, build_adapter, resize
-from spaces.consumers import HEAD, Consumers, find_consumers, fold_into_layer
+from spaces.consumers import Consumers, find_consumers, fold_into_layer
 from spaces.errors import BadPlan
 from spaces.liveness import liveness
 from spaces.map_folding import FoldTargets, find_fold_targets
 from spaces.merged import MergedModel
 from spaces.model_facts import ModelFacts, layouts_by_model
-from spaces.plan import IDENTITY, LINEAR, AdapterSpec, Ref, Share, SharePlan
+from spaces.plan import HEAD, IDENTITY, LINEAR, AdapterSpec, Ref, Share, SharePlan
 from spaces.plan_set import PlanSet
 
 

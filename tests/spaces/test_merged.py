@@ -15,7 +15,7 @@ from spaces.errors import BadPlan
 from spaces.liveness import canonical, liveness
 from spaces.merged import MergedModel, execution_order
 from spaces.model_facts import layouts_by_model
-from spaces.node import Node, tap_nodes
+from spaces.node import Node, Output, tap_nodes
 from spaces.plan import IDENTITY, LINEAR, AdapterSpec, Ref, Share, SharePlan
 
 CLASSIFIER, DETECTOR = "timm/tf_efficientnet_lite0", "effdet/tf_efficientdet_lite0"
@@ -121,7 +121,9 @@ def test_every_value_is_computed_before_its_use_and_freed_after_the_last(
     for plan in street.random_plans(50):
         computed: set[Node] = set()
         in_memory: set[Node] = set()
-        for step in execution_order((name, tap_nodes(name, plan, layouts)) for name in layouts):
+        for step in execution_order(
+            Output(name, tap_nodes(name, plan, layouts)) for name in layouts
+        ):
             assert in_memory.issuperset(step.reads), "a value is read while it is in memory"
             if step.makes:
                 assert step.makes not in computed, "no value is computed twice"
@@ -134,7 +136,9 @@ def test_every_value_is_computed_before_its_use_and_freed_after_the_last(
 
 def test_a_head_runs_before_the_next_model_begins(street: ZooDeployment) -> None:
     layouts = layouts_by_model(street.facts)
-    order = execution_order((name, tap_nodes(name, SharePlan(), layouts)) for name in layouts)
+    order = execution_order(
+        Output(name, tap_nodes(name, SharePlan(), layouts)) for name in layouts
+    )
     heads = [place for place, step in enumerate(order) if step.makes is None]
     ends = [sum(len(layouts[n].stages) + 1 for n in list(layouts)[: k + 1]) for k in range(4)]
     assert [order[place].model for place in heads] == list(layouts)

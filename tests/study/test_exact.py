@@ -20,11 +20,11 @@ from search.study.exact.segments import NO_SHARE
 from search.study.objectives import PlanEvaluator, PredictedPlan
 from search.study.pareto import front_indices
 from search.study.problem import Limits, Problem
-from spaces.consumers import HEAD, Consumer, Consumers
+from spaces.consumers import Consumer, Consumers
 from spaces.errors import BadPlan
 from spaces.liveness import canonical, liveness
 from spaces.model_facts import ModelFacts
-from spaces.plan import IDENTITY, LINEAR, AdapterSpec, SharePlan
+from spaces.plan import HEAD, IDENTITY, LINEAR, AdapterSpec, SharePlan
 from spaces.shares import enumerate_shares, find_pairs
 
 FORMS: list[tuple[dict[str, int], dict[str, tuple[int, ...]]]] = [

@@ -20,9 +20,8 @@ from search.study.exact.segments import NO_SHARE
 from search.study.objectives import PlanEvaluator, PredictedPlan
 from search.study.pareto import front_indices
 from search.study.problem import Limits, Problem
-from spaces.consumers import HEAD
 from spaces.model_facts import ModelFacts
-from spaces.plan import IDENTITY, Ref, Share, SharePlan
+from spaces.plan import HEAD, IDENTITY, Ref, Share, SharePlan
 from spaces.stages import Layout
 
 PAGE = Path(__file__).parents[2] / "docs/explanation/exact-front.md"

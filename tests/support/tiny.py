@@ -36,13 +36,12 @@ from search.tracking.target import STORE
 from search.utils.console import ConsoleReporter
 from search.utils.reporter import Reporter
 from spaces.activations import Footprint
-from spaces.consumers import HEAD
 from spaces.cost import CostModel
 from spaces.deployment import Deployment
 from spaces.inputs import FieldOfView
 from spaces.model_facts import ModelFacts, collect_facts
 from spaces.model_spec import ModelSpec
-from spaces.plan import LINEAR, AdapterSpec, Share
+from spaces.plan import HEAD, LINEAR, AdapterSpec, Share
 from spaces.shares import enumerate_shares, find_pairs
 from spaces.stages import Layout, StagedModel, StageFacts
 from spaces.zoo import load_model

@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from search.study.exact.segments import Bools, Ints, Segment, stage_positions
-from spaces.consumers import HEAD
 from spaces.cost import CostModel
 from spaces.liveness import Liveness
 from spaces.model_facts import ModelFacts
-from spaces.plan import Ref, Share
+from spaces.plan import HEAD, Ref, Share
 
 
 class StageBytes:
@@ -142,7 +141,7 @@ class AdapterContexts:
         donors = self.passed_on[first_donor : first_donor + 1]
         others = [Share(self.share.donor, donor) for donor in donors]
         live = Liveness(frozenset(self.readers[:live_readers]), frozenset((self.share, *others)))
-        return self.costs.adapter_bytes(self.share, live)
+        return self.costs.adapter_bytes(self.share, live, {})
 
 
 def _tensor_owners(

@@ -1,0 +1,1 @@
+"""How weights may be stored: precision profiles, which a study chooses from."""
