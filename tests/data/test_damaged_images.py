@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from damaged_files import write_jpeg_damaged_inside
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from damaged_files import write_jpeg_damaged_inside
 from tiny import save_noise_image
 
 from search.data.coco import coco_truth
-from search.data.damaged_images import check_images, intact_frames, intact_truth
+from search.data.damaged_images import intact_frames, intact_truth
 from search.data.frames import BadFrames, ImageFiles, Sampling, folder_frames, remarks_of
 from search.data.ground_truth import BadTruth, ClassTruth
 from search.data.images import check_image, read_image
