@@ -107,11 +107,11 @@ class FolderCamera:
                     break
                 if (self.folder / stamp.file).exists():
                     problems.append(str(error))
-                    history = history.after(stamp, NO_FRAME, complete=True)
+                    history.add(stamp, NO_FRAME, complete=True)
                     resume_from = {"folder": history.as_dict()}
                 continue
             thinning.add(stamp)
-            history = history.after(stamp, 0.0, complete=True)
+            history.add(stamp, 0.0, complete=True)
             resume_from = {"folder": history.as_dict()}
             yield CameraFrame(frame, stamp.time, resume_from, tuple(problems))
         raise_if_any(problems, resume_from)
@@ -149,7 +149,7 @@ class VideoCamera:
         for stamp in history.unread(stamps):
             try:
                 for seconds, frame, end in self._frames(stamp, history.reached(stamp)):
-                    history = history.after(stamp, seconds, end)
+                    history.add(stamp, seconds, end)
                     resume_from = {"video": history.as_dict()}
                     yield CameraFrame(frame, stamp.time, resume_from, tuple(problems))
             except BadVideo as error:
@@ -157,7 +157,7 @@ class VideoCamera:
                     break
                 if Path(stamp.file).exists():
                     problems.append(str(error))
-                    history = history.after(stamp, history.reached(stamp), complete=True)
+                    history.add(stamp, history.reached(stamp), complete=True)
                     resume_from = {"video": history.as_dict()}
         raise_if_any(problems, resume_from)
 

@@ -22,6 +22,8 @@ from camera_files import (
 from search.cameras.file_history import (
     FORGOTTEN_AT_A_TIME,
     MAX_FILES,
+    MAX_OUTDATED,
+    SEPARATOR,
     FileHistory,
 )
 from search.cameras.files import SETTLING_TIME, FileStamp
@@ -218,8 +220,28 @@ def test_an_earlier_version_can_go_on_from_a_new_cursor(tmp_path: Path) -> None:
 def test_a_history_survives_json_with_any_names() -> None:
     history = FileHistory()
     for k, name in enumerate(("a b.png", "new\nline.png", "dir/ü.png", "\udc80.png", "1 2 3 4")):
-        history = history.after(FileStamp(k, name, 10 * k), k / 3, complete=k % 2 == 0)
+        history.add(FileStamp(k, name, 10 * k), k / 3, complete=k % 2 == 0)
     assert FileHistory.parse(json.loads(json.dumps(history.as_dict()))) == history
+
+
+def test_files_that_are_read_again_and_again_leave_one_line_each_and_few_outdated_ones() -> None:
+    history, chance = FileHistory(), random.Random(0)
+    for k in range(5 * MAX_OUTDATED):
+        stamp = FileStamp(chance.randrange(100), f"{chance.randrange(20)}.png", k)
+        history.add(stamp, k / 3, complete=k % 2 == 0)
+        data = history.as_dict()
+        assert FileHistory.parse(data) == history
+        newest = max((read.mtime, name) for name, read in history.files.items())
+        assert (data["mtime"], data["file"]) == newest
+        assert data["files"].count(SEPARATOR) < 20 + MAX_OUTDATED
+
+
+def test_a_cursor_stays_as_it_was_when_further_files_are_read() -> None:
+    history = FileHistory()
+    history.add(FileStamp(1, "a.png", 1), 0.0, complete=True)
+    cursor = history.as_dict()
+    history.add(FileStamp(2, "b.png", 1), 0.0, complete=True)
+    assert list(FileHistory.parse(cursor).files) == ["a.png"]
 
 
 def test_a_long_history_forgets_the_oldest_files_and_none_comes_again() -> None:
@@ -227,7 +249,7 @@ def test_a_long_history_forgets_the_oldest_files_and_none_comes_again() -> None:
     stamps = [FileStamp(k, f"{k}.png", 1) for k in range(MAX_FILES + 3 * FORGOTTEN_AT_A_TIME)]
     for k, stamp in enumerate(stamps):
         assert history.unread(stamps[: k + 1]) == [stamp]
-        history = history.after(stamp, 0.0, complete=True)
+        history.add(stamp, 0.0, complete=True)
         if k % FORGOTTEN_AT_A_TIME == 0:
             history = FileHistory.parse(history.as_dict())
         if k > 20:
