@@ -12,11 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from search.cameras.files import FileStamp
+from search.cameras.files import SAMPLED_BLOCKS, FileStamp, sample_content
 
 MAX_FILES = 5000
 """Files that are remembered one by one; of older ones only the newest time is."""
 FORGOTTEN_AT_A_TIME = 500
+MAX_SAMPLED = 64
+"""Recordings whose content is recognised when they have grown: those that were read last."""
 MAX_OUTDATED = 500
 """Lines of the text that later lines may replace, before the text is written anew."""
 TRUNCATION = 2_000_000_000
@@ -57,6 +59,8 @@ class FileHistory:
     """Modification time and name: files up to here count as read if they are not in `files`."""
     last: str = ""
     """The name of the file that was read last."""
+    samples: dict[str, list[int]] = field(default_factory=dict)
+    """What the newest recordings held when they were read, by name (`sample_content`)."""
     _text: str = field(default="", compare=False, repr=False)
     """The lines of all files."""
     _outdated: int = field(default=0, compare=False, repr=False)
@@ -77,7 +81,8 @@ class FileHistory:
             return cls()
         if "files" in data:
             mtime, name = data["forgotten"]
-            return cls(_parse_files(data["files"]), (mtime, name), data["last"])
+            files, samples = _parse_files(data["files"]), dict(data.get("samples", {}))
+            return cls(files, (mtime, name), data["last"], samples)
         until, name = data["mtime"], data["file"]
         read = ReadFile(until, -1, data.get("seconds", 0.0), data.get("end", True))
         return cls({name: read}, (until, name), name)
@@ -85,7 +90,9 @@ class FileHistory:
     def as_dict(self) -> dict[str, Any]:
         """Return the history as the data of a cursor, which an earlier version can read too."""
         newest = self._newest[1]
+        samples = {"samples": dict(self.samples)} if self.samples else {}
         return {
+            **samples,
             "mtime": self.files[newest].mtime,
             "file": newest,
             "seconds": self.files[newest].seconds,
@@ -100,16 +107,31 @@ class FileHistory:
         return [stamp for stamp in stamps if not self._is_read(stamp)]
 
     def reached(self, stamp: FileStamp) -> float:
-        """Return the seconds after which to go on in a file; -1 to read it from its beginning.
+        """Return the seconds after which to go on in a recording; -1 to read all of it.
 
-        A file goes on if it was read last or not to its end, and has not become smaller: a
-        recorder that writes in a ring overwrites the others.
+        A recording goes on if it was read last or not to its end, or begins with what was read;
+        not if it has become smaller. Recorders that write in a ring overwrite the others.
         """
         read = self.files.get(stamp.file)
         if read is None or stamp.size < read.size:
             return -1.0
-        goes_on = stamp.file == self.last or not read.complete
+        goes_on = stamp.file == self.last or not read.complete or self._begins_alike(stamp, read)
         return read.seconds if goes_on else -1.0
+
+    def sample(self, stamp: FileStamp) -> None:
+        """Note what a recording holds, to recognise it when it has grown."""
+        self.samples.pop(stamp.file, None)
+        self.samples[stamp.file] = sample_content(stamp.file, stamp.size)
+        for name in list(self.samples)[:-MAX_SAMPLED]:
+            del self.samples[name]
+
+    def _begins_alike(self, stamp: FileStamp, read: ReadFile) -> bool:
+        """Whether most of what was read is still in the file: recorders rewrite the header, and
+        the lengths of single blocks."""
+        former = self.samples.get(stamp.file, [])
+        present = sample_content(stamp.file, read.size)
+        equal = sum(a == b for a, b in zip(former, present, strict=False))
+        return equal > SAMPLED_BLOCKS // 2
 
     def add(self, stamp: FileStamp, seconds: float, complete: bool) -> None:
         """Note that a file has been read, up to this time in it."""
@@ -146,7 +168,8 @@ class FileHistory:
                 candidates.remove(old)
                 new_names[old] = stamp.file
         files = {new_names.get(name, name): read for name, read in self.files.items()}
-        return FileHistory(files, self.forgotten, new_names.get(self.last, self.last))
+        samples = {new_names.get(name, name): of for name, of in self.samples.items()}
+        return FileHistory(files, self.forgotten, new_names.get(self.last, self.last), samples)
 
     def frame_times(self) -> list[int]:
         """Return the modification times, in order, of the files that gave frames."""

@@ -133,8 +133,8 @@ class VideoCamera:
     """A video file, or all files that match a glob pattern, as recorders write them in turn.
 
     Every file is read once, in order of modification time, then of name, as far as the files are
-    there. If the file read last has grown, it is resumed. A frame is taken every `every` seconds
-    of each file.
+    there. A file that has grown is resumed, also while others grow. A frame is taken every
+    `every` seconds of each file.
 
     Cursor: `video`, the files that have been read (`FileHistory`).
     """
@@ -147,8 +147,10 @@ class VideoCamera:
         history = FileHistory.parse(cursor.get("video")).renamed(stamps)
         resume_from = cursor
         for stamp in history.unread(stamps):
+            reached = history.reached(stamp)
+            history.sample(stamp)
             try:
-                for seconds, frame, end in self._frames(stamp, history.reached(stamp)):
+                for seconds, frame, end in self._frames(stamp, reached):
                     history.add(stamp, seconds, end)
                     resume_from = {"video": history.as_dict()}
                     yield CameraFrame(frame, stamp.time, resume_from, tuple(problems))
