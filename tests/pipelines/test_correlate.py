@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from labelled import PICTURES, FinishedComparison, Labelled, run_comparison
@@ -272,7 +271,6 @@ def test_a_model_that_scores_zero_on_one_part_is_left_out_of_that_part(
     assert counts[1] == 2 * counts[0] == 88
 
 
-@torch.no_grad()
 def test_stages_with_the_same_weights_are_not_measured(labelled: Labelled) -> None:
     state = load_file(labelled.folder / "a.safetensors")
     state["blocks.2.0.conv_pwl.weight"] += 0.05

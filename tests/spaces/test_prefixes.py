@@ -17,7 +17,7 @@ from search.data.frames import RenderedScenes
 from search.statistics.observed import Observed
 from spaces.cost import CostModel
 from spaces.deployment import Deployment
-from spaces.inputs import Frame
+from spaces.inputs import Fit, Frame
 from spaces.merged import MergedModel, prepare_inputs
 from spaces.model_facts import collect_facts
 from spaces.model_spec import Cut, ModelSpec
@@ -72,7 +72,8 @@ def test_another_input_makes_all_stages_differ(two: dict[str, StagedModel]) -> N
 
 
 def test_the_cropped_part_matters_only_to_crops(two: dict[str, StagedModel]) -> None:
-    for fit, stages in (("squash", [*two["b"].layout.stages]), ("crop", [])):
+    fits: dict[Fit, list[str]] = {"squash": [*two["b"].layout.stages], "crop": []}
+    for fit, stages in fits.items():
         for name, crop in (("a", 0.9), ("b", 0.91)):
             two[name].input = replace(two[name].input, fit=fit, crop_pct=crop)
         assert equal_stages(two) == stages

@@ -259,7 +259,7 @@ def test_a_hub_that_does_not_answer_is_asked_twice_and_never_again(
 def test_weights_in_the_cache_of_the_hub_load_without_the_hub(
     monkeypatch: pytest.MonkeyPatch, hub_cache: Path
 ) -> None:
-    net = timm.create_model("test_efficientnet")
+    net: Any = timm.create_model("test_efficientnet")
     repository = hub_cache / f"models--{net.pretrained_cfg['hf_hub_id'].replace('/', '--')}"
     snapshot = repository / "snapshots" / ("a" * 40)
     snapshot.mkdir(parents=True)
@@ -298,7 +298,7 @@ class Hub(BaseHTTPRequestHandler):
 def test_weights_are_downloaded_from_a_hub_that_answers(
     monkeypatch: pytest.MonkeyPatch, hub_cache: Path
 ) -> None:
-    net = timm.create_model("test_efficientnet")
+    net: Any = timm.create_model("test_efficientnet")
     monkeypatch.setattr(Hub, "content", save(net.state_dict()))
     with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
         Thread(target=server.serve_forever, daemon=True).start()
