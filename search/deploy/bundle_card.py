@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from search.evaluation.per_frame import main_score
 from search.report.score_text import score_name
+from search.results.kept_quality import kept_text, no_baseline_text
 from search.results.search_result import CandidateRecord, PlanRecord, Result
 from search.utils.format import MEGABYTE, percent
 from spaces.bundle import BundleContents
@@ -109,15 +110,16 @@ def _verified(result: Result, record: PlanRecord) -> str:
         [
             name,
             *_score(name, result, record),
-            percent(None if name in result.at_chance else record.kept.get(name)),
+            kept_text(record.kept.get(name), result.at_chance.keys() & {name}),
             percent(record.fidelity.get(name)),
         ]
         for name in result.models
     ]
     header = ["model", "score", "unmerged", "merged", "quality kept", "fidelity"]
-    return _table(header, rows) + (
-        "\n\nFidelity is agreement with the unmerged models on unlabelled frames."
-    )
+    notes = "Fidelity is agreement with the unmerged models on unlabelled frames."
+    if result.at_chance:
+        notes += f" Quality kept has {no_baseline_text(result.at_chance)}."
+    return f"{_table(header, rows)}\n\n{notes}"
 
 
 def _score(name: str, result: Result, record: CandidateRecord) -> tuple[str, str, str]:

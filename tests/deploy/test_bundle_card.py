@@ -31,3 +31,17 @@ def test_the_inputs_are_a_table_of_size_fit_channels_and_normalisation(
     card = render_card(tiny_run.result, tiny_run.result.candidates[0], contents, [])
     section = card.partition("## Inputs\n\n")[2].partition("## ")[0]
     assert section.endswith(f"the input of each network is made so:\n\n{ROWS}\n")
+
+
+def test_at_chance_the_card_gives_the_reason_in_place_of_a_quality_kept(
+    tiny_run: FinishedRun,
+) -> None:
+    """The networks of the run are untrained; only a has labels."""
+    record = tiny_run.result.candidates[0]
+    contents = read_bundle_contents(tiny_run.out / "bundle")
+    quality = render_card(tiny_run.result, record, contents, []).partition("## Quality")[2]
+    rows = [line.split(" | ") for line in quality.splitlines() if line.startswith("| ")]
+    assert [row[4] for row in rows] == [
+        "quality kept", "---", "-", f"{100 * record.kept['b']:.1f}%",
+    ]  # fmt: skip
+    assert "no baseline: unmerged, a is no better than chance on the labels." in quality
