@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from dataclasses import replace
 
 from tiny import FinishedRun
@@ -45,3 +46,33 @@ def test_at_chance_the_card_gives_the_reason_in_place_of_a_quality_kept(
         "quality kept", "---", "-", f"{100 * record.kept['b']:.1f}%",
     ]  # fmt: skip
     assert "no baseline: unmerged, a is no better than chance on the labels." in quality
+
+
+def test_text_of_the_user_is_escaped(tiny_run: FinishedRun) -> None:
+    evil = "<img src=x> [a](b) `c` | *d* _e_ &"
+    contents = read_bundle_contents(tiny_run.out / "bundle")
+    result = tiny_run.result
+    poisoned = replace(
+        contents,
+        specs={evil: replace(contents.specs["a"], arch=f"timm/{evil}", weights=f"/w/{evil}.pth")},
+        inputs={evil: contents.inputs["a"]},
+    )
+    share = {"recipient": f"{evil}:blocks.1", "donor": f"b{evil}:blocks.1", "adapter": "identity"}
+    record = replace(
+        result.candidates[0],
+        plan={**result.candidates[0].plan, "shares": [share]},
+        kept={evil: 0.5},
+        fidelity={evil: 0.5},
+    )
+    (truth,) = result.truth.values()
+    named = replace(
+        result, name=evil, models={evil: result.models["a"]}, truth={evil: truth}, baseline={}
+    )
+    card = render_card(named, record, poisoned, [f"the answers of {evil} are equal"])
+    text = card.replace("``", "").partition("## Usage")[0]
+    for sign in ("<", "[a]", "`c`", "*d", "_e", "e_", "&amp", "| *"):
+        assert sign not in text, sign
+    assert len([line for line in card.splitlines() if line.count("&#124;")]) >= 6
+    tables = [line for line in card.splitlines() if line.startswith("| &#60;")]
+    assert [line.count(" | ") for line in tables] == [4, 6, 5]
+    assert html.unescape(card).count(evil) >= 8

@@ -443,3 +443,27 @@ def test_a_note_on_many_candidates_fits_into_a_tag(tiny_run: FinishedRun) -> Non
     result = tiny_run.result
     many = replace(result, candidates=result.candidates * 200)
     assert len(search_run.search_note(many)) < 8000
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("~/runs", "{home}/runs"),
+        ("sqlite:///~/mlflow.db", "sqlite:///{home}/mlflow.db"),
+        ("http://host/~me", "http://host/~me"),
+    ],
+)
+def test_a_tilde_in_the_path_of_the_tracking_uri_is_the_home_folder(
+    given: str,
+    expected: str,
+    tiny_run: FinishedRun,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = load_config(tiny_run.path, [f"mlflow.tracking_uri={given}"])
+    assert Target.of(config).uri == expected.format(home=tmp_path)
+    assert config.as_written()["mlflow"]["tracking_uri"] == given
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", given)
+    assert Target.of(tiny_run.config).uri == expected.format(home=tmp_path)
