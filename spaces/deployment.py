@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from spaces.batchnorm_fusion import fuse_batchnorms
 from spaces.merged import ModelsByName
 from spaces.model_facts import ModelFacts
-from spaces.plan import IDENTITY, AdapterSpec, Share
+from spaces.plan import IDENTITY, AdapterSpec, Share, SharePlan
 from spaces.precision import Dtype, rounded_model
 from spaces.prefixes import find_identical
 from spaces.shares import Pair, Pairs, enumerate_shares
@@ -52,6 +52,11 @@ class Deployment:
         """The legal pairs whose representations are equal: `spaces.prefixes.find_identical`."""
         return find_identical(self.models, self.pairs.legal)
 
+    @cached_property
+    def distinct_pairs(self) -> tuple[Pair, ...]:
+        """The legal pairs whose representations differ, in their order."""
+        return tuple(pair for pair in self.pairs.legal if pair not in self.identical_pairs)
+
     def shares(self, adapters: Sequence[AdapterSpec]) -> tuple[Share, ...]:
         """Return every legal share with each of the adapters that fits its channels.
 
@@ -63,6 +68,18 @@ class Deployment:
             for share in enumerate_shares(
                 [pair], self.facts, [IDENTITY] if pair in self.identical_pairs else adapters
             )
+        )
+
+    def without_needless_maps(self, plan: SharePlan) -> SharePlan:
+        """Return the plan with equal representations shared as they are."""
+        return SharePlan(
+            tuple(
+                replace(share, adapter=IDENTITY)
+                if Pair(share.donor, share.recipient) in self.identical_pairs
+                else share
+                for share in plan.shares
+            ),
+            plan.precisions,
         )
 
     @cached_property

@@ -31,7 +31,7 @@ class InputSettings:
     in_chans: int | None = None
 
     def __post_init__(self) -> None:
-        if self.in_chans not in (None, 1, 3):
+        if self.in_chans not in (None, 1, 3) or isinstance(self.in_chans, bool):
             raise BadInput(
                 f"in_chans {self.in_chans}: frames have three channels, so a network takes 3, or "
                 "1 for grey frames"

@@ -166,9 +166,9 @@ class StagedModel(nn.Module):
     def closeness(self, rounded: Tensor, original: Tensor) -> Tensor:
         """Return per frame, (batch,), how close two sets of (batch, n) probabilities are.
 
-        1 is equal. Unlike `agreement`, it also tells changes that are too small to change the class of a
-        frame. For a classifier, it is the probability that both sets have in common; for a
-        detector, it is the agreement.
+        1 is equal. Unlike `agreement`, it also tells changes that are too small to change the
+        class of a frame. For a classifier, it is the probability that both sets have in common;
+        for a detector, it is the agreement.
         """
         if self.task == "classification":
             return torch.minimum(rounded, original).sum(1)

@@ -28,6 +28,7 @@ with warnings.catch_warnings():
     # effdet scripts functions at import; torch warns that scripting is deprecated.
     warnings.simplefilter("ignore")
     import effdet
+    import huggingface_hub
     import timm
     from effdet.anchors import Anchors
     from effdet.bench import _batch_detection, _post_process
@@ -35,6 +36,8 @@ with warnings.catch_warnings():
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 POOLED = ("global_pool", "avgpool", "pool")
+HUB_TIMEOUT = 5.0
+"""Seconds in which the model hub must begin to answer one of two requests."""
 
 
 def load_model(spec: ModelSpec) -> StagedModel:
@@ -301,7 +304,11 @@ def _hub(spec: ModelSpec) -> Iterator[None]:
         return
     logging.disable(logging.CRITICAL)  # the hub client logs every retry; one message is enough
     try:
-        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+        with (
+            contextlib.redirect_stderr(io.StringIO()),
+            contextlib.redirect_stdout(io.StringIO()),
+            _without_hopeless_retries(),
+        ):
             yield
     except Exception as error:
         # Each library and transport raises its own exception when the network is missing.
@@ -312,6 +319,31 @@ def _hub(spec: ModelSpec) -> Iterator[None]:
         ) from error
     finally:
         logging.disable(logging.NOTSET)
+
+
+@contextlib.contextmanager
+def _without_hopeless_retries() -> Iterator[None]:
+    """Let the hub client read its cache only, if the hub does not answer at all.
+
+    Otherwise the client tries every file again and again, for half a minute.
+    """
+    constants = huggingface_hub.constants
+    offline = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = offline or not (_hub_answers() or _hub_answers())
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = offline
+
+
+def _hub_answers() -> bool:
+    """Return whether the model hub answers, whatever it says."""
+    try:
+        huggingface_hub.get_session().head(huggingface_hub.constants.ENDPOINT, timeout=HUB_TIMEOUT)
+    except Exception:
+        # each version of the client raises the exceptions of another transport
+        return False
+    return True
 
 
 def _for_inference(net: nn.Module) -> None:

@@ -31,6 +31,7 @@ DOORS = {
     "scipy": "search/drift/",
     "timm": "spaces/zoo.py",
     "effdet": "spaces/zoo.py",
+    "huggingface_hub": "spaces/zoo.py",
     "optuna": "search/study/",
     "mlflow": "search/tracking/",
 }

@@ -6,15 +6,20 @@ import bisect
 import os
 import stat
 import time
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from search.utils.timing import EPOCH
 
 SETTLING_TIME = 60.0
 """Seconds since a file's last change within which another program may still be writing it."""
+
+SAMPLED_BLOCKS = 8
+BLOCK_SIZE = 512
+"""Bytes."""
 
 
 class FileStamp(NamedTuple):
@@ -79,6 +84,22 @@ def stamp_of(path: str, name: str) -> Iterator[FileStamp]:
         return
     if not stat.S_ISDIR(status.st_mode):
         yield FileStamp(status.st_mtime_ns, name, status.st_size)
+
+
+def sample_content(path: str, size: int) -> list[int]:
+    """Return checksums of blocks spread over the first `size` bytes; none if it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return [
+                _block_checksum(file, k * size // SAMPLED_BLOCKS) for k in range(SAMPLED_BLOCKS)
+            ]
+    except OSError:
+        return []
+
+
+def _block_checksum(file: BinaryIO, offset: int) -> int:
+    file.seek(offset)
+    return zlib.crc32(file.read(BLOCK_SIZE))
 
 
 def without_second_names(names: Iterable[str]) -> list[str]:

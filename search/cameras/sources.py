@@ -107,11 +107,11 @@ class FolderCamera:
                     break
                 if (self.folder / stamp.file).exists():
                     problems.append(str(error))
-                    history = history.after(stamp, NO_FRAME, complete=True)
+                    history.add(stamp, NO_FRAME, complete=True)
                     resume_from = {"folder": history.as_dict()}
                 continue
             thinning.add(stamp)
-            history = history.after(stamp, 0.0, complete=True)
+            history.add(stamp, 0.0, complete=True)
             resume_from = {"folder": history.as_dict()}
             yield CameraFrame(frame, stamp.time, resume_from, tuple(problems))
         raise_if_any(problems, resume_from)
@@ -133,8 +133,8 @@ class VideoCamera:
     """A video file, or all files that match a glob pattern, as recorders write them in turn.
 
     Every file is read once, in order of modification time, then of name, as far as the files are
-    there. If the file read last has grown, it is resumed. A frame is taken every `every` seconds
-    of each file.
+    there. A file that has grown is resumed, also while others grow. A frame is taken every
+    `every` seconds of each file.
 
     Cursor: `video`, the files that have been read (`FileHistory`).
     """
@@ -147,9 +147,11 @@ class VideoCamera:
         history = FileHistory.parse(cursor.get("video")).renamed(stamps)
         resume_from = cursor
         for stamp in history.unread(stamps):
+            reached = history.reached(stamp)
+            history.sample(stamp)
             try:
-                for seconds, frame, end in self._frames(stamp, history.reached(stamp)):
-                    history = history.after(stamp, seconds, end)
+                for seconds, frame, end in self._frames(stamp, reached):
+                    history.add(stamp, seconds, end)
                     resume_from = {"video": history.as_dict()}
                     yield CameraFrame(frame, stamp.time, resume_from, tuple(problems))
             except BadVideo as error:
@@ -157,7 +159,7 @@ class VideoCamera:
                     break
                 if Path(stamp.file).exists():
                     problems.append(str(error))
-                    history = history.after(stamp, history.reached(stamp), complete=True)
+                    history.add(stamp, history.reached(stamp), complete=True)
                     resume_from = {"video": history.as_dict()}
         raise_if_any(problems, resume_from)
 

@@ -41,6 +41,17 @@ class Section(BaseModel):
         }
 
 
+def no_boolean(value: Any) -> Any:
+    """Return a number that a user gives, unless it is true or false, which Python takes for 1, 0.
+
+    Raises:
+        ValueError: it is true or false.
+    """
+    if isinstance(value, bool):
+        raise ValueError(f"{str(value).lower()} is no number")
+    return value
+
+
 def path_from(base: Path, text: str) -> Path:
     """Return the path that a config gives; a relative one starts at `base`, `~` is the home."""
     return base / os.path.expanduser(text)

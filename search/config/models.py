@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from search.config.base import BadConfig, Positive, Section, path_from
+from search.config.base import BadConfig, Positive, Section, no_boolean, path_from
 from search.config.error_words import ARCH
 from spaces.inputs import ChannelOrder, Fit, Interpolation
 from spaces.model_spec import Cut, InputSettings, ModelSpec
@@ -32,7 +32,7 @@ class InputConfig(Section):
     """How frames are resized; by default `bilinear`."""
     channels: ChannelOrder | None = None
     """Order in which the network takes the colours; by default `rgb`."""
-    in_chans: Literal[1, 3] | None = None
+    in_chans: Annotated[Literal[1, 3], BeforeValidator(no_boolean)] | None = None
     """Channels that the network takes: 1 for a classifier of grey frames."""
 
     def settings(self) -> InputSettings:

@@ -67,6 +67,7 @@ def real_truth(file: Path, images: Path, sampling: Sampling) -> ClassTruth:
     return labelled_classes(
         [(path, labels[_real_position(path, len(labels), file)]) for path in sampled],
         file,
+        images,
         notes=content.remarks(),
     )
 

@@ -55,7 +55,7 @@ def coco_truth(
     sampled = [content.images[i] for i in sample_indices(len(content.images), sampling, file)]
     root = images if isinstance(images, ImageRoot) else ImageRoot(images)
     paths = [root.image_path(i.file_name, f"labels {file}: image {i.id}") for i in sampled]
-    frames = existing_images(tuple(paths), file)
+    frames = existing_images(tuple(paths), file, root.folder)
     fitted = _fit_boxes(content, list(zip(sampled, paths, strict=True)), scored)
     annotations = tuple(tuple(b.box for b in boxes if b.box is not None) for boxes in fitted)
     changes = describe_changes([*_unlisted(content), *(box for boxes in fitted for box in boxes)])

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from search.data.image_folders import read_folder
-from search.data.images import IMAGE_SUFFIXES, read_image
+from search.data.images import IMAGE_SUFFIXES, describe_damage, read_image
 from search.data.images import BadFrames as BadFrames
 from search.data.synthetic.scenes import RENDERER_VERSION, Scene, SceneSettings, render
 from spaces.inputs import Frame
@@ -81,12 +81,23 @@ class ImageFiles:
 
     paths: tuple[Path, ...]
     remarks: Remarks = field(default=NO_REMARKS, compare=False, repr=False)
+    checked_digests: tuple[bytes, ...] = field(default=(), compare=False, repr=False)
+    """The SHA-256 of each file, if all have been checked for damage."""
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Frame:
-        return read_image(self.paths[index])
+        path = self.paths[index]
+        try:
+            return read_image(path)
+        except BadFrames as error:
+            if not self.checked_digests:
+                raise
+            raise BadFrames(
+                f"image {path}: could be read when the frames were checked, and cannot any more "
+                f"({describe_damage(error.__cause__)}); put it back, and start the command again"
+            ) from error
 
     @cached_property
     def hash(self) -> str:
@@ -95,7 +106,9 @@ class ImageFiles:
     @cached_property
     def digests(self) -> tuple[bytes, ...]:
         """The SHA-256 of each file."""
-        return tuple(hashlib.sha256(_file_bytes(path)).digest() for path in self.paths)
+        return self.checked_digests or tuple(
+            hashlib.sha256(_file_bytes(path)).digest() for path in self.paths
+        )
 
     def identities(self) -> Sequence[Hashable]:
         return [path.resolve() for path in self.paths]

@@ -109,6 +109,7 @@ def csv_truth(
             for row in rows
         ],
         file,
+        root.folder,
         table.names,
     )
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from search.data.frames import ImageFiles, Remarks, Sampling
 from search.data.ground_truth import BadTruth, ClassTruth
+from search.data.image_folders import visible_files
 
 
 @dataclass(frozen=True)
@@ -41,9 +43,11 @@ class ImageRoot:
 
 
 def existing_images(
-    paths: tuple[Path, ...], source: Path, notes: Sequence[str] = ()
+    paths: tuple[Path, ...], source: Path, folder: Path, notes: Sequence[str] = ()
 ) -> ImageFiles:
     """Return the labelled images, with notes on what their folder holds besides.
+
+    `folder` is where the names of the images start.
 
     Raises:
         BadTruth: some do not exist.
@@ -52,7 +56,7 @@ def existing_images(
     if missing:
         raise BadTruth(
             f"labels {source}: {len(missing)} of {len(paths)} images do not exist, "
-            f"first {missing[0]}"
+            f"first {missing[0]}{_hint(missing[0], folder)}"
         )
     return ImageFiles(paths, Remarks(tuple(f"labels {source}: {note}" for note in notes)))
 
@@ -60,10 +64,13 @@ def existing_images(
 def labelled_classes(
     images: Sequence[tuple[Path, frozenset[int]]],
     source: Path,
+    folder: Path,
     names: tuple[str, ...] = (),
     notes: Sequence[str] = (),
 ) -> ClassTruth:
     """Build ground truth from the images that have a correct class.
+
+    `folder` is where the names of the images start.
 
     Raises:
         BadTruth: no image has one, or some images do not exist.
@@ -71,8 +78,31 @@ def labelled_classes(
     labelled = [(path, classes) for path, classes in images if classes]
     if not labelled:
         raise BadTruth(f"labels {source}: no correct class for any of {len(images)} images")
-    frames = existing_images(tuple(path for path, _ in labelled), source, notes)
+    frames = existing_images(tuple(path for path, _ in labelled), source, folder, notes)
     return ClassTruth(frames, tuple(classes for _, classes in labelled), names)
+
+
+def _hint(missing: Path, folder: Path) -> str:
+    """Return in words which file is probably meant; empty if none has the name."""
+    candidates = [
+        Path(parent, name)
+        for parent, names in visible_files(folder, lambda _: None)
+        for name in names
+        if name.casefold() == missing.name.casefold()
+    ]
+    if not candidates:
+        return ""
+    likeliest = min(
+        candidates,
+        key=lambda path: (-_equal_last_parts(path, missing), len(path.parts), str(path)),
+    )
+    return f"; is {likeliest} meant? The names of images must start at {folder}"
+
+
+def _equal_last_parts(first: Path, second: Path) -> int:
+    """Count the folders above two files that have the same names, from the files upwards."""
+    pairs = zip(reversed(first.parent.parts), reversed(second.parent.parts), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def sample_indices(available: int, sampling: Sampling, source: Path) -> range:

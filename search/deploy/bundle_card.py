@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from search.evaluation.per_frame import main_score
 from search.report.score_text import score_name
+from search.results.kept_quality import kept_text, no_baseline_text
 from search.results.search_result import CandidateRecord, PlanRecord, Result
 from search.utils.format import MEGABYTE, percent
 from spaces.bundle import BundleContents
@@ -24,12 +25,12 @@ def render_card(
     """Return the card in Markdown; `checks` are sentences on the checks of the export."""
     specs = contents.specs
     parts = [
-        f"# {result.name}: {', '.join(specs)} merged",
+        f"# {_escape(result.name)}: {_escape(', '.join(specs))} merged",
         f"Plan `{record.hash}`, found on {result.created[:10]} by merge-search "
         f"{result.versions['merge-search']}: {record.bytes:,} bytes "
         f"({record.bytes / MEGABYTE:.2f} MB), {record.saved_pct:.1f}% less than the "
         f"{result.unmerged_bytes:,} of the unmerged models. Weights are stored in "
-        f"{result.config['dtype']}.",
+        f"{_escape(str(result.config['dtype']))}.",
         "## What is shared",
         _shares(record),
         "## The models",
@@ -50,7 +51,7 @@ def render_card(
         f"frames (hash `{result.frames['hash']}`). For other kinds of frames, measure the quality "
         "again.",
         "## Checks",
-        "\n".join(f"- {check}" for check in checks),
+        "\n".join(f"- {_escape(check)}" for check in checks),
         "## Usage",
         "See `example.py`. In Python, with the package merge-search installed:",
         "```python\nimport spaces\n\nbundle = spaces.load_bundle(FOLDER)\n"
@@ -64,7 +65,8 @@ def _shares(record: PlanRecord) -> str:
     if not shares:
         return "Nothing: these are the unmerged models."
     return "\n".join(
-        f"- `{s.recipient.model}` takes `{s.recipient.stage}` from `{s.donor}` ({s.adapter})"
+        f"- {_code(s.recipient.model)} takes {_code(s.recipient.stage)} from "
+        f"{_code(str(s.donor))} ({_escape(str(s.adapter))})"
         for s in shares
     )
 
@@ -91,12 +93,20 @@ def _source(spec: ModelSpec) -> str:
     """Return the source of the weights; of a file only its name."""
     source = spec.weights
     is_name = source in ("hub", "none") or source.startswith("pypi:")
-    return _escape(source if is_name else source.replace("\\", "/").rpartition("/")[2])
+    return source if is_name else source.replace("\\", "/").rpartition("/")[2]
 
 
 def _escape(text: str) -> str:
-    """Write the signs of Markdown and HTML in a name of a file as what they are."""
-    return re.sub(r"[^\w .:/+-]", lambda sign: f"&#{ord(sign[0])};", text)
+    """Write the signs of Markdown and HTML in a text of the user as what they are.
+
+    An underscore within a word is none, nor is a sign of ordinary sentences within a line.
+    """
+    return re.sub(r"[^\w .,:;/+%()-]|\b_|_\b", lambda sign: f"&#{ord(sign[0])};", text)
+
+
+def _code(text: str) -> str:
+    """Write a name as code; a name with backticks, which would end it, as escaped text."""
+    return _escape(text) if re.search(r"[`\n]", text) else f"`{text}`"
 
 
 def _verified(result: Result, record: PlanRecord) -> str:
@@ -109,15 +119,16 @@ def _verified(result: Result, record: PlanRecord) -> str:
         [
             name,
             *_score(name, result, record),
-            percent(None if name in result.at_chance else record.kept.get(name)),
+            kept_text(record.kept.get(name), result.at_chance.keys() & {name}),
             percent(record.fidelity.get(name)),
         ]
         for name in result.models
     ]
     header = ["model", "score", "unmerged", "merged", "quality kept", "fidelity"]
-    return _table(header, rows) + (
-        "\n\nFidelity is agreement with the unmerged models on unlabelled frames."
-    )
+    notes = "Fidelity is agreement with the unmerged models on unlabelled frames."
+    if result.at_chance:
+        notes += f" Quality kept has {_escape(no_baseline_text(result.at_chance))}."
+    return f"{_table(header, rows)}\n\n{notes}"
 
 
 def _score(name: str, result: Result, record: CandidateRecord) -> tuple[str, str, str]:
@@ -132,5 +143,5 @@ def _score(name: str, result: Result, record: CandidateRecord) -> tuple[str, str
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
+    lines = [header, ["---"] * len(header), *(map(_escape, row) for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -12,6 +12,7 @@ from search.config.run import RunConfig
 from search.config.search import PromotionConfig
 from search.deploy.comparison import Comparison
 from search.evaluation.bundles import Difference, Measure
+from search.results.kept_quality import kept_text, no_baseline_text
 from search.results.registered_plan import RegisteredPlan
 from search.study.problem import Limits
 from search.tracking import client
@@ -159,10 +160,11 @@ def _ineligible_because(by: Measure, limits: Limits, challenger: RegisteredPlan)
         measurement = "verified on ground truth" if by == "truth" else "measured for fidelity"
         return f"it was not {measurement}, which promotion.by requires"
     if challenger.worst is not None and challenger.worst < limits.quality:
-        return (
-            f"one of its models keeps {percent(challenger.worst)}, below the floor of "
-            f"{percent(limits.quality)}"
-        )
+        floor = f"below the floor of {percent(limits.quality)}"
+        if challenger.at_chance:
+            return f"one of its models is {floor}; {no_baseline_text(challenger.at_chance)}"
+        kept = kept_text(challenger.worst, challenger.at_chance)
+        return f"one of its models keeps {kept}, {floor}"
     return ""
 
 
@@ -190,15 +192,25 @@ def _best_case(
     by: Measure, comparison: Comparison, challenger: RegisteredPlan, champion: RegisteredPlan
 ) -> tuple[float, str]:
     """Return the upper end of the challenger's lead over the champion, and its basis in words."""
-    challenger_quality = _describe_quality(by, challenger)
-    champion_quality = percent(measured_quality(by, champion))
-    both = f"{challenger_quality}; the champion's {champion_quality}"
     difference = comparison.differences.get(by)
     if difference is not None:
-        return difference.high, f"frame by frame: {both}, {_in_points(difference)}"
+        numbers = _describe_both(by, challenger, champion, f", {_in_points(difference)}")
+        return difference.high, f"frame by frame{numbers}"
     interval = _interval(by, challenger)
     best = (measured_quality(by, challenger) or 0.0) if interval is None else interval[1]
-    return best - (measured_quality(by, champion) or 0.0), f"outside its interval: {both}"
+    numbers = _describe_both(by, challenger, champion, "")
+    return best - (measured_quality(by, champion) or 0.0), f"outside its interval{numbers}"
+
+
+def _describe_both(
+    by: Measure, challenger: RegisteredPlan, champion: RegisteredPlan, lead: str
+) -> str:
+    """Return both qualities and the challenger's lead, or why these are given for neither."""
+    at_chance = dict.fromkeys((*challenger.at_chance, *champion.at_chance))
+    if by == "truth" and at_chance:
+        return f"; {no_baseline_text(at_chance)}"
+    champion_quality = percent(measured_quality(by, champion))
+    return f": {_describe_quality(by, challenger)}; the champion's {champion_quality}{lead}"
 
 
 def _in_points(difference: Difference) -> str:
@@ -207,6 +219,8 @@ def _in_points(difference: Difference) -> str:
 
 
 def _describe_quality(by: Measure, plan: RegisteredPlan) -> str:
+    if by == "truth" and plan.at_chance:
+        return no_baseline_text(plan.at_chance)
     quality, interval = percent(measured_quality(by, plan)), _interval(by, plan)
     label = "it keeps" if by == "truth" else "fidelity"
     return f"{label} {quality}" + (f" ({percent_interval(interval)})" if interval else "")

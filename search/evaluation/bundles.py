@@ -12,6 +12,7 @@ from torch import Tensor
 from search.data.frames import FrameSet
 from search.data.ground_truth import Truth
 from search.evaluation.bootstrap import percentile_interval
+from search.evaluation.chance import scores_at_chance
 from search.evaluation.confidence import Resampling
 from search.evaluation.evaluate import (
     UNMERGED_PLAN,
@@ -117,6 +118,11 @@ class BundleAccuracy:
     def prepare(cls, setup: EvaluationSetup, truth: Mapping[str, Truth]) -> BundleAccuracy:
         """Score the unmerged models."""
         return cls(setup, truth, score_frames(setup, [UNMERGED_PLAN], truth, silent)[0])
+
+    @property
+    def at_chance(self) -> tuple[str, ...]:
+        """The models whose unmerged score is no better than chance."""
+        return tuple(scores_at_chance(scores_by_model(self.unmerged), self.truth))
 
     def measure(self, bundle: Bundle, fidelity: BundleQuality) -> BundleQuality:
         """Return the quality kept; models without ground truth count with their fidelity."""

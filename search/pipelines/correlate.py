@@ -106,6 +106,8 @@ def measure_metrics(
 ) -> ShareMeasurement:
     """Compute every metric and measure the accuracy of every legal share.
 
+    Shares between equal representations change nothing, so they are left out.
+
     Raises:
         NothingToCorrelate: no model scores above 0, or no share is legal into one that does.
     """
@@ -116,12 +118,16 @@ def measure_metrics(
         truth = split_truth(open_truth(config, deployment, frames, reporter))
     with timings.timing("unmerged"):
         recipients = measurable_models(deployment, truth, batch, reporter)
-    legal = enumerate_shares(deployment.pairs.legal, deployment.facts, config.search.adapter_specs)
-    shares = [share for share in legal if share.recipient.model in recipients]
+    if equal := len(deployment.identical_pairs):
+        reporter.say(f"  {equal} pairs of stages with the same weights are left out: no loss")
+    distinct = enumerate_shares(
+        deployment.distinct_pairs, deployment.facts, config.search.adapter_specs
+    )
+    shares = [share for share in distinct if share.recipient.model in recipients]
     if not shares:
         raise NothingToCorrelate(
             f"no share with adapters {config.search.adapters} is legal into a model that scores "
-            f"above 0: {', '.join(sorted(recipients))}"
+            f"above 0 ({', '.join(sorted(recipients))}) and changes its answers"
         )
     with timings.timing("statistics"):
         observed = observe(config, deployment, frames, reporter)

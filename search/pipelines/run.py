@@ -10,6 +10,7 @@ from search.pipelines.run_steps.search_front import search
 from search.pipelines.run_steps.verify_front import verify_front
 from search.pipelines.run_steps.write_outputs import write_outputs
 from search.report.candidate_table import print_candidates
+from search.results.kept_quality import kept_text, no_baseline_text
 from search.results.rank_agreement import describe_rank_agreement
 from search.results.search_result import Result, VerifiedCandidates
 from search.tracking.outbox import log_or_queue
@@ -92,9 +93,15 @@ def _request_text(result: Result) -> str:
 
 
 def _none_chosen_text(result: Result) -> str:
-    nearest = percent(result.highest_worst_quality or 0.0)
+    floor = percent(result.quality_floor)
+    if result.at_chance:
+        return (
+            f"No plan was chosen: whether one keeps {floor} on every model cannot be measured; "
+            f"{no_baseline_text(result.at_chance)}"
+        )
+    nearest = kept_text(result.highest_worst_quality or 0.0, result.at_chance)
     return (
-        f"None of them keeps {percent(result.quality_floor)} on every model when verified; the "
+        f"None of them keeps {floor} on every model when verified; the "
         f"nearest keeps {nearest} on its worst. Verify more (verify.candidates, "
         "verify.shortlist), or ask for less (quality_floor)."
     )

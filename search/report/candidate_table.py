@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from search.report.score_text import interval_text, kept_text, score_name, score_text
+from search.report.score_text import interval_text, score_name, score_text
+from search.results.kept_quality import kept_interval_text, kept_text
 from search.results.search_result import CandidateRecord, VerifiedCandidates, verified_front
 from search.study.objectives import COST_UNITS
 from search.study.problem import Cost
-from search.utils.format import MEGABYTE, percent, percent_interval
+from search.utils.format import MEGABYTE, percent
 from search.utils.reporter import Reporter
 from spaces.plan import SharePlan
 
@@ -82,10 +83,6 @@ def _interval_cells(verified: VerifiedCandidates) -> Cells:
     scores = [f"{name} {score_name(scores)}" for name, scores in baseline.items()]
     rows = [["unmerged", "", *map(interval_text, verified.intervals.values())]]
     for c in verified.candidates:
-        kept = (
-            ""
-            if c.quality_interval is None or verified.at_chance
-            else percent_interval(c.quality_interval)
-        )
+        kept = kept_interval_text(c.quality_interval, verified.at_chance)
         rows.append([c.hash, kept, *map(interval_text, c.intervals.values())])
     return ["plan", "kept", *scores], rows

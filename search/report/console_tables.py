@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +10,10 @@ import numpy as np
 from search.evaluation.correlation import COEFFICIENTS, Correlation
 from search.metrics.registry import METRICS
 from search.report.similarity_matrix import Stages, model_pairs, similarity_matrix
+from search.results.kept_quality import kept_interval_text, kept_text, no_baseline_text
 from search.results.metric_comparison import SHARE_GROUPS, MetricComparison
 from search.results.search_result import CandidateRecord, PlanRecord, Result
-from search.utils.format import megabytes, percent, percent_interval
+from search.utils.format import megabytes
 from search.utils.records import BadRecord, read_record
 from search.utils.reporter import Reporter
 from spaces.errors import BadPlan
@@ -45,8 +46,9 @@ def print_plan(file: Path, reporter: Reporter) -> None:
     reporter.say(f"plan {plan.hash}: {count} {'share' if count == 1 else 'shares'}")
     rows = [[str(s.recipient), str(s.donor), str(s.adapter)] for s in plan.shares]
     reporter.table("Shares", ["recipient takes its representation", "from donor", "adapter"], rows)
-    record = _find_record(file, plan)
-    if record is None:
+    result = _find_result(file)
+    record = None if result is None else _find_record(result, plan)
+    if result is None or record is None:
         return
     reporter.say(
         f"holds {megabytes(record.bytes)}, {record.saved_pct:.1f}% less than unmerged; "
@@ -57,9 +59,16 @@ def print_plan(file: Path, reporter: Reporter) -> None:
             values = ", ".join(f"{score} {value:.3f}" for score, value in scores.items())
             significance = record.significance_by_model[name]
             reporter.say(f"verified {name}: {values}; against unmerged {significance}")
-        interval = record.quality_interval
-        range_text = "" if interval is None else f" (95% interval {percent_interval(interval)})"
-        reporter.say(f"quality kept: {percent(record.quality_kept)}{range_text}")
+        reporter.say(f"quality kept: {_kept_with_reason(record, result.at_chance)}")
+
+
+def _kept_with_reason(record: CandidateRecord, at_chance: Collection[str]) -> str:
+    """Return the quality kept with its interval, or a dash with the reason."""
+    kept = kept_text(record.quality_kept, at_chance)
+    if at_chance:
+        return f"{kept} ({no_baseline_text(at_chance)})"
+    interval = kept_interval_text(record.quality_interval, at_chance)
+    return f"{kept} (95% interval {interval})" if interval else kept
 
 
 def read_plan(file: Path) -> SharePlan:
@@ -76,15 +85,18 @@ def read_plan(file: Path) -> SharePlan:
         raise BadPlan(f"plan {file}: {error}") from error
 
 
-def _find_record(file: Path, plan: SharePlan) -> PlanRecord | None:
-    """Return the plan's record in the result.json above its folder, if there is one."""
+def _find_result(file: Path) -> Result | None:
+    """Return the result.json above the folder of a plan file, if there is one."""
     path = file.resolve().parent.parent / "result.json"
     if not path.is_file():
         return None
     try:
-        result = read_record(Result, path)
+        return read_record(Result, path)
     except BadRecord as error:
         raise BadPlan(f"{error}: this is not the result of a run") from error
+
+
+def _find_record(result: Result, plan: SharePlan) -> PlanRecord | None:
     records: list[PlanRecord] = [*result.candidates, *result.front]
     return next((record for record in records if record.hash == plan.hash), None)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ from search.report.rejected import (
 )
 from search.report.summary import headline, headline_numbers
 from search.report.svg import to_text
+from search.results.kept_quality import readable_quality
 from search.results.search_result import PlanRecord, Result
 from search.utils.files import write_text
 from search.utils.format import megabytes, percent
@@ -61,7 +62,7 @@ class AgreementFigure:
     plans: str
     """How many plans were compared."""
     picture: Markup | None
-    """None if there are fewer than two points."""
+    """None if there are fewer than two points, or if the quality kept means nothing."""
 
 
 @dataclass(frozen=True)
@@ -169,12 +170,18 @@ def _agreement_figures(result: Result, trace: SearchTrace) -> list[AgreementFigu
     return [
         _agreement_figure("proxy", "fidelity", shortlist,
                           result.rank_agreement.get("shortlist_proxy_fidelity")),
-        _agreement_figure("proxy", "quality kept", [(c.proxy, c.quality_kept) for c in candidates],
-                          result.rank_agreement["proxy_truth"]),
-        _agreement_figure("fidelity", "quality kept",
-                          [(c.mean_fidelity, c.quality_kept) for c in candidates],
-                          result.rank_agreement["fidelity_truth"]),
+        _without_noise(result, _agreement_figure(
+            "proxy", "quality kept", [(c.proxy, c.quality_kept) for c in candidates],
+            result.rank_agreement["proxy_truth"])),
+        _without_noise(result, _agreement_figure(
+            "fidelity", "quality kept", [(c.mean_fidelity, c.quality_kept) for c in candidates],
+            result.rank_agreement["fidelity_truth"])),
     ]  # fmt: skip
+
+
+def _without_noise(result: Result, figure: AgreementFigure) -> AgreementFigure:
+    """Return the figure without its picture if the quality kept, its axis, means nothing."""
+    return replace(figure, picture=readable_quality(figure.picture, result.at_chance))
 
 
 def _agreement_figure(

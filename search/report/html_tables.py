@@ -9,12 +9,13 @@ import numpy as np
 
 from search.evaluation.per_frame import main_score
 from search.report.candidate_table import costs_besides_bytes
-from search.report.score_text import interval_text, kept_text, score_name, score_text
+from search.report.score_text import interval_text, score_name, score_text
 from search.report.similarity_matrix import Stages, model_pairs, similarity_matrix
+from search.results.kept_quality import kept_interval_text, kept_text, readable_quality
 from search.results.search_result import CandidateRecord, Result
 from search.study.objectives import COST_UNITS
 from search.study.problem import Cost
-from search.utils.format import MEGABYTE, percent, percent_interval
+from search.utils.format import MEGABYTE, percent
 from spaces.plan import Share, SharePlan
 
 LEVELS = 10
@@ -109,8 +110,7 @@ def result_stages(result: Result) -> Stages:
 
 
 def _row(c: CandidateRecord, result: Result, costs: Sequence[Cost]) -> CandidateRow:
-    quality = None if result.at_chance else c.quality_kept
-    interval = None if result.at_chance else c.quality_interval
+    quality = readable_quality(c.quality_kept, result.at_chance)
     marks = [
         mark
         for mark, applies in (
@@ -124,7 +124,7 @@ def _row(c: CandidateRecord, result: Result, costs: Sequence[Cost]) -> Candidate
         (
             Cell(f"{c.bytes / MEGABYTE:.2f}", str(c.bytes)),
             Cell(f"{c.saved_pct:.1f}%", str(c.saved_pct)),
-            _percent_cell(quality, "" if interval is None else percent_interval(interval)),
+            _percent_cell(quality, kept_interval_text(c.quality_interval, result.at_chance)),
             _percent_cell(c.mean_fidelity),
             Cell(f"{c.proxy:.3f}", str(c.proxy)),
             *(Cell(f"{c.costs[name]:.2f}", str(c.costs[name])) for name in costs),

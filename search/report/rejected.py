@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from search.results.kept_quality import kept_text, no_baseline_text
 from search.results.search_result import CandidateRecord, Result
 from search.utils.format import megabytes, percent
 from spaces.plan import Share
@@ -103,26 +104,54 @@ def plans_not_chosen(result: Result) -> list[RejectedPlan]:
     """Return the candidates that were not chosen, by rising bytes, and why."""
     chosen = result.chosen_candidate
     return [
-        RejectedPlan(c.hash, _why_not_chosen(c, chosen, result.quality_floor))
+        RejectedPlan(c.hash, _why_not_chosen(c, chosen, result))
         for c in sorted(result.candidates, key=lambda c: c.bytes)
         if c is not chosen
     ]
 
 
 def _why_not_chosen(
-    candidate: CandidateRecord, chosen: CandidateRecord | None, floor: float | None
+    candidate: CandidateRecord, chosen: CandidateRecord | None, result: Result
 ) -> str:
+    floor = result.quality_floor
     if floor is not None:
-        short = [f"{n} keeps {percent(k)}" for n, k in candidate.kept.items() if k < floor]
+        short = [name for name, kept in candidate.kept.items() if kept < floor]
         if short or not candidate.kept:
-            shortfall = ", ".join(short) or "its quality is not known"
+            shortfall = _shortfall(candidate, short, result.at_chance)
             return f"{shortfall}; every model must keep {percent(floor)}"
     if chosen is None:
         return "no plan was chosen"
     qualities = (candidate.quality_kept, chosen.quality_kept)
     fidelities = (candidate.mean_fidelity, chosen.mean_fidelity)
-    for name, (own, best) in (("quality kept", qualities), ("fidelity", fidelities)):
-        if floor is None and own != best:
-            return f"{name} {percent(own)}, the chosen plan's {percent(best)}"
+    if floor is None and qualities[0] != qualities[1]:
+        return _lower_quality(qualities, result.at_chance)
+    if floor is None and fidelities[0] != fidelities[1]:
+        own, best = map(percent, fidelities)
+        return f"fidelity {own}, the chosen plan's {best}"
     more = f"{megabytes(candidate.bytes)}, the chosen plan's {megabytes(chosen.bytes)}"
     return f"no better, and it holds {more}" if floor is None else f"it holds {more}"
+
+
+def _shortfall(
+    candidate: CandidateRecord, short: Sequence[str], at_chance: Mapping[str, str]
+) -> str:
+    """Return the quality kept of the models that keep too little; at chance, why none is given."""
+    if not short:
+        return "its quality is not known"
+    parts = [
+        f"{name} keeps {kept_text(candidate.kept[name], at_chance.keys() & {name})}"
+        for name in short
+        if name not in at_chance
+    ]
+    noise = [name for name in short if name in at_chance]
+    return ", ".join([*parts, no_baseline_text(noise)] if noise else parts)
+
+
+def _lower_quality(
+    qualities: tuple[float | None, float | None], at_chance: Mapping[str, str]
+) -> str:
+    """Compare a candidate's quality kept with that of the chosen plan."""
+    if at_chance:
+        return f"it scores lower than the chosen plan; {no_baseline_text(at_chance)}"
+    own, best = (kept_text(quality, at_chance) for quality in qualities)
+    return f"quality kept {own}, the chosen plan's {best}"

@@ -21,11 +21,6 @@ def score_text(scores: Scores) -> str:
     return f"{value:.3f}" if "map" in scores else percent(value)
 
 
-def kept_text(quality: float | None, at_chance: Mapping[str, str]) -> str:
-    """Format the quality kept; a dash if an unmerged score is no better than chance."""
-    return percent(None if at_chance else quality)
-
-
 def interval_text(intervals: Mapping[str, Sequence[float]]) -> str:
     """Format the interval of the main score, given the intervals of all scores."""
     low, high = intervals[main_score_name(intervals)]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from search.report.score_text import score_name, score_text
+from search.results.kept_quality import kept_interval_text, kept_text, no_baseline_text
 from search.results.search_result import CandidateRecord, Result
-from search.utils.format import MEGABYTE, megabytes, percent, percent_interval
+from search.utils.format import MEGABYTE, list_names, megabytes, percent
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ def headline_numbers(result: Result) -> list[HeadlineNumber]:
             HeadlineNumber("held unmerged", megabytes(result.unmerged_bytes), (_limit(result),)),
             HeadlineNumber(
                 "kept on its worst model",
-                percent(result.highest_worst_quality),
-                ("by the nearest plan",),
+                kept_text(result.highest_worst_quality, result.at_chance),
+                (_nearest_note(result),),
             ),
             HeadlineNumber("chosen", "none", ("verify more plans, or require less",)),
         ]
@@ -53,12 +53,6 @@ def headline_numbers(result: Result) -> list[HeadlineNumber]:
         _quality_number(result, chosen),
         _models_number(result, chosen),
     ]
-
-
-def list_names(names: Sequence[str]) -> str:
-    """Return `a`, `a and b`, or `a, b and c`."""
-    *most, last = names
-    return f"{', '.join(most)} and {last}" if most else last
 
 
 def _requirement(result: Result) -> str:
@@ -74,33 +68,42 @@ def _limit(result: Result) -> str:
 
 
 def _quality_text(result: Result, chosen: CandidateRecord) -> str:
-    if chosen.quality_kept is not None and not result.at_chance:
-        return f"keep {percent(chosen.quality_kept)} of their quality"
+    if chosen.quality_kept is not None and result.has_baseline:
+        return f"keep {kept_text(chosen.quality_kept, result.at_chance)} of their quality"
     if chosen.mean_fidelity is not None:
         return f"agree {percent(chosen.mean_fidelity)} with the unmerged models"
     return "their quality is not known"
 
 
 def _nearest(result: Result) -> str:
+    if result.at_chance:
+        return f": {no_baseline_text(result.at_chance)}"
     worst = result.highest_worst_quality
-    return "" if worst is None else f": the nearest keeps {percent(worst)} on its worst model"
+    if worst is None:
+        return ""
+    return f": the nearest keeps {kept_text(worst, result.at_chance)} on its worst model"
+
+
+def _nearest_note(result: Result) -> str:
+    return no_baseline_text(result.at_chance) if result.at_chance else "by the nearest plan"
 
 
 def _quality_number(result: Result, chosen: CandidateRecord) -> HeadlineNumber:
     if result.at_chance:
-        names = list_names(list(result.at_chance))
-        note = f"no baseline: unmerged, {names} is no better than chance on the labels"
+        note = no_baseline_text(result.at_chance)
         return HeadlineNumber("fidelity", percent(chosen.mean_fidelity), (note,))
     if chosen.quality_kept is None:
         note = "agreement with the unmerged models; without labels accuracy cannot be measured"
         return HeadlineNumber("fidelity", percent(chosen.mean_fidelity), (note,))
     notes = ["mean over the models; 100% is unmerged"]
-    if chosen.quality_interval is not None:
-        notes.insert(0, f"95% interval {percent_interval(chosen.quality_interval)}")
+    interval = kept_interval_text(chosen.quality_interval, result.at_chance)
+    if interval:
+        notes.insert(0, f"95% interval {interval}")
     unlabelled = [name for name in result.models if name not in result.baseline]
     if unlabelled:
         notes.append(f"no labels for {list_names(unlabelled)}: fidelity counts instead")
-    return HeadlineNumber("quality kept", percent(chosen.quality_kept), tuple(notes))
+    value = kept_text(chosen.quality_kept, result.at_chance)
+    return HeadlineNumber("quality kept", value, tuple(notes))
 
 
 def _models_number(result: Result, chosen: CandidateRecord) -> HeadlineNumber:

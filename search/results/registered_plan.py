@@ -34,6 +34,8 @@ class RegisteredPlan:
     """ISO 8601, UTC."""
     fidelity_interval: tuple[float, float] | None = None
     """95% interval of `fidelity`, if it was measured on the served bundle itself."""
+    at_chance: tuple[str, ...] = ()
+    """Models whose unmerged score on these labels is no better than chance."""
 
     @classmethod
     def of(cls, result: Result, candidate: CandidateRecord) -> RegisteredPlan:
@@ -53,4 +55,5 @@ class RegisteredPlan:
             },
             frames=str(result.frames["hash"]),
             created=result.created,
+            at_chance=tuple(result.at_chance),
         )

@@ -72,6 +72,8 @@ class PromotionRecord:
     reason: str
     measured_on: str = ""
     """The frames and their number, in words."""
+    at_chance: tuple[str, ...] = ()
+    """Models whose unmerged score on these labels is no better than chance."""
 
 
 @dataclass(frozen=True)

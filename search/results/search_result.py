@@ -151,6 +151,12 @@ class Result:
         }
 
     @property
+    def has_baseline(self) -> bool:
+        """Whether the quality kept means something: there are labels, and no unmerged score is at
+        chance."""
+        return bool(self.baseline) and not self.at_chance
+
+    @property
     def highest_worst_quality(self) -> float | None:
         """The quality kept of the worst model, in the candidate where it is highest."""
         return max((min(c.kept.values()) for c in self.candidates if c.kept), default=None)

@@ -63,7 +63,7 @@ class Target:
         A server places its artifacts itself. With a database, MLflow would put them into the
         current folder, so `artifacts` says where they go.
         """
-        uri = os.environ.get(ENVIRONMENT) or uri
+        uri = _with_home(os.environ.get(ENVIRONMENT) or uri)
         return cls(uri, experiment, artifacts if uri.startswith(DATABASES) else None)
 
 
@@ -106,6 +106,12 @@ def read_target(folder: Path) -> Target:
             f"{error}; {TARGET_FILE} says where runs are logged, and every run writes it first"
         ) from error
     return Target.at(stored.uri, stored.experiment, stored.artifacts)
+
+
+def _with_home(uri: str) -> str:
+    """Expand `~` in a URI that is a path, and in the path of an sqlite URI."""
+    start = "sqlite:///" if uri.startswith("sqlite:///~") else ""
+    return start + os.path.expanduser(uri.removeprefix(start))
 
 
 def _absolute(uri: str) -> str:

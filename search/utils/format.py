@@ -15,6 +15,12 @@ def percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.1f}%"
 
 
+def list_names(names: Sequence[str]) -> str:
+    """Return `a`, `a and b`, or `a, b and c`."""
+    *most, last = names
+    return f"{', '.join(most)} and {last}" if most else last
+
+
 def percent_interval(interval: Sequence[float]) -> str:
     """Return the interval [low, high] in percent."""
     low, high = interval

@@ -114,7 +114,7 @@ def compare_plans(
     challenger = _with_fidelity(challenger, fidelities[0], frames)
     in_service = replace(
         _with_fidelity(champion.registered_plan, fidelities[1], frames),
-        quality=None, interval=None, labels=challenger.labels,
+        quality=None, interval=None, labels=challenger.labels, at_chance=(),
     )  # fmt: skip
     differences: dict[Measure, Difference | None] = {
         "fidelity": fidelities[0].minus(fidelities[1])
@@ -124,8 +124,8 @@ def compare_plans(
         with reporter.working("ground truth of both"):
             by_truth = BundleAccuracy.prepare(setup.evaluation, labels)
             qualities = [by_truth.measure(*both) for both in zip(bundles, fidelities, strict=True)]
-        challenger = _with_quality(challenger, qualities[0])
-        in_service = _with_quality(in_service, qualities[1])
+        challenger = _with_quality(challenger, qualities[0], by_truth.at_chance)
+        in_service = _with_quality(in_service, qualities[1], by_truth.at_chance)
         differences["truth"] = qualities[0].minus(qualities[1])
     return Comparison(challenger, in_service, differences, measured_on)
 
@@ -149,10 +149,13 @@ def _with_fidelity(
     )
 
 
-def _with_quality(plan: RegisteredPlan, quality: BundleQuality) -> RegisteredPlan:
+def _with_quality(
+    plan: RegisteredPlan, quality: BundleQuality, at_chance: tuple[str, ...]
+) -> RegisteredPlan:
     """Set the quality kept on ground truth; None if no model could be measured."""
     mean = None if quality.interval is None else quality.mean
     by_model = [value for value in quality.by_model.values() if value is not None]
     return replace(
-        plan, quality=mean, interval=quality.interval, worst=min(by_model, default=None)
-    )
+        plan, quality=mean, interval=quality.interval, worst=min(by_model, default=None),
+        at_chance=at_chance,
+    )  # fmt: skip

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from search.deploy.champion import CURRENT, ChampionStore
 from search.evaluation.per_frame import mean_of_available
+from search.results.kept_quality import kept_text, no_baseline_text
 from search.results.rounds import PromotionRecord, Round
 from search.utils.format import megabytes, percent
 from search.utils.reporter import Reporter
@@ -52,10 +53,11 @@ def details(ended: Round) -> list[str]:
 def _promotion_details(record: PromotionRecord) -> list[str]:
     quality = "quality kept on ground truth" if record.by == "truth" else "fidelity"
     measured_on = f", {record.measured_on}" if record.measured_on else ""
+    reason = f" ({no_baseline_text(record.at_chance)})" if record.at_chance else ""
     qualities = (
         f"{quality}{measured_on}: challenger {record.challenger} "
-        f"{percent(record.challenger_quality)}, plan in service "
-        f"{percent(record.champion_quality)}"
+        f"{kept_text(record.challenger_quality, record.at_chance)}, plan in service "
+        f"{kept_text(record.champion_quality, record.at_chance)}{reason}"
     )
     decision = "promoted" if record.promoted else "not promoted"
     return [*record.difference, qualities, f"{decision}: {record.reason}"]

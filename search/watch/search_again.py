@@ -178,6 +178,7 @@ def _promotion_record(
         promoted=decision.promoted,
         reason=decision.reason,
         measured_on=comparison.measured_on[decision.by],
+        at_chance=challenger.at_chance if decision.by == "truth" else (),
     )
 
 

@@ -7,13 +7,17 @@ import os
 import random
 import time
 from pathlib import Path
+from typing import Any
 
+import av
+import numpy as np
 import pytest
 from camera_files import (
     LONG_AGO,
     ManualClock,
     frames_after,
     levels,
+    poll,
     steady_times,
     write_image,
     write_video,
@@ -22,10 +26,12 @@ from camera_files import (
 from search.cameras.file_history import (
     FORGOTTEN_AT_A_TIME,
     MAX_FILES,
+    MAX_OUTDATED,
+    SEPARATOR,
     FileHistory,
 )
 from search.cameras.files import SETTLING_TIME, FileStamp
-from search.cameras.sources import Cursor, FolderCamera, VideoCamera
+from search.cameras.sources import CameraFrame, Cursor, FolderCamera, VideoCamera
 
 
 def drained(camera: FolderCamera, cursor: Cursor) -> tuple[list[int], Cursor]:
@@ -218,8 +224,28 @@ def test_an_earlier_version_can_go_on_from_a_new_cursor(tmp_path: Path) -> None:
 def test_a_history_survives_json_with_any_names() -> None:
     history = FileHistory()
     for k, name in enumerate(("a b.png", "new\nline.png", "dir/ü.png", "\udc80.png", "1 2 3 4")):
-        history = history.after(FileStamp(k, name, 10 * k), k / 3, complete=k % 2 == 0)
+        history.add(FileStamp(k, name, 10 * k), k / 3, complete=k % 2 == 0)
     assert FileHistory.parse(json.loads(json.dumps(history.as_dict()))) == history
+
+
+def test_files_that_are_read_again_and_again_leave_one_line_each_and_few_outdated_ones() -> None:
+    history, chance = FileHistory(), random.Random(0)
+    for k in range(5 * MAX_OUTDATED):
+        stamp = FileStamp(chance.randrange(100), f"{chance.randrange(20)}.png", k)
+        history.add(stamp, k / 3, complete=k % 2 == 0)
+        data = history.as_dict()
+        assert FileHistory.parse(data) == history
+        newest = max((read.mtime, name) for name, read in history.files.items())
+        assert (data["mtime"], data["file"]) == newest
+        assert data["files"].count(SEPARATOR) < 20 + MAX_OUTDATED
+
+
+def test_a_cursor_stays_as_it_was_when_further_files_are_read() -> None:
+    history = FileHistory()
+    history.add(FileStamp(1, "a.png", 1), 0.0, complete=True)
+    cursor = history.as_dict()
+    history.add(FileStamp(2, "b.png", 1), 0.0, complete=True)
+    assert list(FileHistory.parse(cursor).files) == ["a.png"]
 
 
 def test_a_long_history_forgets_the_oldest_files_and_none_comes_again() -> None:
@@ -227,7 +253,7 @@ def test_a_long_history_forgets_the_oldest_files_and_none_comes_again() -> None:
     stamps = [FileStamp(k, f"{k}.png", 1) for k in range(MAX_FILES + 3 * FORGOTTEN_AT_A_TIME)]
     for k, stamp in enumerate(stamps):
         assert history.unread(stamps[: k + 1]) == [stamp]
-        history = history.after(stamp, 0.0, complete=True)
+        history.add(stamp, 0.0, complete=True)
         if k % FORGOTTEN_AT_A_TIME == 0:
             history = FileHistory.parse(history.as_dict())
         if k > 20:
@@ -268,6 +294,54 @@ def test_a_recording_that_arrives_late_is_read_and_the_unfinished_one_is_resumed
     assert frames_after(camera, rest[-1].cursor) == []
 
 
+@pytest.mark.parametrize("container", ["matroska", "mpegts", "avi"])
+def test_every_frame_of_two_recordings_that_grow_at_once_is_taken_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, container: str
+) -> None:
+    clock = ManualClock(time.time())
+    monkeypatch.setattr(time, "time_ns", clock.time_ns)
+    names = ("east", "west")
+    contents = []
+    for k, name in enumerate(names):
+        whole = tmp_path / f"{name}.whole"
+        write_noisy_video(whole, seconds=20, container=container, seed=k)
+        contents.append(whole.read_bytes())
+    camera = VideoCamera(str(tmp_path / "*.rec"), 1.0)
+    taken: list[CameraFrame] = []
+    cursor: Cursor = {}
+    for tenths in (3, 5, 8, 10):
+        for name, content in zip(names, contents, strict=True):
+            (tmp_path / f"{name}.rec").write_bytes(content[: len(content) * tenths // 10])
+            clock.age(tmp_path / f"{name}.rec", 2 * SETTLING_TIME)
+        clock.advance(3 * SETTLING_TIME)
+        new, fault = poll(camera, cursor)
+        taken += new
+        cursor = fault.resume_from or cursor if fault else new[-1].cursor
+    expected = [
+        frame
+        for name in names
+        for frame in frames_after(VideoCamera(f"{tmp_path}/{name}.rec", 1.0), {})
+    ]
+    assert len(expected) == 40
+    assert sorted(pixels(taken)) == sorted(pixels(expected))
+
+
+def pixels(frames: list[CameraFrame]) -> list[bytes]:
+    return [frame.frame.tobytes() for frame in frames]
+
+
+def write_noisy_video(path: Path, seconds: int, container: str, seed: int) -> None:
+    """Write a video of five frames a second, no two of which are alike."""
+    noise = np.random.default_rng(seed)
+    with av.open(str(path), "w", container) as out:
+        stream: Any = out.add_stream("mpeg4", rate=5)
+        stream.width, stream.height, stream.pix_fmt, stream.gop_size = 96, 72, "yuv420p", 5
+        for _ in range(5 * seconds):
+            picture = noise.integers(0, 256, (72, 96, 3), dtype=np.uint8)
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        out.mux(stream.encode(None))
+
+
 def test_a_renamed_recording_is_not_read_again_and_a_ring_is(tmp_path: Path) -> None:
     camera = VideoCamera(str(tmp_path / "*.mkv"), 1.0)
     for k in range(3):
@@ -277,7 +351,7 @@ def test_a_renamed_recording_is_not_read_again_and_a_ring_is(tmp_path: Path) -> 
     assert len(frames) == 2 + 3 + 4
     (tmp_path / "2.mkv").rename(tmp_path / "event.mkv")
     assert frames_after(camera, frames[-1].cursor) == []
-    write_video(tmp_path / "0.mkv", steady_times(5), "mpeg4")
+    write_video(tmp_path / "0.mkv", [9 + t for t in steady_times(5)], "mpeg4")
     os.utime(tmp_path / "0.mkv", (LONG_AGO + 100,) * 2)
     assert len(frames_after(camera, frames[-1].cursor)) == 5
 

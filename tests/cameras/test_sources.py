@@ -21,8 +21,9 @@ from camera_files import (
     write_image_at,
     write_video,
 )
+from damaged_files import write_jpeg_damaged_inside
 from pydantic import ValidationError
-from tiny import STREET
+from tiny import STREET, save_noise_image
 
 from search.cameras.files import SETTLING_TIME
 from search.cameras.sources import (
@@ -156,6 +157,18 @@ def test_a_recent_unfinished_image_is_waited_for_and_an_old_one_is_a_fault_once(
     (tmp_path / "b.png").write_bytes(complete)
     clock.age(tmp_path / "b.png", 0)
     assert levels(frames_after(camera, fault.resume_from)) == [40]
+
+
+def test_an_image_damaged_inside_a_complete_file_is_left_out_and_named(tmp_path: Path) -> None:
+    for k in range(3):
+        damaged = save_noise_image(tmp_path / f"{k}.jpg", seed=k)
+        if k == 1:
+            write_jpeg_damaged_inside(damaged)
+        os.utime(damaged, (LONG_AGO + k,) * 2)
+    frames, fault = poll(FolderCamera(tmp_path, 0), {})
+    assert [frame.cursor["folder"]["last"] for frame in frames] == ["0.jpg", "2.jpg"]
+    assert fault and f"image {tmp_path / '1.jpg'}: cannot be read (broken data" in str(fault)
+    assert frames_after(FolderCamera(tmp_path, 0), frames[-1].cursor) == []
 
 
 def test_a_broken_last_image_is_a_fault_once(tmp_path: Path) -> None:

@@ -184,6 +184,9 @@ def test_plan_show_prints_shares_costs_and_verification(tiny_run: FinishedRun) -
     assert f"plan {chosen.hash}: {len(chosen.plan['shares'])} share" in result.stdout
     assert f"holds {chosen.bytes / 1e6:.2f} MB" in result.stdout
     assert f"verified a: top1 {chosen.accuracy['a']['top1']:.3f}" in result.stdout
+    assert result.stdout.splitlines()[-1] == (
+        "quality kept: - (no baseline: unmerged, a is no better than chance on the labels)"
+    )
 
 
 def test_plan_show_needs_no_result(tiny_run: FinishedRun, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from tiny import Weights, config_data, save_noise_image, with_changes, write_config
 
 from search.config.base import BadConfig
@@ -15,6 +16,7 @@ from search.config.budget import parse_budget
 from search.config.cameras import CameraConfig
 from search.config.loading import config_of, load_config
 from search.config.run import RunConfig
+from search.config.watch import WatchConfig
 from search.data.frames import BadFrames, JoinedFrames
 from search.data.ground_truth import BoxTruth, ClassTruth
 from search.pipelines.open_data import open_frame_set, open_ground_truth, select_device
@@ -533,3 +535,45 @@ def test_a_refused_address_shows_no_secret(
 ) -> None:
     text = refusal(tmp_path, with_changes(good, {key: value}))
     assert "s3cret" not in text and "must be" in text
+
+
+NUMBERS = (
+    "budget", "quality_floor", "seed", "models.a.num_classes", "models.a.size",
+    "models.a.input.in_chans", "models.a.input.crop_pct", "frames.count", "frames.stride",
+    "frames.offset", "frames.unreadable", "frames.scenes.seed", "statistics.batch",
+    "statistics.positions", "search.trials", "search.floor", "verify.shortlist",
+    "verify.candidates", "verify.fidelity_frames", "verify.batch", "promotion.slack",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("key", NUMBERS)
+@pytest.mark.parametrize("value", [True, False])
+def test_true_and_false_are_no_numbers(
+    weights: Weights, tmp_path: Path, key: str, value: bool
+) -> None:
+    path = write_config(tmp_path, with_changes(config_data(weights), {key: value}))
+    with pytest.raises(BadConfig) as caught:
+        load_config(path)
+    assert key.rpartition(".")[2] in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"models.a.size": [True, 64]},
+        {"models.a.input": {"mean": [True, 0.5, 0.5]}},
+        {"models.a.input": {"std": [0.5, 0.5, True]}},
+    ],
+)
+def test_true_in_a_list_of_numbers_is_refused(
+    weights: Weights, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    path = write_config(tmp_path, with_changes(config_data(weights), changes))
+    with pytest.raises(BadConfig, match=r"models\.a"):
+        load_config(path)
+
+
+@pytest.mark.parametrize("key", ["window", "remember", "false_alarms", "fidelity_drop"])
+def test_true_is_no_number_of_the_watch(key: str) -> None:
+    with pytest.raises(ValidationError, match=key):
+        WatchConfig.model_validate({"cameras": {"c": {"folder": "f"}}, key: True})

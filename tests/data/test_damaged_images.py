@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import io
 import json
+import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from damaged_files import write_jpeg_damaged_inside
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from tiny import save_noise_image
 
 from search.data.coco import coco_truth
-from search.data.damaged_images import check_images, intact_frames, intact_truth
+from search.data.damaged_images import intact_frames, intact_truth
 from search.data.frames import BadFrames, ImageFiles, Sampling, folder_frames, remarks_of
 from search.data.ground_truth import BadTruth, ClassTruth
-from search.data.images import find_damage, read_image
+from search.data.images import check_image, read_image
 from search.data.label_table import csv_truth
 
 NOISE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
@@ -42,10 +45,10 @@ def frames_of(folder: Path, count: int, damaged: int = 0) -> ImageFiles:
 def test_an_intact_image_has_no_damage(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a{suffix}"
     path.write_bytes(encoded(suffix))
-    assert find_damage(path) == ""
+    assert check_image(path).damage == ""
     path.write_bytes(encoded(suffix) + b"added by a camera")
     read_image(path)
-    assert find_damage(path) == ""
+    assert check_image(path).damage == ""
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -57,7 +60,7 @@ def test_a_truncated_image_is_damaged_exactly_if_it_cannot_be_read(
     path.write_bytes(encoded(suffix)[:end])
     with pytest.raises(BadFrames):
         read_image(path)
-    assert find_damage(path)
+    assert check_image(path).damage
 
 
 @pytest.mark.parametrize("chunk", [b"IDAT", b"tEXt"])
@@ -75,23 +78,101 @@ def test_an_image_with_a_wrong_checksum_is_damaged_only_if_it_cannot_be_read(
     try:
         read_image(tmp_path / "a.png")
     except BadFrames:
-        assert find_damage(tmp_path / "a.png")
+        assert check_image(tmp_path / "a.png").damage
     else:
-        assert find_damage(tmp_path / "a.png") == ""
+        assert check_image(tmp_path / "a.png").damage == ""
 
 
 def test_a_file_that_is_missing_or_of_another_kind_is_damaged(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_text("<html>404</html>")
     Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "depth.tif")
-    assert "no image" in find_damage(tmp_path / "a.jpg")
-    assert "No such file" in find_damage(tmp_path / "gone.jpg")
-    assert "floating-point" in find_damage(tmp_path / "depth.tif")
+    assert "no image" in check_image(tmp_path / "a.jpg").damage
+    assert "No such file" in check_image(tmp_path / "gone.jpg").damage
+    assert "floating-point" in check_image(tmp_path / "depth.tif").damage
 
 
-def test_complete_images_are_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    frames = frames_of(tmp_path, 3)
-    monkeypatch.setattr("search.data.images.read_image", None)
-    assert check_images(frames.paths).intact == (0, 1, 2)
+def photo() -> Image.Image:
+    """Return a picture that takes some kilobytes in every format."""
+    smooth = Image.fromarray(NOISE).resize((320, 240), Image.Resampling.BICUBIC)
+    return Image.blend(smooth, smooth.transpose(Image.Transpose.ROTATE_180), 0.5)
+
+
+FORMATS: dict[str, dict[str, Any]] = {
+    "jpeg": {"quality": 92},
+    "jpeg, progressive": {"quality": 92, "progressive": True},
+    "jpeg, restarts": {"quality": 92, "restart_marker_blocks": 10},
+    "png": {},
+    "webp": {},
+    "webp, lossless": {"lossless": True},
+    "tiff, lzw": {"compression": "tiff_lzw"},
+}
+
+
+def with_flipped_bytes(content: bytes, chance: random.Random) -> bytes:
+    changed = bytearray(content)
+    for _ in range(20):
+        changed[chance.randrange(len(content) // 4, len(content) - 20)] ^= 1 << chance.randrange(8)
+    return bytes(changed)
+
+
+def with_foreign_block(content: bytes, chance: random.Random) -> bytes:
+    start = chance.randrange(len(content) // 4, len(content) * 3 // 4 - 512)
+    return content[:start] + chance.randbytes(512) + content[start + 512 :]
+
+
+def without_middle(content: bytes, chance: random.Random) -> bytes:
+    start = chance.randrange(len(content) // 4, len(content) // 2)
+    return content[:start] + content[-100:]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_check_finds_the_damage_inside_a_file_that_decoding_finds(
+    tmp_path: Path, name: str
+) -> None:
+    suffix = name.split(",")[0]
+    intact, path, chance = io.BytesIO(), tmp_path / f"a.{suffix}", random.Random(name)
+    photo().save(intact, suffix, **FORMATS[name])
+    unreadable = 0
+    for damage in (with_flipped_bytes, with_foreign_block, without_middle) * 12:
+        path.write_bytes(damage(intact.getvalue(), chance))
+        try:
+            read_image(path)
+        except BadFrames:
+            unreadable += 1
+            assert check_image(path).damage
+        else:
+            assert not check_image(path).damage
+    assert unreadable > 0
+
+
+def test_a_jpeg_file_that_is_damaged_inside_and_ends_properly_is_left_out(tmp_path: Path) -> None:
+    for k in range(4):
+        save_noise_image(tmp_path / f"{k}.jpg", seed=k)
+    write_jpeg_damaged_inside(tmp_path / "1.jpg")
+    frames = intact_frames(folder_frames(tmp_path, Sampling()), 0.25, "frames folder in")
+    assert [path.name for path in frames.paths] == ["0.jpg", "2.jpg", "3.jpg"]
+
+
+def test_every_file_is_read_once_for_the_check_and_the_hash(tmp_path: Path) -> None:
+    frames = frames_of(tmp_path, 5, damaged=1)
+    intact = intact_frames(frames, 0.2, "frames folder in")
+    for path in frames.paths:
+        path.unlink()
+    digests = intact.content_keys()
+    assert len(set(digests)) == len(digests) == 4 and intact.hash
+
+
+def test_an_image_that_is_damaged_after_the_check_ends_the_run_in_one_sentence(
+    tmp_path: Path,
+) -> None:
+    intact = intact_frames(frames_of(tmp_path, 3), 0.0, "frames folder in")
+    (tmp_path / "001.png").unlink()
+    with pytest.raises(BadFrames) as caught:
+        _ = intact[1]
+    assert str(caught.value) == (
+        f"image {tmp_path}/001.png: could be read when the frames were checked, and cannot any "
+        "more (No such file or directory); put it back, and start the command again"
+    )
 
 
 def test_a_few_damaged_images_are_left_out_with_a_warning(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -470,3 +471,42 @@ def test_labels_without_a_single_box_are_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(BadTruth, match="no box on any of the 1 images"):
         coco_truth(file, tmp_path, Sampling())
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("images/train/a.jpg", "a.jpg"),
+        ("train/a.jpg", "a.jpg"),
+        ("a.jpg", "images/train/a.jpg"),
+        ("val/a.jpg", "images/val/a.jpg"),
+        ("a.jpg", "a.JPG"),
+    ],
+)
+def test_a_name_with_other_folders_than_its_image_is_refused_with_the_image(
+    tmp_path: Path, name: str, place: str
+) -> None:
+    (tmp_path / "train").mkdir()
+    save_noise_image(tmp_path / place, seed=1)
+    save_noise_image(tmp_path / "images/other/a.jpg", seed=2)
+    (tmp_path / "labels.csv").write_text(f"path,label_index\n{name},0\n")
+    coco = {
+        "images": [{"id": 1, "file_name": name}],
+        "annotations": [{"image_id": 1, "bbox": [0, 0, 5, 5], "category_id": 1}],
+        "categories": [{"id": 1, "name": "person"}],
+    }
+    (tmp_path / "boxes.json").write_text(json.dumps(coco))
+    if place == "images/train/a.jpg":
+        (tmp_path / "images/other/a.jpg").unlink()
+    hint = f"first {tmp_path / name}; is {tmp_path / place} meant? The names of images must start"
+    with pytest.raises(BadTruth, match=re.escape(f"{hint} at {tmp_path}")):
+        csv_truth(tmp_path / "labels.csv", Sampling())
+    with pytest.raises(BadTruth, match=re.escape(hint)):
+        coco_truth(tmp_path / "boxes.json", tmp_path, Sampling())
+
+
+def test_an_image_that_is_nowhere_is_refused_without_a_hint(tmp_path: Path) -> None:
+    save_noise_image(tmp_path / "b.jpg", seed=1)
+    (tmp_path / "labels.csv").write_text("path,label_index\na.jpg,0\n")
+    with pytest.raises(BadTruth, match=re.escape(f"first {tmp_path / 'a.jpg'}") + "$"):
+        csv_truth(tmp_path / "labels.csv", Sampling())

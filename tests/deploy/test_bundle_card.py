@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from dataclasses import replace
 
 from tiny import FinishedRun
@@ -31,3 +32,47 @@ def test_the_inputs_are_a_table_of_size_fit_channels_and_normalisation(
     card = render_card(tiny_run.result, tiny_run.result.candidates[0], contents, [])
     section = card.partition("## Inputs\n\n")[2].partition("## ")[0]
     assert section.endswith(f"the input of each network is made so:\n\n{ROWS}\n")
+
+
+def test_at_chance_the_card_gives_the_reason_in_place_of_a_quality_kept(
+    tiny_run: FinishedRun,
+) -> None:
+    """The networks of the run are untrained; only a has labels."""
+    record = tiny_run.result.candidates[0]
+    contents = read_bundle_contents(tiny_run.out / "bundle")
+    quality = render_card(tiny_run.result, record, contents, []).partition("## Quality")[2]
+    rows = [line.split(" | ") for line in quality.splitlines() if line.startswith("| ")]
+    assert [row[4] for row in rows] == [
+        "quality kept", "---", "-", f"{100 * record.kept['b']:.1f}%",
+    ]  # fmt: skip
+    assert "no baseline: unmerged, a is no better than chance on the labels." in quality
+
+
+def test_text_of_the_user_is_escaped(tiny_run: FinishedRun) -> None:
+    evil = "<img src=x> [a](b) `c` | *d* _e_ &"
+    contents = read_bundle_contents(tiny_run.out / "bundle")
+    result = tiny_run.result
+    poisoned = replace(
+        contents,
+        specs={evil: replace(contents.specs["a"], arch=f"timm/{evil}", weights=f"/w/{evil}.pth")},
+        inputs={evil: contents.inputs["a"]},
+    )
+    share = {"recipient": f"{evil}:blocks.1", "donor": f"b{evil}:blocks.1", "adapter": "identity"}
+    record = replace(
+        result.candidates[0],
+        plan={**result.candidates[0].plan, "shares": [share]},
+        kept={evil: 0.5},
+        fidelity={evil: 0.5},
+    )
+    (truth,) = result.truth.values()
+    named = replace(
+        result, name=evil, models={evil: result.models["a"]}, truth={evil: truth}, baseline={}
+    )
+    card = render_card(named, record, poisoned, [f"the answers of {evil} are equal"])
+    text = card.replace("``", "").partition("## Usage")[0]
+    for sign in ("<", "[a]", "`c`", "*d", "_e", "e_", "&amp", "| *"):
+        assert sign not in text, sign
+    assert len([line for line in card.splitlines() if line.count("&#124;")]) >= 6
+    tables = [line for line in card.splitlines() if line.startswith("| &#60;")]
+    assert [line.count(" | ") for line in tables] == [4, 6, 5]
+    assert html.unescape(card).count(evil) >= 8

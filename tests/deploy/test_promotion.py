@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -18,7 +19,7 @@ from search.cli.main import main
 from search.config.search import PromotionConfig
 from search.deploy.comparison import Comparison
 from search.deploy.promotion import decide
-from search.evaluation.bundles import Difference
+from search.evaluation.bundles import Difference, Measure
 from search.results.registered_plan import RegisteredPlan
 from search.results.search_result import Result
 from search.study.problem import Limits
@@ -107,6 +108,29 @@ def test_the_first_challenger_is_promoted_if_it_meets_the_limits() -> None:
     assert "below the floor" in decide(rule, floor, bad).reason
 
 
+def test_at_chance_the_reason_of_a_decision_holds_no_percentage_of_quality_kept() -> None:
+    """The decision is the same as without the note."""
+    rule, note = PromotionConfig(), "no baseline: unmerged, a is no better than chance"
+    noise = replace(CHALLENGER, at_chance=("a",))
+    by_frame: dict[Measure, Difference | None] = {"truth": Difference(-0.05, -0.09, -0.01)}
+    for limits, comparison in [
+        (LIMITS, Comparison(noise, None)),
+        (LIMITS, Comparison(noise, CHAMPION)),
+        (LIMITS, Comparison(CHALLENGER, replace(CHAMPION, at_chance=("a",)))),
+        (LIMITS, Comparison(noise, CHAMPION, by_frame)),
+        (Limits(quality=0.91), Comparison(noise, None)),
+    ]:
+        decision = decide(rule, limits, comparison)
+        assert note in decision.reason
+        assert set(re.findall(r"[\d.]+%|points", decision.reason)) <= {"91.0%"}
+        above = Comparison(
+            CHALLENGER, None if comparison.champion is None else CHAMPION, comparison.differences
+        )
+        assert decide(rule, limits, above).promoted == decision.promoted
+    by_fidelity = decide(PromotionConfig(by="fidelity"), LIMITS, Comparison(noise, CHAMPION))
+    assert "fidelity 94.0%" in by_fidelity.reason and note not in by_fidelity.reason
+
+
 # The registry.
 
 
@@ -169,6 +193,8 @@ def test_a_challenger_becomes_champion_and_is_rolled_back(
     assert code == 1 and "no champion" in text
     code, text = call("promote")
     assert code == 0 and "Version 1 of tiny" in text and "there was no champion" in text
+    # The networks of the run are untrained.
+    assert "no baseline: unmerged, a is no better than chance" in text and "keeps" not in text
     assert aliases(local) == {"champion": 1}
     assert call("promote")[0] == 1  # there is no challenger any more
     code, text = call("rollback")

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from labelled import PICTURES, FinishedComparison, Labelled, run_comparison
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from tiny import STREET, Weights, capture_reporter, config_data, with_changes, write_config
 
 from search.config.loading import load_config
@@ -268,6 +269,19 @@ def test_a_model_that_scores_zero_on_one_part_is_left_out_of_that_part(
         for table in (finished.comparison.deciding, finished.comparison.reporting)
     ]
     assert counts[1] == 2 * counts[0] == 88
+
+
+def test_stages_with_the_same_weights_are_not_measured(labelled: Labelled) -> None:
+    state = load_file(labelled.folder / "a.safetensors")
+    state["blocks.2.0.conv_pwl.weight"] += 0.05
+    save_file(state, labelled.folder / "related.safetensors")
+    overrides = ["name=related", "models.b.weights=related.safetensors"]
+    finished = run_comparison(labelled, {**labelled.labels, "b": labelled.labels["a"]}, overrides)
+    measured = {(row["donor"], row["recipient"]) for row in read_rows(finished)}
+    for stage in ("stem", "blocks.0", "blocks.1"):
+        assert not {(f"a:{stage}", f"b:{stage}"), (f"b:{stage}", f"a:{stage}")} & measured
+    assert {("a:blocks.2", "b:blocks.2"), ("a:blocks.0", "b:blocks.1")} <= measured
+    assert "6 pairs of stages with the same weights are left out" in finished.captured.text
 
 
 def test_detectors_and_classifiers_are_measured_together(mixed: Observed) -> None:

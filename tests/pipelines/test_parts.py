@@ -368,6 +368,17 @@ def evaluated_plans(config: RunConfig) -> list[str]:
         return [row["plan"] for row in csv.DictReader(file)]
 
 
+def test_a_champion_that_maps_equal_stages_is_searched_as_one_that_shares_them(
+    weights: Weights, tmp_path: Path, data: dict[str, Any]
+) -> None:
+    copies = with_changes(data, {"models.b.weights": str(weights(CLASSIFIER, 1))})
+    champion = SharePlan((Share.between("a:blocks.2", "b:blocks.2", "linear"),))
+    config, _, text = search(tmp_path, copies, champion)
+    translated = SharePlan((Share.between("a:blocks.2", "b:blocks.2", "identity"),))
+    assert "is not verified" not in text
+    assert evaluated_plans(config)[0] == translated.hash
+
+
 def test_a_search_on_more_frames_begins_with_the_plans_of_the_last_search(
     tmp_path: Path, data: dict[str, Any]
 ) -> None:

@@ -35,6 +35,7 @@ from spaces.plan import Ref, Share, SharePlan
 from spaces.shares import Pair
 
 NO_CONFIG = RunPaths("out/tiny", None)
+NO_BASELINE = "no baseline: unmerged, a is no better than chance on the labels"
 SECTIONS = ["candidates", "agreement", "similarity", "rejected", "settings", "next"]
 
 
@@ -84,14 +85,19 @@ def mb(count: int) -> str:
 
 
 @pytest.fixture
-def measured_report(tiny_run: FinishedRun) -> Element:
-    """The page of a run whose untrained networks count as better than chance."""
-    result = tiny_run.result
+def measured(tiny_run: FinishedRun) -> Result:
+    """The result of a run whose untrained networks count as better than chance."""
+    result: Result = tiny_run.result
     truth = {
         name: {key: value for key, value in record.items() if key != "at_chance"}
         for name, record in result.truth.items()
     }
-    return rendered_page(replace(result, truth=truth))
+    return replace(result, truth=truth)
+
+
+@pytest.fixture
+def measured_report(measured: Result) -> Element:
+    return rendered_page(measured)
 
 
 def test_an_unmerged_score_at_chance_is_a_warning_and_no_baseline(
@@ -105,7 +111,59 @@ def test_an_unmerged_score_at_chance_is_a_warning_and_no_baseline(
     (title,) = report.all("h1")
     assert "of their quality" not in title.text
     notes = " ".join(note.text for note in report.all("dd", class_="note"))
-    assert "no baseline: unmerged, a is no better than chance on the labels" in notes
+    assert NO_BASELINE in notes
+
+
+def test_at_chance_the_charts_and_reasons_show_no_percentage_of_quality_kept(
+    tiny_run: FinishedRun, measured: Result
+) -> None:
+    chosen = chosen_of(tiny_run.result)
+    others = [c for c in tiny_run.result.candidates if c is not chosen]
+    candidates = [replace(chosen, quality_kept=0.613, quality_interval=[0.521, 0.727])]
+    candidates += [replace(c, quality_kept=0.417, quality_interval=[0.312, 0.521]) for c in others]
+    numbers = {"61.3%", "41.7%", "31.2…52.1%", "52.1…72.7%"}
+
+    above = rendered_page(replace(measured, candidates=candidates))
+    assert all(number in texts_of(above) for number in numbers)
+    page = rendered_page(replace(tiny_run.result, candidates=candidates))
+    assert not any(number in texts_of(page) for number in numbers)
+
+    front = page.all("figure")[0]
+    assert front.all("h2")[0].text == "Fidelity against bytes"
+    description = front.all("desc")[0].raw
+    assert description.endswith(f"Quality kept has {NO_BASELINE}.")
+    for c in candidates:
+        assert (
+            f"{c.hash} holds {mb(c.bytes)} at {100 * (c.mean_fidelity or 0):.1f}%" in description
+        )
+    assert above.all("line", class_="c-interval") and not page.all("line", class_="c-interval")
+    pictures = [len(f.all("svg")) for f in section(page, "agreement").all("figure")]
+    assert pictures == [0, 0, 0]  # this page has no shortlist
+    reasons = section(page, "rejected").all("ul", class_="plain")[-1].text
+    assert reasons.count(f"it scores lower than the chosen plan; {NO_BASELINE}") == len(others) > 0
+
+
+def texts_of(page: Element) -> str:
+    """Return the text of a page with the descriptions and hints of its pictures."""
+    return " ".join([page.text, *(part.raw for part in page.all("desc") + page.all("title"))])
+
+
+def test_at_chance_the_page_names_no_nearest_plan_to_the_floor(tiny_run: FinishedRun) -> None:
+    candidates = [replace(c, kept={"a": 0.613, "b": 0.727}) for c in tiny_run.result.candidates]
+    result = replace(
+        tiny_run.result, budget_bytes=None, quality_floor=0.999, chosen=None, candidates=candidates
+    )
+    page = rendered_page(result)
+    assert page.all("h1")[0].text == (
+        f"No verified plan lets a and b all keep 99.9% of their quality: {NO_BASELINE}."
+    )
+    assert "61.3%" not in page.text
+    reasons = {plan.reason for plan in plans_not_chosen(result)}
+    # The quality of b is its fidelity, which has a baseline.
+    assert reasons == {f"b keeps 72.7%, {NO_BASELINE}; every model must keep 99.9%"}
+    front = page.all("figure")[0]
+    assert not front.all("line", class_="c-limit") and "required of every model" not in front.text
+    assert [value.text for value in page.all("dd", class_="value")][1] == "-"
 
 
 def test_the_headline_shows_the_numbers_of_result_json(
@@ -312,14 +370,13 @@ def test_three_models_without_labels_are_compared_by_fidelity(three_run: Finishe
         assert f"{model} takes {stage} from {share['donor']}" in first.text
 
 
-def test_the_page_says_that_no_plan_reaches_the_quality_floor(tiny_run: FinishedRun) -> None:
+def test_the_page_says_that_no_plan_reaches_the_quality_floor(measured: Result) -> None:
     quality_by_model = ({"a": 0.5, "b": 1.0}, {"a": 0.9, "b": 0.8}, {"a": 0.7, "b": 0.6})
     candidates = [
-        replace(c, kept=k)
-        for c, k in zip(tiny_run.result.candidates, quality_by_model, strict=True)
+        replace(c, kept=k) for c, k in zip(measured.candidates, quality_by_model, strict=True)
     ]
     result = replace(
-        tiny_run.result, budget_bytes=None, quality_floor=0.999, chosen=None, candidates=candidates
+        measured, budget_bytes=None, quality_floor=0.999, chosen=None, candidates=candidates
     )
     page = rendered_page(result)
     assert page.all("h1")[0].text == (
@@ -388,13 +445,24 @@ def test_front_svg_is_the_chart_on_the_page(tiny_run: FinishedRun, report: Eleme
         in_chart = len(on_page.all("circle", class_=f"c-{mark}"))
         assert marks[f"c-{mark}"] == in_chart + legend.count(mark) and f"c-{mark}" in text
     texts = [part.text for part in root.iter(f"{svg}text")]
-    assert f"{tiny_run.result.name}: quality kept against bytes" in texts
+    assert f"{tiny_run.result.name}: fidelity against bytes" in texts
     assert {entry.text for entry in front_legend(tiny_run.result)} <= set(texts)
     style = root.findtext(f"{svg}style") or ""
     assert "prefers-color-scheme: dark" in style and "@import" not in style
     used = {c for part in root.iter() for c in (part.get("class") or "").split()}
     for name in used - {"chart", "c-tick"}:
         assert f".{name} " in style, name
+
+
+def test_front_svg_shows_the_quality_kept_above_chance(measured: Result) -> None:
+    root = ET.fromstring(front_svg(measured))
+    texts = [part.text or "" for part in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert f"{measured.name}: quality kept against bytes" in texts
+    assert {"verified front", "verified, dominated", "95% interval"} <= set(texts)
+    description = root.findtext("{http://www.w3.org/2000/svg}desc") or ""
+    for c in measured.candidates:
+        assert f"{c.hash} holds {mb(c.bytes)} at {100 * (c.quality_kept or 0):.1f}%" in description
+    assert len(root.findall(".//*[@class='c-interval']")) == len(measured.candidates) + 1
 
 
 def test_reasons_that_differ_only_in_numbers_are_counted_together() -> None:
@@ -434,14 +502,14 @@ def test_every_shortlisted_plan_that_was_not_verified_has_a_reason(tiny_run: Fin
 
 
 def test_every_candidate_that_was_not_chosen_has_a_reason(
-    tiny_run: FinishedRun,
+    measured: Result,
 ) -> None:
-    chosen = chosen_of(tiny_run.result)
+    chosen = chosen_of(measured)
     assert chosen.quality_kept is not None
     worse = replace(chosen, hash="worse", quality_kept=chosen.quality_kept - 0.1)
     unfaithful = replace(chosen, hash="unfaithful", fidelity={"a": 0.0, "b": 0.0})
     larger = replace(chosen, hash="larger", bytes=chosen.bytes + 10_000)
-    result = replace(tiny_run.result, candidates=[chosen, worse, unfaithful, larger])
+    result = replace(measured, candidates=[chosen, worse, unfaithful, larger])
     why = {rejected.hash: rejected.reason for rejected in plans_not_chosen(result)}
     assert why["worse"].startswith("quality kept ") and why["unfaithful"].startswith("fidelity 0")
     assert mb(larger.bytes) in why["larger"]

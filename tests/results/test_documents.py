@@ -14,7 +14,7 @@ from search.metrics.fidelity_cache import AgreementRecord
 from search.results.documents import DOCUMENT_NAMES, read_document
 from search.results.metric_comparison import MetricComparison
 from search.results.registered_plan import RegisteredPlan
-from search.results.rounds import Round
+from search.results.rounds import PromotionRecord, Round
 from search.results.search_result import CandidateRecord, PlanRecord, Result
 from search.results.verification import Verification
 from search.tracking.target import StoredTarget
@@ -138,6 +138,7 @@ REGISTERED: dict[str, Any] = {
     "frames": "fedcba987654",
     "created": CREATED,
     "fidelity_interval": None,
+    "at_chance": [],
 }
 PROMOTION: dict[str, Any] = {
     "result": "123456789abc",
@@ -150,6 +151,7 @@ PROMOTION: dict[str, Any] = {
     "promoted": True,
     "reason": "there was no champion",
     "measured_on": "16 new frames",
+    "at_chance": ["b"],
 }
 ROUND: dict[str, Any] = {
     "version": 1,
@@ -236,8 +238,12 @@ def test_fields_that_came_later_have_their_defaults() -> None:
     earlier = {key: RESULT[key] for key in RESULT if key not in ("truth", "latency_ms", "bundle")}
     result = load_record(Result, json_bytes(earlier), "sample")
     assert (result.truth, result.latency_ms, result.bundle) == ({}, {}, None)
-    earlier = {key: REGISTERED[key] for key in REGISTERED if key != "fidelity_interval"}
-    assert load_record(RegisteredPlan, json_bytes(earlier), "sample").fidelity_interval is None
+    later = ("fidelity_interval", "at_chance")
+    earlier = {key: REGISTERED[key] for key in REGISTERED if key not in later}
+    plan = load_record(RegisteredPlan, json_bytes(earlier), "sample")
+    assert plan.fidelity_interval is None and plan.at_chance == ()
+    earlier = {key: PROMOTION[key] for key in PROMOTION if key != "at_chance"}
+    assert load_record(PromotionRecord, json_bytes(earlier), "sample").at_chance == ()
 
 
 @pytest.mark.parametrize("change", [{"created": "in May"}, {"seconds": {"search": "1"}}])

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import socket
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any, NoReturn
 
+import huggingface_hub
 import pytest
+import timm
 import torch
 from networks import CLASSIFIERS, DETECTORS, Zoo, every_network, relative_error, size_of
+from safetensors.torch import save, save_file
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -220,6 +225,92 @@ def test_an_unreachable_hub_gives_one_clear_message(
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(HubUnreachable, match=r"mine: .*local \.safetensors"):
         load_model(ModelSpec("mine", DETECTORS[1], "hub", size=(128, 128)))
+
+
+class Network:
+    """The network of this machine, which refuses every connection and counts them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.attempts = 0
+        monkeypatch.setattr(socket, "getaddrinfo", self.refuse)
+        monkeypatch.setattr(socket.socket, "connect", self.refuse)
+
+    def refuse(self, *_: object, **__: object) -> NoReturn:
+        self.attempts += 1
+        raise OSError("network is unreachable")
+
+
+@pytest.fixture
+def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    return tmp_path
+
+
+def test_a_hub_that_does_not_answer_is_asked_twice_and_never_again(
+    monkeypatch: pytest.MonkeyPatch, hub_cache: Path
+) -> None:
+    network = Network(monkeypatch)
+    with pytest.raises(HubUnreachable, match=r"mine: .*local \.safetensors"):
+        load_model(ModelSpec("mine", "timm/test_efficientnet", "hub"))
+    assert network.attempts == 2
+    assert not huggingface_hub.constants.HF_HUB_OFFLINE
+
+
+def test_weights_in_the_cache_of_the_hub_load_without_the_hub(
+    monkeypatch: pytest.MonkeyPatch, hub_cache: Path
+) -> None:
+    net: Any = timm.create_model("test_efficientnet")
+    repository = hub_cache / f"models--{net.pretrained_cfg['hf_hub_id'].replace('/', '--')}"
+    snapshot = repository / "snapshots" / ("a" * 40)
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("a" * 40)
+    save_file(net.state_dict(), snapshot / "model.safetensors")
+    Network(monkeypatch)
+    model = load_model(ModelSpec("mine", "timm/test_efficientnet", "hub"))
+    stem = next(model.stages[0].parameters())
+    assert torch.equal(stem, net.conv_stem.weight)
+
+
+class Hub(BaseHTTPRequestHandler):
+    """A hub that holds one file of weights."""
+
+    content = b""
+
+    def do_HEAD(self) -> None:
+        found = self.path.endswith("/model.safetensors")
+        self.send_response(200 if found else 404)
+        for name, value in (
+            ("Content-Length", str(len(self.content) if found else 0)),
+            ("ETag", '"one"'), ("X-Repo-Commit", "b" * 40),
+        ):  # fmt: skip
+            self.send_header(name, value)
+        self.end_headers()
+
+    def do_GET(self) -> None:
+        self.do_HEAD()
+        self.wfile.write(self.content)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Print nothing."""
+
+
+def test_weights_are_downloaded_from_a_hub_that_answers(
+    monkeypatch: pytest.MonkeyPatch, hub_cache: Path
+) -> None:
+    net: Any = timm.create_model("test_efficientnet")
+    monkeypatch.setattr(Hub, "content", save(net.state_dict()))
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", address)
+        monkeypatch.setattr(
+            huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE",
+            address + "/{repo_id}/resolve/{revision}/{filename}",
+        )  # fmt: skip
+        model = load_model(ModelSpec("mine", "timm/test_efficientnet", "hub"))
+        server.shutdown()
+    assert torch.equal(next(model.stages[0].parameters()), net.conv_stem.weight)
 
 
 @pytest.mark.parametrize("arch", ["timm/cs3darknet_s", "effdet/efficientdet_d2"])

@@ -400,6 +400,9 @@ def test_the_note_on_the_parent_lists_every_candidate(
     for candidate in tiny_run.result.candidates:
         assert candidate.hash in note and f"{candidate.bytes / 1e6:.2f}" in note
     assert f"**{tiny_run.result.chosen}**" in note
+    rows = [line.split(" | ") for line in note.splitlines() if line.startswith("| ")]
+    assert rows[0][3] == "quality kept"
+    assert {row[3] for row in rows[2:]} == {"-"}  # the networks of the run are untrained
 
 
 def test_the_trials_table_lists_every_plan_in_order(tiny_run: FinishedRun) -> None:
@@ -425,7 +428,42 @@ def test_the_interactive_page_needs_no_network(tiny_run: FinishedRun) -> None:
         assert candidate.hash in page
 
 
+def test_the_interactive_page_shows_fidelity_if_the_baseline_is_at_chance(
+    tiny_run: FinishedRun,
+) -> None:
+    """The networks of the run are untrained."""
+    page = (tiny_run.out / "explore.html").read_text()
+    assert "fidelity (1 = unmerged)" in page and "quality kept (1" not in page
+    assert "no quality kept, as unmerged accuracy is at chance" in page
+    assert '"label":"fidelity"' in page and '"label":"quality kept"' not in page
+    assert "verified front" not in page and "verified (95%)" not in page
+
+
 def test_a_note_on_many_candidates_fits_into_a_tag(tiny_run: FinishedRun) -> None:
     result = tiny_run.result
     many = replace(result, candidates=result.candidates * 200)
     assert len(search_run.search_note(many)) < 8000
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("~/runs", "{home}/runs"),
+        ("sqlite:///~/mlflow.db", "sqlite:///{home}/mlflow.db"),
+        ("http://host/~me", "http://host/~me"),
+    ],
+)
+def test_a_tilde_in_the_path_of_the_tracking_uri_is_the_home_folder(
+    given: str,
+    expected: str,
+    tiny_run: FinishedRun,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = load_config(tiny_run.path, [f"mlflow.tracking_uri={given}"])
+    assert Target.of(config).uri == expected.format(home=tmp_path)
+    assert config.as_written()["mlflow"]["tracking_uri"] == given
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", given)
+    assert Target.of(tiny_run.config).uri == expected.format(home=tmp_path)

@@ -151,6 +151,39 @@ def test_enough_new_labels_decide_about_promotion(weights: Weights, tmp_path: Pa
         shutil.copytree(snapshot, watched.config.parent, symlinks=True)
 
 
+def test_at_chance_a_round_is_shown_without_a_percentage_of_quality_kept(
+    weights: Weights, tmp_path: Path
+) -> None:
+    changes = {"truth": {"a": {"csv": "labels.csv"}}, "promotion.by": "truth"}
+    watched = Watched.at(tmp_path / "watched", with_changes(watched_data(weights), changes))
+    write_random_labels(watched, MIN_NEW_LABELS)
+    watched.deliver(DAY)
+    assert watched.once()[0] == 11
+    watched.deliver(NIGHT)
+    code, output = watched.once()
+    assert code in (10, 11), output
+    reason = "no baseline: unmerged, a is no better than chance on the labels"
+    for ended in watched.rounds:
+        record = ended.promotion
+        assert record is not None and record.challenger_quality is not None
+        assert record.by == "truth" and record.at_chance == ("a",)
+    code, shown = watched.call("history")
+    kept = [line for line in shown.splitlines() if "quality kept on ground truth" in line]
+    assert code == 0 and len(kept) == 2
+    for line in kept:
+        assert line.endswith(f"-, plan in service - ({reason})") and "%" not in line
+    assert "it keeps" not in shown + output and "points (" not in shown + output
+
+
+def write_random_labels(watched: Watched, count: int) -> None:
+    """Write as many labelled pictures for the config's ground truth, of all classes in turn."""
+    rows = []
+    for index in range(count):
+        picture(DAY, 1000 + index).save(watched.config.parent / f"labelled-{index}.png")
+        rows.append(f"labelled-{index}.png,{index % 7}\n")
+    (watched.config.parent / "labels.csv").write_text("path,label_index\n" + "".join(rows))
+
+
 def label(watched: Watched, model: StagedModel, first: int, count: int) -> None:
     """Add pictures to the config's ground truth, labelled with the model's own answers."""
     file = watched.config.parent / "labels.csv"

@@ -9,7 +9,7 @@ from typing import Any
 
 from search.cameras.deduplication import describe_repetition
 from search.config.run import RunConfig
-from search.data.frames import FrameSet, Sampling, remarks_of, split_frames
+from search.data.frames import FrameSet, remarks_of, split_frames
 from search.data.ground_truth import BoxTruth, Truth
 from search.pipelines.config_check.checklist import Checklist
 from search.pipelines.config_check.places import (
@@ -24,8 +24,8 @@ from search.utils.reporter import Reporter
 from spaces.deployment import Deployment
 from spaces.stages import StagedModel
 
-READ_FRAMES = 16
-"""Number of frames that are decoded, spread over the set; all are opened before a run."""
+FEW_SCENES = 16
+"""Rendered labelled frames that are checked."""
 
 
 @dataclass(frozen=True)
@@ -92,19 +92,21 @@ def _describe_model(model: StagedModel) -> str:
 
 
 def _read_frames(config: RunConfig) -> FrameSet:
-    """Open the frames, decode some of them, and check that they are enough for the statistics."""
+    """Read the frames, and check that they are enough for the statistics."""
     frames = open_frame_set(config)
     for_statistics, held_out = split_frames(frames, config.verify.fidelity_frames)
     config.pass_settings.check_frame_count(len(for_statistics), len(held_out))
-    for index in Sampling(READ_FRAMES).indices(len(frames)):
-        _ = frames[index]
     return frames
 
 
 def _describe_frames(frames: FrameSet) -> str:
     remarks = remarks_of(frames)
-    counts = f"{len(frames)} frames, {min(READ_FRAMES, len(frames))} of them decoded"
-    notes = (counts, *remarks.notes, *remarks.warnings, describe_repetition(frames))
+    notes = (
+        f"{len(frames)} frames",
+        *remarks.notes,
+        *remarks.warnings,
+        describe_repetition(frames),
+    )
     return "; ".join(filter(None, notes))
 
 
@@ -127,7 +129,7 @@ def _with_few_scenes(config: RunConfig, name: str) -> RunConfig:
     section = config.truth[name]
     if section.scenes is None:
         return config
-    few = section.model_copy(update={"count": min(READ_FRAMES, section.scene_count)})
+    few = section.model_copy(update={"count": min(FEW_SCENES, section.scene_count)})
     return config.model_copy(update={"truth": {**config.truth, name: few}})
 
 

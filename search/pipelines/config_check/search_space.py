@@ -12,7 +12,6 @@ from search.study.smallest_plan import smallest_plan
 from search.utils.format import megabytes, percent
 from spaces.cost import CostModel
 from spaces.deployment import Deployment
-from spaces.shares import enumerate_shares
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class SpaceFacts:
 def measure_space(config: RunConfig, deployment: Deployment) -> SpaceFacts:
     """Count the combinations, and find the smallest plan if every share were perfect."""
     facts = deployment.facts
-    shares = enumerate_shares(deployment.pairs.legal, facts, config.search.adapter_specs)
+    shares = deployment.shares(config.search.adapter_specs)
     problem = Problem(facts, dict.fromkeys(shares, 1.0))
     smallest = smallest_plan(problem, PlanEvaluator(problem))
     return SpaceFacts(

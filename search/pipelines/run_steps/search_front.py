@@ -61,7 +61,10 @@ def search(
     evaluator = PlanEvaluator(build_problem(config, deployment, similarity), latency.milliseconds)
     with reporter.working("smallest plan"):
         least = smallest_within_limits(evaluator, config.out_folder)
-    earlier_plans = load_earlier_plans(config.out_folder)
+    # an earlier search may have shared equal representations through maps
+    earlier_plans = [*map(deployment.without_needless_maps, load_earlier_plans(config.out_folder))]
+    if champion:
+        champion = deployment.without_needless_maps(champion)
     with timings.timing("search"):
         first = [champion] if champion else []
         start_plans = [*first, *earlier_plans, least.plan]

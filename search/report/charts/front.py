@@ -9,8 +9,16 @@ from typing import Literal
 from xml.etree import ElementTree as ET
 
 from search.report.charts.axes import Chart, Quantity, format_number, format_percent
+from search.report.charts.measured import (
+    MeasuredCandidate,
+    charted_floor,
+    fidelity_label,
+    measured_candidates,
+    quality_name,
+)
 from search.report.svg import PictureText, add, new_picture, standalone_text, text_width
-from search.results.search_result import CandidateRecord, Result
+from search.results.kept_quality import no_baseline_text
+from search.results.search_result import Result
 from search.utils.format import MEGABYTE, megabytes, percent, percent_interval
 
 FRONT_PICTURE = "front.svg"
@@ -21,8 +29,6 @@ TITLE_HEIGHT, LEGEND_LINE, CHART_MARGIN = 34.0, 22.0, 14.0
 FONT_SIZE = 12.0
 """The font size that `chart.css` sets."""
 Mark = Literal["verified", "behind", "interval", "chosen", "predicted", "unmerged", "limit"]
-MeasuredCandidates = Sequence[tuple[CandidateRecord, float]]
-"""Candidates by rising bytes, each with its quality kept; without any labels, its fidelity."""
 
 
 @dataclass(frozen=True)
@@ -35,32 +41,34 @@ class LegendEntry:
 
 def front_legend(result: Result) -> list[LegendEntry]:
     """Return the legend of the chart, for the page and for the standalone picture."""
-    if result.baseline:
+    if result.has_baseline:
         entries = [
             LegendEntry("verified", "verified front"),
             LegendEntry("behind", "verified, dominated"),
             LegendEntry("interval", "95% interval"),
         ]
     else:
-        entries = [LegendEntry("verified", "fidelity measured")]
+        entries = [LegendEntry("verified", fidelity_label(result))]
     if result.chosen:
         entries.append(LegendEntry("chosen", "chosen"))
-    limit = "budget" if result.budget_bytes is not None else "required of every model"
-    return [
-        *entries,
+    entries += [
         LegendEntry("predicted", "predicted by the proxy"),
         LegendEntry("unmerged", "unmerged"),
-        LegendEntry("limit", limit),
     ]
+    if result.budget_bytes is not None:
+        entries.append(LegendEntry("limit", "budget"))
+    elif charted_floor(result) is not None:
+        entries.append(LegendEntry("limit", "required of every model"))
+    return entries
 
 
 def front_chart(result: Result, size: tuple[float, float] = PAGE_SIZE) -> ET.Element:
     """Draw the predicted front, the measured candidates, the unmerged models and the limit."""
-    candidates = _collect_candidates(result)
+    candidates = measured_candidates(result)
     chart = Chart.empty(
         _description(result, candidates),
         Quantity("MB held", [n / MEGABYTE for n in _sizes(result, candidates)], format_number),
-        Quantity(_quality_name(result), _qualities(result, candidates), format_percent),
+        Quantity(quality_name(result), _qualities(result, candidates), format_percent),
         size,
     )
     _draw_limit(chart, result)
@@ -84,7 +92,7 @@ def front_svg(result: Result) -> str:
     root.set("height", f"{total:g}")
     add(root, "style", chart_style())
     add(root, "rect", width="100%", height="100%", class_="c-paper")
-    heading = f"{result.name}: {_quality_name(result)} against bytes"
+    heading = f"{result.name}: {quality_name(result)} against bytes"
     add(root, "text", heading, x=CHART_MARGIN, y=24.0, class_="c-title")
     plot = add(root, "g", transform=f"translate(0 {TITLE_HEIGHT:g})")
     plot.extend(part for part in chart if part.tag not in ("title", "desc"))
@@ -102,31 +110,21 @@ def chart_style() -> str:
     )
 
 
-def _quality_name(result: Result) -> str:
-    return "quality kept" if result.baseline else "fidelity"
-
-
-def _collect_candidates(result: Result) -> MeasuredCandidates:
-    qualities = [
-        (c, c.quality_kept if result.baseline else c.mean_fidelity) for c in result.candidates
-    ]
-    return sorted(((c, q) for c, q in qualities if q is not None), key=lambda pair: pair[0].bytes)
-
-
-def _sizes(result: Result, candidates: MeasuredCandidates) -> list[int]:
+def _sizes(result: Result, candidates: Sequence[MeasuredCandidate]) -> list[int]:
     """Return the bytes that the axis must cover."""
     limit = [] if result.budget_bytes is None else [result.budget_bytes]
-    records = [c for c, _ in candidates] or result.front
+    records = [m.record for m in candidates] or result.front
     return [*(r.bytes for r in records), result.unmerged_bytes, *limit]
 
 
-def _qualities(result: Result, candidates: MeasuredCandidates) -> list[float]:
+def _qualities(result: Result, candidates: Sequence[MeasuredCandidate]) -> list[float]:
     """Return the qualities that the axis must cover."""
-    limit = [] if result.quality_floor is None else [result.quality_floor]
+    floor = charted_floor(result)
+    limit = [] if floor is None else [floor]
     if not candidates:
         return [*(r.proxy for r in result.front), 1.0, *limit]
-    ends = [end for c, _ in candidates for end in c.quality_interval or ()]
-    return [*(quality for _, quality in candidates), *ends, 1.0, *limit]
+    ends = [end for m in candidates for end in m.interval or ()]
+    return [*(m.quality for m in candidates), *ends, 1.0, *limit]
 
 
 def _draw_predicted(chart: Chart, predicted: Sequence[tuple[float, float]]) -> None:
@@ -140,21 +138,22 @@ def _draw_predicted(chart: Chart, predicted: Sequence[tuple[float, float]]) -> N
         clipped.point(size, proxy, "c-guess", radius=2.0)
 
 
-def _draw_candidates(chart: Chart, result: Result, candidates: MeasuredCandidates) -> None:
-    steps = [(c.bytes / MEGABYTE, q) for c, q in candidates if c.hash in result.verified_front]
+def _draw_candidates(
+    chart: Chart, result: Result, candidates: Sequence[MeasuredCandidate]
+) -> None:
+    steps = [(m.record.bytes / MEGABYTE, m.quality) for m in candidates if m.on_front]
     chart.polyline(steps, "c-front")
-    drawn_last = (*result.verified_front, result.chosen)
-    for c, quality in sorted(candidates, key=lambda pair: pair[0].hash in drawn_last):
-        size, interval = c.bytes / MEGABYTE, ""
-        if c.quality_interval is not None:
-            low, high = c.quality_interval
+    for m in sorted(candidates, key=lambda m: m.on_front or m.record.hash == result.chosen):
+        size, interval = m.record.bytes / MEGABYTE, ""
+        if m.interval is not None:
+            low, high = m.interval
             chart.vertical_line(size, low, high, "c-interval")
-            interval = f" ({percent_interval(c.quality_interval)})"
-        if c.hash == result.chosen:
-            chart.point(size, quality, "c-chosen", radius=9.0)
-        kind = "c-verified" if c.hash in result.verified_front or not steps else "c-behind"
-        hint = f"{c.hash}: {megabytes(c.bytes)}, {percent(quality)}{interval}"
-        chart.point(size, quality, kind, hint)
+            interval = f" ({percent_interval(m.interval)})"
+        if m.record.hash == result.chosen:
+            chart.point(size, m.quality, "c-chosen", radius=9.0)
+        kind = "c-verified" if m.on_front or not steps else "c-behind"
+        hint = f"{m.record.hash}: {megabytes(m.record.bytes)}, {percent(m.quality)}{interval}"
+        chart.point(size, m.quality, kind, hint)
 
 
 def _draw_limit(chart: Chart, result: Result) -> None:
@@ -167,19 +166,20 @@ def _draw_limit(chart: Chart, result: Result) -> None:
         place = (at + (-6 if left else 6), chart.y.start - 8)
         name = f"budget {megabytes(result.budget_bytes)}"
         chart.text(name, place, "end" if left else "start", "c-limit-name")
-    if result.quality_floor is not None:
-        chart.horizontal_line(result.quality_floor, "c-limit")
-        name = f"every model keeps {percent(result.quality_floor)}"
-        place = (chart.x.end - 4, chart.y.position(result.quality_floor) + 15)
+    floor = charted_floor(result)
+    if floor is not None:
+        chart.horizontal_line(floor, "c-limit")
+        name = f"every model keeps {percent(floor)}"
+        place = (chart.x.end - 4, chart.y.position(floor) + 15)
         chart.text(name, place, "end", "c-limit-name")
 
 
-def _description(result: Result, candidates: MeasuredCandidates) -> PictureText:
+def _description(result: Result, candidates: Sequence[MeasuredCandidate]) -> PictureText:
     plans = [
-        f"{c.hash} holds {megabytes(c.bytes)} at {percent(quality)}"
-        + (", on the verified front" if c.hash in result.verified_front else "")
-        + (", chosen" if c.hash == result.chosen else "")
-        for c, quality in candidates
+        f"{m.record.hash} holds {megabytes(m.record.bytes)} at {percent(m.quality)}"
+        + (", on the verified front" if m.on_front else "")
+        + (", chosen" if m.record.hash == result.chosen else "")
+        for m in candidates
     ]
     limit = (
         f"The budget is {megabytes(result.budget_bytes)}."
@@ -187,8 +187,9 @@ def _description(result: Result, candidates: MeasuredCandidates) -> PictureText:
         else f"Every model must keep {percent(result.quality_floor)}."
     )
     unmerged = f"Unmerged {megabytes(result.unmerged_bytes)} at 100%."
-    title = f"Bytes held against {_quality_name(result)}"
-    return PictureText("front", title, f"{limit} {unmerged} {'; '.join(plans)}.")
+    title = f"Bytes held against {quality_name(result)}"
+    reason = f" Quality kept has {no_baseline_text(result.at_chance)}." if result.at_chance else ""
+    return PictureText("front", title, f"{limit} {unmerged} {'; '.join(plans)}.{reason}")
 
 
 def _legend_lines(entries: Sequence[LegendEntry], width: float) -> list[list[LegendEntry]]:

@@ -5,7 +5,7 @@ The file contains plotly, so that it opens without a network, in MLflow and besi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,15 @@ from plotly.io import to_html
 
 from search.evaluation.per_frame import main_score
 from search.report.charts.colours import BLUE, GREY, ORANGE, PALE, RED
+from search.report.charts.measured import (
+    MeasuredCandidate,
+    charted_floor,
+    fidelity_label,
+    measured_candidates,
+    quality_name,
+)
 from search.report.score_text import score_name
+from search.results.kept_quality import readable_quality
 from search.results.search_result import CandidateRecord, Result
 from search.study.objectives import COST_UNITS, MEGA
 from search.study.optimize import StudyResult
@@ -83,7 +91,7 @@ def front_figure(result: Result, explored: StudyResult) -> go.Figure:
     _add_dots(figure, "unmerged", [(result.unmerged_bytes, 1.0)], ["nothing shared"],
           {"mode": "markers", "marker": square})  # fmt: skip
     _draw_limits(figure, result)
-    return _with_layout(figure, "bytes held (MB)", "quality kept (1 = unmerged)")
+    return _with_layout(figure, "bytes held (MB)", f"{quality_name(result)} (1 = unmerged)")
 
 
 def _draw_limits(figure: go.Figure, result: Result) -> None:
@@ -91,14 +99,15 @@ def _draw_limits(figure: go.Figure, result: Result) -> None:
     if result.budget_bytes is not None:
         budget = result.budget_bytes / MEGA
         figure.add_vline(budget, line=line, annotation_text=f"budget {budget:.2f} MB")
-    if result.quality_floor is not None:
-        text = f"every model keeps {result.quality_floor:.0%}"
-        figure.add_hline(result.quality_floor, line=line, annotation_text=text)
+    floor = charted_floor(result)
+    if floor is not None:
+        text = f"every model keeps {floor:.0%}"
+        figure.add_hline(floor, line=line, annotation_text=text)
 
 
 def parallel_figure(result: Result) -> go.Figure:
     """Draw a line per candidate over an axis per number that all have; the colour is quality."""
-    columns = candidate_columns(result.candidates)
+    columns = candidate_columns(result)
     colour = columns.get("quality kept", columns.get("fidelity", columns.get("proxy", [])))
     figure = go.Figure(
         go.Parcoords(
@@ -119,14 +128,14 @@ def progress_figure(explored: StudyResult) -> go.Figure:
     return _with_layout(figure, "trial", "hypervolume")
 
 
-def candidate_columns(candidates: Sequence[CandidateRecord]) -> dict[str, list[float]]:
+def candidate_columns(result: Result) -> dict[str, list[float]]:
     """Return the numbers that all candidates have: the name and a value per candidate."""
-    rows = [_numbers(candidate) for candidate in candidates]
+    rows = [_numbers(candidate, result.at_chance) for candidate in result.candidates]
     shared = [name for name in rows[0] if all(name in row for row in rows)] if rows else []
     return {name: [row[name] for row in rows] for name in shared}
 
 
-def _numbers(candidate: CandidateRecord) -> dict[str, float]:
+def _numbers(candidate: CandidateRecord, at_chance: Collection[str]) -> dict[str, float]:
     numbers: Mapping[str, float | None] = {
         "MB": candidate.bytes / MEGA,
         "MACs (M)": candidate.macs / MEGA,
@@ -134,7 +143,7 @@ def _numbers(candidate: CandidateRecord) -> dict[str, float]:
            if name not in ("bytes", "macs")},
         "proxy": candidate.proxy,
         "fidelity": candidate.mean_fidelity,
-        "quality kept": candidate.quality_kept,
+        "quality kept": readable_quality(candidate.quality_kept, at_chance),
         **{f"{name} {score_name(scores)}": main_score(scores)
            for name, scores in candidate.accuracy.items()},
     }  # fmt: skip
@@ -142,36 +151,36 @@ def _numbers(candidate: CandidateRecord) -> dict[str, float]:
 
 
 def _add_verified(figure: go.Figure, result: Result) -> None:
-    verified = {c.hash: c for c in result.candidates if c.quality_kept is not None}
-    on_front = [verified[plan] for plan in result.verified_front]
+    measured = measured_candidates(result)
+    on_front = [m for m in measured if m.on_front]
     _add_dots(figure, "verified front", *_points_and_hints(on_front),
           {"mode": "lines", "line": {"color": BLUE}})  # fmt: skip
-    _add_dots(figure, "verified (95%)", *_points_and_hints([*verified.values()]),
+    name = "verified (95%)" if result.has_baseline else fidelity_label(result)
+    _add_dots(figure, name, *_points_and_hints(measured),
           {"mode": "markers", "marker": {"color": BLUE, "symbol": "diamond", "size": 10},
-           "error_y": _error_bars([*verified.values()])})  # fmt: skip
-    chosen = [c for c in verified.values() if c.hash == result.chosen]
+           "error_y": _error_bars(measured)})  # fmt: skip
+    chosen = [m for m in measured if m.record.hash == result.chosen]
     _add_dots(figure, "chosen", *_points_and_hints(chosen),
           {"mode": "markers", "marker": {"color": ORANGE, "symbol": "circle-open", "size": 19,
                                          "line": {"width": 3}}})  # fmt: skip
 
 
-def _error_bars(candidates: Sequence[CandidateRecord]) -> dict[str, Any]:
+def _error_bars(candidates: Sequence[MeasuredCandidate]) -> dict[str, Any]:
     """Return the 95% intervals as plotly takes them: distances up and down from the value."""
     up, down = [], []
-    for c in candidates:
-        quality = c.quality_kept or 0.0
-        low, high = c.quality_interval or (quality, quality)
-        up.append(high - quality)
-        down.append(quality - low)
+    for m in candidates:
+        low, high = m.interval or (m.quality, m.quality)
+        up.append(high - m.quality)
+        down.append(m.quality - low)
     return {"type": "data", "symmetric": False, "array": up, "arrayminus": down,
             "color": BLUE, "thickness": 1}  # fmt: skip
 
 
 def _points_and_hints(
-    candidates: Sequence[CandidateRecord],
+    candidates: Sequence[MeasuredCandidate],
 ) -> tuple[list[tuple[float, float]], list[str]]:
-    points = [(float(c.bytes), float(c.quality_kept or 0.0)) for c in candidates]
-    return points, [_hint(SharePlan.from_dict(c.plan)) for c in candidates]
+    points = [(float(m.record.bytes), m.quality) for m in candidates]
+    return points, [_hint(SharePlan.from_dict(m.record.plan)) for m in candidates]
 
 
 def _add_dots(

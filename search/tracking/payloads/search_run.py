@@ -8,6 +8,7 @@ from typing import Any
 
 from search.evaluation.confidence import ScoreIntervals
 from search.evaluation.per_frame import Scores, main_score_name
+from search.results.kept_quality import kept_text
 from search.results.search_result import UNMERGED, CandidateRecord, Result
 from search.tracking.payloads.common import provenance_parameters
 from search.utils.format import MEGABYTE, percent
@@ -126,9 +127,7 @@ def search_note_columns(result: Result) -> dict[str, list[str]]:
         "plan": [f"**{c.hash}**" if c.hash == result.chosen else c.hash for c in candidates],
         "MB": [f"{c.bytes / MEGABYTE:.2f}" for c in candidates],
         "saved": [f"{c.saved_pct:.1f}%" for c in candidates],
-        "quality kept": [
-            percent(None if result.at_chance else c.quality_kept) for c in candidates
-        ],
+        "quality kept": [kept_text(c.quality_kept, result.at_chance) for c in candidates],
         "fidelity": [percent(c.mean_fidelity) for c in candidates],
         "shares": [str(SharePlan.from_dict(c.plan))[:LONGEST_PARAMETER] for c in candidates],
     }
