@@ -188,7 +188,7 @@ def _load_problem(path: Path, reporter: Reporter) -> Problem:
     deployment = load_deployment(config, reporter)
     observed = observe(config, deployment, open_frame_set(config), reporter)
     similarity = compute_similarities(config, observed, config.search.adapter_specs, reporter)
-    return build_problem(config, deployment, similarity)
+    return build_problem(config, deployment, similarity, {})
 
 
 def synthetic(models: int, stages: int, seed: int) -> Problem:

@@ -178,7 +178,7 @@ def run_arm(config: RunConfig, earlier_front: Sequence[SharePlan], reporter: Rep
     similarity = compute_similarities(config, observed, config.search.adapter_specs, reporter)
     marks.append(now())
     ends: list[Seconds] = []
-    problem = build_problem(config, deployment, similarity)
+    problem = build_problem(config, deployment, similarity, {})
     evaluator = PlanEvaluator(problem)
     starts = starting_plans(problem, (*earlier_front, smallest_plan(problem, evaluator).plan))
     settings = StudySettings(

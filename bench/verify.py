@@ -160,7 +160,7 @@ def _build_case(config: RunConfig, truth: Mapping[str, Truth] | None, reporter: 
     frames = open_frame_set(config)
     observed = observe(config, deployment, frames, reporter)
     similarity = compute_similarities(config, observed, config.search.adapter_specs, reporter)
-    front = exact_front(build_problem(config, deployment, similarity)).front
+    front = exact_front(build_problem(config, deployment, similarity, {})).front
     shortlist = [front[k].plan for k in evenly_spaced(len(front), SHORTLIST)]
     setup = EvaluationSetup(
         deployment.fused_models, deployment.facts, observed.maps_for(shortlist), BATCH

@@ -31,7 +31,7 @@ from spaces.merged import MergedModel
 from spaces.model_facts import ModelFacts, facts_from_json, facts_to_json
 from spaces.model_spec import InputSettings, ModelSpec
 from spaces.plan import Precision, Share, SharePlan
-from spaces.precision import Dtype, StoredWeight, to_stored, weight_names, widen_when_read
+from spaces.precision import Dtype, StoredWeight, hold_stored, to_stored, weight_names
 from spaces.stages import Task, total_bytes
 from spaces.zoo import build_skeleton
 
@@ -343,9 +343,10 @@ def _fill(merged: MergedModel, tensors: dict[str, Tensor], dtype: Dtype, folder:
         laid_out = torch.empty_strided(empty.shape, empty.stride(), dtype=tensor.dtype)
         laid_out.copy_(tensor)
         for place in places:
-            _put(place, laid_out)
-            if id(empty) in weights and tensor.dtype != torch.float32:
-                widen_when_read(place.module, place.attribute, scale)
+            if id(empty) in weights:
+                hold_stored(place.module, place.attribute, StoredWeight(laid_out, scale))
+            else:
+                _put(place, laid_out)
     if tensors:
         raise BadBundle(f"{folder / WEIGHTS}: holds {len(tensors)} unexpected tensors")
 

@@ -129,6 +129,21 @@ def round_map(linear: LinearMap, precision: Precision) -> LinearMap:
     return LinearMap(weight, bias)
 
 
+@torch.no_grad()
+def store_weights(module: nn.Module, precision: Precision, name: str) -> None:
+    """Make a float32 module hold its weights in a precision, in place; `name` is for errors.
+
+    Raises:
+        BadWeights: a weight is too large for that precision.
+    """
+    weights = weight_names(module)
+    for part in [*module.modules()]:
+        for attribute, tensor in [*part.named_parameters(recurse=False)]:
+            if id(tensor) in weights:
+                label = f"{name}: {weights[id(tensor)]}"
+                hold_stored(part, attribute, to_stored(tensor, precision, label))
+
+
 class _Widened(nn.Module):
     """Convert a stored weight to float32 whenever its layer reads it."""
 
@@ -142,9 +157,9 @@ class _Widened(nn.Module):
         return StoredWeight(stored, self.scale).widen()
 
 
-def widen_when_read(module: nn.Module, attribute: str, scale: Tensor | None = None) -> None:
-    """Make a parameter that is stored in another dtype read as float32.
-
-    `scale` is that of `StoredWeight`.
-    """
-    parametrize.register_parametrization(module, attribute, _Widened(scale), unsafe=True)
+def hold_stored(module: nn.Module, attribute: str, stored: StoredWeight) -> None:
+    """Replace a parameter by a stored weight, which reads as float32."""
+    module.register_parameter(attribute, nn.Parameter(stored.values, requires_grad=False))
+    if stored.values.dtype != torch.float32:
+        widened = _Widened(stored.scale)
+        parametrize.register_parametrization(module, attribute, widened, unsafe=True)

@@ -13,11 +13,11 @@ from spaces.adapters import Adapter, build_adapter
 from spaces.batchnorm_fusion import fuse_stage
 from spaces.liveness import liveness
 from spaces.map_folding import find_fold_targets
-from spaces.merged import LinearMaps, ModelsByName, map_to_fold, with_folded
+from spaces.merged import LinearMaps, MergedModel, ModelsByName, map_to_fold, with_folded
 from spaces.model_facts import ModelFacts, layouts_by_model
 from spaces.node import AS_GIVEN, Node, Output, Weights, WeightsByOwner
 from spaces.plan import HEAD, Ref, Share, SharePlan
-from spaces.precision import round_weights
+from spaces.precision import Dtype, round_weights, store_weights
 from spaces.stages import StagedModel
 
 FactsByName = Mapping[str, ModelFacts]
@@ -27,25 +27,46 @@ def stored_weights(plan: SharePlan, facts: FactsByName) -> WeightsByOwner:
     """Return the weights that a canonical plan stores in another precision than the models'.
 
     A map is folded only if one of the layers that take it in is rounded afterwards. Otherwise it
-    stays an adapter here, which gives the same answers without a copy of the layers.
+    stays an adapter here, unrounded, which gives the same answers without a copy of the layers.
     """
     if not plan.precisions:
         return {}
     live, precisions = liveness(plan, layouts_by_model(facts)), plan.precision_by_owner
     folds: defaultdict[Ref, list[tuple[str, Share]]] = defaultdict(list)
-    folded_away: set[Ref] = set()
+    weights: dict[Ref, Weights] = {}
     for share in plan.shares:
         fold = find_fold_targets(share, live, facts)
         owners = [Ref(share.recipient.model, consumer.owner) for consumer in fold.consumers]
-        if any(precisions.get(owner, "float32") != "float32" for owner in owners):
-            folded_away.add(share.recipient)
+        rounded = any(precisions.get(owner, "float32") != "float32" for owner in owners)
+        if not fold.refusal:
+            weights[share.recipient] = Weights(folded_away=rounded)
+        if rounded:
             for owner, consumer in zip(owners, fold.consumers, strict=True):
                 folds[owner].append((consumer.path, share))
-    weights = {
+    return {
         owner: Weights(precisions.get(owner), tuple(folds[owner]))
         for owner in {*precisions, *folds}
-    }
-    return weights | dict.fromkeys(folded_away, Weights(folded_away=True))
+    } | weights
+
+
+def rounded_copy(merged: MergedModel, dtype: Dtype) -> MergedModel:
+    """Return a float32 copy with weights rounded as a bundle of this plan and dtype stores them.
+
+    Raises:
+        BadWeights: a weight is too large for its precision.
+    """
+    copied, precisions = copy.deepcopy(merged), merged.plan.precision_by_owner
+    for _, owner, module in copied.parts():
+        round_weights(module, precisions.get(owner, dtype), str(owner))
+    return copied
+
+
+def stored_copy(merged: MergedModel) -> MergedModel:
+    """Return a copy that holds weights in the plan's precisions, and converts them when read."""
+    copied, precisions = copy.deepcopy(merged), merged.plan.precision_by_owner
+    for _, owner, module in copied.parts():
+        store_weights(module, precisions.get(owner, "float32"), str(owner))
+    return copied
 
 
 class StoredModules:

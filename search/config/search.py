@@ -11,7 +11,7 @@ from search.metrics.registry import METRICS
 from search.statistics.streaming import SMALLEST_BATCH
 from search.study.problem import Cost, SamplerName
 from spaces.errors import BadPlan
-from spaces.plan import AdapterSpec
+from spaces.plan import PRECISIONS, AdapterSpec, Precision
 
 
 class StatisticsConfig(Section):
@@ -38,6 +38,9 @@ class SearchConfig(Section):
     adapters: list[str] = Field(default=["linear"], min_length=1)
     """Adapters to explore: `identity`, `linear` or `linear@RANK`. Stages whose weights and inputs
     are equal in two networks are always shared by `identity`."""
+    precision: list[Precision] = Field(default=[], max_length=len(PRECISIONS))
+    """Precisions in which a plan may store the weights of a stage or head: `float32`, `float16`,
+    `bfloat16`, `int8` (one scale per output channel). Without any, all are stored in `dtype`."""
     floor: Annotated[float, Field(allow_inf_nan=False)] = 0.05
     """Shares whose similarity is at most this are not explored."""
 
@@ -46,6 +49,13 @@ class SearchConfig(Section):
     def _check_objectives(cls, values: list[Cost]) -> list[Cost]:
         if len(set(values)) < len(values):
             raise ValueError("name each objective once")
+        return values
+
+    @field_validator("precision")
+    @classmethod
+    def _check_precision(cls, values: list[Precision]) -> list[Precision]:
+        if len(set(values)) < len(values):
+            raise ValueError("name each precision once")
         return values
 
     @field_validator("metric")

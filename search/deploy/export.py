@@ -34,6 +34,7 @@ from spaces.graph_export import (
 from spaces.inputs import Frame
 from spaces.merged import MergedModel
 from spaces.plan import SharePlan
+from spaces.stored_modules import rounded_copy
 
 ExportFormat = Literal["onnx", "program"]
 FORMATS: tuple[ExportFormat, ...] = ("onnx", "program")
@@ -41,10 +42,10 @@ ONNX, PROGRAM = "model.onnx", "model.pt2"
 EXAMPLES = {"example.py": "", "example_onnx.py": "onnx"}
 """Example programs in the bundle, and the format that each needs."""
 CHECKED_FRAMES = 4
-ANSWER_TOLERANCE = {"float32": 1e-4, "float16": 5e-2, "bfloat16": 2e-1}
-"""Largest difference between the answers of the written bundle and of the merged models, relative
-to the largest answer; half precision rounds the weights. The answers of other formats may differ
-from the bundle's as much as float32 allows."""
+ANSWER_TOLERANCE = 1e-4
+"""Largest difference between the answers of the written bundle and of the merged models with
+rounded weights, and between those of other formats and of the bundle, relative to the largest
+answer."""
 
 
 class BundleCheckFailed(MergeSearchError):
@@ -90,7 +91,8 @@ def export_bundle(
         written_bytes = write_bundle(part, contents, merged)
         checks = [_check_bytes(written_bytes, record)]
         bundle = load_bundle(part)
-        unwritten = Bundle(merged, contents.inputs, contents.tasks)
+        rounded = rounded_copy(merged, contents.dtype)
+        unwritten = Bundle(rounded, contents.inputs, contents.tasks)
         checks.append(_check_answers(bundle, unwritten, source))
         checks += _write_formats(bundle, source, part, formats)
         text = render_card(source.result, record, contents, checks)
@@ -124,7 +126,7 @@ def _check_answers(bundle: Bundle, unwritten: Bundle, source: BundleSource) -> s
     difference = max_relative_difference(
         BundleGraph(unwritten)(*inputs), BundleGraph(bundle)(*inputs)
     )
-    if difference > ANSWER_TOLERANCE[source.observed.deployment.dtype]:
+    if difference > ANSWER_TOLERANCE:
         raise BundleCheckFailed(
             f"read back, the bundle's answers differ by {difference:.1e} of the greatest"
         )
@@ -161,7 +163,7 @@ def _check_near(
     name: str, expected: Sequence[Tensor], answers: Sequence[Tensor | NDArray[np.float32]]
 ) -> str:
     difference = max_relative_difference(expected, answers)
-    if difference > ANSWER_TOLERANCE["float32"]:
+    if difference > ANSWER_TOLERANCE:
         raise BundleCheckFailed(
             f"{name}: its answers differ from the bundle's by {difference:.1e} of the greatest"
         )

@@ -19,6 +19,7 @@ from spaces.liveness import canonical
 from spaces.merged import MergedModel
 from spaces.model_facts import layouts_by_model
 from spaces.plan import Share, SharePlan
+from spaces.stored_modules import stored_copy
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,8 @@ class Latency:
         merged = MergedModel(
             deployment.deployed_models, deployment.facts, plan, self._fitted_maps(plan)
         )
+        if plan.precisions:
+            merged = stored_copy(merged)
         inputs = [
             {name: prepared[name] for name in merged.inputs_read} for prepared in self._inputs
         ]

@@ -9,6 +9,7 @@ from typing import Any
 from search.config.run import RunConfig
 from search.pipelines.prepare import (
     build_problem,
+    compute_rounding_losses,
     compute_similarities,
     load_deployment,
     observe,
@@ -60,7 +61,8 @@ def build_problem_from_config(config: RunConfig, reporter: Reporter) -> Problem:
     deployment = load_deployment(config, reporter)
     observed = observe(config, deployment, open_frames(config, reporter), reporter)
     similarity = compute_similarities(config, observed, config.search.adapter_specs, reporter)
-    return build_problem(config, deployment, similarity)
+    losses = compute_rounding_losses(config, observed, reporter)
+    return build_problem(config, deployment, similarity, losses)
 
 
 def print_front(exact: ExactFront, unmerged_bytes: int, reporter: Reporter) -> None:

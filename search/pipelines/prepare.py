@@ -25,6 +25,7 @@ from search.data.frames import (
 )
 from search.data.ground_truth import BadTruth, Truth, check_classes
 from search.metrics.registry import METRICS
+from search.metrics.rounding import rounding_losses
 from search.pipelines.open_data import (
     check_frame_supply,
     open_frame_set,
@@ -41,6 +42,12 @@ from search.report.console_tables import print_stages
 from search.statistics.observed import FramePart, Observed
 from search.statistics.similarity import Statistics
 from search.statistics.storage import read_moments
+from search.study.precision.profiles import (
+    RoundingLosses,
+    precision_profiles,
+    weight_owners,
+    with_profile_of,
+)
 from search.study.problem import Problem
 from search.utils.reporter import Reporter
 from spaces.cost import CostModel
@@ -48,7 +55,7 @@ from spaces.deployment import Deployment
 from spaces.errors import MergeSearchError
 from spaces.model_facts import collect_facts
 from spaces.model_spec import ModelSpec
-from spaces.plan import AdapterSpec, Share
+from spaces.plan import AdapterSpec, Share, SharePlan
 from spaces.shares import DIFFERENT_VIEWS, Pair, Pairs, find_pairs
 from spaces.stages import StagedModel
 from spaces.zoo import load_model
@@ -109,7 +116,7 @@ def survey(config: RunConfig, models: Mapping[str, StagedModel]) -> Deployment:
         NothingToShare: no representation may replace another.
     """
     device = select_device(config.device)
-    facts = collect_facts(models, config.dtype)
+    facts = collect_facts(models, config.dtype, config.search.precision)
     pairs = find_pairs(facts)
     if not pairs.legal:
         raise NothingToShare(_why_nothing(pairs))
@@ -292,11 +299,32 @@ def compute_similarities(
     return {share: similarity.get(share, 1.0) for share in shares}
 
 
+def compute_rounding_losses(
+    config: RunConfig, observed: Observed, reporter: Reporter
+) -> RoundingLosses:
+    """Compute the loss of each stage and head at each precision that the config allows."""
+    precisions = config.search.precision
+    if not precisions:
+        return {}
+    reporter.step(f"Loss of storing each stage and head in {', '.join(precisions)}")
+    owners = len([*weight_owners(observed.deployment.facts)])
+    with reporter.progress("roundings", owners * len(precisions)) as progress:
+        return rounding_losses(observed, precisions, progress)
+
+
 def build_problem(
-    config: RunConfig, deployment: Deployment, similarity: Mapping[Share, float]
+    config: RunConfig,
+    deployment: Deployment,
+    similarity: Mapping[Share, float],
+    losses: RoundingLosses,
+    champion: SharePlan | None = None,
 ) -> Problem:
-    """Return the search problem: the shares above `search.floor`, the limits, the objectives."""
-    facts = deployment.facts
+    """Return the search problem: the shares above `search.floor`, the limits, the objectives.
+
+    Its precision profiles include that of the champion.
+    """
+    facts, precisions = deployment.facts, config.search.precision
+    profiles = precision_profiles(facts, losses, precisions) if precisions else ()
     return Problem(
         facts=facts,
         quality_by_share={
@@ -304,4 +332,6 @@ def build_problem(
         },
         limits=config.limits(CostModel(facts).unmerged_bytes),
         costs=tuple(config.search.objectives),
+        profiles=with_profile_of(champion, profiles, facts) if champion else profiles,
+        rounding_losses=losses,
     )

@@ -12,7 +12,7 @@ from spaces.bundle import BundleContents, write_bundle
 from spaces.merged import MergedModel
 from spaces.model_facts import collect_facts
 from spaces.model_spec import ModelSpec
-from spaces.plan import SharePlan
+from spaces.plan import PRECISIONS, SharePlan
 from spaces.precision import Dtype
 
 ARCHS = {"cls": (CLASSIFIER, 1), "det": (DETECTOR, 3), "a": (CLASSIFIER, 1), "b": (CLASSIFIER, 2)}
@@ -36,7 +36,7 @@ def write_plan_bundle(
 ) -> tuple[MergedModel, BundleContents, int]:
     """Write a bundle into a new folder; return its merged model, contents and size in bytes."""
     deployment = observed.deployment
-    facts = collect_facts(deployment.models, dtype)
+    facts = collect_facts(deployment.models, dtype, PRECISIONS)
     merged = MergedModel(deployment.models, deployment.facts, plan, observed.maps_for([plan]))
     contents = BundleContents(
         specs={name: specs[name] for name in facts},

@@ -7,7 +7,12 @@ from pathlib import Path
 
 from search.config.run import RunConfig
 from search.evaluation.latency import Latency
-from search.pipelines.prepare import build_problem, compute_similarities, observe
+from search.pipelines.prepare import (
+    build_problem,
+    compute_rounding_losses,
+    compute_similarities,
+    observe,
+)
 from search.pipelines.run_steps.records import FrontSearch, RunInputs
 from search.results.search_result import Result
 from search.study.objectives import EvaluatedPlan, PlanEvaluator, PredictedPlan
@@ -57,14 +62,16 @@ def search(
         observed = observe(config, deployment, inputs.frames, reporter)
     with timings.timing("similarity"):
         similarity = compute_similarities(config, observed, config.search.adapter_specs, reporter)
+        losses = compute_rounding_losses(config, observed, reporter)
     latency = Latency(observed)
-    evaluator = PlanEvaluator(build_problem(config, deployment, similarity), latency.milliseconds)
-    with reporter.working("smallest plan"):
-        least = smallest_within_limits(evaluator, config.out_folder)
     # an earlier search may have shared equal representations through maps
     earlier_plans = [*map(deployment.without_needless_maps, load_earlier_plans(config.out_folder))]
     if champion:
         champion = deployment.without_needless_maps(champion)
+    problem = build_problem(config, deployment, similarity, losses, champion)
+    evaluator = PlanEvaluator(problem, latency.milliseconds)
+    with reporter.working("smallest plan"):
+        least = smallest_within_limits(evaluator, config.out_folder)
     with timings.timing("search"):
         first = [champion] if champion else []
         start_plans = [*first, *earlier_plans, least.plan]

@@ -74,6 +74,11 @@ class Bounds:
         self.weights = table.weights.mean(axis=0)
         """(segments,): weight of each segment's end in the plan's quality."""
         self.minimum_adapter_bytes = self._minimum_adapter_bytes()
+        start = PartialPlans.undecided(table, self.graph.undecided)
+        self.highest = table.quality_after_noise(
+            np.ones((len(table.segments), 1)), self.graph.end_noise(start)
+        )[:, 0]
+        """(segments,): what a tap at each segment's end keeps at the lowest noise of any plan."""
 
     def _minimum_adapter_bytes(self) -> Ints:
         """Return the fewest bytes of an adapter, by its recipient, (segments, replaced)."""
@@ -109,7 +114,7 @@ class Bounds:
         return [
             (
                 int(stage_bytes[replaced, 0] + self.minimum_adapter_bytes[segment, replaced]),
-                self.weights[segment] * quality[replaced].max(),
+                self.weights[segment] * self.highest[segment] * quality[replaced].max(),
             )
             for replaced in {0, *positions.tolist()}
         ]
@@ -118,6 +123,7 @@ class Bounds:
         """Return whether a completion may be feasible and not dominated by an incumbent, (n,)."""
         ends = self.graph.end_quality(self.graph.edge_quality(partial))[:-1]
         feasible = (ends[self.table.tapped] > 0).all(axis=0)
+        ends = self.table.quality_after_noise(ends, self.graph.end_noise(partial))
         feasible &= self.near_quality_limit((self.table.weights @ ends).min(axis=0))
         fewest_bytes, best_quality = self._fewest_bytes(partial), relaxed.decided_weights @ ends
         undominated = np.zeros(len(partial), np.bool_)

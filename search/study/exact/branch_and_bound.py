@@ -1,5 +1,7 @@
 """The exact front of a problem, by branch and bound: the reference that studies are measured by.
 
+Each precision profile is searched on its own, with the incumbents of those before.
+
 Partial plans are branched in three rounds of decisions. The first decides `replaced` of each
 segment, the second `retained`; now the bytes of all stages are known. The third decides the share
 of each segment. After every decision a partial plan is bounded from below in bytes and from above
@@ -20,6 +22,7 @@ from search.study.exact.partial_plans import Kind, PartialPlans
 from search.study.exact.plan_table import PlanTable
 from search.study.exact.segments import NO_SHARE, Bools, Floats, Ints
 from search.study.objectives import PlanEvaluator, PredictedPlan
+from search.study.precision.profiles import NO_PROFILE, Profile, apply_profile
 from search.study.problem import Problem
 from spaces.errors import MergeSearchError
 from spaces.liveness import canonical
@@ -61,14 +64,19 @@ def exact_front(
     Raises:
         TooLarge: the search has examined MAX_EXAMINED plans.
     """
-    search = _Search(problem, progress)
-    search.add_incumbents(
-        np.array([search.table.column(plan) for plan in (SharePlan(), *seeds)]).T
-    )
-    # The best shares for every combination of `replaced` give incumbents that prune well.
-    search.run([decision for decision in search.decisions if decision.kind == "replaced"])
-    search.run(search.decisions)
-    return ExactFront(tuple(search.incumbents.plans), problem.space.size, search.examined)
+    incumbents, evaluator = Incumbents(problem.limits), PlanEvaluator(problem)
+    examined = 0
+    for profile in problem.profiles or (NO_PROFILE,):
+        search = _Search(evaluator, profile, incumbents, progress)
+        search.examined = examined
+        search.add_incumbents(
+            np.array([search.table.column(plan) for plan in (SharePlan(), *seeds)]).T
+        )
+        # The best shares for every combination of `replaced` give incumbents that prune well.
+        search.run([decision for decision in search.decisions if decision.kind == "replaced"])
+        search.run(search.decisions)
+        examined = search.examined
+    return ExactFront(tuple(incumbents.plans), problem.space.size, examined)
 
 
 @dataclass(frozen=True)
@@ -88,11 +96,18 @@ class _Decision:
 class _Search:
     """Partial plans on their way through the decisions, depth first, a batch at a time."""
 
-    def __init__(self, problem: Problem, progress: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        evaluator: PlanEvaluator,
+        profile: Profile,
+        incumbents: Incumbents,
+        progress: Callable[[int], None],
+    ) -> None:
         self.progress = progress
-        self.evaluator = PlanEvaluator(problem)
-        self.table = PlanTable(problem)
-        self.incumbents = Incumbents(problem.limits)
+        self.evaluator = evaluator
+        self.profile = profile
+        self.table = PlanTable(evaluator.problem, profile)
+        self.incumbents = incumbents
         self.bounds = Bounds(self.table, self.incumbents)
         self.decisions = _decisions(self.bounds)
         self.batch_size = max(256, MAX_ENTRIES // (2 * len(self.table.segments) ** 2))
@@ -161,10 +176,10 @@ class _Search:
         ).any():
             for column in _undominated(values.bytes, values.quality, np.flatnonzero(open_plans)):
                 open_plans[column] = False
-                plan = self.table.plan(chosen[:, column])
-                self.incumbents.add(
-                    self.evaluator.predict(canonical(plan, self.evaluator.problem.layouts))
-                )
+                problem = self.evaluator.problem
+                plan = canonical(self.table.plan(chosen[:, column]), problem.layouts)
+                plan = apply_profile(plan, self.profile, problem.facts)
+                self.incumbents.add(self.evaluator.predict(plan))
 
     def _count(self, plans: int) -> None:
         self.examined += plans

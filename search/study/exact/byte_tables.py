@@ -7,16 +7,19 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from search.study.exact.segments import Bools, Ints, Segment, stage_positions
+from search.study.precision.profiles import Profile
 from spaces.cost import CostModel
 from spaces.liveness import Liveness
 from spaces.model_facts import ModelFacts
-from spaces.plan import HEAD, Ref, Share
+from spaces.plan import HEAD, Precision, Ref, Share
 
 
 class StageBytes:
     """Bytes of the live stages and of the heads, each tensor once."""
 
-    def __init__(self, segments: Sequence[Segment], facts: Mapping[str, ModelFacts]) -> None:
+    def __init__(
+        self, segments: Sequence[Segment], facts: Mapping[str, ModelFacts], profile: Profile
+    ) -> None:
         self.head_bytes = 0
         """Bytes that every plan holds: those of the heads' tensors."""
         self.tied: list[tuple[int, list[tuple[int, int]]]] = []
@@ -24,7 +27,7 @@ class StageBytes:
         positions = stage_positions(segments)
         longest = max(len(segment.stages) for segment in segments)
         own_bytes = np.zeros((len(segments), longest + 1), np.intp)  # by segment and position
-        for size, stages in _tensor_owners(facts).values():
+        for size, stages in _tensor_owners(facts, profile).values():
             if None in stages:
                 self.head_bytes += size
             elif len(stages) == 1:
@@ -68,10 +71,11 @@ class AdapterBytes:
         stages: Sequence[Ref],
         facts: Mapping[str, ModelFacts],
         costs: CostModel,
+        profile: Profile,
     ) -> None:
         numbers = {ref: number for number, ref in enumerate(stages)}
         no_stage = len(numbers)
-        contexts = [AdapterContexts(share, facts, costs) for share in shares]
+        contexts = [AdapterContexts(share, facts, costs, profile) for share in shares]
         longest = max((len(context.passed_on) for context in contexts), default=1)
         self.donor = np.array([numbers[share.donor] for share in shares] + [no_stage], np.intp)
         self.readers = np.full((longest, len(shares) + 1), no_stage, np.intp)
@@ -111,8 +115,10 @@ class AdapterBytes:
 class AdapterContexts:
     """The bytes of one share's adapter in each context."""
 
-    def __init__(self, share: Share, facts: Mapping[str, ModelFacts], costs: CostModel) -> None:
-        self.share, self.costs = share, costs
+    def __init__(
+        self, share: Share, facts: Mapping[str, ModelFacts], costs: CostModel, profile: Profile
+    ) -> None:
+        self.share, self.costs, self.profile = share, costs, profile
         above = _stages_above(share.recipient, facts)
         self.passed_on = [share.recipient]
         """The recipient, and the representations above that pass it on unchanged."""
@@ -141,18 +147,22 @@ class AdapterContexts:
         donors = self.passed_on[first_donor : first_donor + 1]
         others = [Share(self.share.donor, donor) for donor in donors]
         live = Liveness(frozenset(self.readers[:live_readers]), frozenset((self.share, *others)))
-        return self.costs.adapter_bytes(self.share, live, {})
+        return self.costs.adapter_bytes(self.share, live, self.profile)
 
 
 def _tensor_owners(
-    facts: Mapping[str, ModelFacts],
-) -> dict[str, tuple[int, list[Ref | None]]]:
-    """Map each tensor to its bytes and the stages that hold it; None stands for a head."""
-    owners: dict[str, tuple[int, list[Ref | None]]] = {}
+    facts: Mapping[str, ModelFacts], profile: Profile
+) -> dict[tuple[str, Precision], tuple[int, list[Ref | None]]]:
+    """Map each tensor and precision to the bytes and the stages that hold it.
+
+    None stands for a head.
+    """
+    owners: dict[tuple[str, Precision], tuple[int, list[Ref | None]]] = {}
     for name, fact in facts.items():
-        for owner, tensors in fact.tensors.items():
-            for tensor, size in tensors.items():
-                stages = owners.setdefault(tensor, (size, []))[1]
+        for owner in fact.tensors:
+            precision = profile.get(Ref(name, owner), fact.dtype)
+            for tensor, size in fact.tensors_at(owner, precision).items():
+                stages = owners.setdefault((tensor, precision), (size, []))[1]
                 stages.append(None if owner == HEAD else Ref(name, owner))
     return owners
 

@@ -21,7 +21,7 @@ COMBINATIONS_PER_BATCH = 20_000
 
 
 def count_plans(problem: Problem) -> int:
-    """Return the number of different canonical plans.
+    """Return the number of different canonical plans, whatever their precisions.
 
     Every share of a plan is live, so these are all choices of shares without a cycle. For a given
     combination of `replaced` a plan is a tree in the segment graph that leads all segments' ends

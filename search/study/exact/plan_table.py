@@ -27,10 +27,11 @@ from search.study.exact.segments import (
     split_into_segments,
     stage_positions,
 )
+from search.study.precision.profiles import NO_PROFILE, Profile
 from search.study.problem import Problem
 from search.study.proxy import Proxy
 from spaces.cost import CostModel
-from spaces.plan import Ref, Share, SharePlan
+from spaces.plan import HEAD, Ref, Share, SharePlan
 
 
 @dataclass(frozen=True)
@@ -47,14 +48,14 @@ class PlanValues:
 
 
 class PlanTable:
-    """The shares of a problem by number, and the tables from which plans are evaluated.
+    """The shares of a problem by number, and the tables that plans are evaluated with.
 
     A complete plan is a column of share numbers, (segments,), with NO_SHARE where a segment has no
     share; many plans are an array `chosen`, (segments, n). Arrays over shares have a last entry
     for NO_SHARE, which is index -1.
     """
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, profile: Profile = NO_PROFILE) -> None:
         costs, proxy = CostModel(problem.facts), Proxy(problem.quality_by_share, problem.layouts)
         self.segments = tuple(split_into_segments(problem.layouts))
         self.shares = tuple(_shares_of(problem))
@@ -73,8 +74,52 @@ class PlanTable:
         self.previous = np.array([segment.previous for segment in self.segments], np.intp)
         self.weights = quality_weights(self.segments, problem.layouts)
         self.tapped = np.array([segment.taps > 0 for segment in self.segments])
-        self.stage_bytes = StageBytes(self.segments, problem.facts)
-        self.adapter_bytes = AdapterBytes(self.shares, list(self.positions), problem.facts, costs)
+        self.stage_bytes = StageBytes(self.segments, problem.facts, profile)
+        self.adapter_bytes = AdapterBytes(
+            self.shares, list(self.positions), problem.facts, costs, profile
+        )
+        self._set_noise(problem, profile)
+
+    def _set_noise(self, problem: Problem, profile: Profile) -> None:
+        """Set the noise of roundings, squared losses, that each way to a segment's end adds.
+
+        The way through a share leads past the end of the donor's segment, whose stages after the
+        donor do not count: a suffix donor's noise may be negative.
+        """
+
+        def noise(owner: Ref) -> float:
+            entry = (owner, profile.get(owner, problem.facts[owner.model].dtype))
+            return problem.rounding_losses.get(entry, 0.0) ** 2
+
+        after = np.zeros(len(self.shares) + 1)
+        upto, whole = np.zeros_like(after), np.zeros(len(self.segments))
+        sums = [
+            np.cumsum([0.0, *(noise(Ref(s.model, stage)) for stage in s.stages)])
+            for s in self.segments
+        ]
+        for number in range(len(self.shares)):
+            recipient = sums[self.recipient_segment[number]]
+            after[number] = recipient[-1] - recipient[self.recipient_position[number]]
+            donor = self.donor_segment[number]
+            upto[number] = sums[donor][self.donor_position[number]]
+            whole[donor] = sums[donor][-1]
+        self.own_noise = np.array([total[-1] for total in sums])
+        """(segments,): of a segment without a share, from the end of the one before."""
+        self.prefix_noise = after + upto
+        """(shares + 1,): of each share of a prefix donor, from the end of the segment before."""
+        self.suffix_noise = self.prefix_noise - whole[self.donor_segment]
+        """(shares + 1,): of each share of a suffix donor, from the end of its segment."""
+        self.head_noise = np.array([noise(Ref(s.model, HEAD)) for s in self.segments])[:, None]
+        """(segments, 1): of the head of each segment's model."""
+        self.is_noisy = bool(self.own_noise.any() or self.head_noise.any())
+
+    def quality_after_noise(self, end_quality: Floats, end_noise: Floats) -> Floats:
+        """Return what a tap at each segment's end keeps, (segments, n)."""
+        if not self.is_noisy:
+            return end_quality
+        noise = np.maximum(end_noise, 0.0) + self.head_noise
+        kept: Floats = end_quality * np.maximum(0.0, 1.0 - np.sqrt(noise))
+        return kept
 
     def shares_into(self, segment: int) -> Ints:
         """Return the numbers of the shares whose recipient lies in a segment."""
@@ -131,10 +176,11 @@ class PlanTable:
             has_share & ~from_prefix, donor_segment, self.previous[donor_segment]
         )
         end_quality = self._end_quality(self.quality[chosen], depends_on)
+        end_noise = self._end_noise(chosen, from_prefix, depends_on)
         retained = self._retained(chosen, donor_segment, from_prefix)
         total = self.stage_bytes.bytes(replaced, retained)
         total += self._adapter_bytes(chosen, replaced, retained)
-        by_model = self.weights @ end_quality
+        by_model = self.weights @ self.quality_after_noise(end_quality, end_noise)
         acyclic: Bools = np.all(end_quality[self.tapped] >= 0, axis=0)
         return PlanValues(total, by_model.mean(axis=0), by_model.min(axis=0), acyclic)
 
@@ -151,6 +197,17 @@ class PlanTable:
             arriving = np.take_along_axis(quality, depends_on, 0)
             quality[:-1] = np.where(arriving >= 0, share_quality * arriving, -1.0)
         return quality[:-1]
+
+    def _end_noise(self, chosen: Ints, from_prefix: Bools, depends_on: Ints) -> Floats:
+        """Return the noise at each segment's end, (segments, n), if it depends not on itself."""
+        noise = np.zeros((len(chosen) + 1, chosen.shape[1]))
+        if not self.is_noisy:
+            return noise[:-1]
+        through_share = np.where(from_prefix, self.prefix_noise[chosen], self.suffix_noise[chosen])
+        added = np.where(chosen != NO_SHARE, through_share, self.own_noise[:, None])
+        for _ in range(len(chosen)):
+            noise[:-1] = added + np.take_along_axis(noise, depends_on, 0)
+        return noise[:-1]
 
     def _retained(self, chosen: Ints, donor_segment: Ints, from_prefix: Bools) -> Ints:
         """Return the position of each segment's last prefix donor, (segments, n); else 0."""

@@ -40,6 +40,8 @@ class SegmentGraph:
         """The highest quality of a share on the edge; 0 if there is none."""
         self.best_share = np.full(shape, NO_SHARE)
         """The share that keeps this quality."""
+        self.noise = np.full(shape, np.inf)
+        """The lowest noise of roundings of a share on the edge."""
         self.share_count = np.zeros(shape, np.intp)
         """How many shares are on the edge; an unmerged segment counts as 1."""
         self.starts = np.concatenate([np.arange(self.count), table.previous])
@@ -47,6 +49,7 @@ class SegmentGraph:
         for segment in range(self.count):
             for replaced in (0, self.undecided):
                 self.quality[segment, replaced, self.count + segment] = 1.0
+                self.noise[segment, replaced, self.count + segment] = table.own_noise[segment]
                 self.share_count[segment, replaced, self.count + segment] = 1
         undominated = {*table.undominated_shares()}
         # By rising quality: the last share written into an entry is the best one.
@@ -58,16 +61,17 @@ class SegmentGraph:
         segment, replaced = int(table.recipient_segment[share]), table.recipient_position[share]
         donor, position = int(table.donor_segment[share]), int(table.donor_position[share])
         edges = (
-            (
-                donor,
-                slice(0, position + 1),
-            ),  # a suffix donor if its segment's replaced <= position
-            (self.count + donor, slice(position, None)),  # a prefix donor if retained >= position
+            # a suffix donor if its segment's replaced <= position
+            (donor, slice(0, position + 1), table.suffix_noise[share]),
+            # a prefix donor if its segment's retained >= position
+            (self.count + donor, slice(position, None), table.prefix_noise[share]),
         )
         for code in (int(replaced), self.undecided):
-            for edge, limits in edges:
+            for edge, limits, noise in edges:
                 self.share_count[segment, code, edge, limits] += 1
                 if undominated:
+                    lowest = self.noise[segment, code, edge, limits]
+                    np.minimum(lowest, noise, out=lowest)
                     quality = max(table.quality[share], SMALLEST_QUALITY)
                     self.quality[segment, code, edge, limits] = quality
                     self.best_share[segment, code, edge, limits] = share
@@ -106,6 +110,45 @@ class SegmentGraph:
                     table.quality[share], SMALLEST_QUALITY
                 )
         return quality
+
+    def edge_noise(self, partial: PartialPlans) -> Floats:
+        """Return the lowest noise of roundings on each edge, (segments, edges, n).
+
+        It is infinite without a share.
+        """
+        table = self.table
+        noise: Floats = self.noise.take(self.table_index(partial))
+        columns = np.arange(len(partial))
+        for segment, shares in enumerate(partial.shares):
+            decided = columns[shares >= 0]
+            if len(decided):
+                share = shares[decided]
+                donor = table.donor_segment[share]
+                from_prefix = table.donor_position[share] < partial.replaced[donor, decided]
+                noise[segment][:, decided] = np.inf
+                noise[segment, donor + self.count * from_prefix, decided] = np.where(
+                    from_prefix, table.prefix_noise[share], table.suffix_noise[share]
+                )
+        return noise
+
+    def end_noise(self, partial: PartialPlans) -> Floats:
+        """Return the lowest noise at each segment's end, (segments, n).
+
+        The noise of a path is the sum of its edges. It is never negative, although edges may be.
+        """
+        if not self.table.is_noisy:
+            return np.zeros((self.count, len(partial)))
+        edge_noise = self.edge_noise(partial)
+        ends = np.full((self.count + 1, len(partial)), np.inf)
+        ends[-1] = 0.0
+        for _ in range(self.count):
+            before = ends.copy()
+            for segment in range(self.count):
+                lowest = (edge_noise[segment] + ends[self.starts]).min(axis=0)
+                ends[segment] = np.maximum(lowest, 0.0)
+            if np.array_equal(before, ends):
+                break
+        return ends[:-1]
 
     def end_quality(self, edge_quality: Floats) -> Floats:
         """Return the highest quality at each segment's end and at the input, (segments + 1, n).

@@ -22,6 +22,8 @@ from spaces.plan import HEAD, Precision, Ref, SharePlan
 Profile = Mapping[Ref, Precision]
 """The precision of each stage and head by representation or head. If a share replaces the
 representation of a stage, its map is stored in the precision of the stage."""
+NO_PROFILE: Profile = {}
+"""The profile of a problem without a choice: all weights are stored as given."""
 RoundingLosses = Mapping[tuple[Ref, Precision], float]
 """The loss of each stage and head at each precision, 0 to 1: how much the answers of its model
 change if only its weights are rounded."""
@@ -90,6 +92,23 @@ def apply_profile(plan: SharePlan, profile: Profile, facts: FactsByName) -> Shar
             if owner in profile and profile[owner] != facts[owner.model].dtype
         }
     )
+
+
+def with_profile_of(
+    plan: SharePlan, profiles: Sequence[Profile], facts: FactsByName
+) -> tuple[Profile, ...]:
+    """Return the profiles, preceded by that of a canonical plan if none of them gives it.
+
+    A plan with a precision that the facts do not know stays outside.
+    """
+    shares, stored = plan.with_precisions({}), plan.precision_by_owner
+    known = all(precision in facts[owner.model].stored for owner, precision in plan.precisions)
+    if not profiles or not known:
+        return tuple(profiles)
+    if any(apply_profile(shares, profile, facts) == plan for profile in profiles):
+        return tuple(profiles)
+    own = {owner: stored.get(owner, facts[owner.model].dtype) for owner in weight_owners(facts)}
+    return (own, *profiles)
 
 
 class _Option(NamedTuple):
