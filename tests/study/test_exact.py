@@ -9,6 +9,7 @@ from itertools import pairwise, product
 
 import numpy as np
 import pytest
+from made_up_precisions import with_precision_profiles
 from networks import LOW_RANK, ZooDeployment
 from tiny import made_up_facts, made_up_similarity
 
@@ -19,6 +20,7 @@ from search.study.exact.plan_table import PlanTable
 from search.study.exact.segments import NO_SHARE
 from search.study.objectives import PlanEvaluator, PredictedPlan
 from search.study.pareto import front_indices
+from search.study.precision.profiles import apply_profile
 from search.study.problem import Limits, Problem
 from spaces.consumers import Consumer, Consumers
 from spaces.errors import BadPlan
@@ -108,11 +110,10 @@ def every_nth_share(problem: Problem, every: int) -> Problem:
 
 def predict_all(problem: Problem) -> list[PredictedPlan]:
     """Predict every plan of the space once, with the search space, cost model and proxy."""
-    slots, evaluator = problem.space.slots, PlanEvaluator(problem)
-    names = [slot.name for slot in slots]
+    choices, evaluator = problem.space.choices, PlanEvaluator(problem)
     plans = {
-        problem.space.decode(dict(zip(names, combination, strict=True)))
-        for combination in product(*(slot.choices for slot in slots))
+        problem.space.decode(dict(zip(choices, combination, strict=True)))
+        for combination in product(*choices.values())
     }
     return [evaluator.predict(plan) for plan in plans]
 
@@ -153,6 +154,39 @@ def test_the_exact_front_is_the_front_of_all_plans(seed: int) -> None:
     for limits in limits_of(problem):
         assert front_points(replace(problem, limits=limits)) == front_of(plans, limits), limits
     assert count_plans(problem) == len(plans)
+
+
+@pytest.mark.parametrize("seed", SMALL)
+def test_the_exact_front_with_precisions_is_the_front_of_all_plans(seed: int) -> None:
+    problem = with_precision_profiles(every_nth_share(random_problem(seed), 2), seed)
+    plans = predict_all(problem)
+    assert len({plan.plan.precisions for plan in plans}) > 3
+    for limits in limits_of(problem):
+        exact = front_points(replace(problem, limits=limits))
+        expected = front_of(plans, limits)
+        assert [size for size, _ in exact] == [size for size, _ in expected], limits
+        assert [q for _, q in exact] == pytest.approx([q for _, q in expected], abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(0, 24, 5))
+def test_the_plan_table_evaluates_plans_of_a_profile_as_the_evaluator_does(seed: int) -> None:
+    problem = with_precision_profiles(random_problem(seed), seed)
+    evaluator, rng = PlanEvaluator(problem), np.random.default_rng(seed)
+    for profile in problem.profiles:
+        table = PlanTable(problem, profile)
+        chosen = np.array(
+            [
+                rng.choice([NO_SHARE, *table.shares_into(segment)], 50)
+                for segment in range(len(table.segments))
+            ]
+        )
+        values = table.evaluate(chosen)
+        for column in np.flatnonzero(values.acyclic):
+            plan = canonical(table.plan(chosen[:, column]), problem.layouts)
+            predicted = evaluator.predict(apply_profile(plan, profile, problem.facts))
+            assert predicted.bytes == values.bytes[column]
+            assert predicted.proxy == pytest.approx(values.quality[column], abs=1e-12)
+            assert predicted.worst == pytest.approx(values.worst[column], abs=1e-12)
 
 
 def test_the_random_problems_are_of_every_kind() -> None:
