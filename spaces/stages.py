@@ -167,14 +167,14 @@ class StagedModel(nn.Module):
         """Return per frame, (batch,), how close two sets of (batch, n) probabilities are.
 
         1 is equal. Unlike `agreement`, it also tells changes that are too small to change the
-        class of a frame. For a classifier, it is the probability that both sets have in common.
-        For a detector, it is the sum of the minima over the sum of the maxima, each weighted by
-        the original probability.
+        class of a frame. It is 1 minus the probability that moves: for a classifier, from class to
+        class; for a detector, the mean change over anchors and classes, weighted by their original
+        probabilities.
         """
-        low, high = torch.minimum(rounded, original), torch.maximum(rounded, original)
+        moved = (rounded - original).abs()
         if self.task == "classification":
-            return low.sum(1)
-        return (original * low).sum(1) / (original * high).sum(1)
+            return 1 - moved.sum(1) / 2
+        return 1 - (original * moved).sum(1) / original.sum(1)
 
     def example_input(self, batch: int = 2) -> Tensor:
         """Return a seeded random input of the right shape."""

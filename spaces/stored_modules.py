@@ -20,10 +20,8 @@ from spaces.plan import HEAD, Ref, Share, SharePlan
 from spaces.precision import Dtype, round_weights, store_weights
 from spaces.stages import StagedModel
 
-FactsByName = Mapping[str, ModelFacts]
 
-
-def stored_weights(plan: SharePlan, facts: FactsByName) -> WeightsByOwner:
+def stored_weights(plan: SharePlan, facts: Mapping[str, ModelFacts]) -> WeightsByOwner:
     """Return the weights that a canonical plan stores in another precision than the models'.
 
     A map is folded only if one of the layers that take it in is rounded afterwards. Otherwise it
@@ -75,7 +73,9 @@ class StoredModules:
     `models` may be fused; what is rounded is built from the unfused originals, as in a bundle.
     """
 
-    def __init__(self, models: ModelsByName, facts: FactsByName, maps: LinearMaps) -> None:
+    def __init__(
+        self, models: ModelsByName, facts: Mapping[str, ModelFacts], maps: LinearMaps
+    ) -> None:
         self.models, self.facts, self.maps = models, facts, maps
         self._modules: dict[tuple[Ref, Share | None, Weights], nn.Module] = {}
 
