@@ -100,9 +100,9 @@ def _precisions(plan: SharePlan, stored: StoredBytes) -> str:
         ],
     )
     return (
-        f"{table}\n\nThe bytes are those of all tensors of these stages. Normalisations stay in "
-        "float32, and with int8 also biases and the scale of each output channel. A stored weight "
-        "becomes float32 while its layer runs."
+        f"{table}\n\nThe bytes include what these stages hold in float32 in any case: "
+        "normalisations and, with int8, biases and one scale per output channel. A weight is "
+        "converted to float32 while its layer runs."
     )
 
 

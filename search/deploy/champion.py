@@ -22,7 +22,7 @@ from search.results.registered_plan import RegisteredPlan
 from search.results.rounds import PromotionRecord
 from search.utils.files import CannotWrite, link_or_copy, replace_folder
 from search.utils.records import BadRecord, NoRecord, read_record, write_record
-from spaces.bundle import BUNDLE, bundle_id, read_bundle_contents
+from spaces.bundle import BUNDLE, BadBundle, bundle_id, read_bundle_contents
 from spaces.cost import CostModel
 from spaces.plan import SharePlan
 
@@ -103,8 +103,11 @@ class ChampionStore:
         return read_bundle_contents(self.bundle_folder(champion.bundle)).plan
 
     def describe_precisions(self, champion: Champion) -> str:
-        """Return how the weights of its bundle are stored; empty without precisions."""
-        contents = read_bundle_contents(self.bundle_folder(champion.bundle))
+        """Describe how its weights are stored; empty without precisions or if it is damaged."""
+        try:
+            contents = read_bundle_contents(self.bundle_folder(champion.bundle))
+        except BadBundle:
+            return ""
         stored = stored_bytes_by_precision(contents.plan, CostModel(contents.facts))
         return describe_stored(contents.plan, stored)
 

@@ -69,6 +69,16 @@ def tiny_run(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Fini
         return run_config(write_config(folder, config_data(weights)))
 
 
+@pytest.fixture(scope="session")
+def precise_run(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+    """One complete run whose plans store weights in several precisions."""
+    changes = {"budget": "40%", "search.precision": ["float32", "float16", "int8"]}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        folder = tmp_path_factory.mktemp("precise-run")
+        return run_config(write_config(folder, with_changes(config_data(weights), changes)))
+
+
 @pytest.fixture
 def data(weights: Weights) -> dict[str, Any]:
     """Return a config that is quick enough to run several times in a test."""

@@ -16,6 +16,8 @@ from spaces.plan import SharePlan
 
 LONGEST_PARAMETER = 500
 """Characters in a parameter at most."""
+LONGEST_NOTED_SHARES = 300
+"""Characters of a plan's shares in the note, if its precisions stand beside them."""
 NOTED_CANDIDATES = 10
 """Candidates in the note at most: MLflow accepts 8,000 characters."""
 SCORES = ("top1", "top5", "map", "ap50")
@@ -48,7 +50,8 @@ def plan_parameters(result: Result, plan: SharePlan, precision: str = "") -> dic
     """Return the shares of a plan, its precisions in words, and the limits of its search.
 
     `precision` is logged if any plan of the result has precisions; without it the plan stores all
-    weights in the dtype of the config. All plans have the same keys, so that MLflow shows them side by side.
+    weights in the dtype of the config. All plans have the same keys, so that MLflow shows them
+    side by side.
     """
     shares = plan.shares
     return {
@@ -141,13 +144,20 @@ def search_note(result: Result) -> str:
 def search_note_columns(result: Result) -> dict[str, list[str]]:
     """Return the table of the first candidates: MLflow refuses a note that is too long."""
     candidates = result.candidates[:NOTED_CANDIDATES]
-    return {
+    columns = {
         "plan": [f"**{c.hash}**" if c.hash == result.chosen else c.hash for c in candidates],
         "MB": [f"{c.bytes / MEGABYTE:.2f}" for c in candidates],
         "saved": [f"{c.saved_pct:.1f}%" for c in candidates],
         "quality kept": [kept_text(c.quality_kept, result.at_chance) for c in candidates],
         "fidelity": [percent(c.mean_fidelity) for c in candidates],
-        "shares": [str(SharePlan.from_dict(c.plan))[:LONGEST_PARAMETER] for c in candidates],
+    }
+    plans = [SharePlan.from_dict(c.plan) for c in candidates]
+    if not result.has_precisions:
+        return columns | {"shares": [str(plan)[:LONGEST_PARAMETER] for plan in plans]}
+    words = [_precision(result, c.precision_text)["precision"] for c in candidates]
+    return columns | {
+        "shares": [str(plan.with_precisions({}))[:LONGEST_NOTED_SHARES] for plan in plans],
+        "precision": [text[: LONGEST_PARAMETER - LONGEST_NOTED_SHARES] for text in words],
     }
 
 
