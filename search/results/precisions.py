@@ -108,14 +108,13 @@ def _name_owners(
     owners: Iterable[Ref], plan: SharePlan, all_by_model: Mapping[str, Sequence[Ref]]
 ) -> str:
     """Name the owners model by model; a model whose weights they all are has no further names."""
-    return list_names(
-        [
-            f"all of {model}"
-            if len(own) > 1 and len(own) == len(all_by_model.get(model, ()))
-            else f"{model} {name_weights(own, plan)}"
-            for model, own in by_model(owners).items()
-        ]
-    )
+    *most, last = [
+        f"all of {model}"
+        if len(own) > 1 and len(own) == len(all_by_model.get(model, ()))
+        else f"{model} {name_weights(own, plan)}"
+        for model, own in by_model(owners).items()
+    ]
+    return f"{', '.join(most)}, and {last}" if most else last
 
 
 def by_model(owners: Iterable[Ref]) -> dict[str, list[Ref]]:

@@ -109,7 +109,7 @@ def stored_as(**names: str) -> StoredBytes:
         ),
         (
             stored_as(int8="d:b2 c:b7", float16="d:b0 d:b1 d:(head) c:(head)", float32="c:b6"),
-            "weights in int8, except d b0, b1 and head and c head in float16; c b6 in float32",
+            "weights in int8, except d b0, b1 and head, and c head in float16; c b6 in float32",
         ),
         (
             stored_as(int8="d:b2 d:b3", float16="c:b6 c:(head)"),

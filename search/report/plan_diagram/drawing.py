@@ -64,7 +64,7 @@ def draw_plan(
     for row in sheet.rows:
         _draw_name(root, row, result.models[row.model].arch)
     for arrow in sheet.arrows:
-        _draw_label(root, arrow)
+        _draw_label(root, arrow, sheet)
     draw_legend(root, legend)
     return root
 
@@ -226,10 +226,12 @@ def _curve(arrow: Arrow) -> str:
     return path
 
 
-def _draw_label(root: ET.Element, arrow: Arrow) -> None:
+def _draw_label(root: ET.Element, arrow: Arrow, sheet: Sheet) -> None:
     """Draw the similarity on a background of its own."""
     x, y = arrow.label
     width = text_width(arrow.label_text, FONT) + 10
+    if arrow.precision:  # a label this long may reach beyond the edge
+        x = min(max(x, width / 2 + 1), sheet.width - width / 2 - 1)
     group = add(root, "g", class_="pd-similarity")
     shape = add(group, "rect", x=x - width / 2, y=y - LABEL / 2, width=width, height=LABEL, rx=9)
     paint(shape, fill="paper", stroke="released")

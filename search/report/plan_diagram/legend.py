@@ -47,7 +47,7 @@ def legend_of(sheet: Sheet) -> list[LegendSign]:
         map_text = " and precision" if any(arrow.precision for arrow in sheet.arrows) else ""
         wanted.append(("share", f"share, its similarity{map_text}", 1.0))
     unit = _unit(sheet)
-    scale_text = f" in {storage.dtype}; what is held is filled" if storage else ""
+    scale_text = f" in {storage.dtype}; the filled part is held" if storage else ""
     wanted.append(("scale", f"{unit / MEGABYTE:g} MB of weights{scale_text}", 1.0))
     entries, x, y = list[LegendSign](), MARGIN, sheet.bottom + 12
     for sign, text, level in wanted:
