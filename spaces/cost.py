@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 
 from spaces.activations import ActivationLedger, Footprint
@@ -44,6 +44,32 @@ class CostModel:
             sizes.update({(name, precision): size for name, size in tensors.items()})
         adapters = (self.adapter_bytes(share, live, precisions) for share in live.shares)
         return sum(sizes.values()) + sum(adapters)
+
+    def bytes_by_owner(self, plan: SharePlan) -> dict[Ref, int]:
+        """Return the bytes of each live stage, head and unfolded map that holds tensors.
+
+        A tensor of several stages of one precision counts for the first of them, a folded map for
+        the layers that take it in. Models and stages are in order; a map stands in the place of
+        the stage whose representation it replaces.
+        """
+        live, precisions = liveness(plan, self.layouts), plan.precision_by_owner
+        added: dict[Ref, int] = {}
+        for share in live.shares:
+            for owner, size in self._bytes_of_map(share, live, precisions):
+                added[owner] = added.get(owner, 0) + size
+        held, counted = dict[Ref, int](), set[tuple[str, Precision]]()
+        for name, facts in self.facts.items():
+            for stage in (*facts.layout.stages, HEAD):
+                owner = Ref(name, stage)
+                size = added.get(owner, 0)
+                if owner in live.stages or stage == HEAD:
+                    precision = self._precision(owner, precisions)
+                    tensors = facts.tensors_at(stage, precision)
+                    size += sum(n for t, n in tensors.items() if (t, precision) not in counted)
+                    counted |= {(tensor, precision) for tensor in tensors}
+                if size:
+                    held[owner] = size
+        return held
 
     def macs(self, plan: SharePlan) -> int:
         """Return the multiply-accumulates per frame of live stages, heads and adapters."""
@@ -135,21 +161,27 @@ class CostModel:
 
         `precisions` are those of the plan, by owner.
         """
+        return sum(size for _, size in self._bytes_of_map(share, live, precisions))
+
+    def _bytes_of_map(
+        self, share: Share, live: Liveness, precisions: Mapping[Ref, Precision]
+    ) -> Iterator[tuple[Ref, int]]:
+        """Yield the bytes that a live share adds, by the owner of the weights."""
         if share.adapter.kind == "identity":
-            return 0
+            return
         donor, recipient = self._channels(share)
         fold = find_fold_targets(share, live, self.facts)
         if fold.refusal:
             shapes = _map_shapes(donor, recipient, share.adapter.rank)
             precision = self._precision(share.recipient, precisions)
-            return sum(stored_bytes(shape, precision) for shape in (*shapes, (recipient,)))
-        added = 0
+            sizes = (stored_bytes(shape, precision) for shape in (*shapes, (recipient,)))
+            yield share.recipient, sum(sizes)
+            return
         for consumer in fold.consumers:
             owner = Ref(share.recipient.model, consumer.owner)
             precision = self._precision(owner, precisions)
-            added += consumer.folded_bytes(donor, precision)
-            added -= consumer.own_bytes(recipient, precision)
-        return added
+            folded = consumer.folded_bytes(donor, precision)
+            yield owner, folded - consumer.own_bytes(recipient, precision)
 
     def _precision(self, owner: Ref, precisions: Mapping[Ref, Precision]) -> Precision:
         return precisions.get(owner, self.facts[owner.model].dtype)

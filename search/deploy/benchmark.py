@@ -25,6 +25,7 @@ import psutil
 import torch
 from torch import nn
 
+from search.results.precisions import describe_stored, stored_bytes_by_precision
 from search.utils.format import MEGABYTE
 from search.utils.reporter import Reporter
 from spaces.bundle import (
@@ -88,14 +89,19 @@ def benchmark_bundle(folder: Path, reporter: Reporter) -> dict[str, Any]:
         if not missing:
             folders |= {"unmerged": Path(unmerged), "libraries": folder}
         measurements = _measure_in_turns(folders, reporter)
+    costs = CostModel(contents.facts)
+    stored = stored_bytes_by_precision(contents.plan, costs)
     answer = {
         "plan": contents.plan.hash,
         "dtype": contents.dtype,
-        "predicted_bytes": CostModel(contents.facts).bytes(contents.plan),
+        **({"stored": stored} if stored else {}),
+        "predicted_bytes": costs.bytes(contents.plan),
         "in_file_bytes": _bytes_in_file(folder),
         **{kind: asdict(measurement) for kind, measurement in measurements.items()},
     }
     _print(measurements, answer, reporter)
+    if stored:
+        reporter.say(f"The bundle holds {describe_stored(contents.plan, stored)}")
     if missing:
         reporter.warn(f"The unmerged models were not measured: {missing}")
     return answer

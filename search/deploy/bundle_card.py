@@ -8,12 +8,20 @@ from collections.abc import Mapping, Sequence
 from search.evaluation.per_frame import main_score
 from search.report.score_text import score_name
 from search.results.kept_quality import kept_text, no_baseline_text
+from search.results.precisions import (
+    StoredBytes,
+    by_model,
+    describe_stored,
+    name_weights,
+    stored_bytes_by_precision,
+)
 from search.results.search_result import CandidateRecord, PlanRecord, Result
 from search.utils.format import MEGABYTE, percent
 from spaces.bundle import BundleContents
+from spaces.cost import CostModel
 from spaces.inputs import InputSpec
 from spaces.model_spec import ModelSpec
-from spaces.plan import SharePlan
+from spaces.plan import Ref, SharePlan
 from spaces.zoo import weights_licence
 
 CARD = "CARD.md"
@@ -24,15 +32,20 @@ def render_card(
 ) -> str:
     """Return the card in Markdown; `checks` are sentences on the checks of the export."""
     specs = contents.specs
+    stored = stored_bytes_by_precision(contents.plan, CostModel(contents.facts))
+    weights = describe_stored(contents.plan, stored).removeprefix("weights in ") or str(
+        result.config["dtype"]
+    )
     parts = [
         f"# {_escape(result.name)}: {_escape(', '.join(specs))} merged",
         f"Plan `{record.hash}`, found on {result.created[:10]} by merge-search "
         f"{result.versions['merge-search']}: {record.bytes:,} bytes "
         f"({record.bytes / MEGABYTE:.2f} MB), {record.saved_pct:.1f}% less than the "
         f"{result.unmerged_bytes:,} of the unmerged models. Weights are stored in "
-        f"{_escape(str(result.config['dtype']))}.",
+        f"{_escape(weights)}.",
         "## What is shared",
         _shares(record),
+        *(["## How weights are stored", _precisions(contents.plan, stored)] if stored else []),
         "## The models",
         _table(
             ["model", "network", "task", "weights", "licence of the weights"],
@@ -68,6 +81,28 @@ def _shares(record: PlanRecord) -> str:
         f"- {_code(s.recipient.model)} takes {_code(s.recipient.stage)} from "
         f"{_code(str(s.donor))} ({_escape(str(s.adapter))})"
         for s in shares
+    )
+
+
+def _precisions(plan: SharePlan, stored: StoredBytes) -> str:
+    table = _table(
+        ["precision", "bytes", "stages"],
+        [
+            [
+                precision,
+                f"{sum(owners.values()):,}",
+                "; ".join(
+                    f"{model}: {name_weights(own, plan, most=len(own))}"
+                    for model, own in by_model(map(Ref.parse, owners)).items()
+                ),
+            ]
+            for precision, owners in stored.items()
+        ],
+    )
+    return (
+        f"{table}\n\nThe bytes include what these stages hold in float32 in any case: "
+        "normalisations and, with int8, biases and one scale per output channel. A weight is "
+        "converted to float32 while its layer runs."
     )
 
 

@@ -17,11 +17,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal
 
+from search.results.precisions import describe_stored, stored_bytes_by_precision
 from search.results.registered_plan import RegisteredPlan
 from search.results.rounds import PromotionRecord
 from search.utils.files import CannotWrite, link_or_copy, replace_folder
 from search.utils.records import BadRecord, NoRecord, read_record, write_record
-from spaces.bundle import BUNDLE, bundle_id, read_bundle_contents
+from spaces.bundle import BUNDLE, BadBundle, bundle_id, read_bundle_contents
+from spaces.cost import CostModel
 from spaces.plan import SharePlan
 
 RECORD, BUNDLES, CURRENT = "champion.json", "bundles", "current"
@@ -99,6 +101,15 @@ class ChampionStore:
 
     def load_plan(self, champion: Champion) -> SharePlan:
         return read_bundle_contents(self.bundle_folder(champion.bundle)).plan
+
+    def describe_precisions(self, champion: Champion) -> str:
+        """Describe how its weights are stored; empty without precisions or if it is damaged."""
+        try:
+            contents = read_bundle_contents(self.bundle_folder(champion.bundle))
+        except BadBundle:
+            return ""
+        stored = stored_bytes_by_precision(contents.plan, CostModel(contents.facts))
+        return describe_stored(contents.plan, stored)
 
     def put_in_service(self, bundle: Path, champion: Champion) -> None:
         """Copy a bundle into the store and make it the one in service.

@@ -15,13 +15,14 @@ from search.pipelines.prepare import (
     observe,
     open_frames,
 )
+from search.results.precisions import parts_text, stored_bytes_by_precision
 from search.results.search_result import Result
 from search.study.exact.branch_and_bound import ExactFront, exact_front
 from search.study.objectives import PredictedPlan
 from search.study.pareto import hypervolume
 from search.study.problem import Problem
 from search.utils.files import make_folder, write_json
-from search.utils.format import MEGABYTE, percent
+from search.utils.format import MEGABYTE, list_names, percent
 from search.utils.records import BadRecord, read_record
 from search.utils.reporter import Reporter
 from spaces.cost import CostModel
@@ -45,7 +46,7 @@ def find_exact_front(config: RunConfig, reporter: Reporter) -> ExactFront:
         exact = exact_front(problem)
     reporter.say(f"  {len(exact.front)} plans; {exact.examined:,} partial plans examined")
     unmerged = CostModel(problem.facts).unmerged_bytes
-    print_front(exact, unmerged, reporter)
+    print_front(exact, CostModel(problem.facts), reporter)
     studied = load_studied_front(out, problem)
     if studied is not None:
         budget = min(problem.limits.bytes, unmerged)
@@ -65,14 +66,19 @@ def build_problem_from_config(config: RunConfig, reporter: Reporter) -> Problem:
     return build_problem(config, deployment, similarity, losses)
 
 
-def print_front(exact: ExactFront, unmerged_bytes: int, reporter: Reporter) -> None:
-    """Print one row per plan of the exact front."""
+def print_front(exact: ExactFront, costs: CostModel, reporter: Reporter) -> None:
+    """Print one row per plan of the exact front, with its precisions if a plan has any."""
     rows = [
-        [p.plan.hash, f"{p.bytes / MEGABYTE:.2f}", percent(1 - p.bytes / unmerged_bytes),
+        [p.plan.hash, f"{p.bytes / MEGABYTE:.2f}", percent(1 - p.bytes / costs.unmerged_bytes),
          f"{p.proxy:.3f}", f"{p.worst:.3f}", str(len(p.plan.shares))]
         for p in exact.front
     ]  # fmt: skip
     header = ["plan", "MB", "saved", "proxy", "worst model", "shares"]
+    if any(p.plan.precisions for p in exact.front):
+        header.append("bytes by precision")
+        dtypes = list_names(sorted({facts.dtype for facts in costs.facts.values()}))
+        for row, p in zip(rows, exact.front, strict=True):
+            row.append(parts_text(stored_bytes_by_precision(p.plan, costs)) or dtypes)
     reporter.table("The exact front", header, rows)
 
 

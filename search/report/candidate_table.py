@@ -25,7 +25,7 @@ def print_candidates(
     title: str,
     reporter: Reporter,
 ) -> None:
-    """Print the candidates by rising bytes, their intervals and their shares.
+    """Print the candidates by rising bytes, their intervals, shares and precisions.
 
     The plan with the hash `chosen` is marked with a star.
     """
@@ -38,6 +38,8 @@ def print_candidates(
         reporter.say("")
     for c in ordered.candidates:
         lines = [str(share) for share in SharePlan.from_dict(c.plan).shares]
+        if c.precision_text:
+            lines.append(c.precision_text)
         if c.significance_by_model:
             by_model = ", ".join(
                 f"{name} {significance}" for name, significance in c.significance_by_model.items()

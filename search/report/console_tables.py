@@ -12,13 +12,14 @@ from search.metrics.registry import METRICS
 from search.report.similarity_matrix import Stages, model_pairs, similarity_matrix
 from search.results.kept_quality import kept_interval_text, kept_text, no_baseline_text
 from search.results.metric_comparison import SHARE_GROUPS, MetricComparison
+from search.results.precisions import StoredBytes, by_model, describe_stored, name_weights
 from search.results.search_result import CandidateRecord, PlanRecord, Result
 from search.utils.format import megabytes
 from search.utils.records import BadRecord, read_record
 from search.utils.reporter import Reporter
 from spaces.errors import BadPlan
 from spaces.model_facts import ModelFacts
-from spaces.plan import Share, SharePlan
+from spaces.plan import Ref, Share, SharePlan
 
 STAGE_HEADER = ("stage", "shape", "bytes", "MACs (M)", "tap")
 
@@ -48,6 +49,7 @@ def print_plan(file: Path, reporter: Reporter) -> None:
     reporter.table("Shares", ["recipient takes its representation", "from donor", "adapter"], rows)
     result = _find_result(file)
     record = None if result is None else _find_record(result, plan)
+    _print_precisions(plan, record, reporter)
     if result is None or record is None:
         return
     reporter.say(
@@ -60,6 +62,23 @@ def print_plan(file: Path, reporter: Reporter) -> None:
             significance = record.significance_by_model[name]
             reporter.say(f"verified {name}: {values}; against unmerged {significance}")
         reporter.say(f"quality kept: {_kept_with_reason(record, result.at_chance)}")
+
+
+def _print_precisions(plan: SharePlan, record: PlanRecord | None, reporter: Reporter) -> None:
+    """Print the bytes of each precision if the record knows them; else what the plan lists."""
+    stored: StoredBytes = {} if record is None else record.stored
+    if not stored:
+        text = describe_stored(plan, {})
+        if text:
+            reporter.say(text)
+        return
+    rows = [
+        [precision, model, name_weights(own, plan, most=len(own)),
+         f"{sum(owners[str(owner)] for owner in own):,}"]
+        for precision, owners in stored.items()
+        for model, own in by_model(map(Ref.parse, owners)).items()
+    ]  # fmt: skip
+    reporter.table("Precisions", ["weights in", "model", "stages", "bytes"], rows)
 
 
 def _kept_with_reason(record: CandidateRecord, at_chance: Collection[str]) -> str:

@@ -44,7 +44,7 @@ from search.report.svg import to_text
 from search.results.kept_quality import readable_quality
 from search.results.search_result import PlanRecord, Result
 from search.utils.files import write_text
-from search.utils.format import megabytes, percent
+from search.utils.format import as_sentence, megabytes, percent
 from spaces.plan import Share, SharePlan
 
 REPORT = "report.html"
@@ -67,13 +67,15 @@ class AgreementFigure:
 
 @dataclass(frozen=True)
 class PlanFigure:
-    """A plan drawn for a screen and for a phone, and its shares as sentences."""
+    """A plan drawn for a screen and for a phone, with its shares and precisions in words."""
 
     hash: str
     caption: str
     wide: Markup
     narrow: Markup
     shares: tuple[str, ...]
+    precisions: str = ""
+    """A sentence, if the result has plans with precisions."""
 
 
 def write_report(result: Result, trace: SearchTrace, paths: RunPaths, out: Path) -> None:
@@ -154,7 +156,13 @@ def _plan_figure(
         describe_share(share, similarity.get(share))
         for share in SharePlan.from_dict(record.plan).shares
     )
-    return PlanFigure(record.hash, caption, wide, narrow, shares)
+    return PlanFigure(record.hash, caption, wide, narrow, shares, _precisions(result, record))
+
+
+def _precisions(result: Result, record: PlanRecord) -> str:
+    """Return the precisions of a plan as a sentence, if any plan of the result has some."""
+    text = record.precision_text or f"weights in {result.dtype}"
+    return as_sentence(text) if result.has_precisions else ""
 
 
 def _other_plans(result: Result, similarity: Mapping[Share, float]) -> list[PlanFigure]:

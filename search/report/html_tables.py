@@ -12,6 +12,7 @@ from search.report.candidate_table import costs_besides_bytes
 from search.report.score_text import interval_text, score_name, score_text
 from search.report.similarity_matrix import Stages, model_pairs, similarity_matrix
 from search.results.kept_quality import kept_interval_text, kept_text, readable_quality
+from search.results.precisions import BITS, parts_text
 from search.results.search_result import CandidateRecord, Result
 from search.study.objectives import COST_UNITS
 from search.study.problem import Cost
@@ -75,6 +76,7 @@ def candidate_table(result: Result) -> CandidateTable:
     """Return the unmerged models, then the candidates by rising bytes."""
     costs = costs_besides_bytes(result.candidates)
     header = ["Plan", "MB", "Saved", "Quality kept", "Fidelity", "Proxy"]
+    header += ["Weights"] if result.has_precisions else []
     header += [f"{name.capitalize()}, {COST_UNITS[name]}" for name in costs]
     header += [f"{name} {score_name(scores)}" for name, scores in result.baseline.items()]
     unmerged = CandidateRow(
@@ -82,6 +84,7 @@ def candidate_table(result: Result) -> CandidateTable:
         (
             Cell(f"{result.unmerged_bytes / MEGABYTE:.2f}"), Cell("0.0%"),
             Cell(kept_text(1.0, result.at_chance)), Cell("100.0%"), Cell("1.000"),
+            *([Cell(result.dtype)] if result.has_precisions else []),
             *(Cell("") for _ in costs),
             *(Cell(score_text(scores), "", interval_text(result.baseline_intervals[name]))
               for name, scores in result.baseline.items()),
@@ -127,11 +130,22 @@ def _row(c: CandidateRecord, result: Result, costs: Sequence[Cost]) -> Candidate
             _percent_cell(quality, kept_interval_text(c.quality_interval, result.at_chance)),
             _percent_cell(c.mean_fidelity),
             Cell(f"{c.proxy:.3f}", str(c.proxy)),
+            *([_weights_cell(c, result)] if result.has_precisions else []),
             *(Cell(f"{c.costs[name]:.2f}", str(c.costs[name])) for name in costs),
             *(_score_cell(c, name) for name in result.baseline),
         ),
         tuple(marks),
     )
+
+
+def _weights_cell(c: CandidateRecord, result: Result) -> Cell:
+    """Return the precisions with their parts of the bytes; they sort by bytes per weight."""
+    if not c.stored:
+        return Cell(result.dtype, str(BITS[result.dtype]))
+    sizes = {precision: sum(owners.values()) for precision, owners in c.stored.items()}
+    bits = sum(sizes.values()) / sum(s / BITS[p] for p, s in sizes.items())
+    most, _, others = parts_text(c.stored).partition(", ")
+    return Cell(most, f"{bits:.3f}", others)
 
 
 def _percent_cell(share: float | None, note: str = "") -> Cell:

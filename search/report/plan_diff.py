@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from itertools import zip_longest
 
-from spaces.plan import LINEAR, Share, SharePlan
+from search.results.precisions import name_weights, network_order
+from spaces.plan import LINEAR, Precision, Ref, Share, SharePlan
 
 SAME_STAGES = "the same stages are shared; only the linear maps differ"
 
@@ -12,16 +13,20 @@ SAME_STAGES = "the same stages are shared; only the linear maps differ"
 def describe_difference(new: SharePlan, old: SharePlan) -> list[str]:
     """Return one sentence for each share that changed, model by model; never an empty list.
 
-    For example "detector now takes blocks.4 from classifier instead of blocks.5".
+    For example "detector now takes blocks.4 from classifier instead of blocks.5". Changes of
+    precisions follow: "classifier stores blocks.5 and head in int8 instead of float16".
     """
     models = sorted({share.recipient.model for share in (*new.shares, *old.shares)})
     sentences = [sentence for model in models for sentence in _model_sentences(model, new, old)]
+    sentences += _precision_sentences(new, old)
     return sentences or [SAME_STAGES]
 
 
 def describe_plan(plan: SharePlan) -> list[str]:
-    """Return one sentence for each share of a plan."""
-    return describe_difference(plan, SharePlan()) if plan.shares else ["nothing is shared"]
+    """Return one sentence for each share of a plan, and for each precision of a model."""
+    shares = [] if plan.shares else ["nothing is shared"]
+    same = not plan.shares and not plan.precisions
+    return shares + ([] if same else describe_difference(plan, SharePlan()))
 
 
 def _model_sentences(model: str, new: SharePlan, old: SharePlan) -> list[str]:
@@ -31,6 +36,31 @@ def _model_sentences(model: str, new: SharePlan, old: SharePlan) -> list[str]:
     rest_added = [a for a in added if a not in {pair[0] for pair in pairs}]
     rest_removed = [b for b in removed if b not in {pair[1] for pair in pairs}]
     return [_sentence(model, a, b) for a, b in (*pairs, *zip_longest(rest_added, rest_removed))]
+
+
+def _precision_sentences(new: SharePlan, old: SharePlan) -> list[str]:
+    """Return a sentence for the weights of each model that changed in the same way.
+
+    Weights that a plan does not list are either not held or stored in the dtype of the models.
+    """
+    before, after = old.precision_by_owner, new.precision_by_owner
+    changed: dict[tuple[str, Precision | None, Precision | None], list[Ref]] = {}
+    for owner in network_order({*before, *after}):
+        change = (owner.model, after.get(owner), before.get(owner))
+        if change[1] != change[2]:
+            changed.setdefault(change, []).append(owner)
+    return [
+        _precision_sentence(model, name_weights(owners, new if now else old), now, then)
+        for (model, now, then), owners in changed.items()
+    ]
+
+
+def _precision_sentence(
+    model: str, weights: str, now: Precision | None, then: Precision | None
+) -> str:
+    if now is None:
+        return f"{model} no longer stores {weights} in {then}"
+    return f"{model} stores {weights} in {now}" + (f" instead of {then}" if then else "")
 
 
 def _only_in(model: str, plan: SharePlan, other: SharePlan) -> list[Share]:

@@ -48,6 +48,16 @@ def add(parent: ET.Element, tag: str, text: str = "", **attributes: str | float)
     return child
 
 
+def level_path(x: float, bottom: float, width: float, height: float, radius: float) -> str:
+    """Return the outline of the lower part of a rectangle with rounded corners."""
+    left, right, corner = number(x), number(x + width), number(radius)
+    top, edge = number(bottom - height), number(bottom - radius)
+    return (
+        f"M{left} {top}H{right}V{edge}a{corner} {corner} 0 0 1 -{corner} {corner}"
+        f"H{number(x + radius)}a{corner} {corner} 0 0 1 -{corner} -{corner}z"
+    )
+
+
 def number(value: float) -> str:
     """Format a number with at most two decimals."""
     return f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)

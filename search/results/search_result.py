@@ -10,8 +10,10 @@ from typing import Any, Literal
 
 from search.evaluation.confidence import ScoreIntervals
 from search.evaluation.per_frame import Scores, main_score_name, mean_of_available
+from search.results.precisions import StoredBytes, describe_stored
 from search.study.pareto import front_indices
 from search.utils.records import IsoTime
+from spaces.plan import Precision, SharePlan
 
 RESULT_SCHEMA = 4
 UNMERGED = "unmerged"
@@ -44,6 +46,13 @@ class PlanRecord:
     """Quality that the proxy predicts."""
     costs: dict[str, float]
     """The minimised objectives by name, in `search.study.objectives.COST_UNITS`."""
+    stored: StoredBytes = field(default_factory=dict, kw_only=True)
+    """How `bytes` are stored; empty for a plan without precisions."""
+
+    @property
+    def precision_text(self) -> str:
+        """The precisions of the weights in words; empty for a plan without precisions."""
+        return describe_stored(SharePlan.from_dict(self.plan), self.stored)
 
 
 @dataclass(frozen=True)
@@ -140,6 +149,17 @@ class Result:
     @property
     def chosen_candidate(self) -> CandidateRecord | None:
         return next((c for c in self.candidates if c.hash == self.chosen), None)
+
+    @property
+    def dtype(self) -> Precision:
+        """The precision of all weights that a plan does not store otherwise."""
+        dtype: Precision = self.config["dtype"]
+        return dtype
+
+    @property
+    def has_precisions(self) -> bool:
+        """Whether a plan stores weights in another precision than `dtype`."""
+        return any(record.stored for record in (*self.candidates, *self.front))
 
     @property
     def at_chance(self) -> dict[str, str]:

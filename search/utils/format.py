@@ -15,6 +15,11 @@ def percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.1f}%"
 
 
+def as_sentence(text: str) -> str:
+    """Return a text with a capital letter and a full stop."""
+    return f"{text[:1].upper()}{text[1:]}."
+
+
 def list_names(names: Sequence[str]) -> str:
     """Return `a`, `a and b`, or `a, b and c`."""
     *most, last = names

@@ -38,6 +38,9 @@ def show_history(rounds: Sequence[Round], workspace: Workspace, reporter: Report
         f"In service since {format_minute(champion.since)} UTC: plan {plan.plan}, "
         f"{megabytes(plan.bytes)}, in {champions.folder / CURRENT}"
     )
+    precisions = champions.describe_precisions(champion)
+    if precisions:
+        reporter.say(f"It holds {precisions}.")
 
 
 def details(ended: Round) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from labelled import FinishedComparison, Labelled, build_labelled, run_comparison
+from made_up_precisions import with_mixed_precisions
 from safetensors.torch import save_file
 from tiny import (
     CLASSIFIER,
@@ -24,8 +25,10 @@ from tiny import (
     write_config,
 )
 
+from search.results.search_result import Result
 from search.statistics.observed import Observed
 from search.tracking.target import Target
+from spaces.bundle import read_bundle_contents
 
 
 @pytest.fixture(scope="session")
@@ -67,6 +70,23 @@ def tiny_run(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Fini
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         folder = tmp_path_factory.mktemp("tiny-run")
         return run_config(write_config(folder, config_data(weights)))
+
+
+@pytest.fixture(scope="session")
+def precise_run(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+    """One complete run whose plans store weights in several precisions."""
+    changes = {"budget": "40%", "search.precision": ["float32", "float16", "int8"]}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        folder = tmp_path_factory.mktemp("precise-run")
+        return run_config(write_config(folder, with_changes(config_data(weights), changes)))
+
+
+@pytest.fixture(scope="session")
+def mixed_result(precise_run: FinishedRun) -> Result:
+    """The result of that run, with candidates in which each stage has another precision."""
+    contents = read_bundle_contents(precise_run.out / "bundle")
+    return with_mixed_precisions(precise_run.result, contents.facts)
 
 
 @pytest.fixture

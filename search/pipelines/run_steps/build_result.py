@@ -11,6 +11,7 @@ from search.config.run import RunConfig
 from search.data.frames import summarise_frames
 from search.pipelines.candidates import truth_records
 from search.pipelines.run_steps.records import FrontSearch, FrontVerification, RunInputs
+from search.results.precisions import stored_bytes_by_precision
 from search.results.search_result import (
     ModelRecord,
     PlanRecord,
@@ -85,6 +86,7 @@ def plan_record(evaluated: EvaluatedPlan, evaluator: PlanEvaluator) -> PlanRecor
         saved_pct=round(100 * (1 - evaluated.bytes / evaluator.costs.unmerged_bytes), 3),
         proxy=evaluated.proxy,
         costs=dict(zip(evaluator.problem.costs, evaluated.costs, strict=True)),
+        stored=stored_bytes_by_precision(evaluated.plan, evaluator.costs),
     )
 
 

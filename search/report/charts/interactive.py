@@ -23,7 +23,8 @@ from search.report.charts.measured import (
 )
 from search.report.score_text import score_name
 from search.results.kept_quality import readable_quality
-from search.results.search_result import CandidateRecord, Result
+from search.results.precisions import StoredBytes, describe_stored
+from search.results.search_result import CandidateRecord, PlanRecord, Result
 from search.study.objectives import COST_UNITS, MEGA
 from search.study.optimize import StudyResult
 from search.utils.files import write_text
@@ -83,7 +84,7 @@ def front_figure(result: Result, explored: StudyResult) -> go.Figure:
         figure,
         "front (proxy)",
         [(r.bytes, r.proxy) for r in front],
-        [_hint(SharePlan.from_dict(r.plan)) for r in front],
+        [_record_hint(r) for r in front],
         {"mode": "lines+markers", "line": {"color": GREY, "width": 1}, "marker": {"size": 6}},
     )
     _add_verified(figure, result)
@@ -180,7 +181,7 @@ def _points_and_hints(
     candidates: Sequence[MeasuredCandidate],
 ) -> tuple[list[tuple[float, float]], list[str]]:
     points = [(float(m.record.bytes), m.quality) for m in candidates]
-    return points, [_hint(SharePlan.from_dict(m.record.plan)) for m in candidates]
+    return points, [_record_hint(m.record) for m in candidates]
 
 
 def _add_dots(
@@ -198,8 +199,17 @@ def _add_dots(
         )  # fmt: skip
 
 
-def _hint(plan: SharePlan) -> str:
-    return "<br>".join([plan.hash, *(str(share) for share in plan.shares)])
+def _record_hint(record: PlanRecord) -> str:
+    return _hint(SharePlan.from_dict(record.plan), record.stored)
+
+
+def _hint(plan: SharePlan, stored: StoredBytes | None = None) -> str:
+    lines = [
+        plan.hash,
+        *(str(share) for share in plan.shares),
+        describe_stored(plan, stored or {}),
+    ]
+    return "<br>".join(line for line in lines if line)
 
 
 def _with_layout(figure: go.Figure, across: str, up: str) -> go.Figure:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from xml.etree import ElementTree as ET
 
 from search.report.plan_diagram.layout import (
+    BITS_BAND,
     FONT,
     LABEL,
     MARGIN,
@@ -13,13 +14,23 @@ from search.report.plan_diagram.layout import (
     Box,
     ModelRow,
     Sheet,
+    Storage,
     lay_out,
 )
 from search.report.plan_diagram.legend import DASHES, LINE, draw_legend, legend_of
 from search.report.plan_diagram.palette import fill_of, line_of, paint
-from search.report.svg import PictureText, add, new_picture, number, standalone_text, text_width
+from search.report.svg import (
+    PictureText,
+    add,
+    level_path,
+    new_picture,
+    number,
+    standalone_text,
+    text_width,
+)
+from search.results.precisions import BITS
 from search.results.search_result import PlanRecord, Result
-from search.utils.format import megabytes
+from search.utils.format import as_sentence, megabytes
 from spaces.plan import Share, SharePlan
 
 PLAN_PICTURE = "plan.svg"
@@ -38,7 +49,8 @@ def draw_plan(
     Each arrow is labelled with the similarity of its share, or, if that is unknown, its adapter.
     """
     plan = SharePlan() if record is None else SharePlan.from_dict(record.plan)
-    sheet = lay_out(result.models, plan, similarity, width)
+    storage = Storage(record.stored, result.dtype) if record and record.stored else None
+    sheet = lay_out(result.models, plan, similarity, width, storage)
     legend = legend_of(sheet)
     root = new_picture(sheet.width, legend[-1].y + LINE / 2, _description(result, record, sheet))
     root.set("class", "pd")
@@ -52,7 +64,7 @@ def draw_plan(
     for row in sheet.rows:
         _draw_name(root, row, result.models[row.model].arch)
     for arrow in sheet.arrows:
-        _draw_label(root, arrow)
+        _draw_label(root, arrow, sheet)
     draw_legend(root, legend)
     return root
 
@@ -88,6 +100,8 @@ def _description(result: Result, record: PlanRecord | None, sheet: Sheet) -> Pic
         released_text = f"released {released}" if released else "nothing released"
         sentences.append(f"{row.model} holds {megabytes(row.held)}: {live_text}; {released_text}.")
     sentences += [f"{describe_share(arrow.share, arrow.similarity)}." for arrow in sheet.arrows]
+    if record is not None and record.precision_text:
+        sentences.append(as_sentence(record.precision_text))
     key, title = "unmerged", f"The unmerged models, {megabytes(result.unmerged_bytes)}"
     if record is not None:
         key, title = record.hash, f"Plan {record.hash}, {megabytes(record.bytes)}"
@@ -102,23 +116,48 @@ def _draw_row(root: ET.Element, row: ModelRow, sheet: Sheet) -> None:
         part = _draw_box(group, box, row, sheet, kind)
         if not box.live:
             part.set("stroke-dasharray", DASHES)
-    _draw_box(group, row.head, row, sheet, "head").set("rx", number(min(row.head.width / 2, 12.0)))
+    _draw_box(group, row.head, row, sheet, "head")
 
 
 def _draw_box(group: ET.Element, box: Box, row: ModelRow, sheet: Sheet, kind: str) -> ET.Element:
     """Draw a stage or a head with its name; return its outline."""
     part = add(group, "g", class_=f"pd-stage pd-{kind}")
-    add(part, "title", f"{row.model}:{box.name}, {megabytes(box.bytes)}, {kind}")
-    shape = add(part, "rect", x=box.x, y=row.y, width=box.width, height=sheet.box_height, rx=3,
-                stroke_width=1.25)  # fmt: skip
+    stored = f", weights in {box.precision}" if box.precision else ""
+    add(part, "title", f"{row.model}:{box.name}, {megabytes(box.bytes)}, {kind}{stored}")
+    radius: float = min(box.width / 2, 12.0) if kind == "head" else 3
     fill, line = (fill_of(row.index), line_of(row.index)) if box.live else ("paper", "released")
+    if box.live and sheet.storage:
+        _draw_level(part, box, row, sheet, radius)
+        fill = "none"
+    shape = add(part, "rect", x=box.x, y=row.y, width=box.width, height=sheet.box_height,
+                rx=radius, stroke_width=1.25)  # fmt: skip
     _write_name(part, box, row, sheet)
     return paint(shape, fill=fill, stroke=line)
 
 
+def _draw_level(part: ET.Element, box: Box, row: ModelRow, sheet: Sheet, radius: float) -> None:
+    """Fill a box from below as far as its precision needs, and write the precision there."""
+    height, bottom = sheet.box_height, row.y + sheet.box_height
+    paper = add(part, "rect", x=box.x, y=row.y, width=box.width, height=height, rx=radius)
+    paint(paper, fill="paper")
+    if sheet.storage is None or box.precision is None:
+        return
+    level = sheet.storage.level(box.precision)
+    if level == 1:
+        paint(paper, fill=fill_of(row.index))
+    else:
+        path = level_path(box.x, bottom, box.width, level * height, radius)
+        paint(add(part, "path", d=path), fill=fill_of(row.index))
+    fits = box.width >= text_width(box.precision, FONT - 1) + 6
+    bits = add(part, "text", box.precision if fits else str(BITS[box.precision]),
+               x=box.x + box.width / 2, y=bottom - BITS_BAND / 2 - 2, dy="0.35em",
+               font_size=FONT - 1, font_weight="600", text_anchor="middle")  # fmt: skip
+    paint(bits, fill=line_of(row.index))
+
+
 def _write_name(part: ET.Element, box: Box, row: ModelRow, sheet: Sheet) -> None:
     """Write the name horizontally with the bytes below it, as far as they fit; else vertically."""
-    x, y = box.x + box.width / 2, row.y + sheet.box_height / 2
+    x, y = box.x + box.width / 2, row.y + sheet.name_height / 2
     size = megabytes(box.bytes)
     name = add(part, "text", box.name, x=x, y=y, dy="0.35em", font_size=FONT,
                text_anchor="middle")  # fmt: skip
@@ -162,7 +201,8 @@ def _draw_arrow(root: ET.Element, arrow: Arrow, sheet: Sheet) -> None:
     donor = next(row for row in sheet.rows if row.model == arrow.share.donor.model)
     hue = line_of(donor.index)
     group = add(root, "g", class_="pd-share")
-    add(group, "title", describe_share(arrow.share, arrow.similarity))
+    stored = f", map in {arrow.precision}" if arrow.precision else ""
+    add(group, "title", describe_share(arrow.share, arrow.similarity) + stored)
     for rim, thickness in (("paper", 5.0), (hue, 2.0)):
         line = add(group, "path", d=_curve(arrow), stroke_width=thickness)
         paint(line, fill="none", stroke=rim)
@@ -186,14 +226,15 @@ def _curve(arrow: Arrow) -> str:
     return path
 
 
-def _draw_label(root: ET.Element, arrow: Arrow) -> None:
+def _draw_label(root: ET.Element, arrow: Arrow, sheet: Sheet) -> None:
     """Draw the similarity on a background of its own."""
     x, y = arrow.label
-    text = str(arrow.share.adapter) if arrow.similarity is None else f"{arrow.similarity:z.2f}"
-    width = text_width(text, FONT) + 10
+    width = text_width(arrow.label_text, FONT) + 10
+    if arrow.precision:  # a label this long may reach beyond the edge
+        x = min(max(x, width / 2 + 1), sheet.width - width / 2 - 1)
     group = add(root, "g", class_="pd-similarity")
     shape = add(group, "rect", x=x - width / 2, y=y - LABEL / 2, width=width, height=LABEL, rx=9)
     paint(shape, fill="paper", stroke="released")
-    label = add(group, "text", text, x=x, y=y, dy="0.35em", font_size=FONT, font_weight="600",
-               text_anchor="middle")  # fmt: skip
+    label = add(group, "text", arrow.label_text, x=x, y=y, dy="0.35em", font_size=FONT,
+               font_weight="600", text_anchor="middle")  # fmt: skip
     paint(label, fill="ink")

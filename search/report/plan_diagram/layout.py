@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import permutations
 
 from search.report.svg import text_width
+from search.results.precisions import BITS, StoredBytes
 from search.results.search_result import ModelRecord
 from spaces.liveness import liveness
-from spaces.plan import Ref, Share, SharePlan
+from spaces.plan import HEAD, Precision, Ref, Share, SharePlan
 from spaces.stages import Layout
 
 HEAD_LABEL = "head"
@@ -26,8 +28,39 @@ ROOM = 1.35
 """Least width of a row relative to its stages at their least width, so that bytes still show."""
 MOST_ORDERED = 6
 """With more models, not every order of rows is tried."""
+LABELS_APART = 4.4 * FONT
+"""Distance of labels on one height; twice this where they also name a precision."""
+BITS_BAND = 12.0
+"""Height at the bottom of a box for its precision, if the plan has precisions."""
 LABEL_POSITIONS = (0.5, 0.3, 0.7, 0.16, 0.84)
 """Positions of a label on its arrow, from donor (0) to recipient (1), best first."""
+
+
+@dataclass(frozen=True)
+class Storage:
+    """How the weights of a plan with precisions are held."""
+
+    stored: StoredBytes
+    dtype: Precision
+    """The precision of the stages whose bytes are the widths of the boxes."""
+
+    @property
+    def precisions(self) -> list[Precision]:
+        """The precisions of the plan, from the most bits to the fewest."""
+        return sorted(self.stored, key=lambda precision: (-BITS[precision], precision))
+
+    def level(self, precision: Precision) -> float:
+        """Return how much of a box is filled, 0 to 1: the area is proportional to the bytes."""
+        return BITS[precision] / max(BITS[p] for p in (self.dtype, *self.stored))
+
+    @cached_property
+    def by_owner(self) -> dict[Ref, tuple[Precision, int]]:
+        """The precision and bytes of each stage, head and map that is held."""
+        return {
+            Ref.parse(owner): (precision, size)
+            for precision, owners in self.stored.items()
+            for owner, size in owners.items()
+        }
 
 
 @dataclass(frozen=True)
@@ -36,9 +69,12 @@ class Box:
 
     name: str
     bytes: int
+    """Bytes as held; of a released stage, those that are not loaded."""
     live: bool
     x: float
     width: float
+    precision: Precision | None = None
+    """How its weights are held, if the plan has precisions."""
 
     @property
     def end(self) -> float:
@@ -57,6 +93,8 @@ class ModelRow:
     taps: tuple[str, ...]
     y: float
     """Upper edge of the boxes."""
+    map_bytes: int = 0
+    """Bytes of the maps into its stages, if the plan has precisions."""
 
     def box(self, stage: str) -> Box:
         return next(box for box in self.stages if box.name == stage)
@@ -67,8 +105,9 @@ class ModelRow:
 
     @property
     def held(self) -> int:
-        """Bytes of the live stages and the head."""
-        return self.head.bytes + sum(box.bytes for box in self.stages if box.live)
+        """Bytes of the live stages and the head, and of the maps if the plan has precisions."""
+        live = sum(box.bytes for box in self.stages if box.live)
+        return self.head.bytes + live + self.map_bytes
 
 
 @dataclass(frozen=True)
@@ -81,6 +120,15 @@ class Arrow:
     """Two points for each lane that it crosses, from donor to recipient."""
     label: tuple[float, float]
     """Centre of the label."""
+    precision: Precision | None = None
+    """How its map is held, if it is not folded and the plan has precisions."""
+
+    @property
+    def label_text(self) -> str:
+        """The similarity of the share, or its adapter; then the precision of its map."""
+        known = self.similarity is not None
+        text = f"{self.similarity:z.2f}" if known else str(self.share.adapter)
+        return f"{text}, {self.precision}" if self.precision else text
 
 
 @dataclass(frozen=True)
@@ -95,6 +143,13 @@ class Sheet:
     box_height: float
     scale: float
     """Units per byte, for boxes wider than LEAST_WIDTH."""
+    storage: Storage | None = None
+    """How the plan's weights are held, if it has precisions."""
+
+    @property
+    def name_height(self) -> float:
+        """Height of the part of a box that holds its name and bytes."""
+        return self.box_height - (BITS_BAND if self.storage else 0.0)
 
 
 def layouts_of(models: Mapping[str, ModelRecord]) -> dict[str, Layout]:
@@ -114,10 +169,11 @@ def lay_out(
     plan: SharePlan,
     similarity: Mapping[Share, float],
     width: float,
+    storage: Storage | None = None,
 ) -> Sheet:
     """Lay a plan out on a sheet of that width, or a wider one if the stages need it.
 
-    `similarity` labels the arrows.
+    `similarity` labels the arrows; `storage` is that of a plan with precisions.
 
     Raises:
         BadPlan: the plan is not a plan of these models.
@@ -126,7 +182,7 @@ def lay_out(
     alive = liveness(plan, layouts).stages
     width, scale = _scaled(models.values(), width)
     longest = max(len(stage["name"]) for model in models.values() for stage in model.stages)
-    height = max(56.0, text_width("n" * longest, FONT) + 12)
+    height = max(56.0, text_width("n" * longest, FONT) + 12) + (BITS_BAND if storage else 0.0)
     order = row_order(list(models), plan)
     rows: list[ModelRow] = []
     y = MARGIN + NAME_BAND
@@ -136,8 +192,30 @@ def lay_out(
         index = list(models).index(name)
         boxes = _boxes(name, models[name], alive, scale)
         rows.append(ModelRow(name, index, *boxes, layouts[name].taps, y))
-    arrows = _arrows(rows, plan, similarity, height)
-    return Sheet(tuple(rows), arrows, width, y + height + TAP_BAND, height, scale)
+    if storage:
+        rows = [_with_precisions(row, storage) for row in rows]
+    arrows = _arrows(rows, plan, similarity, height, storage)
+    bottom = y + height + TAP_BAND
+    return Sheet(tuple(rows), arrows, width, bottom, height, scale, storage)
+
+
+def _with_precisions(row: ModelRow, storage: Storage) -> ModelRow:
+    """Return a row with the bytes and precisions of what it holds."""
+
+    def held(stage: str, box: Box) -> Box:
+        owner = Ref(row.model, stage)
+        if not box.live or owner not in storage.by_owner:
+            return box
+        precision, size = storage.by_owner[owner]
+        return replace(box, precision=precision, bytes=size)
+
+    maps = (Ref(row.model, box.name) for box in row.stages if not box.live)
+    return replace(
+        row,
+        stages=tuple(held(box.name, box) for box in row.stages),
+        head=held(HEAD, row.head),
+        map_bytes=sum(storage.by_owner[ref][1] for ref in maps if ref in storage.by_owner),
+    )
 
 
 def row_order(models: Sequence[str], plan: SharePlan) -> tuple[str, ...]:
@@ -190,8 +268,13 @@ def _lane(order: Sequence[str], position: int, plan: SharePlan) -> float:
 
 
 def _arrows(
-    rows: Sequence[ModelRow], plan: SharePlan, similarity: Mapping[Share, float], height: float
+    rows: Sequence[ModelRow],
+    plan: SharePlan,
+    similarity: Mapping[Share, float],
+    height: float,
+    storage: Storage | None,
 ) -> tuple[Arrow, ...]:
+    maps = storage.by_owner if storage else {}
     at = {row.model: k for k, row in enumerate(rows)}
     busy = {ref for share in plan.shares for ref in (share.donor, share.recipient)}
     arrows, taken = [], list[tuple[float, float]]()
@@ -199,9 +282,10 @@ def _arrows(
         start, end = at[share.donor.model], at[share.recipient.model]
         passed = rows[start : end + 1] if end > start else rows[end : start + 1][::-1]
         points = _path(passed, share, busy, height)
-        label = _label(points[-2:], taken)
+        label = _label(points[-2:], taken, LABELS_APART * (2 if storage else 1))
         taken.append(label)
-        arrows.append(Arrow(share, similarity.get(share), points, label))
+        precision, _ = maps.get(share.recipient, (None, 0))
+        arrows.append(Arrow(share, similarity.get(share), points, label, precision))
     return tuple(arrows)
 
 
@@ -229,15 +313,13 @@ def _path(
 
 
 def _label(
-    lane: Sequence[tuple[float, float]], taken: Sequence[tuple[float, float]]
+    lane: Sequence[tuple[float, float]], taken: Sequence[tuple[float, float]], apart: float
 ) -> tuple[float, float]:
     """Return the first free position on the arrow's last stretch; if none is free, the first."""
     places = [_on_curve(lane[0], lane[1], part) for part in LABEL_POSITIONS]
 
     def free(place: tuple[float, float]) -> bool:
-        return all(
-            abs(place[0] - x) > 4.4 * FONT or abs(place[1] - y) > LABEL + 1 for x, y in taken
-        )
+        return all(abs(place[0] - x) > apart or abs(place[1] - y) > LABEL + 1 for x, y in taken)
 
     return next((place for place in places if free(place)), places[0])
 

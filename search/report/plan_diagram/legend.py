@@ -9,7 +9,7 @@ from xml.etree import ElementTree as ET
 
 from search.report.plan_diagram.layout import FONT, MARGIN, Sheet
 from search.report.plan_diagram.palette import fill_of, line_of, paint
-from search.report.svg import add, number, text_width
+from search.report.svg import add, level_path, number, text_width
 from search.utils.format import MEGABYTE
 
 LINE = 20.0
@@ -19,7 +19,7 @@ DASHES = "4 3"
 """Dash pattern of released stages."""
 LONGEST_SCALE = 64.0
 """Greatest width of the scale bar."""
-Sign = Literal["live", "released", "share", "scale"]
+Sign = Literal["live", "released", "share", "scale", "precision"]
 
 
 @dataclass(frozen=True)
@@ -32,22 +32,30 @@ class LegendSign:
     y: float
     width: float
     """Width of the sign."""
+    level: float = 1.0
+    """How much of the sign of a precision is filled, 0 to 1."""
 
 
 def legend_of(sheet: Sheet) -> list[LegendSign]:
     """Lay the entries out side by side, in as many lines as they need."""
-    wanted: list[tuple[Sign, str]] = [("live", "live"), ("released", "released: not loaded")]
+    storage = sheet.storage
+    wanted: list[tuple[Sign, str, float]] = [("live", "live", 1.0)]
+    if storage:
+        wanted = [("precision", p, storage.level(p)) for p in storage.precisions]
+    wanted.append(("released", "released: not loaded", 1.0))
     if sheet.arrows:
-        wanted.append(("share", "share, its similarity"))
+        map_text = " and precision" if any(arrow.precision for arrow in sheet.arrows) else ""
+        wanted.append(("share", f"share, its similarity{map_text}", 1.0))
     unit = _unit(sheet)
-    wanted.append(("scale", f"{unit / MEGABYTE:g} MB of weights"))
+    scale_text = f" in {storage.dtype}; the filled part is held" if storage else ""
+    wanted.append(("scale", f"{unit / MEGABYTE:g} MB of weights{scale_text}", 1.0))
     entries, x, y = list[LegendSign](), MARGIN, sheet.bottom + 12
-    for sign, text in wanted:
+    for sign, text, level in wanted:
         mark = sheet.scale * unit if sign == "scale" else MARK
         width = mark + 6 + text_width(text, FONT)
         if x > MARGIN and x + width > sheet.width:
             x, y = MARGIN, y + LINE
-        entries.append(LegendSign(sign, text, x, y, mark))
+        entries.append(LegendSign(sign, text, x, y, mark, level))
         x += width + 14
     return entries
 
@@ -76,6 +84,16 @@ def _live(group: ET.Element, entry: LegendSign) -> None:
     paint(_box(group, entry), fill=fill_of(0), stroke=line_of(0))
 
 
+def _precision(group: ET.Element, entry: LegendSign) -> None:
+    paint(_box(group, entry), fill="paper")
+    if entry.level == 1:
+        paint(_box(group, entry), fill=fill_of(0))
+    else:
+        path = level_path(entry.x, entry.y + 6, entry.width, 12 * entry.level, 2)
+        paint(add(group, "path", d=path), fill=fill_of(0))
+    paint(_box(group, entry), fill="none", stroke=line_of(0))
+
+
 def _released(group: ET.Element, entry: LegendSign) -> None:
     paint(_box(group, entry), fill="paper", stroke="released").set("stroke-dasharray", DASHES)
 
@@ -92,4 +110,5 @@ def _scale(group: ET.Element, entry: LegendSign) -> None:
     paint(add(group, "path", d=path, stroke_width=1.25), fill="none", stroke="quiet")
 
 
-_SIGNS = {"live": _live, "released": _released, "share": _share, "scale": _scale}
+_SIGNS = {"live": _live, "released": _released, "share": _share, "scale": _scale,
+          "precision": _precision}  # fmt: skip

@@ -16,6 +16,8 @@ from spaces.plan import SharePlan
 
 LONGEST_PARAMETER = 500
 """Characters in a parameter at most."""
+LONGEST_NOTED_SHARES = 300
+"""Characters of a plan's shares in the note, if its precisions stand beside them."""
 NOTED_CANDIDATES = 10
 """Candidates in the note at most: MLflow accepts 8,000 characters."""
 SCORES = ("top1", "top5", "map", "ap50")
@@ -34,14 +36,22 @@ def search_parameters(result: Result) -> dict[str, Any]:
         "sampler": result.study["sampler"],
         "objectives": ", ".join(result.study["objectives"]),
         "trials": result.study["trials"],
+        **_choice_of_precisions(result),
         **provenance_parameters(result),
     }
 
 
-def plan_parameters(result: Result, plan: SharePlan) -> dict[str, Any]:
-    """Return the shares of a plan and the limits of its search.
+def _choice_of_precisions(result: Result) -> dict[str, str]:
+    precisions = result.config["search"].get("precision")
+    return {"search.precision": ", ".join(precisions)} if precisions else {}
 
-    All plans have the same keys, so that MLflow shows them side by side.
+
+def plan_parameters(result: Result, plan: SharePlan, precision: str = "") -> dict[str, Any]:
+    """Return the shares of a plan, its precisions in words, and the limits of its search.
+
+    `precision` is logged if any plan of the result has precisions; without it the plan stores all
+    weights in the dtype of the config. All plans have the same keys, so that MLflow shows them
+    side by side.
     """
     shares = plan.shares
     return {
@@ -52,7 +62,14 @@ def plan_parameters(result: Result, plan: SharePlan) -> dict[str, Any]:
         "stages": _unique(f"{s.donor.stage} -> {s.recipient.stage}" for s in shares),
         "adapter": _unique(str(share.adapter) for share in shares),
         "plan": str(plan)[:LONGEST_PARAMETER],
+        **_precision(result, precision),
     }
+
+
+def _precision(result: Result, words: str) -> dict[str, str]:
+    if not result.has_precisions:
+        return {}
+    return {"precision": (words or f"weights in {result.dtype}")[:LONGEST_PARAMETER]}
 
 
 def candidate_parameters(result: Result, candidate: CandidateRecord) -> dict[str, Any]:
@@ -64,7 +81,11 @@ def candidate_parameters(result: Result, candidate: CandidateRecord) -> dict[str
     plan = SharePlan.from_dict(candidate.plan)
     shares = {f"share_{k}": str(share) for k, share in enumerate(plan.shares, start=1)}
     several = shares if len(shares) > 1 else {}
-    return {**plan_parameters(result, plan), **several, **certainty_parameters(candidate)}
+    return {
+        **plan_parameters(result, plan, candidate.precision_text),
+        **several,
+        **certainty_parameters(candidate),
+    }
 
 
 def certainty_parameters(candidate: CandidateRecord) -> dict[str, str]:
@@ -123,13 +144,20 @@ def search_note(result: Result) -> str:
 def search_note_columns(result: Result) -> dict[str, list[str]]:
     """Return the table of the first candidates: MLflow refuses a note that is too long."""
     candidates = result.candidates[:NOTED_CANDIDATES]
-    return {
+    columns = {
         "plan": [f"**{c.hash}**" if c.hash == result.chosen else c.hash for c in candidates],
         "MB": [f"{c.bytes / MEGABYTE:.2f}" for c in candidates],
         "saved": [f"{c.saved_pct:.1f}%" for c in candidates],
         "quality kept": [kept_text(c.quality_kept, result.at_chance) for c in candidates],
         "fidelity": [percent(c.mean_fidelity) for c in candidates],
-        "shares": [str(SharePlan.from_dict(c.plan))[:LONGEST_PARAMETER] for c in candidates],
+    }
+    plans = [SharePlan.from_dict(c.plan) for c in candidates]
+    if not result.has_precisions:
+        return columns | {"shares": [str(plan)[:LONGEST_PARAMETER] for plan in plans]}
+    words = [_precision(result, c.precision_text)["precision"] for c in candidates]
+    return columns | {
+        "shares": [str(plan.with_precisions({}))[:LONGEST_NOTED_SHARES] for plan in plans],
+        "precision": [text[: LONGEST_PARAMETER - LONGEST_NOTED_SHARES] for text in words],
     }
 
 
@@ -182,6 +210,7 @@ def unmerged_metrics(result: Result) -> dict[str, float]:
     """Return the metrics of a candidate that shares nothing, to compare the others with."""
     metrics = {
         "bytes_mb": result.unmerged_bytes / MEGABYTE,
+        **({f"bytes_{result.dtype}": result.unmerged_bytes} if result.has_precisions else {}),
         "macs_m": result.unmerged_macs / 1e6,
         "saved_pct": 0.0,
         "proxy": 1.0,
@@ -203,7 +232,20 @@ def search_metrics(result: Result) -> dict[str, float]:
 
 def measured_metrics(result: Result, candidate: CandidateRecord) -> dict[str, float]:
     """Return a candidate's metrics, with its latency if the search measured it."""
-    return {**_latency(result, candidate.hash), **candidate_metrics(candidate)}
+    return {
+        **_latency(result, candidate.hash),
+        **candidate_metrics(candidate),
+        **_bytes_by_precision(result, candidate),
+    }
+
+
+def _bytes_by_precision(result: Result, candidate: CandidateRecord) -> dict[str, float]:
+    """Return the bytes of each precision that a plan of the result has, if any has some."""
+    if not result.has_precisions:
+        return {}
+    own = candidate.stored or {result.dtype: {"": candidate.bytes}}
+    used = sorted({result.dtype, *(p for c in result.candidates for p in c.stored)})
+    return {f"bytes_{p}": float(sum(own.get(p, {}).values())) for p in used}
 
 
 def candidate_metrics(candidate: CandidateRecord) -> dict[str, float]:
