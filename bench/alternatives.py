@@ -205,6 +205,7 @@ def compare(pair: Pair, folder: Path, reporter: Reporter) -> dict[str, dict[str,
 def load_pair_config(pair: Pair, folder: Path, changes: Mapping[str, Any]) -> RunConfig:
     defaults = {
         "cache": str(ROOT / "runs" / "cache"),
+        "search.precision": [],
         "out": str(folder / "out"),
         "mlflow.tracking_uri": f"sqlite:///{folder / 'mlflow.db'}",
     }

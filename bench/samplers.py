@@ -37,7 +37,13 @@ from rich.console import Console
 from search.config.loading import load_config
 from search.config.search import SearchConfig
 from search.pipelines.open_data import open_frame_set
-from search.pipelines.prepare import build_problem, compute_similarities, load_deployment, observe
+from search.pipelines.prepare import (
+    build_problem,
+    compute_rounding_losses,
+    compute_similarities,
+    load_deployment,
+    observe,
+)
 from search.report.charts.heat_maps import save_figure
 from search.study.exact.branch_and_bound import exact_front
 from search.study.exact.counting import count_plans
@@ -188,7 +194,8 @@ def _load_problem(path: Path, reporter: Reporter) -> Problem:
     deployment = load_deployment(config, reporter)
     observed = observe(config, deployment, open_frame_set(config), reporter)
     similarity = compute_similarities(config, observed, config.search.adapter_specs, reporter)
-    return build_problem(config, deployment, similarity, {})
+    losses = compute_rounding_losses(config, observed, reporter)
+    return build_problem(config, deployment, similarity, losses)
 
 
 def synthetic(models: int, stages: int, seed: int) -> Problem:

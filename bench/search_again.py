@@ -272,6 +272,8 @@ def load_arm_config(seed: int, folder: Path, frames: Mapping[str, Any], *more: s
             f"seed={seed}",
             f"frames={json.dumps(frames)}",
             "truth={}",
+            "budget=65%",
+            "search.precision=[]",
             f"cache={folder / 'cache'}",
             f"out={folder / 'out'}",
             *more,

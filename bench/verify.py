@@ -151,7 +151,9 @@ def quickstart_case(reporter: Reporter) -> Case:
 
 
 def _load_config(path: Path) -> RunConfig:
-    return load_config(path, [f"cache={ROOT / 'runs' / 'cache'}"])
+    return load_config(
+        path, [f"cache={ROOT / 'runs' / 'cache'}", "budget=65%", "search.precision=[]"]
+    )
 
 
 def _build_case(config: RunConfig, truth: Mapping[str, Truth] | None, reporter: Reporter) -> Case:
