@@ -77,6 +77,7 @@ BATCH, BATCHES = 16, (8, 32)
 """Batch size for timing, and batch sizes for measuring memory."""
 LOGIT_FRAMES = 32
 """Frames for comparing logits."""
+QUICKSTART = ROOT / "runs" / "quickstart.yaml"
 
 
 @dataclass(frozen=True)
@@ -147,13 +148,13 @@ def photos(count: int) -> ClassTruth:
 
 
 def quickstart_case(reporter: Reporter) -> Case:
-    return _build_case(_load_config(ROOT / "runs" / "quickstart.yaml"), None, reporter)
-
-
-def _load_config(path: Path) -> RunConfig:
-    return load_config(
-        path, [f"cache={ROOT / 'runs' / 'cache'}", "budget=65%", "search.precision=[]"]
+    return _build_case(
+        _load_config(QUICKSTART, "budget=65%", "search.precision=[]"), None, reporter
     )
+
+
+def _load_config(path: Path, *changes: str) -> RunConfig:
+    return load_config(path, [f"cache={ROOT / 'runs' / 'cache'}", *changes])
 
 
 def _build_case(config: RunConfig, truth: Mapping[str, Truth] | None, reporter: Reporter) -> Case:
