@@ -78,7 +78,7 @@ def _print_precisions(plan: SharePlan, record: PlanRecord | None, reporter: Repo
         for precision, owners in stored.items()
         for model, own in by_model(map(Ref.parse, owners)).items()
     ]  # fmt: skip
-    reporter.table("Precisions", ["weights in", "model", "stages", "bytes"], rows)
+    reporter.table("How the weights are stored", ["weights in", "model", "stages", "bytes"], rows)
 
 
 def _kept_with_reason(record: CandidateRecord, at_chance: Collection[str]) -> str:

@@ -8,8 +8,10 @@ from dataclasses import replace
 from tiny import FinishedRun
 
 from search.deploy.bundle_card import render_card
+from search.results.search_result import Result
 from spaces.bundle import read_bundle_contents
 from spaces.inputs import InputSpec
+from spaces.plan import SharePlan
 
 INPUTS = {
     "a": InputSpec(64, 96, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "crop", 0.95, "bicubic"),
@@ -76,3 +78,30 @@ def test_text_of_the_user_is_escaped(tiny_run: FinishedRun) -> None:
     tables = [line for line in card.splitlines() if line.startswith("| &#60;")]
     assert [line.count(" | ") for line in tables] == [4, 6, 5]
     assert html.unescape(card).count(evil) >= 8
+
+
+def test_the_card_lists_bytes_and_stages_of_each_precision(
+    precise_run: FinishedRun, mixed_result: Result
+) -> None:
+    record = mixed_result.candidates[0]
+    contents = replace(
+        read_bundle_contents(precise_run.out / "bundle"), plan=SharePlan.from_dict(record.plan)
+    )
+    card = render_card(mixed_result, record, contents, [])
+    assert f"Weights are stored in {record.precision_text.removeprefix('weights in ')}." in card
+    section = card.partition("## How weights are stored\n\n")[2].partition("## ")[0]
+    rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line[:1] == "|"][2:]
+    assert {row[0]: int(row[1].replace(",", "")) for row in rows} == {
+        precision: sum(owners.values()) for precision, owners in record.stored.items()
+    }
+    assert sum(int(row[1].replace(",", "")) for row in rows) == record.bytes
+    for (precision, _, stages), owners in zip(rows, record.stored.values(), strict=True):
+        for owner in owners:
+            assert owner.partition(":")[2].strip("()") in stages, (precision, owner)
+
+
+def test_without_precisions_the_card_names_the_dtype_alone(tiny_run: FinishedRun) -> None:
+    contents = read_bundle_contents(tiny_run.out / "bundle")
+    card = render_card(tiny_run.result, tiny_run.result.candidates[0], contents, [])
+    assert "Weights are stored in float32.\n" in card
+    assert "How weights are stored" not in card

@@ -19,6 +19,7 @@ from tiny import FinishedRun, Weights, run_config, three_model_config, with_chan
 from search.cli.main import main
 from search.config.loading import load_config
 from search.report.charts.front import front_legend, front_svg
+from search.report.charts.interactive import record_hint
 from search.report.html import render_page
 from search.report.next_steps import RunPaths, next_steps
 from search.report.rejected import (
@@ -513,3 +514,31 @@ def test_every_candidate_that_was_not_chosen_has_a_reason(
     why = {rejected.hash: rejected.reason for rejected in plans_not_chosen(result)}
     assert why["worse"].startswith("quality kept ") and why["unfaithful"].startswith("fidelity 0")
     assert mb(larger.bytes) in why["larger"]
+
+
+def test_the_page_says_how_the_weights_of_each_candidate_are_stored(mixed_result: Result) -> None:
+    page = rendered_page(mixed_result)
+    (table,) = page.all("table", class_="sortable")
+    header, unmerged, *rows = table.rows()
+    at = header.index("Weights")
+    assert unmerged[at] == "float32"
+    ordered = sorted(mixed_result.candidates, key=lambda c: c.bytes)
+    for row, candidate in zip(rows, ordered, strict=True):
+        most = next(iter(candidate.stored), "float32")
+        assert row[at].startswith(most)
+        assert all(precision in row[at] for precision in candidate.stored)
+    for candidate in mixed_result.candidates:
+        words = candidate.precision_text or "weights in float32"
+        assert f"W{words[1:]}." in page.text
+
+
+def test_a_page_without_precisions_says_nothing_of_them(report: Element) -> None:
+    (table,) = report.all("table", class_="sortable")
+    assert "Weights" not in table.rows()[0] and "Weights in" not in report.text
+
+
+def test_hints_of_the_explorer_name_precisions(mixed_result: Result) -> None:
+    names = [record_hint(record) for record in mixed_result.candidates]
+    for hint, record in zip(names, mixed_result.candidates, strict=True):
+        assert hint.endswith(record.precision_text)
+        assert ("weights" in hint) == bool(record.stored)

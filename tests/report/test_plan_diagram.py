@@ -19,11 +19,13 @@ from search.report.plan_diagram.layout import (
     LEAST_WIDTH,
     Box,
     Sheet,
+    Storage,
     lay_out,
     layouts_of,
     row_order,
 )
 from search.report.svg import NAMESPACE, text_width, to_text
+from search.results.precisions import owner_precisions
 from search.results.search_result import CandidateRecord, ModelRecord, Result
 from spaces.errors import BadPlan
 from spaces.liveness import liveness
@@ -261,3 +263,62 @@ def test_with_many_stages_the_diagram_grows_and_the_text_keeps_its_size(
     assert "pd-broad" in root.get("class", "").split()
     few = drawn_plan(tiny_run.result, records(THREE), SharePlan(), THREE, WIDE)
     assert few.get("width") is None and "pd-broad" not in few.get("class", "")
+
+
+@pytest.mark.parametrize("width", [WIDE, NARROW])
+def test_each_box_is_filled_as_far_as_its_precision_needs(
+    mixed_result: Result, width: float
+) -> None:
+    for record in mixed_result.candidates:
+        root = ET.fromstring(to_text(draw_plan(mixed_result, record, {}, width)))
+        by_owner = owner_precisions(record.stored)
+        titles = {}
+        for part in with_class(root, "pd-stage"):
+            name, _, facts = (part.findtext(f"{SVG}title") or "").partition(", ")
+            titles[name.replace(":head", ":(head)")] = facts
+            path = part.find(f"{SVG}path")
+            if path is not None:
+                precision = by_owner[Ref.parse(name.replace(":head", ":(head)"))]
+                assert precision != "float32" and facts.endswith(f"weights in {precision}")
+                bits = next(text.text for text in part.iter(f"{SVG}text"))
+                assert bits in (precision, precision.removeprefix("float").removeprefix("int"))
+        plan = SharePlan.from_dict(record.plan)
+        for owner, precision in by_owner.items():
+            if owner in plan.by_recipient():
+                labels = [
+                    part.findtext(f"{SVG}text") for part in with_class(root, "pd-similarity")
+                ]
+                assert any(str(label).endswith(f", {precision}") for label in labels)
+            else:
+                assert titles[str(owner)].endswith(f"weights in {precision}")
+        legend = " ".join(text.text or "" for text in with_class(root, "pd-legend")[0].iter())
+        assert all((precision in legend) == bool(record.stored) for precision in record.stored)
+        assert ("the filled part is held" in legend) == bool(record.stored)
+
+
+def test_the_held_bytes_of_all_rows_are_those_of_the_plan(mixed_result: Result) -> None:
+    for record in mixed_result.candidates:
+        if record.stored:
+            plan, storage = SharePlan.from_dict(record.plan), Storage(record.stored, "float32")
+            sheet = lay_out(mixed_result.models, plan, {}, WIDE, storage)
+            assert sum(row.held for row in sheet.rows) == record.bytes
+
+
+def test_labels_with_precisions_stay_on_the_sheet(mixed_result: Result) -> None:
+    named = False
+    for record in mixed_result.candidates:
+        root = draw_plan(mixed_result, record, {}, NARROW)
+        _, _, width, _ = map(float, root.get("viewBox", "").split())
+        for part in with_class(root, "pd-similarity"):
+            box = part.find("rect")
+            assert box is not None
+            x, wide = float(box.get("x", "")), float(box.get("width", ""))
+            if ", " in (part.findtext("text") or ""):
+                assert 0 <= x and x + wide <= width
+                named = True
+    assert named
+
+
+def test_a_plan_without_precisions_is_drawn_without_them(tiny_run: FinishedRun) -> None:
+    text = to_text(draw_plan(tiny_run.result, chosen_of(tiny_run), {}))
+    assert "float32" not in text and "int8" not in text and ">live<" in text

@@ -73,6 +73,50 @@ def test_a_plan_is_described_without_another() -> None:
     assert describe_plan(plan("c:b5>d:b5")) == ["d now takes b5 from c"]
 
 
+def stored(base: SharePlan, **names: str) -> SharePlan:
+    """Return the plan with precisions, given as int8="c:b5 c:(head)"."""
+    return base.with_precisions(
+        {Ref.parse(o): precision for precision, owners in names.items() for o in owners.split()}  # type: ignore[misc]
+    )
+
+
+@pytest.mark.parametrize(
+    ("new", "old", "sentences"),
+    [
+        (
+            stored(plan(), int8="c:b5 c:(head)"),
+            stored(plan(), float16="c:b5 c:(head)"),
+            ["c stores b5 and head in int8 instead of float16"],
+        ),
+        (stored(plan(), int8="c:b5"), plan(), ["c stores b5 in int8"]),
+        (plan(), stored(plan(), int8="c:b5"), ["c no longer stores b5 in int8"]),
+        (
+            stored(plan("c:b5>d:b5"), int8="d:b5 c:b2 c:b10", float16="d:(head)"),
+            stored(plan("c:b5>d:b5"), int8="d:(head)"),
+            [
+                "c stores b2 and b10 in int8",
+                "d stores the map into b5 in int8",
+                "d stores head in float16 instead of int8",
+            ],
+        ),
+        (stored(plan(), int8="c:b5"), stored(plan(), int8="c:b5"), [SAME_STAGES]),
+    ],
+)
+def test_each_changed_precision_is_described_model_by_model(
+    new: SharePlan, old: SharePlan, sentences: list[str]
+) -> None:
+    assert describe_difference(new, old) == sentences
+
+
+def test_precisions_belong_to_the_description_of_a_plan() -> None:
+    only_stored = stored(plan(), int8="c:b5")
+    assert describe_plan(only_stored) == ["nothing is shared", "c stores b5 in int8"]
+    both = stored(plan("c:b5>d:b5"), float16="d:b5")
+    assert describe_plan(both) == [
+        "d now takes b5 from c", "d stores the map into b5 in float16",
+    ]  # fmt: skip
+
+
 STAGES = st.sampled_from(["b1", "b2", "b3"])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 import time
 from dataclasses import replace
@@ -467,3 +468,50 @@ def test_a_tilde_in_the_path_of_the_tracking_uri_is_the_home_folder(
     assert config.as_written()["mlflow"]["tracking_uri"] == given
     monkeypatch.setenv("MLFLOW_TRACKING_URI", given)
     assert Target.of(tiny_run.config).uri == expected.format(home=tmp_path)
+
+
+def test_candidates_with_precisions_have_their_words_and_bytes(
+    mixed_result: Result, precise_run: FinishedRun
+) -> None:
+    metrics = [search_run.measured_metrics(mixed_result, c) for c in mixed_result.candidates]
+    named = {"bytes_float32", "bytes_float16", "bytes_int8"}
+    for logged, candidate in zip(metrics, mixed_result.candidates, strict=True):
+        assert {name for name in logged if re.fullmatch("bytes_.*[0-9]", name)} == named
+        assert sum(logged[name] for name in named) == candidate.bytes
+        words = search_run.candidate_parameters(mixed_result, candidate)["precision"]
+        assert words == candidate.precision_text or words == "weights in float32"
+    unmerged = search_run.unmerged_metrics(mixed_result)
+    assert unmerged["bytes_float32"] == mixed_result.unmerged_bytes
+    assert unmerged["bytes_int8"] == unmerged["bytes_float16"] == 0
+    assert (
+        search_run.search_parameters(precise_run.result)["search.precision"]
+        == "float32, float16, int8"
+    )
+    assert len(
+        search_run.search_note(mixed_result)
+    ) < 8000 and "precision" in search_run.search_note(mixed_result)
+
+
+def test_a_real_run_with_precisions_is_logged(precise_run: FinishedRun) -> None:
+    logged = LoggedRun(Target.of(precise_run.config).uri)
+    words = precise_run.result.chosen_candidate.precision_text
+    assert logged.parent.data.params["precision"] == words
+    assert logged.parent.data.params["search.precision"] == "float32, float16, int8"
+    assert logged.children
+    for child in logged.children:
+        assert child.data.params["precision"].startswith("weights in ")
+        assert "bytes_int8" in child.data.metrics
+
+
+def test_a_search_without_precisions_has_the_names_of_before(tiny_run: FinishedRun) -> None:
+    result = tiny_run.result
+    candidate = result.candidates[0]
+    assert {
+        name for name in search_run.measured_metrics(result, candidate) if "bytes" in name
+    } == {"bytes_mb"}
+    names = {
+        *search_run.search_parameters(result),
+        *search_run.candidate_parameters(result, candidate),
+    }
+    assert not {name for name in names if "precision" in name}
+    assert "precision" not in search_run.search_note(result)

@@ -84,7 +84,7 @@ def front_figure(result: Result, explored: StudyResult) -> go.Figure:
         figure,
         "front (proxy)",
         [(r.bytes, r.proxy) for r in front],
-        [_record_hint(r) for r in front],
+        [record_hint(r) for r in front],
         {"mode": "lines+markers", "line": {"color": GREY, "width": 1}, "marker": {"size": 6}},
     )
     _add_verified(figure, result)
@@ -181,7 +181,7 @@ def _points_and_hints(
     candidates: Sequence[MeasuredCandidate],
 ) -> tuple[list[tuple[float, float]], list[str]]:
     points = [(float(m.record.bytes), m.quality) for m in candidates]
-    return points, [_record_hint(m.record) for m in candidates]
+    return points, [record_hint(m.record) for m in candidates]
 
 
 def _add_dots(
@@ -199,7 +199,8 @@ def _add_dots(
         )  # fmt: skip
 
 
-def _record_hint(record: PlanRecord) -> str:
+def record_hint(record: PlanRecord) -> str:
+    """Return the text that a dot of a recorded plan shows under the pointer."""
     return _hint(SharePlan.from_dict(record.plan), record.stored)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from search.evaluation.confidence import ScoreIntervals
 from search.evaluation.per_frame import Scores, main_score_name
 from search.results.kept_quality import kept_text
+from search.results.precisions import StoredBytes
 from search.results.search_result import UNMERGED, CandidateRecord, Result
 from search.tracking.payloads.common import provenance_parameters
 from search.utils.format import MEGABYTE, percent
@@ -210,7 +211,7 @@ def unmerged_metrics(result: Result) -> dict[str, float]:
     """Return the metrics of a candidate that shares nothing, to compare the others with."""
     metrics = {
         "bytes_mb": result.unmerged_bytes / MEGABYTE,
-        **({f"bytes_{result.dtype}": result.unmerged_bytes} if result.has_precisions else {}),
+        **_bytes_by_precision(result, {}, result.unmerged_bytes),
         "macs_m": result.unmerged_macs / 1e6,
         "saved_pct": 0.0,
         "proxy": 1.0,
@@ -235,17 +236,21 @@ def measured_metrics(result: Result, candidate: CandidateRecord) -> dict[str, fl
     return {
         **_latency(result, candidate.hash),
         **candidate_metrics(candidate),
-        **_bytes_by_precision(result, candidate),
+        **_bytes_by_precision(result, candidate.stored, candidate.bytes),
     }
 
 
-def _bytes_by_precision(result: Result, candidate: CandidateRecord) -> dict[str, float]:
-    """Return the bytes of each precision that a plan of the result has, if any has some."""
+def _bytes_by_precision(result: Result, stored: StoredBytes, total_bytes: int) -> dict[str, float]:
+    """Return the bytes of each precision that occurs in the result, if a plan has precisions.
+
+    All candidates and the unmerged models have the same metrics, so that they line up.
+    """
     if not result.has_precisions:
         return {}
-    own = candidate.stored or {result.dtype: {"": candidate.bytes}}
+    own = {precision: sum(owners.values()) for precision, owners in stored.items()}
+    own = own or {result.dtype: total_bytes}
     used = sorted({result.dtype, *(p for c in result.candidates for p in c.stored)})
-    return {f"bytes_{p}": float(sum(own.get(p, {}).values())) for p in used}
+    return {f"bytes_{precision}": float(own.get(precision, 0)) for precision in used}
 
 
 def candidate_metrics(candidate: CandidateRecord) -> dict[str, float]:
