@@ -3,6 +3,7 @@
 The inputs are those that the merged model reads, each (batch, c, height, width), prepared by
 `spaces.inputs.prepare`. A classifier outputs its logits. A detector outputs the boxes and scores
 of all its anchors: non-maximum suppression has no fixed output shape and is not part of the graph.
+Weights keep the precision in which the bundle stores them.
 """
 
 from __future__ import annotations
@@ -74,7 +75,21 @@ def export_program(graph: BundleGraph, examples: Sequence[Tensor]) -> torch.expo
     batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
     shapes = (tuple({0: batch} for _ in examples),)
     with _quiet(), torch.no_grad():
-        return torch.export.export(graph, tuple(examples), dynamic_shapes=shapes)
+        program = torch.export.export(graph, tuple(examples), dynamic_shapes=shapes)
+    _forget_origin(program)
+    return program
+
+
+def _forget_origin(program: torch.export.ExportedProgram) -> None:
+    """Remove the examples, which are frames of a camera, and where each operation comes from.
+
+    Both would be written into the file: as many bytes as the weights of a small bundle, with
+    paths of this machine.
+    """
+    program.example_inputs = None
+    for node in program.graph.nodes:
+        for key in ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn"):
+            node.meta.pop(key, None)
 
 
 def write_program(program: torch.export.ExportedProgram, path: Path) -> None:
@@ -90,13 +105,20 @@ def write_onnx(graph: BundleGraph, program: torch.export.ExportedProgram, path: 
         NoExporter: onnx or onnxscript is not installed.
     """
     try:
+        from spaces.onnx_weights import optimize_graph
+
         with _quiet():
             exported = torch.onnx.export(
-                program, dynamo=True, input_names=graph.inputs, output_names=graph.outputs
+                program,
+                dynamo=True,
+                input_names=graph.inputs,
+                output_names=graph.outputs,
+                optimize=False,
             )
+            assert exported is not None
+            optimize_graph(exported.model)
     except ImportError as error:
         raise ExporterMissing(_missing(error)) from error
-    assert exported is not None
     exported.model.metadata_props[INPUTS_KEY] = json.dumps(graph.input_specs)
     exported.save(path)
 

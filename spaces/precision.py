@@ -66,7 +66,8 @@ class StoredWeight(NamedTuple):
     def widen(self) -> Tensor:
         """Return the weight in float32."""
         values = self.values.float()
-        return values if self.scale is None else values * self.scale
+        # In place, because large weights are read in every frame: one copy is enough.
+        return values if self.scale is None else values.mul_(self.scale)
 
 
 def to_stored(tensor: Tensor, precision: Precision, name: str) -> StoredWeight:

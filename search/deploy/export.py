@@ -44,8 +44,9 @@ EXAMPLES = {"example.py": "", "example_onnx.py": "onnx"}
 CHECKED_FRAMES = 4
 ANSWER_TOLERANCE = 1e-4
 """Largest difference between the answers of the written bundle and of the merged models with
-rounded weights, and between those of other formats and of the bundle, relative to the largest
-answer."""
+rounded weights, relative to the largest answer."""
+FORMAT_TOLERANCE = 5e-4
+"""The same between another format, which other kernels run, and the bundle."""
 
 
 class BundleCheckFailed(MergeSearchError):
@@ -163,7 +164,7 @@ def _check_near(
     name: str, expected: Sequence[Tensor], answers: Sequence[Tensor | NDArray[np.float32]]
 ) -> str:
     difference = max_relative_difference(expected, answers)
-    if difference > ANSWER_TOLERANCE:
+    if difference > FORMAT_TOLERANCE:
         raise BundleCheckFailed(
             f"{name}: its answers differ from the bundle's by {difference:.1e} of the greatest"
         )
