@@ -5,6 +5,7 @@ A record is read strictly: every field has its declared type, and no key is miss
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -30,6 +31,11 @@ KEYS = {
     "registered_plan": "standing",
 }
 """JSON keys of the fields that are stored under another name: the files keep their keys."""
+
+
+OMITTED_IF_EMPTY = ("stored",)
+"""Fields that are written only if they hold something: without them a record keeps the bytes, and
+so the identity, that it had before they existed."""
 
 
 def _key_of(field: str) -> str:
@@ -91,7 +97,11 @@ def load_record(kind: type[T], content: str | bytes, source: str) -> T:
 
 def dump_record(record: DataclassInstance) -> dict[str, Any]:
     """Return the record as plain data for JSON, keys in the order of the fields."""
-    return asdict(record, dict_factory=lambda fields: {_key_of(k): v for k, v in fields})
+    return asdict(record, dict_factory=_json_object)
+
+
+def _json_object(fields: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    return {_key_of(name): v for name, v in fields if v or name not in OMITTED_IF_EMPTY}
 
 
 def write_record(path: Path, record: DataclassInstance) -> None:

@@ -18,7 +18,9 @@ from search.results.precisions import (
     parts_text,
     stored_bytes_by_precision,
 )
+from search.results.search_result import Result
 from search.study.precision.profiles import apply_profile, weight_owners
+from search.utils.records import read_record
 from spaces.bundle import load_bundle, read_bundle_contents
 from spaces.cost import CostModel
 from spaces.errors import BadPlan
@@ -86,6 +88,12 @@ def test_a_plan_without_precisions_has_neither_bytes_nor_words(tiny_run: Finishe
     assert not tiny_run.result.has_precisions
     for record in (*tiny_run.result.candidates, *tiny_run.result.front):
         assert record.stored == {} and record.precision_text == ""
+    assert '"stored"' not in (tiny_run.out / "result.json").read_text(encoding="utf-8")
+
+
+def test_a_result_with_precisions_reads_as_it_was_written(precise_run: FinishedRun) -> None:
+    result = read_record(Result, precise_run.out / "result.json")
+    assert result.has_precisions and result == precise_run.result
 
 
 SHARE = Share.between("d:b5", "c:b5")
