@@ -148,8 +148,9 @@ class SharePlan:
         True
         >>> len(plan.hash)
         12
-        >>> print(plan.with_precisions({Ref("a", "blocks.5"): "int8"}))
-        a:blocks.5 -> b:blocks.5 (linear); int8: a:blocks.5
+        >>> precision = {"a:blocks.5": "int8"}
+        >>> print(SharePlan.from_dict({"version": 2, "shares": [], "precision": precision}))
+        nothing shared; int8: a:blocks.5
     """
 
     shares: tuple[Share, ...] = ()
