@@ -24,6 +24,7 @@ from search.tracking.payloads.search_run import (
     unmerged_metrics,
 )
 from search.utils.records import read_record
+from spaces.plan import SharePlan
 
 pytestmark = pytest.mark.ui
 
@@ -172,7 +173,11 @@ def test_the_address_that_ui_prints_shows_the_same_comparison(
     assert_shows(metrics_table(page), expected_metrics(quickstart.result))
     text = page.inner_text("body")
     assert f"Comparing {len(quickstart.result.candidates) + 1} Runs" in text
-    for fact in ("detector", "linear", "blocks.5 -> blocks.5"):
+    chosen = quickstart.result.chosen_candidate
+    assert chosen is not None
+    (share,) = SharePlan.from_dict(chosen.plan).shares
+    stages = f"{share.donor.stage} -> {share.recipient.stage}"
+    for fact in ("detector", "linear", stages, chosen.precision_text):
         assert fact in text
 
 
