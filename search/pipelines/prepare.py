@@ -324,7 +324,7 @@ def build_problem(
     Its precision profiles include that of the champion.
     """
     facts, precisions = deployment.facts, config.search.precision
-    profiles = precision_profiles(facts, losses, precisions) if precisions else ()
+    profiles = precision_profiles(facts, losses, precisions)
     return Problem(
         facts=facts,
         quality_by_share={

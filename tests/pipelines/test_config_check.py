@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,17 @@ def test_a_budget_below_the_smallest_plan_is_a_problem_with_that_size(
     report = items(tmp_path, with_changes(data, {"budget": 1000}))
     assert report["budget"]["status"] == "problem"
     assert "no plan is smaller than" in report["budget"]["text"]
+
+
+def test_a_budget_that_only_fewer_bits_reach_is_no_problem(
+    tmp_path: Path, data: dict[str, Any]
+) -> None:
+    report = items(tmp_path, with_changes(data, {"budget": 1000}))
+    (in_float32,) = re.findall(r"no plan is smaller than .*\((\S+)%\)", report["budget"]["text"])
+    half = f"{float(in_float32) / 2}%"
+    assert items(tmp_path, with_changes(data, {"budget": half}))["budget"]["status"] == "problem"
+    with_choice = with_changes(data, {"budget": half, "search.precision": ["float32", "int8"]})
+    assert items(tmp_path, with_choice)["budget"]["status"] == "ok"
 
 
 def test_labels_of_classes_that_the_model_lacks_are_a_problem(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from search.config.base import BadConfig
 from search.config.run import RunConfig
 from search.study.objectives import PlanEvaluator
+from search.study.precision.profiles import precision_profiles
 from search.study.problem import Problem
 from search.study.smallest_plan import smallest_plan
 from search.utils.format import megabytes, percent
@@ -53,10 +54,14 @@ class SpaceFacts:
 
 
 def measure_space(config: RunConfig, deployment: Deployment) -> SpaceFacts:
-    """Count the combinations, and find the smallest plan if every share were perfect."""
+    """Count the combinations, and find the smallest plan if every share were perfect.
+
+    If no rounding loses anything either, all weights are stored in the precision of fewest bytes.
+    """
     facts = deployment.facts
     shares = deployment.shares(config.search.adapter_specs)
-    problem = Problem(facts, dict.fromkeys(shares, 1.0))
+    profiles = precision_profiles(facts, {}, config.search.precision)
+    problem = Problem(facts, dict.fromkeys(shares, 1.0), profiles=profiles)
     smallest = smallest_plan(problem, PlanEvaluator(problem))
     return SpaceFacts(
         len(shares), problem.space.size, CostModel(facts).unmerged_bytes, smallest.bytes

@@ -48,8 +48,10 @@ def precision_profiles(
 ) -> tuple[Profile, ...]:
     """Return at most `most` profiles, from the smallest loss to the fewest bytes.
 
-    `precisions` are those to choose from.
+    `precisions` are those to choose from; without any there is no profile.
     """
+    if not precisions:
+        return ()
     best: dict[Ref, Precision] = {}
     steps: list[_Step] = []
     for owner in weight_owners(facts):
