@@ -72,18 +72,19 @@ def test_the_dense_output_contains_every_detection(mixed: Observed) -> None:
 def exported(mixed: Observed, tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, Path]:
     folder = tmp_path_factory.mktemp("exported")
     bundle = build_bundle(mixed, SharePlan((late_share(mixed),)))
+    write_both_formats(bundle, folder)
+    return bundle, folder
+
+
+def write_both_formats(bundle: Bundle, folder: Path) -> None:
     graph = BundleGraph(bundle)
     program = export_program(graph, prepare_inputs(bundle, 2))
     write_program(program, folder / "model.pt2")
     write_onnx(graph, program, folder / "model.onnx")
-    return bundle, folder
 
 
-@pytest.mark.parametrize("count", [1, 5])
-def test_the_outputs_do_not_depend_on_the_batch_size(
-    exported: tuple[Bundle, Path], count: int
-) -> None:
-    bundle, folder = exported
+def check_answers(bundle: Bundle, folder: Path, count: int) -> None:
+    """Check that both formats answer a batch of `count` frames as the bundle does."""
     graph, inputs = BundleGraph(bundle), prepare_inputs(bundle, count)
     program = torch.export.load(folder / "model.pt2").module()
     with torch.inference_mode():
@@ -91,6 +92,14 @@ def test_the_outputs_do_not_depend_on_the_batch_size(
     named = dict(zip(graph.inputs, inputs, strict=True))
     assert max_relative_difference(expected, run_onnx(folder / "model.onnx", named)) < 1e-4
     assert max_relative_difference(expected, again) < 1e-5
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_the_outputs_do_not_depend_on_the_batch_size(
+    exported: tuple[Bundle, Path], count: int
+) -> None:
+    bundle, folder = exported
+    check_answers(bundle, folder, count)
 
 
 def test_the_graph_has_the_outputs_of_the_models(mixed: Observed) -> None:
@@ -178,10 +187,7 @@ def stored(
     )
     write_plan_bundle(pair, canonical(plan, layouts), model_specs(weights), folder / "bundle")
     bundle = load_bundle(folder / "bundle")
-    graph = BundleGraph(bundle)
-    program = export_program(graph, prepare_inputs(bundle, 2))
-    write_program(program, folder / "model.pt2")
-    write_onnx(graph, program, folder / "model.onnx")
+    write_both_formats(bundle, folder)
     return bundle, folder
 
 
@@ -245,13 +251,7 @@ def test_the_answers_are_those_of_a_bundle_in_any_precision(
     stored: tuple[Bundle, Path], count: int
 ) -> None:
     bundle, folder = stored
-    graph, inputs = BundleGraph(bundle), prepare_inputs(bundle, count)
-    program = torch.export.load(folder / "model.pt2").module()
-    with torch.inference_mode():
-        expected, again = graph(*inputs), program(*inputs)
-    named = dict(zip(graph.inputs, inputs, strict=True))
-    assert max_relative_difference(expected, run_onnx(folder / "model.onnx", named)) < 1e-4
-    assert max_relative_difference(expected, again) < 1e-5
+    check_answers(bundle, folder, count)
 
 
 def test_the_files_hold_neither_frames_nor_paths_of_the_machine(

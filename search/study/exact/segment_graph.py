@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from search.study.exact.partial_plans import PartialPlans
 from search.study.exact.plan_table import PlanTable
-from search.study.exact.segments import NO_SHARE, Floats, Ints
+from search.study.exact.segments import NO_SHARE, Bools, Floats, Ints
 
 SMALLEST_QUALITY = 1e-15
 """A share counts as keeping at least this quality, so that 0 means "depends on itself"."""
@@ -96,19 +98,13 @@ class SegmentGraph:
 
         It is 0 without a share.
         """
-        table = self.table
         quality: Floats = self.quality.take(self.table_index(partial))
-        columns = np.arange(len(partial))
-        for segment, shares in enumerate(partial.shares):
-            decided = columns[shares >= 0]
-            if len(decided):
-                share = shares[decided]
-                donor = table.donor_segment[share]
-                from_prefix = table.donor_position[share] < partial.replaced[donor, decided]
-                quality[segment][:, decided] = 0.0
-                quality[segment, donor + self.count * from_prefix, decided] = np.maximum(
-                    table.quality[share], SMALLEST_QUALITY
-                )
+        for segment, columns, share, from_prefix in self._decided_shares(partial):
+            edge = self.table.donor_segment[share] + self.count * from_prefix
+            quality[segment][:, columns] = 0.0
+            quality[segment, edge, columns] = np.maximum(
+                self.table.quality[share], SMALLEST_QUALITY
+            )
         return quality
 
     def edge_noise(self, partial: PartialPlans) -> Floats:
@@ -116,20 +112,27 @@ class SegmentGraph:
 
         It is infinite without a share.
         """
-        table = self.table
         noise: Floats = self.noise.take(self.table_index(partial))
-        columns = np.arange(len(partial))
-        for segment, shares in enumerate(partial.shares):
-            decided = columns[shares >= 0]
-            if len(decided):
-                share = shares[decided]
-                donor = table.donor_segment[share]
-                from_prefix = table.donor_position[share] < partial.replaced[donor, decided]
-                noise[segment][:, decided] = np.inf
-                noise[segment, donor + self.count * from_prefix, decided] = np.where(
-                    from_prefix, table.prefix_noise[share], table.suffix_noise[share]
-                )
+        for segment, columns, share, from_prefix in self._decided_shares(partial):
+            edge = self.table.donor_segment[share] + self.count * from_prefix
+            noise[segment][:, columns] = np.inf
+            noise[segment, edge, columns] = np.where(
+                from_prefix, self.table.prefix_noise[share], self.table.suffix_noise[share]
+            )
         return noise
+
+    def _decided_shares(self, partial: PartialPlans) -> Iterator[tuple[int, Ints, Ints, Bools]]:
+        """Yield each segment with the plans whose share in it is decided.
+
+        These are their columns, their shares, and whether the donor of each is a prefix donor.
+        """
+        table = self.table
+        for segment, shares in enumerate(partial.shares):
+            columns = np.flatnonzero(shares >= 0)
+            if len(columns):
+                share = shares[columns]
+                replaced = partial.replaced[table.donor_segment[share], columns]
+                yield segment, columns, share, table.donor_position[share] < replaced
 
     def end_noise(self, partial: PartialPlans) -> Floats:
         """Return the lowest noise at each segment's end, (segments, n).
