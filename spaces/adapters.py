@@ -65,6 +65,12 @@ class LinearAdapter(Adapter):
         )
         self.bias = nn.Parameter(bias, requires_grad=False)
 
+    def as_map(self) -> LinearMap:
+        """Return the sequence of maps as one."""
+        *inner, last = self.weights
+        weight = torch.linalg.multi_dot([last, *reversed(inner)]) if inner else last
+        return LinearMap(weight.detach().clone(), self.bias.detach().clone())
+
     def forward(self, representation: Tensor) -> Tensor:
         mapped = super().forward(representation)
         *inner, last = (weight.to(mapped.dtype) for weight in self.weights)

@@ -209,7 +209,8 @@ def load_bundle(folder: Path | str) -> Bundle:
     models = {name: build_skeleton(spec) for name, spec in contents.specs.items()}
     try:
         with torch.device("meta"):
-            maps = {share: _empty_map(share, contents.facts) for share in contents.plan.shares}
+            shares = contents.plan.with_own_maps().shares
+            maps = {share: _empty_map(share, contents.facts) for share in shares}
             merged = MergedModel(models, contents.facts, contents.plan, maps)
         tensors = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError, BadPlan, KeyError, ValueError) as error:

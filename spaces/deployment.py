@@ -72,14 +72,14 @@ class Deployment:
 
     def without_needless_maps(self, plan: SharePlan) -> SharePlan:
         """Return the plan with equal representations shared as they are."""
-        return SharePlan(
-            tuple(
+        return replace(
+            plan,
+            shares=tuple(
                 replace(share, adapter=IDENTITY)
                 if Pair(share.donor, share.recipient) in self.identical_pairs
                 else share
                 for share in plan.shares
             ),
-            plan.precisions,
         )
 
     @cached_property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from spaces.errors import BadPlan
 from spaces.plan import HEAD, Ref, Share, SharePlan
@@ -40,8 +40,9 @@ def liveness(plan: SharePlan, layouts: Layouts) -> Liveness:
 def canonical(plan: SharePlan, layouts: Layouts) -> SharePlan:
     """Return the plan without what no output reads: equivalent plans become equal.
 
-    That is shares, and precisions of weights that are not there. The precision of a linear map
-    stays, although it does not count if the map is folded.
+    That is shares, precisions of weights that are not there, and the refinement of a plan without
+    a linear map. The precision of a linear map stays, although it does not count if the map is
+    folded.
 
     Raises:
         BadPlan: as `liveness`.
@@ -49,8 +50,11 @@ def canonical(plan: SharePlan, layouts: Layouts) -> SharePlan:
     live = liveness(plan, layouts)
     mapped = {share.recipient for share in live.shares if share.adapter.kind == "linear"}
     owners = live.stages | mapped | {Ref(name, HEAD) for name in layouts}
-    return SharePlan(
-        tuple(live.shares), tuple(entry for entry in plan.precisions if entry[0] in owners)
+    return replace(
+        plan,
+        shares=tuple(live.shares),
+        precisions=tuple(entry for entry in plan.precisions if entry[0] in owners),
+        refined=plan.refined and bool(mapped),
     )
 
 

@@ -91,7 +91,7 @@ class MergedModel(nn.Module):
     ) -> None:
         super().__init__()
         layouts = layouts_by_model(facts)
-        self.plan = canonical(plan, layouts)
+        self.plan = canonical(plan, layouts).with_own_maps()
         live = liveness(self.plan, layouts)
         owners = _live_modules(models, live.stages)
         device = next(iter(models.values())).device

@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, get_args
 
@@ -20,8 +20,8 @@ Precision = Literal["float32", "float16", "bfloat16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 HEAD = "(head)"
 """Takes the place of a stage's name in what belongs to the head of a model."""
-SHARES_ONLY, WITH_PRECISION = 1, 2
-"""The versions of plans: without, and with precisions."""
+SHARES_ONLY, WITH_PRECISION, REFINED = 1, 2, 3
+"""The versions of plans: with shares only, with precisions too, and with refined maps."""
 
 
 @dataclass(frozen=True, order=True)
@@ -113,6 +113,9 @@ class Share:
     recipient: Ref
     donor: Ref
     adapter: AdapterSpec = LINEAR
+    refined_in: str = ""
+    """The hash of the refined plan whose own map the share takes; empty for the map in closed
+    form. Plans themselves do not say it: see `SharePlan.with_own_maps`."""
 
     def __post_init__(self) -> None:
         if self.donor.model == self.recipient.model:
@@ -135,9 +138,9 @@ class Share:
 class SharePlan:
     """A set of shares with at most one for each recipient representation, and a set of precisions.
 
-    Two plans with the same shares and precisions are equal and have the same `hash`, in whatever
-    order they were given. `spaces.liveness.canonical` also makes plans equal that differ only in
-    what no output reads; it needs the layouts of the models.
+    Two plans with the same content are equal and have the same `hash`, in whatever order their
+    shares and precisions were given. `spaces.liveness.canonical` also makes plans equal that
+    differ only in what no output reads; it needs the layouts of the models.
 
     Raises:
         BadPlan: two shares have the same recipient, or weights have two precisions.
@@ -159,6 +162,8 @@ class SharePlan:
     of its stage or, of a share's recipient, those of the map. Of a map that is folded, the
     precision of the layers that take it in counts. All other weights are stored as the models
     give them."""
+    refined: bool = False
+    """Whether the linear maps are refined on unlabelled frames after their closed form."""
 
     def __post_init__(self) -> None:
         ordered = tuple(sorted(set(self.shares)))
@@ -181,8 +186,25 @@ class SharePlan:
         return dict(self.precisions)
 
     def with_precisions(self, precision_by_owner: Mapping[Ref, Precision]) -> SharePlan:
-        """Return the plan with the same shares, and with these precisions instead of its own."""
-        return SharePlan(self.shares, tuple(precision_by_owner.items()))
+        """Return the same plan with these precisions instead of its own."""
+        return replace(self, precisions=tuple(precision_by_owner.items()))
+
+    def with_own_maps(self) -> SharePlan:
+        """Return the plan with shares that are told apart from those of plans with other maps.
+
+        They are the keys of the maps. Of a plan that is not refined it is the plan itself.
+        """
+        tag = self.hash if self.refined else ""
+        return replace(self, shares=tuple(replace(s, refined_in=tag) for s in self.shares))
+
+    def in_closed_form(self) -> SharePlan:
+        """Return the same plan with maps that are not refined."""
+        return replace(self, refined=False)
+
+    @property
+    def mapped_shares(self) -> tuple[Share, ...]:
+        """The shares with a linear map."""
+        return tuple(share for share in self.shares if share.adapter.kind == "linear")
 
     @cached_property
     def hash(self) -> str:
@@ -194,7 +216,7 @@ class SharePlan:
         return {share.recipient: share for share in self.shares}
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the plan as JSON values: its version, its shares, and its precisions if any."""
+        """Return the plan as JSON values: its version, its shares, and what else it has."""
         shares = [
             {
                 "donor": str(share.donor),
@@ -203,10 +225,11 @@ class SharePlan:
             }
             for share in self.shares
         ]
-        if not self.precisions:
-            return {"version": SHARES_ONLY, "shares": shares}
-        precision = {str(owner): precision for owner, precision in self.precisions}
-        return {"version": WITH_PRECISION, "shares": shares, "precision": precision}
+        version = REFINED if self.refined else WITH_PRECISION if self.precisions else SHARES_ONLY
+        data: dict[str, Any] = {"version": version, "shares": shares}
+        if self.precisions:
+            data["precision"] = {str(owner): precision for owner, precision in self.precisions}
+        return data | ({"refined": True} if self.refined else {})
 
     def to_json(self) -> str:
         """Return the plan as canonical JSON text, which `hash` is computed from."""
@@ -222,17 +245,21 @@ class SharePlan:
         if not isinstance(data, dict) or not isinstance(data.get("shares"), list):
             raise BadPlan('a plan is {"version": 1, "shares": [...]}')
         version, precision = data.get("version"), data.get("precision", {})
-        if version not in (SHARES_ONLY, WITH_PRECISION):
+        if version not in (SHARES_ONLY, WITH_PRECISION, REFINED):
             raise BadPlan(
-                f"plan version {version!r}: only {SHARES_ONLY} and {WITH_PRECISION} are supported"
+                f"plan version {version!r}: only {SHARES_ONLY}, {WITH_PRECISION} and {REFINED} "
+                "are supported"
             )
-        if not isinstance(precision, dict) or (precision and version != WITH_PRECISION):
+        if not isinstance(precision, dict) or (precision and version == SHARES_ONLY):
             raise BadPlan(
                 f'"precision" is a mapping such as {{"model:stage": "int8"}}, in a plan of '
-                f"version {WITH_PRECISION}"
+                f"version {WITH_PRECISION} or later"
             )
+        refined = data.get("refined", False)
+        if not isinstance(refined, bool) or refined != (version == REFINED):
+            raise BadPlan(f'"refined" is true in a plan of version {REFINED}, and in no other')
         shares = tuple(_share(entry) for entry in data["shares"])
-        return cls(shares, tuple(_precision(*entry) for entry in precision.items()))
+        return cls(shares, tuple(_precision(*entry) for entry in precision.items()), refined)
 
     @classmethod
     def from_json(cls, text: str) -> SharePlan:
@@ -252,7 +279,7 @@ class SharePlan:
         for precision in PRECISIONS:
             owners = [str(owner) for owner, stored in self.precisions if stored == precision]
             lines += [f"{precision}: {', '.join(owners)}"] if owners else []
-        return "; ".join(lines)
+        return "; ".join([*lines, "maps refined"] if self.refined else lines)
 
 
 def _precision(owner: str, precision: Any) -> tuple[Ref, Precision]:

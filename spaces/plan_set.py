@@ -16,6 +16,8 @@ from spaces.plan import HEAD, Ref, SharePlan
 from spaces.stages import Layout, StagedModel
 from spaces.stored_modules import StoredModules, stored_weights
 
+Measure = Callable[[StagedModel, Tensor, Tensor], Tensor]
+
 
 class PlanSet:
     """Plans over the same models, evaluated together.
@@ -37,7 +39,7 @@ class PlanSet:
     ) -> None:
         layouts = layouts_by_model(facts)
         self.models = models
-        self.plans = [canonical(plan, layouts) for plan in plans]
+        self.plans = [canonical(plan, layouts).with_own_maps() for plan in plans]
         self.outputs: list[dict[str, Output]] = [
             _outputs(plan, facts, layouts) for plan in self.plans
         ]
@@ -73,6 +75,21 @@ class PlanSet:
     def probabilities(self, inputs: Mapping[str, Tensor]) -> Iterator[tuple[Output, Tensor]]:
         """Yield the probabilities of each distinct output; see `StagedModel.probabilities`."""
         return self._evaluate(inputs, lambda model, head, taps: model.probabilities(taps, head))
+
+    def compare_with_first(
+        self, inputs: Mapping[str, Tensor], measure: Measure
+    ) -> Iterator[tuple[Output, Tensor]]:
+        """Yield each distinct output with its measure per frame, (batch,), against the first plan.
+
+        A measure, such as `StagedModel.agreement`, compares two sets of probabilities.
+        """
+        first = self.outputs[0]
+        originals: dict[str, Tensor] = {}
+        for output, answer in self.probabilities(inputs):
+            if output == first[output.model]:  # comes before all others of its model
+                originals[output.model] = answer
+            model = self.models[output.model]
+            yield output, measure(model, answer, originals[output.model])
 
     @torch.no_grad()
     def _evaluate(

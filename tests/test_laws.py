@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = (
     ("utils", "data"),
     ("study", "statistics", "cameras"),
-    ("evaluation", "metrics", "drift"),
+    ("evaluation", "metrics", "drift", "refinement"),
     ("results", "config"),
     ("report", "tracking"),
     ("deploy",),

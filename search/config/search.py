@@ -91,6 +91,10 @@ class VerifyConfig(Section):
     """Number of unlabelled frames that are held out from the statistics to measure fidelity."""
     batch: Positive = 16
     """Frames per batch."""
+    refine: bool = False
+    """Whether the linear maps of each candidate are refined on the unlabelled frames. A refined
+    plan is a candidate of its own, if its answers are closer to the unmerged ones on frames that
+    were held out."""
 
 
 class MlflowConfig(Section):

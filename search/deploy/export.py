@@ -17,6 +17,7 @@ from torch import Tensor
 
 from search.config.run import RunConfig
 from search.deploy.bundle_card import CARD, render_card
+from search.refinement.refined_maps import maps_of
 from search.results.search_result import PlanRecord, Result
 from search.statistics.observed import Observed
 from search.utils.files import replace_folder
@@ -78,9 +79,8 @@ def export_bundle(
         CannotWrite: The folder holds other files or cannot be written.
     """
     plan, deployment = SharePlan.from_dict(record.plan), source.observed.deployment
-    merged = MergedModel(
-        deployment.models, deployment.facts, plan, source.observed.maps_for([plan])
-    )
+    maps = maps_of(source.observed, [plan])
+    merged = MergedModel(deployment.models, deployment.facts, plan, maps)
     contents = BundleContents(
         specs=source.config.model_specs(),
         inputs={name: model.input for name, model in deployment.models.items()},

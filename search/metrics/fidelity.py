@@ -16,6 +16,7 @@ from search.utils.progress import Progress, silent
 from spaces.node import Output
 from spaces.plan import Share, SharePlan
 from spaces.plan_set import PlanSet
+from spaces.stages import StagedModel
 
 MAX_FRAMES = 64
 """Held-out frames that a share is measured on, at most."""
@@ -156,17 +157,13 @@ def _agreement_sums(
     plan_set = PlanSet(
         models, observed.deployment.facts, [SharePlan(), *plans], observed.maps_for(plans)
     )
-    baseline, *merged = plan_set.outputs
+    _, *merged = plan_set.outputs
     sums: dict[Output, float] = dict.fromkeys(plan_set.distinct, 0.0)
     frames = Subset(observed.held_out, tuple(held_out))
     for indices, pictures in batches(frames, FIDELITY_BATCH):
         inputs = {name: models[name].prepare_frames(pictures) for name in plan_set.inputs_read}
-        originals = {}
-        for output, answer in plan_set.probabilities(inputs):
-            name = output.model
-            if output == baseline[name]:
-                originals[name] = answer
-            sums[output] += float(models[name].agreement(answer, originals[name]).sum())
+        for output, agreement in plan_set.compare_with_first(inputs, StagedModel.agreement):
+            sums[output] += float(agreement.sum())
         progress(indices.stop)
     recipients = [share.recipient.model for share in shares]
     totals = [sums[outputs[name]] for outputs, name in zip(merged, recipients, strict=True)]

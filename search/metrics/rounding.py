@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import Tensor
-
 from search.data.frames import Sampling, Subset, batches
 from search.statistics.observed import Observed
 from search.study.precision.profiles import RoundingLosses, weight_owners
@@ -19,6 +17,7 @@ from search.utils.records import BadRecord, read_record, write_record
 from spaces.node import Output
 from spaces.plan import Precision, Ref, SharePlan
 from spaces.plan_set import PlanSet
+from spaces.stages import StagedModel
 
 ROUNDING_FRAMES = 16
 """Held-out frames of each part that a rounding is measured on, at most."""
@@ -89,17 +88,13 @@ def _measure(
     models = observed.deployment.deployed_models
     plans = [SharePlan(precisions=(rounding,)) for rounding in roundings]
     plan_set = PlanSet(models, observed.deployment.facts, [SharePlan(), *plans], {})
-    baseline, *rounded = plan_set.outputs
+    _, *rounded = plan_set.outputs
     sums: defaultdict[Output, float] = defaultdict(float)
     sampled = Subset(held_out, tuple(Sampling(ROUNDING_FRAMES).indices(len(held_out))))
     for _, pictures in batches(sampled, ROUNDING_FRAMES):
         inputs = {name: models[name].prepare_frames(pictures) for name in plan_set.inputs_read}
-        originals: dict[str, Tensor] = {}
-        for output, answer in plan_set.probabilities(inputs):
-            name = output.model
-            if output == baseline[name]:  # comes before all others of its model
-                originals[name] = answer
-            sums[output] += float((1 - models[name].closeness(answer, originals[name])).sum())
+        for output, closeness in plan_set.compare_with_first(inputs, StagedModel.closeness):
+            sums[output] += float((1 - closeness).sum())
     return RoundingRecord(
         len(sampled),
         {

@@ -14,6 +14,7 @@ from search.pipelines.candidates import truth_records, verify_plans
 from search.pipelines.finished_run import LoadedRun, NoSuchPlan
 from search.pipelines.prepare import load_deployment, observe, open_truth, print_remarks
 from search.pipelines.verify_inputs import VerificationInputs
+from search.refinement.refined_maps import maps_of
 from search.report.candidate_table import print_candidates
 from search.results.documents import DOCUMENT_FOLDERS, DOCUMENT_NAMES, content_id
 from search.results.search_result import PlanRecord, VerifiedCandidates, verified_front
@@ -92,7 +93,7 @@ def measure_plans(
         observed = observe(config, deployment, frames, reporter)
         fidelity_frames = observed.held_out if given_frames is None else given_frames
         with reporter.working("linear maps"):
-            maps = observed.maps_for([SharePlan.from_dict(record.plan) for record in plans])
+            maps = maps_of(observed, [SharePlan.from_dict(record.plan) for record in plans])
     with timings.timing("verification"):
         setup = EvaluationSetup(
             deployment.deployed_models, deployment.facts, maps, config.verify.batch

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from search.evaluation.confidence import ScoreIntervals
 from search.evaluation.per_frame import Scores, main_score_name, mean_of_available
 from search.results.precisions import StoredBytes, describe_stored
+from search.results.refinement import RefinementRecord
 from search.study.pareto import front_indices
 from search.utils.records import IsoTime
 from spaces.plan import Precision, SharePlan
@@ -141,6 +142,8 @@ class Result:
     warning if its unmerged score is no better than chance."""
     latency_ms: dict[str, float] = field(default_factory=dict)
     """Milliseconds per frame on the machine of the search, by candidate hash and `unmerged`."""
+    refinements: list[RefinementRecord] = field(default_factory=list)
+    """What refining the maps of each candidate gained; empty if none were refined."""
     bundle: str | None = None
     """`spaces.bundle.bundle_id` of OUT/bundle; None if no bundle was written."""
     versions: dict[str, str] = field(default_factory=package_versions)

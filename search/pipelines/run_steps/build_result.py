@@ -57,6 +57,7 @@ def build_result(
         base=os.path.relpath(config.base, config.out_folder),
         truth=truth_records(inputs.truth, verified),
         latency_ms=verification.latency_ms,
+        refinements=verification.refinements,
         seconds=dict(seconds),
         created=utc_now(),
     )

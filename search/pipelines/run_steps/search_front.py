@@ -67,7 +67,7 @@ def search(
     # an earlier search may have shared equal representations through maps
     earlier_plans = [*map(deployment.without_needless_maps, load_earlier_plans(config.out_folder))]
     if champion:
-        champion = deployment.without_needless_maps(champion)
+        champion = deployment.without_needless_maps(champion.in_closed_form())
     problem = build_problem(config, deployment, similarity, losses, champion)
     evaluator = PlanEvaluator(problem, latency.milliseconds)
     with reporter.working("smallest plan"):
@@ -105,7 +105,7 @@ def load_earlier_plans(out: Path) -> list[SharePlan]:
         earlier = read_record(Result, out / "result.json")
         chosen = [earlier.chosen_candidate] if earlier.chosen_candidate else []
         records = (*chosen, *earlier.candidates, *earlier.front)
-        return [SharePlan.from_dict(record.plan) for record in records]
+        return [SharePlan.from_dict(record.plan).in_closed_form() for record in records]
     except (BadRecord, BadPlan):
         return []  # absent, foreign or of another version: these plans are only a head start
 

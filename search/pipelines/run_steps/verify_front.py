@@ -7,20 +7,33 @@ study, fidelity is measured for a shortlist of the front, ground truth for the c
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
+from search.data.frames import FrameSet
 from search.evaluation.evaluate import EvaluationSetup, compute_fidelity
 from search.evaluation.latency import Latency
 from search.evaluation.per_frame import mean_of_available
 from search.pipelines.candidates import verify_plans
 from search.pipelines.run_steps.build_result import plan_record
 from search.pipelines.run_steps.records import FrontSearch, FrontVerification, RunInputs
+from search.pipelines.run_steps.refine_candidates import refine_candidates
 from search.report.rejected import ShortlistedPlan
 from search.results.rank_agreement import rank_agreement, shortlist_rank_agreement
+from search.results.refinement import RefinementRecord
 from search.results.search_result import UNMERGED, CandidateRecord
 from search.study.objectives import EvaluatedPlan
 from search.study.pareto import evenly_spaced
+from search.utils.progress import silent
 from search.utils.reporter import Reporter
 from spaces.plan import SharePlan
+
+
+class MeasuredPlan(NamedTuple):
+    """A plan with its fidelity by model."""
+
+    evaluated: EvaluatedPlan
+    fidelity: dict[str, float | None]
 
 
 def verify_front(
@@ -44,8 +57,20 @@ def verify_front(
     )
     if front_search.champion:
         best = [0, *(k for k in best if k)]
-    records = [plan_record(shortlist[k], front_search.evaluator) for k in best]
-    verified = verify_plans(setup, records, [fidelities[k] for k in best], inputs.truth, reporter)
+    candidates = [MeasuredPlan(shortlist[k], fidelities[k]) for k in best]
+    refinements: list[RefinementRecord] = []
+    if settings.refine:
+        setup, refinements = refine_candidates(
+            front_search.observed, setup, [c.evaluated.plan for c in candidates], reporter
+        )
+        candidates += measure_kept(setup, candidates, refinements, held_out)
+    verified = verify_plans(
+        setup,
+        [plan_record(c.evaluated, front_search.evaluator) for c in candidates],
+        [c.fidelity for c in candidates],
+        inputs.truth,
+        reporter,
+    )
     shortlist_agreement = shortlist_rank_agreement(
         [evaluated.proxy for evaluated in shortlist], fidelities
     )
@@ -64,7 +89,25 @@ def verify_front(
             for evaluated, by_model in zip(shortlist, fidelities, strict=True)
         ),
         latency_ms=latency_ms,
+        refinements=refinements,
     )
+
+
+def measure_kept(
+    setup: EvaluationSetup,
+    candidates: Sequence[MeasuredPlan],
+    refinements: Sequence[RefinementRecord],
+    frames: FrameSet,
+) -> list[MeasuredPlan]:
+    """Return the refined plans that are kept, with their fidelity on frames."""
+    kept = {record.plan for record in refinements if record.is_kept}
+    refined = [
+        replace(c.evaluated, plan=replace(c.evaluated.plan, refined=True))
+        for c in candidates
+        if c.evaluated.plan.hash in kept
+    ]
+    fidelities = compute_fidelity(setup, [e.plan for e in refined], frames, silent)
+    return [MeasuredPlan(*both) for both in zip(refined, fidelities, strict=True)]
 
 
 def select_shortlist(front_search: FrontSearch, most: int) -> list[EvaluatedPlan]:
@@ -104,7 +147,7 @@ def select_candidates(
 
 def measure_latency(candidates: Sequence[CandidateRecord], latency: Latency) -> dict[str, float]:
     """Return milliseconds per frame of the unmerged models and of each candidate."""
-    plans = {c.hash: SharePlan.from_dict(c.plan) for c in candidates}
+    plans = {c.hash: SharePlan.from_dict(c.plan).in_closed_form() for c in candidates}
     return {
         name: round(latency.milliseconds(plan), 3)
         for name, plan in {UNMERGED: SharePlan(), **plans}.items()

@@ -1,0 +1,1 @@
+"""Refinement of the linear maps of a plan on unlabelled frames, after their closed form."""
