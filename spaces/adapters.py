@@ -65,18 +65,12 @@ class LinearAdapter(Adapter):
         )
         self.bias = nn.Parameter(bias, requires_grad=False)
 
-    def as_map(self) -> LinearMap:
-        """Return the sequence of maps as one."""
-        *inner, last = self.weights
-        weight = torch.linalg.multi_dot([last, *reversed(inner)]) if inner else last
-        return LinearMap(weight.detach().clone(), self.bias.detach().clone())
-
     def forward(self, representation: Tensor) -> Tensor:
         mapped = super().forward(representation)
         *inner, last = (weight.to(mapped.dtype) for weight in self.weights)
         for weight in inner:
-            mapped = _map(mapped, weight, None)
-        return _map(mapped, last, self.bias.to(mapped.dtype))
+            mapped = apply_map(mapped, weight, None)
+        return apply_map(mapped, last, self.bias.to(mapped.dtype))
 
 
 def build_adapter(share: Share, linear: LinearMap | None, grid: Grid) -> Adapter:
@@ -114,7 +108,8 @@ def resize(representation: Tensor, grid: Grid) -> Tensor:
     return F.interpolate(representation, grid, mode="bilinear", align_corners=False)
 
 
-def _map(values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def apply_map(values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Apply a map, (recipient channels, donor channels), at every position."""
     if values.dim() == 2:
         return F.linear(values, weight, bias)
     return F.conv2d(values, weight[:, :, None, None], bias)

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+import torch
 from torch import Tensor, nn
 
-from spaces.adapters import Adapter, LinearAdapter, LinearMap, build_adapter
+from spaces.adapters import Adapter, LinearAdapter, LinearMap, apply_map, build_adapter
 from spaces.liveness import canonical
 from spaces.merged import LinearMaps, ModelsByName
 from spaces.model_facts import ModelFacts, layouts_by_model
 from spaces.node import Node, tap_nodes, upstream_nodes
 from spaces.plan import Ref, Share, SharePlan
-from spaces.stages import Grid
 
 Representations = Mapping[Ref, Tensor]
+SMALLEST_SCALE = 1e-6
 
 
 class TrainableMaps(nn.Module):
@@ -52,20 +52,39 @@ class TrainableMaps(nn.Module):
         self.reads = self.sources | self.taps
         """What a refinement needs of the unmerged models: where the maps start and lead to."""
         self._adapters: dict[Share, Adapter] = {
-            share: copy.deepcopy(build_adapter(share, maps.get(share), _grid(share, facts)))
-            for share in plan.shares
+            share: _trainable_adapter(share, maps, facts) for share in plan.shares
         }
         self._maps = nn.ModuleList(self._adapters.values())
-        self._maps.requires_grad_(True)
 
     def forward(self, sources: Representations) -> dict[Ref, Tensor]:
         """Return the taps that the maps can change; `sources` are unmerged representations."""
+        return self._run(sources, lambda adapter, read: adapter(read))
+
+    @torch.no_grad()
+    def calibrate(self, sources: Representations) -> None:
+        """Measure how much each channel varies that a map reads or makes.
+
+        Trained is the change of a map in units of these deviations, so that one learning rate
+        serves representations of any size.
+        """
+
+        def measure_and_apply(adapter: Adapter, read: Tensor) -> Tensor:
+            if isinstance(adapter, _TrainableMap):
+                adapter.calibrate(read)
+            applied: Tensor = adapter(read)
+            return applied
+
+        self._run(sources, measure_and_apply)
+
+    def _run(
+        self, sources: Representations, apply: Callable[[Adapter, Tensor], Tensor]
+    ) -> dict[Ref, Tensor]:
         values: dict[Node, Tensor] = {}
         for node in self._nodes:
             assert node.source is not None  # an adapter is upstream of it
             read = values[node.source] if _is_merged(node.source) else sources[node.source.ref]
             if node.share:
-                values[node] = self._adapters[node.share](read)
+                values[node] = apply(self._adapters[node.share], read)
             else:
                 values[node] = self._models[node.ref.model].run_stage(node.ref.stage, read)
         return {node.ref: values[node] for node in self._taps}
@@ -75,12 +94,68 @@ class TrainableMaps(nn.Module):
         return {
             share: adapter.as_map()
             for share, adapter in self._adapters.items()
-            if isinstance(adapter, LinearAdapter)
+            if isinstance(adapter, _TrainableMap)
         }
 
 
-def _grid(share: Share, facts: Mapping[str, ModelFacts]) -> Grid:
-    return facts[share.recipient.model].stage(share.recipient.stage).grid
+class _Factor(nn.Module):
+    """One matrix or bias of a map, with its change in units of the deviations of its channels."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.start = weight.detach().clone()
+        self.scale = torch.ones_like(self.start)
+        self.change = nn.Parameter(torch.zeros_like(self.start))
+
+    @property
+    def weight(self) -> Tensor:
+        return self.start + self.scale * self.change
+
+
+class _TrainableMap(Adapter):
+    """The adapter of a linear share: one matrix, or two factors of a low rank, and a bias."""
+
+    def __init__(self, adapter: LinearAdapter) -> None:
+        super().__init__(adapter.grid)
+        self._factors = [_Factor(weight) for weight in adapter.weights]
+        self._bias = _Factor(adapter.bias)
+        self._trained = nn.ModuleList([*self._factors, self._bias])
+
+    def calibrate(self, representation: Tensor) -> None:
+        """Measure the deviations of the channels before and after each factor."""
+        values = super().forward(representation)
+        for factor in self._factors:
+            made = apply_map(values, factor.weight, None)
+            factor.scale = _deviations(made)[:, None] / _deviations(values)
+            self._bias.scale = _deviations(made)
+            values = made
+
+    def forward(self, representation: Tensor) -> Tensor:
+        values = super().forward(representation)
+        *inner, last = self._factors
+        for factor in inner:
+            values = apply_map(values, factor.weight, None)
+        return apply_map(values, last.weight, self._bias.weight)
+
+    @torch.no_grad()
+    def as_map(self) -> LinearMap:
+        """Return the map as it is now, the factors multiplied."""
+        first, *others = self._factors
+        weight = first.weight
+        for factor in others:
+            weight = factor.weight @ weight
+        return LinearMap(weight, self._bias.weight)
+
+
+def _trainable_adapter(share: Share, maps: LinearMaps, facts: Mapping[str, ModelFacts]) -> Adapter:
+    grid = facts[share.recipient.model].stage(share.recipient.stage).grid
+    adapter = build_adapter(share, maps.get(share), grid)
+    return _TrainableMap(adapter) if isinstance(adapter, LinearAdapter) else adapter
+
+
+def _deviations(values: Tensor) -> Tensor:
+    """Return the standard deviation of each channel, (channels,)."""
+    return values.movedim(1, 0).flatten(1).std(1).clamp_min(SMALLEST_SCALE)
 
 
 def _is_merged(node: Node) -> bool:

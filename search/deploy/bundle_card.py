@@ -31,7 +31,7 @@ def render_card(
     result: Result, record: PlanRecord, contents: BundleContents, checks: Sequence[str]
 ) -> str:
     """Return the card in Markdown; `checks` are sentences on the checks of the export."""
-    specs = contents.specs
+    specs, plan = contents.specs, contents.plan
     stored = stored_bytes_by_precision(contents.plan, CostModel(contents.facts))
     weights = describe_stored(contents.plan, stored).removeprefix("weights in ") or str(
         result.config["dtype"]
@@ -60,9 +60,9 @@ def render_card(
         "## Quality",
         _verified(result, record),
         "## Frames",
-        f"The linear maps between the models were fitted on {result.frames['count']} unlabelled "
-        f"frames (hash `{result.frames['hash']}`). For other kinds of frames, measure the quality "
-        "again.",
+        f"The linear maps between the models were fitted {'and refined ' * plan.refined}on "
+        f"{result.frames['count']} unlabelled frames (hash `{result.frames['hash']}`). For other "
+        "kinds of frames, measure the quality again.",
         "## Checks",
         "\n".join(f"- {_escape(check)}" for check in checks),
         "## Usage",

@@ -16,10 +16,13 @@ from spaces.trainable_maps import TrainableMaps
 
 EPOCHS = 3
 BATCH = 32
+CALIBRATION = 256
+"""Views that the deviations of channels are measured on."""
 LEARNING_RATE = 3e-4
 """Of AdamW at the start; it falls to 0 along a cosine."""
 
 
+@torch.enable_grad()
 def train_maps(
     maps: TrainableMaps, recorded: Mapping[Ref, Tensor], progress: Progress
 ) -> dict[Share, LinearMap]:
@@ -30,6 +33,7 @@ def train_maps(
     """
     loss = TapLoss.of({ref: recorded[ref] for ref in maps.taps})
     count = len(next(iter(recorded.values())))
+    maps.calibrate({ref: recorded[ref][:CALIBRATION].float() for ref in maps.sources})
     batches_per_epoch = math.ceil(count / BATCH)
     optimizer = torch.optim.AdamW(maps.parameters(), LEARNING_RATE, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS * batches_per_epoch)

@@ -38,8 +38,7 @@ def print_candidates(
         reporter.say("")
     for c in ordered.candidates:
         lines = [str(share) for share in SharePlan.from_dict(c.plan).shares]
-        if c.precision_text:
-            lines.append(c.precision_text)
+        lines += [text for text in (c.precision_text, c.refinement_text) if text]
         if c.significance_by_model:
             by_model = ", ".join(
                 f"{name} {significance}" for name, significance in c.significance_by_model.items()

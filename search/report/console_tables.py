@@ -13,7 +13,7 @@ from search.report.similarity_matrix import Stages, model_pairs, similarity_matr
 from search.results.kept_quality import kept_interval_text, kept_text, no_baseline_text
 from search.results.metric_comparison import SHARE_GROUPS, MetricComparison
 from search.results.precisions import StoredBytes, by_model, describe_stored, name_weights
-from search.results.search_result import CandidateRecord, PlanRecord, Result
+from search.results.search_result import MAPS_REFINED, CandidateRecord, PlanRecord, Result
 from search.utils.format import megabytes
 from search.utils.records import BadRecord, read_record
 from search.utils.reporter import Reporter
@@ -47,6 +47,8 @@ def print_plan(file: Path, reporter: Reporter) -> None:
     reporter.say(f"plan {plan.hash}: {count} {'share' if count == 1 else 'shares'}")
     rows = [[str(s.recipient), str(s.donor), str(s.adapter)] for s in plan.shares]
     reporter.table("Shares", ["recipient takes its representation", "from donor", "adapter"], rows)
+    if plan.refined:
+        reporter.say(MAPS_REFINED)
     result = _find_result(file)
     record = None if result is None else _find_record(result, plan)
     _print_precisions(plan, record, reporter)

@@ -42,6 +42,7 @@ from search.report.rejected import (
 from search.report.summary import headline, headline_numbers
 from search.report.svg import to_text
 from search.results.kept_quality import readable_quality
+from search.results.refinement import describe_refinement
 from search.results.search_result import PlanRecord, Result
 from search.utils.files import write_text
 from search.utils.format import as_sentence, megabytes, percent
@@ -67,15 +68,15 @@ class AgreementFigure:
 
 @dataclass(frozen=True)
 class PlanFigure:
-    """A plan drawn for a screen and for a phone, with its shares and precisions in words."""
+    """A plan drawn for a screen and for a phone, and described in words."""
 
     hash: str
     caption: str
     wide: Markup
     narrow: Markup
     shares: tuple[str, ...]
-    precisions: str = ""
-    """A sentence, if the result has plans with precisions."""
+    details: tuple[str, ...] = ()
+    """Sentences on the precisions, if the result has plans with precisions, and on the maps."""
 
 
 def write_report(result: Result, trace: SearchTrace, paths: RunPaths, out: Path) -> None:
@@ -111,6 +112,7 @@ def render_page(result: Result, trace: SearchTrace, paths: RunPaths) -> str:
         plan=_plan_figure(result, result.chosen_candidate, trace.similarity),
         others=_other_plans(result, trace.similarity),
         table=candidate_table(result),
+        refinements=[as_sentence(describe_refinement(r)) for r in result.refinements],
         heat_maps=heat_maps(result, trace.similarity),
         metric=METRICS[result.metric].label,
         agreement=_agreement_figures(result, trace),
@@ -156,13 +158,13 @@ def _plan_figure(
         describe_share(share, similarity.get(share))
         for share in SharePlan.from_dict(record.plan).shares
     )
-    return PlanFigure(record.hash, caption, wide, narrow, shares, _precisions(result, record))
+    return PlanFigure(record.hash, caption, wide, narrow, shares, _details(result, record))
 
 
-def _precisions(result: Result, record: PlanRecord) -> str:
-    """Return the precisions of a plan as a sentence, if any plan of the result has some."""
-    text = record.precision_text or f"weights in {result.dtype}"
-    return as_sentence(text) if result.has_precisions else ""
+def _details(result: Result, record: PlanRecord) -> tuple[str, ...]:
+    weights = record.precision_text or f"weights in {result.dtype}"
+    texts = (weights if result.has_precisions else "", record.refinement_text)
+    return tuple(as_sentence(text) for text in texts if text)
 
 
 def _other_plans(result: Result, similarity: Mapping[Share, float]) -> list[PlanFigure]:

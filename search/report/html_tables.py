@@ -119,6 +119,7 @@ def _row(c: CandidateRecord, result: Result, costs: Sequence[Cost]) -> Candidate
         for mark, applies in (
             ("chosen", c.hash == result.chosen),
             ("verified front", c.hash in result.verified_front),
+            ("refined maps", bool(c.refinement_text)),
         )
         if applies
     ]

@@ -19,13 +19,15 @@ def describe_difference(new: SharePlan, old: SharePlan) -> list[str]:
     models = sorted({share.recipient.model for share in (*new.shares, *old.shares)})
     sentences = [sentence for model in models for sentence in _model_sentences(model, new, old)]
     sentences += _precision_sentences(new, old)
+    if new.refined != old.refined:
+        sentences.append(f"the linear maps are {'' if new.refined else 'no longer '}refined")
     return sentences or [SAME_STAGES]
 
 
 def describe_plan(plan: SharePlan) -> list[str]:
     """Return one sentence for each share of a plan, and for each precision of a model."""
     shares = [] if plan.shares else ["nothing is shared"]
-    same = not plan.shares and not plan.precisions
+    same = not plan.shares and not plan.precisions  # so there is no map to refine either
     return shares + ([] if same else describe_difference(plan, SharePlan()))
 
 

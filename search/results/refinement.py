@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from search.utils.format import percent
+
 
 @dataclass(frozen=True)
 class RefinementRecord:
@@ -28,3 +30,14 @@ class RefinementRecord:
     def is_kept(self) -> bool:
         """Whether the refined plan is closer beyond the interval."""
         return self.gain[1] > 0
+
+
+def describe_refinement(record: RefinementRecord) -> str:
+    """Return a record in words."""
+    gain, low, high = (100 * number for number in record.gain)
+    outcome = f"kept as {record.refined}" if record.is_kept else "not kept"
+    return (
+        f"{record.plan}: closeness {percent(record.closed_form)} in closed form, "
+        f"{percent(record.closeness)} refined ({gain:+.1f} points, 95% interval {low:+.1f} to "
+        f"{high:+.1f}): {outcome}"
+    )

@@ -18,6 +18,7 @@ from spaces.plan import Precision, SharePlan
 
 RESULT_SCHEMA = 4
 UNMERGED = "unmerged"
+MAPS_REFINED = "linear maps refined on unlabelled frames"
 BUNDLE_FOLDER = "bundle"
 """Below OUT: the bundle of the chosen plan."""
 Significance = Literal["better", "worse", "no difference"]
@@ -49,6 +50,11 @@ class PlanRecord:
     """The minimised objectives by name, in `search.study.objectives.COST_UNITS`."""
     stored: StoredBytes = field(default_factory=dict, kw_only=True)
     """How `bytes` are stored; empty for a plan without precisions."""
+
+    @property
+    def refinement_text(self) -> str:
+        """That the maps are refined, in words; empty if they are not."""
+        return MAPS_REFINED if self.plan.get("refined") else ""
 
     @property
     def precision_text(self) -> str:

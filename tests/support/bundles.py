@@ -9,7 +9,7 @@ from tiny import CLASSES, CLASSIFIER, DETECTOR, SIZE, Weights
 
 from search.statistics.observed import Observed
 from spaces.bundle import BundleContents, write_bundle
-from spaces.merged import MergedModel
+from spaces.merged import LinearMaps, MergedModel
 from spaces.model_facts import collect_facts
 from spaces.model_spec import ModelSpec
 from spaces.plan import PRECISIONS, SharePlan
@@ -33,11 +33,14 @@ def write_plan_bundle(
     specs: Mapping[str, ModelSpec],
     folder: Path,
     dtype: Dtype = "float32",
+    maps: LinearMaps | None = None,
 ) -> tuple[MergedModel, BundleContents, int]:
     """Write a bundle into a new folder; return its merged model, contents and size in bytes."""
     deployment = observed.deployment
     facts = collect_facts(deployment.models, dtype, PRECISIONS)
-    merged = MergedModel(deployment.models, deployment.facts, plan, observed.maps_for([plan]))
+    if maps is None:
+        maps = observed.maps_for([plan])
+    merged = MergedModel(deployment.models, deployment.facts, plan, maps)
     contents = BundleContents(
         specs={name: specs[name] for name in facts},
         inputs={name: model.input for name, model in deployment.models.items()},

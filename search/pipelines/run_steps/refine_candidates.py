@@ -9,9 +9,8 @@ from search.data.frames import FrameSet
 from search.evaluation.closeness import closeness_by_frame, paired_gain
 from search.evaluation.evaluate import EvaluationSetup
 from search.refinement.refined_maps import maps_of, refinement_steps
-from search.results.refinement import RefinementRecord
+from search.results.refinement import RefinementRecord, describe_refinement
 from search.statistics.observed import Observed
-from search.utils.format import percent
 from search.utils.progress import Progress
 from search.utils.reporter import Reporter
 from spaces.plan import SharePlan
@@ -30,7 +29,8 @@ def refine_candidates(
         setup = replace(setup, maps={**setup.maps, **maps_of(observed, refined, progress)})
     with reporter.progress("frames", len(observed.held_out)) as progress:
         records = compare(setup, refined, observed.held_out, progress)
-    reporter.table("Closeness to the unmerged answers on held-out frames", *_cells(records))
+    for record in records:
+        reporter.say(f"  {describe_refinement(record)}")
     return setup, records
 
 
@@ -50,23 +50,3 @@ def compare(
         )
         for plan, before, after in zip(refined, closeness[::2], closeness[1::2], strict=True)
     ]
-
-
-def _cells(records: Sequence[RefinementRecord]) -> tuple[list[str], list[list[str]]]:
-    header = ["plan", "closed form", "refined", "gain", "95%", ""]
-    rows = [
-        [
-            record.plan,
-            percent(record.closed_form),
-            percent(record.closeness),
-            *_gain_text(record.gain),
-            f"kept as {record.refined}" if record.is_kept else "not kept",
-        ]
-        for record in records
-    ]
-    return header, rows
-
-
-def _gain_text(gain: Sequence[float]) -> tuple[str, str]:
-    value, low, high = (100 * number for number in gain)
-    return f"{value:+.1f} points", f"{low:+.1f} to {high:+.1f}"

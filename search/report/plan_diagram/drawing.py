@@ -100,8 +100,9 @@ def _description(result: Result, record: PlanRecord | None, sheet: Sheet) -> Pic
         released_text = f"released {released}" if released else "nothing released"
         sentences.append(f"{row.model} holds {megabytes(row.held)}: {live_text}; {released_text}.")
     sentences += [f"{describe_share(arrow.share, arrow.similarity)}." for arrow in sheet.arrows]
-    if record is not None and record.precision_text:
-        sentences.append(as_sentence(record.precision_text))
+    if record is not None:
+        texts = (record.precision_text, record.refinement_text)
+        sentences += [as_sentence(text) for text in texts if text]
     key, title = "unmerged", f"The unmerged models, {megabytes(result.unmerged_bytes)}"
     if record is not None:
         key, title = record.hash, f"Plan {record.hash}, {megabytes(record.bytes)}"

@@ -62,6 +62,7 @@ def plan_parameters(result: Result, plan: SharePlan, precision: str = "") -> dic
         "recipient": _unique(share.recipient.model for share in shares),
         "stages": _unique(f"{s.donor.stage} -> {s.recipient.stage}" for s in shares),
         "adapter": _unique(str(share.adapter) for share in shares),
+        "maps": "refined" if plan.refined else "closed form",
         "plan": str(plan)[:LONGEST_PARAMETER],
         **_precision(result, precision),
     }
