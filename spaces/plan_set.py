@@ -16,7 +16,7 @@ from spaces.plan import HEAD, Ref, SharePlan
 from spaces.stages import Layout, StagedModel
 from spaces.stored_modules import StoredModules, stored_weights
 
-Measure = Callable[[StagedModel, Tensor, Tensor], Tensor]
+FrameMeasure = Callable[[StagedModel, Tensor, Tensor], Tensor]
 
 
 class PlanSet:
@@ -77,7 +77,7 @@ class PlanSet:
         return self._evaluate(inputs, lambda model, head, taps: model.probabilities(taps, head))
 
     def compare_with_first(
-        self, inputs: Mapping[str, Tensor], measure: Measure
+        self, inputs: Mapping[str, Tensor], measure: FrameMeasure
     ) -> Iterator[tuple[Output, Tensor]]:
         """Yield each distinct output with its measure per frame, (batch,), against the first plan.
 

@@ -16,7 +16,7 @@ from spaces.node import Node, tap_nodes, upstream_nodes
 from spaces.plan import Ref, Share, SharePlan
 
 Representations = Mapping[Ref, Tensor]
-SMALLEST_SCALE = 1e-6
+NO_DEVIATION = 1e-6
 
 
 class TrainableMaps(nn.Module):
@@ -155,7 +155,7 @@ def _trainable_adapter(share: Share, maps: LinearMaps, facts: Mapping[str, Model
 
 def _deviations(values: Tensor) -> Tensor:
     """Return the standard deviation of each channel, (channels,)."""
-    return values.movedim(1, 0).flatten(1).std(1).clamp_min(SMALLEST_SCALE)
+    return values.movedim(1, 0).flatten(1).std(1).clamp_min(NO_DEVIATION)
 
 
 def _is_merged(node: Node) -> bool:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from search.data.frames import FrameSet, batch_ranges
-from search.refinement.views import VIEWS, views_of
+from search.refinement.views import VIEWS_PER_FRAME, views_of
 from search.utils.progress import Progress
 from spaces.inputs import Frame
 from spaces.merged import ModelsByName
@@ -27,7 +27,7 @@ def record_representations(
 ) -> Mapping[Ref, Tensor]:
     """Return representations of all views of the first `counts` frames, in half precision.
 
-    Each is (frames x `VIEWS`, channels, h, w), or without positions if it is pooled; the views of
+    Each is (frames x `VIEWS_PER_FRAME`, channels, h, w), or without positions if it is pooled; the views of
     a frame follow each other. `progress` counts views.
     """
     recorded: defaultdict[Ref, list[Tensor]] = defaultdict(list)
@@ -37,7 +37,9 @@ def record_representations(
         for ref, values in _run(models, refs, views):
             recorded[ref].append(values.half())
         progress(len(views))
-    return {ref: torch.cat(parts)[: counts[ref] * VIEWS] for ref, parts in recorded.items()}
+    return {
+        ref: torch.cat(parts)[: counts[ref] * VIEWS_PER_FRAME] for ref, parts in recorded.items()
+    }
 
 
 def _run(
@@ -57,4 +59,4 @@ def _run(
 def bytes_per_frame(facts: Mapping[str, ModelFacts], refs: Collection[Ref]) -> int:
     """Return the bytes that the views of a frame take among recorded representations."""
     values = sum(prod(facts[ref.model].stage(ref.stage).shape) for ref in refs)
-    return values * VIEWS * torch.finfo(torch.half).bits // 8
+    return values * VIEWS_PER_FRAME * torch.finfo(torch.half).bits // 8

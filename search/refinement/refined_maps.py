@@ -11,7 +11,7 @@ from search.data.frames import Sampling, Subset, split_frames
 from search.refinement.recorded import bytes_per_frame, record_representations
 from search.refinement.storage import read_refined_maps, write_refined_maps
 from search.refinement.training import EPOCHS, train_maps
-from search.refinement.views import VIEWS
+from search.refinement.views import VIEWS_PER_FRAME
 from search.statistics.observed import Observed
 from search.utils.progress import Progress, silent
 from spaces.adapters import LinearMap
@@ -19,9 +19,9 @@ from spaces.plan import Ref, Share, SharePlan
 from spaces.precision import round_map
 from spaces.trainable_maps import TrainableMaps
 
-MAX_FRAMES = 512
+REFINEMENT_FRAMES = 512
 """Frames that maps are refined on, at most."""
-MAX_BYTES = 2**30
+REFINEMENT_BYTES = 2**30
 """Bytes of their recorded representations, at most."""
 Maps = dict[Share, LinearMap]
 
@@ -50,7 +50,7 @@ def maps_of(observed: Observed, plans: Sequence[SharePlan], progress: Progress =
 def refinement_steps(observed: Observed, plans: Sequence[SharePlan]) -> int:
     """Return how many steps `maps_of` reports for plans whose maps are not cached."""
     counts = [_frame_count(observed, maps) for maps in _trainable(observed, plans)]
-    return VIEWS * (max(counts, default=0) + EPOCHS * sum(counts))
+    return VIEWS_PER_FRAME * (max(counts, default=0) + EPOCHS * sum(counts))
 
 
 def _refine(observed: Observed, plans: Sequence[SharePlan], progress: Progress) -> list[Maps]:
@@ -67,7 +67,7 @@ def _refine(observed: Observed, plans: Sequence[SharePlan], progress: Progress) 
     trained = []
     for maps in trainable:
         count = _frame_count(observed, maps)
-        own = {ref: recorded[ref][: count * VIEWS] for ref in maps.reads}
+        own = {ref: recorded[ref][: count * VIEWS_PER_FRAME] for ref in maps.reads}
         trained.append(train_maps(maps, own, progress))
     return trained
 
@@ -88,10 +88,10 @@ def _trainable(observed: Observed, plans: Sequence[SharePlan]) -> list[Trainable
 def _frames(observed: Observed) -> Subset:
     """Return frames of the statistics, of which any first ones are spread over all of them."""
     frames, _ = split_frames(observed.frames, len(observed.held_out))
-    sampled = np.array(Sampling(MAX_FRAMES).indices(len(frames)))
+    sampled = np.array(Sampling(REFINEMENT_FRAMES).indices(len(frames)))
     return Subset(frames, tuple(np.random.default_rng(0).permutation(sampled).tolist()))
 
 
 def _frame_count(observed: Observed, maps: TrainableMaps) -> int:
-    fit = MAX_BYTES // bytes_per_frame(observed.deployment.facts, maps.reads)
+    fit = REFINEMENT_BYTES // bytes_per_frame(observed.deployment.facts, maps.reads)
     return max(1, min(len(_frames(observed)), fit))

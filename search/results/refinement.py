@@ -37,7 +37,7 @@ def describe_refinement(record: RefinementRecord) -> str:
     gain, low, high = (100 * number for number in record.gain)
     outcome = f"kept as {record.refined}" if record.is_kept else "not kept"
     return (
-        f"{record.plan}: closeness {percent(record.closed_form)} in closed form, "
+        f"plan {record.plan}: closeness {percent(record.closed_form)} in closed form, "
         f"{percent(record.closeness)} refined ({gain:+.1f} points, 95% interval {low:+.1f} to "
         f"{high:+.1f}): {outcome}"
     )

@@ -28,13 +28,13 @@ def refine_candidates(
     with reporter.progress("views", refinement_steps(observed, refined)) as progress:
         setup = replace(setup, maps={**setup.maps, **maps_of(observed, refined, progress)})
     with reporter.progress("frames", len(observed.held_out)) as progress:
-        records = compare(setup, refined, observed.held_out, progress)
+        records = measure_gains(setup, refined, observed.held_out, progress)
     for record in records:
         reporter.say(f"  {describe_refinement(record)}")
     return setup, records
 
 
-def compare(
+def measure_gains(
     setup: EvaluationSetup, refined: Sequence[SharePlan], frames: FrameSet, progress: Progress
 ) -> list[RefinementRecord]:
     """Measure refined plans beside the same plans in closed form."""
