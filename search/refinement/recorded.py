@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from search.data.frames import FrameSet, batch_ranges
-from search.refinement.views import VIEWS_PER_FRAME, views_of
+from search.refinement.views import FRAME_VIEWS, views_of
 from search.utils.progress import Progress
 from spaces.inputs import Frame
 from spaces.merged import ModelsByName
@@ -27,8 +27,8 @@ def record_representations(
 ) -> Mapping[Ref, Tensor]:
     """Return representations of all views of the first `counts` frames, in half precision.
 
-    Each is (frames x `VIEWS_PER_FRAME`, channels, h, w), or without positions if it is pooled; the views of
-    a frame follow each other. `progress` counts views.
+    Each is (frames x `FRAME_VIEWS`, channels, h, w), or without positions if it is pooled; the
+    views of a frame follow each other. `progress` counts views.
     """
     recorded: defaultdict[Ref, list[Tensor]] = defaultdict(list)
     for indices in batch_ranges(max(counts.values()), FRAMES_PER_PASS):
@@ -37,9 +37,7 @@ def record_representations(
         for ref, values in _run(models, refs, views):
             recorded[ref].append(values.half())
         progress(len(views))
-    return {
-        ref: torch.cat(parts)[: counts[ref] * VIEWS_PER_FRAME] for ref, parts in recorded.items()
-    }
+    return {ref: torch.cat(parts)[: counts[ref] * FRAME_VIEWS] for ref, parts in recorded.items()}
 
 
 def _run(
@@ -59,4 +57,4 @@ def _run(
 def bytes_per_frame(facts: Mapping[str, ModelFacts], refs: Collection[Ref]) -> int:
     """Return the bytes that the views of a frame take among recorded representations."""
     values = sum(prod(facts[ref.model].stage(ref.stage).shape) for ref in refs)
-    return values * VIEWS_PER_FRAME * torch.finfo(torch.half).bits // 8
+    return values * FRAME_VIEWS * torch.finfo(torch.half).bits // 8

@@ -11,7 +11,7 @@ from search.data.frames import Sampling, Subset, split_frames
 from search.refinement.recorded import bytes_per_frame, record_representations
 from search.refinement.storage import read_refined_maps, write_refined_maps
 from search.refinement.training import EPOCHS, train_maps
-from search.refinement.views import VIEWS_PER_FRAME
+from search.refinement.views import FRAME_VIEWS
 from search.statistics.observed import Observed
 from search.utils.progress import Progress, silent
 from spaces.adapters import LinearMap
@@ -21,7 +21,7 @@ from spaces.trainable_maps import TrainableMaps
 
 REFINEMENT_FRAMES = 512
 """Frames that maps are refined on, at most."""
-REFINEMENT_BYTES = 2**30
+REFINEMENT_BYTES = 2**29
 """Bytes of their recorded representations, at most."""
 Maps = dict[Share, LinearMap]
 
@@ -50,7 +50,7 @@ def maps_of(observed: Observed, plans: Sequence[SharePlan], progress: Progress =
 def refinement_steps(observed: Observed, plans: Sequence[SharePlan]) -> int:
     """Return how many steps `maps_of` reports for plans whose maps are not cached."""
     counts = [_frame_count(observed, maps) for maps in _trainable(observed, plans)]
-    return VIEWS_PER_FRAME * (max(counts, default=0) + EPOCHS * sum(counts))
+    return FRAME_VIEWS * (max(counts, default=0) + EPOCHS * sum(counts))
 
 
 def _refine(observed: Observed, plans: Sequence[SharePlan], progress: Progress) -> list[Maps]:
@@ -67,7 +67,7 @@ def _refine(observed: Observed, plans: Sequence[SharePlan], progress: Progress) 
     trained = []
     for maps in trainable:
         count = _frame_count(observed, maps)
-        own = {ref: recorded[ref][: count * VIEWS_PER_FRAME] for ref in maps.reads}
+        own = {ref: recorded[ref][: count * FRAME_VIEWS] for ref in maps.reads}
         trained.append(train_maps(maps, own, progress))
     return trained
 

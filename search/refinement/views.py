@@ -6,16 +6,16 @@ import numpy as np
 
 from spaces.inputs import Frame
 
-VIEWS_PER_FRAME = 4
+FRAME_VIEWS = 4
 """Views of each frame: the frame, its mirror image, and random parts of it."""
 SMALLEST_PART = 0.5
 """Smallest part of the area of a frame that a view shows."""
 
 
 def views_of(frame: Frame, seed: int) -> list[Frame]:
-    """Return `VIEWS_PER_FRAME` views of a frame, the frame itself first; the same ones for the same seed."""
+    """Return `FRAME_VIEWS` views of a frame, itself first; the same ones for the same seed."""
     rng = np.random.default_rng(seed)
-    parts = [_random_part(frame, rng) for _ in range(VIEWS_PER_FRAME - 2)]
+    parts = [_random_part(frame, rng) for _ in range(FRAME_VIEWS - 2)]
     return [np.ascontiguousarray(view) for view in (frame, frame[:, ::-1], *parts)]
 
 

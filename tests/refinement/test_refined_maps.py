@@ -19,7 +19,7 @@ from search.refinement.loss import TapLoss
 from search.refinement.recorded import bytes_per_frame, record_representations
 from search.refinement.refined_maps import maps_of, refinement_steps
 from search.refinement.training import train_maps
-from search.refinement.views import VIEWS_PER_FRAME, views_of
+from search.refinement.views import FRAME_VIEWS, views_of
 from search.statistics.observed import FramePart, Observed
 from search.utils.progress import silent
 from spaces.bundle import load_bundle
@@ -119,7 +119,7 @@ def test_training_brings_the_taps_closer_and_changes_nothing_but_the_maps(
     for name, model in models.items():
         assert all(map(torch.equal, model.state_dict().values(), before[name]))
     assert {ref: values.shape[0] for ref, values in recorded.items()} == dict.fromkeys(
-        trainable.reads, len(frames) * VIEWS_PER_FRAME
+        trainable.reads, len(frames) * FRAME_VIEWS
     )
     sizes = sum(v.numel() * v.element_size() for v in recorded.values())
     assert sizes == len(frames) * bytes_per_frame(facts, trainable.reads)
@@ -249,7 +249,7 @@ def test_taps_that_vary_less_are_no_better(shrunk: float) -> None:
 def test_views_of_a_frame_are_its_mirror_image_and_parts_and_depend_on_the_seed_only() -> None:
     frame = RenderedScenes(STREET, 1)[0]
     views = views_of(frame, seed=3)
-    assert len(views) == VIEWS_PER_FRAME
+    assert len(views) == FRAME_VIEWS
     assert (views[0] == frame).all() and (views[1] == frame[:, ::-1]).all()
     for view in views[2:]:
         assert 0.45 < view.shape[0] * view.shape[1] / (frame.shape[0] * frame.shape[1]) <= 1
