@@ -109,6 +109,18 @@ def collect_facts(
     return {name: collect_model_facts(model, dtype, precisions) for name, model in models.items()}
 
 
+def facts_at(
+    models: Mapping[str, StagedModel],
+    facts: Mapping[str, ModelFacts],
+    precisions: Sequence[Precision],
+) -> dict[str, ModelFacts]:
+    """Return the facts of models with other precisions that plans may choose."""
+    return {
+        name: replace(fact, stored={p: _tensors(models[name], p) for p in precisions})
+        for name, fact in facts.items()
+    }
+
+
 def facts_to_json(facts: Mapping[str, ModelFacts]) -> Any:
     """Return facts as JSON values: dicts, lists, strings and numbers."""
     data = _JSON.dump_python(dict(facts), mode="json", by_alias=True)

@@ -38,7 +38,7 @@ def verify_plans(
     compared = [UNMERGED_PLAN, *(SharePlan.from_dict(record.plan) for record in plans)]
     scores_by_plan: list[dict[str, FrameScores]] = [{} for _ in compared]
     if truth:
-        reporter.step(f"Ground truth of {len(plans)} candidates and the unmerged models")
+        reporter.step(f"Ground truth of {len(plans)} plans and the unmerged models")
         with reporter.progress("steps", verification_steps(len(compared), truth)) as progress:
             scores_by_plan = score_frames(setup, compared, truth, progress)
     unmerged, *merged = scores_by_plan

@@ -10,6 +10,7 @@ from search.pipelines.run_steps.search_front import search
 from search.pipelines.run_steps.verify_front import verify_front
 from search.pipelines.run_steps.write_outputs import write_outputs
 from search.report.candidate_table import print_candidates
+from search.results.alternative import describe_alternative
 from search.results.kept_quality import kept_text, no_baseline_text
 from search.results.rank_agreement import describe_rank_agreement
 from search.results.search_result import Result, VerifiedCandidates
@@ -81,6 +82,8 @@ def print_summary(result: Result, reporter: Reporter) -> None:
     )
     title = f"Verified {_request_text(result)}"
     print_candidates(verified, result.unmerged_bytes, result.chosen, title, reporter)
+    others = [describe_alternative(a, result.at_chance) for a in result.alternatives]
+    reporter.say(f"Without merging: {'; '.join(others)}")
     reporter.say(describe_rank_agreement(result.rank_agreement))
     if result.chosen is None:
         reporter.warn(_none_chosen_text(result))

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from search.evaluation.confidence import ScoreIntervals
 from search.evaluation.per_frame import Scores, main_score_name, mean_of_available
+from search.results.alternative import AlternativeRecord
 from search.results.precisions import StoredBytes, describe_stored
 from search.results.refinement import RefinementRecord
 from search.study.pareto import front_indices
@@ -150,6 +151,8 @@ class Result:
     """Milliseconds per frame on the machine of the search, by candidate hash and `unmerged`."""
     refinements: list[RefinementRecord] = field(default_factory=list)
     """What refining the maps of each candidate gained; empty if none were refined."""
+    alternatives: list[AlternativeRecord] = field(default_factory=list)
+    """What the unmerged models keep with all weights in a lower precision."""
     bundle: str | None = None
     """`spaces.bundle.bundle_id` of OUT/bundle; None if no bundle was written."""
     versions: dict[str, str] = field(default_factory=package_versions)

@@ -58,6 +58,7 @@ def build_result(
         truth=truth_records(inputs.truth, verified),
         latency_ms=verification.latency_ms,
         refinements=verification.refinements,
+        alternatives=verification.alternatives,
         seconds=dict(seconds),
         created=utc_now(),
     )

@@ -10,6 +10,7 @@ from search.data.frames import FrameSet
 from search.data.ground_truth import Truth
 from search.evaluation.latency import Latency
 from search.report.rejected import ShortlistedPlan
+from search.results.alternative import AlternativeRecord
 from search.results.refinement import RefinementRecord
 from search.results.search_result import RankAgreement, VerifiedCandidates
 from search.statistics.observed import Observed
@@ -73,3 +74,5 @@ class FrontVerification:
     """Milliseconds per frame of the unmerged models and of each candidate."""
     refinements: list[RefinementRecord]
     """What refining the maps of each candidate gained; empty if none were refined."""
+    alternatives: list[AlternativeRecord]
+    """What the unmerged models keep with all weights in a lower precision."""

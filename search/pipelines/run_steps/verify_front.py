@@ -15,6 +15,7 @@ from search.evaluation.evaluate import EvaluationSetup, compute_fidelity
 from search.evaluation.latency import Latency
 from search.evaluation.per_frame import mean_of_available
 from search.pipelines.candidates import verify_plans
+from search.pipelines.run_steps.alternatives import alternatives_of, plans_without_merging
 from search.pipelines.run_steps.build_result import plan_record
 from search.pipelines.run_steps.records import FrontSearch, FrontVerification, RunInputs
 from search.pipelines.run_steps.refine_candidates import refine_candidates
@@ -51,7 +52,11 @@ def verify_front(
     setup = EvaluationSetup(deployment.deployed_models, deployment.facts, maps, settings.batch)
     reporter.step(f"Fidelity of the {len(plans)} most promising plans on {len(held_out)} frames")
     with reporter.progress("frames", len(held_out)) as progress:
-        fidelities = compute_fidelity(setup, plans, held_out, progress)
+        others = plans_without_merging(deployment)
+        fidelities = compute_fidelity(
+            setup, [*plans, *(SharePlan.from_dict(r.plan) for r in others)], held_out, progress
+        )
+    fidelities, of_others = fidelities[: len(plans)], fidelities[len(plans) :]
     best = select_candidates(
         fidelities, shortlist, settings.candidates, inputs.config.quality_floor
     )
@@ -64,13 +69,14 @@ def verify_front(
             front_search.observed, setup, [c.evaluated.plan for c in candidates], reporter
         )
         candidates += measure_kept(setup, candidates, refinements, held_out)
-    verified = verify_plans(
+    measured = verify_plans(
         setup,
-        [plan_record(c.evaluated, front_search.evaluator) for c in candidates],
-        [c.fidelity for c in candidates],
+        [*(plan_record(c.evaluated, front_search.evaluator) for c in candidates), *others],
+        [*(c.fidelity for c in candidates), *of_others],
         inputs.truth,
         reporter,
     )
+    verified = replace(measured, candidates=measured.candidates[: len(candidates)])
     shortlist_agreement = shortlist_rank_agreement(
         [evaluated.proxy for evaluated in shortlist], fidelities
     )
@@ -90,6 +96,7 @@ def verify_front(
         ),
         latency_ms=latency_ms,
         refinements=refinements,
+        alternatives=alternatives_of(measured.candidates[len(candidates) :]),
     )
 
 

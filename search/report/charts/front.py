@@ -13,10 +13,12 @@ from search.report.charts.measured import (
     MeasuredCandidate,
     charted_floor,
     fidelity_label,
+    measured_alternatives,
     measured_candidates,
     quality_name,
 )
 from search.report.svg import PictureText, add, new_picture, standalone_text, text_width
+from search.results.alternative import describe_alternative
 from search.results.kept_quality import no_baseline_text
 from search.results.search_result import Result
 from search.utils.format import MEGABYTE, megabytes, percent, percent_interval
@@ -28,7 +30,9 @@ STANDALONE_SIZE = (760.0, 440.0)
 TITLE_HEIGHT, LEGEND_LINE, CHART_MARGIN = 34.0, 22.0, 14.0
 FONT_SIZE = 12.0
 """The font size that `chart.css` sets."""
-Mark = Literal["verified", "behind", "interval", "chosen", "predicted", "unmerged", "limit"]
+Mark = Literal[
+    "verified", "behind", "interval", "chosen", "predicted", "unmerged", "alternative", "limit"
+]
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,9 @@ def front_legend(result: Result) -> list[LegendEntry]:
         LegendEntry("predicted", "predicted by the proxy"),
         LegendEntry("unmerged", "unmerged"),
     ]
+    if result.alternatives:
+        precisions = " and ".join(a.precision for a in result.alternatives)
+        entries.append(LegendEntry("alternative", f"unmerged, all weights in {precisions}"))
     if result.budget_bytes is not None:
         entries.append(LegendEntry("limit", "budget"))
     elif charted_floor(result) is not None:
@@ -75,6 +82,7 @@ def front_chart(result: Result, size: tuple[float, float] = PAGE_SIZE) -> ET.Ele
     _draw_predicted(chart, sorted((r.bytes / MEGABYTE, r.proxy) for r in result.front))
     hint = f"unmerged: {megabytes(result.unmerged_bytes)}, 100%"
     chart.point(result.unmerged_bytes / MEGABYTE, 1.0, "c-unmerged", hint)
+    _draw_alternatives(chart, result)
     _draw_candidates(chart, result, candidates)
     return chart.root
 
@@ -114,13 +122,14 @@ def _sizes(result: Result, candidates: Sequence[MeasuredCandidate]) -> list[int]
     """Return the bytes that the axis must cover."""
     limit = [] if result.budget_bytes is None else [result.budget_bytes]
     records = [m.record for m in candidates] or result.front
-    return [*(r.bytes for r in records), result.unmerged_bytes, *limit]
+    others = [a.bytes for a, _ in measured_alternatives(result)]
+    return [*(r.bytes for r in records), *others, result.unmerged_bytes, *limit]
 
 
 def _qualities(result: Result, candidates: Sequence[MeasuredCandidate]) -> list[float]:
     """Return the qualities that the axis must cover."""
     floor = charted_floor(result)
-    limit = [] if floor is None else [floor]
+    limit = [q for _, q in measured_alternatives(result)] + ([] if floor is None else [floor])
     if not candidates:
         return [*(r.proxy for r in result.front), 1.0, *limit]
     ends = [end for m in candidates for end in m.interval or ()]
@@ -156,6 +165,16 @@ def _draw_candidates(
         chart.point(size, m.quality, kind, hint)
 
 
+def _draw_alternatives(chart: Chart, result: Result) -> None:
+    """Draw what the unmerged models keep with all weights in a lower precision, by name."""
+    for a, quality in measured_alternatives(result):
+        size = a.bytes / MEGABYTE
+        hint = f"{describe_alternative(a, result.at_chance)}, nothing shared"
+        chart.point(size, quality, "c-alternative", hint)
+        place = (chart.x.position(size), chart.y.position(quality) - 9)
+        chart.text(a.precision, place, "middle", "c-alternative-name")
+
+
 def _draw_limit(chart: Chart, result: Result) -> None:
     """Draw the budget as a vertical line, or the quality floor as a horizontal one."""
     if result.budget_bytes is not None:
@@ -187,6 +206,8 @@ def _description(result: Result, candidates: Sequence[MeasuredCandidate]) -> Pic
         else f"Every model must keep {percent(result.quality_floor)}."
     )
     unmerged = f"Unmerged {megabytes(result.unmerged_bytes)} at 100%."
+    others = [describe_alternative(a, result.at_chance) for a in result.alternatives]
+    unmerged += f" Without merging, {'; '.join(others)}." if others else ""
     title = f"Bytes held against {quality_name(result)}"
     reason = f" Quality kept has {no_baseline_text(result.at_chance)}." if result.at_chance else ""
     return PictureText("front", title, f"{limit} {unmerged} {'; '.join(plans)}.{reason}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from search.results.alternative import AlternativeRecord
 from search.results.kept_quality import readable_quality
 from search.results.search_result import CandidateRecord, Result
 
@@ -51,6 +52,15 @@ def measured_candidates(result: Result) -> list[MeasuredCandidate]:
             if c.mean_fidelity is not None
         ]
     return sorted(measured, key=lambda m: m.record.bytes)
+
+
+def measured_alternatives(result: Result) -> list[tuple[AlternativeRecord, float]]:
+    """Return the alternatives to merging whose quality is known, with their quality."""
+    return [
+        (a, quality)
+        for a in result.alternatives
+        if (quality := a.quality_kept if result.has_baseline else a.fidelity) is not None
+    ]
 
 
 def charted_floor(result: Result) -> float | None:
