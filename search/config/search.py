@@ -1,4 +1,4 @@
-"""The config sections `statistics`, `search`, `verify`, `mlflow` and `promotion`."""
+"""The config sections `statistics`, `search`, `verify`, `export`, `mlflow` and `promotion`."""
 
 from __future__ import annotations
 
@@ -91,6 +91,14 @@ class VerifyConfig(Section):
     """Number of unlabelled frames that are held out from the statistics to measure fidelity."""
     batch: Positive = 16
     """Frames per batch."""
+
+
+class ExportConfig(Section):
+    """What `merge-search export` warns of."""
+
+    max_drop: Share01 = 0.02
+    """Share of its quality, as the mean over models, by which a graph in int8 may fall below the
+    merged models in float."""
 
 
 class MlflowConfig(Section):
