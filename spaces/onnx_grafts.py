@@ -20,7 +20,7 @@ from spaces.graph_export import OnnxSession
 
 AXES = {"Conv": (0, 2, 3), "Gemm": (0,)}
 """By layer with a bias: the axes of its output that are no channels."""
-LAYERS = (*AXES, "MatMul")
+INT8_OPERATORS = (*AXES, "MatMul")
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 GRAFT = "int8:"
 """Begins the names of everything that is put into a float graph."""
@@ -48,7 +48,9 @@ def int8_layers(model: onnx.ModelProto) -> dict[str, Int8Layer]:
     layers = {}
     for node in model.graph.node:
         last = [makers[name] for name in node.input if name in makers]
-        if node.op_type in LAYERS and [r.op_type for r in last] == [DEQUANTIZE] * len(node.input):
+        if node.op_type in INT8_OPERATORS and [r.op_type for r in last] == [DEQUANTIZE] * len(
+            node.input
+        ):
             first = [makers[reader.input[0]] for reader in last if reader.input[0] in makers]
             layers[node.name] = Int8Layer(node, (*first, *last))
     return layers

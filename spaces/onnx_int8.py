@@ -21,7 +21,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor
 
 from spaces.graph_export import INPUTS_KEY
-from spaces.onnx_grafts import LAYERS, correct_biases
+from spaces.onnx_grafts import INT8_OPERATORS, correct_biases
 
 ACTIVATIONS = ("Clip", "Relu")
 Feeds = Iterable[Mapping[str, Tensor]]
@@ -48,7 +48,7 @@ def layers_by_part(model: onnx.ModelProto, parts: Iterable[str]) -> dict[str, li
 
     `parts` are the paths of `MergedModel.parts`, which begin the names of their weights.
     """
-    layers = [node for node in model.graph.node if node.op_type in LAYERS]
+    layers = [node for node in model.graph.node if node.op_type in INT8_OPERATORS]
     by_part = {
         part: [node.name for node in layers if any(_holds(part, name) for name in node.input)]
         for part in parts
@@ -72,11 +72,13 @@ def quantize_graph(
             target,
             _Calibration(feeds),
             quant_format=quantization.QuantFormat.QDQ,
-            op_types_to_quantize=[*LAYERS, *ACTIVATIONS],
+            op_types_to_quantize=[*INT8_OPERATORS, *ACTIVATIONS],
             nodes_to_exclude=list(excluded),
             per_channel=True,
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
+            # Answers in 256 steps would have ties.
+            extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"]},
         )
         quantised = onnx.load(target)
     correct_biases(model, quantised, feeds)

@@ -13,7 +13,7 @@ from spaces.graph_export import OnnxSession
 from spaces.inputs import Frame, InputSpec, prepare_batch
 from spaces.node import Output
 
-NMS_ANCHORS, MAX_DETECTIONS, IOU_THRESHOLD = 5000, 100, 0.5
+NMS_ANCHORS, MAX_DETECTIONS, NMS_IOU = 5000, 100, 0.5
 """As in effdet: anchors for non-maximum suppression, detections per frame, and the IoU."""
 
 
@@ -78,7 +78,7 @@ def suppress_anchors(boxes: Tensor, scores: Tensor) -> Tensor:
     """Return (detections, 6) rows from (anchors, 4) boxes and (anchors, classes) scores."""
     best_scores, indices = scores.flatten().topk(min(NMS_ANCHORS, scores.numel()))
     anchors, classes = indices // scores.shape[1], indices % scores.shape[1]
-    remaining = batched_nms(boxes[anchors], best_scores, classes, IOU_THRESHOLD)[:MAX_DETECTIONS]
+    remaining = batched_nms(boxes[anchors], best_scores, classes, NMS_IOU)[:MAX_DETECTIONS]
     parts = (boxes[anchors], best_scores[:, None], classes[:, None] + 1.0)
     rows = torch.cat([part[remaining] for part in parts], dim=1)
     padded = torch.zeros(MAX_DETECTIONS, 6)

@@ -62,7 +62,7 @@ class Int8Export:
             NoSuchStage: a stage of `keep_float` is not in the merged model.
             ExporterMissing: onnx, onnxscript or onnxruntime is not installed.
         """
-        owners = self._kept_owners(bundle)
+        owners = owners_in_float(bundle, self.keep_float)
         feeds = CalibrationFeeds(calibration_frames(self.observed), bundle)
         graphs = quantize_bundle(bundle, feeds, owners)
         (folder / INT8).write_bytes(graphs.int8.SerializeToString())
@@ -81,18 +81,6 @@ class Int8Export:
             self.reporter.warn(warning)
         return quality_section(quality, written, len(feeds), sorted(map(str, owners)), warning)
 
-    def _kept_owners(self, bundle: Bundle) -> frozenset[Ref]:
-        """Return the stages and heads that stay in float."""
-        owners = {str(owner): owner for _, owner, _ in bundle.merged.parts()}
-        for name in self.keep_float:
-            if name not in owners:
-                raise NoSuchStage(
-                    f"--keep-float {name}: not in the merged model; it has {', '.join(owners)}"
-                )
-        heads = {o for o in owners.values() if o.stage == HEAD}
-        detectors = {o for o in heads if bundle.tasks[o.model] == "detection"}
-        return frozenset(detectors | {owners[name] for name in self.keep_float})
-
     def _warning(
         self,
         quality: Int8Quality,
@@ -105,6 +93,25 @@ class Int8Export:
             return ""
         losses = stage_losses(graphs, feeds, deployment.models)
         return describe_drop(quality.drop, self.settings.max_drop, losses)
+
+
+def owners_in_float(bundle: Bundle, keep_float: Sequence[str] = ()) -> frozenset[Ref]:
+    """Return what stays in float: the heads of detectors, and the stages and heads named.
+
+    A detector's scores and boxes suffer most from int8, see ADR 24.
+
+    Raises:
+        NoSuchStage: a name is none of the merged model's stages and heads.
+    """
+    owners = {str(owner): owner for _, owner, _ in bundle.merged.parts()}
+    for name in keep_float:
+        if name not in owners:
+            raise NoSuchStage(
+                f"--keep-float {name}: not in the merged model; it has {', '.join(owners)}"
+            )
+    heads = {owner for owner in owners.values() if owner.stage == HEAD}
+    detectors = {head for head in heads if bundle.tasks[head.model] == "detection"}
+    return frozenset(detectors | {owners[name] for name in keep_float})
 
 
 @dataclass(frozen=True)

@@ -10,19 +10,19 @@ from search.evaluation.bundles import Difference
 from search.evaluation.per_frame import Scores
 from search.report.score_text import score_name, score_text
 from search.results.kept_quality import kept_interval_text, kept_text, no_baseline_text
-from search.utils.format import list_names, megabytes, percent, percent_interval
+from search.utils.format import as_sentence, list_names, megabytes, percent, percent_interval
 from search.utils.reporter import Reporter
 from spaces.plan import Ref
 
 INT8 = "model_int8.onnx"
-MOST_BLAMED = 5
-"""Stages that a warning names, at most."""
-HEADER = ["model", "score", "unmerged", "merged", "int8", "quality kept", "95%", "fidelity"]
+MOST_BLAMED, MOST_ADVISED = 5, 2
+"""Stages that a warning names, and that it advises to keep in float, at most."""
+INT8_HEADER = ["model", "score", "unmerged", "merged", "int8", "quality kept", "95%", "fidelity"]
 
 
 def print_quality(quality: Int8Quality, written: int, reporter: Reporter) -> None:
     """Print the table of the quality in int8."""
-    reporter.table(f"In int8: {INT8}, {megabytes(written)}", HEADER, _rows(quality))
+    reporter.table(f"In int8: {INT8}, {megabytes(written)}", INT8_HEADER, _rows(quality))
     reporter.say(f"  {_against(quality)}")
 
 
@@ -37,9 +37,9 @@ def quality_section(
             f"{INT8}, {megabytes(written)}: weights and activations are in int8. The ranges of "
             f"the activations were measured on {frames} of the unlabelled frames.{kept}"
         ),
-        markdown_table(HEADER, _rows(quality)),
+        markdown_table(INT8_HEADER, _rows(quality)),
         escape_markdown(_against(quality)),
-        escape_markdown(warning),
+        escape_markdown(as_sentence(warning)) if warning else "",
     ]
     return "\n\n".join(paragraph for paragraph in paragraphs if paragraph)
 
@@ -50,18 +50,18 @@ def describe_drop(drop: Difference, max_drop: float, losses: Mapping[Ref, float]
     `losses` are those of each one alone in int8, largest first.
     """
     total = sum(losses.values())
-    blamed = [f"{owner} ({percent(loss / total)})" for owner, loss in losses.items() if loss > 0][
-        :MOST_BLAMED
-    ]
-    causes = (
-        f"; alone in int8, {list_names(blamed)} change the answers most (shares of the sum over "
-        f"all stages); keep them in float with --keep-float {next(iter(losses))} and so on"
-        if blamed
-        else ""
-    )
-    return (
+    drops = (
         f"in int8 the quality is {percent(drop.value)} below the merged models in float, more "
-        f"than export.max_drop ({percent(max_drop)}){causes}"
+        f"than export.max_drop ({percent(max_drop)})"
+    )
+    if not total:
+        return drops
+    blamed = [f"{owner} ({percent(loss / total)})" for owner, loss in losses.items()]
+    advice = " ".join(f"--keep-float {owner}" for owner in [*losses][:MOST_ADVISED])
+    return (
+        f"{drops}; alone in int8, the answers are changed most by "
+        f"{list_names(blamed[:MOST_BLAMED])} of the change of all stages; to keep the first ones "
+        f"in float: {advice}"
     )
 
 
