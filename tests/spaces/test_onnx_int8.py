@@ -26,7 +26,7 @@ class Network(torch.nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.merged = torch.nn.Module()
+        self.merged: Any = torch.nn.Module()
         self.merged.stages = torch.nn.ModuleDict(
             {"a:one": self._stage(3), "a:one1": self._stage(CHANNELS)}
         )
@@ -42,7 +42,8 @@ class Network(torch.nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         stages, head = self.merged.stages, self.merged.heads["a:(head)"]
-        return head(head(stages["a:one1"](stages["a:one"](image))))
+        answer: torch.Tensor = head(head(stages["a:one1"](stages["a:one"](image))))
+        return answer
 
 
 def frames(count: int) -> list[dict[str, torch.Tensor]]:
