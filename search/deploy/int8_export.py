@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,7 +50,7 @@ class Int8Export:
     batch: int
     """Frames per forward pass."""
     reporter: Reporter
-    keep_float: Sequence[str] = field(default=())
+    keep_float: Sequence[str] = ()
     """Stages and heads that stay in float, besides the heads of detectors, as `model:stage`."""
 
     def __call__(self, bundle: Bundle, folder: Path) -> str:
@@ -156,6 +156,8 @@ def quantize_bundle(
 ) -> QuantizedGraphs:
     """Export a bundle in float and in int8; the `excluded` stages and heads stay in float.
 
+    The bundle is moved to the CPU.
+
     Raises:
         ExporterMissing: onnx, onnxscript or onnxruntime is not installed.
     """
@@ -163,7 +165,7 @@ def quantize_bundle(
         from spaces.onnx_int8 import fold_graph, layers_by_part, quantize_graph
     except ImportError as error:
         raise missing_packages(error) from error
-    graph, example = BundleGraph(bundle), next(iter(feeds))
+    graph, example = BundleGraph(bundle.cpu()), next(iter(feeds))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "float.onnx"
         examples = [torch.cat([example[name]] * 2) for name in graph.inputs]
