@@ -12,7 +12,7 @@ milliseconds are comparable:
   has the best fidelity within the budget, so no label is used
 - each network with its weights in half precision
 - each network in int8 by onnxruntime: dynamic, and static on `CALIBRATION` of the unlabelled
-  frames (see `static_int8`); and a merged model in static int8
+  frames as by `merge-search export --int8`; and a merged model in static int8
 - the next smaller network of the family in both places, where there is one
 
 Accuracy is measured on labelled frames that nothing else has used. `kept` is the mean over the
@@ -36,24 +36,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
-import onnxruntime
 import torch
 import yaml
-from numpy.typing import NDArray
 from onnxruntime import quantization
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from rich.console import Console
 from samplers import DATA, LITE, ROOT
-from torchvision.ops import batched_nms
 
 from search.config.loading import load_config
 from search.config.run import RunConfig
-from search.data.frames import FrameSet, batches
-from search.data.ground_truth import ClassTruth, Truth
+from search.data.frames import FrameSet, Sampling, Subset
+from search.data.ground_truth import Truth
 from search.deploy.export import ONNX
-from search.evaluation.accuracy import BoxGeometry, score_boxes, score_classes, top_classes
+from search.deploy.graph_answers import GraphAnswers, prepare_feed
+from search.deploy.int8_export import CalibrationFeeds, owners_in_float, quantize_bundle
+from search.evaluation.bundles import score_by_frame
 from search.evaluation.confidence import Resampling
 from search.evaluation.evaluate import (
     UNMERGED_PLAN,
@@ -68,22 +66,21 @@ from search.pipelines.prepare import load_deployment, open_truth
 from search.pipelines.run import run
 from search.utils.console import ConsoleReporter
 from search.utils.format import megabytes, percent, percent_interval
+from search.utils.progress import silent
 from search.utils.reporter import Reporter
 from spaces.bundle import BundleContents, load_bundle, write_bundle
 from spaces.deployment import Deployment
-from spaces.graph_export import BundleGraph, export_program, write_onnx
-from spaces.inputs import Frame, prepare_batch
+from spaces.graph_export import BundleGraph, OnnxSession, export_program, write_onnx
+from spaces.inputs import Frame
 from spaces.merged import MergedModel
 from spaces.precision import Dtype
 
 QUICKSTART = ROOT / "runs" / "quickstart.yaml"
 BATCH = 8
-CALIBRATION = 64
+CALIBRATION = 128
 ROUNDS, TIMED = 5, 20
 """How many times the alternatives take turns, and frames per turn."""
 CONVOLUTIONS = ["Conv", "Gemm", "MatMul"]
-NMS_ANCHORS, MAX_DETECTIONS, IOU_THRESHOLD = 5000, 100, 0.5
-"""As in effdet: anchors for non-maximum suppression, detections per frame, and the IoU."""
 NOTHING, FRAMES, TRAINED = "nothing", "unlabelled frames", "a trained network"
 UNMERGED = "unmerged, float32"
 
@@ -225,7 +222,7 @@ def build_alternatives(
     reporter: Reporter,
 ) -> Iterator[Alternative]:
     unmerged = export_unmerged(config, deployment, "float32", folder / "unmerged")
-    calibration = [frames[k] for k in range(0, len(frames), max(1, len(frames) // CALIBRATION))]
+    calibration = Subset(frames, tuple(Sampling(CALIBRATION).indices(len(frames))))
     yield Alternative(UNMERGED, NOTHING, unmerged)
     for old, new in pair.smaller.items():
         swapped = replace_model(config, old, new)
@@ -236,13 +233,13 @@ def build_alternatives(
     half = export_unmerged(config, deployment, "float16", folder / "half")
     yield Alternative("each in half precision", NOTHING, half)
     yield Alternative("each in int8, dynamic", NOTHING, dynamic_int8(unmerged))
-    quantised = static_int8(unmerged, deployment, calibration)
+    quantised = static_int8(unmerged, calibration)
     yield Alternative("each in int8, static", FRAMES, quantised)
     for number, merging in enumerate(pair.merged):
         graph = export_merged(pair, folder / f"merged{number}", merging, reporter)
         yield Alternative(merging.name, FRAMES, graph)
         if merging.name.startswith("merge-search") and "dtype" not in merging.changes:
-            quantised = static_int8(graph, deployment, calibration)
+            quantised = static_int8(graph, calibration)
             yield Alternative(f"{merging.name}, then int8", FRAMES, quantised)
 
 
@@ -290,35 +287,13 @@ def dynamic_int8(graph: Path) -> Path:
     return quantised
 
 
-def static_int8(graph: Path, deployment: Deployment, frames: Sequence[Frame]) -> Path:
-    """Quantise to int8 with ranges from moving averages; keep detectors' pyramids and heads.
-
-    Of the recipes tried (extremes, percentiles, entropy; all layers, no head, neither head nor
-    pyramid), this one keeps the most accuracy.
-    """
-    quantised, preprocessed = graph.with_name("static.onnx"), _preprocess(graph)
-    quantization.quantize_static(
-        preprocessed,
-        quantised,
-        _Calibration(graph, deployment, frames),
-        quant_format=quantization.QuantFormat.QDQ,
-        op_types_to_quantize=CONVOLUTIONS,
-        nodes_to_exclude=_pyramid_and_head_nodes(preprocessed),
-        per_channel=True,
-        activation_type=quantization.QuantType.QUInt8,
-        weight_type=quantization.QuantType.QInt8,
-        extra_options={"CalibMovingAverage": True},
-    )
+def static_int8(graph: Path, frames: Subset) -> Path:
+    """Quantise the bundle beside a graph as `merge-search export --int8` does."""
+    bundle = load_bundle(graph.parent)
+    graphs = quantize_bundle(bundle, CalibrationFeeds(frames, bundle), owners_in_float(bundle))
+    quantised = graph.with_name("static.onnx")
+    quantised.write_bytes(graphs.int8.SerializeToString())
     return quantised
-
-
-def _pyramid_and_head_nodes(graph: Path) -> list[str]:
-    """Return the nodes of detectors' pyramids and heads, recognised by their weights' names."""
-    return [
-        node.name
-        for node in onnx.load(graph).graph.node
-        if any(part in name for name in node.input for part in ("fpn", "class_net", "box_net"))
-    ]
 
 
 def _preprocess(graph: Path) -> Path:
@@ -333,17 +308,6 @@ def _preprocess(graph: Path) -> Path:
     return preprocessed
 
 
-class _Calibration(quantization.CalibrationDataReader):  # type: ignore[misc]
-    """Yield the inputs of unlabelled frames, one at a time."""
-
-    def __init__(self, graph: Path, deployment: Deployment, frames: Sequence[Frame]) -> None:
-        names = _input_names(_session(graph))
-        self._feeds = (prepare_inputs([frame], names, deployment) for frame in frames)
-
-    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
-        return next(self._feeds, None)
-
-
 # Accuracy.
 
 
@@ -351,29 +315,9 @@ def score_graph(
     graph: Path, deployment: Deployment, truth: Mapping[str, Truth]
 ) -> dict[str, FrameScores]:
     """Return the scores of each model with ground truth; all have the same labelled frames."""
-    frames = next(iter(truth.values())).frames
-    assert all(labelled.frames.hash == frames.hash for labelled in truth.values())
-    session = _session(graph)
-    names, outputs = _input_names(session), [value.name for value in session.get_outputs()]
-    parts: dict[str, list[NDArray[Any]]] = {name: [] for name in truth}
-    sizes = []
-    for _, pictures in batches(frames, BATCH):
-        feed = prepare_inputs(pictures, names, deployment)
-        answers = dict(zip(outputs, session.run(None, feed), strict=True))
-        for name, part in parts.items():
-            part.append(_answer(name, answers))
-        sizes += [(picture.shape[0], picture.shape[1]) for picture in pictures]
-    scores: dict[str, FrameScores] = {}
-    for name, labelled in truth.items():
-        whole = np.concatenate(parts[name])
-        if isinstance(labelled, ClassTruth):
-            scores[name] = score_classes(top_classes(whole), labelled.labels)
-        else:
-            model = deployment.models[name]
-            scores[name] = score_boxes(
-                whole, BoxGeometry(sizes, model.input), labelled, model.num_classes
-            )
-    return scores
+    inputs = {name: model.input for name, model in deployment.models.items()}
+    setup = EvaluationSetup(deployment.models, deployment.facts, {}, BATCH)
+    return score_by_frame(GraphAnswers(graph, inputs), setup, truth, silent)
 
 
 def compare_with_torch(
@@ -391,36 +335,6 @@ def compare_with_torch(
     )
 
 
-def prepare_inputs(
-    frames: list[Frame], names: Sequence[str], deployment: Deployment
-) -> dict[str, NDArray[np.float32]]:
-    models = deployment.models
-    return {
-        name: prepare_batch(frames, models[name.removesuffix("_input")].input).numpy()
-        for name in names
-    }
-
-
-def _answer(name: str, answers: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
-    """Return logits, or detections as the head of a detector outputs them."""
-    if f"{name}_logits" in answers:
-        return answers[f"{name}_logits"]
-    boxes, scores = (torch.from_numpy(answers[f"{name}_{part}"]) for part in ("boxes", "scores"))
-    return np.stack([_suppress(*both) for both in zip(boxes, scores, strict=True)])
-
-
-def _suppress(boxes: torch.Tensor, scores: torch.Tensor) -> NDArray[np.float32]:
-    """Return (detections, 6) rows from (anchors, 4) boxes and (anchors, classes) scores."""
-    best_scores, indices = scores.flatten().topk(min(NMS_ANCHORS, scores.numel()))
-    anchors, classes = indices // scores.shape[1], indices % scores.shape[1]
-    remaining = batched_nms(boxes[anchors], best_scores, classes, IOU_THRESHOLD)[:MAX_DETECTIONS]
-    parts = (boxes[anchors], best_scores[:, None], classes[:, None] + 1.0)
-    rows = torch.cat([part[remaining] for part in parts], dim=1)
-    padded = torch.zeros(MAX_DETECTIONS, 6)
-    padded[: len(rows)] = rows
-    return padded.numpy()
-
-
 # Bytes and latency.
 
 
@@ -436,11 +350,12 @@ def measure_latencies(
     alternatives: Sequence[Alternative], deployment: Deployment, frame: Frame
 ) -> dict[str, float]:
     """Return the median milliseconds of each alternative, in rounds that take turns."""
+    inputs = {name: model.input for name, model in deployment.models.items()}
     runs: dict[str, Callable[[], object]] = {}
     for a in alternatives:
-        session = _session(a.graph, threads=1)
-        feed = prepare_inputs([frame], _input_names(session), deployment)
-        runs[a.name] = partial(session.run, None, feed)
+        session = OnnxSession(a.graph, threads=1)
+        feed = prepare_feed([frame], session.inputs, inputs)
+        runs[a.name] = partial(session.run, feed)
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(ROUNDS):
         for name, work in runs.items():
@@ -453,17 +368,6 @@ def _milliseconds(work: Callable[[], object]) -> float:
     start = time.perf_counter()
     work()
     return 1000 * (time.perf_counter() - start)
-
-
-def _session(graph: Path, threads: int = 0) -> Any:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-
-
-def _input_names(session: Any) -> list[str]:
-    return [value.name for value in session.get_inputs()]
 
 
 def print_table(pair: Pair, rows: Mapping[str, Mapping[str, Any]], reporter: Reporter) -> None:

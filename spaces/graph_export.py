@@ -102,7 +102,7 @@ def write_onnx(graph: BundleGraph, program: torch.export.ExportedProgram, path: 
     """Write the program as ONNX.
 
     Raises:
-        NoExporter: onnx or onnxscript is not installed.
+        ExporterMissing: onnx or onnxscript is not installed.
     """
     try:
         from spaces.onnx_weights import optimize_graph
@@ -118,23 +118,49 @@ def write_onnx(graph: BundleGraph, program: torch.export.ExportedProgram, path: 
             assert exported is not None
             optimize_graph(exported.model)
     except ImportError as error:
-        raise ExporterMissing(_missing(error)) from error
+        raise missing_packages(error) from error
     exported.model.metadata_props[INPUTS_KEY] = json.dumps(graph.input_specs)
     exported.save(path)
+
+
+class OnnxSession:
+    """An ONNX file, or its content, that onnxruntime runs on the CPU.
+
+    `threads` is the number of threads; 0 takes all cores.
+
+    Raises:
+        ExporterMissing: onnxruntime is not installed.
+    """
+
+    def __init__(self, graph: Path | bytes, threads: int = 0) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise missing_packages(error) from error
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        # Threads that wait in a loop slow down everything else that runs.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self._session = onnxruntime.InferenceSession(
+            graph, options, providers=["CPUExecutionProvider"]
+        )
+        self.inputs = [value.name for value in self._session.get_inputs()]
+        self.outputs = [value.name for value in self._session.get_outputs()]
+
+    def run(self, inputs: Mapping[str, Tensor]) -> dict[str, NDArray[np.float32]]:
+        """Return each output by name."""
+        arrays = {name: tensor.numpy() for name, tensor in inputs.items()}
+        return dict(zip(self.outputs, self._session.run(None, arrays), strict=True))
 
 
 def run_onnx(path: Path, inputs: Mapping[str, Tensor]) -> list[NDArray[np.float32]]:
     """Run an ONNX file with onnxruntime on the CPU and return its outputs.
 
     Raises:
-        NoExporter: onnxruntime is not installed.
+        ExporterMissing: onnxruntime is not installed.
     """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise ExporterMissing(_missing(error)) from error
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return list(session.run(None, {name: t.numpy() for name, t in inputs.items()}))
+    return list(OnnxSession(path).run(inputs).values())
 
 
 def max_relative_difference(
@@ -147,8 +173,9 @@ def max_relative_difference(
     )
 
 
-def _missing(error: ImportError) -> str:
-    return f"ONNX needs more packages ({error}): pip install 'merge-search[onnx]'"
+def missing_packages(error: ImportError) -> ExporterMissing:
+    """Return the error that names the extra to install."""
+    return ExporterMissing(f"ONNX needs more packages ({error}): pip install 'merge-search[onnx]'")
 
 
 @contextlib.contextmanager

@@ -22,7 +22,20 @@ from search.cli.search import STATISTICS_SAVED
 @click.option("--format", "formats", multiple=True, type=click.Choice(["onnx", "program"]),
               help="Also write model.onnx, or a torch.export program, model.pt2. "
               "Repeatable.")  # fmt: skip
-def export(out: Path, plan: str | None, folder: Path, formats: tuple[str, ...]) -> None:
+@click.option("--int8", is_flag=True,
+              help="Also write model_int8.onnx, whose layers compute in int8, and measure the "
+              "quality that it keeps.")  # fmt: skip
+@click.option("--keep-float", multiple=True, metavar="STAGE",
+              help="With --int8: a stage that stays in float, as MODEL:STAGE. "
+              "Repeatable.")  # fmt: skip
+def export(
+    out: Path,
+    plan: str | None,
+    folder: Path,
+    formats: tuple[str, ...],
+    int8: bool,
+    keep_float: tuple[str, ...],
+) -> None:
     """Export a plan of a run as a bundle, ready to deploy.
 
     OUT is the output folder of the run. DIR gets a merged model: every tensor once
@@ -32,7 +45,10 @@ def export(out: Path, plan: str | None, folder: Path, formats: tuple[str, ...]) 
     on real frames before DIR appears.
     """
     chosen_formats = [name for name in deferred.FORMATS if name in formats]
-    deferred.export(out, plan, folder, chosen_formats, app.reporter())
+    if keep_float and not int8:
+        raise click.UsageError("--keep-float needs --int8")
+    request = deferred.Int8Request(keep_float) if int8 else None
+    deferred.export(out, plan, folder, chosen_formats, app.reporter(), request)
     app.reporter().say(f"Wrote {app.display_path(folder)}: see its CARD.md and example.py")
 
 

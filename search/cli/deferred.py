@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from search.pipelines.config_check.check import check_config as check_config
     from search.pipelines.correlate import correlate as correlate
     from search.pipelines.exact import find_exact_front as find_exact_front
+    from search.pipelines.export import Int8Request as Int8Request
     from search.pipelines.export import export as export
     from search.pipelines.run import run as run
     from search.pipelines.shards import measure_shard as measure_shard
@@ -55,6 +56,7 @@ _MODULES = {
     "check_config": "search.pipelines.config_check.check",
     "correlate": "search.pipelines.correlate",
     "find_exact_front": "search.pipelines.exact",
+    "Int8Request": "search.pipelines.export",
     "export": "search.pipelines.export",
     "run": "search.pipelines.run",
     "measure_shard": "search.pipelines.shards",

@@ -23,6 +23,7 @@ from search.config.data import FramesConfig, TruthConfig
 from search.config.error_words import DEVICE, error_sentences
 from search.config.models import ModelConfig, config_of_loaded_model
 from search.config.search import (
+    ExportConfig,
     MlflowConfig,
     PromotionConfig,
     SearchConfig,
@@ -101,6 +102,8 @@ class RunConfig(Section):
     """The study."""
     verify: VerifyConfig = VerifyConfig()
     """The verification stages."""
+    export: ExportConfig = ExportConfig()
+    """What `merge-search export` warns of."""
     mlflow: MlflowConfig = MlflowConfig()
     """Where runs are logged."""
     promotion: PromotionConfig = PromotionConfig()

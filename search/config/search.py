@@ -1,4 +1,4 @@
-"""The config sections `statistics`, `search`, `verify`, `mlflow` and `promotion`."""
+"""The config sections `statistics`, `search`, `verify`, `export`, `mlflow` and `promotion`."""
 
 from __future__ import annotations
 
@@ -95,6 +95,14 @@ class VerifyConfig(Section):
     """Whether the linear maps of each candidate are refined on the unlabelled frames. A refined
     plan is a candidate of its own, if its answers are closer to the unmerged ones on frames that
     were held out."""
+
+
+class ExportConfig(Section):
+    """What `merge-search export` warns of."""
+
+    max_drop: Share01 = 0.02
+    """Share of its quality, as the mean over models, by which a graph in int8 may fall below the
+    merged models in float."""
 
 
 class MlflowConfig(Section):

@@ -28,26 +28,33 @@ CARD = "CARD.md"
 
 
 def render_card(
-    result: Result, record: PlanRecord, contents: BundleContents, checks: Sequence[str]
+    result: Result,
+    record: PlanRecord,
+    contents: BundleContents,
+    checks: Sequence[str],
+    sections: Sequence[str] = (),
 ) -> str:
-    """Return the card in Markdown; `checks` are sentences on the checks of the export."""
+    """Return the card in Markdown; `checks` are sentences on the checks of the export.
+
+    `sections` follow that on the quality.
+    """
     specs, plan = contents.specs, contents.plan
     stored = stored_bytes_by_precision(contents.plan, CostModel(contents.facts))
     weights = describe_stored(contents.plan, stored).removeprefix("weights in ") or str(
         result.config["dtype"]
     )
     parts = [
-        f"# {_escape(result.name)}: {_escape(', '.join(specs))} merged",
+        f"# {escape_markdown(result.name)}: {escape_markdown(', '.join(specs))} merged",
         f"Plan `{record.hash}`, found on {result.created[:10]} by merge-search "
         f"{result.versions['merge-search']}: {record.bytes:,} bytes "
         f"({record.bytes / MEGABYTE:.2f} MB), {record.saved_pct:.1f}% less than the "
         f"{result.unmerged_bytes:,} of the unmerged models. Weights are stored in "
-        f"{_escape(weights)}.",
+        f"{escape_markdown(weights)}.",
         "## What is shared",
         _shares(record),
         *(["## How weights are stored", _precisions(contents.plan, stored)] if stored else []),
         "## The models",
-        _table(
+        markdown_table(
             ["model", "network", "task", "weights", "licence of the weights"],
             [
                 [name, spec.arch, result.models[name].task, _source(spec), weights_licence(spec)]
@@ -59,12 +66,13 @@ def render_card(
         _inputs(contents.inputs),
         "## Quality",
         _verified(result, record),
+        *sections,
         "## Frames",
         f"The linear maps between the models were fitted {'and refined ' * plan.refined}on "
         f"{result.frames['count']} unlabelled frames (hash `{result.frames['hash']}`). For other "
         "kinds of frames, measure the quality again.",
         "## Checks",
-        "\n".join(f"- {_escape(check)}" for check in checks),
+        "\n".join(f"- {escape_markdown(check)}" for check in checks),
         "## Usage",
         "See `example.py`. In Python, with the package merge-search installed:",
         "```python\nimport spaces\n\nbundle = spaces.load_bundle(FOLDER)\n"
@@ -79,13 +87,13 @@ def _shares(record: PlanRecord) -> str:
         return "Nothing: these are the unmerged models."
     return "\n".join(
         f"- {_code(s.recipient.model)} takes {_code(s.recipient.stage)} from "
-        f"{_code(str(s.donor))} ({_escape(str(s.adapter))})"
+        f"{_code(str(s.donor))} ({escape_markdown(str(s.adapter))})"
         for s in shares
     )
 
 
 def _precisions(plan: SharePlan, stored: StoredBytes) -> str:
-    table = _table(
+    table = markdown_table(
         ["precision", "bytes", "stages"],
         [
             [
@@ -107,7 +115,7 @@ def _precisions(plan: SharePlan, stored: StoredBytes) -> str:
 
 
 def _inputs(inputs: Mapping[str, InputSpec]) -> str:
-    return _table(
+    return markdown_table(
         ["model", "height x width", "fit", "resized by", "channels", "mean", "std"],
         [
             [
@@ -131,7 +139,7 @@ def _source(spec: ModelSpec) -> str:
     return source if is_name else source.replace("\\", "/").rpartition("/")[2]
 
 
-def _escape(text: str) -> str:
+def escape_markdown(text: str) -> str:
     """Write the signs of Markdown and HTML in a text of the user as what they are.
 
     An underscore within a word is none, nor is a sign of ordinary sentences within a line.
@@ -141,7 +149,7 @@ def _escape(text: str) -> str:
 
 def _code(text: str) -> str:
     """Write a name as code; a name with backticks, which would end it, as escaped text."""
-    return _escape(text) if re.search(r"[`\n]", text) else f"`{text}`"
+    return escape_markdown(text) if re.search(r"[`\n]", text) else f"`{text}`"
 
 
 def _verified(result: Result, record: PlanRecord) -> str:
@@ -162,8 +170,8 @@ def _verified(result: Result, record: PlanRecord) -> str:
     header = ["model", "score", "unmerged", "merged", "quality kept", "fidelity"]
     notes = "Fidelity is agreement with the unmerged models on unlabelled frames."
     if result.at_chance:
-        notes += f" Quality kept has {_escape(no_baseline_text(result.at_chance))}."
-    return f"{_table(header, rows)}\n\n{notes}"
+        notes += f" Quality kept has {escape_markdown(no_baseline_text(result.at_chance))}."
+    return f"{markdown_table(header, rows)}\n\n{notes}"
 
 
 def _score(name: str, result: Result, record: CandidateRecord) -> tuple[str, str, str]:
@@ -177,6 +185,6 @@ def _score(name: str, result: Result, record: CandidateRecord) -> tuple[str, str
     )
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *(map(_escape, row) for row in rows)]
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *(map(escape_markdown, row) for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

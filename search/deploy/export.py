@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
@@ -50,6 +50,13 @@ FORMAT_TOLERANCE = 5e-4
 """The same between another format, which other kernels run, and the bundle."""
 
 
+BundleExtra = Callable[[Bundle, Path], str]
+"""Writes a further file into the folder of a bundle, and returns its section of the card.
+
+The bundle that it takes holds its rounded weights in float32.
+"""
+
+
 class BundleCheckFailed(MergeSearchError):
     """The written bundle fails a check: a fault of merge-search."""
 
@@ -70,9 +77,13 @@ class BundleSource:
 
 
 def export_bundle(
-    source: BundleSource, record: PlanRecord, folder: Path, formats: Sequence[ExportFormat]
+    source: BundleSource,
+    record: PlanRecord,
+    folder: Path,
+    formats: Sequence[ExportFormat],
+    extras: Sequence[BundleExtra] = (),
 ) -> list[str]:
-    """Write the bundle, wholly or not at all; return its checks as sentences.
+    """Write the bundle and the extras, wholly or not at all; return its checks as sentences.
 
     Raises:
         BundleCheckFailed: A written file fails a check.
@@ -96,7 +107,8 @@ def export_bundle(
         unwritten = Bundle(rounded, contents.inputs, contents.tasks)
         checks.append(_check_answers(bundle, unwritten, source))
         checks += _write_formats(bundle, source, part, formats)
-        text = render_card(source.result, record, contents, checks)
+        sections = [write(unwritten, part) for write in extras]
+        text = render_card(source.result, record, contents, checks, sections)
         (part / CARD).write_text(text, encoding="utf-8")
         for name, needed in EXAMPLES.items():
             if not needed or needed in formats:

@@ -98,7 +98,13 @@ class BundleFidelity:
 
     def measure(self, bundle: Bundle, progress: Progress = silent) -> BundleQuality:
         """Return the bundle's fidelity."""
-        scores = _score_bundle(bundle, self.setup, self.truth, progress)
+        return self.measure_answers(bundle_answers(bundle), progress)
+
+    def measure_answers(
+        self, answers: AnswerFunction, progress: Progress = silent
+    ) -> BundleQuality:
+        """Return the fidelity of whatever answers, one answer for each model."""
+        scores = score_by_frame(answers, self.setup, self.truth, progress)
         by_model = {
             name: main_score(scores[name].scores) if name in scores else None
             for name in self.setup.models
@@ -126,7 +132,11 @@ class BundleAccuracy:
 
     def measure(self, bundle: Bundle, fidelity: BundleQuality) -> BundleQuality:
         """Return the quality kept; models without ground truth count with their fidelity."""
-        merged = _score_bundle(bundle, self.setup, self.truth, silent)
+        scores = score_by_frame(bundle_answers(bundle), self.setup, self.truth, silent)
+        return self.compare(scores, fidelity)
+
+    def compare(self, merged: FrameScoresByModel, fidelity: BundleQuality) -> BundleQuality:
+        """Return the quality kept, as `measure` does, of scores by model."""
         quality = quality_kept_by_model(
             scores_by_model(merged), scores_by_model(self.unmerged), fidelity.by_model
         )
@@ -145,14 +155,17 @@ def bundle_answers(bundle: Bundle) -> AnswerFunction:
     return answers
 
 
-def _score_bundle(
-    bundle: Bundle, setup: EvaluationSetup, truth: Mapping[str, Truth], progress: Progress
+def score_by_frame(
+    answer: AnswerFunction,
+    setup: EvaluationSetup,
+    truth: Mapping[str, Truth],
+    progress: Progress,
 ) -> dict[str, FrameScores]:
-    """Score the bundle's answers of each model with ground truth, frame by frame."""
+    """Score the answers of each model with ground truth, frame by frame; one answer for each."""
     scores: dict[str, FrameScores] = {}
     for names in group_by_frames(truth):
         frames = truth[names[0]].frames
-        collected = collect_answers(bundle_answers(bundle), setup, frames, progress)
+        collected = collect_answers(answer, setup, frames, progress)
         answers = _answers_by_model(collected)
         for name in names:
             scores[name] = score_answers(

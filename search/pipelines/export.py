@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from search.deploy.export import BundleSource, ExportFormat, export_bundle
+from search.deploy.export import BundleExtra, BundleSource, ExportFormat, export_bundle
+from search.deploy.int8_export import Int8Export
 from search.pipelines.finished_run import LoadedRun
+from search.pipelines.prepare import open_truth
 from search.utils.reporter import Reporter
 
 
@@ -22,22 +24,46 @@ class ExportedBundle:
     """One sentence for each check."""
 
 
+@dataclass(frozen=True)
+class Int8Request:
+    """That a bundle is also to be written as a graph in int8."""
+
+    keep_float: Sequence[str] = ()
+    """Stages and heads that stay in float, besides the heads of detectors, as `model:stage`."""
+
+
 def export(
-    out: Path, plan: str | None, folder: Path, formats: Sequence[ExportFormat], reporter: Reporter
+    out: Path,
+    plan: str | None,
+    folder: Path,
+    formats: Sequence[ExportFormat],
+    reporter: Reporter,
+    int8: Int8Request | None = None,
 ) -> ExportedBundle:
     """Write a plan of the run in OUT, by default the chosen plan, to a folder.
 
     Raises:
         NoSuchRun, NoSuchPlan: OUT holds no finished run, or the run no such plan.
+        NoSuchStage: the merged model has no such stage to keep in float.
         CannotWrite: the folder holds other files, or cannot be written to.
         MergeSearchError: anything else that the user can correct.
     """
     finished = LoadedRun.from_folder(out)
     record = finished.plan(plan)
     source = BundleSource(finished.config, finished.result, finished.observe(reporter))
+    extras = [] if int8 is None else [_int8_export(source, int8, reporter)]
     reporter.step(f"Bundle of plan {record.hash}")
     with reporter.working("bundle"):
-        checks = export_bundle(source, record, folder, formats)
+        checks = export_bundle(source, record, folder, formats, extras)
     for check in checks:
         reporter.say(f"  {check}")
     return ExportedBundle(folder, record.hash, tuple(checks))
+
+
+def _int8_export(source: BundleSource, request: Int8Request, reporter: Reporter) -> BundleExtra:
+    """Return what writes the graph in int8, and measures it on the ground truth of the run."""
+    config, observed = source.config, source.observed
+    truth = open_truth(config, observed.deployment, observed.frames, reporter)
+    return Int8Export(
+        observed, truth, config.export, config.verify.batch, reporter, request.keep_float
+    )
