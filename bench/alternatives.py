@@ -8,9 +8,10 @@ graph and is measured by onnxruntime, so that bytes (of the weights in the graph
 milliseconds are comparable:
 
 - identity sharing as in the original paper: no adapter, guided by CKA
-- merge-search at several budgets, in float32 and with weights in half precision; the chosen plan
+- merge-search in float32, and with weights in any precision at several budgets; the chosen plan
   has the best fidelity within the budget, so no label is used
-- each network with its weights in half precision
+- each network with its weights in half precision, and in int8
+- one trunk for both, on which the recipient's head is trained again with labels, on as many frames
 - each network in int8 by onnxruntime: dynamic, and static on `CALIBRATION` of the unlabelled
   frames as by `merge-search export --int8`; and a merged model in static int8
 - the next smaller network of the family in both places, where there is one
@@ -31,7 +32,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,13 +42,15 @@ import torch
 import yaml
 from onnxruntime import quantization
 from onnxruntime.quantization.shape_inference import quant_pre_process
+from retrained_head import merge_with_retrained_head
 from rich.console import Console
 from samplers import DATA, LITE, ROOT
 
+from search.config.data import TruthConfig
 from search.config.loading import load_config
 from search.config.run import RunConfig
 from search.data.frames import FrameSet, Sampling, Subset
-from search.data.ground_truth import Truth
+from search.data.ground_truth import ClassTruth, Truth
 from search.deploy.export import ONNX
 from search.deploy.graph_answers import GraphAnswers, prepare_feed
 from search.deploy.int8_export import CalibrationFeeds, owners_in_float, quantize_bundle
@@ -61,9 +64,10 @@ from search.evaluation.evaluate import (
 )
 from search.evaluation.per_frame import FrameScores, main_score, scores_by_model
 from search.pipelines.export import export
-from search.pipelines.open_data import open_frame_set
+from search.pipelines.open_data import open_frame_set, open_ground_truth
 from search.pipelines.prepare import load_deployment, open_truth
 from search.pipelines.run import run
+from search.study.precision.profiles import weight_owners
 from search.utils.console import ConsoleReporter
 from search.utils.format import megabytes, percent, percent_interval
 from search.utils.progress import silent
@@ -73,7 +77,7 @@ from spaces.deployment import Deployment
 from spaces.graph_export import BundleGraph, OnnxSession, export_program, write_onnx
 from spaces.inputs import Frame
 from spaces.merged import MergedModel
-from spaces.precision import Dtype
+from spaces.plan import Precision, Share, SharePlan
 
 QUICKSTART = ROOT / "runs" / "quickstart.yaml"
 BATCH = 8
@@ -82,6 +86,9 @@ ROUNDS, TIMED = 5, 20
 """How many times the alternatives take turns, and frames per turn."""
 CONVOLUTIONS = ["Conv", "Gemm", "MatMul"]
 NOTHING, FRAMES, TRAINED = "nothing", "unlabelled frames", "a trained network"
+LABELS = "labelled frames"
+BUDGETS = ("50%", "35%", "25%", "20.5%", "18%", "15%")
+"""Of the searches that store weights in any precision."""
 UNMERGED = "unmerged, float32"
 
 
@@ -103,12 +110,22 @@ class Merging:
 
 
 @dataclass(frozen=True)
+class RetrainedHead:
+    """A share whose recipient's head is trained again, with labels."""
+
+    share: Share
+    labels: Mapping[str, Any]
+    """The config's `truth` section of the frames that merge-search takes unlabelled."""
+
+
+@dataclass(frozen=True)
 class Pair:
     """Two models, and the alternatives for them."""
 
     name: str
     config: Path
     merged: Sequence[Merging]
+    retrained: RetrainedHead
     smaller: Mapping[str, str] = field(default_factory=dict)
     """By model, the smaller model of the pair that takes its place."""
 
@@ -124,10 +141,12 @@ def merged_at(budget: str) -> Merging:
     return Merging(f"merge-search, {budget}", {"budget": budget})
 
 
-def half_merged_at(budget: str) -> Merging:
-    """Return a merging with a budget relative to the unmerged models in half precision."""
-    name = f"merge-search, half, {budget} of half"
-    return Merging(name, {"budget": budget, "dtype": "float16"})
+def precise_at(budget: str) -> Merging:
+    """Return a merging that searches shares and precisions together."""
+    return Merging(
+        f"merge-search, any precision, {budget}",
+        {"budget": budget, "search.precision": ["float32", "float16", "int8"]},
+    )
 
 
 def main() -> None:
@@ -154,16 +173,22 @@ def pairs(folder: Path) -> Iterator[Pair]:
     yield Pair(
         "lite0+lite1",
         photos,
-        [identity_at("75%"), merged_at("92.5%"), merged_at("75%"), merged_at("67%"),
-         half_merged_at("92.5%"), half_merged_at("75%"), half_merged_at("67%")],
+        [identity_at("75%"), merged_at("75%"), *map(precise_at, BUDGETS)],
+        RetrainedHead(
+            Share.between("lite0:conv_head", "lite1:pool"), {"csv": truth["csv"], "stride": 2}
+        ),
         smaller={"lite1": "lite0"},
-    )  # fmt: skip
+    )
+    scenes = yaml.safe_load(QUICKSTART.read_text())["frames"]
     yield Pair(
         "quickstart",
         QUICKSTART,
-        [identity_at("65%"), merged_at("65%"), merged_at("50%"),
-         half_merged_at("65%"), half_merged_at("50%")],
-    )  # fmt: skip
+        [identity_at("65%"), merged_at("65%"), *map(precise_at, BUDGETS)],
+        RetrainedHead(
+            Share.between("detector:blocks.6", "classifier:pool"),
+            {"scenes": scenes["scenes"], "count": scenes["count"]},
+        ),
+    )
 
 
 def compare(pair: Pair, folder: Path, reporter: Reporter) -> dict[str, dict[str, Any]]:
@@ -232,13 +257,16 @@ def build_alternatives(
         yield Alternative(f"{new} in place of {old}", TRAINED, graph)
     half = export_unmerged(config, deployment, "float16", folder / "half")
     yield Alternative("each in half precision", NOTHING, half)
+    stored = export_unmerged(config, deployment, "int8", folder / "int8")
+    yield Alternative("each with weights in int8", NOTHING, stored)
+    yield export_retrained(pair, config, deployment, folder / "retrained")
     yield Alternative("each in int8, dynamic", NOTHING, dynamic_int8(unmerged))
     quantised = static_int8(unmerged, calibration)
     yield Alternative("each in int8, static", FRAMES, quantised)
     for number, merging in enumerate(pair.merged):
         graph = export_merged(pair, folder / f"merged{number}", merging, reporter)
         yield Alternative(merging.name, FRAMES, graph)
-        if merging.name.startswith("merge-search") and "dtype" not in merging.changes:
+        if merging.name.startswith("merge-search"):
             quantised = static_int8(graph, calibration)
             yield Alternative(f"{merging.name}, then int8", FRAMES, quantised)
 
@@ -248,21 +276,49 @@ def replace_model(config: RunConfig, old: str, new: str) -> RunConfig:
     return config.model_copy(update={"models": {**config.models, old: config.models[new]}})
 
 
-def export_unmerged(config: RunConfig, deployment: Deployment, dtype: Dtype, folder: Path) -> Path:
+def export_unmerged(
+    config: RunConfig, deployment: Deployment, precision: Precision, folder: Path
+) -> Path:
+    owners = weight_owners(deployment.facts)
+    plan = SharePlan(precisions=tuple((owner, precision) for owner in owners))
+    merged = MergedModel(deployment.models, deployment.facts, plan, {})
+    return write_graph(config, deployment, merged, folder)
+
+
+def export_retrained(
+    pair: Pair, config: RunConfig, deployment: Deployment, folder: Path
+) -> Alternative:
+    """Share a trunk, and train the recipient's head on as many labelled frames."""
+    share = pair.retrained.share
+    recipient = share.recipient.model
+    section = TruthConfig.model_validate(pair.retrained.labels)
+    labelled = open_ground_truth(
+        config.model_copy(update={"truth": {recipient: section}}), recipient, "classification"
+    )
+    assert isinstance(labelled, ClassTruth)
+    merged = merge_with_retrained_head(deployment, share, labelled)
+    graph = write_graph(config, deployment, merged, folder)
+    return Alternative(f"one trunk, head of {recipient} retrained", LABELS, graph)
+
+
+def write_graph(
+    config: RunConfig, deployment: Deployment, merged: MergedModel, folder: Path
+) -> Path:
     folder.mkdir()
     contents = BundleContents(
         specs=config.model_specs(),
         inputs={name: model.input for name, model in deployment.models.items()},
-        facts={name: replace(fact, dtype=dtype) for name, fact in deployment.facts.items()},
-        plan=UNMERGED_PLAN,
-        dtype=dtype,
+        facts=deployment.facts,
+        plan=merged.plan,
+        dtype="float32",
     )
-    write_bundle(
-        folder, contents, MergedModel(deployment.models, contents.facts, UNMERGED_PLAN, {})
-    )
-    graph = BundleGraph(load_bundle(folder))
+    write_bundle(folder, contents, merged)
+    bundle = load_bundle(folder)
+    graph = BundleGraph(bundle)
     blank = {
-        name: torch.zeros(2, 3, spec.height, spec.width) for name, spec in contents.inputs.items()
+        name: torch.zeros(2, 3, spec.height, spec.width)
+        for name, spec in contents.inputs.items()
+        if name in bundle.merged.inputs_read
     }
     program = export_program(graph, list(graph.rename_inputs(blank).values()))
     write_onnx(graph, program, folder / ONNX)
