@@ -171,7 +171,7 @@ def _draw_alternatives(chart: Chart, result: Result) -> None:
         size = a.bytes / MEGABYTE
         hint = f"{describe_alternative(a, result.at_chance)}, nothing shared"
         chart.point(size, quality, "c-alternative", hint)
-        place = (chart.x.position(size), chart.y.position(quality) - 9)
+        place = (chart.x.position(size), chart.y.position(quality) + 18)
         chart.text(a.precision, place, "middle", "c-alternative-name")
 
 
