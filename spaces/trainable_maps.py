@@ -54,7 +54,8 @@ class TrainableMaps(nn.Module):
         self._adapters: dict[Share, Adapter] = {
             share: _trainable_adapter(share, maps, facts) for share in plan.shares
         }
-        self._maps = nn.ModuleList(self._adapters.values())
+        device = next(iter(models.values())).device
+        self._maps = nn.ModuleList(self._adapters.values()).to(device)
 
     def forward(self, sources: Representations) -> dict[Ref, Tensor]:
         """Return the taps that the maps can change; `sources` are unmerged representations."""
@@ -101,10 +102,13 @@ class TrainableMaps(nn.Module):
 class _Factor(nn.Module):
     """One matrix or bias of a map, with its change in units of the deviations of its channels."""
 
+    start: Tensor
+    scale: Tensor
+
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
-        self.start = weight.detach().clone()
-        self.scale = torch.ones_like(self.start)
+        self.register_buffer("start", weight.detach().clone())
+        self.register_buffer("scale", torch.ones_like(self.start))
         self.change = nn.Parameter(torch.zeros_like(self.start))
 
     @property
@@ -139,12 +143,12 @@ class _TrainableMap(Adapter):
 
     @torch.no_grad()
     def as_map(self) -> LinearMap:
-        """Return the map as it is now, the factors multiplied."""
+        """Return the map as it is now, the factors multiplied, on the CPU."""
         first, *others = self._factors
         weight = first.weight
         for factor in others:
             weight = factor.weight @ weight
-        return LinearMap(weight, self._bias.weight)
+        return LinearMap(weight.cpu(), self._bias.weight.cpu())
 
 
 def _trainable_adapter(share: Share, maps: LinearMaps, facts: Mapping[str, ModelFacts]) -> Adapter:
