@@ -80,6 +80,22 @@ RESULT: dict[str, Any] = {
     "versions": VERSIONS,
     "schema": 4,
 }
+REFINEMENTS = [
+    {"plan": "0123456789ab", "refined": "ba9876543210", "closed_form": 0.8, "closeness": 0.85,
+     "gain": [0.05, 0.01, 0.09]},
+]  # fmt: skip
+ALTERNATIVES = [
+    {"precision": "int8", "bytes": 260, "saved_pct": 74.0, "fidelity": 0.98, "quality_kept": None,
+     "quality_interval": None},
+]  # fmt: skip
+LAST = ("bundle", "versions", "schema")
+"""The keys at the end of a result, in their order."""
+MEASURED = {
+    **{key: value for key, value in RESULT.items() if key not in LAST},
+    "refinements": REFINEMENTS,
+    "alternatives": ALTERNATIVES,
+    **{key: RESULT[key] for key in LAST},
+}
 VERIFICATION: dict[str, Any] = {
     "name": "doors",
     "seed": 0,
@@ -189,6 +205,7 @@ CHAMPION: dict[str, Any] = {
 }
 SAMPLES: list[tuple[type[Any], dict[str, Any]]] = [
     (Result, RESULT),
+    (Result, MEASURED),
     (Verification, VERIFICATION),
     (MetricComparison, LEAGUE),
     (RegisteredPlan, REGISTERED),

@@ -132,9 +132,9 @@ def test_any_value_in_a_share_is_parsed_or_refused(entry: dict[str, Any]) -> Non
         return
 
 
-@pytest.mark.parametrize("version", [0, 3, "1", None])
+@pytest.mark.parametrize("version", [0, 4, "1", None])
 def test_a_plan_of_another_version_is_refused(version: object) -> None:
-    with pytest.raises(BadPlan, match=f"version {version!r}: only 1 and 2"):
+    with pytest.raises(BadPlan, match=f"version {version!r}: only 1, 2 and 3"):
         SharePlan.from_json(plan_of(version=version))
 
 
