@@ -18,7 +18,7 @@ WITHOUT_MERGING: tuple[Precision, ...] = ("float16", "int8")
 def plans_without_merging(deployment: Deployment) -> list[PlanRecord]:
     """Return the plans that share nothing and store all weights in one lower precision.
 
-    They are no part of the search: no proxy predicts them.
+    They are no part of the search: their `proxy` is that of nothing shared.
     """
     precisions = [p for p in WITHOUT_MERGING if p != deployment.dtype]
     costs = CostModel(facts_at(deployment.models, deployment.facts, precisions))

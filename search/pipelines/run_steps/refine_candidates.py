@@ -24,6 +24,8 @@ def refine_candidates(
     Return the setup with the refined maps too, and a record for each plan that has a map.
     """
     refined = [replace(plan, refined=True) for plan in plans if plan.mapped_shares]
+    if not refined:
+        return setup, []
     reporter.step(f"Refining the linear maps of {len(refined)} candidates on unlabelled frames")
     with reporter.progress("views", refinement_steps(observed, refined)) as progress:
         setup = replace(setup, maps={**setup.maps, **maps_of(observed, refined, progress)})

@@ -22,19 +22,22 @@ from search.pipelines.run_steps.refine_candidates import refine_candidates
 from search.report.rejected import ShortlistedPlan
 from search.results.rank_agreement import rank_agreement, shortlist_rank_agreement
 from search.results.refinement import RefinementRecord
-from search.results.search_result import UNMERGED, CandidateRecord
+from search.results.search_result import UNMERGED, CandidateRecord, PlanRecord
+from search.statistics.observed import Observed
 from search.study.objectives import EvaluatedPlan
 from search.study.pareto import evenly_spaced
 from search.utils.progress import silent
 from search.utils.reporter import Reporter
 from spaces.plan import SharePlan
 
+FidelityByModel = dict[str, float | None]
+
 
 class MeasuredPlan(NamedTuple):
     """A plan with its fidelity by model."""
 
     evaluated: EvaluatedPlan
-    fidelity: dict[str, float | None]
+    fidelity: FidelityByModel
 
 
 def verify_front(
@@ -44,19 +47,12 @@ def verify_front(
 
     Also compute how well each verification stage predicted the order of plans in the next.
     """
-    settings, deployment = inputs.config.verify, inputs.deployment
+    settings, observed = inputs.config.verify, front_search.observed
     shortlist = select_shortlist(front_search, settings.shortlist)
-    plans, held_out = [evaluated.plan for evaluated in shortlist], front_search.observed.held_out
-    with reporter.working("linear maps"):
-        maps = front_search.observed.maps_for(plans)
-    setup = EvaluationSetup(deployment.deployed_models, deployment.facts, maps, settings.batch)
-    reporter.step(f"Fidelity of the {len(plans)} most promising plans on {len(held_out)} frames")
-    with reporter.progress("frames", len(held_out)) as progress:
-        others = plans_without_merging(deployment)
-        fidelities = compute_fidelity(
-            setup, [*plans, *(SharePlan.from_dict(r.plan) for r in others)], held_out, progress
-        )
-    fidelities, of_others = fidelities[: len(plans)], fidelities[len(plans) :]
+    others = plans_without_merging(inputs.deployment)
+    setup, fidelities, other_fidelities = measure_fidelity(
+        inputs, observed, [e.plan for e in shortlist], others, reporter
+    )
     best = select_candidates(
         fidelities, shortlist, settings.candidates, inputs.config.quality_floor
     )
@@ -65,39 +61,57 @@ def verify_front(
     candidates = [MeasuredPlan(shortlist[k], fidelities[k]) for k in best]
     refinements: list[RefinementRecord] = []
     if settings.refine:
-        setup, refinements = refine_candidates(
-            front_search.observed, setup, [c.evaluated.plan for c in candidates], reporter
-        )
-        candidates += measure_kept(setup, candidates, refinements, held_out)
+        plans = [c.evaluated.plan for c in candidates]
+        setup, refinements = refine_candidates(observed, setup, plans, reporter)
+        candidates += measure_kept(setup, candidates, refinements, observed.held_out)
     measured = verify_plans(
         setup,
         [*(plan_record(c.evaluated, front_search.evaluator) for c in candidates), *others],
-        [*(c.fidelity for c in candidates), *of_others],
+        [*(c.fidelity for c in candidates), *other_fidelities],
         inputs.truth,
         reporter,
     )
     verified = replace(measured, candidates=measured.candidates[: len(candidates)])
-    shortlist_agreement = shortlist_rank_agreement(
-        [evaluated.proxy for evaluated in shortlist], fidelities
-    )
     with reporter.working("latency"):
         latency_ms = measure_latency(verified.candidates, front_search.latency)
+    proxies = [evaluated.proxy for evaluated in shortlist]
     return FrontVerification(
         verified=verified,
-        rank_agreement=rank_agreement(verified.candidates) | shortlist_agreement,
+        rank_agreement=rank_agreement(verified.candidates)
+        | shortlist_rank_agreement(proxies, fidelities),
         shortlist=tuple(
-            ShortlistedPlan(
-                evaluated.plan.hash,
-                evaluated.bytes,
-                evaluated.proxy,
-                mean_of_available(by_model),
-            )
-            for evaluated, by_model in zip(shortlist, fidelities, strict=True)
+            ShortlistedPlan(e.plan.hash, e.bytes, e.proxy, mean_of_available(by_model))
+            for e, by_model in zip(shortlist, fidelities, strict=True)
         ),
         latency_ms=latency_ms,
         refinements=refinements,
         alternatives=alternatives_of(measured.candidates[len(candidates) :]),
     )
+
+
+def measure_fidelity(
+    inputs: RunInputs,
+    observed: Observed,
+    shortlist: Sequence[SharePlan],
+    others: Sequence[PlanRecord],
+    reporter: Reporter,
+) -> tuple[EvaluationSetup, list[FidelityByModel], list[FidelityByModel]]:
+    """Return the setup that plans are measured with, and the fidelities of both groups of plans.
+
+    All run in one pass, which computes what they have in common once.
+    """
+    deployment, held_out = inputs.deployment, observed.held_out
+    with reporter.working("linear maps"):
+        maps = observed.maps_for(shortlist)
+    setup = EvaluationSetup(
+        deployment.deployed_models, deployment.facts, maps, inputs.config.verify.batch
+    )
+    plans = [*shortlist, *(SharePlan.from_dict(record.plan) for record in others)]
+    count = len(shortlist)
+    reporter.step(f"Fidelity of the {count} most promising plans on {len(held_out)} frames")
+    with reporter.progress("frames", len(held_out)) as progress:
+        fidelities = compute_fidelity(setup, plans, held_out, progress)
+    return setup, fidelities[:count], fidelities[count:]
 
 
 def measure_kept(
@@ -113,6 +127,8 @@ def measure_kept(
         for c in candidates
         if c.evaluated.plan.hash in kept
     ]
+    if not refined:
+        return []
     fidelities = compute_fidelity(setup, [e.plan for e in refined], frames, silent)
     return [MeasuredPlan(*both) for both in zip(refined, fidelities, strict=True)]
 
