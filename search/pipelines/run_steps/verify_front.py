@@ -50,7 +50,7 @@ def verify_front(
     settings, observed = inputs.config.verify, front_search.observed
     shortlist = select_shortlist(front_search, settings.shortlist)
     others = plans_without_merging(inputs.deployment)
-    setup, fidelities, other_fidelities = measure_fidelity(
+    setup, fidelities, other_fidelities = measure_shortlist(
         inputs, observed, [e.plan for e in shortlist], others, reporter
     )
     best = select_candidates(
@@ -89,7 +89,7 @@ def verify_front(
     )
 
 
-def measure_fidelity(
+def measure_shortlist(
     inputs: RunInputs,
     observed: Observed,
     shortlist: Sequence[SharePlan],
