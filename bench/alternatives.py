@@ -12,8 +12,8 @@ milliseconds are comparable:
   has the best fidelity within the budget, so no label is used
 - each network with its weights in half precision, and in int8
 - one trunk for both, on which the recipient's head is trained again with labels, on as many frames
-- each network in int8 by onnxruntime: dynamic, and static on `CALIBRATION` of the unlabelled
-  frames as by `merge-search export --int8`; and a merged model in static int8
+- each network in int8 by onnxruntime: dynamic, and static on unlabelled frames as by
+  `merge-search export --int8`; and a merged model in static int8
 - the next smaller network of the family in both places, where there is one
 
 Accuracy is measured on labelled frames that nothing else has used. `kept` is the mean over the
@@ -53,7 +53,12 @@ from search.data.frames import FrameSet, Sampling, Subset
 from search.data.ground_truth import ClassTruth, Truth
 from search.deploy.export import ONNX
 from search.deploy.graph_answers import GraphAnswers, prepare_feed
-from search.deploy.int8_export import CalibrationFeeds, owners_in_float, quantize_bundle
+from search.deploy.int8_export import (
+    CALIBRATION_FRAMES,
+    CalibrationFeeds,
+    owners_in_float,
+    quantize_bundle,
+)
 from search.evaluation.bundles import score_by_frame
 from search.evaluation.confidence import Resampling
 from search.evaluation.evaluate import (
@@ -81,7 +86,6 @@ from spaces.plan import Precision, Share, SharePlan
 
 QUICKSTART = ROOT / "runs" / "quickstart.yaml"
 BATCH = 8
-CALIBRATION = 128
 ROUNDS, TIMED = 5, 20
 """How many times the alternatives take turns, and frames per turn."""
 CONVOLUTIONS = ["Conv", "Gemm", "MatMul"]
@@ -247,7 +251,7 @@ def build_alternatives(
     reporter: Reporter,
 ) -> Iterator[Alternative]:
     unmerged = export_unmerged(config, deployment, "float32", folder / "unmerged")
-    calibration = Subset(frames, tuple(Sampling(CALIBRATION).indices(len(frames))))
+    calibration = Subset(frames, tuple(Sampling(CALIBRATION_FRAMES).indices(len(frames))))
     yield Alternative(UNMERGED, NOTHING, unmerged)
     for old, new in pair.smaller.items():
         swapped = replace_model(config, old, new)

@@ -25,14 +25,14 @@ from metrics import build_config, split_photos
 from samplers import DATA
 from torch import Tensor, nn
 
-from search.data.frames import FrameSet, split_frames
+from search.data.frames import FrameSet
 from search.data.ground_truth import ClassTruth
 from search.data.label_table import csv_truth
 from search.pipelines.open_data import sampling_of
 from search.pipelines.prepare import load_deployment, observe
 from search.refinement.loss import TapLoss
 from search.refinement.recorded import record_representations
-from search.refinement.training import BATCH, EPOCHS, LEARNING_RATE
+from search.refinement.training import LEARNING_RATE, Loss, minimise
 from search.refinement.views import FRAME_VIEWS
 from search.statistics.observed import Observed
 from search.utils.console import ConsoleReporter
@@ -51,7 +51,6 @@ TEMPERATURE = 2.0
 SMALLER_RATE = LEARNING_RATE / 3
 """For all weights behind the share."""
 Taps = Mapping[Ref, Tensor]
-Loss = Callable[[Taps, Taps], Tensor]
 Parameters = Callable[["Tail"], Iterator[nn.Parameter]]
 
 
@@ -106,7 +105,6 @@ def main() -> None:
 
 
 def record(observed: Observed, reporting: ClassTruth) -> Photos:
-    frames, _ = split_frames(observed.frames, len(observed.held_out))
     reads = new_tail(observed).maps.reads
 
     def representations(frames: FrameSet) -> Taps:
@@ -115,7 +113,7 @@ def record(observed: Observed, reporting: ClassTruth) -> Photos:
 
     test = {ref: v[::FRAME_VIEWS] for ref, v in representations(reporting.frames).items()}
     labels = torch.tensor([next(iter(right)) for right in reporting.labels])
-    return Photos(representations(frames), test, labels)
+    return Photos(representations(observed.statistics_frames), test, labels)
 
 
 def new_tail(observed: Observed) -> Tail:
@@ -193,18 +191,7 @@ def train(
     trained = [*parameters(tail)]
     for parameter in trained:
         parameter.requires_grad_(True)
-    tail.maps.calibrate({ref: photos.train[ref][:256].float() for ref in tail.maps.sources})
-    count = len(next(iter(photos.train.values())))
-    optimizer = torch.optim.AdamW(trained, rate, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS * -(-count // BATCH))
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(EPOCHS):
-        for batch in torch.split(torch.randperm(count, generator=generator), BATCH):
-            read = {ref: v[batch].float() for ref, v in photos.train.items()}
-            optimizer.zero_grad()
-            torch.autograd.backward(loss(tail.maps(read), read))
-            optimizer.step()
-            schedule.step()
+    minimise(loss, tail.maps, trained, rate, photos.train, silent)
 
 
 @torch.no_grad()

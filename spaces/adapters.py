@@ -3,6 +3,7 @@ map of the channels."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -67,10 +68,8 @@ class LinearAdapter(Adapter):
 
     def forward(self, representation: Tensor) -> Tensor:
         mapped = super().forward(representation)
-        *inner, last = (weight.to(mapped.dtype) for weight in self.weights)
-        for weight in inner:
-            mapped = apply_map(mapped, weight, None)
-        return apply_map(mapped, last, self.bias.to(mapped.dtype))
+        weights = [weight.to(mapped.dtype) for weight in self.weights]
+        return apply_maps(mapped, weights, self.bias.to(mapped.dtype))
 
 
 def build_adapter(share: Share, linear: LinearMap | None, grid: Grid) -> Adapter:
@@ -108,8 +107,18 @@ def resize(representation: Tensor, grid: Grid) -> Tensor:
     return F.interpolate(representation, grid, mode="bilinear", align_corners=False)
 
 
-def apply_map(values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Apply a map, (recipient channels, donor channels), at every position."""
+def apply_maps(values: Tensor, weights: Sequence[Tensor], bias: Tensor | None) -> Tensor:
+    """Apply maps in sequence at every position; the last one adds the bias.
+
+    Each is (channels that it makes, channels that it reads).
+    """
+    *inner, last = weights
+    for weight in inner:
+        values = _map(values, weight, None)
+    return _map(values, last, bias)
+
+
+def _map(values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if values.dim() == 2:
         return F.linear(values, weight, bias)
     return F.conv2d(values, weight[:, :, None, None], bias)

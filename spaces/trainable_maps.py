@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from spaces.adapters import Adapter, LinearAdapter, LinearMap, apply_map, build_adapter
+from spaces.adapters import Adapter, LinearAdapter, LinearMap, apply_maps, build_adapter
 from spaces.liveness import canonical
 from spaces.merged import LinearMaps, ModelsByName
 from spaces.model_facts import ModelFacts, layouts_by_model
@@ -16,7 +16,7 @@ from spaces.node import Node, tap_nodes, upstream_nodes
 from spaces.plan import Ref, Share, SharePlan
 
 Representations = Mapping[Ref, Tensor]
-NO_DEVIATION = 1e-6
+SMALLEST_DEVIATION = 1e-6
 
 
 class TrainableMaps(nn.Module):
@@ -83,7 +83,7 @@ class TrainableMaps(nn.Module):
         values: dict[Node, Tensor] = {}
         for node in self._nodes:
             assert node.source is not None  # an adapter is upstream of it
-            read = values[node.source] if _is_merged(node.source) else sources[node.source.ref]
+            read = values[node.source] if node.source in values else sources[node.source.ref]
             if node.share:
                 values[node] = apply(self._adapters[node.share], read)
             else:
@@ -129,17 +129,14 @@ class _TrainableMap(Adapter):
         """Measure the deviations of the channels before and after each factor."""
         values = super().forward(representation)
         for factor in self._factors:
-            made = apply_map(values, factor.weight, None)
-            factor.scale = _deviations(made)[:, None] / _deviations(values)
-            self._bias.scale = _deviations(made)
+            made = apply_maps(values, [factor.weight], None)
+            factor.scale = channel_deviations(made)[:, None] / channel_deviations(values)
+            self._bias.scale = channel_deviations(made)
             values = made
 
     def forward(self, representation: Tensor) -> Tensor:
         values = super().forward(representation)
-        *inner, last = self._factors
-        for factor in inner:
-            values = apply_map(values, factor.weight, None)
-        return apply_map(values, last.weight, self._bias.weight)
+        return apply_maps(values, [f.weight for f in self._factors], self._bias.weight)
 
     @torch.no_grad()
     def as_map(self) -> LinearMap:
@@ -157,9 +154,9 @@ def _trainable_adapter(share: Share, maps: LinearMaps, facts: Mapping[str, Model
     return _TrainableMap(adapter) if isinstance(adapter, LinearAdapter) else adapter
 
 
-def _deviations(values: Tensor) -> Tensor:
+def channel_deviations(values: Tensor) -> Tensor:
     """Return the standard deviation of each channel, (channels,)."""
-    return values.movedim(1, 0).flatten(1).std(1).clamp_min(NO_DEVIATION)
+    return values.movedim(1, 0).flatten(1).std(1).clamp_min(SMALLEST_DEVIATION)
 
 
 def _is_merged(node: Node) -> bool:

@@ -132,8 +132,7 @@ class CalibrationFeeds:
 
 def calibration_frames(observed: Observed) -> Subset:
     """Return frames that the statistics were measured on, evenly spread."""
-    held_out = set(observed.held_out.indices)
-    used = [k for k in range(len(observed.frames)) if k not in held_out]
+    used = observed.statistics_frames.indices
     chosen = Sampling(CALIBRATION_FRAMES).indices(len(used))
     return Subset(observed.frames, tuple(used[k] for k in chosen))
 

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from spaces.plan import Ref
+from spaces.trainable_maps import channel_deviations
 
 MOMENTS_WEIGHT = 0.1
-SMALLEST_DEVIATION = 1e-6
 
 
 @dataclass(frozen=True)
@@ -55,4 +55,4 @@ class TapLoss:
 def _moments(values: Tensor) -> tuple[Tensor, Tensor]:
     """Return the mean and the standard deviation of each channel."""
     rows = values.movedim(1, 0).flatten(1)
-    return rows.mean(1), rows.std(1).clamp_min(SMALLEST_DEVIATION)
+    return rows.mean(1), channel_deviations(values)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from search.data.frames import Sampling, Subset, split_frames
+from search.data.frames import Sampling, Subset
 from search.refinement.recorded import bytes_per_frame, record_representations
 from search.refinement.storage import read_refined_maps, write_refined_maps
 from search.refinement.training import EPOCHS, train_maps
@@ -58,15 +58,15 @@ def _refine(observed: Observed, plans: Sequence[SharePlan], progress: Progress) 
     trainable = _trainable(observed, plans)
     if not trainable:
         return []
+    frame_counts = [_frame_count(observed, maps) for maps in trainable]
     counts: dict[Ref, int] = {}
-    for maps in trainable:
+    for maps, count in zip(trainable, frame_counts, strict=True):
         for ref in maps.reads:
-            counts[ref] = max(counts.get(ref, 0), _frame_count(observed, maps))
+            counts[ref] = max(counts.get(ref, 0), count)
     models = observed.deployment.fused_models
     recorded = record_representations(models, counts, _frames(observed), progress)
     trained = []
-    for maps in trainable:
-        count = _frame_count(observed, maps)
+    for maps, count in zip(trainable, frame_counts, strict=True):
         own = {ref: recorded[ref][: count * FRAME_VIEWS] for ref in maps.reads}
         trained.append(train_maps(maps, own, progress))
     return trained
@@ -87,7 +87,7 @@ def _trainable(observed: Observed, plans: Sequence[SharePlan]) -> list[Trainable
 
 def _frames(observed: Observed) -> Subset:
     """Return frames of the statistics, of which any first ones are spread over all of them."""
-    frames, _ = split_frames(observed.frames, len(observed.held_out))
+    frames = observed.statistics_frames
     sampled = np.array(Sampling(REFINEMENT_FRAMES).indices(len(frames)))
     return Subset(frames, tuple(np.random.default_rng(0).permutation(sampled).tolist()))
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from search.refinement.loss import TapLoss
 from search.utils.progress import Progress
@@ -22,7 +22,10 @@ LEARNING_RATE = 3e-4
 """Of AdamW at the start; it falls to 0 along a cosine."""
 
 
-@torch.enable_grad()
+Loss = Callable[[Mapping[Ref, Tensor], Mapping[Ref, Tensor]], Tensor]
+"""Of merged and unmerged taps."""
+
+
 def train_maps(
     maps: TrainableMaps, recorded: Mapping[Ref, Tensor], progress: Progress
 ) -> dict[Share, LinearMap]:
@@ -32,10 +35,24 @@ def train_maps(
     `maps`, each (views, channels, ...). `progress` counts views.
     """
     loss = TapLoss.of({ref: recorded[ref] for ref in maps.taps})
+    minimise(loss, maps, [*maps.parameters()], LEARNING_RATE, recorded, progress)
+    return maps.linear_maps()
+
+
+@torch.enable_grad()
+def minimise(
+    loss: Loss,
+    maps: TrainableMaps,
+    parameters: Sequence[nn.Parameter],
+    rate: float,
+    recorded: Mapping[Ref, Tensor],
+    progress: Progress,
+) -> None:
+    """Train parameters of `maps`, or of the stages behind them; see `train_maps`."""
     count = len(next(iter(recorded.values())))
     maps.calibrate({ref: recorded[ref][:CALIBRATION].float() for ref in maps.sources})
     batches_per_epoch = math.ceil(count / BATCH)
-    optimizer = torch.optim.AdamW(maps.parameters(), LEARNING_RATE, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(parameters, rate, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS * batches_per_epoch)
     generator = torch.Generator().manual_seed(0)
     for _ in range(EPOCHS):
@@ -46,4 +63,3 @@ def train_maps(
             optimizer.step()
             schedule.step()
             progress(len(batch))
-    return maps.linear_maps()

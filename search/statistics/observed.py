@@ -38,9 +38,15 @@ class Observed:
     parts: tuple[FramePart, ...] = ()
     """The sets of frames; empty if no measurement is to be cached."""
 
+    @property
+    def statistics_frames(self) -> Subset:
+        """The frames that the statistics were measured on."""
+        held_out = {*self.held_out.indices}
+        used = (k for k in range(len(self.frames)) if k not in held_out)
+        return Subset(self.frames, tuple(used))
+
     def maps_for(self, plans: Sequence[SharePlan]) -> dict[Share, LinearMap]:
         """Return the closed-form map of each linear share, at the deployment's precision."""
-        shares = {share for plan in plans for share in plan.shares}
-        linear = sorted(share for share in shares if share.adapter.kind == "linear")
-        maps = self.statistics.linear_maps(linear)
+        shares = {share for plan in plans for share in plan.mapped_shares}
+        maps = self.statistics.linear_maps(sorted(shares))
         return {s: round_map(fitted, self.deployment.dtype) for s, fitted in maps.items()}
