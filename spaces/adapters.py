@@ -67,9 +67,10 @@ class LinearAdapter(Adapter):
         self.bias = nn.Parameter(bias, requires_grad=False)
 
     def forward(self, representation: Tensor) -> Tensor:
-        mapped = super().forward(representation)
-        weights = [weight.to(mapped.dtype) for weight in self.weights]
-        return apply_maps(mapped, weights, self.bias.to(mapped.dtype))
+        dtype = representation.dtype
+        weights = [weight.to(dtype) for weight in self.weights]
+        # Only `apply_maps` refers to the resized representation, so each map frees what it has read.
+        return apply_maps(super().forward(representation), weights, self.bias.to(dtype))
 
 
 def build_adapter(share: Share, linear: LinearMap | None, grid: Grid) -> Adapter:
