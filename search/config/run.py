@@ -39,6 +39,7 @@ from spaces.model_spec import ModelSpec
 from spaces.precision import Dtype
 from spaces.stages import StagedModel
 
+HALF_DTYPES = ("float16", "bfloat16")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 """Names of runs and models, which become parts of file names and of MLflow's keys."""
 NAME_WORDS = (
@@ -158,6 +159,17 @@ class RunConfig(Section):
         if value and "://" in value and not POSTGRESQL.match(value):
             raise ValueError("must be a file, or postgresql://USER:PASSWORD@HOST/DATABASE")
         return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_precision(cls, data: Any) -> Any:
+        """Let plans choose from no precision that takes more bytes than `dtype`."""
+        if not isinstance(data, Mapping) or data.get("dtype") not in HALF_DTYPES:
+            return data
+        search = data.get("search", {})
+        if not isinstance(search, Mapping) or "precision" in search:
+            return data
+        return {**data, "search": {**search, "precision": [data["dtype"], "int8"]}}
 
     @model_validator(mode="after")
     def _check_request(self) -> RunConfig:

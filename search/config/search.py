@@ -38,9 +38,12 @@ class SearchConfig(Section):
     adapters: list[str] = Field(default=["linear"], min_length=1)
     """Adapters to explore: `identity`, `linear` or `linear@RANK`. Stages whose weights and inputs
     are equal in two networks are always shared by `identity`."""
-    precision: list[Precision] = Field(default=[], max_length=len(PRECISIONS))
+    precision: list[Precision] = Field(
+        default=["float32", "float16", "int8"], max_length=len(PRECISIONS)
+    )
     """Precisions in which a plan may store the weights of a stage or head: `float32`, `float16`,
-    `bfloat16`, `int8` (one scale per output channel). Without any, all are stored in `dtype`."""
+    `bfloat16`, `int8` (one scale per output channel). If `dtype` is not float32, the default is
+    that and int8. With `[]`, all are stored in `dtype`."""
     floor: Annotated[float, Field(allow_inf_nan=False)] = 0.05
     """Shares whose similarity is at most this are not explored."""
 

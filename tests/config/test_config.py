@@ -56,6 +56,31 @@ def test_a_valid_config_loads_with_every_value(tmp_path: Path, good: dict[str, A
     assert select_device(config.device).type == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
+@pytest.mark.parametrize(
+    ("changes", "precisions"),
+    [
+        ({}, ["float32", "float16", "int8"]),
+        ({"dtype": "float16"}, ["float16", "int8"]),
+        ({"dtype": "bfloat16", "search.trials": 9}, ["bfloat16", "int8"]),
+        ({"dtype": "float16", "search.precision": []}, []),
+        ({"dtype": "float16", "search.precision": ["float32"]}, ["float32"]),
+    ],
+)
+def test_by_default_no_precision_takes_more_bytes_than_the_dtype(
+    tmp_path: Path, good: dict[str, Any], changes: dict[str, Any], precisions: list[str]
+) -> None:
+    data = with_changes({**good, "search": {}}, changes)
+    assert load_config(write_config(tmp_path, data)).search.precision == precisions
+
+
+@pytest.mark.parametrize("search", [[], "local", {"precision": "int8"}])
+def test_a_malformed_search_section_is_named_whatever_the_dtype(
+    tmp_path: Path, good: dict[str, Any], search: Any
+) -> None:
+    message = refusal(tmp_path, {**good, "dtype": "float16", "search": search})
+    assert "search" in message
+
+
 def test_every_model_has_its_own_cut(tmp_path: Path, good: dict[str, Any]) -> None:
     config = load_config(write_config(tmp_path, with_changes(good, {"models.a.cut": "blocks"})))
     assert {name: spec.cut for name, spec in config.model_specs().items()} == {

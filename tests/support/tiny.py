@@ -135,7 +135,7 @@ def config_data(weights: Weights) -> dict[str, Any]:
         "frames": {"scenes": {"seed": 1}, "count": 28},
         "truth": {"a": {"scenes": {"seed": 2}, "count": 12}},
         "statistics": {"batch": 8, "positions": 8},
-        "search": {"trials": 40, "metric": "r2"},
+        "search": {"trials": 40, "metric": "r2", "precision": []},
         "verify": {"fidelity_frames": 12, "shortlist": 6, "candidates": 3, "batch": 12},
     }
 
