@@ -69,7 +69,7 @@ class LinearAdapter(Adapter):
     def forward(self, representation: Tensor) -> Tensor:
         dtype = representation.dtype
         weights = [weight.to(dtype) for weight in self.weights]
-        # Only `apply_maps` refers to the resized representation, so each map frees what it has read.
+        # Only `apply_maps` holds the resized representation, so each map frees what it has read.
         return apply_maps(super().forward(representation), weights, self.bias.to(dtype))
 
 
