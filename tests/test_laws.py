@@ -29,9 +29,9 @@ DOORS = {
     "av": "search/cameras/video.py",
     "plotly": "search/report/charts/interactive.py",
     "scipy": "search/drift/",
-    "timm": "spaces/zoo.py",
-    "effdet": "spaces/zoo.py",
-    "huggingface_hub": "spaces/zoo.py",
+    "timm": "spaces/sources/timm_source.py",
+    "effdet": "spaces/sources/effdet_source.py",
+    "huggingface_hub": "spaces/sources/hub.py",
     "optuna": "search/study/",
     "mlflow": "search/tracking/",
 }

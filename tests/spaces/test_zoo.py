@@ -20,9 +20,27 @@ from torch.utils.flop_counter import FlopCounterMode
 from spaces.errors import BadInput, BadWeights, HubUnreachable, UncuttableModel
 from spaces.inputs import InputSpec
 from spaces.model_facts import ModelFacts, collect_model_facts
-from spaces.model_spec import ModelSpec
+from spaces.model_spec import Cut, ModelSpec
 from spaces.stages import Layout, StagedModel, total_bytes, unique_tensors
-from spaces.zoo import load_model
+from spaces.zoo import build_skeleton, load_model
+
+CUTS: tuple[Cut, ...] = ("stages", "blocks")
+STAGES_BY_FAMILY = {
+    "timm/test_vit": "patch_embed blocks.0 blocks.1 blocks.2 blocks.3 blocks.4 blocks.5 pool",
+    "timm/test_convnext": "stem stages.0 stages.1 stages.2 stages.3 pool",
+    "timm/test_mambaout": "stem stages.0 stages.1 stages.2 stages.3 pool",
+    "timm/test_coatnet": "stem stages.0 stages.1 stages.2 stages.3 pool",
+    "timm/levit_128s": "stem stages.0 stages.1 stages.2 pool",
+    "timm/starnet_s050": "stem stages.0 stages.1 stages.2 stages.3 pool",
+    "timm/pvt_v2_b0": "patch_embed stages.0 stages.1 stages.2 stages.3 pool",
+    "timm/mvitv2_tiny": "patch_embed stages.0 stages.1 stages.2 stages.3 pool",
+    "timm/swin_s3_tiny_224": "patch_embed layers.0 layers.1 layers.2 layers.3 pool",
+    "torchvision/resnet18": "stem layer1 layer2 layer3 layer4 pool",
+    "torchvision/shufflenet_v2_x0_5": "conv1 stage2 stage3 stage4 conv5 pool",
+    "torchvision/squeezenet1_1": "stem features.3 features.4 features.6 features.7 features.9 "
+    "features.10 features.11 features.12",
+}
+"""By architecture, networks that are no plain chain of their children."""
 
 
 @every_network
@@ -161,10 +179,39 @@ def test_the_number_of_classes_changes_only_the_head(zoo: Zoo) -> None:
     assert [stage.bytes for stage in collect_model_facts(few).stages] == of_stages
 
 
-@pytest.mark.parametrize("arch", ["vit_tiny_patch16_224", "levit_128s"])
-def test_the_error_says_why_a_network_cannot_be_cut(arch: str) -> None:
-    with pytest.raises(UncuttableModel, match=r"mine: .*cannot be cut: .*\w+"):
+@pytest.mark.parametrize(
+    ("arch", "reason"),
+    [
+        ("crossvit_9_240", "no tensor but its answer"),
+        ("efficientvim_m1", r"heads\.3, with 9\d% of its weights, pass on several tensors"),
+    ],
+)
+def test_the_error_says_why_a_network_cannot_be_cut(arch: str, reason: str) -> None:
+    with pytest.raises(UncuttableModel, match=rf"mine: timm/{arch} cannot be cut: .*{reason}"):
         load_model(ModelSpec("mine", f"timm/{arch}", "none"))
+
+
+@pytest.mark.parametrize(("arch", "stages"), STAGES_BY_FAMILY.items())
+def test_networks_of_every_kind_are_cut_into_stages_with_their_answers(
+    arch: str, stages: str
+) -> None:
+    """`load_model` compares the answers; a skeleton of the same spec has the same tensors."""
+    for cut in CUTS:
+        spec = ModelSpec("mine", arch, "none", num_classes=7, cut=cut)
+        model = load_model(spec)
+        if cut == "stages":
+            assert " ".join(model.layout.stages) == stages
+        shapes = {name: value.shape for name, value in model.state_dict().items()}
+        empty = build_skeleton(spec)
+        assert {name: value.shape for name, value in empty.state_dict().items()} == shapes
+        assert empty.layout == model.layout
+
+
+@torch.no_grad()
+def test_a_transformer_takes_the_input_size_of_its_spec() -> None:
+    model = load_model(ModelSpec("mine", "timm/test_vit", "none", size=(96, 128)))
+    assert model(model.example_input(batch=3)).shape == (3, 1000)
+    assert collect_model_facts(model).stages[0].shape == (128, 6, 8)
 
 
 def test_a_layout_with_a_tap_that_is_no_stage_is_refused() -> None:
@@ -358,6 +405,8 @@ def test_the_names_of_blocks_begin_with_their_stage(zoo: Zoo) -> None:
     assert detector.layout.taps == ("blocks.2.1", "blocks.4.2", "blocks.6")
 
 
-def test_stages_that_are_no_plain_chains_are_not_cut_at_blocks(zoo: Zoo) -> None:
+def test_a_stage_with_code_of_its_own_is_cut_at_blocks_and_keeps_its_name(zoo: Zoo) -> None:
     arch = "timm/regnety_002"
-    assert finely_cut(zoo, arch).layout == zoo.model(arch).layout
+    coarse, fine = zoo.model(arch).layout.stages, finely_cut(zoo, arch).layout.stages
+    assert set(coarse) < set(fine)
+    assert [name for name in fine if name.startswith("s3")] == ["s3.b1", "s3.b2", "s3.b3", "s3"]

@@ -1,0 +1,180 @@
+"""Find where a traced network may be cut: at tensors through which everything passes.
+
+A point is such a tensor: no later node reads what was computed before it. The trunk is a chain of
+points; the layers between two of them become a stage. The head is the rest of the network. It may
+read several points of the trunk, its taps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from torch import Tensor, fx, nn
+
+from spaces.errors import MergeSearchError
+from spaces.network_graph import VALUE
+from spaces.representation_form import Form, form_of
+from spaces.stages import total_bytes, unique_tensors
+
+MATRIX_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+
+
+class Uncuttable(MergeSearchError):
+    """Why a network cannot be cut."""
+
+
+@dataclass(frozen=True)
+class Trunk:
+    """A chain of points, and the head that reads some of them."""
+
+    points: tuple[fx.Node, ...]
+    taps: frozenset[fx.Node]
+    """The points that the head reads."""
+    head: tuple[fx.Node, ...]
+    """The nodes that are not on the trunk, in order."""
+
+
+class Dataflow:
+    """The nodes of a graph whose values change with the frames, and what they read of each other.
+
+    `prefix` is the number of tokens without a position, if the network says so.
+    """
+
+    def __init__(self, net: nn.Module, graph: fx.Graph, prefix: int | None) -> None:
+        self.net = net
+        self._prefix = prefix
+        self._changing: dict[fx.Node, bool] = {}
+        self._forms: dict[fx.Node, Form | None] = {}
+        self._sizes: dict[fx.Node, int] = {}
+        every = list(graph.nodes)
+        self.example, self.end = every[0], every[-1]
+        self.outputs = [node for node in self.end.all_input_nodes if self._changes(node)]
+        alive = self.upstream(self.outputs)
+        self.nodes = [node for node in every if node in alive]
+        self.position = {node: k for k, node in enumerate(self.nodes)}
+
+    def reads(self, node: fx.Node) -> list[fx.Node]:
+        """Return the nodes that a node reads and whose values change with the frames."""
+        return [read for read in node.all_input_nodes if self._changes(read)]
+
+    def counts_frames(self, node: fx.Node) -> bool:
+        """Return whether a node is the number of frames, which a stage can tell from its input."""
+        is_size = node.op == "call_method" and node.target == "size" and node.args[1:] == (0,)
+        return is_size and bool(node.meta[VALUE] == len(self.example.meta[VALUE]))
+
+    def _changes(self, node: fx.Node) -> bool:
+        if node not in self._changing:
+            self._changing[node] = not self.counts_frames(node) and (
+                node.op == "placeholder" or any(map(self._changes, node.all_input_nodes))
+            )
+        return self._changing[node]
+
+    def upstream(self, nodes: Iterable[fx.Node]) -> set[fx.Node]:
+        """Return the nodes and all that they depend on."""
+        found: set[fx.Node] = set()
+        queue = list(nodes)
+        while queue:
+            node = queue.pop()
+            if node not in found:
+                found.add(node)
+                queue += self.reads(node)
+        return found
+
+    def downstream(self, nodes: Collection[fx.Node]) -> set[fx.Node]:
+        """Return the nodes and all that depend on them."""
+        found = set(nodes)
+        for node in self.nodes:
+            if found.intersection(self.reads(node)):
+                found.add(node)
+        return found
+
+    def pieces(self, points: Sequence[fx.Node]) -> Iterator[tuple[fx.Node, ...]]:
+        """Yield the nodes between the input and the first point, then between every two points."""
+        for start, end in pairwise([self.example, *points]):
+            between = self.upstream([end]) - self.upstream([start])
+            yield tuple(node for node in self.nodes if node in between)
+
+    def form(self, node: fx.Node) -> Form | None:
+        """Return the form of the representation that a node is; None if it is none."""
+        if node not in self._forms:
+            self._forms[node] = self._form(node.meta[VALUE], self.example.meta[VALUE])
+        return self._forms[node]
+
+    def _form(self, value: object, example: Tensor) -> Form | None:
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            return None
+        if value.shape[:1] != example.shape[:1]:
+            return None
+        return form_of(tuple(value.shape), (example.shape[-2], example.shape[-1]), self._prefix)
+
+    def module_of(self, node: fx.Node) -> nn.Module | None:
+        """Return the module that a node calls, if it does."""
+        return self.net.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+    def bytes_of(self, node: fx.Node) -> int:
+        """Return the bytes of the module that a node calls."""
+        if node not in self._sizes:
+            module = self.module_of(node)
+            self._sizes[node] = total_bytes(unique_tensors(module)) if module else 0
+        return self._sizes[node]
+
+
+def has_matrix(module: nn.Module) -> bool:
+    """Return whether a module has a weight matrix, itself or inside."""
+    return any(isinstance(part, MATRIX_LAYERS) for part in module.modules())
+
+
+def find_trunk(flow: Dataflow, classifier: Collection[nn.Module]) -> Trunk:
+    """Return the trunk that divides the weights most evenly over its stages and the head.
+
+    The modules of `classifier` belong to the head; without any, the last layer of a network with
+    one output does.
+
+    Raises:
+        Uncuttable: there is no point.
+    """
+    after = flow.downstream(_classifier_nodes(flow, classifier))
+    ends = [node for node in flow.nodes[1:] if node not in after and flow.form(node)]
+    trunks = [trunk for trunk in (_trunk_to(end, flow) for end in ends) if trunk]
+    if not trunks:
+        raise Uncuttable("no tensor but its answer is one that everything passes through")
+    return min(trunks, key=lambda t: (_unevenness(t, flow), -flow.position[t.points[-1]]))
+
+
+def _classifier_nodes(flow: Dataflow, classifier: Collection[nn.Module]) -> set[fx.Node]:
+    found = {node for node in flow.nodes if flow.module_of(node) in classifier}
+    if found or len(flow.outputs) > 1:
+        return found
+    layers = [node for node in flow.nodes if (m := flow.module_of(node)) and has_matrix(m)]
+    return set(layers[-1:])
+
+
+def _trunk_to(end: fx.Node, flow: Dataflow) -> Trunk | None:
+    """Return the trunk that ends with a node; None if the head reads something within a stage."""
+    upstream = flow.upstream([end])
+    head = tuple(node for node in flow.nodes if node not in upstream)
+    taps = {read for node in head for read in flow.reads(node) if read in upstream}
+    taps |= upstream.intersection(flow.outputs)
+    points = [node for node in _passed_by_all(upstream, flow) if flow.form(node)]
+    return Trunk(tuple(points), frozenset(taps), head) if taps <= set(points) else None
+
+
+def _passed_by_all(upstream: set[fx.Node], flow: Dataflow) -> Iterator[fx.Node]:
+    """Yield the nodes over which no read jumps, except the input."""
+    chain = [node for node in flow.nodes if node in upstream]
+    last_read: dict[fx.Node, int] = {}
+    for node in chain:
+        last_read |= dict.fromkeys(flow.reads(node), flow.position[node])
+    reach = 0
+    for node in chain:
+        if reach <= flow.position[node] and node is not flow.example:
+            yield node
+        reach = max(reach, last_read.get(node, 0))
+
+
+def _unevenness(trunk: Trunk, flow: Dataflow) -> int:
+    """Return the sum of the squared bytes of the stages and the head."""
+    pieces = [*flow.pieces(trunk.points), trunk.head]
+    return sum(sum(map(flow.bytes_of, piece)) ** 2 for piece in pieces)

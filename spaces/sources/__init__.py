@@ -1,0 +1,1 @@
+"""The libraries that networks come from: one module for each, behind one protocol."""
