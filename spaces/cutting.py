@@ -178,11 +178,11 @@ def _group(units: Sequence[_Unit], taps: Collection[fx.Node]) -> list[list[_Unit
 
     Everything before the first block is the stem. After that, a new stage starts at each block, at
     each layer with a weight matrix, at the pooling, and after each tap; other layers join the
-    stage before them. In a network without blocks, each layer with a weight matrix is one.
+    stage before them. A network of one block or none has no stem before it.
     """
-    blocks = [unit for unit in units if unit.is_block] or [u for u in units if u.is_layer]
+    blocks = [unit for unit in units if unit.is_block]
     groups: list[list[_Unit]] = [[]]
-    stem = units[: units.index(blocks[0])] if blocks else []
+    stem = units[: units.index(blocks[0])] if len(blocks) > 1 else []
     for unit in units:
         starts = unit not in stem and (unit.is_block or unit.is_layer or unit.is_pool)
         after_tap = bool(groups[-1]) and groups[-1][-1].point in taps
@@ -244,7 +244,12 @@ def _opened_blocks(traced: _Traced, example: Tensor, hints: Hints) -> _Traced:
     openings = {path: _openings(net, path) for path in called}
     every = _trace(net, example, traced.opened.union(*openings.values()), hints)
     inner = [unit.point.meta[ENDS][0] for unit in every.blocks if unit.is_deep]
-    chains = [path for path in called if sum(end.startswith(f"{path}.") for end in inner) > 1]
+    chains = [
+        path
+        for path in called
+        if _is_sequence_of_blocks(net.get_submodule(path))
+        or sum(end.startswith(f"{path}.") for end in inner) > 1
+    ]
     return _trace(net, example, traced.opened.union(*(openings[path] for path in chains)), hints)
 
 
@@ -276,6 +281,11 @@ def _openings(net: nn.Module, path: str) -> frozenset[str]:
 def _is_block(module: nn.Module) -> bool:
     """Return whether a module has a layer with a weight matrix inside."""
     return any(map(has_matrix, module.children()))
+
+
+def _is_sequence_of_blocks(module: nn.Module) -> bool:
+    blocks = [_is_block(part) for part in module.children()]
+    return isinstance(module, nn.Sequential) and len(blocks) > 1 and all(blocks)
 
 
 def _ancestors(net: nn.Module, modules: Collection[nn.Module]) -> set[str]:

@@ -135,6 +135,8 @@ def find_trunk(flow: Dataflow, classifier: Collection[nn.Module]) -> Trunk:
     Raises:
         Uncuttable: there is no point.
     """
+    if not flow.outputs:
+        raise Uncuttable("its outputs are taken from inside its modules, by hooks")
     after = flow.downstream(_classifier_nodes(flow, classifier))
     ends = [node for node in flow.nodes[1:] if node not in after and flow.form(node)]
     trunks = [trunk for trunk in (_trunk_to(end, flow) for end in ends) if trunk]

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from spaces.errors import MergeSearchError
@@ -177,6 +178,8 @@ class _Tracer(fx.Tracer):
 
     def create_proxy(self, kind: str, target: Any, *arguments: Any, **options: Any) -> Any:
         proxy = super().create_proxy(kind, target, *arguments, **options)
+        if target is F.dropout and not proxy.node.kwargs.get("training", True):
+            return self.proxy(proxy.node.all_input_nodes[0])  # it does nothing
         if target is not operator.getitem:
             return proxy
         # A module may return several tensors, and sizes, which are the same for all frames.

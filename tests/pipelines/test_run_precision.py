@@ -152,3 +152,17 @@ def test_all_weights_in_int8_is_one_profile(tmp_path: Path, data: dict[str, Any]
     for plan in plans_of(finished):
         assert {precision for _, precision in plan.precisions} == {"int8"}
     assert CLASSIFIER in str(finished.config.models)
+
+
+def test_the_smallest_plan_that_shares_nothing_is_verified_if_it_is_within_the_budget(
+    weights: Weights, tmp_path: Path, finished: FinishedRun
+) -> None:
+    changes = {"search.precision": PRECISIONS, "budget": "90%", "search.trials": 60}
+    changes["verify.candidates"] = 1
+    data = with_changes(config_data(weights), changes)
+    result = run_config(write_config(tmp_path, data)).result
+    unshared = [c for c in result.candidates if not SharePlan.from_dict(c.plan).shares]
+    by_precision = {a.precision: a.bytes for a in result.alternatives}
+    assert min(c.bytes for c in unshared) <= by_precision["int8"]
+    assert len(result.candidates) <= 2
+    assert all(SharePlan.from_dict(c.plan).shares for c in finished.result.candidates)

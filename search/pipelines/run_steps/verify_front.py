@@ -56,8 +56,8 @@ def verify_front(
     best = select_candidates(
         fidelities, shortlist, settings.candidates, inputs.config.quality_floor
     )
-    if front_search.champion:
-        best = [0, *(k for k in best if k)]
+    always = [k for k, e in enumerate(shortlist) if e in _always_verified(front_search)]
+    best = [*always, *(k for k in best if k not in always)]
     candidates = [MeasuredPlan(shortlist[k], fidelities[k]) for k in best]
     refinements: list[RefinementRecord] = []
     if settings.refine:
@@ -134,12 +134,25 @@ def measure_kept(
 
 
 def select_shortlist(front_search: FrontSearch, most: int) -> list[EvaluatedPlan]:
-    """Return the champion, if there is one, and at most `most` plans of the front."""
-    shortlist, champion = front_search.explored.shortlist(most), front_search.champion
-    if champion is None:
-        return shortlist
-    others = (evaluated for evaluated in shortlist if evaluated.plan != champion.plan)
-    return [champion, *others]
+    """Return the plans that are always verified, and at most `most` plans of the front."""
+    always = _always_verified(front_search)
+    known = [evaluated.plan for evaluated in always]
+    return [*always, *(e for e in front_search.explored.shortlist(most) if e.plan not in known)]
+
+
+def _always_verified(front_search: FrontSearch) -> list[EvaluatedPlan]:
+    """Return the champion and the smallest plan that shares nothing, as far as there are any.
+
+    So no result is below what storing the weights in fewer bytes gives, where the limits allow it.
+    """
+    champion = [front_search.champion] if front_search.champion else []
+    unshared = [
+        evaluated
+        for evaluated in front_search.explored.feasible
+        if evaluated.plan.precisions and not evaluated.plan.shares
+    ]
+    smallest = sorted(unshared, key=lambda evaluated: evaluated.bytes)[:1]
+    return [*champion, *(e for e in smallest if e not in champion)]
 
 
 def select_candidates(
