@@ -57,9 +57,9 @@ def _create(spec: ModelSpec, name: str, input_spec: InputSpec) -> nn.Module:
     if name in WITH_AUXILIARY:
         options["init_weights"] = False  # torchvision warns of its own, which takes a minute
     with hub_errors(spec):
-        return torchvision.models.get_model(
-            name, weights="DEFAULT" if spec.weights == "hub" else None, **options
-        )
+        weights = "DEFAULT" if spec.weights == "hub" else None
+        net: nn.Module = torchvision.models.get_model(name, weights=weights, **options)
+        return net
 
 
 def _input(spec: ModelSpec, name: str) -> InputSpec:

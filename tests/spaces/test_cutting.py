@@ -28,7 +28,8 @@ class Block(nn.Module):
         self.one, self.two = conv(channels, source=channels), conv(channels, source=channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.two(self.one(x).relu())
+        added: Tensor = self.two(self.one(x).relu())
+        return x + added
 
 
 class Classifier(nn.Module):
@@ -128,6 +129,7 @@ class Transformer(nn.Module):
         self.cls = nn.Parameter(torch.randn(1, 1 + registers, 6))
         self.positions = nn.Parameter(torch.randn(1, 17 + registers, 6))
         self.blocks = nn.ModuleList(AttentionBlock() for _ in range(4))
+        self.angles: Tensor
         self.register_buffer("angles", torch.randn(1, 1, 6))
         self.norm, self.head = nn.LayerNorm(6), nn.Linear(6, 5)
 
@@ -152,7 +154,8 @@ class AttentionBlock(nn.Module):
     def forward(self, x: Tensor, table: Tensor) -> Tensor:
         y = self.norm(x) + table
         x = x + self.mix(y, y, y, need_weights=False)[0]
-        return x + self.mlp(x)
+        added: Tensor = self.mlp(x)
+        return x + added
 
 
 @pytest.mark.parametrize("registers", [0, 4])

@@ -1,6 +1,6 @@
 """Which networks can be cut: a network of every architecture module of timm, and other libraries'.
 
-    python bench/networks.py
+    python bench/cut_networks.py
 
 Each network gets random weights and is loaded as a run loads it, which compares the answers of its
 stages with its own. It counts as cut if it has at least four stages. Detectors are built at 256
