@@ -6,7 +6,7 @@ Each network gets random weights and is loaded as a run loads it, which compares
 stages with its own. It counts as cut if it has at least four stages. Detectors are built at 256
 pixels, all others at their own size. The last line is one JSON object: `timm_cut` of `timm_total`
 architecture modules, and likewise for torchvision's families of classifiers and effdet's names;
-`refused` has the reason for each network that is not cut.
+`stages` has the names of the stages of each network, `refused` the reason for the others.
 """
 
 from __future__ import annotations
@@ -78,6 +78,7 @@ def main() -> None:
         "effdet": sorted(efficientdet_model_param_dict),
     }
     report: dict[str, object] = {"timm": timm.__version__}
+    stages: dict[str, Sequence[str]] = {}
     refused: dict[str, str] = {}
     for library, names in networks.items():
         if chosen and library not in chosen:
@@ -90,12 +91,9 @@ def main() -> None:
         reporter.table(library, ["network", "stages", "their names, or why it is not cut"], rows)
         report[f"{library}_cut"] = sum(outcome.is_cut for outcome in outcomes.values())
         report[f"{library}_total"] = len(names)
-        refused |= {
-            f"{library}/{name}": outcome.reason
-            for name, outcome in outcomes.items()
-            if not outcome.is_cut
-        }
-    print(json.dumps({**report, "refused": refused}))
+        stages |= {f"{library}/{name}": o.stages for name, o in outcomes.items() if o.stages}
+        refused |= {f"{library}/{name}": o.reason for name, o in outcomes.items() if o.reason}
+    print(json.dumps({**report, "refused": refused, "stages": stages}))
 
 
 def try_network(library: str, name: str) -> Outcome:
