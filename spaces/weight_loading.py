@@ -1,4 +1,4 @@
-"""Load a checkpoint into a network of timm or effdet, whatever way it was saved."""
+"""Load a checkpoint into a network, whatever way it was saved."""
 
 from __future__ import annotations
 
@@ -85,7 +85,9 @@ def _load(net: nn.Module, state: Mapping[str, Tensor], source: str) -> str:
 
 
 def _library_filters(net: nn.Module) -> Iterator[NameFilter]:
-    """Yield the functions of the network's module that convert other libraries' checkpoints."""
+    """Yield the functions of timm's module that convert other libraries' checkpoints."""
+    if not type(net).__module__.startswith("timm."):
+        return
     module = sys.modules[type(net).__module__]
     for name, function in vars(module).items():
         if "filter" in name and inspect.isfunction(function):
@@ -117,9 +119,10 @@ def _check_sizes(net: nn.Module, state: Mapping[str, Tensor], source: str) -> No
         )
     for name in _class_layers(net):
         if _are_comparable(own, state, name) and own[name].shape[0] != state[name].shape[0]:
-            classes = int(state[name].shape[0] * _num_classes(net) // own[name].shape[0])
+            rows_per_class = _rows_per_class(net)
+            own_classes, classes = (s[name].shape[0] // rows_per_class for s in (own, state))
             raise OtherSize(
-                f"{source} has {classes} classes, the network {_num_classes(net)}: set "
+                f"{source} has {classes} classes, the network {own_classes}: set "
                 f"num_classes: {classes}"
             )
 
@@ -137,9 +140,16 @@ def _class_layers(net: Any) -> list[str]:
     """Return the names of the weights with rows per class."""
     if hasattr(net, "class_net"):
         return ["class_net.predict.conv_pw.weight", "class_net.predict.conv.weight"]
+    layers = {name: m for name, m in net.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))}
+    if not hasattr(net, "get_classifier"):
+        return [f"{name}.weight" for name in [*layers][-1:]]
     classifier = net.get_classifier()
-    return [f"{name}.weight" for name, part in net.named_modules() if part is classifier]
+    return [f"{name}.weight" for name, layer in layers.items() if layer is classifier]
 
 
-def _num_classes(net: Any) -> int:
-    return int(net.config.num_classes if hasattr(net, "class_net") else net.num_classes)
+def _rows_per_class(net: Any) -> int:
+    """Return how many outputs of the class layers belong to a class: those of all anchors."""
+    if not hasattr(net, "class_net"):
+        return 1
+    outputs = next(p for n, p in net.named_parameters() if n in _class_layers(net)).shape[0]
+    return int(outputs // net.config.num_classes)

@@ -10,6 +10,7 @@ import torch
 from spaces.errors import BadInput, UncuttableModel
 from spaces.model_spec import ModelSource, ModelSpec
 from spaces.sources.effdet_source import EffdetSource
+from spaces.sources.python_source import PythonSource
 from spaces.sources.source import BuiltNetwork, NetworkSource
 from spaces.sources.timm_source import TimmSource
 from spaces.sources.torchvision_source import TorchvisionSource
@@ -17,11 +18,12 @@ from spaces.stages import StagedModel
 from spaces.weights import hash_tensors, package_licence
 
 NETWORK_SOURCES: Mapping[str, NetworkSource] = {
-    "timm": TimmSource(),
-    "effdet": EffdetSource(),
-    "torchvision": TorchvisionSource(),
+    "timm/": TimmSource(),
+    "effdet/": EffdetSource(),
+    "torchvision/": TorchvisionSource(),
+    "python:": PythonSource(),
 }
-"""By the part of `arch` before the first slash."""
+"""By the beginning of `arch`."""
 
 
 def load_model(spec: ModelSpec) -> StagedModel:
@@ -75,11 +77,13 @@ def _build(spec: ModelSpec) -> BuiltNetwork:
 
 
 def _source(spec: ModelSpec) -> tuple[NetworkSource, str]:
-    library, _, name = spec.arch.partition("/")
-    if library not in NETWORK_SOURCES:
-        known = " or ".join(f"{library}/NAME" for library in NETWORK_SOURCES)
-        raise BadInput(f"{spec.name}: arch {spec.arch!r} must be {known}")
-    return NETWORK_SOURCES[library], name
+    for prefix, source in NETWORK_SOURCES.items():
+        if spec.arch.startswith(prefix):
+            return source, spec.arch.removeprefix(prefix)
+    raise BadInput(
+        f"{spec.name}: arch {spec.arch!r} must be timm/NAME, effdet/NAME, torchvision/NAME or "
+        "python:MODULE:FUNCTION"
+    )
 
 
 @torch.no_grad()

