@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from measured_activations import check_activations
 from tiny import FinishedRun, observe, run_config, shares_in, write_config
 
 from search.pipelines.export import export
@@ -70,13 +71,14 @@ def test_a_map_between_equal_transformers_keeps_their_answers(kinds: Observed) -
     ids=str,
 )
 @torch.no_grad()
-def test_merged_kinds_hold_the_predicted_bytes_and_answer_for_any_number_of_frames(
+def test_merged_kinds_hold_the_predicted_bytes_and_activations_and_answer_for_any_number_of_frames(
     kinds: Observed, share: Share
 ) -> None:
     models, facts = kinds.deployment.models, kinds.deployment.facts
     plan = SharePlan((share,))
     merged = MergedModel(models, facts, plan, kinds.maps_for([plan]))
     assert CostModel(facts).bytes(plan) == total_bytes(unique_tensors(merged))
+    check_activations(models, facts, plan, kinds.maps_for([plan]))
     inputs = prepare_inputs(models, [kinds.frames[k] for k in range(5)])
     together = merged(inputs)
     alone = merged({name: values[3:4] for name, values in inputs.items()})

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 
 import pytest
 import torch
 from example_plans import every_example_plan
+from measured_activations import check_activations, peaks_of
 from networks import ZooDeployment
 from tiny import shares_in
 from torch import Tensor, nn
@@ -15,8 +16,7 @@ from search.statistics.observed import Observed
 from spaces.activations import ActivationLedger, AllocationTracker, Footprint, run_with_footprint
 from spaces.cost import CostModel
 from spaces.liveness import canonical
-from spaces.merged import LinearMaps, MergedModel, ModelsByName
-from spaces.model_facts import ModelFacts
+from spaces.merged import MergedModel
 from spaces.plan import IDENTITY, LINEAR, AdapterSpec, Ref, Share, SharePlan
 
 FLOAT = 4
@@ -104,76 +104,19 @@ def test_a_view_keeps_its_base_alive_in_a_ledger() -> None:
     assert memory.live_bytes == 0
 
 
-class ReleasedInputs(Mapping[str, Tensor]):
-    """A mapping of inputs that gives up its only reference when an input is looked up."""
-
-    def __init__(self, inputs: dict[str, Tensor]) -> None:
-        self.inputs = inputs
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self.inputs.pop(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.inputs)
-
-    def __len__(self) -> int:
-        return len(self.inputs)
-
-
-@torch.no_grad()
-def peaks_of(merged: MergedModel, inputs: Mapping[str, Tensor]) -> list[int]:
-    """Return the peak during each call of a merged model that owns copies of its inputs."""
-    alive, peaks = AllocationTracker(), list[int]()
-
-    def before(*_: object) -> None:
-        alive.peak = alive.live_bytes
-
-    def after(*_: object) -> None:
-        peaks.append(alive.peak)
-
-    parts = [p for group in (merged.stages, merged.adapters, merged.heads) for p in group.values()]
-    handles = [part.register_forward_pre_hook(before) for part in parts]
-    handles += [part.register_forward_hook(after) for part in parts]
-    with alive:
-        merged(ReleasedInputs({name: inputs[name].clone() for name in merged.inputs_read}))
-    for handle in handles:
-        handle.remove()
-    return peaks
-
-
-def check(
-    models: ModelsByName,
-    facts: Mapping[str, ModelFacts],
-    plan: SharePlan,
-    maps: LinearMaps,
-    seed: int = 0,
-) -> None:
-    """Assert that prediction and measurement agree at every step, on new random inputs."""
-    generator = torch.Generator().manual_seed(seed)
-    inputs = {
-        name: torch.rand_like(model.example_input(1), generator=generator)
-        for name, model in models.items()
-    }
-    costs = CostModel(facts)
-    predicted = [peak for _, peak in costs.activations(plan)]
-    measured = peaks_of(MergedModel(models, facts, plan, maps), inputs)
-    assert predicted == measured, str(plan)
-    assert costs.activation(plan) == max(measured)
-
-
 @every_example_plan
 def test_predicted_activations_of_the_example_plans_are_the_measured_ones(
     street: ZooDeployment, shares: list[Share]
 ) -> None:
     plan = SharePlan(tuple(shares))
-    check(street.models, street.facts, plan, street.maps(plan))
+    check_activations(street.models, street.facts, plan, street.maps(plan))
 
 
 def test_predicted_activations_of_random_plans_are_the_measured_ones(
     street: ZooDeployment,
 ) -> None:
     for plan in street.random_plans(15):
-        check(street.models, street.facts, plan, street.maps(plan))
+        check_activations(street.models, street.facts, plan, street.maps(plan))
 
 
 @pytest.mark.parametrize("adapter", [IDENTITY, LINEAR, AdapterSpec("linear", 3)], ids=str)
@@ -184,7 +127,7 @@ def test_predicted_activations_with_fitted_maps_are_the_measured_ones(
     shares = shares_in(mixed, adapter)
     for share in shares[:: max(1, len(shares) // 12)]:
         plan = SharePlan((share,))
-        check(deployment.models, deployment.facts, plan, mixed.maps_for([plan]))
+        check_activations(deployment.models, deployment.facts, plan, mixed.maps_for([plan]))
 
 
 def test_activations_grow_with_the_frames_of_a_batch(
