@@ -193,6 +193,9 @@ class _Tracer(fx.Tracer):
             return all(map(self._is_size, value))
         return isinstance(value, int) and value != len(self._example)
 
+    def create_arg(self, a: Any) -> Any:
+        return a.node if type(a) is _ValueProxy else super().create_arg(a)
+
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _ValueProxy(node, self)
 
@@ -220,7 +223,14 @@ class _ValueProxy(fx.Proxy):
     def _value(self) -> Any:
         return self.node.meta[VALUE]
 
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        """The type of the value, for code that asks whether it is a tensor."""
+        return Tensor if isinstance(self.node.meta.get(VALUE), Tensor) else _ValueProxy
+
     def __getattr__(self, name: str) -> Any:
+        if name == "_is_param":  # what `isinstance(x, nn.Parameter)` asks a tensor
+            return False
         value = self.node.meta.get(VALUE)
         if isinstance(value, Tensor):
             if name == "shape":

@@ -224,6 +224,8 @@ def test_a_module_that_returns_a_size_beside_its_tensor_is_cut() -> None:
 def test_code_that_depends_on_shapes_and_data_of_its_weights_is_traced() -> None:
     class Careful(Classifier):
         def forward(self, x: Tensor) -> Tensor:
+            if not isinstance(x, Tensor) or isinstance(x, nn.Parameter):
+                raise TypeError("a tensor, please")
             if x.shape[-1] < 8 or x.ndim != 4 or not x.is_floating_point():
                 raise ValueError("too small")
             scale = float(self.fc.weight.abs().max() > 0)
