@@ -74,11 +74,17 @@ def render_card(
         "## Checks",
         "\n".join(f"- {escape_markdown(check)}" for check in checks),
         "## Usage",
-        "See `example.py`. In Python, with the package merge-search installed:",
+        f"See `example.py`. In Python, with the package merge-search installed{_modules(specs)}:",
         "```python\nimport spaces\n\nbundle = spaces.load_bundle(FOLDER)\n"
         "answers = bundle(frame)  # uint8, (height, width, 3), any size\n```",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _modules(specs: Mapping[str, ModelSpec]) -> str:
+    """Return the modules of the user's own that build networks, as the end of a clause."""
+    names = {spec.arch.split(":")[1] for spec in specs.values() if spec.arch.startswith("python:")}
+    return "".join(f", and the module {_code(name)} on the path" for name in sorted(names))
 
 
 def _shares(record: PlanRecord) -> str:

@@ -105,3 +105,15 @@ def test_without_precisions_the_card_names_the_dtype_alone(tiny_run: FinishedRun
     card = render_card(tiny_run.result, tiny_run.result.candidates[0], contents, [])
     assert "Weights are stored in float32.\n" in card
     assert "How weights are stored" not in card
+
+
+def test_the_card_names_the_modules_that_a_bundle_needs_to_load(tiny_run: FinishedRun) -> None:
+    contents = read_bundle_contents(tiny_run.out / "bundle")
+    own = replace(contents.specs["a"], arch="python:street.nets:build")
+    for specs, clause in (
+        (contents.specs, "merge-search installed:"),
+        ({**contents.specs, "a": own}, "installed, and the module `street.nets` on the path:"),
+    ):
+        changed = replace(contents, specs=specs)
+        card = render_card(tiny_run.result, tiny_run.result.candidates[0], changed, [])
+        assert clause in card
