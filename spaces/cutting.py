@@ -127,7 +127,7 @@ class _Traced:
     trunk: Trunk
     units: list[_Unit]
     opened: frozenset[str]
-    """Paths of the modules that were traced through, as far as they could be."""
+    """Paths of the modules that were traced through."""
 
     @property
     def blocks(self) -> list[_Unit]:
@@ -135,9 +135,10 @@ class _Traced:
 
 
 def _trace(net: nn.Module, example: Tensor, opened: Collection[str], hints: Hints) -> _Traced:
-    flow = Dataflow(net, trace_within(net, example, opened), hints.prefix)
+    graph, within = trace_within(net, example, opened)
+    flow = Dataflow(net, graph, hints.prefix)
     trunk = find_trunk(flow, hints.classifier)
-    return _Traced(flow, trunk, list(_units(flow, trunk)), frozenset(opened))
+    return _Traced(flow, trunk, list(_units(flow, trunk)), within)
 
 
 def _units(flow: Dataflow, trunk: Trunk) -> Iterator[_Unit]:
@@ -147,7 +148,7 @@ def _units(flow: Dataflow, trunk: Trunk) -> Iterator[_Unit]:
         if point.meta[ENDS] or point in trunk.taps or point is trunk.points[-1]
     ]
     before: Form | None = None
-    for nodes in flow.pieces(points):
+    for nodes in trunk.pieces(points):
         name, after = _module_name(flow.net, nodes[-1]), flow.form(nodes[-1])
         modules = tuple(m for m in map(flow.module_of, nodes) if m and has_matrix(m))
         is_pool = not modules and _pools(before, after)
@@ -224,8 +225,10 @@ def _opened(net: nn.Module, example: Tensor, hints: Hints) -> _Traced:
     traced = _trace(net, example, opened, hints)
     whole: set[str] = set()
     for _ in range(MOST_OPENINGS):
+        if len(traced.blocks) >= FEWEST_BLOCKS:
+            break
         largest = _largest_module(traced.flow, whole)
-        if len(traced.blocks) >= FEWEST_BLOCKS or largest is None:
+        if largest is None:
             break
         further = _trace(net, example, traced.opened | _openings(net, largest), hints)
         is_sequence = isinstance(net.get_submodule(largest), nn.Sequential)
@@ -250,7 +253,8 @@ def _opened_blocks(traced: _Traced, example: Tensor, hints: Hints) -> _Traced:
         if _is_sequence_of_blocks(net.get_submodule(path))
         or sum(end.startswith(f"{path}.") for end in inner) > 1
     ]
-    return _trace(net, example, traced.opened.union(*(openings[path] for path in chains)), hints)
+    opened = traced.opened.union(*(openings[path] for path in chains))
+    return every if opened == every.opened else _trace(net, example, opened, hints)
 
 
 def _largest_module(flow: Dataflow, whole: Collection[str]) -> str | None:

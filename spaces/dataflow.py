@@ -29,11 +29,19 @@ class Uncuttable(MergeSearchError):
 class Trunk:
     """A chain of points, and the head that reads some of them."""
 
+    nodes: tuple[fx.Node, ...]
+    """The nodes up to the last point, in order, without the input."""
     points: tuple[fx.Node, ...]
     taps: frozenset[fx.Node]
     """The points that the head reads."""
     head: tuple[fx.Node, ...]
     """The nodes that are not on the trunk, in order."""
+
+    def pieces(self, points: Sequence[fx.Node]) -> list[tuple[fx.Node, ...]]:
+        """Return the nodes up to the first of some points, then those up to each next one."""
+        position = {node: k for k, node in enumerate(self.nodes)}
+        ends = [position[point] + 1 for point in points]
+        return [self.nodes[start:end] for start, end in pairwise([0, *ends])]
 
 
 class Dataflow:
@@ -45,31 +53,27 @@ class Dataflow:
     def __init__(self, net: nn.Module, graph: fx.Graph, prefix: int | None) -> None:
         self.net = net
         self._prefix = prefix
-        self._changing: dict[fx.Node, bool] = {}
         self._forms: dict[fx.Node, Form | None] = {}
         self._sizes: dict[fx.Node, int] = {}
         every = list(graph.nodes)
         self.example, self.end = every[0], every[-1]
-        self.outputs = [node for node in self.end.all_input_nodes if self._changes(node)]
+        self._changing = {self.example}
+        for node in every[1:]:
+            if not self.counts_frames(node) and self.reads(node):
+                self._changing.add(node)
+        self.outputs = self.reads(self.end)
         alive = self.upstream(self.outputs)
         self.nodes = [node for node in every if node in alive]
         self.position = {node: k for k, node in enumerate(self.nodes)}
 
     def reads(self, node: fx.Node) -> list[fx.Node]:
         """Return the nodes that a node reads and whose values change with the frames."""
-        return [read for read in node.all_input_nodes if self._changes(read)]
+        return [read for read in node.all_input_nodes if read in self._changing]
 
     def counts_frames(self, node: fx.Node) -> bool:
         """Return whether a node is the number of frames, which a stage can tell from its input."""
         is_size = node.op == "call_method" and node.target == "size" and node.args[1:] == (0,)
         return is_size and bool(node.meta[VALUE] == len(self.example.meta[VALUE]))
-
-    def _changes(self, node: fx.Node) -> bool:
-        if node not in self._changing:
-            self._changing[node] = not self.counts_frames(node) and (
-                node.op == "placeholder" or any(map(self._changes, node.all_input_nodes))
-            )
-        return self._changing[node]
 
     def upstream(self, nodes: Iterable[fx.Node]) -> set[fx.Node]:
         """Return the nodes and all that they depend on."""
@@ -89,12 +93,6 @@ class Dataflow:
             if found.intersection(self.reads(node)):
                 found.add(node)
         return found
-
-    def pieces(self, points: Sequence[fx.Node]) -> Iterator[tuple[fx.Node, ...]]:
-        """Yield the nodes between the input and the first point, then between every two points."""
-        for start, end in pairwise([self.example, *points]):
-            between = self.upstream([end]) - self.upstream([start])
-            yield tuple(node for node in self.nodes if node in between)
 
     def form(self, node: fx.Node) -> Form | None:
         """Return the form of the representation that a node is; None if it is none."""
@@ -156,27 +154,27 @@ def _classifier_nodes(flow: Dataflow, classifier: Collection[nn.Module]) -> set[
 def _trunk_to(end: fx.Node, flow: Dataflow) -> Trunk | None:
     """Return the trunk that ends with a node; None if the head reads something within a stage."""
     upstream = flow.upstream([end])
-    head = tuple(node for node in flow.nodes if node not in upstream)
+    nodes = tuple(node for node in flow.nodes[1:] if node in upstream)
+    head = tuple(node for node in flow.nodes[1:] if node not in upstream)
     taps = {read for node in head for read in flow.reads(node) if read in upstream}
     taps |= upstream.intersection(flow.outputs)
-    points = [node for node in _passed_by_all(upstream, flow) if flow.form(node)]
-    return Trunk(tuple(points), frozenset(taps), head) if taps <= set(points) else None
+    points = [node for node in _passed_by_all(nodes, flow) if flow.form(node)]
+    return Trunk(nodes, tuple(points), frozenset(taps), head) if taps <= set(points) else None
 
 
-def _passed_by_all(upstream: set[fx.Node], flow: Dataflow) -> Iterator[fx.Node]:
-    """Yield the nodes over which no read jumps, except the input."""
-    chain = [node for node in flow.nodes if node in upstream]
+def _passed_by_all(nodes: Sequence[fx.Node], flow: Dataflow) -> Iterator[fx.Node]:
+    """Yield the nodes over which no read jumps."""
     last_read: dict[fx.Node, int] = {}
-    for node in chain:
+    for node in nodes:
         last_read |= dict.fromkeys(flow.reads(node), flow.position[node])
-    reach = 0
-    for node in chain:
-        if reach <= flow.position[node] and node is not flow.example:
+    reach = last_read[flow.example]
+    for node in nodes:
+        if reach <= flow.position[node]:
             yield node
         reach = max(reach, last_read.get(node, 0))
 
 
 def _unevenness(trunk: Trunk, flow: Dataflow) -> int:
     """Return the sum of the squared bytes of the stages and the head."""
-    pieces = [*flow.pieces(trunk.points), trunk.head]
+    pieces = [*trunk.pieces(trunk.points), trunk.head]
     return sum(sum(map(flow.bytes_of, piece)) ** 2 for piece in pieces)

@@ -23,6 +23,8 @@ VALUE = "value"
 """Key of `fx.Node.meta`: what the node computes for the example."""
 ENDS = "ends"
 """Key of `fx.Node.meta`: paths of the modules whose output the node is, innermost first."""
+DEPENDS = "depends"
+"""Key of `fx.Node.meta`: whether the node depends on the frames or on their number."""
 CONSTANT = "_tensor_constant"
 KNOWN_OF_TENSORS = {
     "device", "dim", "dtype", "get_device", "is_contiguous", "is_cuda", "is_floating_point",
@@ -96,8 +98,10 @@ def _trace(net: nn.Module, example: Tensor, opened: Collection[str]) -> fx.Graph
     return graph
 
 
-def trace_within(net: nn.Module, example: Tensor, opened: Collection[str]) -> fx.Graph:
-    """Return the graph of a network, in which opened modules that are not traceable stay whole.
+def trace_within(
+    net: nn.Module, example: Tensor, opened: Collection[str]
+) -> tuple[fx.Graph, frozenset[str]]:
+    """Return the graph of a network, and the paths that were traced through: those that could be.
 
     Raises:
         Untraceable: the network's own forward pass cannot be traced.
@@ -105,7 +109,7 @@ def trace_within(net: nn.Module, example: Tensor, opened: Collection[str]) -> fx
     remaining = set(opened)
     while True:
         try:
-            return trace(net, example, remaining)
+            return trace(net, example, remaining), frozenset(remaining)
         except Untraceable as error:
             if error.path not in remaining:
                 raise
@@ -164,6 +168,9 @@ class _Tracer(fx.Tracer):
 
     def create_node(self, *arguments: Any, **options: Any) -> fx.Node:
         node = super().create_node(*arguments, **options)
+        node.meta[DEPENDS] = node.op == "placeholder" or any(
+            read.meta[DEPENDS] for read in node.all_input_nodes
+        )
         self._computing = True  # modules that are called, and their parameters, are not recorded
         try:
             node.meta[VALUE] = self._value(node)
@@ -244,7 +251,7 @@ class _ValueProxy(fx.Proxy):
     def _sizes(self) -> tuple[Any, ...]:
         """Return the number of frames as a proxy, and all other sizes as numbers."""
         shape = self._value.shape
-        if not shape or not depends_on_example(self.node):
+        if not shape or not self.node.meta[DEPENDS]:
             return tuple(shape)
         first = self.tracer.create_proxy("call_method", "size", (self, 0), {})
         return (first, *shape[1:])
@@ -275,12 +282,3 @@ def _mutable(values: Any) -> Any:
     if isinstance(values, dict):
         return {key: _mutable(value) for key, value in values.items()}
     return values
-
-
-def depends_on_example(node: fx.Node) -> bool:
-    """Return whether the value of a node changes with the frames."""
-    if node.op == "placeholder":
-        return True
-    if "depends" not in node.meta:
-        node.meta["depends"] = any(depends_on_example(n) for n in node.all_input_nodes)
-    return bool(node.meta["depends"])

@@ -22,9 +22,8 @@ from spaces.sources.source import (
     BuiltNetwork,
     as_trained,
     cut,
-    load_weights,
+    load_for_inference,
     no_hub_weights,
-    prepare_for_inference,
 )
 from spaces.sources.timm_source import containers_of
 from spaces.stages import Layout, StagedModel
@@ -43,8 +42,7 @@ class EffdetSource:
 
     def build(self, spec: ModelSpec, name: str) -> BuiltNetwork:
         net = _create(spec, name)
-        note = load_weights(net, spec)
-        prepare_for_inference(net)
+        note = load_for_inference(net, spec)
         input_spec, head = _input(net, spec), DetectorHead(net)
         parts = cut(net.backbone, spec, input_spec, Hints(containers_of(net.backbone)))
         layout = Layout(spec.name, parts.names, parts.taps)

@@ -24,8 +24,7 @@ from spaces.sources.source import (
     BuiltNetwork,
     as_trained,
     built_classifier,
-    load_weights,
-    prepare_for_inference,
+    load_for_inference,
 )
 
 
@@ -40,8 +39,7 @@ class PythonSource:
             )
         net = _call(_function(spec, name), spec)
         input_spec = _input(net, spec)
-        note = load_weights(net, spec)
-        prepare_for_inference(net)
+        note = load_for_inference(net, spec)
         return built_classifier(
             net, spec, input_spec, NO_HINTS, note, _count_classes(net, spec, input_spec)
         )

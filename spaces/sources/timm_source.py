@@ -19,9 +19,8 @@ from spaces.sources.source import (
     BuiltNetwork,
     as_trained,
     built_classifier,
-    load_weights,
+    load_for_inference,
     no_hub_weights,
-    prepare_for_inference,
 )
 
 with warnings.catch_warnings():
@@ -41,8 +40,7 @@ class TimmSource:
         if spec.weights == "hub" and not _has_hub_weights(name):
             raise no_hub_weights(spec)
         net = _create(spec, name)
-        note = load_weights(net, spec)
-        prepare_for_inference(net)
+        note = load_for_inference(net, spec)
         return built_classifier(
             net, spec, _input(net, spec), hints_of(net), note, int(net.num_classes)
         )

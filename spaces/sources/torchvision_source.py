@@ -20,8 +20,7 @@ from spaces.sources.source import (
     BuiltNetwork,
     as_trained,
     built_classifier,
-    load_weights,
-    prepare_for_inference,
+    load_for_inference,
 )
 
 WITH_AUXILIARY = ("googlenet", "inception_v3")
@@ -42,8 +41,7 @@ class TorchvisionSource:
             raise BadInput(f"{spec.name}: in_chans 1: torchvision's networks take 3 channels")
         input_spec = _input(spec, name)
         net = _create(spec, name, input_spec)
-        note = load_weights(net, spec)
-        prepare_for_inference(net)
+        note = load_for_inference(net, spec)
         return built_classifier(net, spec, input_spec, NO_HINTS, note, _classes(net))
 
     def weights_licence(self, spec: ModelSpec, name: str) -> str:

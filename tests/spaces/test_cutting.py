@@ -234,6 +234,17 @@ def test_code_that_depends_on_shapes_and_data_of_its_weights_is_traced() -> None
     assert len(cut(Careful(*(Block() for _ in range(4)))).names) == 6
 
 
+def test_a_forward_pass_of_hundreds_of_operations_is_traced() -> None:
+    class Long(Classifier):
+        def forward(self, x: Tensor) -> Tensor:
+            for _ in range(500):
+                x = x * 1.0
+            return super().forward(x)
+
+    parts = cut(Long(*(Block() for _ in range(4))))
+    assert parts.names == ("stem", "blocks.0", "blocks.1", "blocks.2", "blocks.3", "pool")
+
+
 class Fickle(Block):
     """A block whose code takes another way for each frame."""
 

@@ -48,7 +48,8 @@ def verify_front(
     Also compute how well each verification stage predicted the order of plans in the next.
     """
     settings, observed = inputs.config.verify, front_search.observed
-    shortlist = select_shortlist(front_search, settings.shortlist)
+    always = _always_verified(front_search)
+    shortlist = _with_front(always, front_search.explored.shortlist(settings.shortlist))
     others = plans_without_merging(inputs.deployment)
     setup, fidelities, other_fidelities = measure_shortlist(
         inputs, observed, [e.plan for e in shortlist], others, reporter
@@ -56,8 +57,7 @@ def verify_front(
     best = select_candidates(
         fidelities, shortlist, settings.candidates, inputs.config.quality_floor
     )
-    always = [k for k, e in enumerate(shortlist) if e in _always_verified(front_search)]
-    best = [*always, *(k for k in best if k not in always)]
+    best = [*range(len(always)), *(k for k in best if k >= len(always))]
     candidates = [MeasuredPlan(shortlist[k], fidelities[k]) for k in best]
     refinements: list[RefinementRecord] = []
     if settings.refine:
@@ -133,11 +133,12 @@ def measure_kept(
     return [MeasuredPlan(*both) for both in zip(refined, fidelities, strict=True)]
 
 
-def select_shortlist(front_search: FrontSearch, most: int) -> list[EvaluatedPlan]:
-    """Return the plans that are always verified, and at most `most` plans of the front."""
-    always = _always_verified(front_search)
+def _with_front(
+    always: Sequence[EvaluatedPlan], front: Sequence[EvaluatedPlan]
+) -> list[EvaluatedPlan]:
+    """Return the plans that are always verified, then the others of the front."""
     known = [evaluated.plan for evaluated in always]
-    return [*always, *(e for e in front_search.explored.shortlist(most) if e.plan not in known)]
+    return [*always, *(evaluated for evaluated in front if evaluated.plan not in known)]
 
 
 def _always_verified(front_search: FrontSearch) -> list[EvaluatedPlan]:
