@@ -377,7 +377,8 @@ def score_graph(
     """Return the scores of each model with ground truth; all have the same labelled frames."""
     inputs = {name: model.input for name, model in deployment.models.items()}
     setup = EvaluationSetup(deployment.models, deployment.facts, {}, BATCH)
-    return score_by_frame(GraphAnswers(graph, inputs), setup, truth, silent)
+    tasks = {name: model.task for name, model in deployment.models.items()}
+    return score_by_frame(GraphAnswers(graph, inputs, tasks), setup, truth, silent)
 
 
 def compare_with_torch(

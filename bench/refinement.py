@@ -212,7 +212,7 @@ def measure(tail: Tail, photos: Photos) -> dict[str, float]:
     unmerged = {ref: v.float() for ref, v in photos.test.items()}
     merged, taps = tail.maps(unmerged), [Ref(RECIPIENT, tap) for tap in tail.model.layout.taps]
     original, own = (
-        tail.model.probabilities([values[ref] for ref in taps]) for values in (unmerged, merged)
+        tail.model.comparable([values[ref] for ref in taps]) for values in (unmerged, merged)
     )
     return {
         "closeness": round(float(tail.model.closeness(own, original).mean()), 4),

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,14 +25,16 @@ from torch import Tensor, nn
 from spaces.adapters import LinearMap
 from spaces.errors import BadInput, BadPlan, MergeSearchError
 from spaces.frame_arrays import as_frames
-from spaces.inputs import Frame, InputSpec, boxes_to_frame, prepare_batch
+from spaces.inputs import Frame, InputSpec, prepare_batch
 from spaces.json_text import load_json
 from spaces.merged import MergedModel
 from spaces.model_facts import ModelFacts, facts_from_json, facts_to_json
 from spaces.model_spec import InputSettings, ModelSpec
 from spaces.plan import Precision, Share, SharePlan
 from spaces.precision import Dtype, StoredWeight, hold_stored, to_stored, weight_names
-from spaces.stages import Task, total_bytes
+from spaces.stages import total_bytes
+from spaces.tasks.registry import TASKS
+from spaces.tasks.task import TaskName
 from spaces.zoo import build_skeleton
 
 BUNDLE, PLAN, WEIGHTS = "bundle.json", "plan.json", "weights.safetensors"
@@ -49,21 +51,6 @@ class FixedBundle(MergeSearchError):
     """A bundle was to be trained, or to compute in another precision."""
 
 
-class Detections(NamedTuple):
-    """The objects that a detector finds in one frame, by descending score."""
-
-    boxes: Tensor
-    """(n, 4) as x1, y1, x2, y2 in pixels of the frame."""
-    scores: Tensor
-    """(n,) from 0 to 1."""
-    classes: Tensor
-    """(n,) class numbers, counted from 1."""
-
-
-ModelOutput = Tensor | list[Detections]
-"""The output of a classifier, (frames, classes) logits, or of a detector, one entry per frame."""
-
-
 @dataclass(frozen=True)
 class BundleContents:
     """Everything in a bundle except the tensors."""
@@ -76,7 +63,7 @@ class BundleContents:
     """The precision in which the weights are stored, unless the plan says otherwise."""
 
     @property
-    def tasks(self) -> dict[str, Task]:
+    def tasks(self) -> dict[str, TaskName]:
         """The task of each model, by name."""
         return {name: model_facts.task for name, model_facts in self.facts.items()}
 
@@ -85,7 +72,7 @@ class Bundle(nn.Module):
     """A merged model that takes camera frames: what runs on the box."""
 
     def __init__(
-        self, merged: MergedModel, inputs: Mapping[str, InputSpec], tasks: Mapping[str, Task]
+        self, merged: MergedModel, inputs: Mapping[str, InputSpec], tasks: Mapping[str, TaskName]
     ) -> None:
         super().__init__()
         self.merged = merged
@@ -93,19 +80,28 @@ class Bundle(nn.Module):
         self.tasks = dict(tasks)
 
     @torch.inference_mode()
-    def forward(self, frames: object) -> dict[str, ModelOutput]:
+    def forward(self, frames: object) -> dict[str, Any]:
         """Return the output of each model, by name.
 
         `frames` is one uint8 (height, width, 3) RGB frame, a stack of frames, or a sequence of
         frames of any sizes: arrays, tensors or images, see `spaces.frame_arrays.as_frames`.
-        A classifier returns (frames, classes) logits, a detector one `Detections` per frame.
+        A classifier returns (frames, classes) logits, a detector one `Detections` per frame; the
+        answers of each task are described in `spaces.tasks`.
 
         Raises:
             BadInput: a frame has another shape or type, or there is no frame.
         """
         frame_list = as_frames(frames)
         outputs = self.merged(self.prepare_frames(frame_list))
-        return {name: self._finish(name, output, frame_list) for name, output in outputs.items()}
+        sizes = [(frame.shape[0], frame.shape[1]) for frame in frame_list]
+        return {
+            name: TASKS[self.tasks[name]].finish(output, sizes, self.inputs[name])
+            for name, output in outputs.items()
+        }
+
+    def describe(self, model: str, answer: Any, frame: int = 0) -> list[str]:
+        """Return the answer of a model to one of the frames in words, line by line."""
+        return TASKS[self.tasks[model]].describe(answer, frame)
 
     def prepare_frames(self, frames: list[Frame]) -> dict[str, Tensor]:
         """Return the (batch, c, height, width) input of each model in `merged.inputs_read`."""
@@ -143,22 +139,6 @@ class Bundle(nn.Module):
             )
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
-
-    def _finish(self, name: str, output: Tensor, frames: Sequence[Frame]) -> ModelOutput:
-        """Turn the rows of a detector into detections in pixels of the frames."""
-        if self.tasks[name] == "classification":
-            return output
-        sizes = [(frame.shape[0], frame.shape[1]) for frame in frames]
-        return [
-            _detections(rows.cpu(), size, self.inputs[name])
-            for rows, size in zip(output, sizes, strict=True)
-        ]
-
-
-def _detections(rows: Tensor, size: tuple[int, int], spec: InputSpec) -> Detections:
-    rows = rows[rows[:, 4] > 0]
-    boxes = torch.from_numpy(boxes_to_frame(rows[:, :4].numpy(), size, spec)).float()
-    return Detections(boxes, rows[:, 4], rows[:, 5].long())
 
 
 def write_bundle(folder: Path, contents: BundleContents, merged: MergedModel) -> int:
@@ -272,8 +252,9 @@ def holds_bundle(folder: Path, identity: str) -> bool:
 
 
 def _spec_fields(spec: ModelSpec) -> dict[str, Any]:
-    settings = {key: value for key, value in asdict(spec).items() if key != "input"}
-    return settings | ({"input": spec.input.as_dict} if spec.input.as_dict else {})
+    settings = {key: value for key, value in asdict(spec).items() if key not in ("input", "task")}
+    optional = {"input": spec.input.as_dict, "task": spec.task}
+    return settings | {key: value for key, value in optional.items() if value}
 
 
 def _spec(fields: dict[str, Any]) -> ModelSpec:

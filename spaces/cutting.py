@@ -5,10 +5,19 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 from torch import Tensor, fx, nn
 
-from spaces.dataflow import MATRIX_LAYERS, Dataflow, Trunk, Uncuttable, find_trunk, has_matrix
+from spaces.dataflow import (
+    MATRIX_LAYERS,
+    Dataflow,
+    Trunk,
+    Uncuttable,
+    find_trunk,
+    has_matrix,
+    last_layers,
+)
 from spaces.model_spec import Cut
 from spaces.network_graph import ENDS, Untraceable, trace_within
 from spaces.representation_form import Form
@@ -34,6 +43,9 @@ class Hints:
     """The layers with which the head begins, at the latest."""
     prefix: int | None = None
     """Number of tokens without a position."""
+    outputs: Literal["answer", "representations"] = "answer"
+    """Whether its outputs are the answer, whose last layers belong to the head, or what a head
+    outside of it reads."""
 
 
 NO_HINTS = Hints()
@@ -137,8 +149,16 @@ class _Traced:
 def _trace(net: nn.Module, example: Tensor, opened: Collection[str], hints: Hints) -> _Traced:
     graph, within = trace_within(net, example, opened)
     flow = Dataflow(net, graph, hints.prefix)
-    trunk = find_trunk(flow, hints.classifier)
+    trunk = find_trunk(flow, _head_nodes(flow, hints))
     return _Traced(flow, trunk, list(_units(flow, trunk)), within)
+
+
+def _head_nodes(flow: Dataflow, hints: Hints) -> Collection[fx.Node]:
+    """Return the nodes with which the head begins, at the latest."""
+    classifier = {node for node in flow.nodes if flow.module_of(node) in hints.classifier}
+    if classifier or hints.outputs == "representations":
+        return classifier
+    return last_layers(flow)
 
 
 def _units(flow: Dataflow, trunk: Trunk) -> Iterator[_Unit]:

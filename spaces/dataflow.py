@@ -124,18 +124,17 @@ def has_matrix(module: nn.Module) -> bool:
     return any(isinstance(part, MATRIX_LAYERS) for part in module.modules())
 
 
-def find_trunk(flow: Dataflow, classifier: Collection[nn.Module]) -> Trunk:
+def find_trunk(flow: Dataflow, head: Collection[fx.Node]) -> Trunk:
     """Return the trunk that divides the weights most evenly over its stages and the head.
 
-    The modules of `classifier` belong to the head; without any, the last layer of a network with
-    one output does.
+    The nodes of `head` belong to the head.
 
     Raises:
         Uncuttable: there is no point.
     """
     if not flow.outputs:
         raise Uncuttable("its outputs are taken from inside its modules, by hooks")
-    after = flow.downstream(_classifier_nodes(flow, classifier))
+    after = flow.downstream(head)
     ends = [node for node in flow.nodes[1:] if node not in after and flow.form(node)]
     trunks = [trunk for trunk in (_trunk_to(end, flow) for end in ends) if trunk]
     if not trunks:
@@ -143,12 +142,11 @@ def find_trunk(flow: Dataflow, classifier: Collection[nn.Module]) -> Trunk:
     return min(trunks, key=lambda t: (_unevenness(t, flow), -flow.position[t.points[-1]]))
 
 
-def _classifier_nodes(flow: Dataflow, classifier: Collection[nn.Module]) -> set[fx.Node]:
-    found = {node for node in flow.nodes if flow.module_of(node) in classifier}
-    if found or len(flow.outputs) > 1:
-        return found
+def last_layers(flow: Dataflow) -> set[fx.Node]:
+    """Return the last layer with a weight matrix before each output."""
     layers = [node for node in flow.nodes if (m := flow.module_of(node)) and has_matrix(m)]
-    return set(layers[-1:])
+    before_each = [flow.upstream([output]).intersection(layers) for output in flow.outputs]
+    return {max(before, key=flow.position.__getitem__) for before in before_each if before}
 
 
 def _trunk_to(end: fx.Node, flow: Dataflow) -> Trunk | None:

@@ -1,8 +1,7 @@
 """Export a bundle as one graph of tensors: as ONNX, or as a `torch.export` program.
 
 The inputs are those that the merged model reads, each (batch, c, height, width), prepared by
-`spaces.inputs.prepare`. A classifier outputs its logits. A detector outputs the boxes and scores
-of all its anchors: non-maximum suppression has no fixed output shape and is not part of the graph.
+`spaces.inputs.prepare`. The outputs of each model are those of its task, see `spaces.tasks`.
 Weights keep the precision in which the bundle stores them.
 """
 
@@ -25,7 +24,7 @@ from torch import Tensor, nn
 
 from spaces.bundle import Bundle
 from spaces.errors import MergeSearchError
-from spaces.stages import DetectionHead
+from spaces.tasks.registry import TASKS
 
 LARGEST_BATCH = 1024
 INPUTS_KEY = "merge_search.inputs"
@@ -48,13 +47,18 @@ class BundleGraph(nn.Module):
         self.outputs = [
             f"{name}_{part}"
             for name, task in bundle.tasks.items()
-            for part in (["logits"] if task == "classification" else ["boxes", "scores"])
+            for part in TASKS[task].graph_outputs
         ]
+        self._tasks = bundle.tasks
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         by_model = dict(zip(self._models, inputs, strict=True))
-        answers = self.merged.answers(by_model, _run_head)
-        return tuple(tensor for answer in answers.values() for tensor in answer)
+        heads_and_taps = self.merged.answers(by_model, lambda head, taps: (head, taps))
+        return tuple(
+            tensor
+            for name, (head, taps) in heads_and_taps.items()
+            for tensor in TASKS[self._tasks[name]].graph_answers(head, taps)
+        )
 
     @property
     def input_specs(self) -> dict[str, dict[str, Any]]:
@@ -64,10 +68,6 @@ class BundleGraph(nn.Module):
     def rename_inputs(self, prepared: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the prepared inputs of a bundle under the input names of the graph."""
         return {f"{name}_input": prepared[name] for name in self._models}
-
-
-def _run_head(head: nn.Module, taps: list[Tensor]) -> tuple[Tensor, ...]:
-    return head.dense(taps) if isinstance(head, DetectionHead) else (head(taps),)
 
 
 def export_program(graph: BundleGraph, examples: Sequence[Tensor]) -> torch.export.ExportedProgram:

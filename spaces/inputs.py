@@ -171,6 +171,33 @@ def boxes_to_frame(boxes: NDArray[Any], frame_size: tuple[int, int], spec: Input
     return np.clip(mapped, 0, [width, height, width, height])
 
 
+@dataclass(frozen=True)
+class ShownPart:
+    """The part of a frame that an input shows, and how many pixels of the input show it."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+    """Pixels of the frame, as the other three."""
+    input_height: int
+    input_width: int
+    """Pixels of the input; the others are padding below and to the right."""
+
+
+def shown_part(frame_size: tuple[int, int], spec: InputSpec) -> ShownPart:
+    """Return which part of a (height, width) frame an input shows."""
+    height, width = frame_size
+    if spec.fit != "crop":
+        letterbox = spec.fit == "letterbox"
+        inner = _letterbox_size(height, width, spec) if letterbox else (spec.height, spec.width)
+        return ShownPart(0, 0, height, width, *inner)
+    scale = max(spec.height / height, spec.width / width) / spec.crop_pct
+    tall, wide = min(height, round(spec.height / scale)), min(width, round(spec.width / scale))
+    top, left = (height - tall) // 2, (width - wide) // 2
+    return ShownPart(top, left, max(1, tall), max(1, wide), spec.height, spec.width)
+
+
 def _resize(pixels: Tensor, height: int, width: int, interpolation: Interpolation) -> Tensor:
     if pixels.shape[-2:] == (height, width):
         return pixels

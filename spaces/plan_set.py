@@ -72,20 +72,20 @@ class PlanSet:
         """
         return self._evaluate(inputs, lambda model, head, taps: head(taps))
 
-    def probabilities(self, inputs: Mapping[str, Tensor]) -> Iterator[tuple[Output, Tensor]]:
-        """Yield the probabilities of each distinct output; see `StagedModel.probabilities`."""
-        return self._evaluate(inputs, lambda model, head, taps: model.probabilities(taps, head))
+    def comparables(self, inputs: Mapping[str, Tensor]) -> Iterator[tuple[Output, Tensor]]:
+        """Yield each distinct output in its comparable form; see `spaces.tasks.task`."""
+        return self._evaluate(inputs, lambda model, head, taps: model.comparable(taps, head))
 
     def compare_with_first(
         self, inputs: Mapping[str, Tensor], measure: FrameMeasure
     ) -> Iterator[tuple[Output, Tensor]]:
         """Yield each distinct output with its measure per frame, (batch,), against the first plan.
 
-        A measure, such as `StagedModel.agreement`, compares two sets of probabilities.
+        A measure, such as `StagedModel.agreement`, compares two comparable answers.
         """
         first = self.outputs[0]
         originals: dict[str, Tensor] = {}
-        for output, answer in self.probabilities(inputs):
+        for output, answer in self.comparables(inputs):
             if output == first[output.model]:  # comes before all others of its model
                 originals[output.model] = answer
             model = self.models[output.model]

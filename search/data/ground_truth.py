@@ -1,4 +1,4 @@
-"""Ground truth: class labels or boxes for frames that the statistics have not used."""
+"""Ground truth: class labels, boxes or masks for frames that the statistics have not used."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from search.data.entry_fields import list_texts
@@ -18,7 +19,7 @@ from search.data.frames import (
 )
 from search.data.synthetic.scenes import CLASSES, SceneSettings
 from spaces.errors import MergeSearchError
-from spaces.stages import Task
+from spaces.tasks.task import TaskName
 
 COCO_GAPS = frozenset((12, 26, 29, 30, 45, 66, 68, 69, 71, 83))
 """The ids from 1 to 90 that no category of COCO has."""
@@ -150,7 +151,31 @@ class BoxTruth:
         return "; ".join(notes) or None
 
 
-Truth = ClassTruth | BoxTruth
+@dataclass(frozen=True)
+class MaskTruth:
+    """For each frame a PNG file of the frame's size, whose pixels are class numbers."""
+
+    frames: FrameSet
+    masks: tuple[Path, ...]
+    ignore: int = 255
+    """The value of pixels that have no class."""
+    names: tuple[str, ...] = ()
+    """Names of the classes, class 0 first, if they have names."""
+
+    def class_names(self, num_classes: int) -> list[str]:
+        """Return the name, or else the number, of each class."""
+        return [*self.names, *map(str, range(len(self.names), num_classes))]
+
+    def hashes(self) -> list[str]:
+        """Return a hash of the content of each mask."""
+        return [hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in self.masks]
+
+    def coverage_note(self, num_classes: int) -> str | None:
+        """Return what the masks do not cover, in words: nothing is known of it."""
+        return None
+
+
+Truth = ClassTruth | BoxTruth | MaskTruth
 
 
 def summarise_truth(truth: Truth) -> dict[str, Any]:
@@ -158,23 +183,23 @@ def summarise_truth(truth: Truth) -> dict[str, Any]:
 
     `labels` is a hash of the labels in terms of the scored categories.
     """
-    labels: Any = (
-        [sorted(classes) for classes in truth.labels]
-        if isinstance(truth, ClassTruth)
-        else [truth.annotations, truth.categories, truth.classes]
-    )
+    labels = _labels_by_frame(truth)
+    if isinstance(truth, BoxTruth):
+        labels = [truth.annotations, truth.categories, truth.classes]
     return {**summarise_frames(truth.frames), "labels": _json_hash(labels)}
 
 
 def label_hashes(truth: Truth) -> list[str]:
     """Return, per labelled frame, a hash of its content and its labels."""
-    labels: Sequence[Any] = (
-        [sorted(classes) for classes in truth.labels]
-        if isinstance(truth, ClassTruth)
-        else truth.annotations
-    )
     contents = [str(key) for key in truth.frames.content_keys()]
-    return [_json_hash([*labelled]) for labelled in zip(contents, labels, strict=True)]
+    labelled = zip(contents, _labels_by_frame(truth), strict=True)
+    return [_json_hash([*frame]) for frame in labelled]
+
+
+def _labels_by_frame(truth: Truth) -> Sequence[Any]:
+    if isinstance(truth, ClassTruth):
+        return [sorted(classes) for classes in truth.labels]
+    return truth.annotations if isinstance(truth, BoxTruth) else truth.hashes()
 
 
 def _json_hash(data: Any) -> str:
@@ -182,7 +207,7 @@ def _json_hash(data: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def scenes_truth(settings: SceneSettings, count: int, task: Task) -> Truth:
+def scenes_truth(settings: SceneSettings, count: int, task: TaskName) -> Truth:
     """Return the renderer's exact labels or boxes for `count` frames."""
     frames = RenderedScenes(settings, count)
     if task == "classification":
@@ -201,10 +226,12 @@ def truth_on(frames: FrameSet, truth: Truth, indices: Sequence[int]) -> Truth:
     """Return the labels at these indices as the ground truth of `frames`, which they belong to."""
     if isinstance(truth, ClassTruth):
         return replace(truth, frames=frames, labels=tuple(truth.labels[i] for i in indices))
+    if isinstance(truth, MaskTruth):
+        return replace(truth, frames=frames, masks=tuple(truth.masks[i] for i in indices))
     return replace(truth, frames=frames, annotations=tuple(truth.annotations[i] for i in indices))
 
 
-def check_classes(truth: Truth, num_classes: int, model: str) -> None:
+def check_classes(truth: ClassTruth | BoxTruth, num_classes: int, model: str) -> None:
     """Check that the model can predict every label.
 
     Raises:

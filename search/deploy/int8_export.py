@@ -71,8 +71,8 @@ class Int8Export:
             self.observed,
             EvaluationSetup(deployment.deployed_models, deployment.facts, {}, self.batch),
             self.truth,
-            GraphAnswers(graphs.folded.SerializeToString(), bundle.inputs),
-            GraphAnswers(folder / INT8, bundle.inputs),
+            GraphAnswers(graphs.folded.SerializeToString(), bundle.inputs, bundle.tasks),
+            GraphAnswers(folder / INT8, bundle.inputs, bundle.tasks),
         )
         written = (folder / INT8).stat().st_size
         print_quality(quality, written, self.reporter)
@@ -191,8 +191,9 @@ def stage_losses(
     frames = [feeds.frames[k] for k in chosen]
 
     def answers(model: onnx.ModelProto) -> dict[str, torch.Tensor]:
-        graph = GraphAnswers(model.SerializeToString(), graphs.inputs)
-        return graph.probabilities(frames)
+        tasks = {name: models[name].task for name in models}
+        graph = GraphAnswers(model.SerializeToString(), graphs.inputs, tasks)
+        return graph.comparables(frames)
 
     original = answers(graphs.folded)
     losses = {}

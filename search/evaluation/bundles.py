@@ -16,11 +16,10 @@ from search.evaluation.chance import scores_at_chance
 from search.evaluation.confidence import Resampling
 from search.evaluation.evaluate import (
     UNMERGED_PLAN,
-    AnswerArray,
     AnswerFunction,
     CollectedAnswers,
     EvaluationSetup,
-    answers_as_truth,
+    answers_as_expected,
     collect_answers,
     group_by_frames,
     plan_set_answers,
@@ -35,6 +34,7 @@ from search.evaluation.per_frame import (
     mean_of_available,
     scores_by_model,
 )
+from search.evaluation.tasks.scoring import AnswerArray, Expected
 from search.utils.arrays import FloatVector
 from search.utils.progress import Progress, silent
 from spaces.bundle import Bundle
@@ -80,8 +80,8 @@ class BundleFidelity:
     """Measures bundles against the unmerged models' answers, as `compute_fidelity` does plans."""
 
     setup: EvaluationSetup
-    truth: Mapping[str, Truth]
-    """The unmerged models' answers as ground truth, without detectors that are never confident."""
+    truth: Mapping[str, Expected]
+    """The unmerged models' answers, without those of detectors that are never confident."""
 
     @classmethod
     def prepare(
@@ -91,7 +91,7 @@ class BundleFidelity:
         unmerged = PlanSet(setup.models, setup.facts, [UNMERGED_PLAN], {})
         answers = plan_set_answers(unmerged, setup.models)
         collected = collect_answers(answers, setup, frames, progress)
-        truth = answers_as_truth(
+        truth = answers_as_expected(
             _answers_by_model(collected), collected.frame_sizes, setup.models, frames
         )
         return cls(setup, truth)
@@ -158,10 +158,10 @@ def bundle_answers(bundle: Bundle) -> AnswerFunction:
 def score_by_frame(
     answer: AnswerFunction,
     setup: EvaluationSetup,
-    truth: Mapping[str, Truth],
+    truth: Mapping[str, Expected],
     progress: Progress,
 ) -> dict[str, FrameScores]:
-    """Score the answers of each model with ground truth, frame by frame; one answer for each."""
+    """Score the answers of each model with a reference, frame by frame; one answer for each."""
     scores: dict[str, FrameScores] = {}
     for names in group_by_frames(truth):
         frames = truth[names[0]].frames

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from search.data.ground_truth import Truth
 from search.evaluation.bootstrap import (
     BOOTSTRAP_DRAWS,
     bootstrap_draws,
@@ -19,6 +18,7 @@ from search.evaluation.per_frame import (
     main_score_name,
     nan_mean,
 )
+from search.evaluation.tasks.scoring import Expected
 from search.utils.arrays import FloatVector
 
 ScoreIntervals = dict[str, dict[str, list[float]]]
@@ -32,7 +32,7 @@ class Resampling:
     hash of the frames is the seed, so the same frames have the same draws in every run.
     """
 
-    def __init__(self, truth: Mapping[str, Truth]) -> None:
+    def __init__(self, truth: Mapping[str, Expected]) -> None:
         self._frames = {name: model_truth.frames for name, model_truth in truth.items()}
         self._draws: dict[FrameScores, dict[str, FloatVector]] = {}
 

@@ -5,23 +5,15 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from search.data.frames import FrameSet, batches
-from search.data.ground_truth import ClassTruth, Truth
-from search.evaluation.accuracy import (
-    BoxGeometry,
-    boxes_from_answers,
-    labels_from_answers,
-    score_boxes,
-    score_classes,
-    top_classes,
-)
+from search.data.ground_truth import Truth
 from search.evaluation.per_frame import FrameScores, Scores, main_score, scores_by_model
+from search.evaluation.tasks.registry import SCORING
+from search.evaluation.tasks.scoring import AnswerArray, Expected, FrameSizes, Setting
 from search.utils.progress import Progress
 from spaces.inputs import Frame
 from spaces.merged import LinearMaps, ModelsByName
@@ -31,12 +23,8 @@ from spaces.plan import SharePlan
 from spaces.plan_set import PlanSet
 from spaces.stages import StagedModel
 
-AnswerArray = NDArray[Any]
-"""`TopClasses` of a classifier, `DetectionArray` of a detector."""
 AnswerFunction = Callable[[list[Frame]], Iterable[tuple[Output, Tensor]]]
 """From a batch of frames to the distinct answers, each with its key."""
-FrameSizes = Sequence[tuple[int, int]]
-"""(height, width) of each frame, in pixels."""
 UNMERGED_PLAN = SharePlan()
 
 
@@ -66,14 +54,15 @@ def compute_fidelity(
     """Return, per plan and model, how well merged and unmerged answers agree, from 0 to 1.
 
     Of a classifier it is the share of frames with the same top-1 class; of a detector the mAP
-    against the unmerged model's confident detections, or None where there are none. `progress`
-    counts frames.
+    against the unmerged model's confident detections, or None where there are none; of an
+    embedding the share of nearest frames that stay; of a segmentation the share of pixels with the
+    same class. `progress` counts frames.
     """
     plan_set = PlanSet(setup.models, setup.facts, [UNMERGED_PLAN, *plans], setup.maps)
     collected = collect_answers(plan_set_answers(plan_set, setup.models), setup, frames, progress)
     unmerged, *merged = plan_set.outputs
     unmerged_answers = {name: collected.answers[output] for name, output in unmerged.items()}
-    truth = answers_as_truth(unmerged_answers, collected.frame_sizes, setup.models, frames)
+    expected = answers_as_expected(unmerged_answers, collected.frame_sizes, setup.models, frames)
     fidelity: dict[Output, float | None] = {}
     for output in {output for outputs in merged for output in outputs.values()}:
         name = output.model
@@ -81,36 +70,35 @@ def compute_fidelity(
             main_score(
                 score_answers(
                     collected.answers[output],
-                    truth[name],
+                    expected[name],
                     setup.models[name],
                     collected.frame_sizes,
                 ).scores
             )
-            if name in truth
+            if name in expected
             else None
         )
     return [{name: fidelity[output] for name, output in outputs.items()} for outputs in merged]
 
 
-def answers_as_truth(
+def answers_as_expected(
     answers: Mapping[str, AnswerArray],
     frame_sizes: FrameSizes,
     models: ModelsByName,
     frames: FrameSet,
-) -> dict[str, Truth]:
-    """Return the unmerged models' answers as if they were ground truth.
+) -> dict[str, Expected]:
+    """Return the unmerged models' answers as what fidelity is scored against.
 
-    Detectors without a confident detection are left out.
+    Models whose answers have nothing to score against are left out, such as detectors without a
+    confident detection.
     """
-    truth: dict[str, Truth | None] = {}
+    expected: dict[str, Expected] = {}
     for name, model_answers in answers.items():
-        model = models[name]
-        if model.task == "classification":
-            truth[name] = labels_from_answers(model_answers, frames)
-        else:
-            geometry = BoxGeometry(frame_sizes, model.input)
-            truth[name] = boxes_from_answers(model_answers, geometry, model.num_classes, frames)
-    return {name: model_truth for name, model_truth in truth.items() if model_truth is not None}
+        setting = Setting(models[name], frame_sizes)
+        of_model = SCORING[models[name].task].as_expected(model_answers, setting, frames)
+        if of_model is not None:
+            expected[name] = of_model
+    return expected
 
 
 def compute_accuracy(
@@ -129,7 +117,7 @@ def compute_accuracy(
 def score_frames(
     setup: EvaluationSetup,
     plans: Sequence[SharePlan],
-    truth: Mapping[str, Truth],
+    truth: Mapping[str, Expected],
     progress: Progress,
 ) -> list[dict[str, FrameScores]]:
     """Return, per plan and model with ground truth, its correct answers on each frame.
@@ -198,16 +186,13 @@ def _verifiable(baseline: Mapping[str, Scores]) -> list[str]:
 
 
 def score_answers(
-    answers: AnswerArray, truth: Truth, model: StagedModel, frame_sizes: FrameSizes
+    answers: AnswerArray, expected: Expected, model: StagedModel, frame_sizes: FrameSizes
 ) -> FrameScores:
-    """Score one model's answers against its ground truth."""
-    if isinstance(truth, ClassTruth):
-        return score_classes(answers, truth.labels)
-    geometry = BoxGeometry(frame_sizes, model.input)
-    return score_boxes(answers, geometry, truth, model.num_classes)
+    """Score one model's answers against its ground truth, or against the unmerged answers."""
+    return SCORING[model.task].score(answers, expected, Setting(model, frame_sizes))
 
 
-def group_by_frames(truth: Mapping[str, Truth]) -> list[list[str]]:
+def group_by_frames(truth: Mapping[str, Expected]) -> list[list[str]]:
     """Group models by the frames of their ground truth, so that each frame is read once."""
     groups: dict[str, list[str]] = {}
     for name, model_truth in truth.items():
@@ -233,15 +218,10 @@ def collect_answers(
     sizes: list[tuple[int, int]] = []
     for _, pictures in batches(frames, setup.batch):
         for output, tensor in answer(pictures):
-            batch_answers[output].append(_compact(tensor, setup.models[output.model]))
+            scoring = SCORING[setup.models[output.model].task]
+            batch_answers[output].append(scoring.compact(tensor))
         sizes += [(picture.shape[0], picture.shape[1]) for picture in pictures]
         progress(len(pictures))
     return CollectedAnswers(
         {output: np.concatenate(arrays) for output, arrays in batch_answers.items()}, sizes
     )
-
-
-def _compact(answer: Tensor, model: StagedModel) -> AnswerArray:
-    """Return the part of a batch that scoring needs: all logits of many plans are gigabytes."""
-    array = answer.cpu().numpy()
-    return top_classes(array) if model.task == "classification" else array

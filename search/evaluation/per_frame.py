@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from search.evaluation.average_precision import CategoryMatches
 from search.evaluation.bootstrap import DrawCounts
 from search.utils.arrays import FloatMatrix, FloatVector
 
 Scores = dict[str, float]
-"""By name, from 0 to 1: top1 and top5 of a classifier; map, ap50 and ap_CATEGORY of a detector."""
+"""By name, from 0 to 1: top1 and top5 of a classifier; map, ap50 and ap_CATEGORY of a detector;
+recall1 and recall5 of an embedding; miou, pixels and iou_CLASS of a segmentation.
+
+Against the unmerged model's answers, an embedding has neighbours and cosine, a segmentation
+pixels, and a dense network values.
+"""
+MAIN_SCORES = ("map", "miou", "recall1", "top1", "neighbours", "pixels", "values")
+"""The names of the scores that quality is based on; of a model's scores, the first of them."""
 
 
 def main_score_name(scores: Container[str]) -> str:
-    """Return the name of the score that quality is based on: `map` or `top1`."""
-    return "map" if "map" in scores else "top1"
+    """Return the name of the score that quality is based on."""
+    return next(name for name in MAIN_SCORES if name in scores)
 
 
 def main_score(scores: Scores) -> float:
@@ -32,8 +36,10 @@ def main_score(scores: Scores) -> float:
 class FrameScores(ABC):
     """One model's correct answers on each frame, from which any draw of the frames is scored."""
 
-    main: ClassVar[str]
-    """The name of the score that quality is based on."""
+    @property
+    @abstractmethod
+    def main(self) -> str:
+        """The name of the score that quality is based on."""
 
     @property
     @abstractmethod
@@ -59,49 +65,31 @@ class FrameScores(ABC):
 
 
 @dataclass(frozen=True, eq=False)
-class ClassFrameScores(FrameScores):
-    """Whether a classifier's first class, and any of its first five, is correct on each frame."""
+class MeanFrameScores(FrameScores):
+    """Scores that are the means of one number per frame; NaN where a frame has none."""
 
-    first: NDArray[np.bool_]
-    """(frames,)"""
-    among_five: NDArray[np.bool_]
-    """(frames,)"""
-    main: ClassVar[str] = "top1"
+    values: Mapping[str, FloatVector]
+    """(frames,) of each score; the first is the main score."""
+
+    @property
+    def main(self) -> str:
+        return next(iter(self.values))
 
     @property
     def frame_count(self) -> int:
-        return len(self.first)
+        return len(self.values[self.main])
 
     def resample(self, counts: DrawCounts) -> dict[str, FloatVector]:
-        totals = counts.sum(1)
-        return {"top1": counts @ self.first / totals, "top5": counts @ self.among_five / totals}
+        return {name: _mean_of_drawn(values, counts) for name, values in self.values.items()}
 
 
-@dataclass(frozen=True, eq=False)
-class BoxFrameScores(FrameScores):
-    """A detector's matches with the ground truth, per category."""
-
-    matches: Sequence[tuple[str, CategoryMatches]]
-    """Each category's name and matches."""
-    main: ClassVar[str] = "map"
-
-    @property
-    def frame_count(self) -> int:
-        return len(self.matches[0][1].box_counts)
-
-    def resample(self, counts: DrawCounts) -> dict[str, FloatVector]:
-        """Return COCO's mAP over IoU 0.50 to 0.95, AP at 0.50, and AP per category.
-
-        A category without a box is undefined and excluded from the means, as in COCO.
-        """
-        precision = np.stack([matches.average_precision(counts) for _, matches in self.matches])
-        means = {"map": nan_mean(precision.mean(2)), "ap50": nan_mean(precision[:, :, 0])}
-        by_category: dict[str, FloatVector] = {}
-        for (name, matches), values in zip(self.matches, precision.mean(2), strict=True):
-            # Of categories with one name only one has boxes: its score counts.
-            if f"ap_{name}" not in by_category or matches.box_counts.any():
-                by_category[f"ap_{name}"] = values
-        return means | by_category
+def _mean_of_drawn(values: FloatVector, counts: DrawCounts) -> FloatVector:
+    defined = np.isfinite(values)
+    totals = counts @ defined
+    sums = counts @ np.where(defined, values, 0.0)
+    means: FloatVector = np.full(len(counts), np.nan)
+    np.divide(sums, totals, out=means, where=totals > 0)
+    return means
 
 
 FrameScoresByModel = Mapping[str, FrameScores]

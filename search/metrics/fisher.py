@@ -16,6 +16,7 @@ from search.utils.progress import Progress, silent
 from spaces.inputs import Frame
 from spaces.plan import Ref, Share
 from spaces.stages import StagedModel
+from spaces.tasks.registry import TASKS
 
 DRAWS = 4
 """Random projections per batch."""
@@ -59,18 +60,18 @@ def fisher(model: StagedModel, frames: FrameSet) -> dict[Ref, FloatMatrix]:
     """Return the Fisher information of the answer about each representation.
 
     Each matrix is (channels, channels), summed over positions and averaged over frames. It is
-    estimated by `DRAWS` seeded random projections of twice the square roots of the probabilities,
-    since the product of their Jacobian with itself is the Fisher information. One backward pass
-    per projection serves all stages.
+    estimated by `DRAWS` seeded random projections of the answer's amplitudes, see
+    `spaces.tasks.task`: the product of their Jacobian with itself is the Fisher information. One
+    backward pass per projection serves all stages.
     """
     sums: dict[Ref, FloatMatrix] = {}
     for indices, pictures in batches(frames, FISHER_BATCH):
-        representations, roots = _traced(model, pictures)
+        representations, amplitudes = _traced(model, pictures)
         generator = torch.Generator().manual_seed(indices.start)
         for _ in range(DRAWS):
-            draw = torch.randn(roots.shape, generator=generator).to(roots.device)
+            draw = torch.randn(amplitudes.shape, generator=generator).to(amplitudes.device)
             gradients = torch.autograd.grad(
-                2 * (roots * draw).sum(), list(representations.values()), retain_graph=True
+                (amplitudes * draw).sum(), list(representations.values()), retain_graph=True
             )
             for ref, gradient in zip(representations, gradients, strict=True):
                 sums[ref] = sums.get(ref, 0.0) + _squared(gradient)
@@ -78,14 +79,13 @@ def fisher(model: StagedModel, frames: FrameSet) -> dict[Ref, FloatMatrix]:
 
 
 def _traced(model: StagedModel, pictures: list[Frame]) -> tuple[dict[Ref, Tensor], Tensor]:
-    """Return every representation, and the square roots of the probabilities, with gradients."""
+    """Return every representation, and the amplitudes of the answer, with gradients."""
     with torch.enable_grad():
         inputs = model.prepare_frames(pictures).requires_grad_()
         stages = dict(model.walk(inputs))
-        probabilities = model.probabilities([stages[tap] for tap in model.layout.taps])
-        smallest = torch.finfo(probabilities.dtype).tiny
-        roots = probabilities.clamp_min(smallest).sqrt()  # the root has no gradient at 0
-    return {Ref(model.name, stage): value for stage, value in stages.items()}, roots
+        comparable = model.comparable([stages[tap] for tap in model.layout.taps])
+        amplitudes = TASKS[model.task].amplitudes(comparable)
+    return {Ref(model.name, stage): value for stage, value in stages.items()}, amplitudes
 
 
 def _squared(gradient: Tensor) -> FloatMatrix:

@@ -13,7 +13,7 @@ from search.config.run import RunConfig
 from search.data.class_categories import Category
 from search.data.class_labels import folder_truth, real_truth
 from search.data.class_names import check_class_names, read_class_names
-from search.data.coco import coco_truth
+from search.data.coco.truth import coco_truth
 from search.data.damaged_images import intact_frames, intact_truth
 from search.data.frames import (
     BadFrames,
@@ -29,7 +29,10 @@ from search.data.frames import (
 from search.data.ground_truth import Truth, scenes_truth
 from search.data.label_table import csv_truth
 from search.data.labelled_images import ImageRoot
-from spaces.stages import Task
+from search.data.masks import ImageMasks, folder_masks
+from search.evaluation.tasks.registry import SCORING
+from search.utils.format import one_of
+from spaces.tasks.task import TaskName
 
 
 def open_frame_set(config: RunConfig) -> FrameSet:
@@ -60,23 +63,30 @@ def check_frame_supply(config: RunConfig) -> None:
     config.pass_settings.check_frame_count(len(statistics_frames), len(held_out))
 
 
-def open_ground_truth(config: RunConfig, model: str, task: Task) -> Truth:
+def open_ground_truth(config: RunConfig, model: str, task: TaskName) -> Truth:
     """Open the ground truth of a model that does `task`.
 
     Raises:
-        BadConfig: the ground truth is for the other task.
+        BadConfig: the ground truth is for another task.
         BadTruth: it cannot be read, or too many of its images cannot.
     """
     section = config.truth[model]
+    _check_task(section, model, task)
     if section.scenes is not None:
         return scenes_truth(section.scenes.settings(), section.scene_count, task)
-    truth_task: Task = "detection" if section.coco else "classification"
-    if truth_task != task:
-        raise BadConfig(
-            f"truth.{model}: {model} does {task}, but this is ground truth for {truth_task}"
-        )
     truth = _open_labels(section, config.base)
     return intact_truth(truth, config.frames.largest_unreadable_share, f"truth.{model}")
+
+
+def _check_task(section: TruthConfig, model: str, task: TaskName) -> None:
+    formats = SCORING[task].label_formats
+    if section.label_format in formats:
+        return
+    fitting = f"give {one_of(formats)}" if formats else "there is none"
+    raise BadConfig(
+        f"truth.{model}: {model} does {task}, but `{section.label_format}` is no ground truth for "
+        f"it: {fitting}"
+    )
 
 
 def _open_labels(section: TruthConfig, base: Path) -> Truth:
@@ -89,6 +99,10 @@ def _open_labels(section: TruthConfig, base: Path) -> Truth:
         return csv_truth(file, sampling, _names(classes), ImageRoot(file.parent, outside))
     if section.image_folder:
         return folder_truth(path_from(base, section.image_folder), sampling, _names(classes))
+    if section.masks:
+        folder, pictures = path_from(base, section.masks), path_from(base, str(section.images))
+        ignore = 255 if section.ignore is None else section.ignore
+        return folder_masks(ImageMasks(folder, pictures, ignore), sampling, _names(classes))
     file = path_from(base, str(section.coco or section.real))
     images = path_from(base, section.images) if section.images else file.parent
     if section.coco:

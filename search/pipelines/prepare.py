@@ -23,7 +23,8 @@ from search.data.frames import (
     split_frames,
     split_parts,
 )
-from search.data.ground_truth import BadTruth, Truth, check_classes
+from search.data.ground_truth import BadTruth, Truth
+from search.evaluation.tasks.registry import SCORING
 from search.metrics.registry import METRICS
 from search.metrics.rounding import rounding_losses
 from search.pipelines.open_data import (
@@ -199,7 +200,7 @@ def open_truth_of(config: RunConfig, name: str, model: StagedModel, frames: Fram
         BadTruth: labels and model do not fit, or labelled frames are also among the unlabelled.
     """
     labelled = open_ground_truth(config, name, model.task)
-    check_classes(labelled, model.num_classes, name)
+    SCORING[model.task].check(labelled, model.num_classes, name)
     if shared := count_overlap(labelled.frames, frames):
         raise BadTruth(
             f"truth.{name}: {shared} of its frames are also among "

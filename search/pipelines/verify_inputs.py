@@ -13,16 +13,31 @@ from search.config.yaml_text import NotYaml, read_yaml
 from search.data.damaged_images import intact_frames
 from search.data.frames import FrameSet, JoinedFrames, Sampling, count_overlap, folder_frames
 from search.data.ground_truth import BadTruth, Truth
+from search.evaluation.tasks.registry import SCORING
 from search.pipelines.finished_run import LoadedRun
+from search.utils.format import one_of
 from spaces.errors import MergeSearchError
+from spaces.tasks.task import TaskName
 
 RUN_KEYS: Mapping[str, Sequence[str]] = {
     "csv": ("classes", "outside"),
     "image_folder": ("classes",),
     "coco": ("classes", "outside"),
     "real": (),
+    "masks": ("classes", "images", "ignore"),
 }
 """Keys that labels of each format take from the run's config by default."""
+
+
+LABEL_FILES: Mapping[str, Sequence[str]] = {".csv": ("csv",), ".json": ("coco", "real")}
+LABEL_FOLDERS = ("image_folder", "masks")
+LABEL_KINDS: Mapping[str, str] = {
+    "csv": "a .csv file",
+    "image_folder": "a folder with a sub-folder of images per class",
+    "coco": "a .json file in COCO's format",
+    "real": "a .json file of ReaL labels",
+    "masks": "a folder of PNG masks",
+}
 
 
 class BadData(MergeSearchError):
@@ -127,18 +142,20 @@ class VerificationInputs:
             section["outside"] = True
         return {label_format: str(path.resolve()), **section}
 
-    def _format(self, name: str, task: str) -> str:
+    def _format(self, name: str, task: TaskName) -> str:
         """Return the key of the config for the model's labels."""
-        path = self.labels[name]
-        if path.is_dir():
-            return "image_folder"
-        formats = {".csv": "csv", ".json": "coco" if task == "detection" else "real"}
-        if path.suffix.lower() not in formats:
-            raise BadData(
-                f"--labels {name}={path}: must be a .csv file, a folder with a sub-folder of "
-                "images per class, or a .json file"
-            )
-        return formats[path.suffix.lower()]
+        path, accepted = self.labels[name], SCORING[task].label_formats
+        found = LABEL_FOLDERS if path.is_dir() else LABEL_FILES.get(path.suffix.lower(), ())
+        matching = [label_format for label_format in found if label_format in accepted]
+        if not matching:
+            kinds = [
+                LABEL_KINDS[label_format]
+                for label_format in accepted
+                if label_format in LABEL_KINDS
+            ]
+            expected = f"must be {one_of(kinds)}" if kinds else "has no ground truth"
+            raise BadData(f"--labels {name}={path}: {name} does {task}: {expected}")
+        return matching[0]
 
 
 def _by_model(option: str, texts: Sequence[str]) -> dict[str, str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from search.config.yaml_text import NotYaml, read_yaml
+from search.evaluation.tasks.registry import SCORING
 from search.results.search_result import Result
 
 
@@ -49,16 +50,13 @@ def next_steps(result: Result, paths: RunPaths) -> list[NextStep]:
     labels = [
         part
         for name, model in result.models.items()
-        for part in ("--labels", f"{name}={_labels_file(model.task)}")
+        if (example := SCORING[model.task].labels_example)
+        for part in ("--labels", f"{name}={example}")
     ]
     steps.append(NextStep("Measure it on your own labels", _command("verify", paths.out, *labels)))
     if paths.config is not None:
         steps.append(NextStep("Compare the candidates in MLflow", _command("ui", paths.config)))
     return steps
-
-
-def _labels_file(task: str) -> str:
-    return "instances.json" if task == "detection" else "labels.csv"
 
 
 def _command(*words: str) -> str:

@@ -1,4 +1,4 @@
-"""Names and formats of the main score of a model: mAP of a detector, top-1 of a classifier."""
+"""Names and formats of the main score of a model, such as the mAP of a detector."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from collections.abc import Container, Mapping, Sequence
 from search.evaluation.per_frame import Scores, main_score, main_score_name
 from search.utils.format import percent, percent_interval
 
-NAMES = {"map": "mAP", "top1": "top-1"}
+NAMES = {"map": "mAP", "top1": "top-1", "recall1": "recall@1", "miou": "mIoU"}
+FRACTIONS = ("map", "miou")
+"""Scores that are usually written as fractions, not as percentages."""
 
 
 def score_name(scores: Container[str]) -> str:
@@ -18,10 +20,11 @@ def score_name(scores: Container[str]) -> str:
 def score_text(scores: Scores) -> str:
     """Format the main score."""
     value = main_score(scores)
-    return f"{value:.3f}" if "map" in scores else percent(value)
+    return f"{value:.3f}" if main_score_name(scores) in FRACTIONS else percent(value)
 
 
 def interval_text(intervals: Mapping[str, Sequence[float]]) -> str:
     """Format the interval of the main score, given the intervals of all scores."""
-    low, high = intervals[main_score_name(intervals)]
-    return f"{low:.3f}…{high:.3f}" if "map" in intervals else percent_interval([low, high])
+    name = main_score_name(intervals)
+    low, high = intervals[name]
+    return f"{low:.3f}…{high:.3f}" if name in FRACTIONS else percent_interval([low, high])

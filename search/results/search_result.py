@@ -16,6 +16,7 @@ from search.results.refinement import RefinementRecord
 from search.study.pareto import front_indices
 from search.utils.records import IsoTime
 from spaces.plan import Precision, SharePlan
+from spaces.tasks.task import TaskName
 
 RESULT_SCHEMA = 4
 UNMERGED = "unmerged"
@@ -97,7 +98,7 @@ class ModelRecord:
     """A model of the deployment."""
 
     arch: str
-    task: str
+    task: TaskName
     stages: list[dict[str, Any]]
     head_bytes: int
     head_macs: int

@@ -121,7 +121,7 @@ def _signature(contents: BundleContents) -> ModelSignature:
     """Return the signature: frames in, the output of each model out.
 
     Frames are declared as objects, so that MLflow passes on encoded images and frames of several
-    sizes; `served.py` checks them. Detections are one object per frame.
+    sizes; `served.py` checks them. What is no matrix of numbers is one object per frame.
     """
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema, TensorSpec
@@ -129,7 +129,7 @@ def _signature(contents: BundleContents) -> ModelSignature:
     frames = TensorSpec(np.dtype(object), (-1,))
     outputs: list[ColSpec | TensorSpec] = [
         TensorSpec(np.dtype(np.float32), (-1, contents.specs[name].num_classes or -1), name)
-        if task == "classification"
+        if task in ("classification", "embedding")
         else TensorSpec(np.dtype(object), (-1,), name)
         for name, task in contents.tasks.items()
     ]

@@ -2,7 +2,8 @@
 
 One or several frames become every model's answer: of a classifier an array (frames, classes) of
 logits; of a detector for each frame `boxes` (corners in its pixels), `scores` and `classes` (from
-1), by descending score. A frame is
+1), by descending score; of an embedding an array (frames, dimensions); of a segmentation for each
+frame an array (height, width) of classes; of a dense network its numbers. A frame is
 
 - uint8 numbers (height, width, 3) in RGB: an array, or nested lists in JSON;
 - an encoded image (PNG, JPEG, ...): bytes, or base64 text in JSON.
@@ -45,14 +46,18 @@ class Merged(mlflow.pyfunc.PythonModel):
             # MLflow answers with the message of its own errors only.
             raise MlflowException(str(error), error_code=INVALID_PARAMETER_VALUE) from error
         return {
-            name: answer.numpy()
-            if self.bundle.tasks[name] == "classification"
-            else [
-                {part: tensor.numpy() for part, tensor in detections._asdict().items()}
-                for detections in answer
-            ]
+            name: [_arrays(of_frame) for of_frame in answer]
+            if isinstance(answer, list)
+            else answer.numpy()
             for name, answer in answers.items()
         }
+
+
+def _arrays(of_frame):
+    """Return what a model says of one frame as arrays: its named parts, or one array."""
+    if isinstance(of_frame, tuple):
+        return {part: tensor.numpy() for part, tensor in of_frame._asdict().items()}
+    return of_frame.numpy()
 
 
 def _frames(given):

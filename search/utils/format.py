@@ -30,3 +30,9 @@ def percent_interval(interval: Sequence[float]) -> str:
     """Return the interval [low, high] in percent."""
     low, high = interval
     return f"{100 * low:.1f}…{100 * high:.1f}%"
+
+
+def one_of(words: Sequence[str]) -> str:
+    """Return alternatives in words: `a, b or c`."""
+    *others, last = words
+    return f"{', '.join(others)} or {last}" if others else last

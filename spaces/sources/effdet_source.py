@@ -24,6 +24,7 @@ from spaces.sources.source import (
     cut,
     load_for_inference,
     no_hub_weights,
+    task_of,
 )
 from spaces.sources.timm_source import containers_of
 from spaces.stages import Layout, StagedModel
@@ -41,14 +42,19 @@ class EffdetSource:
     """Networks by their names in effdet."""
 
     def build(self, spec: ModelSpec, name: str) -> BuiltNetwork:
+        task = task_of(spec, ("detection",))
         net = _create(spec, name)
         note = load_for_inference(net, spec)
         input_spec, head = _input(net, spec), DetectorHead(net)
-        parts = cut(net.backbone, spec, input_spec, Hints(containers_of(net.backbone)))
+        parts = cut(
+            net.backbone,
+            spec,
+            input_spec,
+            Hints(containers_of(net.backbone), outputs="representations"),
+        )
         layout = Layout(spec.name, parts.names, parts.taps)
-        model = StagedModel(
-            layout, parts.stages, head, input_spec, "detection", int(net.config.num_classes)
-        ).eval()
+        classes = int(net.config.num_classes)
+        model = StagedModel(layout, parts.stages, head, input_spec, task, classes).eval()
 
         def answers(inputs: Tensor) -> list[Tensor]:
             representations = dict(model.walk(inputs))

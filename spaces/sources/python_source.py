@@ -1,8 +1,9 @@
-"""Build classifiers with functions of the user's own: `python:package.module:function`.
+"""Build networks with functions of the user's own: `python:package.module:function`.
 
 The function runs because a config names it, and only then. It takes no argument, or `num_classes`
 if the config gives it, and returns a module that takes a (frames, channels, height, width) input
-and returns (frames, classes) logits. The module may say its `input_size`, (height, width).
+and returns the answer of its task; `spaces.sources.own_answers` says in which form. The module may
+say its `input_size`, (height, width), and its `task`; the config may say both, too.
 """
 
 from __future__ import annotations
@@ -11,21 +12,22 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from spaces.cutting import NO_HINTS
 from spaces.errors import BadInput, BadWeights
 from spaces.inputs import InputSpec
 from spaces.model_spec import ModelSpec
+from spaces.sources.own_answers import count_classes
 from spaces.sources.source import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     BuiltNetwork,
+    Role,
     as_trained,
-    built_classifier,
+    build_traced,
     load_for_inference,
 )
+from spaces.tasks.task import TaskName
 
 
 class PythonSource:
@@ -38,11 +40,11 @@ class PythonSource:
                 "file, or to `none` for those that the function leaves in the network"
             )
         net = _call(_function(spec, name), spec)
-        input_spec = _input(net, spec)
+        task: TaskName = spec.task or getattr(net, "task", None) or "classification"
+        input_spec = _input(net, spec, task)
         note = load_for_inference(net, spec)
-        return built_classifier(
-            net, spec, input_spec, NO_HINTS, note, _count_classes(net, spec, input_spec)
-        )
+        classes = count_classes(net, spec, input_spec, task)
+        return build_traced(net, spec, Role(input_spec, task, classes), note)
 
     def weights_licence(self, spec: ModelSpec, name: str) -> str:
         return ""
@@ -86,7 +88,7 @@ def _call(function: Callable[..., Any], spec: ModelSpec) -> nn.Module:
     return net
 
 
-def _input(net: nn.Module, spec: ModelSpec) -> InputSpec:
+def _input(net: nn.Module, spec: ModelSpec, task: TaskName) -> InputSpec:
     size = spec.size or getattr(net, "input_size", None)
     if size is None:
         raise BadInput(
@@ -94,26 +96,6 @@ def _input(net: nn.Module, spec: ModelSpec) -> InputSpec:
             "module an attribute `input_size`, (height, width)"
         )
     height, width = size
-    return as_trained(
-        InputSpec(int(height), int(width), IMAGENET_MEAN, IMAGENET_STD, spec.fit or "crop"), spec
-    )
-
-
-@torch.no_grad()
-def _count_classes(net: nn.Module, spec: ModelSpec, input_spec: InputSpec) -> int:
-    shape = (2, input_spec.channel_count, input_spec.height, input_spec.width)
-    try:
-        answer = net(torch.zeros(shape, device=next(net.parameters()).device))
-    except Exception as error:
-        # the user's own code may raise anything
-        raise BadInput(
-            f"{spec.name}: {spec.arch} fails on an input of {' x '.join(map(str, shape))}: "
-            f"{type(error).__name__}: {error}"
-        ) from error
-    if not isinstance(answer, Tensor) or answer.dim() != 2 or len(answer) != 2:
-        said = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
-        raise BadInput(
-            f"{spec.name}: {spec.arch} answers two frames with {said}; a classifier returns "
-            "logits, (frames, classes)"
-        )
-    return answer.shape[1]
+    fit = spec.fit or ("crop" if task == "classification" else "letterbox")
+    own = InputSpec(int(height), int(width), IMAGENET_MEAN, IMAGENET_STD, fit)
+    return as_trained(own, spec)

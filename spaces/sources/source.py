@@ -10,12 +10,14 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from spaces.cutting import CutNetwork, Hints, cut_network
+from spaces.cutting import NO_HINTS, CutNetwork, Hints, cut_network
 from spaces.dataflow import Uncuttable
 from spaces.errors import BadInput, BadWeights, UncuttableModel
 from spaces.inputs import InputSpec
 from spaces.model_spec import ModelSpec
 from spaces.stages import Layout, StagedModel
+from spaces.tasks.detection import AnchorHead
+from spaces.tasks.task import TaskName
 from spaces.weight_loading import load_file_into, load_package_into
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -80,6 +82,18 @@ def _load_weights(net: nn.Module, spec: ModelSpec) -> str:
     return ""
 
 
+def task_of(spec: ModelSpec, tasks: Sequence[TaskName]) -> TaskName:
+    """Return the task of the spec, which must be one of `tasks`; by default the first.
+
+    Raises:
+        BadInput: the architecture does not do the task.
+    """
+    task = spec.task or tasks[0]
+    if task not in tasks:
+        raise BadInput(f"{spec.name}: {spec.arch} does {' or '.join(tasks)}, not {task}")
+    return task
+
+
 def no_hub_weights(spec: ModelSpec) -> BadWeights:
     """Build the error for missing weights; the libraries would warn and use random weights."""
     return BadWeights(
@@ -123,24 +137,50 @@ def cut(net: nn.Module, spec: ModelSpec, input_spec: InputSpec, hints: Hints) ->
         raise UncuttableModel(f"{spec.name}: {spec.arch} cannot be cut: {error}") from error
 
 
-class ClassifierHead(nn.Module):
-    """The layers after the trunk of a classifier."""
+class NetworkHead(nn.Module):
+    """The layers after the trunk, as a function of the list of taps."""
 
     def __init__(self, layers: nn.Module) -> None:
         super().__init__()
         self.layers = layers
 
     def forward(self, taps: list[Tensor]) -> Tensor:
-        logits: Tensor = self.layers(*taps)
-        return logits
+        answer: Tensor = self.layers(*taps)
+        return answer
 
 
-def built_classifier(
-    net: nn.Module, spec: ModelSpec, input_spec: InputSpec, hints: Hints, note: str, classes: int
-) -> BuiltNetwork:
-    """Cut a classifier."""
-    parts = cut(net, spec, input_spec, hints)
+@dataclass(frozen=True)
+class Role:
+    """What a network takes and answers."""
+
+    input: InputSpec
+    task: TaskName
+    classes: int
+    """Number of classes; 0 if the task has none."""
+    hints: Hints = NO_HINTS
+    """What its library says of it."""
+
+
+def build_traced(net: nn.Module, spec: ModelSpec, role: Role, note: str) -> BuiltNetwork:
+    """Cut a network whose forward pass gives the answer of its task.
+
+    Of a detector that is the boxes (batch, anchors, 4) and scores (batch, anchors, classes) of all
+    anchors. `note` says how the weights were found in a file.
+    """
+    parts = cut(net, spec, role.input, role.hints)
     layout = Layout(spec.name, parts.names, parts.taps)
-    head = ClassifierHead(parts.head)
-    model = StagedModel(layout, parts.stages, head, input_spec, "classification", classes).eval()
-    return BuiltNetwork(model, note, lambda x: [net(x)], lambda x: [model(x)])
+    if role.task == "detection":
+        head: NetworkHead | AnchorHead = AnchorHead(parts.head)
+    else:
+        head = NetworkHead(parts.head)
+    model = StagedModel(layout, parts.stages, head, role.input, role.task, role.classes).eval()
+
+    def answers(inputs: Tensor) -> list[Tensor]:
+        representations = dict(model.walk(inputs))
+        return _as_list(parts.head(*(representations[tap] for tap in parts.taps)))
+
+    return BuiltNetwork(model, note, lambda inputs: _as_list(net(inputs)), answers)
+
+
+def _as_list(answer: Tensor | Sequence[Tensor]) -> list[Tensor]:
+    return [answer] if isinstance(answer, Tensor) else [*answer]

@@ -1,4 +1,4 @@
-"""Build the classifiers of timm.
+"""Build the classifiers and embeddings of timm.
 
 This is the only module that imports timm.
 """
@@ -11,16 +11,18 @@ from typing import Any
 from torch import nn
 
 from spaces.cutting import Hints
-from spaces.errors import BadInput
+from spaces.errors import BadInput, BadWeights
 from spaces.inputs import InputSpec
 from spaces.model_spec import ModelSpec
 from spaces.sources.hub import hub_errors
 from spaces.sources.source import (
     BuiltNetwork,
+    Role,
     as_trained,
-    built_classifier,
+    build_traced,
     load_for_inference,
     no_hub_weights,
+    task_of,
 )
 
 with warnings.catch_warnings():
@@ -39,11 +41,10 @@ class TimmSource:
             )
         if spec.weights == "hub" and not _has_hub_weights(name):
             raise no_hub_weights(spec)
-        net = _create(spec, name)
-        note = load_for_inference(net, spec)
-        return built_classifier(
-            net, spec, _input(net, spec), hints_of(net), note, int(net.num_classes)
-        )
+        task = task_of(spec, ("classification", "embedding"))
+        net, note = _load_embedding(spec, name) if task == "embedding" else _load(spec, name)
+        role = Role(_input(net, spec), task, int(net.num_classes), hints_of(net))
+        return build_traced(net, spec, role, note)
 
     def weights_licence(self, spec: ModelSpec, name: str) -> str:
         config = timm.get_pretrained_cfg(name) if spec.weights == "hub" else None
@@ -72,6 +73,28 @@ def _create(spec: ModelSpec, name: str) -> Any:
     if spec.size is not None and hasattr(net, "set_input_size"):
         net.set_input_size(img_size=spec.size)  # a transformer has a table of positions
     return net
+
+
+def _load(spec: ModelSpec, name: str) -> tuple[Any, str]:
+    """Return a network with its weights, and how they were found in a file."""
+    net = _create(spec, name)
+    return net, load_for_inference(net, spec)
+
+
+def _load_embedding(spec: ModelSpec, name: str) -> tuple[Any, str]:
+    """Return a network without its classifier; the file of its weights may hold one."""
+    try:
+        net, note = _load(spec, name)
+    except BadWeights as error:
+        net = _create(spec, name)
+        net.reset_classifier(0)
+        try:
+            return net, load_for_inference(net, spec)
+        except BadWeights:
+            raise error from None
+    net.reset_classifier(0)
+    net.eval()
+    return net, note
 
 
 def _input(net: Any, spec: ModelSpec) -> InputSpec:

@@ -1,4 +1,4 @@
-"""Build the classifiers of torchvision.
+"""Build the classifiers and segmentations of torchvision.
 
 This is the only module that imports torchvision's networks.
 """
@@ -11,18 +11,21 @@ import torchvision
 from torch import nn
 from torchvision.transforms import InterpolationMode
 
-from spaces.cutting import NO_HINTS
 from spaces.errors import BadInput
 from spaces.inputs import InputSpec
 from spaces.model_spec import ModelSpec
 from spaces.sources.hub import hub_errors
 from spaces.sources.source import (
     BuiltNetwork,
+    Role,
     as_trained,
-    built_classifier,
+    build_traced,
     load_for_inference,
+    task_of,
 )
+from spaces.sources.torchvision_segmentation import SEGMENTATIONS, build_segmentation
 
+CLASSIFIERS = frozenset(torchvision.models.list_models(module=torchvision.models))
 WITH_AUXILIARY = ("googlenet", "inception_v3")
 """Networks with classifiers for training only."""
 
@@ -31,18 +34,20 @@ class TorchvisionSource:
     """Networks by their names in `torchvision.models`."""
 
     def build(self, spec: ModelSpec, name: str) -> BuiltNetwork:
-        classifiers = torchvision.models.list_models(module=torchvision.models)
-        if name not in classifiers:
-            raise BadInput(
-                f"{spec.name}: torchvision has no classifier {name!r}; it has "
-                f"{', '.join(sorted(classifiers))}"
-            )
         if spec.input.in_chans == 1:
             raise BadInput(f"{spec.name}: in_chans 1: torchvision's networks take 3 channels")
+        if name in SEGMENTATIONS:
+            return build_segmentation(spec, name)
+        if name not in CLASSIFIERS:
+            raise BadInput(
+                f"{spec.name}: torchvision has no classifier or segmentation {name!r}; it has "
+                f"{', '.join(sorted(CLASSIFIERS | SEGMENTATIONS))}"
+            )
+        task = task_of(spec, ("classification",))
         input_spec = _input(spec, name)
         net = _create(spec, name, input_spec)
         note = load_for_inference(net, spec)
-        return built_classifier(net, spec, input_spec, NO_HINTS, note, _classes(net))
+        return build_traced(net, spec, Role(input_spec, task, _classes(net)), note)
 
     def weights_licence(self, spec: ModelSpec, name: str) -> str:
         return ""

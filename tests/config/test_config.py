@@ -292,9 +292,9 @@ REFUSED: list[tuple[str, Any, tuple[str, ...]]] = [
     ("truth", {"c": {"csv": "x.csv"}}, ("'c'", "['a', 'b']")),
     ("truth.a", {}, ("exactly one of scenes, csv, image_folder, real, coco",)),
     ("truth.a", {"csv": "x", "coco": "y"}, ("exactly one of", "csv", "coco")),
-    ("truth.a", {"csv": "x", "images": "y"}, ("images goes with coco or real only",)),
-    ("truth.a", {"csv": "x", "classes": {1: "y"}}, ("classes of csv or image_folder is a list",)),
-    ("truth.a", {"real": "x", "classes": ["y"]}, ("classes goes with coco, csv or image_folder",)),
+    ("truth.a", {"csv": "x", "images": "y"}, ("images goes with coco, real or masks only",)),
+    ("truth.a", {"csv": "x", "classes": {1: "y"}}, ("classes of csv is a list",)),
+    ("truth.a", {"real": "x", "classes": ["y"]}, ("classes goes with coco, csv,",)),
     *(
         ("truth.a", {"coco": "x", "classes": wrong},
          ("truth.a.classes: ", "in a list, class 1 first, or map {class: category}"))
@@ -487,7 +487,7 @@ def test_truth_of_the_wrong_task_is_refused(
     tmp_path: Path, good: dict[str, Any], section: dict[str, Any], task: Any
 ) -> None:
     config = load(tmp_path, with_changes(good, {"truth.a": section}))
-    with pytest.raises(BadConfig, match=rf"truth\.a: a does {task}, but this is ground truth for"):
+    with pytest.raises(BadConfig, match=rf"truth\.a: a does {task}, but `.*` is no ground"):
         open_ground_truth(config, "a", task)
 
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from tiny import save_noise_image
 
-from search.data.coco import coco_truth
+from search.data.coco.truth import coco_truth
 from search.data.frames import Sampling
 from search.data.ground_truth import BadTruth, BoxTruth
 from search.data.images import read_image, read_size

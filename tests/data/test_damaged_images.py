@@ -15,10 +15,10 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from tiny import save_noise_image
 
-from search.data.coco import coco_truth
+from search.data.coco.truth import coco_truth
 from search.data.damaged_images import intact_frames, intact_truth
 from search.data.frames import BadFrames, ImageFiles, Sampling, folder_frames, remarks_of
-from search.data.ground_truth import BadTruth, ClassTruth
+from search.data.ground_truth import BadTruth, BoxTruth, ClassTruth
 from search.data.images import check_image, read_image
 from search.data.label_table import csv_truth
 
@@ -221,7 +221,7 @@ def test_a_damaged_labelled_image_takes_its_labels_with_it(tmp_path: Path) -> No
     assert isinstance(labels, ClassTruth)
     assert [sorted(classes) for classes in labels.labels] == [[1], [3], [4], [5]]
     boxed = intact_truth(coco_truth(tmp_path / "boxes.json", tmp_path, Sampling()), 0.5, "truth.b")
-    assert not isinstance(boxed, ClassTruth)
+    assert isinstance(boxed, BoxTruth)
     assert [annotations[0]["bbox"][0] for annotations in boxed.annotations] == [1, 3, 4, 5]
     assert len(boxed.frames) == 4 and "2 of 6" in remarks_of(boxed.frames).warnings[0]
     with pytest.raises(BadTruth, match=r"^truth\.a: 2 of 6 images cannot be read"):

@@ -23,7 +23,7 @@ from tiny import (
 from search.config.loading import load_config
 from search.data.class_categories import ClassCategories
 from search.data.class_labels import folder_truth, real_truth
-from search.data.coco import coco_truth
+from search.data.coco.truth import coco_truth
 from search.data.frames import Sampling
 from search.data.ground_truth import (
     BadTruth,

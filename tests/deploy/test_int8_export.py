@@ -27,7 +27,7 @@ from search.cli.main import main
 from search.config.search import ExportConfig
 from search.data.frames import RenderedScenes
 from search.data.ground_truth import ClassTruth, Truth
-from search.deploy.graph_answers import GraphAnswers, suppress_anchors
+from search.deploy.graph_answers import GraphAnswers
 from search.deploy.int8_export import (
     CALIBRATION_FRAMES,
     CalibrationFeeds,
@@ -48,7 +48,7 @@ from spaces.merged import MergedModel
 from spaces.model_spec import ModelSpec
 from spaces.onnx_grafts import int8_layers
 from spaces.plan import HEAD, Ref, SharePlan
-from spaces.stages import DetectionHead
+from spaces.tasks.detection import DetectionHead, suppress_anchors
 from spaces.zoo import load_model
 
 
@@ -103,7 +103,7 @@ def test_the_layers_of_the_file_compute_in_int8(exported: Exported) -> None:
 
 def test_its_answers_are_near_those_of_the_bundle(exported: Exported) -> None:
     pictures = [exported.observed.frames[k] for k in range(8)]
-    int8 = GraphAnswers(exported.file, exported.bundle.inputs)(pictures)
+    int8 = GraphAnswers(exported.file, exported.bundle.inputs, exported.bundle.tasks)(pictures)
     with torch.inference_mode():
         for (output, actual), (_, expected) in zip(
             int8, bundle_answers(exported.bundle)(pictures), strict=True
@@ -133,7 +133,7 @@ def test_the_card_has_the_quality_of_each_model(exported: Exported) -> None:
 def measure(exported: Exported, truth: dict[str, Truth]) -> Int8Quality:
     deployment = exported.observed.deployment
     setup = EvaluationSetup(deployment.deployed_models, deployment.facts, {}, 8)
-    int8 = GraphAnswers(exported.file, exported.bundle.inputs)
+    int8 = GraphAnswers(exported.file, exported.bundle.inputs, exported.bundle.tasks)
     return measure_int8(exported.observed, setup, truth, bundle_answers(exported.bundle), int8)
 
 

@@ -17,14 +17,12 @@ from tiny import STREET
 
 from search.data.frames import RenderedScenes
 from search.data.ground_truth import BoxTruth, scenes_truth
-from search.evaluation.accuracy import (
+from search.evaluation.tasks.classification import labels_from_answers, score_classes, top_classes
+from search.evaluation.tasks.detection import (
     CONFIDENT_SCORE,
     BoxGeometry,
     boxes_from_answers,
-    labels_from_answers,
     score_boxes,
-    score_classes,
-    top_classes,
 )
 from spaces.inputs import InputSpec
 

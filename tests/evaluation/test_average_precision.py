@@ -14,7 +14,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from search.evaluation.average_precision import match_detections
-from search.evaluation.per_frame import BoxFrameScores
+from search.evaluation.tasks.detection import BoxFrameScores
 
 FRAMES, CATEGORIES = 9, ("car", "van", "crowds only", "never seen")
 Entries = list[dict[str, Any]]

@@ -20,7 +20,8 @@ from search.evaluation.bootstrap import (
     percentile_interval,
 )
 from search.evaluation.confidence import Resampling
-from search.evaluation.per_frame import ClassFrameScores, FrameScores
+from search.evaluation.per_frame import FrameScores
+from search.evaluation.tasks.classification import ClassFrameScores
 from search.results.search_result import significance
 
 FRAMES = 60

@@ -8,7 +8,8 @@ import pytest
 from tiny import STREET
 
 from search.data.ground_truth import BoxTruth, ClassTruth, scenes_truth
-from search.evaluation.chance import chance_of, scores_at_chance
+from search.evaluation.chance import scores_at_chance
+from search.evaluation.tasks.classification import chance_of
 
 
 def labelled(labels: Sequence[int]) -> ClassTruth:

@@ -27,7 +27,7 @@ from search.evaluation.correlation import (
 from search.utils.arrays import FloatVector
 
 Row = list[int]
-Reference = Callable[[Sequence[float], Sequence[float]], float | None]
+Expected = Callable[[Sequence[float], Sequence[float]], float | None]
 EVERY = pytest.mark.parametrize("name", COEFFICIENTS)
 
 
@@ -51,7 +51,7 @@ def value(coefficient: Coefficient, x: Sequence[float], y: Sequence[float]) -> f
     return estimate
 
 
-# Reference implementations, straight from the definitions.
+# Expected implementations, straight from the definitions.
 
 
 def slow_pearson(x: Sequence[float], y: Sequence[float]) -> float | None:
@@ -82,7 +82,7 @@ def slow_kendall(x: Sequence[float], y: Sequence[float]) -> float | None:
     return score / math.sqrt(untied_x * untied_y) if untied_x and untied_y else None
 
 
-REFERENCES: dict[str, Reference] = {
+REFERENCES: dict[str, Expected] = {
     "pearson": slow_pearson,
     "spearman": slow_spearman,
     "kendall": slow_kendall,

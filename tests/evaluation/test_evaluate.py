@@ -11,13 +11,6 @@ from tiny import STREET, shares_in
 
 from search.data.frames import FrameSet
 from search.data.ground_truth import BoxTruth, ClassTruth, Truth, scenes_truth
-from search.evaluation.accuracy import (
-    BoxGeometry,
-    boxes_from_answers,
-    score_boxes,
-    score_classes,
-    top_classes,
-)
 from search.evaluation.evaluate import (
     UNMERGED_PLAN,
     EvaluationSetup,
@@ -27,6 +20,8 @@ from search.evaluation.evaluate import (
     verification_steps,
 )
 from search.evaluation.per_frame import main_score
+from search.evaluation.tasks.classification import score_classes, top_classes
+from search.evaluation.tasks.detection import BoxGeometry, boxes_from_answers, score_boxes
 from search.statistics.observed import Observed
 from search.utils.progress import silent
 from spaces.inputs import prepare_batch

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from tiny import capture_reporter, random_network, require_pypi_weights, run_config, write_config
 
 from search.config.loading import load_config
-from search.data.coco import coco_truth
+from search.data.coco.truth import coco_truth
 from search.data.frames import Sampling, Subset, folder_frames
 from search.data.ground_truth import ClassTruth
 from search.data.label_table import csv_truth

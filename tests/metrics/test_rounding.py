@@ -48,7 +48,7 @@ def slow_loss(observed: Observed, owner: Ref, precision: Precision) -> float:
 
 def probabilities(model: StagedModel, inputs: torch.Tensor) -> torch.Tensor:
     representations = dict(model.walk(inputs))
-    return model.probabilities([representations[tap] for tap in model.layout.taps])
+    return model.comparable([representations[tap] for tap in model.layout.taps])
 
 
 @pytest.mark.parametrize("which", ["pair", "mixed"])

@@ -88,8 +88,8 @@ def test_trainable_maps_lead_to_the_answers_of_the_merged_model(
             model = deployment.fused_models[name]
             own = [Ref(name, tap) for tap in model.layout.taps]
             torch.testing.assert_close(
-                model.probabilities([reached.get(ref, unmerged[ref]) for ref in own]),
-                model.probabilities(taps, head),
+                model.comparable([reached.get(ref, unmerged[ref]) for ref in own]),
+                model.comparable(taps, head),
                 rtol=1e-3,
                 atol=1e-5,
             )
@@ -150,7 +150,7 @@ def test_a_plan_set_answers_refined_plans_as_their_bundles_do(
     plans = [refined, refined.in_closed_form(), refined.with_precisions(heads)]  # type: ignore[arg-type]
     maps, inputs = maps_of(mixed, plans), frame_inputs(mixed, 2)
     joint = PlanSet(mixed.deployment.models, mixed.deployment.facts, plans, maps)
-    answers = dict(joint.probabilities(inputs))
+    answers = dict(joint.comparables(inputs))
     (recipient,) = {share.recipient.model for share in refined.shares}
     assert len({outputs[recipient] for outputs in joint.outputs}) == len(plans)
     for number, (plan, outputs) in enumerate(zip(plans, joint.outputs, strict=True)):
@@ -159,7 +159,7 @@ def test_a_plan_set_answers_refined_plans_as_their_bundles_do(
         bundle = load_bundle(folder)
         taps_read = bundle.merged.answers(inputs, lambda head, taps: (head, taps))
         for name, (head, taps) in taps_read.items():
-            expected = mixed.deployment.models[name].probabilities(taps, head)
+            expected = mixed.deployment.models[name].comparable(taps, head)
             torch.testing.assert_close(answers[outputs[name]], expected, rtol=1e-3, atol=1e-5)
 
 

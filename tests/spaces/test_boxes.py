@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from search.data.frames import FrameSet
 from search.data.ground_truth import BoxTruth, coco_annotation
-from search.evaluation.accuracy import BoxGeometry, score_boxes
 from search.evaluation.evaluate import UNMERGED_PLAN, EvaluationSetup, compute_accuracy
+from search.evaluation.tasks.detection import BoxGeometry, score_boxes
 from spaces.inputs import Fit, Frame, InputSpec, boxes_to_frame, prepare
 from spaces.model_facts import collect_model_facts
 from spaces.stages import Layout, StagedModel

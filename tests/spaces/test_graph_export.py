@@ -32,7 +32,8 @@ from spaces.map_folding import find_fold_targets
 from spaces.merged import MergedModel
 from spaces.model_facts import layouts_by_model
 from spaces.plan import HEAD, LINEAR, AdapterSpec, Ref, Share, SharePlan
-from spaces.stages import DetectionHead, total_bytes, unique_tensors
+from spaces.stages import total_bytes, unique_tensors
+from spaces.tasks.detection import DetectionHead
 
 
 def build_bundle(observed: Observed, plan: SharePlan) -> Bundle:
@@ -60,7 +61,7 @@ def test_the_dense_output_contains_every_detection(mixed: Observed) -> None:
     taps = [r for name, r in model.walk(inputs) if name in model.layout.taps]
     assert isinstance(model.head, DetectionHead)
     boxes, scores = model.head.dense(taps)
-    assert torch.allclose(scores.flatten(1), model.probabilities(taps))
+    assert torch.allclose(scores.flatten(1), model.comparable(taps))
     for rows, all_boxes, all_scores in zip(model.head(taps), boxes, scores, strict=True):
         assert (rows[:, 4] > 0).all()
         for row in rows:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from search.data.class_labels import real_truth
-from search.data.coco import coco_truth
+from search.data.coco.truth import coco_truth
 from search.data.frames import Sampling
 from search.results.search_result import Result
 from search.study.optimize import join_study

@@ -200,11 +200,11 @@ def test_restricting_the_models_does_not_change_their_outputs(
 @torch.no_grad()
 def test_probabilities_belong_to_the_same_outputs(street: ZooDeployment) -> None:
     joint, inputs = plan_set(street, *PLANS), street.inputs()
-    actual = dict(joint.probabilities(inputs))
+    actual = dict(joint.comparables(inputs))
     assert list(actual) == joint.distinct
     for name, model in street.models.items():
         representations = dict(model.walk(inputs[name]))
-        expected = model.probabilities([representations[tap] for tap in model.layout.taps])
+        expected = model.comparable([representations[tap] for tap in model.layout.taps])
         assert torch.equal(actual[joint.outputs[0][name]], expected)
 
 
@@ -213,7 +213,7 @@ def test_the_probabilities_of_a_classifier_are_the_softmax_of_its_logits(
     street: ZooDeployment,
 ) -> None:
     joint, inputs = plan_set(street, SharePlan()).restrict_to(["v3"]), street.inputs(batch=2)
-    ((_, actual),) = joint.probabilities(inputs)
+    ((_, actual),) = joint.comparables(inputs)
     ((_, logits),) = joint.answers(inputs)
     assert torch.equal(actual, logits.softmax(1))
 
@@ -224,7 +224,7 @@ def test_the_probabilities_of_a_detector_contain_its_scores_and_classes(
 ) -> None:
     """The best detection has the most probable class over all anchors."""
     joint, inputs = plan_set(street, SharePlan()).restrict_to(["det"]), street.inputs(batch=2)
-    ((_, actual),) = joint.probabilities(inputs)
+    ((_, actual),) = joint.comparables(inputs)
     ((_, detections),) = joint.answers(inputs)
     model: Any = street.models["det"]
     assert actual.shape == (2, len(model.head.anchors.boxes) * model.num_classes)

@@ -267,7 +267,7 @@ def test_a_plan_set_answers_as_the_bundles_do(
     maps = observed.maps_for(plans)
     inputs = prepare_inputs(originals, [RenderedScenes(STREET, 4)[k] for k in range(2)])
     joint = PlanSet(models, facts, plans, maps)
-    answers = dict(joint.probabilities(inputs))
+    answers = dict(joint.comparables(inputs))
     folded = 0
     for plan, outputs in zip(joint.plans, joint.outputs, strict=True):
         merged = rounded_copy(MergedModel(originals, facts, plan, maps), "float32")
@@ -275,7 +275,7 @@ def test_a_plan_set_answers_as_the_bundles_do(
         live = liveness(plan, layouts_by_model(facts))
         folded += any(not find_fold_targets(s, live, facts).refusal for s in plan.shares)
         for name, (head, taps) in taps_read.items():
-            expected = originals[name].probabilities(taps, head)
+            expected = originals[name].comparable(taps, head)
             torch.testing.assert_close(answers[outputs[name]], expected, rtol=1e-3, atol=1e-5)
     assert folded > 3
 

@@ -21,7 +21,7 @@ LONGEST_NOTED_SHARES = 300
 """Characters of a plan's shares in the note, if its precisions stand beside them."""
 NOTED_CANDIDATES = 10
 """Candidates in the note at most: MLflow accepts 8,000 characters."""
-SCORES = ("top1", "top5", "map", "ap50")
+SCORES = ("top1", "top5", "map", "ap50", "recall1", "recall5", "miou", "pixels")
 MEASURED_COSTS = {"activation": "activation_mb", "latency": "latency_ms"}
 """Objectives logged beside bytes and MACs, with the names of their MLflow metrics."""
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from search.data.coco_file import Annotation
+from search.data.coco.file import Annotation
 from search.data.entry_fields import list_texts
 from search.data.ground_truth import coco_annotation
 from search.data.images import PictureSize

@@ -1,31 +1,60 @@
-"""Scores of answers against ground truth, or against the unmerged model's answers.
-
-Classifiers are scored by top-1 and top-5, detectors by COCO mAP.
-"""
+"""Scores of detectors: COCO's mAP."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from search.data.frames import FrameSet
-from search.data.ground_truth import BoxTruth, ClassTruth
-from search.evaluation.average_precision import match_detections
-from search.evaluation.per_frame import BoxFrameScores, ClassFrameScores
+from search.data.ground_truth import BoxTruth, MaskTruth, Truth, check_classes
+from search.evaluation.average_precision import CategoryMatches, match_detections
+from search.evaluation.bootstrap import DrawCounts
+from search.evaluation.per_frame import FrameScores, nan_mean
+from search.evaluation.tasks.scoring import AnswerArray, Expected, Setting
+from search.utils.arrays import FloatVector
 from spaces.inputs import InputSpec, boxes_to_frame
+from spaces.tasks.task import TaskName
 
-TopClasses = NDArray[np.int64]
-"""(frames, 5) classes by falling logit; fewer columns if the model has fewer classes."""
 DetectionArray = NDArray[np.float32]
 """(frames, n, 6): x1, y1, x2, y2 in input pixels, score, class from 1; rows of score 0 are empty.
 """
 
 CONFIDENT_SCORE = 0.3
 """Detections of the unmerged model with at least this score serve as boxes for fidelity."""
+LOWEST_MAP = 0.02
+"""An mAP below this is chance: a trained detector is above it on frames of its kind."""
+
+
+@dataclass(frozen=True, eq=False)
+class BoxFrameScores(FrameScores):
+    """A detector's matches with the ground truth, per category."""
+
+    matches: Sequence[tuple[str, CategoryMatches]]
+    """Each category's name and matches."""
+    main = "map"
+
+    @property
+    def frame_count(self) -> int:
+        return len(self.matches[0][1].box_counts)
+
+    def resample(self, counts: DrawCounts) -> dict[str, FloatVector]:
+        """Return COCO's mAP over IoU 0.50 to 0.95, AP at 0.50, and AP per category.
+
+        A category without a box is undefined and excluded from the means, as in COCO.
+        """
+        precision = np.stack([matches.average_precision(counts) for _, matches in self.matches])
+        means = {"map": nan_mean(precision.mean(2)), "ap50": nan_mean(precision[:, :, 0])}
+        by_category: dict[str, FloatVector] = {}
+        for (name, matches), values in zip(self.matches, precision.mean(2), strict=True):
+            # Of categories with one name only one has boxes: its score counts.
+            if f"ap_{name}" not in by_category or matches.box_counts.any():
+                by_category[f"ap_{name}"] = values
+        return means | by_category
 
 
 @dataclass(frozen=True)
@@ -38,20 +67,35 @@ class BoxGeometry:
     """The detector's input."""
 
 
-def top_classes(logits: NDArray[np.float32]) -> TopClasses:
-    """Return the five best classes of (frames, classes) logits.
+class DetectionScoring:
+    """Boxes are matched to those of the ground truth, as COCO does."""
 
-    This is all that scoring needs; of 1000 classes it takes a hundredth of the memory.
-    """
-    return np.argsort(-logits, axis=1, kind="stable")[:, :5].copy()
+    task: ClassVar[TaskName] = "detection"
+    label_formats: ClassVar[tuple[str, ...]] = ("coco", "scenes")
+    labels_example: ClassVar[str | None] = "instances.json"
 
+    def compact(self, answer: Tensor) -> AnswerArray:
+        return answer.cpu().numpy()
 
-def score_classes(answers: TopClasses, labels: Sequence[Collection[int]]) -> ClassFrameScores:
-    """Score on which frames the first class, or any of the first five, is correct."""
-    hits = np.array(
-        [[c in correct for c in row] for row, correct in zip(answers, labels, strict=True)]
-    )
-    return ClassFrameScores(hits[:, 0], np.asarray(hits.any(1)))
+    def as_expected(
+        self, answers: AnswerArray, setting: Setting, frames: FrameSet
+    ) -> Expected | None:
+        """Return the confident detections; None without any."""
+        model = setting.model
+        geometry = BoxGeometry(setting.frame_sizes, model.input)
+        return boxes_from_answers(answers, geometry, model.num_classes, frames)
+
+    def score(self, answers: AnswerArray, expected: Expected, setting: Setting) -> BoxFrameScores:
+        assert isinstance(expected, BoxTruth)
+        geometry = BoxGeometry(setting.frame_sizes, setting.model.input)
+        return score_boxes(answers, geometry, expected, setting.model.num_classes)
+
+    def check(self, truth: Truth, num_classes: int, model: str) -> None:
+        assert not isinstance(truth, MaskTruth)
+        check_classes(truth, num_classes, model)
+
+    def problem(self, score: float, truth: Truth) -> str | None:
+        return f"an mAP of only {score:.3f}" if score < LOWEST_MAP else None
 
 
 def score_boxes(
@@ -66,11 +110,6 @@ def score_boxes(
     ]
     images = _coco_images(geometry.frame_sizes)
     return BoxFrameScores(match_detections(images, boxes, truth.categories, results))
-
-
-def labels_from_answers(answers: TopClasses, frames: FrameSet) -> ClassTruth:
-    """Return a classifier's answers on the frames as if they were ground truth."""
-    return ClassTruth.single(frames, (int(row[0]) for row in answers))
 
 
 def boxes_from_answers(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from search.data.class_categories import ClassCategories, category_ids
-from search.data.coco_boxes import (
+from search.data.coco.boxes import (
     UNLISTED,
     AnnotatedPicture,
     FittedBox,
@@ -16,7 +16,7 @@ from search.data.coco_boxes import (
     describe_changes,
     fit_boxes,
 )
-from search.data.coco_file import Annotation, CocoFile, ListedImage, read_coco_file
+from search.data.coco.file import Annotation, CocoFile, ListedImage, read_coco_file
 from search.data.entry_fields import list_texts
 from search.data.frames import Sampling
 from search.data.ground_truth import BadTruth, BoxTruth

@@ -1,0 +1,1 @@
+"""Boxes from a JSON file in COCO's format."""

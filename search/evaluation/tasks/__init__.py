@@ -1,0 +1,1 @@
+"""How the answers of each task are scored, against ground truth and against each other."""

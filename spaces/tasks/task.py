@@ -1,0 +1,81 @@
+"""What every task says of the answers of its networks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, Protocol
+
+from torch import Tensor, nn
+
+from spaces.inputs import InputSpec
+
+TaskName = Literal["classification", "detection", "embedding", "segmentation", "dense"]
+FrameSize = tuple[int, int]
+"""Height and width of a frame, in pixels."""
+
+
+class Task(Protocol):
+    """The answers of the networks that do one task.
+
+    The *answer* is the tensor that a head returns for a batch. The *comparable* form of an answer
+    is a tensor (batch, ...) in which a change counts as much everywhere: probabilities, where the
+    task has classes.
+    """
+
+    name: ClassVar[TaskName]
+    graph_outputs: ClassVar[tuple[str, ...]]
+    """What an exported graph calls the outputs of a head, after `MODEL_`."""
+    is_stacked: ClassVar[bool]
+    """Whether a bundle answers several frames with one tensor; else it answers with a list."""
+
+    def comparable(self, head: nn.Module, taps: list[Tensor]) -> Tensor:
+        """Return the comparable form of a head's answer."""
+        ...
+
+    def amplitudes(self, comparable: Tensor) -> Tensor:
+        """Return numbers (batch, n) whose squared change is the change of the answer.
+
+        Of probabilities, these are twice their square roots: the product of their Jacobian with
+        itself is the Fisher information.
+        """
+        ...
+
+    def agreement(self, merged: Tensor, original: Tensor) -> Tensor:
+        """Return the fidelity per frame, (batch,), between two comparable answers.
+
+        1 is full agreement, 0 none.
+        """
+        ...
+
+    def closeness(self, rounded: Tensor, original: Tensor) -> Tensor:
+        """Return per frame, (batch,), how close two comparable answers are; 1 is equal.
+
+        Unlike `agreement`, it also tells changes that are too small to change a decision.
+        """
+        ...
+
+    def graph_answers(self, head: nn.Module, taps: list[Tensor]) -> tuple[Tensor, ...]:
+        """Return the tensors of `graph_outputs`: their shapes are fixed but for the batch."""
+        ...
+
+    def from_graph(self, outputs: Sequence[Tensor]) -> Tensor:
+        """Return the answer from the tensors of `graph_outputs`."""
+        ...
+
+    def comparable_from_graph(self, outputs: Sequence[Tensor]) -> Tensor:
+        """Return the comparable form of the answer from the tensors of `graph_outputs`."""
+        ...
+
+    def finish(self, answer: Tensor, sizes: Sequence[FrameSize], spec: InputSpec) -> Any:
+        """Return what a bundle answers to frames of these sizes; `spec` is the network's input."""
+        ...
+
+    def describe(self, finished: Any, frame: int) -> list[str]:
+        """Return what a bundle answers to one frame in words, line by line."""
+        ...
+
+
+def answer_of(head: nn.Module, taps: list[Tensor]) -> Tensor:
+    """Return the answer of a head."""
+    answer: Tensor = head(taps)
+    return answer
