@@ -42,6 +42,8 @@ def find_fold_targets(
             if used.refusal:
                 return FoldTargets((), used.refusal)
             consumers += used.foldable
+            if used.passes and owner == HEAD:
+                return FoldTargets((), f"the answer of {ref.model} is the representation itself")
             if used.passes:
                 pending.append(Ref(ref.model, owner))
     return FoldTargets(tuple(consumers))

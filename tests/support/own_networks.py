@@ -17,7 +17,7 @@ class Trunk(nn.Module):
         self.body = nn.ModuleList(Block(stride) for stride in (1, 2, 1, 2))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        x = self.first(inputs)
+        x: Tensor = self.first(inputs)
         for block in self.body:
             x = block(x)
         return x
