@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -39,10 +38,17 @@ from train_quickstart import (
     parameter_groups,
 )
 
-sys.path.insert(0, str(ROOT))
-
+from search.data.coco.truth import coco_truth
+from search.data.frames import Sampling
 from search.data.images import read_image
+from search.data.labelled_images import ImageRoot
+from search.evaluation.confidence import Resampling
+from search.evaluation.evaluate import UNMERGED_PLAN, EvaluationSetup, score_frames
+from search.utils.progress import silent
 from spaces.inputs import InputSpec, prepare
+from spaces.model_facts import collect_facts
+from spaces.model_spec import ModelSpec
+from spaces.zoo import load_model
 
 CLASSES = ("person", "bicycle", "car", "motorcycle", "bus", "truck")
 SHIPPED = ROOT / "runs" / "street" / "detector.safetensors"
@@ -281,10 +287,46 @@ def batch(taps: Any, targets: list[View], indices: Any) -> tuple[Tensor, dict[st
     }
 
 
+# --- shipping -------------------------------------------------------------------------------
+
+
+def export(work: Path) -> None:
+    """Write the averaged weights as fp16 safetensors."""
+    from safetensors.torch import save_file
+
+    saved = torch.load(work / "street.pt", weights_only=True)
+    weights = {
+        name: (value.half() if value.is_floating_point() else value).contiguous()
+        for name, value in saved["weights"].items()
+    }
+    SHIPPED.parent.mkdir(parents=True, exist_ok=True)
+    save_file(weights, SHIPPED, {name: str(value) for name, value in saved["note"].items()})
+
+
+def evaluate() -> None:
+    """Measure the exported file on COCO's validation photos; print the scores as one JSON line."""
+    folder = DATA.parent / "coco_val2017_500"
+    spec = ModelSpec("detector", "effdet/tf_efficientdet_lite0", str(SHIPPED), len(CLASSES),
+                     (SIZE, SIZE))  # fmt: skip
+    models = {"detector": load_model(spec)}
+    truth = coco_truth(
+        folder / "instances.json", ImageRoot(folder / "images"), Sampling(), list(CLASSES)
+    )
+    setup = EvaluationSetup(models, collect_facts(models), {}, CHUNK)
+    (frames,) = score_frames(setup, [UNMERGED_PLAN], {"detector": truth}, silent)
+    (intervals,) = Resampling({"detector": truth}).intervals(frames).values()
+    scores = frames["detector"].scores
+    print(json.dumps({
+        "photos": len(truth.frames),
+        **{name: round(value, 4) for name, value in scores.items()},
+        "map_95": [round(bound, 4) for bound in intervals["map"]],
+    }))  # fmt: skip
+
+
 def main() -> None:
     """Parse the command line and run one command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("command", choices=("train",))
+    parser.add_argument("command", choices=("train", "export", "evaluate"))
     parser.add_argument("--minutes", type=float, default=110.0, help="length of the training")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
@@ -292,7 +334,12 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=work)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    train(options.work, options.minutes, options.seed)
+    if options.command == "train":
+        train(options.work, options.minutes, options.seed)
+    elif options.command == "export":
+        export(options.work)
+    else:
+        evaluate()
 
 
 if __name__ == "__main__":

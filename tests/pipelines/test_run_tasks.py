@@ -23,7 +23,7 @@ from spaces.model_spec import ModelSpec
 from spaces.plan import SharePlan
 from spaces.zoo import load_model
 
-MODELS = {
+MODELS: dict[str, dict[str, Any]] = {
     "cls": {"arch": "timm/test_efficientnet", "num_classes": 7, "size": 64, "fit": "squash"},
     "det": {"arch": "python:own_networks:detector", "fit": "squash"},
     "emb": {"arch": "timm/test_efficientnet", "task": "embedding", "size": 64, "fit": "squash"},
@@ -36,7 +36,8 @@ LABELLED = 16
 
 def write_labels(folder: Path) -> dict[str, Any]:
     """Write the same frames with labels for each task; return the section `truth`."""
-    rows, boxes = ["path,label_index"], []
+    rows = ["path,label_index"]
+    boxes: list[dict[str, Any]] = []
     for k in range(LABELLED):
         scene, name = cached_scene(SCENES, k), f"{k:02}.png"
         for place in ("images", f"identities/{k % 4}", "masks"):
@@ -165,7 +166,7 @@ def test_an_embedding_of_timm_is_its_network_without_the_classifier(
 
     torch.manual_seed(2)
     for classes in (11, 0):
-        net = timm.create_model(name.removeprefix("timm/"), num_classes=classes).eval()
+        net: Any = timm.create_model(name.removeprefix("timm/"), num_classes=classes).eval()
         torch.save(net.state_dict(), tmp_path / "weights.pth")
         spec = ModelSpec(
             "emb", name, str(tmp_path / "weights.pth"), classes or None, task="embedding"

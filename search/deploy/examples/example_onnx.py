@@ -70,6 +70,23 @@ def suppress(boxes, scores):
     return sorted(detections, key=lambda row: -row[1])
 
 
+def describe(model, answers):
+    """Return in words what a model that is no detector says of the picture."""
+    for output in (f"{model}_embedding", f"{model}_values"):
+        if output in answers:
+            values = answers[output][0]
+            return f"{values.shape} numbers from {values.min():.3g} to {values.max():.3g}"
+    logits = answers[f"{model}_logits"][0]
+    if logits.ndim == 1:
+        shares = np.exp(logits - logits.max())
+        shares /= shares.sum()
+        best = np.argsort(-shares)[:3]
+        return ", ".join(f"class {k} {shares[k]:.0%}" for k in best)
+    classes, counts = np.unique(logits.argmax(0), return_counts=True)  # of every pixel
+    largest = np.argsort(-counts)[:4]
+    return ", ".join(f"class {classes[k]} on {counts[k] / counts.sum():.0%}" for k in largest)
+
+
 session = onnxruntime.InferenceSession(HERE / "model.onnx", providers=["CPUExecutionProvider"])
 models_with_input = [value.name.removesuffix("_input") for value in session.get_inputs()]
 for name in sys.argv[1:]:
@@ -79,13 +96,8 @@ for name in sys.argv[1:]:
     outputs = [value.name for value in session.get_outputs()]
     answers = dict(zip(outputs, session.run(None, inputs), strict=True))
     for model in INPUTS:
-        if f"{model}_logits" in answers:
-            logits = answers[f"{model}_logits"][0]
-            probabilities = np.exp(logits - logits.max())
-            probabilities /= probabilities.sum()
-            best = np.argsort(-probabilities)[:3]
-            description = ", ".join(f"class {k} {probabilities[k]:.0%}" for k in best)
-            print(f"{name}: {model}: {description}")
+        if f"{model}_boxes" not in answers:
+            print(f"{name}: {model}: {describe(model, answers)}")
             continue
         for box, score, kind in suppress(
             answers[f"{model}_boxes"][0], answers[f"{model}_scores"][0]
