@@ -52,7 +52,8 @@ def test_every_command_in_the_readme_exists() -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "runs").glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_shipped_config_is_accepted(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IMAGENET", "images")
-    monkeypatch.setenv("COCO", "images")
+    for name in ("COCO", "CAMERAS"):
+        monkeypatch.setenv(name, "images")
     assert load_config(path).name == path.stem
 
 

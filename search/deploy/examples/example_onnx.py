@@ -70,7 +70,7 @@ def suppress(boxes, scores):
     return sorted(detections, key=lambda row: -row[1])
 
 
-def describe(model, answers):
+def describe_answer(model, answers):
     """Return in words what a model that is no detector says of the picture."""
     for output in (f"{model}_embedding", f"{model}_values"):
         if output in answers:
@@ -97,7 +97,7 @@ for name in sys.argv[1:]:
     answers = dict(zip(outputs, session.run(None, inputs), strict=True))
     for model in INPUTS:
         if f"{model}_boxes" not in answers:
-            print(f"{name}: {model}: {describe(model, answers)}")
+            print(f"{name}: {model}: {describe_answer(model, answers)}")
             continue
         for box, score, kind in suppress(
             answers[f"{model}_boxes"][0], answers[f"{model}_scores"][0]
