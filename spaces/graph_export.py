@@ -3,6 +3,7 @@
 The inputs are those that the merged model reads, each (batch, c, height, width), prepared by
 `spaces.inputs.prepare`. A classifier outputs its logits. A detector outputs the boxes and scores
 of all its anchors: non-maximum suppression has no fixed output shape and is not part of the graph.
+A two-stage detector has no such output, so a merged model with one is not exported.
 Weights keep the precision in which the bundle stores them.
 """
 
@@ -25,7 +26,8 @@ from torch import Tensor, nn
 
 from spaces.bundle import Bundle
 from spaces.errors import MergeSearchError
-from spaces.stages import DetectionHead
+from spaces.plan import HEAD
+from spaces.stages import DenseHead, DetectionHead
 
 LARGEST_BATCH = 1024
 INPUTS_KEY = "merge_search.inputs"
@@ -36,8 +38,16 @@ class ExporterMissing(MergeSearchError):
     """A package that exports to ONNX, or runs it, is not installed."""
 
 
+class NoGraph(MergeSearchError):
+    """A merged model cannot be one graph of tensors."""
+
+
 class BundleGraph(nn.Module):
-    """A merged model as a function of tensors, in the order of `inputs` and `outputs`."""
+    """A merged model as a function of tensors, in the order of `inputs` and `outputs`.
+
+    A two-stage detector outputs its probabilities: with them a bundle can be compared, but the
+    graph is not exported.
+    """
 
     def __init__(self, bundle: Bundle) -> None:
         super().__init__()
@@ -45,11 +55,12 @@ class BundleGraph(nn.Module):
         self._input_specs = bundle.inputs
         self._models = sorted(self.merged.inputs_read)
         self.inputs = [f"{name}_input" for name in self._models]
+        heads = {o.model: head for _, o, head in self.merged.parts() if o.stage == HEAD}
         self.outputs = [
-            f"{name}_{part}"
-            for name, task in bundle.tasks.items()
-            for part in (["logits"] if task == "classification" else ["boxes", "scores"])
+            f"{name}_{part}" for name in bundle.tasks for part in _outputs(heads[name])
         ]
+        self.two_stage = [name for name in bundle.tasks if _is_two_stage(heads[name])]
+        """Models whose head has no output of a fixed shape."""
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         by_model = dict(zip(self._models, inputs, strict=True))
@@ -66,12 +77,33 @@ class BundleGraph(nn.Module):
         return {f"{name}_input": prepared[name] for name in self._models}
 
 
+def _is_two_stage(head: nn.Module) -> bool:
+    return isinstance(head, DetectionHead) and not isinstance(head, DenseHead)
+
+
+def _outputs(head: nn.Module) -> list[str]:
+    if isinstance(head, DenseHead):
+        return ["boxes", "scores"]
+    return ["probabilities"] if _is_two_stage(head) else ["logits"]
+
+
 def _run_head(head: nn.Module, taps: list[Tensor]) -> tuple[Tensor, ...]:
-    return head.dense(taps) if isinstance(head, DetectionHead) else (head(taps),)
+    if isinstance(head, DenseHead):
+        return head.dense(taps)
+    return (head.probabilities(taps) if isinstance(head, DetectionHead) else head(taps),)
 
 
 def export_program(graph: BundleGraph, examples: Sequence[Tensor]) -> torch.export.ExportedProgram:
-    """Export the graph for batches of 1 to LARGEST_BATCH frames; `examples` have at least two."""
+    """Export the graph for batches of 1 to LARGEST_BATCH frames; `examples` have at least two.
+
+    Raises:
+        NoGraph: the merged model holds a two-stage detector.
+    """
+    if graph.two_stage:
+        raise NoGraph(
+            f"{', '.join(graph.two_stage)}: two-stage detectors are not exported as a graph, "
+            "because which boxes their second stage reads depends on the frame"
+        )
     batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
     shapes = (tuple({0: batch} for _ in examples),)
     with _quiet(), torch.no_grad():

@@ -36,11 +36,16 @@ class Layout:
 
 @runtime_checkable
 class DetectionHead(Protocol):
-    """The head of a detector, which can also output its results for every anchor."""
+    """The head of a detector, which can also output probabilities that are comparable."""
 
     def probabilities(self, taps: list[Tensor]) -> Tensor:
-        """Return (batch, anchors x classes) probabilities."""
+        """Return (batch, n) probabilities; those of one-stage detectors: anchors x classes."""
         ...
+
+
+@runtime_checkable
+class DenseHead(DetectionHead, Protocol):
+    """The head of a one-stage detector, which can also output its results for every anchor."""
 
     def dense(self, taps: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Return (batch, anchors, 4) boxes and (batch, anchors, classes) scores."""
