@@ -1,10 +1,11 @@
-"""Build the classifiers of torchvision.
+"""Build the networks of torchvision: classifiers here, detectors in `torchvision_detector`.
 
-This is the only module that imports torchvision's networks.
+These are the only modules that import torchvision's networks.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torchvision
@@ -22,6 +23,7 @@ from spaces.sources.source import (
     built_classifier,
     load_for_inference,
 )
+from spaces.sources.torchvision_detector import DETECTION_HEADS, build_detector
 
 WITH_AUXILIARY = ("googlenet", "inception_v3")
 """Networks with classifiers for training only."""
@@ -31,12 +33,11 @@ class TorchvisionSource:
     """Networks by their names in `torchvision.models`."""
 
     def build(self, spec: ModelSpec, name: str) -> BuiltNetwork:
+        if name in DETECTION_HEADS:
+            return build_detector(spec, name)
         classifiers = torchvision.models.list_models(module=torchvision.models)
         if name not in classifiers:
-            raise BadInput(
-                f"{spec.name}: torchvision has no classifier {name!r}; it has "
-                f"{', '.join(sorted(classifiers))}"
-            )
+            raise _unsupported(spec, name, classifiers)
         if spec.input.in_chans == 1:
             raise BadInput(f"{spec.name}: in_chans 1: torchvision's networks take 3 channels")
         input_spec = _input(spec, name)
@@ -46,6 +47,18 @@ class TorchvisionSource:
 
     def weights_licence(self, spec: ModelSpec, name: str) -> str:
         return ""
+
+
+def _unsupported(spec: ModelSpec, name: str, classifiers: Sequence[str]) -> BadInput:
+    if name in torchvision.models.list_models(module=torchvision.models.detection):
+        return BadInput(
+            f"{spec.name}: torchvision's {name} also finds masks or keypoints, which merge-search "
+            f"does not; its detectors of boxes are {', '.join(sorted(DETECTION_HEADS))}"
+        )
+    return BadInput(
+        f"{spec.name}: torchvision has no classifier or detector {name!r}; it has "
+        f"{', '.join(sorted([*classifiers, *DETECTION_HEADS]))}"
+    )
 
 
 def _create(spec: ModelSpec, name: str, input_spec: InputSpec) -> nn.Module:
