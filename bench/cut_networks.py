@@ -3,10 +3,11 @@
     python bench/cut_networks.py
 
 Each network gets random weights and is loaded as a run loads it, which compares the answers of its
-stages with its own. It counts as cut if it has at least four stages. Detectors are built at 256
-pixels, all others at their own size. The last line is one JSON object: `timm_cut` of `timm_total`
-architecture modules, and likewise for torchvision's families of classifiers and effdet's names;
-`stages` has the names of the stages of each network, `refused` the reason for the others.
+stages with its own. It counts as cut if it has at least four stages. effdet's detectors are built
+at 256 pixels, all others at their own size. The last line is one JSON object: `timm_cut` of
+`timm_total` architecture modules, and likewise for torchvision's families of classifiers, its
+detectors and segmentations (`torchvision_detectors_cut` and so on) and effdet's names; `stages`
+has the names of the stages of each network, `refused` the reason for the others.
 """
 
 from __future__ import annotations
@@ -54,6 +55,18 @@ TORCHVISION = """
 """.split()
 """One network of each of torchvision's families of classifiers."""
 
+TORCHVISION_DETECTORS = """
+    fasterrcnn_mobilenet_v3_large_320_fpn fasterrcnn_mobilenet_v3_large_fpn fasterrcnn_resnet50_fpn
+    fasterrcnn_resnet50_fpn_v2 fcos_resnet50_fpn retinanet_resnet50_fpn retinanet_resnet50_fpn_v2
+    ssd300_vgg16 ssdlite320_mobilenet_v3_large
+""".split()
+"""All detectors of torchvision, without those that also find masks or keypoints."""
+TORCHVISION_SEGMENTATIONS = """
+    deeplabv3_mobilenet_v3_large deeplabv3_resnet50 deeplabv3_resnet101 fcn_resnet50 fcn_resnet101
+    lraspp_mobilenet_v3_large
+""".split()
+"""All segmentations of torchvision."""
+
 
 class Outcome(NamedTuple):
     """What became of a network."""
@@ -69,12 +82,19 @@ class Outcome(NamedTuple):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
-    parser.add_argument("library", nargs="*", help="timm, torchvision, effdet; by default all")
+    parser.add_argument(
+        "library",
+        nargs="*",
+        help="timm, torchvision, torchvision_detectors, torchvision_segmentations, effdet; by "
+        "default all",
+    )
     chosen = parser.parse_args().library
     reporter = ConsoleReporter()
     networks: Mapping[str, Sequence[str]] = {
         "timm": TIMM,
         "torchvision": TORCHVISION,
+        "torchvision_detectors": TORCHVISION_DETECTORS,
+        "torchvision_segmentations": TORCHVISION_SEGMENTATIONS,
         "effdet": sorted(efficientdet_model_param_dict),
     }
     report: dict[str, object] = {"timm": timm.__version__}
@@ -83,7 +103,8 @@ def main() -> None:
     for library, names in networks.items():
         if chosen and library not in chosen:
             continue
-        outcomes = {name: try_network(library, name) for name in names}
+        source = library.partition("_")[0]
+        outcomes = {name: try_network(source, name) for name in names}
         rows = [
             [name, str(len(o.stages)), o.reason or " ".join(o.stages)]
             for name, o in outcomes.items()
@@ -91,8 +112,8 @@ def main() -> None:
         reporter.table(library, ["network", "stages", "their names, or why it is not cut"], rows)
         report[f"{library}_cut"] = sum(outcome.is_cut for outcome in outcomes.values())
         report[f"{library}_total"] = len(names)
-        stages |= {f"{library}/{name}": o.stages for name, o in outcomes.items() if o.stages}
-        refused |= {f"{library}/{name}": o.reason for name, o in outcomes.items() if o.reason}
+        stages |= {f"{source}/{name}": o.stages for name, o in outcomes.items() if o.stages}
+        refused |= {f"{source}/{name}": o.reason for name, o in outcomes.items() if o.reason}
     print(json.dumps({**report, "refused": refused, "stages": stages}))
 
 

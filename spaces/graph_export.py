@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from spaces.bundle import Bundle
 from spaces.errors import MergeSearchError
+from spaces.plan import HEAD
 from spaces.tasks.registry import TASKS
 
 LARGEST_BATCH = 1024
@@ -33,6 +34,10 @@ INPUTS_KEY = "merge_search.inputs"
 
 class ExporterMissing(MergeSearchError):
     """A package that exports to ONNX, or runs it, is not installed."""
+
+
+class NoGraph(MergeSearchError):
+    """A merged model cannot be one graph of tensors."""
 
 
 class BundleGraph(nn.Module):
@@ -50,6 +55,13 @@ class BundleGraph(nn.Module):
             for part in TASKS[task].graph_outputs
         ]
         self._tasks = bundle.tasks
+        heads = {o.model: head for _, o, head in self.merged.parts() if o.stage == HEAD}
+        self.refusals = [
+            f"{name}: {refusal}"
+            for name, task in bundle.tasks.items()
+            if (refusal := TASKS[task].graph_refusal(heads[name]))
+        ]
+        """Why the graph can be run, but not exported; empty if it can."""
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         by_model = dict(zip(self._models, inputs, strict=True))
@@ -71,7 +83,13 @@ class BundleGraph(nn.Module):
 
 
 def export_program(graph: BundleGraph, examples: Sequence[Tensor]) -> torch.export.ExportedProgram:
-    """Export the graph for batches of 1 to LARGEST_BATCH frames; `examples` have at least two."""
+    """Export the graph for batches of 1 to LARGEST_BATCH frames; `examples` have at least two.
+
+    Raises:
+        NoGraph: a head has no output of a fixed shape.
+    """
+    if graph.refusals:
+        raise NoGraph("; ".join(graph.refusals))
     batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
     shapes = (tuple({0: batch} for _ in examples),)
     with _quiet(), torch.no_grad():

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -117,10 +118,10 @@ def _check_sizes(net: nn.Module, state: Mapping[str, Tensor], source: str) -> No
             f"{source} takes {channels} input channels, the network {own[stem].shape[1]}"
             + (f": set input: {{in_chans: {channels}}}" if channels in (1, 3) else "")
         )
-    for name in _class_layers(net):
+    layers = _class_layers(net)
+    for name in layers.names:
         if _are_comparable(own, state, name) and own[name].shape[0] != state[name].shape[0]:
-            rows_per_class = _rows_per_class(net)
-            own_classes, classes = (s[name].shape[0] // rows_per_class for s in (own, state))
+            own_classes, classes = (layers.classes(s[name], own[name]) for s in (own, state))
             raise OtherSize(
                 f"{source} has {classes} classes, the network {own_classes}: set "
                 f"num_classes: {classes}"
@@ -136,20 +137,42 @@ def _first_convolution(own: Mapping[str, Tensor]) -> str:
     return next((name for name, tensor in own.items() if tensor.ndim == 4), "")
 
 
-def _class_layers(net: Any) -> list[str]:
-    """Return the names of the weights with rows per class."""
+@dataclass(frozen=True)
+class _ClassLayers:
+    """The weights with rows per class."""
+
+    names: Sequence[str]
+    outputs: int = 0
+    """Outputs per anchor; 0 of a classifier, whose rows are the classes."""
+    unused: int = 0
+    """How many of these outputs are no class: the background."""
+
+    def classes(self, weight: Tensor, own: Tensor) -> int:
+        """Return the number of classes of a weight; `own` is that of the network."""
+        per_output = own.shape[0] // self.outputs if self.outputs else 1
+        return int(weight.shape[0] // per_output) - self.unused
+
+
+def _class_layers(net: Any) -> _ClassLayers:
     if hasattr(net, "class_net"):
-        return ["class_net.predict.conv_pw.weight", "class_net.predict.conv.weight"]
+        names = ["class_net.predict.conv_pw.weight", "class_net.predict.conv.weight"]
+        return _ClassLayers(names, net.config.num_classes)
+    if hasattr(net, "roi_heads"):
+        predictor = net.roi_heads.box_predictor.cls_score
+        return _ClassLayers(
+            ["roi_heads.box_predictor.cls_score.weight"], predictor.out_features, unused=1
+        )
+    if hasattr(net, "anchor_generator"):
+        return _one_stage_layers(net.head.classification_head)
     layers = {name: m for name, m in net.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))}
     if not hasattr(net, "get_classifier"):
-        return [f"{name}.weight" for name in [*layers][-1:]]
+        return _ClassLayers([f"{name}.weight" for name in [*layers][-1:]])
     classifier = net.get_classifier()
-    return [f"{name}.weight" for name, layer in layers.items() if layer is classifier]
+    return _ClassLayers([f"{n}.weight" for n, layer in layers.items() if layer is classifier])
 
 
-def _rows_per_class(net: Any) -> int:
-    """Return how many outputs of the class layers belong to a class: those of all anchors."""
-    if not hasattr(net, "class_net"):
-        return 1
-    outputs = next(p for n, p in net.named_parameters() if n in _class_layers(net)).shape[0]
-    return int(outputs // net.config.num_classes)
+def _one_stage_layers(head: Any) -> _ClassLayers:
+    """Return the class layers of torchvision's SSD, RetinaNet and FCOS."""
+    outputs = head.num_columns if hasattr(head, "num_columns") else head.num_classes
+    last = [name for name, part in head.named_modules() if isinstance(part, nn.Conv2d)][-1]
+    return _ClassLayers([f"head.classification_head.{last}.weight"], outputs, unused=1)

@@ -63,12 +63,12 @@ class ModelConfig(Section):
     pretrained: bool | None = None
     """`true` means `weights: hub`, `false` means `weights: none`."""
     num_classes: Positive | None = None
-    """Number of classes; by default the architecture's own."""
+    """Number of classes, without the background; by default the architecture's own."""
     size: Positive | Annotated[list[Positive], Field(min_length=2, max_length=2)] | None = None
     """Side of a square input, or [height, width], in pixels; by default the architecture's own."""
     fit: Fit | None = None
     """How a frame is fitted to the input size; by default `crop` for a classifier and `letterbox`
-    for a detector."""
+    for a detector, but `squash` for torchvision's SSD."""
     cut: Cut = "stages"
     """Where the network is cut: between the stages of its library, or with `blocks` also between
     the blocks of a stage."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
@@ -26,6 +26,7 @@ from spaces.bundle import BUNDLE, Bundle, BundleContents, load_bundle, write_bun
 from spaces.errors import MergeSearchError
 from spaces.graph_export import (
     BundleGraph,
+    NoGraph,
     export_program,
     max_relative_difference,
     run_onnx,
@@ -40,8 +41,9 @@ from spaces.stored_modules import rounded_copy
 ExportFormat = Literal["onnx", "program"]
 FORMATS: tuple[ExportFormat, ...] = ("onnx", "program")
 ONNX, PROGRAM = "model.onnx", "model.pt2"
-EXAMPLES = {"example.py": "", "example_onnx.py": "onnx"}
-"""Example programs in the bundle, and the format that each needs."""
+FILES: Mapping[ExportFormat, str] = {"onnx": ONNX, "program": PROGRAM}
+EXAMPLES = {"example.py": BUNDLE, "example_onnx.py": ONNX}
+"""Example programs in the bundle, and the file that each needs."""
 CHECKED_FRAMES = 4
 ANSWER_TOLERANCE = 1e-4
 """Largest difference between the answers of the written bundle and of the merged models with
@@ -111,7 +113,7 @@ def export_bundle(
         text = render_card(source.result, record, contents, checks, sections)
         (part / CARD).write_text(text, encoding="utf-8")
         for name, needed in EXAMPLES.items():
-            if not needed or needed in formats:
+            if (part / needed).is_file():
                 example = (
                     files("search.deploy").joinpath("examples", name).read_text(encoding="utf-8")
                 )
@@ -159,7 +161,11 @@ def _write_formats(
     with torch.inference_mode():
         expected = graph(*inputs.values())
     examples = graph.rename_inputs(bundle.prepare_frames([*source.frames, *source.frames][:2]))
-    program = export_program(graph, list(examples.values()))
+    try:
+        program = export_program(graph, list(examples.values()))
+    except NoGraph as error:
+        names = " and ".join(FILES[name] for name in formats)
+        return [f"without {names}: {error}"]
     checks = []
     if "program" in formats:
         write_program(program, folder / PROGRAM)

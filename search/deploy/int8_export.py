@@ -15,14 +15,26 @@ from search.data.frames import FrameSet, Sampling, Subset, batches
 from search.data.ground_truth import Truth
 from search.deploy.graph_answers import GraphAnswers, prepare_feed
 from search.deploy.int8_quality import Int8Quality, measure_int8
-from search.deploy.int8_report import INT8, describe_drop, print_quality, quality_section
+from search.deploy.int8_report import (
+    INT8,
+    describe_drop,
+    missing_section,
+    print_quality,
+    quality_section,
+)
 from search.evaluation.evaluate import EvaluationSetup
 from search.statistics.observed import Observed
 from search.utils.reporter import Reporter
 from spaces.bundle import Bundle
 from spaces.deployment import Deployment
 from spaces.errors import MergeSearchError
-from spaces.graph_export import BundleGraph, export_program, missing_packages, write_onnx
+from spaces.graph_export import (
+    BundleGraph,
+    NoGraph,
+    export_program,
+    missing_packages,
+    write_onnx,
+)
 from spaces.inputs import InputSpec
 from spaces.plan import HEAD, Ref
 from spaces.stages import StagedModel
@@ -56,7 +68,8 @@ class Int8Export:
     def __call__(self, bundle: Bundle, folder: Path) -> str:
         """Write the graph; return the section of the card on its quality.
 
-        A drop beyond `max_drop` is a warning that names the stages which lose most.
+        Without a graph, the section and a warning say why there is none. A drop beyond `max_drop`
+        is a warning that names the stages which lose most.
 
         Raises:
             NoSuchStage: a stage of `keep_float` is not in the merged model.
@@ -64,7 +77,11 @@ class Int8Export:
         """
         owners = owners_in_float(bundle, self.keep_float)
         feeds = CalibrationFeeds(calibration_frames(self.observed), bundle)
-        graphs = quantize_bundle(bundle, feeds, owners)
+        try:
+            graphs = quantize_bundle(bundle, feeds, owners)
+        except NoGraph as error:
+            self.reporter.warn(f"without {INT8}: {error}")
+            return missing_section(str(error))
         (folder / INT8).write_bytes(graphs.int8.SerializeToString())
         deployment = self.observed.deployment
         quality = measure_int8(

@@ -44,6 +44,11 @@ def quality_section(
     return "\n\n".join(paragraph for paragraph in paragraphs if paragraph)
 
 
+def missing_section(reason: str) -> str:
+    """Return the section of the card that says why there is no graph in int8."""
+    return f"## In int8\n\n{escape_markdown(as_sentence(f'Without {INT8}: {reason}'))}"
+
+
 def describe_drop(drop: Difference, max_drop: float, losses: Mapping[Ref, float]) -> str:
     """Say how far the quality drops, and which stages and heads change the answers most.
 

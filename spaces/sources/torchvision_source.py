@@ -1,7 +1,4 @@
-"""Build the classifiers and segmentations of torchvision.
-
-This is the only module that imports torchvision's networks.
-"""
+"""Build the networks of torchvision: classifiers here, others in the modules beside it."""
 
 from __future__ import annotations
 
@@ -23,6 +20,7 @@ from spaces.sources.source import (
     load_for_inference,
     task_of,
 )
+from spaces.sources.torchvision_detector import DETECTION_HEADS, build_detector
 from spaces.sources.torchvision_segmentation import SEGMENTATIONS, build_segmentation
 
 CLASSIFIERS = frozenset(torchvision.models.list_models(module=torchvision.models))
@@ -34,15 +32,14 @@ class TorchvisionSource:
     """Networks by their names in `torchvision.models`."""
 
     def build(self, spec: ModelSpec, name: str) -> BuiltNetwork:
+        if name in DETECTION_HEADS:
+            return build_detector(spec, name)
         if spec.input.in_chans == 1:
             raise BadInput(f"{spec.name}: in_chans 1: torchvision's networks take 3 channels")
         if name in SEGMENTATIONS:
             return build_segmentation(spec, name)
         if name not in CLASSIFIERS:
-            raise BadInput(
-                f"{spec.name}: torchvision has no classifier or segmentation {name!r}; it has "
-                f"{', '.join(sorted(CLASSIFIERS | SEGMENTATIONS))}"
-            )
+            raise _unsupported(spec, name)
         task = task_of(spec, ("classification",))
         input_spec = _input(spec, name)
         net = _create(spec, name, input_spec)
@@ -51,6 +48,18 @@ class TorchvisionSource:
 
     def weights_licence(self, spec: ModelSpec, name: str) -> str:
         return ""
+
+
+def _unsupported(spec: ModelSpec, name: str) -> BadInput:
+    if name in torchvision.models.list_models(module=torchvision.models.detection):
+        return BadInput(
+            f"{spec.name}: torchvision's {name} also finds masks or keypoints, which merge-search "
+            f"does not; its detectors of boxes are {', '.join(sorted(DETECTION_HEADS))}"
+        )
+    return BadInput(
+        f"{spec.name}: torchvision has no network {name!r}; it has "
+        f"{', '.join(sorted([*CLASSIFIERS, *DETECTION_HEADS, *SEGMENTATIONS]))}"
+    )
 
 
 def _create(spec: ModelSpec, name: str, input_spec: InputSpec) -> nn.Module:

@@ -21,11 +21,16 @@ SHOWN_SCORE = 0.3
 
 @runtime_checkable
 class DetectionHead(Protocol):
-    """The head of a detector, which can also output its results for every anchor."""
+    """The head of a detector, which can also output probabilities that are comparable."""
 
     def probabilities(self, taps: list[Tensor]) -> Tensor:
-        """Return (batch, anchors x classes) probabilities."""
+        """Return (batch, n) probabilities; those of one-stage detectors: anchors x classes."""
         ...
+
+
+@runtime_checkable
+class DenseHead(DetectionHead, Protocol):
+    """The head of a one-stage detector, which can also output its results for every anchor."""
 
     def dense(self, taps: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Return (batch, anchors, 4) boxes and (batch, anchors, classes) scores."""
@@ -65,7 +70,7 @@ class Detections(NamedTuple):
 class Detection:
     """The answer is (batch, n, 6): x1, y1, x2, y2 in input pixels, score, and class from 1.
 
-    Rows with score 0 are padding. The comparable form is (batch, anchors x classes) probabilities.
+    Rows with score 0 are padding. The comparable form is that of the head: probabilities.
     """
 
     name: ClassVar[TaskName] = "detection"
@@ -95,10 +100,18 @@ class Detection:
     def graph_answers(self, head: nn.Module, taps: list[Tensor]) -> tuple[Tensor, ...]:
         """Return the boxes and scores of all anchors.
 
-        Non-maximum suppression has no fixed output shape and is not part of a graph.
+        Non-maximum suppression has no fixed output shape and is not part of a graph. A two-stage
+        detector has no such output: its probabilities take the place in comparisons.
         """
-        assert isinstance(head, DetectionHead)
-        return head.dense(taps)
+        return head.dense(taps) if isinstance(head, DenseHead) else (self.comparable(head, taps),)
+
+    def graph_refusal(self, head: nn.Module) -> str:
+        if isinstance(head, DenseHead):
+            return ""
+        return (
+            "two-stage detectors are not exported as a graph, because which boxes their second "
+            "stage reads depends on the frame"
+        )
 
     def from_graph(self, outputs: Sequence[Tensor]) -> Tensor:
         frames = zip(*outputs, strict=True)

@@ -41,6 +41,9 @@ class Embedding:
     def graph_answers(self, head: nn.Module, taps: list[Tensor]) -> tuple[Tensor, ...]:
         return (answer_of(head, taps),)
 
+    def graph_refusal(self, head: nn.Module) -> str:
+        return ""
+
     def from_graph(self, outputs: Sequence[Tensor]) -> Tensor:
         (embedding,) = outputs
         return embedding

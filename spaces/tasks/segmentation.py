@@ -46,6 +46,9 @@ class Segmentation:
     def graph_answers(self, head: nn.Module, taps: list[Tensor]) -> tuple[Tensor, ...]:
         return (answer_of(head, taps),)
 
+    def graph_refusal(self, head: nn.Module) -> str:
+        return ""
+
     def from_graph(self, outputs: Sequence[Tensor]) -> Tensor:
         (logits,) = outputs
         return logits

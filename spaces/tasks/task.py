@@ -58,6 +58,10 @@ class Task(Protocol):
         """Return the tensors of `graph_outputs`: their shapes are fixed but for the batch."""
         ...
 
+    def graph_refusal(self, head: nn.Module) -> str:
+        """Return why no graph can hold the head; empty if one can."""
+        ...
+
     def from_graph(self, outputs: Sequence[Tensor]) -> Tensor:
         """Return the answer from the tensors of `graph_outputs`."""
         ...

@@ -48,7 +48,7 @@ from spaces.merged import MergedModel
 from spaces.model_spec import ModelSpec
 from spaces.onnx_grafts import int8_layers
 from spaces.plan import HEAD, Ref, SharePlan
-from spaces.tasks.detection import DetectionHead, suppress_anchors
+from spaces.tasks.detection import DenseHead, suppress_anchors
 from spaces.zoo import load_model
 
 
@@ -178,7 +178,7 @@ def test_heads_of_detectors_and_named_stages_stay_in_float(mixed: Observed) -> N
 def test_detections_of_a_graph_are_those_of_the_head(mixed: Observed) -> None:
     model = mixed.deployment.models["det"]
     taps = [r for name, r in model.walk(model.example_input()) if name in model.layout.taps]
-    assert isinstance(model.head, DetectionHead)
+    assert isinstance(model.head, DenseHead)
     boxes, scores = model.head.dense(taps)
     for all_boxes, all_scores, expected in zip(boxes, scores, model.head(taps), strict=True):
         rows = suppress_anchors(all_boxes, all_scores)

@@ -33,7 +33,7 @@ from spaces.merged import MergedModel
 from spaces.model_facts import layouts_by_model
 from spaces.plan import HEAD, LINEAR, AdapterSpec, Ref, Share, SharePlan
 from spaces.stages import total_bytes, unique_tensors
-from spaces.tasks.detection import DetectionHead
+from spaces.tasks.detection import DenseHead
 
 
 def build_bundle(observed: Observed, plan: SharePlan) -> Bundle:
@@ -59,7 +59,7 @@ def test_the_dense_output_contains_every_detection(mixed: Observed) -> None:
     model = mixed.deployment.models["det"]
     inputs = model.example_input()
     taps = [r for name, r in model.walk(inputs) if name in model.layout.taps]
-    assert isinstance(model.head, DetectionHead)
+    assert isinstance(model.head, DenseHead)
     boxes, scores = model.head.dense(taps)
     assert torch.allclose(scores.flatten(1), model.comparable(taps))
     for rows, all_boxes, all_scores in zip(model.head(taps), boxes, scores, strict=True):
