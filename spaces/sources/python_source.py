@@ -11,19 +11,17 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from spaces.cutting import NO_HINTS
 from spaces.errors import BadInput, BadWeights
 from spaces.inputs import InputSpec
 from spaces.model_spec import ModelSpec
 from spaces.sources.source import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     BuiltNetwork,
-    as_trained,
     built_classifier,
+    count_classes,
+    imagenet_input,
     load_for_inference,
 )
 
@@ -41,7 +39,7 @@ class PythonSource:
         input_spec = _input(net, spec)
         note = load_for_inference(net, spec)
         return built_classifier(
-            net, spec, input_spec, NO_HINTS, note, _count_classes(net, spec, input_spec)
+            net, spec, input_spec, NO_HINTS, note, count_classes(net, spec, input_spec)
         )
 
     def weights_licence(self, spec: ModelSpec, name: str) -> str:
@@ -93,27 +91,4 @@ def _input(net: nn.Module, spec: ModelSpec) -> InputSpec:
             f"{spec.name}: {spec.arch} does not say its input size: set `size:`, or give the "
             "module an attribute `input_size`, (height, width)"
         )
-    height, width = size
-    return as_trained(
-        InputSpec(int(height), int(width), IMAGENET_MEAN, IMAGENET_STD, spec.fit or "crop"), spec
-    )
-
-
-@torch.no_grad()
-def _count_classes(net: nn.Module, spec: ModelSpec, input_spec: InputSpec) -> int:
-    shape = (2, input_spec.channel_count, input_spec.height, input_spec.width)
-    try:
-        answer = net(torch.zeros(shape, device=next(net.parameters()).device))
-    except Exception as error:
-        # the user's own code may raise anything
-        raise BadInput(
-            f"{spec.name}: {spec.arch} fails on an input of {' x '.join(map(str, shape))}: "
-            f"{type(error).__name__}: {error}"
-        ) from error
-    if not isinstance(answer, Tensor) or answer.dim() != 2 or len(answer) != 2:
-        said = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
-        raise BadInput(
-            f"{spec.name}: {spec.arch} answers two frames with {said}; a classifier returns "
-            "logits, (frames, classes)"
-        )
-    return answer.shape[1]
+    return imagenet_input(spec, (int(size[0]), int(size[1])))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -62,7 +63,10 @@ def load_for_inference(net: nn.Module, spec: ModelSpec) -> str:
     Return how they were found in a file, in words.
     """
     note = _load_weights(net, spec)
-    net.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    net.eval().requires_grad_(False)
+    for tensor in [*net.parameters(), *net.buffers()]:
+        if tensor.dim() == 4:
+            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
     return note
 
 
@@ -88,6 +92,50 @@ def no_hub_weights(spec: ModelSpec) -> BadWeights:
     )
 
 
+@contextlib.contextmanager
+def input_errors(spec: ModelSpec) -> Iterator[None]:
+    """Name the model in the errors of its input."""
+    try:
+        yield
+    except BadInput as error:
+        raise BadInput(f"{spec.name}: {error}") from error
+
+
+def imagenet_input(spec: ModelSpec, size: tuple[int, int]) -> InputSpec:
+    """Return the input of a classifier that says no more of its input than a size."""
+    height, width = size
+    with input_errors(spec):
+        own = InputSpec(height, width, IMAGENET_MEAN, IMAGENET_STD, spec.fit or "crop")
+    return as_trained(own, spec)
+
+
+@torch.no_grad()
+def count_classes(net: nn.Module, spec: ModelSpec, input_spec: InputSpec) -> int:
+    """Return the number of logits with which a network answers.
+
+    Raises:
+        BadInput: it fails on an input of that size, or does not answer with logits.
+    """
+    if next(net.parameters(), None) is None:
+        raise BadInput(f"{spec.name}: {spec.arch} has no weights")
+    shape = (2, input_spec.channel_count, input_spec.height, input_spec.width)
+    try:
+        answer = net(torch.zeros(shape, device=next(net.parameters()).device))
+    except Exception as error:
+        # the user's own network may raise anything
+        raise BadInput(
+            f"{spec.name}: {spec.arch} fails on an input of {' x '.join(map(str, shape))}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(answer, Tensor) or answer.dim() != 2 or len(answer) != 2:
+        said = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
+        raise BadInput(
+            f"{spec.name}: {spec.arch} answers two frames with {said}; a classifier returns "
+            "logits, (frames, classes)"
+        )
+    return answer.shape[1]
+
+
 def as_trained(own: InputSpec, spec: ModelSpec) -> InputSpec:
     """Return the library's own input with what the spec says of the training.
 
@@ -103,10 +151,8 @@ def as_trained(own: InputSpec, spec: ModelSpec) -> InputSpec:
             f"{spec.name}: mean and std of one channel: set in_chans: 1 if the network takes grey "
             "frames, else give three values"
         )
-    try:
+    with input_errors(spec):
         return replace(own, **settings)
-    except BadInput as error:
-        raise BadInput(f"{spec.name}: {error}") from error
 
 
 def cut(net: nn.Module, spec: ModelSpec, input_spec: InputSpec, hints: Hints) -> CutNetwork:

@@ -19,6 +19,7 @@ from spaces.sources.source import (
     BuiltNetwork,
     as_trained,
     built_classifier,
+    input_errors,
     load_for_inference,
     no_hub_weights,
 )
@@ -77,14 +78,15 @@ def _create(spec: ModelSpec, name: str) -> Any:
 def _input(net: Any, spec: ModelSpec) -> InputSpec:
     config = net.pretrained_cfg
     height, width = spec.size or tuple(config["input_size"][1:])
-    own = InputSpec(
-        height,
-        width,
-        tuple(config["mean"]),
-        tuple(config["std"]),
-        spec.fit or "crop",
-        float(config.get("crop_pct") or 0.875),
-    )
+    with input_errors(spec):
+        own = InputSpec(
+            height,
+            width,
+            tuple(config["mean"]),
+            tuple(config["std"]),
+            spec.fit or "crop",
+            float(config.get("crop_pct") or 0.875),
+        )
     return as_trained(own, spec)
 
 
