@@ -109,10 +109,14 @@ class _Slice(nn.Module):
         ]
 
     def forward(self, data: Tensor) -> Tensor:
-        selection = [slice(None)] * data.dim()
         for axis, along in zip(self._axes, self._slices, strict=True):
-            selection[axis] = along
-        return data[tuple(selection)]
+            start, end, step = along.indices(data.shape[axis])
+            if step < 0:  # torch has no such slices
+                data = data.index_select(axis, torch.arange(start, end, step, device=data.device))
+            else:
+                data = data.narrow(axis, start, max(0, end - start))
+                data = data[(slice(None),) * (axis % data.dim()) + (slice(None, None, step),)]
+        return data
 
 
 class _Mean(nn.Module):
