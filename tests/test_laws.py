@@ -31,6 +31,7 @@ DOORS = {
     "scipy": "search/drift/",
     "timm": "spaces/sources/timm_source.py",
     "effdet": "spaces/sources/effdet_source.py",
+    "onnx2pytorch": "spaces/sources/onnx_source.py",
     "huggingface_hub": "spaces/sources/hub.py",
     "optuna": "search/study/",
     "mlflow": "search/tracking/",

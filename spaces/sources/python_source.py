@@ -17,14 +17,11 @@ from torch import nn
 from spaces.errors import BadInput, BadWeights
 from spaces.inputs import InputSpec
 from spaces.model_spec import ModelSpec
-from spaces.sources.own_answers import count_classes
+from spaces.sources.own_answers import role_of_own
 from spaces.sources.source import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     BuiltNetwork,
-    Role,
-    as_trained,
     build_traced,
+    imagenet_input,
     load_for_inference,
 )
 from spaces.tasks.task import TaskName
@@ -43,8 +40,7 @@ class PythonSource:
         task: TaskName = spec.task or getattr(net, "task", None) or "classification"
         input_spec = _input(net, spec, task)
         note = load_for_inference(net, spec)
-        classes = count_classes(net, spec, input_spec, task)
-        return build_traced(net, spec, Role(input_spec, task, classes), note)
+        return build_traced(net, spec, role_of_own(net, spec, input_spec, task), note)
 
     def weights_licence(self, spec: ModelSpec, name: str) -> str:
         return ""
@@ -95,7 +91,4 @@ def _input(net: nn.Module, spec: ModelSpec, task: TaskName) -> InputSpec:
             f"{spec.name}: {spec.arch} does not say its input size: set `size:`, or give the "
             "module an attribute `input_size`, (height, width)"
         )
-    height, width = size
-    fit = spec.fit or ("crop" if task == "classification" else "letterbox")
-    own = InputSpec(int(height), int(width), IMAGENET_MEAN, IMAGENET_STD, fit)
-    return as_trained(own, spec)
+    return imagenet_input(spec, (int(size[0]), int(size[1])), task)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from spaces.cutting import NO_HINTS, CutNetwork, Hints, cut_network
 from spaces.dataflow import Uncuttable
 from spaces.errors import BadInput, BadWeights, UncuttableModel
-from spaces.inputs import InputSpec
+from spaces.inputs import Fit, InputSpec
 from spaces.model_spec import ModelSpec
 from spaces.stages import Layout, StagedModel
 from spaces.tasks.detection import AnchorHead
@@ -64,7 +65,10 @@ def load_for_inference(net: nn.Module, spec: ModelSpec) -> str:
     Return how they were found in a file, in words.
     """
     note = _load_weights(net, spec)
-    net.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    net.eval().requires_grad_(False)
+    for tensor in [*net.parameters(), *net.buffers()]:
+        if tensor.dim() == 4:
+            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
     return note
 
 
@@ -107,6 +111,24 @@ def no_package_weights(spec: ModelSpec) -> BadWeights:
     )
 
 
+@contextlib.contextmanager
+def input_errors(spec: ModelSpec) -> Iterator[None]:
+    """Name the model in the errors of its input."""
+    try:
+        yield
+    except BadInput as error:
+        raise BadInput(f"{spec.name}: {error}") from error
+
+
+def imagenet_input(spec: ModelSpec, size: tuple[int, int], task: TaskName) -> InputSpec:
+    """Return the input of a network that says no more of its input than a size."""
+    height, width = size
+    fit: Fit = "crop" if task == "classification" else "letterbox"
+    with input_errors(spec):
+        own = InputSpec(height, width, IMAGENET_MEAN, IMAGENET_STD, spec.fit or fit)
+    return as_trained(own, spec)
+
+
 def as_trained(own: InputSpec, spec: ModelSpec) -> InputSpec:
     """Return the library's own input with what the spec says of the training.
 
@@ -122,10 +144,8 @@ def as_trained(own: InputSpec, spec: ModelSpec) -> InputSpec:
             f"{spec.name}: mean and std of one channel: set in_chans: 1 if the network takes grey "
             "frames, else give three values"
         )
-    try:
+    with input_errors(spec):
         return replace(own, **settings)
-    except BadInput as error:
-        raise BadInput(f"{spec.name}: {error}") from error
 
 
 def cut(net: nn.Module, spec: ModelSpec, input_spec: InputSpec, hints: Hints) -> CutNetwork:
@@ -182,10 +202,11 @@ def build_traced(net: nn.Module, spec: ModelSpec, role: Role, note: str) -> Buil
 
     def answers(inputs: Tensor) -> list[Tensor]:
         representations = dict(model.walk(inputs))
-        return _as_list(parts.head(*(representations[tap] for tap in parts.taps)))
+        return as_list(parts.head(*(representations[tap] for tap in parts.taps)))
 
-    return BuiltNetwork(model, note, lambda inputs: _as_list(net(inputs)), answers)
+    return BuiltNetwork(model, note, lambda inputs: as_list(net(inputs)), answers)
 
 
-def _as_list(answer: Tensor | Sequence[Tensor]) -> list[Tensor]:
+def as_list(answer: Tensor | Sequence[Tensor]) -> list[Tensor]:
+    """Return the tensors of an answer."""
     return [answer] if isinstance(answer, Tensor) else [*answer]

@@ -20,6 +20,7 @@ from spaces.sources.source import (
     Role,
     as_trained,
     build_traced,
+    input_errors,
     load_for_inference,
     no_hub_weights,
     task_of,
@@ -100,14 +101,15 @@ def _load_embedding(spec: ModelSpec, name: str) -> tuple[Any, str]:
 def _input(net: Any, spec: ModelSpec) -> InputSpec:
     config = net.pretrained_cfg
     height, width = spec.size or tuple(config["input_size"][1:])
-    own = InputSpec(
-        height,
-        width,
-        tuple(config["mean"]),
-        tuple(config["std"]),
-        spec.fit or "crop",
-        float(config.get("crop_pct") or 0.875),
-    )
+    with input_errors(spec):
+        own = InputSpec(
+            height,
+            width,
+            tuple(config["mean"]),
+            tuple(config["std"]),
+            spec.fit or "crop",
+            float(config.get("crop_pct") or 0.875),
+        )
     return as_trained(own, spec)
 
 

@@ -17,6 +17,7 @@ from spaces.sources.source import (
     Role,
     as_trained,
     build_traced,
+    input_errors,
     load_for_inference,
     task_of,
 )
@@ -81,15 +82,16 @@ def _input(spec: ModelSpec, name: str) -> InputSpec:
     height, width = spec.size or (side, side)
     if name.startswith("vit_") and height != width:
         raise BadInput(f"{spec.name}: size {height}x{width}: torchvision's {name} is square")
-    own = InputSpec(
-        height,
-        width,
-        tuple(evaluation.mean),
-        tuple(evaluation.std),
-        spec.fit or "crop",
-        min(1.0, side / resized),
-        "bicubic" if evaluation.interpolation == InterpolationMode.BICUBIC else "bilinear",
-    )
+    with input_errors(spec):
+        own = InputSpec(
+            height,
+            width,
+            tuple(evaluation.mean),
+            tuple(evaluation.std),
+            spec.fit or "crop",
+            min(1.0, side / resized),
+            "bicubic" if evaluation.interpolation == InterpolationMode.BICUBIC else "bilinear",
+        )
     return as_trained(own, spec)
 
 

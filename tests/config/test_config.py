@@ -263,7 +263,7 @@ REFUSED: list[tuple[str, Any, tuple[str, ...]]] = [
     ("models", {}, ("at least two",)),
     ("models", ["a", "b"], ("mapping",)),
     ("models", "a, b", ("'a, b'",)),
-    ("models.a.arch", "keras/vgg", ("'keras/vgg'", "torchvision/NAME or python:")),
+    ("models.a.arch", "keras/vgg", ("'keras/vgg'", "torchvision/NAME, python:")),
     ("models.a.arch", 5, ("5", "text")),
     ("models.a.size", 0, ("0", "pixels above 0")),
     ("models.a.size", [64], ("[height, width]",)),

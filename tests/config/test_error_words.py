@@ -79,7 +79,8 @@ def test_no_value_of_a_key_is_answered_in_words_of_a_library(key: str) -> None:
         ("name", True, "name: must be text, in quotes if need be (given: True)"),
         ("quality_floor", 97, "quality_floor: must be 1 or less (given: 97)"),
         ("models.a.arch", "resnet18", "models.a.arch: must be timm/NAME, effdet/NAME, "
-         "torchvision/NAME or python:MODULE:FUNCTION, such as timm/resnet18 (given: 'resnet18')"),
+         "torchvision/NAME, python:MODULE:FUNCTION, program:FILE or onnx:FILE, "
+         "such as timm/resnet18 (given: 'resnet18')"),
         ("watch.cameras", {"a b": {"folder": "x"}}, "watch.cameras: the name 'a b' must "
          "have at most 100 letters"),
         ("serach", {}, "serach: unknown key; is search meant?"),
