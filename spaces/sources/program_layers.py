@@ -66,10 +66,17 @@ def as_layers(module: nn.Module) -> nn.Module:
 
     Its tensors are those of the given module, which stays as it is.
     """
+    children: dict[str, nn.Module | None] = {
+        name: as_layers(child) for name, child in module.named_children()
+    }
     original = getattr(module, "graph", None)
+    if isinstance(original, fx.Graph) and not original.nodes:  # a list of modules
+        module = nn.Module()
+        module._modules = children
+        return module
     graph = _copy(original, module) if isinstance(original, fx.Graph) else None
     module = copy.copy(module)
-    module._modules = {name: as_layers(child) for name, child in module.named_children()}
+    module._modules = children
     if graph is None:
         return module
     for node in list(graph.nodes):
@@ -87,8 +94,9 @@ def _copy(original: fx.Graph, module: nn.Module) -> fx.Graph:
     """
     graph = fx.Graph()  # of its own: the original belongs to another module
     output = graph.graph_copy(original, {})
-    is_whole = isinstance(module, UnflattenedModule)  # it returns a tuple of all answers
-    graph.output(output[0] if is_whole and isinstance(output, tuple) else output)
+    if isinstance(module, UnflattenedModule) and isinstance(output, tuple) and len(output) == 1:
+        output = output[0]  # a whole program returns a tuple, also of one answer
+    graph.output(output)
     for node in list(graph.nodes):
         if node.op == "call_module":
             counts = _counts_of_frames(

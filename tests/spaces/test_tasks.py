@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
+import own_networks
 import pytest
 import torch
 from torch import Tensor
 
+from spaces.inputs import InputSpec, prepare
 from spaces.model_spec import ModelSpec
+from spaces.quiet import quiet
 from spaces.stages import StagedModel
 from spaces.tasks.registry import TASKS
 from spaces.tasks.segmentation import to_frame
@@ -110,10 +116,6 @@ def test_a_bundle_answers_each_frame_and_describes_its_answer(example: Example) 
 @pytest.mark.parametrize("fit", ["squash", "letterbox", "crop"])
 def test_a_map_of_classes_lies_on_the_frame_where_the_input_shows_it(fit: str) -> None:
     """A frame whose left half is red is answered with class 1 on its left half."""
-    import numpy as np
-
-    from spaces.inputs import InputSpec, prepare
-
     spec = InputSpec(64, 64, (0.0,) * 3, (1.0,) * 3, fit, 0.8)  # type: ignore[arg-type]
     for height, width in ((50, 120), (120, 50), (77, 77)):
         frame = np.zeros((height, width, 3), np.uint8)
@@ -129,10 +131,27 @@ def test_a_map_of_classes_lies_on_the_frame_where_the_input_shows_it(fit: str) -
 
 
 def test_pixels_that_a_crop_does_not_show_have_no_class() -> None:
-    from spaces.inputs import InputSpec
-
     spec = InputSpec(32, 32, (0.0,) * 3, (1.0,) * 3, "crop", 0.5)
     mapped = to_frame(torch.zeros(8, 8, dtype=torch.int64), (100, 200), spec)
     assert mapped.shape == (100, 200)
     assert (mapped[25:75, 75:125] == 0).all()
     assert int((mapped == 0).sum()) == 50 * 50
+
+
+@pytest.mark.parametrize("kind", ["program", "onnx"])
+@torch.no_grad()
+def test_files_hold_networks_of_every_task(example: Example, kind: str, tmp_path: Path) -> None:
+    """The task is in the config: a file holds numbers only."""
+    net = getattr(own_networks, FUNCTIONS[example.task.name])().eval()
+    file, inputs = tmp_path / f"net.{kind}", example.inputs
+    batch = ({0: torch.export.Dim("batch")},)
+    program = torch.export.export(net, (inputs,), dynamic_shapes=batch)
+    with quiet():
+        if kind == "program":
+            torch.export.save(program, file)
+        else:
+            torch.onnx.export(program, (), str(file), dynamo=True)
+    spec = ModelSpec("net", f"{kind}:{file}", "none", task=example.task.name, fit="letterbox")
+    model = load_model(spec)
+    assert len(model.layout.stages) >= 4 and model.num_classes == example.model.num_classes
+    torch.testing.assert_close(model(inputs), example.model(inputs), rtol=1e-4, atol=1e-4)
