@@ -225,7 +225,7 @@ def test_a_network_of_torchvision_loads_its_checkpoint_and_its_evaluation_input(
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        (ModelSpec("mine", "torchvision/resnet19", "none"), "or detector 'resnet19'; it has "),
+        (ModelSpec("mine", "torchvision/resnet19", "none"), "has no network 'resnet19'; it has "),
         (
             ModelSpec("mine", "torchvision/resnet18", "none", input=InputSettings(in_chans=1)),
             "torchvision's networks take 3 channels",
