@@ -89,7 +89,9 @@ class Deployment:
 
 
 def _fingerprint(model: StagedModel) -> str:
-    digest = hashlib.sha256(repr((model.layout, model.input, model.num_classes)).encode())
+    # tasks without classes compare equal answers in different ways
+    settings = (model.layout, model.input, model.num_classes or model.task)
+    digest = hashlib.sha256(repr(settings).encode())
     for name, tensor in model.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.cpu().contiguous().numpy().tobytes())

@@ -68,8 +68,8 @@ class ModelConfig(Section):
     size: Positive | Annotated[list[Positive], Field(min_length=2, max_length=2)] | None = None
     """Side of a square input, or [height, width], in pixels; by default the architecture's own."""
     fit: Fit | None = None
-    """How a frame is fitted to the input size; by default `crop` for a classifier and `letterbox`
-    for a detector, but `squash` for torchvision's SSD."""
+    """How a frame is fitted to the input size; by default `crop` for a classifier and a network of
+    timm, `squash` for torchvision's SSD, and `letterbox` for all others."""
     cut: Cut = "stages"
     """Where the network is cut: between the stages of its library, or with `blocks` also between
     the blocks of a stage."""

