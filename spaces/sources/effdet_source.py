@@ -21,6 +21,7 @@ from spaces.sources.source import (
     IMAGENET_STD,
     BuiltNetwork,
     as_trained,
+    check_whole_frame,
     cut,
     input_errors,
     load_for_inference,
@@ -76,8 +77,7 @@ def _create(spec: ModelSpec, name: str) -> Any:
             f"{spec.name}: input size {size} of a detector: both sides must be multiples of 32, "
             "at least 128"
         )
-    if spec.fit == "crop":
-        raise BadInput(f"{spec.name}: fit crop: a detector needs squash or letterbox")
+    check_whole_frame(spec.fit, spec, "detection")
     if spec.input.in_chans == 1:
         raise BadInput(f"{spec.name}: in_chans 1: a detector takes 3 channels")
     if spec.weights == "hub" and not CONFIGS[name].get("url"):

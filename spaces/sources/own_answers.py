@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from spaces.errors import BadInput
 from spaces.inputs import InputSpec
 from spaces.model_spec import ModelSpec
-from spaces.sources.source import Role
+from spaces.sources.source import Role, check_whole_frame
 from spaces.tasks.task import TaskName
 
 Shape = tuple[int, ...]
+Sizes = tuple[int | None, ...] | None
+"""None in a place stands for any size, None alone for any number of sizes."""
 
 
 @dataclass(frozen=True)
@@ -23,32 +25,40 @@ class AnswerForm:
     """The tensors of an answer."""
 
     words: str
-    dimensions: tuple[int, ...]
-    """Number of dimensions of each tensor; 0 stands for any number from two on."""
+    sizes: tuple[Sizes, ...]
+    """The sizes of each tensor after the frames."""
     class_axis: int | None
     """The dimension of the last tensor that counts the classes; None without classes."""
 
     def fits(self, shapes: Sequence[Shape]) -> bool:
         """Whether tensors of these shapes are an answer to two frames."""
-        return len(shapes) == len(self.dimensions) and all(
-            len(shape) >= 2 and len(shape) == (wanted or len(shape)) and shape[0] == 2
-            for shape, wanted in zip(shapes, self.dimensions, strict=True)
+        return len(shapes) == len(self.sizes) and all(
+            _fits(shape, sizes) for shape, sizes in zip(shapes, self.sizes, strict=True)
         )
 
 
+def _fits(shape: Shape, sizes: Sizes) -> bool:
+    if shape[:1] != (2,) or len(shape) < 2:
+        return False
+    return sizes is None or (
+        len(shape) == len(sizes) + 1
+        and all(size in (None, own) for size, own in zip(sizes, shape[1:], strict=True))
+    )
+
+
 ANSWER_FORMS: Mapping[TaskName, AnswerForm] = {
-    "classification": AnswerForm("a classifier returns logits, (frames, classes)", (2,), 1),
+    "classification": AnswerForm("a classifier returns logits, (frames, classes)", ((None,),), 1),
     "detection": AnswerForm(
         "a detector returns the boxes of all anchors, (frames, anchors, 4) as x1, y1, x2, y2 in "
         "pixels of the input, and their scores from 0 to 1, (frames, anchors, classes)",
-        (3, 3),
+        ((None, 4), (None, None)),
         2,
     ),
-    "embedding": AnswerForm("an embedding is (frames, dimensions)", (2,), None),
+    "embedding": AnswerForm("an embedding is (frames, dimensions)", ((None,),), None),
     "segmentation": AnswerForm(
-        "a segmentation returns logits, (frames, classes, height, width)", (4,), 1
+        "a segmentation returns logits, (frames, classes, height, width)", ((None,) * 3,), 1
     ),
-    "dense": AnswerForm("a dense network returns one tensor, (frames, ...)", (0,), None),
+    "dense": AnswerForm("a dense network returns one tensor, (frames, ...)", (None,), None),
 }
 
 
@@ -58,6 +68,7 @@ def role_of_own(net: nn.Module, spec: ModelSpec, input_spec: InputSpec, task: Ta
     Raises:
         BadInput: the network fails, or gives no answer of the task.
     """
+    check_whole_frame(input_spec.fit, spec, task)
     return Role(input_spec, task, count_classes(net, spec, input_spec, task))
 
 

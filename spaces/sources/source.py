@@ -95,6 +95,16 @@ def task_of(spec: ModelSpec, tasks: Sequence[TaskName]) -> TaskName:
     return task
 
 
+def check_whole_frame(fit: Fit | None, spec: ModelSpec, task: TaskName) -> None:
+    """Check that a network whose answer has positions sees the whole frame.
+
+    Raises:
+        BadInput: `fit` is crop, which hides a part.
+    """
+    if fit == "crop" and task in ("detection", "segmentation"):
+        raise BadInput(f"{spec.name}: fit crop: a {task} needs squash or letterbox")
+
+
 def no_hub_weights(spec: ModelSpec) -> BadWeights:
     """Build the error for missing weights; the libraries would warn and use random weights."""
     return BadWeights(

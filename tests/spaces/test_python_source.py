@@ -56,6 +56,19 @@ def sized():
 def fails(): raise KeyError("colour")
 def no_module(): return 5
 def no_logits(): return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+class Boxes(Net):
+    def forward(self, x):
+        y = super().forward(x)[:, None].expand(-1, 9, -1)
+        return torch.cat((y, y[:, :, :1]), 2), y
+
+
+class Named(Net):
+    def forward(self, x):
+        return {"out": super().forward(x)}
+
+
+def no_boxes(): return Boxes()
+def no_tensor(): return Named()
 def two_frames_only(): return nn.Sequential(nn.Flatten(), nn.Linear(5, 2))
 NET = 7
 """
@@ -120,6 +133,22 @@ def test_the_input_is_that_of_the_module_or_the_spec(spec: Callable[..., ModelSp
         ("street_nets:no_module", {}, "returns a int, not a torch.nn.Module"),
         ("street_nets:build", {"size": None}, "does not say its input size: set `size:`"),
         ("street_nets:no_logits", {}, r"answers two frames with \(2, 4, 30, 30\)"),
+        (
+            "street_nets:build",
+            {"task": "segmentation"},
+            r"answers .* with \(2, 4\); a segmentation",
+        ),
+        (
+            "street_nets:no_logits",
+            {"task": "embedding"},
+            r"with \(2, 4, 30, 30\); an embedding is",
+        ),
+        (
+            "street_nets:no_boxes",
+            {"task": "detection"},
+            r"with \(2, 9, 5\) and \(2, 9, 4\); a dete",
+        ),
+        ("street_nets:no_tensor", {"task": "dense"}, "answers two frames with dict; a dense"),
         ("street_nets:two_frames_only", {}, "fails on an input of 2 x 3 x 32 x 32: RuntimeError"),
     ],
 )
@@ -128,6 +157,14 @@ def test_a_function_that_does_not_fit_is_refused_with_the_reason(
 ) -> None:
     with pytest.raises(BadInput, match=rf"mine: python:{function}.* ?{message}"):
         load_model(spec(function, **settings))
+
+
+@pytest.mark.parametrize("task", ["detection", "segmentation"])
+def test_answers_with_positions_need_the_whole_frame(
+    spec: Callable[..., ModelSpec], task: str
+) -> None:
+    with pytest.raises(BadInput, match=f"mine: fit crop: a {task} needs squash or letterbox"):
+        load_model(spec("street_nets:build", task=task, fit="crop"))
 
 
 def test_there_are_no_weights_in_a_hub(spec: Callable[..., ModelSpec]) -> None:

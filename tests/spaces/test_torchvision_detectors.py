@@ -241,7 +241,7 @@ def test_the_input_is_the_networks_own() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        (SSD, {"fit": "crop"}, "a detector needs squash or letterbox"),
+        (SSD, {"fit": "crop"}, "a detection needs squash or letterbox"),
         (SSD, {"input": InputSettings(in_chans=1)}, "a detector takes 3 channels"),
         (RETINANET, {"size": (128, 130)}, "multiples of 32"),
         (FASTER, {"size": (96, 96)}, "at least 128"),
