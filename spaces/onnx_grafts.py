@@ -174,7 +174,8 @@ def _grafted(
     model: onnx.ModelProto, quantised: onnx.ModelProto, nodes: Sequence[onnx.NodeProto]
 ) -> onnx.ModelProto:
     """Return a graph of the nodes, each once, with the tensors that they read."""
-    unique = {node.name: node for node in nodes}.values()
+    # by output: operations that onnxruntime unrolls have equal names, or none
+    unique = {node.output[0]: node for node in nodes}.values()
     read = {name for node in unique for name in node.input}
     grafted = onnx.ModelProto()
     grafted.CopyFrom(model)

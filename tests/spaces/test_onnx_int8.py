@@ -141,3 +141,18 @@ def test_a_layer_without_a_bias_needs_no_correction(tmp_path: Path) -> None:
     quantised = quantize_graph(model, feeds, ())
     assert [layer.bias for layer in int8_layers(quantised).values()] == [None]
     assert answers(quantised, feeds) == pytest.approx(answers(model, feeds), abs=0.02)
+
+
+def test_operations_with_equal_names_all_stay(folded: onnx.ModelProto) -> None:
+    """onnxruntime unrolls functions such as HardSwish into operations that share names."""
+    unnamed = onnx.ModelProto()
+    unnamed.CopyFrom(folded)
+    (output,) = unnamed.graph.output
+    for k, (kind, read) in enumerate([("Neg", output.name), ("Neg", "first"), ("Abs", "second")]):
+        made = ("first", "second", "third")[k]
+        unnamed.graph.node.append(helper.make_node(kind, [read], [made], name=""))
+    output.name = "third"
+    quantised = quantize_graph(unnamed, frames(4), ())
+    every = with_int8_layers(unnamed, quantised, [*int8_layers(quantised)])
+    session = OnnxSession(every.SerializeToString())
+    assert session.run(frames(1)[0])["third"].shape == (1, 8, 16, 16)
