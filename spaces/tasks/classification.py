@@ -6,24 +6,24 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from spaces.inputs import InputSpec
-from spaces.tasks.task import FrameSize, TaskName, answer_of
+from spaces.tasks.task import FrameSize, OneTensor, TaskName
 
 BEST = 3
 """Number of classes that a description names."""
 
 
-class Classification:
+class Classification(OneTensor):
     """The answer is (batch, classes) logits, and its comparable form their softmax."""
 
     name: ClassVar[TaskName] = "classification"
     graph_outputs: ClassVar[tuple[str, ...]] = ("logits",)
     is_stacked: ClassVar[bool] = True
 
-    def comparable(self, head: nn.Module, taps: list[Tensor]) -> Tensor:
-        return answer_of(head, taps).softmax(1)
+    def comparable_form(self, answer: Tensor) -> Tensor:
+        return answer.softmax(1)
 
     def amplitudes(self, comparable: Tensor) -> Tensor:
         return root_amplitudes(comparable)
@@ -35,19 +35,6 @@ class Classification:
     def closeness(self, rounded: Tensor, original: Tensor) -> Tensor:
         """Return 1 minus the probability that moves from class to class."""
         return 1 - (rounded - original).abs().sum(1) / 2
-
-    def graph_answers(self, head: nn.Module, taps: list[Tensor]) -> tuple[Tensor, ...]:
-        return (answer_of(head, taps),)
-
-    def graph_refusal(self, head: nn.Module) -> str:
-        return ""
-
-    def from_graph(self, outputs: Sequence[Tensor]) -> Tensor:
-        (logits,) = outputs
-        return logits
-
-    def comparable_from_graph(self, outputs: Sequence[Tensor]) -> Tensor:
-        return self.from_graph(outputs).softmax(1)
 
     def finish(self, answer: Tensor, sizes: Sequence[FrameSize], spec: InputSpec) -> Tensor:
         """Return (frames, classes) logits."""

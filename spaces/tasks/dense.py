@@ -6,21 +6,21 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from spaces.inputs import InputSpec
-from spaces.tasks.task import FrameSize, TaskName, answer_of
+from spaces.tasks.task import FrameSize, OneTensor, TaskName
 
 
-class Dense:
+class Dense(OneTensor):
     """The answer is any tensor (batch, ...), compared as it is, by its relative error."""
 
     name: ClassVar[TaskName] = "dense"
     graph_outputs: ClassVar[tuple[str, ...]] = ("values",)
     is_stacked: ClassVar[bool] = True
 
-    def comparable(self, head: nn.Module, taps: list[Tensor]) -> Tensor:
-        return answer_of(head, taps)
+    def comparable_form(self, answer: Tensor) -> Tensor:
+        return answer
 
     def amplitudes(self, comparable: Tensor) -> Tensor:
         rows = comparable.flatten(1)
@@ -35,19 +35,6 @@ class Dense:
     def closeness(self, rounded: Tensor, original: Tensor) -> Tensor:
         """Return the same as `agreement`: it has no decision that hides small changes."""
         return self.agreement(rounded, original)
-
-    def graph_answers(self, head: nn.Module, taps: list[Tensor]) -> tuple[Tensor, ...]:
-        return (answer_of(head, taps),)
-
-    def graph_refusal(self, head: nn.Module) -> str:
-        return ""
-
-    def from_graph(self, outputs: Sequence[Tensor]) -> Tensor:
-        (values,) = outputs
-        return values
-
-    def comparable_from_graph(self, outputs: Sequence[Tensor]) -> Tensor:
-        return self.from_graph(outputs)
 
     def finish(self, answer: Tensor, sizes: Sequence[FrameSize], spec: InputSpec) -> Tensor:
         """Return (frames, ...), as the network gives them."""

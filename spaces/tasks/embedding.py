@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from spaces.inputs import InputSpec
-from spaces.tasks.task import FrameSize, TaskName, answer_of
+from spaces.tasks.task import FrameSize, OneTensor, TaskName
 
 SHOWN_NUMBERS = 4
 
 
-class Embedding:
+class Embedding(OneTensor):
     """The answer is (batch, dimensions), and its comparable form has length 1.
 
     Vectors are compared by their directions: by the cosine of the angle between them.
@@ -24,8 +24,8 @@ class Embedding:
     graph_outputs: ClassVar[tuple[str, ...]] = ("embedding",)
     is_stacked: ClassVar[bool] = True
 
-    def comparable(self, head: nn.Module, taps: list[Tensor]) -> Tensor:
-        return F.normalize(answer_of(head, taps), dim=1)
+    def comparable_form(self, answer: Tensor) -> Tensor:
+        return F.normalize(answer, dim=1)
 
     def amplitudes(self, comparable: Tensor) -> Tensor:
         return comparable
@@ -37,19 +37,6 @@ class Embedding:
     def closeness(self, rounded: Tensor, original: Tensor) -> Tensor:
         """Return the same as `agreement`: it has no decision that hides small changes."""
         return self.agreement(rounded, original)
-
-    def graph_answers(self, head: nn.Module, taps: list[Tensor]) -> tuple[Tensor, ...]:
-        return (answer_of(head, taps),)
-
-    def graph_refusal(self, head: nn.Module) -> str:
-        return ""
-
-    def from_graph(self, outputs: Sequence[Tensor]) -> Tensor:
-        (embedding,) = outputs
-        return embedding
-
-    def comparable_from_graph(self, outputs: Sequence[Tensor]) -> Tensor:
-        return F.normalize(self.from_graph(outputs), dim=1)
 
     def finish(self, answer: Tensor, sizes: Sequence[FrameSize], spec: InputSpec) -> Tensor:
         """Return (frames, dimensions), as the network gives them."""

@@ -8,18 +8,18 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from spaces.inputs import InputSpec, shown_part
 from spaces.tasks.classification import root_amplitudes
-from spaces.tasks.task import FrameSize, TaskName, answer_of
+from spaces.tasks.task import FrameSize, OneTensor, TaskName
 
 COMPARED_SIDE = 64
 """Answers are compared at no more than this many positions in a row."""
 SHOWN_CLASSES = 4
 
 
-class Segmentation:
+class Segmentation(OneTensor):
     """The answer is (batch, classes, height, width) logits, of the whole input at any resolution.
 
     The comparable form is their softmax at a coarser grid: neighbouring pixels say the same.
@@ -29,8 +29,8 @@ class Segmentation:
     graph_outputs: ClassVar[tuple[str, ...]] = ("logits",)
     is_stacked: ClassVar[bool] = False
 
-    def comparable(self, head: nn.Module, taps: list[Tensor]) -> Tensor:
-        return _coarse(answer_of(head, taps)).softmax(1)
+    def comparable_form(self, answer: Tensor) -> Tensor:
+        return _coarse(answer).softmax(1)
 
     def amplitudes(self, comparable: Tensor) -> Tensor:
         return root_amplitudes(comparable)
@@ -42,19 +42,6 @@ class Segmentation:
     def closeness(self, rounded: Tensor, original: Tensor) -> Tensor:
         """Return 1 minus the probability that moves from class to class, over the positions."""
         return 1 - (rounded - original).abs().sum(1).mean((1, 2)) / 2
-
-    def graph_answers(self, head: nn.Module, taps: list[Tensor]) -> tuple[Tensor, ...]:
-        return (answer_of(head, taps),)
-
-    def graph_refusal(self, head: nn.Module) -> str:
-        return ""
-
-    def from_graph(self, outputs: Sequence[Tensor]) -> Tensor:
-        (logits,) = outputs
-        return logits
-
-    def comparable_from_graph(self, outputs: Sequence[Tensor]) -> Tensor:
-        return _coarse(self.from_graph(outputs)).softmax(1)
 
     def finish(self, answer: Tensor, sizes: Sequence[FrameSize], spec: InputSpec) -> list[Tensor]:
         """Return the class of each pixel of each frame, (height, width).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -79,7 +80,25 @@ class Task(Protocol):
         ...
 
 
-def answer_of(head: nn.Module, taps: list[Tensor]) -> Tensor:
-    """Return the answer of a head."""
-    answer: Tensor = head(taps)
-    return answer
+class OneTensor(ABC):
+    """What tasks have in common whose answer is one tensor, of a shape that a graph can hold."""
+
+    @abstractmethod
+    def comparable_form(self, answer: Tensor) -> Tensor:
+        """Return the comparable form of an answer."""
+
+    def comparable(self, head: nn.Module, taps: list[Tensor]) -> Tensor:
+        return self.comparable_form(head(taps))
+
+    def graph_answers(self, head: nn.Module, taps: list[Tensor]) -> tuple[Tensor, ...]:
+        return (head(taps),)
+
+    def graph_refusal(self, head: nn.Module) -> str:
+        return ""
+
+    def from_graph(self, outputs: Sequence[Tensor]) -> Tensor:
+        (answer,) = outputs
+        return answer
+
+    def comparable_from_graph(self, outputs: Sequence[Tensor]) -> Tensor:
+        return self.comparable_form(self.from_graph(outputs))
