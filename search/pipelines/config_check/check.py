@@ -84,7 +84,7 @@ def _describe_model(model: StagedModel) -> str:
     facts = [
         "" if source is None else source.spec.arch,
         f"{len(layout.stages)} stages",
-        f"{model.num_classes} classes",
+        f"{model.task} of {model.num_classes} classes" if model.num_classes else model.task,
         f"input {size} ({model.input.fit_in_words})",
         "" if source is None else source.note,
     ]
