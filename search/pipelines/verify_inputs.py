@@ -153,8 +153,8 @@ class VerificationInputs:
                 for label_format in accepted
                 if label_format in LABEL_KINDS
             ]
-            expected = f"must be {one_of(kinds)}" if kinds else "has no ground truth"
-            raise BadData(f"--labels {name}={path}: {name} does {task}: {expected}")
+            expected = f"must be {one_of(kinds)}" if kinds else "there is no ground truth"
+            raise BadData(f"--labels {name}={path}: {expected}, since {name} does {task}")
         return matching[0]
 
 
