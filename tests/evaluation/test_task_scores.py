@@ -203,6 +203,19 @@ def test_a_class_that_nothing_shows_is_not_in_the_mean(
     assert scores == {"miou": 0.375, "pixels": 0.75, "iou_0": 0.0, "iou_1": 0.75}
 
 
+def test_pixels_of_an_ignored_class_number_count_nowhere(
+    tmp_path: Path, segmentation: StagedModel
+) -> None:
+    """The value that is ignored may be a number that a class has."""
+    mask = np.ones((16, 16), np.uint8)
+    mask[:4] = 0
+    Image.fromarray(mask).save(tmp_path / "m.png")
+    truth = MaskTruth(RenderedScenes(STREET, 1), (tmp_path / "m.png",), ignore=1)
+    answers = np.zeros((1, 16, 16), np.uint8)
+    scores = score_masks(answers, truth, Setting(segmentation, [(16, 16)])).scores
+    assert scores == {"miou": 1.0, "pixels": 1.0, "iou_0": 1.0}
+
+
 # All that are compared with the unmerged model's answers.
 
 

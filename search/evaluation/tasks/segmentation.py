@@ -96,7 +96,11 @@ def score_masks(answers: AnswerArray, truth: MaskTruth, setting: Setting) -> Mas
     """
     classes = setting.model.num_classes
     tables = [
-        _confusion(classes, to_frame(torch.from_numpy(answer), size, setting.model.input), mask)
+        _confusion(
+            classes,
+            to_frame(torch.from_numpy(answer), size, setting.model.input),
+            np.where(mask == truth.ignore, -1, mask),
+        )
         for answer, size, mask in zip(
             answers, setting.frame_sizes, map(read_mask, truth.masks), strict=True
         )
@@ -108,8 +112,11 @@ def score_masks(answers: AnswerArray, truth: MaskTruth, setting: Setting) -> Mas
 
 
 def _confusion(classes: int, answer: Tensor, mask: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the pixels by the class in the mask and in the answer, (classes, classes)."""
+    """Return the pixels by the class in the mask and in the answer, (classes, classes).
+
+    A pixel with -1 in either has no class and is left out.
+    """
     answered = answer.numpy()
-    counted = (mask < classes) & (answered >= 0)
+    counted = (mask >= 0) & (answered >= 0)
     pairs = mask[counted] * classes + answered[counted]
     return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
