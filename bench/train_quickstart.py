@@ -184,15 +184,15 @@ def new_classifier() -> nn.Module:
     return model
 
 
-def new_detector() -> nn.Module:
-    """Build an untrained detector of the six kinds of road users."""
+def new_detector(classes: int = len(CLASSES), side: int = DETECTOR_SIZE) -> nn.Module:
+    """Build an untrained detector, by default of the six kinds of road users."""
     import effdet
 
     model: nn.Module = effdet.create_model(
         "tf_efficientdet_lite0",
         bench_task="",
-        num_classes=len(CLASSES),
-        image_size=(DETECTOR_SIZE, DETECTOR_SIZE),
+        num_classes=classes,
+        image_size=(side, side),
         pretrained=False,
         pretrained_backbone=False,
     )
@@ -222,6 +222,13 @@ def freeze_early(backbone: Any) -> Callable[[Tensor], Tensor]:
     traced = torch.jit.trace(early, example)  # type: ignore[no-untyped-call]
     folded: Callable[[Tensor], Tensor] = torch.jit.freeze(traced)
     return folded
+
+
+def hasten_statistics(model: nn.Module) -> None:
+    """Let the batch statistics follow faster: the default lags behind in a training this short."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 0.03  # instead of 0.01
 
 
 def hold_statistics(backbone: nn.Module) -> None:
@@ -424,18 +431,18 @@ class ClassifierTask:
         return top1(model, frames, count)
 
 
-class _LateDetector(nn.Module):
-    """A detector that starts from the output of its first two stages."""
+class LateDetector(nn.Module):
+    """A detector that starts from the output of its first `frozen` stages."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, frozen: int) -> None:
         super().__init__()
-        self.model, self.config = model, model.config
+        self.model, self.config, self.frozen = model, model.config, frozen
 
     def forward(self, representation: Tensor) -> Any:
         """Return the class and box outputs of every pyramid level, as the detector itself does."""
         levels = []
         for number, stage in enumerate(self.model.backbone.blocks):
-            if number >= 2:
+            if number >= self.frozen:
                 representation = stage(representation)
             if number in (2, 4, 6):  # strides 8, 16 and 32
                 levels.append(representation)
@@ -453,10 +460,8 @@ class DetectorTask:
         load_backbone(self.model.backbone)
         self.model.to(memory_format=torch.channels_last)
         self.early = freeze_early(self.model.backbone)
-        for module in self.model.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.momentum = 0.03  # the default 0.01 lags behind in a training this short
-        self.bench = DetBenchTrain(_LateDetector(self.model), create_labeler=True)
+        hasten_statistics(self.model)
+        self.bench = DetBenchTrain(LateDetector(self.model, 2), create_labeler=True)
 
     def new_parameters(self) -> Iterable[nn.Parameter]:
         """Return the layers without pretrained weights."""

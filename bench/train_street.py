@@ -30,11 +30,14 @@ from samplers import DATA, ROOT
 from torch import Tensor, nn
 from train_quickstart import (
     Average,
+    LateDetector,
     batches,
+    hasten_statistics,
     hold_statistics,
     jitter,
     learning_rate_factor,
     load_backbone,
+    new_detector,
     parameter_groups,
 )
 
@@ -155,47 +158,12 @@ def _offset(inner: int, outer: int, rng: Generator) -> int:
 # --- network --------------------------------------------------------------------------------
 
 
-def new_detector() -> Any:
-    """Build an untrained detector of the street's classes."""
-    import effdet
-
-    return effdet.create_model(
-        "tf_efficientdet_lite0",
-        bench_task="",
-        num_classes=len(CLASSES),
-        image_size=(SIZE, SIZE),
-        pretrained=False,
-        pretrained_backbone=False,
-    )
-
-
-class LateDetector(nn.Module):
-    """A detector that starts from the representation of its first tap."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model, self.config = model, model.config
-
-    def forward(self, representation: Tensor) -> Any:
-        """Return the class and box outputs of every pyramid level, as the detector itself does."""
-        levels = [representation]
-        for number, stage in enumerate(self.model.backbone.blocks):
-            if number >= FROZEN_STAGES:
-                representation = stage(representation)
-            if number in (4, 6):  # strides 16 and 32
-                levels.append(representation)
-        pyramid = self.model.fpn(levels)
-        return self.model.class_net(pyramid), self.model.box_net(pyramid)
-
-
 def pretrained_detector() -> Any:
     """Return a detector with the ImageNet weights in its trunk, its first stages frozen."""
     torch.manual_seed(0)
-    model = new_detector()
+    model: Any = new_detector(len(CLASSES), SIZE)
     load_backbone(model.backbone)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = 0.03  # the default 0.01 lags behind in a training this short
+    hasten_statistics(model)
     model.to(memory_format=torch.channels_last)
     frozen_trunk(model).requires_grad_(False).eval()
     return model
@@ -244,7 +212,7 @@ def train(work: Path, minutes: float, seed: int) -> None:
     photos = training_photos(DATA.parent / "coco_train_2k")
     taps, targets = views_of(photos, model, work, seed)
     print(f"{len(photos)} photos, {len(targets)} views", flush=True)
-    bench = DetBenchTrain(LateDetector(model), create_labeler=True)
+    bench = DetBenchTrain(LateDetector(model, FROZEN_STAGES), create_labeler=True)
     average = Average(model, 0.998)
     new_layers = [p for part in (model.fpn, model.class_net, model.box_net) for p in
                   part.parameters()]  # fmt: skip

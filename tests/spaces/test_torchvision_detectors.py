@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from detectors import library_detector, randomise_batchnorms, side_of
-from networks import relative_error
+from detectors import library_detector, side_of
+from networks import randomise_batchnorms, relative_error
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torchvision.models._api import WeightsEnum

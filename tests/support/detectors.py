@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import torchvision
+from networks import randomise_batchnorms
 from torch import Tensor, nn
 
 
@@ -28,18 +29,6 @@ def library_detector(name: str, classes: int) -> Any:
         net.eval()
         _spread_outputs(net, torch.rand(3, side, side), classes)
     return net
-
-
-@torch.no_grad()
-def randomise_batchnorms(net: nn.Module) -> None:
-    """Randomise the BatchNorms: fresh ones are the identity."""
-    for part in net.modules():
-        if isinstance(part, nn.BatchNorm2d):
-            assert part.running_mean is not None and part.running_var is not None
-            part.weight.uniform_(0.8, 1.4)
-            part.bias.normal_(0, 0.2)
-            part.running_mean.normal_(0, 0.1)
-            part.running_var.uniform_(0.5, 1.5)
 
 
 @torch.no_grad()

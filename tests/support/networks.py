@@ -134,12 +134,12 @@ def library_network(arch: str) -> Any:
             net = effdet.create_model(
                 name, bench_task="", pretrained_backbone=False, image_size=size_of(arch)
             )
-        _randomise_batchnorms(net)
+        randomise_batchnorms(net)
     return net.eval()
 
 
 @torch.no_grad()
-def _randomise_batchnorms(net: nn.Module) -> None:
+def randomise_batchnorms(net: nn.Module) -> None:
     """Randomise the BatchNorms: fresh ones are the identity, and some branches start at zero."""
     for part in net.modules():
         if isinstance(part, nn.BatchNorm2d):
