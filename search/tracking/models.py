@@ -126,10 +126,12 @@ def _signature(contents: BundleContents) -> ModelSignature:
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema, TensorSpec
 
+    from spaces.tasks.registry import TASKS
+
     frames = TensorSpec(np.dtype(object), (-1,))
     outputs: list[ColSpec | TensorSpec] = [
         TensorSpec(np.dtype(np.float32), (-1, contents.specs[name].num_classes or -1), name)
-        if task in ("classification", "embedding")
+        if TASKS[task].is_matrix
         else TensorSpec(np.dtype(object), (-1,), name)
         for name, task in contents.tasks.items()
     ]

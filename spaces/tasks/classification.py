@@ -20,7 +20,7 @@ class Classification(OneTensor):
 
     name: ClassVar[TaskName] = "classification"
     graph_outputs: ClassVar[tuple[str, ...]] = ("logits",)
-    is_stacked: ClassVar[bool] = True
+    is_matrix: ClassVar[bool] = True
 
     def comparable_form(self, answer: Tensor) -> Tensor:
         return answer.softmax(1)

@@ -17,7 +17,7 @@ class Dense(OneTensor):
 
     name: ClassVar[TaskName] = "dense"
     graph_outputs: ClassVar[tuple[str, ...]] = ("values",)
-    is_stacked: ClassVar[bool] = True
+    is_matrix: ClassVar[bool] = False
 
     def comparable_form(self, answer: Tensor) -> Tensor:
         return answer

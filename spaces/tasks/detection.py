@@ -7,7 +7,6 @@ from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import batched_nms
 
 from spaces.inputs import InputSpec, boxes_to_frame
 from spaces.tasks.classification import root_amplitudes
@@ -75,7 +74,7 @@ class Detection:
 
     name: ClassVar[TaskName] = "detection"
     graph_outputs: ClassVar[tuple[str, ...]] = ("boxes", "scores")
-    is_stacked: ClassVar[bool] = False
+    is_matrix: ClassVar[bool] = False
 
     def comparable(self, head: nn.Module, taps: list[Tensor]) -> Tensor:
         assert isinstance(head, DetectionHead)
@@ -140,6 +139,9 @@ class Detection:
 
 def suppress_anchors(boxes: Tensor, scores: Tensor) -> Tensor:
     """Return (detections, 6) rows from (anchors, 4) boxes and (anchors, classes) scores."""
+    # here: commands that only read results would wait for torchvision
+    from torchvision.ops import batched_nms
+
     best_scores, indices = scores.flatten().topk(min(NMS_ANCHORS, scores.numel()))
     anchors, classes = indices // scores.shape[1], indices % scores.shape[1]
     remaining = batched_nms(boxes[anchors], best_scores, classes, NMS_IOU)[:MAX_DETECTIONS]

@@ -22,7 +22,7 @@ class Embedding(OneTensor):
 
     name: ClassVar[TaskName] = "embedding"
     graph_outputs: ClassVar[tuple[str, ...]] = ("embedding",)
-    is_stacked: ClassVar[bool] = True
+    is_matrix: ClassVar[bool] = True
 
     def comparable_form(self, answer: Tensor) -> Tensor:
         return F.normalize(answer, dim=1)

@@ -27,7 +27,7 @@ class Segmentation(OneTensor):
 
     name: ClassVar[TaskName] = "segmentation"
     graph_outputs: ClassVar[tuple[str, ...]] = ("logits",)
-    is_stacked: ClassVar[bool] = False
+    is_matrix: ClassVar[bool] = False
 
     def comparable_form(self, answer: Tensor) -> Tensor:
         return _coarse(answer).softmax(1)

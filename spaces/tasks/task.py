@@ -26,8 +26,8 @@ class Task(Protocol):
     name: ClassVar[TaskName]
     graph_outputs: ClassVar[tuple[str, ...]]
     """What an exported graph calls the outputs of a head, after `MODEL_`."""
-    is_stacked: ClassVar[bool]
-    """Whether a bundle answers several frames with one tensor; else it answers with a list."""
+    is_matrix: ClassVar[bool]
+    """Whether a bundle answers several frames with one matrix, (frames, n)."""
 
     def comparable(self, head: nn.Module, taps: list[Tensor]) -> Tensor:
         """Return the comparable form of a head's answer."""

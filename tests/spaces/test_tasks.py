@@ -108,7 +108,9 @@ def test_a_bundle_answers_each_frame_and_describes_its_answer(example: Example) 
     answer = example.model(example.inputs)
     finished = example.task.finish(answer, SIZES, example.model.input)
     assert len(finished) == 4
-    assert isinstance(finished, Tensor) == example.task.is_stacked
+    is_tensor = isinstance(finished, Tensor)
+    assert is_tensor == (example.task.name in ("classification", "embedding", "dense"))
+    assert example.task.is_matrix == (is_tensor and finished.dim() == 2)
     lines = [example.task.describe(finished, frame) for frame in range(4)]
     assert all(isinstance(line, str) for frame in lines for line in frame) and any(lines)
 
