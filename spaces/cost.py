@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from itertools import pairwise
 
 from spaces.activations import ActivationLedger, Footprint
+from spaces.execution import ExecutionStep, execution_order
 from spaces.liveness import Liveness, liveness
 from spaces.map_folding import find_fold_targets
-from spaces.merged import ExecutionStep, execution_order
 from spaces.model_facts import ModelFacts, layouts_by_model
 from spaces.node import Node, Output, tap_nodes
 from spaces.plan import HEAD, Precision, Ref, Share, SharePlan

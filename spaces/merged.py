@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import TypeVar
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import cached_property
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from spaces.adapters import Adapter, LinearMap, build_adapter
 from spaces.consumers import fold_into_layer
 from spaces.errors import BadPlan
+from spaces.execution import EntryPoint, answering, tail, trunk
 from spaces.inputs import Frame
 from spaces.liveness import Liveness, canonical, liveness
 from spaces.map_folding import find_fold_targets
 from spaces.model_facts import ModelFacts, layouts_by_model
-from spaces.node import Node, Output, tap_nodes, upstream_nodes
+from spaces.node import Node, Output, tap_nodes
 from spaces.plan import HEAD, Ref, Share, SharePlan
 from spaces.stages import StagedModel
 
@@ -36,41 +37,12 @@ def prepare_inputs(models: ModelsByName, frames: list[Frame]) -> dict[str, Tenso
     return {name: prepared[model.input] for name, model in models.items()}
 
 
-@dataclass(frozen=True)
-class ExecutionStep:
-    """One call of a stage, an adapter or a head."""
+class PartialRun(NamedTuple, Generic[HeadResult]):
+    """What a part of a merged model returns."""
 
-    makes: Node | None
-    """The node whose value a stage or an adapter computes; None for a head."""
-    reads: tuple[Node, ...]
-    """The nodes that are read; empty for a first stage, which reads the input of its model."""
-    model: str
-    """The model that the stage or head belongs to; for an adapter, the recipient."""
-    output: Output | None = None
-    """The output that a head computes; None for a stage or an adapter."""
-    frees: tuple[Node, ...] = ()
-    """The nodes that no later step reads."""
-
-
-def execution_order(outputs: Iterable[Output]) -> list[ExecutionStep]:
-    """Return the steps that compute outputs, every node once.
-
-    A head runs as soon as its taps are computed, so that they can be freed early.
-    """
-    steps: list[ExecutionStep] = []
-    scheduled: set[Node] = set()
-    for output in outputs:
-        for node in upstream_nodes(output.taps):
-            if node not in scheduled:
-                source = () if node.source is None else (node.source,)
-                steps.append(ExecutionStep(node, source, node.ref.model))
-        scheduled.update(upstream_nodes(output.taps))
-        steps.append(ExecutionStep(None, output.taps, output.model, output))
-    last_read = {node: index for index, step in enumerate(steps) for node in step.reads}
-    return [
-        replace(step, frees=tuple(n for n in dict.fromkeys(step.reads) if last_read[n] == index))
-        for index, step in enumerate(steps)
-    ]
+    representations: dict[Node, Tensor]
+    answers: dict[str, HeadResult]
+    """By model."""
 
 
 class MergedModel(nn.Module):
@@ -97,9 +69,10 @@ class MergedModel(nn.Module):
         device = next(iter(models.values())).device
         adapters = _place_shares(self.plan, live, facts, maps, owners, device)
         self._owners = (*owners, *(share.recipient for share in adapters))
-        self._steps = execution_order(
-            Output(name, tap_nodes(name, self.plan, layouts)) for name in layouts
-        )
+        self._outputs = {
+            name: Output(name, tap_nodes(name, self.plan, layouts)) for name in layouts
+        }
+        self.whole = answering(self._outputs.values())
         self.stages = nn.ModuleDict(
             {_key(owner): module for owner, module in owners.items() if owner.stage != HEAD}
         )
@@ -123,7 +96,20 @@ class MergedModel(nn.Module):
     @property
     def inputs_read(self) -> frozenset[str]:
         """The models whose input is still read; frames need not be prepared for the others."""
-        return frozenset(step.model for step in self._steps if not step.reads)
+        return self.whole.inputs_read
+
+    @cached_property
+    def trunk(self) -> EntryPoint:
+        """The part that several models need."""
+        return trunk(self._outputs.values())
+
+    def tail(self, model: str) -> EntryPoint:
+        """Return the part that a model needs besides the trunk."""
+        return tail(self._outputs[model], self.trunk)
+
+    def answering(self, models: Collection[str]) -> EntryPoint:
+        """Return the part that answers for some of the models, from frames alone."""
+        return answering(output for name, output in self._outputs.items() if name in models)
 
     def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the output of each model, by name.
@@ -138,9 +124,19 @@ class MergedModel(nn.Module):
         self, inputs: Mapping[str, Tensor], read: Callable[[nn.Module, list[Tensor]], HeadResult]
     ) -> dict[str, HeadResult]:
         """Return `read(head, taps)` for each model instead of its head's output; see `forward`."""
-        values: dict[Node, Tensor] = {}
+        return self.run(self.whole, inputs, {}, read).answers
+
+    def run(
+        self,
+        entry: EntryPoint,
+        inputs: Mapping[str, Tensor],
+        taken: Mapping[Node, Tensor],
+        read: Callable[[nn.Module, list[Tensor]], HeadResult],
+    ) -> PartialRun[HeadResult]:
+        """Run a part of the model; `taken` holds the nodes that it takes, see `forward`."""
+        values = dict(taken)
         answers: dict[str, HeadResult] = {}
-        for step in self._steps:
+        for step in entry.steps:
             if step.makes is None:
                 head = self.heads[_key(Ref(step.model, HEAD))]
                 answers[step.model] = read(head, [values[node] for node in step.reads])
@@ -151,7 +147,7 @@ class MergedModel(nn.Module):
                 )
             for node in step.frees:
                 del values[node]
-        return answers
+        return PartialRun({node: values[node] for node in entry.gives}, answers)
 
     def _module(self, node: Node) -> nn.Module:
         key = _key(node.ref)

@@ -8,8 +8,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from spaces.execution import execution_order
 from spaces.liveness import canonical
-from spaces.merged import LinearMaps, ModelsByName, execution_order
+from spaces.merged import LinearMaps, ModelsByName
 from spaces.model_facts import ModelFacts, layouts_by_model
 from spaces.node import AS_GIVEN, Node, Output, tap_nodes, upstream_nodes
 from spaces.plan import HEAD, Ref, SharePlan

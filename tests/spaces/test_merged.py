@@ -12,8 +12,9 @@ from networks import Zoo, ZooDeployment
 from torch import Tensor, nn
 
 from spaces.errors import BadPlan
+from spaces.execution import execution_order
 from spaces.liveness import canonical, liveness
-from spaces.merged import MergedModel, execution_order
+from spaces.merged import MergedModel
 from spaces.model_facts import layouts_by_model
 from spaces.node import Node, Output, tap_nodes
 from spaces.plan import IDENTITY, LINEAR, AdapterSpec, Ref, Share, SharePlan

@@ -1,0 +1,131 @@
+"""The order in which the stages, adapters and heads of a merged model run, whole or in parts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from spaces.node import Node, Output, upstream_nodes
+
+
+@dataclass(frozen=True)
+class ExecutionStep:
+    """One call of a stage, an adapter or a head."""
+
+    makes: Node | None
+    """The node whose value a stage or an adapter computes; None for a head."""
+    reads: tuple[Node, ...]
+    """The nodes that are read; empty for a first stage, which reads the input of its model."""
+    model: str
+    """The model that the stage or head belongs to; for an adapter, the recipient."""
+    output: Output | None = None
+    """The output that a head computes; None for a stage or an adapter."""
+    frees: tuple[Node, ...] = ()
+    """The nodes that no later step reads."""
+
+
+def execution_order(outputs: Iterable[Output]) -> list[ExecutionStep]:
+    """Return the steps that compute outputs, every node once.
+
+    A head runs as soon as its taps are computed, so that they can be freed early.
+    """
+    return list(answering(outputs).steps)
+
+
+@dataclass(frozen=True)
+class EntryPoint:
+    """A part of a merged model that can be run by itself."""
+
+    steps: tuple[ExecutionStep, ...]
+    takes: tuple[Node, ...] = ()
+    """The nodes whose values it is given."""
+    gives: tuple[Node, ...] = ()
+    """The nodes whose values it returns, besides the answers of its models."""
+
+    @property
+    def inputs_read(self) -> frozenset[str]:
+        """The models whose prepared frames it reads."""
+        return frozenset(step.model for step in self.steps if not step.reads)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models that it answers for, in order."""
+        return tuple(step.model for step in self.steps if step.output is not None)
+
+
+def answering(outputs: Iterable[Output]) -> EntryPoint:
+    """Return the part that computes outputs from frames alone."""
+    return _entry_point(outputs, computed=frozenset())
+
+
+def trunk(outputs: Collection[Output]) -> EntryPoint:
+    """Return the part that several outputs need.
+
+    It gives the nodes that the rest reads. Without a share it has no steps.
+    """
+    readers = Counter(node for output in outputs for node in upstream_nodes(output.taps))
+    shared = {node: None for node, count in readers.items() if count > 1}
+    read_later = {
+        node
+        for step in answering(outputs).steps
+        if step.makes not in shared
+        for node in step.reads
+    }
+    gives = tuple(node for node in shared if node in read_later)
+    steps = [_step(node) for node in upstream_nodes(gives)]
+    return EntryPoint(_freeing(steps, kept=gives), gives=gives)
+
+
+def tail(output: Output, trunk: EntryPoint) -> EntryPoint:
+    """Return the part that computes an output from what the trunk gives, and from frames."""
+    computed = frozenset(step.makes for step in trunk.steps if step.makes)
+    return _entry_point([output], computed)
+
+
+def _entry_point(outputs: Iterable[Output], computed: frozenset[Node]) -> EntryPoint:
+    steps: list[ExecutionStep] = []
+    scheduled = set(computed)
+    for output in outputs:
+        needed = upstream_nodes(output.taps)
+        steps += [_step(node) for node in needed if node not in scheduled]
+        steps.append(ExecutionStep(None, output.taps, output.model, output))
+        scheduled.update(needed)
+    read = dict.fromkeys(node for step in steps for node in step.reads)
+    return EntryPoint(_freeing(steps), takes=tuple(node for node in read if node in computed))
+
+
+def _step(node: Node) -> ExecutionStep:
+    return ExecutionStep(node, () if node.source is None else (node.source,), node.ref.model)
+
+
+def _freeing(steps: list[ExecutionStep], kept: Collection[Node] = ()) -> tuple[ExecutionStep, ...]:
+    """Return the steps with what each frees: everything but the nodes to keep."""
+    last_read = {node: index for index, step in enumerate(steps) for node in step.reads}
+    return tuple(
+        replace(
+            step,
+            frees=tuple(
+                node
+                for node in dict.fromkeys(step.reads)
+                if last_read[node] == index and node not in kept
+            ),
+        )
+        for index, step in enumerate(steps)
+    )
+
+
+def ticks(rates: Mapping[str, float]) -> Iterator[tuple[tuple[str, ...], float]]:
+    """Yield sets of models that answer for the same frames, with frames per second.
+
+    A model of a lower rate answers for some of the frames that a faster one answers for: the
+    sets begin with all models and lose the slowest, one rate after another.
+
+    Examples:
+        >>> [*ticks({"classifier": 1, "detector": 10})]
+        [(('classifier', 'detector'), 1), (('detector',), 9)]
+    """
+    slower = 0.0
+    for rate in sorted({*rates.values()}):
+        yield tuple(name for name in rates if rates[name] >= rate), rate - slower
+        slower = rate
