@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,9 +20,14 @@ from torch import Tensor, nn
 
 from spaces.bundle import Bundle
 from spaces.errors import MergeSearchError
+from spaces.execution import EntryPoint
+from spaces.node import Node
 from spaces.plan import HEAD
 from spaces.quiet import quiet
 from spaces.tasks.registry import TASKS
+
+if TYPE_CHECKING:
+    import onnx_ir
 
 LARGEST_BATCH = 1024
 INPUTS_KEY = "merge_search.inputs"
@@ -38,45 +43,81 @@ class NoGraph(MergeSearchError):
 
 
 class BundleGraph(nn.Module):
-    """A merged model as a function of tensors, in the order of `inputs` and `outputs`."""
+    """A merged model, or a part of one, as a function of tensors.
 
-    def __init__(self, bundle: Bundle) -> None:
+    Its arguments and results are in the order of `inputs` and `outputs`.
+    """
+
+    def __init__(self, bundle: Bundle, entry: EntryPoint | None = None) -> None:
+        """Prepare for the whole merged model, or for the part `entry`."""
         super().__init__()
         self.merged = bundle.merged
+        self.entry = entry or self.merged.whole
         self._input_specs = bundle.inputs
-        self._models = sorted(self.merged.inputs_read)
-        self.inputs = [f"{name}_input" for name in self._models]
-        self.outputs = [
-            f"{name}_{part}"
-            for name, task in bundle.tasks.items()
-            for part in TASKS[task].graph_outputs
+        self._models = sorted(self.entry.inputs_read)
+        self._tasks = {name: bundle.tasks[name] for name in self.entry.models}
+        self.inputs = [
+            *(f"{name}_input" for name in self._models),
+            *map(representation_name, self.entry.takes),
         ]
-        self._tasks = bundle.tasks
+        self.outputs = [
+            *map(representation_name, self.entry.gives),
+            *(
+                f"{name}_{part}"
+                for name, task in self._tasks.items()
+                for part in TASKS[task].graph_outputs
+            ),
+        ]
         heads = {o.model: head for _, o, head in self.merged.parts() if o.stage == HEAD}
         self.refusals = [
             f"{name}: {refusal}"
-            for name, task in bundle.tasks.items()
+            for name, task in self._tasks.items()
             if (refusal := TASKS[task].graph_refusal(heads[name]))
         ]
         """Why the graph can be run, but not exported; empty if it can."""
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        by_model = dict(zip(self._models, inputs, strict=True))
-        heads_and_taps = self.merged.answers(by_model, lambda head, taps: (head, taps))
-        return tuple(
+        by_name = dict(zip(self.inputs, inputs, strict=True))
+        results = self.merged.run(
+            self.entry,
+            {name: by_name[f"{name}_input"] for name in self._models},
+            {node: by_name[representation_name(node)] for node in self.entry.takes},
+            lambda head, taps: (head, taps),
+        )
+        answers = (
             tensor
-            for name, (head, taps) in heads_and_taps.items()
+            for name, (head, taps) in results.answers.items()
             for tensor in TASKS[self._tasks[name]].graph_answers(head, taps)
         )
+        return (*results.representations.values(), *answers)
+
+    @property
+    def detectors(self) -> tuple[str, ...]:
+        """The detectors that the graph answers for."""
+        return tuple(name for name, task in self._tasks.items() if task == "detection")
 
     @property
     def input_specs(self) -> dict[str, dict[str, Any]]:
-        """The fields of the `InputSpec` of each input, by the name of the input."""
+        """The fields of the `InputSpec` of each input that is a frame, by the input's name."""
         return {f"{name}_input": asdict(self._input_specs[name]) for name in self._models}
 
-    def rename_inputs(self, prepared: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the prepared inputs of a bundle under the input names of the graph."""
-        return {f"{name}_input": prepared[name] for name in self._models}
+    def rename_inputs(
+        self, prepared: Mapping[str, Tensor], taken: Mapping[Node, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """Return the prepared inputs of a bundle under the input names of the graph.
+
+        `taken` holds the representations that the graph takes.
+        """
+        frames = {f"{name}_input": prepared[name] for name in self._models}
+        representations = {
+            representation_name(node): (taken or {})[node] for node in self.entry.takes
+        }
+        return frames | representations
+
+
+def representation_name(node: Node) -> str:
+    """Return the name of a representation that one graph outputs and others take."""
+    return f"{node.ref.model}/{node.ref.stage}"
 
 
 def export_program(graph: BundleGraph, examples: Sequence[Tensor]) -> torch.export.ExportedProgram:
@@ -85,10 +126,24 @@ def export_program(graph: BundleGraph, examples: Sequence[Tensor]) -> torch.expo
     Raises:
         NoGraph: a head has no output of a fixed shape.
     """
+    batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
+    return _exported(graph, examples, (tuple({0: batch} for _ in examples),))
+
+
+def export_fixed(graph: BundleGraph, examples: Sequence[Tensor]) -> torch.export.ExportedProgram:
+    """Export the graph for inputs of the shapes of `examples` only.
+
+    Raises:
+        NoGraph: a head has no output of a fixed shape.
+    """
+    return _exported(graph, examples, None)
+
+
+def _exported(
+    graph: BundleGraph, examples: Sequence[Tensor], shapes: tuple[Any, ...] | None
+) -> torch.export.ExportedProgram:
     if graph.refusals:
         raise NoGraph("; ".join(graph.refusals))
-    batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
-    shapes = (tuple({0: batch} for _ in examples),)
     with quiet(), torch.no_grad():
         program = torch.export.export(graph, tuple(examples), dynamic_shapes=shapes)
     _forget_origin(program)
@@ -119,6 +174,20 @@ def write_onnx(graph: BundleGraph, program: torch.export.ExportedProgram, path: 
     Raises:
         ExporterMissing: onnx or onnxscript is not installed.
     """
+    model = onnx_model(graph, program)
+    import onnx_ir  # is there, or the export would have failed
+
+    onnx_ir.save(model, path)
+
+
+def onnx_model(
+    graph: BundleGraph, program: torch.export.ExportedProgram, opset: int | None = None
+) -> onnx_ir.Model:
+    """Return the program as an ONNX graph in memory, by default in torch's set of operators.
+
+    Raises:
+        ExporterMissing: onnx or onnxscript is not installed.
+    """
     try:
         from spaces.onnx_weights import optimize_graph
 
@@ -128,6 +197,7 @@ def write_onnx(graph: BundleGraph, program: torch.export.ExportedProgram, path: 
                 dynamo=True,
                 input_names=graph.inputs,
                 output_names=graph.outputs,
+                opset_version=opset,
                 optimize=False,
             )
             assert exported is not None
@@ -135,7 +205,8 @@ def write_onnx(graph: BundleGraph, program: torch.export.ExportedProgram, path: 
     except ImportError as error:
         raise missing_packages(error) from error
     exported.model.metadata_props[INPUTS_KEY] = json.dumps(graph.input_specs)
-    exported.save(path)
+    model: onnx_ir.Model = exported.model
+    return model
 
 
 class OnnxSession:

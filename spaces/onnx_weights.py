@@ -17,8 +17,9 @@ def optimize_graph(model: ir.Model) -> None:
     """Optimise an exported model in place: its weights stay as they are stored."""
     _dequantize_integers(model.graph)
     optimize_ir(model, should_fold=_should_fold)
+    # Where the exporter made a node, with paths of this machine: half of a small file.
+    model.graph.metadata_props.clear()
     for node in model.graph.all_nodes():
-        # Where the exporter made a node, with paths of this machine: half of a small file.
         node.metadata_props.clear()
 
 

@@ -145,6 +145,16 @@ def store_weights(module: nn.Module, precision: Precision, name: str) -> None:
                 hold_stored(part, attribute, to_stored(tensor, precision, label))
 
 
+@torch.no_grad()
+def widen_weights(module: nn.Module) -> None:
+    """Replace the stored weights of a module by what they read as, in float32, in place."""
+    for part in [*module.modules()]:
+        for attribute in [*getattr(part, "parametrizations", {})]:
+            widened = getattr(part, attribute).detach().clone()
+            parametrize.remove_parametrizations(part, attribute, leave_parametrized=False)
+            part.register_parameter(attribute, nn.Parameter(widened, requires_grad=False))
+
+
 class _Widened(nn.Module):
     """Convert a stored weight to float32 whenever its layer reads it."""
 

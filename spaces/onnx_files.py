@@ -1,0 +1,53 @@
+"""Write several ONNX graphs that keep their weights in one file, each tensor once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import onnx_ir as ir
+
+SHARED_WEIGHTS = "weights.data"
+SMALLEST_SHARED = 256
+"""Bytes; smaller tensors are written into each graph that reads them."""
+PAGE = 4096
+"""Tensors of at least a page begin at the start of one, so that a runtime can map the file."""
+
+
+def write_graphs(graphs: Mapping[str, ir.Model], folder: Path) -> None:
+    """Write each graph under its file name, and the weights of all into SHARED_WEIGHTS.
+
+    Tensors of the same type, shape and content are one tensor, whatever their names.
+    """
+    values = [
+        value
+        for model in graphs.values()
+        for value in model.graph.initializers.values()
+        if value.const_value is not None and value.const_value.nbytes >= SMALLEST_SHARED
+    ]
+    unique: dict[str, ir.TensorProtocol] = {}
+    digests = [_digest(value) for value in values]
+    for digest, value in zip(digests, values, strict=True):
+        assert value.const_value is not None
+        unique.setdefault(digest, value.const_value)
+    stored = ir.external_data.convert_tensors_to_external(
+        list(unique.values()), folder, SHARED_WEIGHTS, alignment=PAGE, align_threshold=PAGE - 1
+    )
+    # Tensors are stored in the order of their offsets: find each by its content.
+    by_digest = {_digest_of(tensor): tensor for tensor in stored}
+    for digest, value in zip(digests, values, strict=True):
+        value.const_value = by_digest[digest]
+    for name, model in graphs.items():
+        ir.save(model, folder / name)
+
+
+def _digest(value: ir.Value) -> str:
+    assert value.const_value is not None
+    return _digest_of(value.const_value)
+
+
+def _digest_of(tensor: ir.TensorProtocol) -> str:
+    digest = hashlib.sha256(f"{tensor.dtype} {tensor.shape}".encode())
+    digest.update(tensor.tobytes())
+    return digest.hexdigest()

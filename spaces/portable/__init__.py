@@ -1,0 +1,1 @@
+"""ONNX graphs that the compilers of boxes take."""
