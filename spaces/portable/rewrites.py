@@ -90,6 +90,13 @@ def slice_gather(graph: ir.Graph, gather: ir.Node) -> None:
     replace_node(graph, gather, _reshaped(graph, gather, value))
 
 
+def drop_expand(graph: ir.Graph, expand: ir.Node) -> None:
+    """Remove a repetition that repeats nothing."""
+    source = expand.inputs[0] if expand.op_type == "Expand" else None
+    if source is not None and shape_of(source) == shape_of(expand.outputs[0]):
+        replace_node(graph, expand, source)
+
+
 def _reshaped(graph: ir.Graph, node: ir.Node, value: ir.Value) -> ir.Value:
     """Return a tensor in the shape of what a node outputs."""
     shape = shape_of(node.outputs[0])
