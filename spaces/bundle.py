@@ -1,6 +1,7 @@
 """Write a merged model to a folder, the bundle, and load it again.
 
-    DIR/bundle.json          the networks, their inputs, the facts about them, the dtype
+    DIR/bundle.json          the networks, their inputs and classes, the facts about them, the
+                             dtype, and the other files with their hashes
     DIR/plan.json            the plan
     DIR/weights.safetensors  every tensor, once
     DIR/network.NAME.*       the network NAME without its weights, if it came from a file
@@ -11,12 +12,11 @@ weights, cut and merged in the same way, and then filled with the tensors.
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -24,28 +24,32 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from spaces.adapters import LinearMap
+from spaces.bundle_files import (
+    BUNDLE,
+    PLAN,
+    WEIGHTS,
+    BadBundle,
+    check_files,
+    incomplete_bundle,
+    write_description,
+)
+from spaces.bundle_tensors import collect_tensors, fill_tensors
 from spaces.errors import BadInput, BadPlan, MergeSearchError
 from spaces.frame_arrays import as_frames
 from spaces.inputs import Frame, InputSpec, prepare_batch
 from spaces.json_text import load_json
 from spaces.merged import MergedModel
 from spaces.model_facts import ModelFacts, facts_from_json, facts_to_json
-from spaces.model_spec import InputSettings, ModelSpec
-from spaces.plan import Precision, Share, SharePlan
-from spaces.precision import Dtype, StoredWeight, hold_stored, to_stored, weight_names
+from spaces.model_spec import ModelSpec, spec_fields, spec_from_fields, without_folders
+from spaces.plan import Share, SharePlan
+from spaces.precision import Dtype
 from spaces.stages import StagedModel, total_bytes
 from spaces.tasks.registry import TASKS
-from spaces.tasks.task import TaskName
-from spaces.zoo import STRUCTURE, build_skeleton, spec_within, structure_name, write_structure
+from spaces.tasks.task import ClassNames, TaskName
+from spaces.zoo import build_skeleton, spec_within, structure_name, write_structure
 
-BUNDLE, PLAN, WEIGHTS = "bundle.json", "plan.json", "weights.safetensors"
-SCALE = ".scale"
-"""Ends the names of the scales of weights in int8."""
-BUNDLE_VERSION = 1
-
-
-class BadBundle(MergeSearchError):
-    """A folder that does not hold a complete, undamaged bundle."""
+BUNDLE_VERSION = 2
+READABLE_VERSIONS = (1, 2)
 
 
 class FixedBundle(MergeSearchError):
@@ -62,6 +66,8 @@ class BundleContents:
     plan: SharePlan
     dtype: Dtype
     """The precision in which the weights are stored, unless the plan says otherwise."""
+    classes: Mapping[str, ClassNames] = field(default_factory=dict)
+    """The names of the classes of each model, as far as they are known."""
 
     @property
     def tasks(self) -> dict[str, TaskName]:
@@ -73,12 +79,17 @@ class Bundle(nn.Module):
     """A merged model that takes camera frames: what runs on the box."""
 
     def __init__(
-        self, merged: MergedModel, inputs: Mapping[str, InputSpec], tasks: Mapping[str, TaskName]
+        self,
+        merged: MergedModel,
+        inputs: Mapping[str, InputSpec],
+        tasks: Mapping[str, TaskName],
+        classes: Mapping[str, ClassNames] | None = None,
     ) -> None:
         super().__init__()
         self.merged = merged
         self.inputs = dict(inputs)
         self.tasks = dict(tasks)
+        self.classes = dict(classes or {})
 
     @torch.inference_mode()
     def forward(self, frames: object) -> dict[str, Any]:
@@ -101,8 +112,12 @@ class Bundle(nn.Module):
         }
 
     def describe(self, model: str, answer: Any, frame: int = 0) -> list[str]:
-        """Return the answer of a model to one of the frames in words, line by line."""
-        return TASKS[self.tasks[model]].describe(answer, frame)
+        """Return the answer of a model to one of the frames in words, line by line.
+
+        A class whose name is not known is called by its number.
+        """
+        names = self.classes.get(model, ())
+        return TASKS[self.tasks[model]].describe(answer, frame, names)
 
     def prepare_frames(self, frames: list[Frame]) -> dict[str, Tensor]:
         """Return the (batch, c, height, width) input of each model in `merged.inputs_read`."""
@@ -148,25 +163,20 @@ def write_bundle(folder: Path, contents: BundleContents, merged: MergedModel) ->
     Raises:
         BadWeights: a weight is too large for the dtype.
     """
-    weights, tensors = weight_names(merged), dict[str, Tensor]()
-    for tensor, precision, places in _tensors(merged, contents.dtype):
-        name, stored = places[0].name, StoredWeight(tensor.detach())
-        if id(tensor) in weights:
-            stored = to_stored(stored.values, precision, weights[id(tensor)])
-        tensors[name] = stored.values.cpu().contiguous()
-        if stored.scale is not None:
-            tensors[name + SCALE] = stored.scale.cpu().contiguous()
+    tensors = collect_tensors(merged, contents.dtype)
     save_file(tensors, folder / WEIGHTS)
     (folder / PLAN).write_text(json.dumps(contents.plan.to_dict(), indent=2) + "\n")
+    specs = {name: without_folders(spec) for name, spec in contents.specs.items()}
     data = {
         "version": BUNDLE_VERSION,
         "dtype": contents.dtype,
         "plan": contents.plan.hash,
-        "models": {name: _spec_fields(spec) for name, spec in contents.specs.items()},
+        "models": {name: spec_fields(spec) for name, spec in specs.items()},
         "inputs": {name: asdict(spec) for name, spec in contents.inputs.items()},
+        "classes": {name: list(names) for name, names in contents.classes.items()},
         "facts": facts_to_json(contents.facts),
     }
-    (folder / BUNDLE).write_text(json.dumps(data, indent=1) + "\n")
+    write_description(folder, data)
     for spec in contents.specs.values():
         write_structure(spec, folder)
     return total_bytes([*tensors.values()])
@@ -178,7 +188,7 @@ def load_bundle(folder: Path | str) -> Bundle:
     The bundle is on the CPU and in evaluation mode; its parameters need no gradients.
 
     Raises:
-        BadBundle: a file is missing, damaged, or does not fit the others.
+        BadBundle: a file is missing, damaged, changed, or does not fit the others.
 
     Examples:
         >>> import numpy as np
@@ -188,6 +198,7 @@ def load_bundle(folder: Path | str) -> Bundle:
         torch.Size([1, 7])
     """
     folder = Path(folder)
+    check_files(folder)
     contents = read_bundle_contents(folder)
     models = {name: _skeleton(spec, folder) for name, spec in contents.specs.items()}
     try:
@@ -197,9 +208,9 @@ def load_bundle(folder: Path | str) -> Bundle:
             merged = MergedModel(models, contents.facts, contents.plan, maps)
         tensors = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError, BadPlan, KeyError, ValueError) as error:
-        raise BadBundle(f"{folder}: is not a complete bundle ({error})") from error
-    _fill(merged, tensors, contents.dtype, folder)
-    bundle = Bundle(merged, contents.inputs, contents.tasks)
+        raise incomplete_bundle(folder, error) from error
+    fill_tensors(merged, tensors, contents.dtype, folder)
+    bundle = Bundle(merged, contents.inputs, contents.tasks, contents.classes)
     return bundle.eval().requires_grad_(False)
 
 
@@ -212,70 +223,30 @@ def read_bundle_contents(folder: Path) -> BundleContents:
     try:
         data = load_json((folder / BUNDLE).read_text(encoding="utf-8"))
         plan = SharePlan.from_json((folder / PLAN).read_text(encoding="utf-8"))
-        if data["version"] != BUNDLE_VERSION:
+        if data["version"] not in READABLE_VERSIONS:
+            supported = " and ".join(map(str, READABLE_VERSIONS))
             raise BadBundle(
-                f"{folder / BUNDLE}: version {data['version']!r}; "
-                f"only {BUNDLE_VERSION} is supported"
+                f"{folder / BUNDLE}: version {data['version']!r}; only {supported} are supported"
             )
         if data["plan"] != plan.hash:
             raise BadBundle(f"{folder / PLAN}: holds plan {plan.hash}, expected {data['plan']}")
         return BundleContents(
-            specs={name: _spec(fields) for name, fields in data["models"].items()},
+            specs={name: spec_from_fields(fields) for name, fields in data["models"].items()},
             inputs={name: _input(fields) for name, fields in data["inputs"].items()},
             facts=facts_from_json(data["facts"]),
             plan=plan,
             dtype=data["dtype"],
+            classes={name: tuple(names) for name, names in data.get("classes", {}).items()},
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, BadPlan, BadInput) as error:
-        raise BadBundle(f"{folder}: is not a complete bundle ({error})") from error
-
-
-def bundle_id(folder: Path) -> str:
-    """Return the identity of a bundle: twelve hexadecimal digits of the SHA-256 of its files.
-
-    Raises:
-        BadBundle: a file is missing.
-    """
-    digest = hashlib.sha256()
-    try:
-        networks = sorted(file.name for file in folder.glob(f"{STRUCTURE}.*"))
-        for name in (BUNDLE, PLAN, WEIGHTS, *networks):
-            with (folder / name).open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-    except OSError as error:
-        raise BadBundle(f"{folder}: is not a complete bundle ({error})") from error
-    return digest.hexdigest()[:12]
-
-
-def holds_bundle(folder: Path, identity: str) -> bool:
-    """Return whether a folder holds the complete bundle with that identity."""
-    try:
-        return bundle_id(folder) == identity
-    except BadBundle:
-        return False
+        raise incomplete_bundle(folder, error) from error
 
 
 def _skeleton(spec: ModelSpec, folder: Path) -> StagedModel:
     within = spec_within(folder, spec)
     if within is not spec and not (folder / structure_name(spec)).is_file():
-        raise BadBundle(f"{folder}: is not a complete bundle ({structure_name(spec)} is missing)")
+        raise incomplete_bundle(folder, f"{structure_name(spec)} is missing")
     return build_skeleton(within)
-
-
-def _spec_fields(spec: ModelSpec) -> dict[str, Any]:
-    settings = {key: value for key, value in asdict(spec).items() if key not in ("input", "task")}
-    optional = {"input": spec.input.as_dict, "task": spec.task}
-    return settings | {key: value for key, value in optional.items() if value}
-
-
-def _spec(fields: dict[str, Any]) -> ModelSpec:
-    size, settings = fields["size"], fields.get("input", {})
-    given: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()
-    }
-    return ModelSpec(
-        **{**fields, "size": tuple(size) if size else None, "input": InputSettings(**given)}
-    )
 
 
 def _input(fields: dict[str, Any]) -> InputSpec:
@@ -287,84 +258,3 @@ def _empty_map(share: Share, facts: Mapping[str, ModelFacts]) -> LinearMap:
     donor = facts[share.donor.model].stage(share.donor.stage).channels
     recipient = facts[share.recipient.model].stage(share.recipient.stage).channels
     return LinearMap(torch.empty(recipient, donor), torch.empty(recipient))
-
-
-class _Place(NamedTuple):
-    """An attribute of a module that holds a tensor; a tied tensor has several places."""
-
-    module: nn.Module
-    attribute: str
-    name: str
-
-
-def _tensors(
-    merged: MergedModel, dtype: Dtype
-) -> Iterator[tuple[Tensor, Precision, list[_Place]]]:
-    """Yield each tensor once with its precision and its places, `dtype` where the plan has none.
-
-    A tensor in places of several precisions is yielded once for each.
-    """
-    precisions = merged.plan.precision_by_owner
-    places: dict[tuple[int, Precision], tuple[Tensor, list[_Place]]] = {}
-    for start, owner, module in merged.parts():
-        precision = precisions.get(owner, dtype)
-        for path, part in module.named_modules(prefix=start):
-            for attribute, tensor in [
-                *part.named_parameters(recurse=False),
-                *part.named_buffers(recurse=False),
-            ]:
-                place = _Place(part, attribute, f"{path}.{attribute}")
-                places.setdefault((id(tensor), precision), (tensor, []))[1].append(place)
-    for (_, precision), (tensor, places_of_tensor) in places.items():
-        yield tensor, precision, places_of_tensor
-
-
-def _fill(merged: MergedModel, tensors: dict[str, Tensor], dtype: Dtype, folder: Path) -> None:
-    """Replace the empty tensors of a model by the loaded ones, which are read as float32.
-
-    Raises:
-        BadBundle: a tensor is missing, left over, of another shape, or not finite.
-    """
-    weights = weight_names(merged)
-    for empty, precision, places in [*_tensors(merged, dtype)]:
-        name, scale = places[0].name, None
-        tensor = _take(tensors, name, tuple(empty.shape), folder)
-        if precision == "int8" and id(empty) in weights and empty.dim() > 1:
-            scale_shape = (empty.shape[0], *(1 for _ in empty.shape[1:]))
-            scale = _take(tensors, name + SCALE, scale_shape, folder)
-        # Keep the memory format of the network: some convolutions are slower in any other.
-        laid_out = torch.empty_strided(empty.shape, empty.stride(), dtype=tensor.dtype)
-        laid_out.copy_(tensor)
-        for place in places:
-            if id(empty) in weights:
-                hold_stored(place.module, place.attribute, StoredWeight(laid_out, scale))
-            else:
-                _put(place, laid_out)
-    if tensors:
-        raise BadBundle(f"{folder / WEIGHTS}: holds {len(tensors)} unexpected tensors")
-
-
-def _take(tensors: dict[str, Tensor], name: str, shape: tuple[int, ...], folder: Path) -> Tensor:
-    """Remove a tensor from `tensors` and return it.
-
-    Raises:
-        BadBundle: it is missing, of another shape, or not finite.
-    """
-    tensor = tensors.pop(name, None)
-    if tensor is None or tuple(tensor.shape) != shape:
-        actual = "missing" if tensor is None else f"{tuple(tensor.shape)}"
-        raise BadBundle(f"{folder / WEIGHTS}: {name} is {actual}, expected {shape}")
-    if not torch.isfinite(tensor).all():
-        raise BadBundle(
-            f"{folder / WEIGHTS}: {name} holds NaN or infinite values, so the file is damaged; "
-            "export the bundle again"
-        )
-    return tensor
-
-
-def _put(place: _Place, tensor: Tensor) -> None:
-    if place.attribute in dict(place.module.named_parameters(recurse=False)):
-        parameter = nn.Parameter(tensor, requires_grad=False)
-        place.module.register_parameter(place.attribute, parameter)
-    else:
-        place.module.register_buffer(place.attribute, tensor)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from spaces.errors import BadInput
@@ -119,6 +120,47 @@ class ModelSpec:
         """Whether the weights are other ones each time; those in a file of `arch` are not."""
         form = arch_form(self.arch)
         return self.weights == "none" and not (form and form.is_file)
+
+
+def is_file(weights: str) -> bool:
+    """Return whether the weights of a spec are a file."""
+    return weights not in ("hub", "none") and not weights.startswith("pypi:")
+
+
+def file_name(path: str) -> str:
+    """Return the name of a file without its folders; the path may be of another system."""
+    return path.replace("\\", "/").rpartition("/")[2]
+
+
+def without_folders(spec: ModelSpec) -> ModelSpec:
+    """Return a spec that names files without their folders: it says nothing of the machine."""
+    form = arch_form(spec.arch)
+    arch, weights = spec.arch, spec.weights
+    if form is not None and form.is_file:
+        arch = form.prefix + file_name(arch.removeprefix(form.prefix))
+    return replace(spec, arch=arch, weights=file_name(weights) if is_file(weights) else weights)
+
+
+def spec_fields(spec: ModelSpec) -> dict[str, Any]:
+    """Return a spec as JSON values."""
+    settings = {key: value for key, value in asdict(spec).items() if key not in ("input", "task")}
+    optional = {"input": spec.input.as_dict, "task": spec.task}
+    return settings | {key: value for key, value in optional.items() if value}
+
+
+def spec_from_fields(fields: Mapping[str, Any]) -> ModelSpec:
+    """Return the spec whose fields `spec_fields` returned.
+
+    Raises:
+        BadInput, KeyError, TypeError: the fields are not those of a spec.
+    """
+    size, settings = fields["size"], fields.get("input", {})
+    given: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()
+    }
+    return ModelSpec(
+        **{**fields, "size": tuple(size) if size else None, "input": InputSettings(**given)}
+    )
 
 
 @dataclass(frozen=True)

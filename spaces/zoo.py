@@ -19,6 +19,7 @@ from spaces.sources.source import BuiltNetwork, NetworkSource
 from spaces.sources.timm_source import TimmSource
 from spaces.sources.torchvision_source import TorchvisionSource
 from spaces.stages import StagedModel
+from spaces.tasks.task import ClassNames
 from spaces.weights import hash_tensors, package_licence
 
 NETWORK_SOURCES: Mapping[str, NetworkSource] = {
@@ -103,6 +104,12 @@ def weights_licence(spec: ModelSpec) -> str:
         return "none: random weights"
     source, name = _source(spec)
     return source.weights_licence(spec, name) or "not known"
+
+
+def class_names(spec: ModelSpec) -> ClassNames:
+    """Return the names of a network's classes, if its weights are published ones with names."""
+    source, name = _source(spec)
+    return source.class_names(spec, name)
 
 
 def _build(spec: ModelSpec) -> BuiltNetwork:

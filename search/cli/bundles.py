@@ -54,16 +54,19 @@ def export(
 
 @click.command("bench-bundle", cls=app.Command, has_document=True)
 @click.argument("folder", type=PATH, metavar="DIR")
-def bench_bundle(folder: Path) -> None:
+@click.option("--run", "run", default=None, type=PATH, metavar="OUT",
+              help="Output folder of the run that the bundle comes from: its config says where "
+              "the weights of the unmerged models are.")  # fmt: skip
+def bench_bundle(folder: Path, run: Path | None) -> None:
     """Measure the memory and latency of a bundle.
 
-    Loads the bundle in DIR and the unmerged models, each in a fresh process and several
-    times in turn. Measures the bytes of its
-    tensors, the growth of the resident set, and the milliseconds from a frame's pixels to all
-    answers. The unmerged models are loaded from their original weights, if these still exist. The
-    last line is one JSON object.
+    Loads the bundle in DIR and the unmerged models, each in a fresh process and several times in
+    turn. Measures the bytes of its tensors, the growth of the resident set, and the milliseconds
+    from a frame's pixels to all answers. The unmerged models are loaded from their original
+    weights, if these still exist: their files are as in the run in OUT, by default that in the
+    folder above DIR, or else beside DIR. The last line is one JSON object.
     """
-    app.print_json_line(json.dumps(deferred.benchmark_bundle(folder, app.reporter())))
+    app.print_json_line(json.dumps(deferred.benchmark_bundle(folder, app.reporter(), run)))
 
 
 @click.group(cls=app.Group)

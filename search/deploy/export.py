@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
@@ -22,7 +22,8 @@ from search.results.search_result import PlanRecord, Result
 from search.statistics.observed import Observed
 from search.utils.files import replace_folder
 from search.utils.format import megabytes
-from spaces.bundle import BUNDLE, Bundle, BundleContents, load_bundle, write_bundle
+from spaces.bundle import Bundle, BundleContents, load_bundle, write_bundle
+from spaces.bundle_files import BUNDLE, seal_bundle
 from spaces.errors import MergeSearchError
 from spaces.graph_export import (
     BundleGraph,
@@ -37,6 +38,8 @@ from spaces.inputs import Frame
 from spaces.merged import MergedModel
 from spaces.plan import SharePlan
 from spaces.stored_modules import rounded_copy
+from spaces.tasks.task import ClassNames
+from spaces.zoo import class_names
 
 ExportFormat = Literal["onnx", "program"]
 FORMATS: tuple[ExportFormat, ...] = ("onnx", "program")
@@ -70,6 +73,17 @@ class BundleSource:
     config: RunConfig
     result: Result
     observed: Observed
+    label_names: Mapping[str, ClassNames] = field(default_factory=dict)
+    """The names that labels give to the classes of each model."""
+
+    @cached_property
+    def classes(self) -> dict[str, ClassNames]:
+        """The names of each model's classes: published with its weights, or else of its labels."""
+        names = {
+            name: class_names(spec) or self.label_names.get(name, ())
+            for name, spec in self.config.model_specs().items()
+        }
+        return {name: of_model for name, of_model in names.items() if any(of_model)}
 
     @cached_property
     def frames(self) -> list[Frame]:
@@ -100,6 +114,7 @@ def export_bundle(
         facts=deployment.facts,
         plan=merged.plan,
         dtype=deployment.dtype,
+        classes=source.classes,
     )
     with replace_folder(folder, BUNDLE) as part:
         written_bytes = write_bundle(part, contents, merged)
@@ -118,6 +133,7 @@ def export_bundle(
                     files("search.deploy").joinpath("examples", name).read_text(encoding="utf-8")
                 )
                 (part / name).write_text(example, encoding="utf-8")
+        seal_bundle(part)
     return checks
 
 

@@ -18,7 +18,7 @@ from search.tracking.registry import RegisteredVersion, Registry
 from search.tracking.target import Target
 from search.utils.reporter import Reporter
 from search.utils.timing import utc_now
-from spaces.bundle import holds_bundle
+from spaces.bundle_files import holds_bundle
 
 
 def reconcile(config: RunConfig, service: ChampionStore, reporter: Reporter) -> None:

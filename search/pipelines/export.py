@@ -9,6 +9,7 @@ from pathlib import Path
 from search.deploy.export import BundleExtra, BundleSource, ExportFormat, export_bundle
 from search.deploy.int8_export import Int8Export
 from search.pipelines.finished_run import LoadedRun
+from search.pipelines.open_data import class_names_in_labels
 from search.pipelines.prepare import open_truth
 from search.utils.reporter import Reporter
 
@@ -50,7 +51,9 @@ def export(
     """
     finished = LoadedRun.from_folder(out)
     record = finished.plan(plan)
-    source = BundleSource(finished.config, finished.result, finished.observe(reporter))
+    observed = finished.observe(reporter)
+    names = class_names_in_labels(finished.config, observed.deployment.models)
+    source = BundleSource(finished.config, finished.result, observed, names)
     extras = [] if int8 is None else [_int8_export(source, int8, reporter)]
     reporter.step(f"Bundle of plan {record.hash}")
     with reporter.working("bundle"):

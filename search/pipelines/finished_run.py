@@ -6,23 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from search.config.loading import config_of
 from search.config.run import RunConfig
 from search.data.frames import BadFrames, FrameSet
+from search.deploy.run_folder import DOCUMENT, read_run
 from search.pipelines.open_data import open_frame_set
 from search.pipelines.prepare import load_deployment, observe
-from search.results.documents import read_document
 from search.results.search_result import CandidateRecord, PlanRecord, Result
 from search.statistics.observed import Observed
-from search.utils.records import BadRecord
 from search.utils.reporter import Reporter
 from spaces.errors import MergeSearchError
-
-DOCUMENT = "result.json"
-
-
-class NoSuchRun(MergeSearchError):
-    """The folder holds no finished run."""
 
 
 class NoSuchPlan(MergeSearchError):
@@ -51,16 +43,7 @@ class LoadedRun:
             BadRecord: result.json is incomplete or of another version.
             BadConfig: it holds a config that this version does not accept.
         """
-        document = out / DOCUMENT
-        if not document.is_file():
-            raise NoSuchRun(
-                f"{out}: no result.json; give the folder that `merge-search run` wrote to"
-            )
-        result = read_document(document)
-        if not isinstance(result, Result):
-            raise BadRecord(f"{document} is no result of `merge-search run`")
-        base = (out / result.base).resolve()
-        return cls(out, result, config_of(result.config, base, document))
+        return cls(out, *read_run(out))
 
     def observe(self, reporter: Reporter) -> Observed:
         """Load the models and frames again, and the statistics, from the cache if possible."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from search.config.data import PartConfig, SampledConfig, TruthConfig
 from search.config.run import RunConfig
 from search.data.class_categories import Category
 from search.data.class_labels import folder_truth, real_truth
-from search.data.class_names import check_class_names, read_class_names
+from search.data.class_names import check_class_names, names_in_truth, read_class_names
 from search.data.coco.truth import coco_truth
 from search.data.damaged_images import intact_frames, intact_truth
 from search.data.frames import (
@@ -32,7 +33,9 @@ from search.data.labelled_images import ImageRoot
 from search.data.masks import ImageMasks, folder_masks
 from search.evaluation.tasks.registry import SCORING
 from search.utils.format import one_of
-from spaces.tasks.task import TaskName
+from spaces.errors import MergeSearchError
+from spaces.stages import StagedModel
+from spaces.tasks.task import ClassNames, TaskName
 
 
 def open_frame_set(config: RunConfig) -> FrameSet:
@@ -76,6 +79,25 @@ def open_ground_truth(config: RunConfig, model: str, task: TaskName) -> Truth:
         return scenes_truth(section.scenes.settings(), section.scene_count, task)
     truth = _open_labels(section, config.base)
     return intact_truth(truth, config.frames.largest_unreadable_share, f"truth.{model}")
+
+
+def class_names_in_labels(
+    config: RunConfig, models: Mapping[str, StagedModel]
+) -> dict[str, ClassNames]:
+    """Return the names that the labels of the config give to the classes of each model.
+
+    No image is read. A model whose labels cannot be read any more has no names.
+    """
+    names: dict[str, ClassNames] = {}
+    for name, section in config.truth.items():
+        model = models[name]
+        with contextlib.suppress(MergeSearchError):
+            if section.scenes is None:
+                truth = _open_labels(section, config.base)
+            else:
+                truth = scenes_truth(section.scenes.settings(), 1, model.task)
+            names[name] = names_in_truth(truth, model.num_classes)
+    return names
 
 
 def _check_task(section: TruthConfig, model: str, task: TaskName) -> None:

@@ -155,7 +155,7 @@ class Result:
     alternatives: list[AlternativeRecord] = field(default_factory=list)
     """What the unmerged models keep with all weights in a lower precision."""
     bundle: str | None = None
-    """`spaces.bundle.bundle_id` of OUT/bundle; None if no bundle was written."""
+    """`spaces.bundle_files.bundle_id` of OUT/bundle; None if no bundle was written."""
     versions: dict[str, str] = field(default_factory=package_versions)
     schema: int = RESULT_SCHEMA
 

@@ -24,7 +24,7 @@ from mlflow.tracking import MlflowClient
 
 from search.results.registered_plan import RegisteredPlan
 from search.utils.records import dump_record, load_record
-from spaces.bundle import BUNDLE, BadBundle
+from spaces.bundle_files import BUNDLE, BadBundle
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 RESULT, MODEL = "merge_search.result", "merge_search.model"

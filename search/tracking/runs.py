@@ -13,7 +13,7 @@ from search.tracking.payloads import comparisons, search_run
 from search.tracking.run_writer import NOTE_TAG, PARENT_TAG, PLAN_TAG, ResultRuns
 from search.tracking.system_metrics import SYSTEM_FILE
 from search.utils.format import MEGABYTE
-from spaces.bundle import holds_bundle
+from spaces.bundle_files import holds_bundle
 from spaces.plan import SharePlan
 
 

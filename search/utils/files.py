@@ -64,7 +64,9 @@ def replace_folder(path: Path, marker: str) -> Iterator[Path]:
     try:
         part.mkdir(parents=True)
         yield part
-        for member in part.iterdir():
+        for member in part.rglob("*"):
+            if not member.is_file():
+                continue
             with member.open("rb") as file:
                 os.fsync(file.fileno())
             # some libraries write files that only the owner may read

@@ -15,7 +15,7 @@ from search.tracking.target import Target
 from search.tracking.watch_run import log_rounds
 from search.utils.records import BadRecord
 from search.utils.reporter import Reporter
-from spaces.bundle import BadBundle
+from spaces.bundle_files import BadBundle
 
 
 def import_champion(config: RunConfig, champions: ChampionStore, reporter: Reporter) -> None:

@@ -35,7 +35,7 @@ from search.watch.inspection import Inspection
 from search.watch.seen_labels import SeenLabels
 from search.watch.windows import Window
 from search.watch.workspace import Workspace
-from spaces.bundle import holds_bundle
+from spaces.bundle_files import holds_bundle
 from spaces.errors import MergeSearchError
 from spaces.plan import SharePlan
 

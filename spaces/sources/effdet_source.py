@@ -16,6 +16,7 @@ from spaces.errors import BadInput
 from spaces.inputs import InputSpec
 from spaces.model_spec import ModelSpec
 from spaces.sources.hub import hub_errors
+from spaces.sources.published_names import coco_names
 from spaces.sources.source import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -30,6 +31,7 @@ from spaces.sources.source import (
 )
 from spaces.sources.timm_source import containers_of
 from spaces.stages import Layout, StagedModel
+from spaces.tasks.task import ClassNames
 
 with warnings.catch_warnings():
     # effdet scripts functions at import; torch warns that scripting is deprecated.
@@ -66,6 +68,12 @@ class EffdetSource:
 
     def weights_licence(self, spec: ModelSpec, name: str) -> str:
         return ""
+
+    def class_names(self, spec: ModelSpec, name: str) -> ClassNames:
+        """Return the names of COCO's categories, on which all published weights are trained."""
+        names = coco_names()
+        is_coco = spec.num_classes in (None, len(names) - 1)
+        return names if spec.weights == "hub" and is_coco else ()
 
 
 def _create(spec: ModelSpec, name: str) -> Any:

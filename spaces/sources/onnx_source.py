@@ -27,6 +27,7 @@ from spaces.sources.onnx_file import (
 from spaces.sources.onnx_operations import bind_sizes
 from spaces.sources.own_answers import role_of_own
 from spaces.sources.source import BuiltNetwork, build_traced, load_for_inference
+from spaces.tasks.task import ClassNames
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -61,6 +62,9 @@ class OnnxSource:
 
     def weights_licence(self, spec: ModelSpec, name: str) -> str:
         return ""
+
+    def class_names(self, spec: ModelSpec, name: str) -> ClassNames:
+        return ()
 
     def write_structure(self, spec: ModelSpec, path: Path, target: Path) -> None:
         write_without_weights(_read(spec, path), target)

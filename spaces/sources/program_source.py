@@ -18,6 +18,7 @@ from spaces.sources.own_answers import role_of_own
 from spaces.sources.program_file import read_program
 from spaces.sources.program_layers import as_layers, unflattened
 from spaces.sources.source import BuiltNetwork, as_list, build_traced, load_for_inference
+from spaces.tasks.task import ClassNames
 
 _IN_BATCHES = (
     "torch.export.export(net, (torch.zeros(2, ...),), "
@@ -43,6 +44,9 @@ class ProgramSource:
 
     def weights_licence(self, spec: ModelSpec, name: str) -> str:
         return ""
+
+    def class_names(self, spec: ModelSpec, name: str) -> ClassNames:
+        return ()
 
     def write_structure(self, spec: ModelSpec, path: Path, target: Path) -> None:
         with torch.device("cpu"):

@@ -24,7 +24,7 @@ from spaces.sources.source import (
     imagenet_input,
     load_for_inference,
 )
-from spaces.tasks.task import TaskName
+from spaces.tasks.task import ClassNames, TaskName
 
 
 class PythonSource:
@@ -44,6 +44,9 @@ class PythonSource:
 
     def weights_licence(self, spec: ModelSpec, name: str) -> str:
         return ""
+
+    def class_names(self, spec: ModelSpec, name: str) -> ClassNames:
+        return ()
 
 
 def _function(spec: ModelSpec, name: str) -> Callable[..., Any]:

@@ -18,7 +18,7 @@ from spaces.inputs import Fit, InputSpec
 from spaces.model_spec import ModelSpec
 from spaces.stages import Layout, StagedModel
 from spaces.tasks.detection import AnchorHead
-from spaces.tasks.task import TaskName
+from spaces.tasks.task import ClassNames, TaskName
 from spaces.weight_loading import load_file_into, load_package_into
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -56,6 +56,13 @@ class NetworkSource(Protocol):
 
     def weights_licence(self, spec: ModelSpec, name: str) -> str:
         """Return the licence of the weights that the library publishes, or an empty text."""
+        ...
+
+    def class_names(self, spec: ModelSpec, name: str) -> ClassNames:
+        """Return the names of the classes of weights that the library publishes, if it has them.
+
+        It needs no network and builds none.
+        """
         ...
 
 

@@ -25,11 +25,16 @@ from spaces.sources.source import (
     no_hub_weights,
     task_of,
 )
+from spaces.tasks.task import ClassNames
 
 with warnings.catch_warnings():
     # torch warns that scripting at import is deprecated.
     warnings.simplefilter("ignore")
     import timm
+    from timm.data.imagenet_info import ImageNetInfo
+
+IMAGENET_CLASSES = 1000
+"""The classes of ImageNet-1k, on which timm's networks with that many classes are trained."""
 
 
 class TimmSource:
@@ -50,6 +55,22 @@ class TimmSource:
     def weights_licence(self, spec: ModelSpec, name: str) -> str:
         config = timm.get_pretrained_cfg(name) if spec.weights == "hub" else None
         return str(config.license) if config and config.license else ""
+
+    def class_names(self, spec: ModelSpec, name: str) -> ClassNames:
+        """Return the first lemma of each class of ImageNet, if the weights were trained on it."""
+        is_published = spec.weights == "hub" or spec.weights.startswith("pypi:")
+        config = timm.get_pretrained_cfg(name) if is_published and _exists(name) else None
+        if (
+            config is None
+            or spec.task == "embedding"
+            or {config.num_classes, spec.num_classes or IMAGENET_CLASSES} != {IMAGENET_CLASSES}
+        ):
+            return ()
+        names = ImageNetInfo("imagenet-1k")
+        return tuple(
+            names.index_to_description(index).partition(",")[0]
+            for index in range(IMAGENET_CLASSES)
+        )
 
 
 def _exists(name: str) -> bool:

@@ -12,6 +12,7 @@ from spaces.errors import BadInput
 from spaces.inputs import InputSpec
 from spaces.model_spec import ModelSpec
 from spaces.sources.hub import hub_errors
+from spaces.sources.published_names import published_names
 from spaces.sources.source import (
     BuiltNetwork,
     Role,
@@ -23,6 +24,7 @@ from spaces.sources.source import (
 )
 from spaces.sources.torchvision_detector import DETECTION_HEADS, build_detector
 from spaces.sources.torchvision_segmentation import SEGMENTATIONS, build_segmentation
+from spaces.tasks.task import ClassNames
 
 CLASSIFIERS = frozenset(torchvision.models.list_models(module=torchvision.models))
 WITH_AUXILIARY = ("googlenet", "inception_v3")
@@ -49,6 +51,14 @@ class TorchvisionSource:
 
     def weights_licence(self, spec: ModelSpec, name: str) -> str:
         return ""
+
+    def class_names(self, spec: ModelSpec, name: str) -> ClassNames:
+        """Return the categories of the newest weights, which `hub` means."""
+        if spec.weights != "hub":
+            return ()
+        names = published_names(name)
+        count = len(names) - (name in DETECTION_HEADS)  # theirs count from 1
+        return names if spec.num_classes in (None, count) else ()
 
 
 def _unsupported(spec: ModelSpec, name: str) -> BadInput:

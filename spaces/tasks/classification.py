@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from spaces.inputs import InputSpec
-from spaces.tasks.task import FrameSize, OneTensor, TaskName
+from spaces.tasks.task import ClassNames, FrameSize, OneTensor, TaskName, name_class
 
 BEST = 3
 """Number of classes that a description names."""
@@ -40,10 +40,14 @@ class Classification(OneTensor):
         """Return (frames, classes) logits."""
         return answer
 
-    def describe(self, finished: Tensor, frame: int) -> list[str]:
+    def describe(self, finished: Tensor, frame: int, names: ClassNames = ()) -> list[str]:
         best = finished[frame].softmax(0).topk(min(BEST, finished.shape[1]))
         pairs = zip(best.values.tolist(), best.indices.tolist(), strict=True)
-        return [", ".join(f"class {index} {probability:.0%}" for probability, index in pairs)]
+        return [
+            ", ".join(
+                f"{name_class(index, names)} {probability:.0%}" for probability, index in pairs
+            )
+        ]
 
 
 def root_amplitudes(probabilities: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from spaces.inputs import InputSpec
-from spaces.tasks.task import FrameSize, OneTensor, TaskName
+from spaces.tasks.task import ClassNames, FrameSize, OneTensor, TaskName
 
 
 class Dense(OneTensor):
@@ -40,7 +40,7 @@ class Dense(OneTensor):
         """Return (frames, ...), as the network gives them."""
         return answer
 
-    def describe(self, finished: Tensor, frame: int) -> list[str]:
+    def describe(self, finished: Tensor, frame: int, names: ClassNames = ()) -> list[str]:
         values = finished[frame]
         shape = " x ".join(map(str, values.shape))
         return [f"{shape} numbers from {float(values.min()):.3g} to {float(values.max()):.3g}"]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from spaces.inputs import InputSpec, boxes_to_frame
 from spaces.tasks.classification import root_amplitudes
-from spaces.tasks.task import FrameSize, TaskName
+from spaces.tasks.task import ClassNames, FrameSize, TaskName, name_class
 
 NMS_ANCHORS, MAX_DETECTIONS, NMS_IOU = 5000, 100, 0.5
 """As in effdet: anchors for non-maximum suppression, detections per frame, and the IoU."""
@@ -128,12 +128,14 @@ class Detection:
             _detections(rows.cpu(), size, spec) for rows, size in zip(answer, sizes, strict=True)
         ]
 
-    def describe(self, finished: Sequence[Detections], frame: int) -> list[str]:
+    def describe(
+        self, finished: Sequence[Detections], frame: int, names: ClassNames = ()
+    ) -> list[str]:
         lines = []
         for box, score, kind in zip(*finished[frame], strict=True):
             if score >= SHOWN_SCORE:
                 corners = ", ".join(f"{side:.0f}" for side in box.tolist())
-                lines.append(f"class {int(kind)} {score:.0%} at {corners}")
+                lines.append(f"{name_class(int(kind), names)} {score:.0%} at {corners}")
         return lines
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from spaces.inputs import InputSpec
-from spaces.tasks.task import FrameSize, OneTensor, TaskName
+from spaces.tasks.task import ClassNames, FrameSize, OneTensor, TaskName
 
 SHOWN_NUMBERS = 4
 
@@ -42,6 +42,6 @@ class Embedding(OneTensor):
         """Return (frames, dimensions), as the network gives them."""
         return answer
 
-    def describe(self, finished: Tensor, frame: int) -> list[str]:
+    def describe(self, finished: Tensor, frame: int, names: ClassNames = ()) -> list[str]:
         first = ", ".join(f"{value:.3f}" for value in finished[frame, :SHOWN_NUMBERS].tolist())
         return [f"{finished.shape[1]} numbers, the first {first}"]

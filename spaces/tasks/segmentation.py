@@ -12,7 +12,7 @@ from torch import Tensor
 
 from spaces.inputs import InputSpec, shown_part
 from spaces.tasks.classification import root_amplitudes
-from spaces.tasks.task import FrameSize, OneTensor, TaskName
+from spaces.tasks.task import ClassNames, FrameSize, OneTensor, TaskName, name_class
 
 COMPARED_SIDE = 64
 """Answers are compared at no more than this many positions in a row."""
@@ -51,11 +51,14 @@ class Segmentation(OneTensor):
         classes = answer.argmax(1).cpu()
         return [to_frame(one, size, spec) for one, size in zip(classes, sizes, strict=True)]
 
-    def describe(self, finished: Sequence[Tensor], frame: int) -> list[str]:
+    def describe(
+        self, finished: Sequence[Tensor], frame: int, names: ClassNames = ()
+    ) -> list[str]:
         counts = Counter(finished[frame].flatten().tolist())
         total = finished[frame].numel()
         largest = counts.most_common(SHOWN_CLASSES)
-        return [", ".join(f"class {index} on {count / total:.0%}" for index, count in largest)]
+        shares = (f"{name_class(index, names)} on {count / total:.0%}" for index, count in largest)
+        return [", ".join(shares)]
 
 
 def to_frame(classes: Tensor, size: FrameSize, spec: InputSpec) -> Tensor:

@@ -13,6 +13,14 @@ from spaces.inputs import InputSpec
 TaskName = Literal["classification", "detection", "embedding", "segmentation", "dense"]
 FrameSize = tuple[int, int]
 """Height and width of a frame, in pixels."""
+ClassNames = Sequence[str]
+"""The name of each class by the number that answers give it; empty where it is not known."""
+
+
+def name_class(number: int, names: ClassNames) -> str:
+    """Return the name of a class, or its number in words."""
+    name = names[number] if 0 <= number < len(names) else ""
+    return name or f"class {number}"
 
 
 class Task(Protocol):
@@ -75,8 +83,11 @@ class Task(Protocol):
         """Return what a bundle answers to frames of these sizes; `spec` is the network's input."""
         ...
 
-    def describe(self, finished: Any, frame: int) -> list[str]:
-        """Return what a bundle answers to one frame in words, line by line."""
+    def describe(self, finished: Any, frame: int, names: ClassNames = ()) -> list[str]:
+        """Return what a bundle answers to one frame in words, line by line.
+
+        `names` are those of the classes; a class without a name is called by its number.
+        """
         ...
 
 

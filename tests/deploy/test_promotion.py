@@ -233,7 +233,7 @@ def _change_bundle(bundle: Path) -> None:
 
 
 def _with_bundle_of_out(result: Result, out: Path) -> Result:
-    from spaces.bundle import bundle_id
+    from spaces.bundle_files import bundle_id
 
     other = replace(result, bundle=bundle_id(out / "bundle"))
     write_record(out / "result.json", other)

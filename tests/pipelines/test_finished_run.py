@@ -12,7 +12,8 @@ from tiny import FinishedRun
 
 from search.config.base import BadConfig
 from search.data.frames import BadFrames
-from search.pipelines.finished_run import LoadedRun, NoSuchPlan, NoSuchRun
+from search.deploy.run_folder import NoSuchRun
+from search.pipelines.finished_run import LoadedRun, NoSuchPlan
 from search.utils.console import ConsoleReporter
 from search.utils.files import write_json
 from search.utils.records import BadRecord

@@ -19,6 +19,7 @@ from search.pipelines.verify import verify
 from search.pipelines.verify_inputs import VerificationInputs
 from search.utils.reporter import SILENT
 from spaces.bundle import load_bundle
+from spaces.bundle_files import bundle_id
 from spaces.model_spec import ModelSpec
 from spaces.plan import SharePlan
 from spaces.zoo import load_model
@@ -140,6 +141,8 @@ def test_the_bundle_and_its_graph_answer_every_task(finished: FinishedRun, tmp_p
     assert len(answers["det"]) == 3 and answers["depth"].shape == (3, 1, 8, 8)
     assert all(bundle.describe(name, answer) for name, answer in answers.items() if name != "det")
     spec = json.loads((folder / "bundle.json").read_text())["models"]
+    assert bundle.classes == {"det": ("", "light", "heavy"), "seg": ("dark", "grey")}
+    assert finished.result.bundle == bundle_id(folder) == bundle_id(finished.out / "bundle")
     assert spec["emb"]["task"] == "embedding" and "task" not in spec["cls"]
 
 

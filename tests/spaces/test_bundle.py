@@ -18,16 +18,8 @@ from tiny import STREET, Weights, shares_in
 
 from search.data.frames import RenderedScenes
 from search.statistics.observed import Observed
-from spaces.bundle import (
-    BadBundle,
-    Bundle,
-    BundleContents,
-    FixedBundle,
-    bundle_id,
-    holds_bundle,
-    load_bundle,
-    write_bundle,
-)
+from spaces.bundle import Bundle, BundleContents, FixedBundle, load_bundle, write_bundle
+from spaces.bundle_files import BadBundle, bundle_id, holds_bundle
 from spaces.cost import CostModel
 from spaces.errors import BadInput, BadWeights
 from spaces.inputs import boxes_to_frame, prepare_batch
@@ -259,8 +251,8 @@ def test_the_error_names_a_damaged_bundle(good: Path, name: str, damage: bytes |
 
 def test_a_bundle_with_another_version_or_plan_is_refused(good: Path) -> None:
     data = json.loads((good / "bundle.json").read_text())
-    (good / "bundle.json").write_text(json.dumps({**data, "version": 2}))
-    with pytest.raises(BadBundle, match="version 2; only 1 is supported"):
+    (good / "bundle.json").write_text(json.dumps({**data, "version": 3}))
+    with pytest.raises(BadBundle, match="version 3; only 1 and 2 are supported"):
         load_bundle(good)
     (good / "bundle.json").write_text(json.dumps({**data, "plan": "0" * 12}))
     with pytest.raises(BadBundle, match="expected 000000000000"):

@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 from tiny import CLASSIFIER, Weights, random_network
 from torch import Tensor, nn
 
-from spaces.bundle import WEIGHTS, BundleContents, load_bundle, write_bundle
+from spaces.bundle import BundleContents, load_bundle, write_bundle
+from spaces.bundle_files import WEIGHTS
 from spaces.cost import CostModel
 from spaces.inputs import InputSpec
 from spaces.merged import MergedModel

@@ -19,7 +19,8 @@ from torch import nn
 from search.data.frames import RenderedScenes
 from search.statistics.observed import Observed
 from spaces.batchnorm_fusion import fuse_batchnorms
-from spaces.bundle import BadBundle, load_bundle
+from spaces.bundle import load_bundle
+from spaces.bundle_files import BadBundle
 from spaces.cost import CostModel
 from spaces.errors import BadPlan
 from spaces.liveness import canonical, liveness

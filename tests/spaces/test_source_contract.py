@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import save_file
 from source_examples import EXAMPLES, SourceExample, flat
 
-from spaces.bundle import BadBundle, BundleContents, load_bundle, write_bundle
+from spaces.bundle import BundleContents, load_bundle, write_bundle
+from spaces.bundle_files import BadBundle
 from spaces.errors import BadInput, BadWeights, MergeSearchError
 from spaces.inputs import prepare_batch
 from spaces.merged import MergedModel
@@ -158,6 +159,7 @@ def test_a_bundle_needs_neither_the_weights_nor_the_file_of_the_network(
     write_bundle(tmp_path / "bundle", contents, MergedModel({"mine": model}, facts, plan, {}))
     shutil.rmtree(tmp_path / "source")
     (tmp_path / "bundle").rename(tmp_path / "moved")
+    assert str(tmp_path) not in (tmp_path / "moved" / "bundle.json").read_text()
     bundle = load_bundle(tmp_path / "moved")
     frame = torch.randint(0, 255, (90, 120, 3), dtype=torch.uint8).numpy()
     prepared = prepare_batch([frame], model.input)

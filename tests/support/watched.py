@@ -22,7 +22,7 @@ from search.deploy.champion import ChampionStore
 from search.results.rounds import Round, RoundHistory
 from search.watch.round import do_round  # noqa: F401  (imported by the command only when it runs)
 from search.watch.workspace import Workspace
-from spaces.bundle import bundle_id
+from spaces.bundle_files import bundle_id
 
 DAY = SceneSettings(seed=21, width=192, height=144)
 NIGHT = replace(DAY, seed=22, night=1.0)

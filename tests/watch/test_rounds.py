@@ -26,7 +26,7 @@ from search.tracking.target import Target
 from search.watch.daemon import watcher_lock
 from search.watch.seen_labels import MIN_NEW_LABELS
 from search.watch.windows import WindowStore
-from spaces.bundle import bundle_id
+from spaces.bundle_files import bundle_id
 from spaces.stages import StagedModel
 
 

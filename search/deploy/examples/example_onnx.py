@@ -14,7 +14,8 @@ import onnxruntime
 from PIL import Image, ImageOps
 
 HERE = Path(__file__).parent
-INPUTS = json.loads((HERE / "bundle.json").read_text())["inputs"]
+DESCRIPTION = json.loads((HERE / "bundle.json").read_text())
+INPUTS, CLASS_NAMES = DESCRIPTION["inputs"], DESCRIPTION["classes"]
 IOU_THRESHOLD, MIN_SCORE = 0.5, 0.3
 
 
@@ -70,6 +71,12 @@ def suppress(boxes, scores):
     return sorted(detections, key=lambda row: -row[1])
 
 
+def call_class(model, number):
+    """Return the name of a class of a model, or its number in words."""
+    names = CLASS_NAMES.get(model, [])
+    return (names[number] if number < len(names) else "") or f"class {number}"
+
+
 def describe_answer(model, answers):
     """Return in words what a model that is no detector says of the picture."""
     for output in (f"{model}_embedding", f"{model}_values"):
@@ -81,10 +88,12 @@ def describe_answer(model, answers):
         shares = np.exp(logits - logits.max())
         shares /= shares.sum()
         best = np.argsort(-shares)[:3]
-        return ", ".join(f"class {k} {shares[k]:.0%}" for k in best)
+        return ", ".join(f"{call_class(model, k)} {shares[k]:.0%}" for k in best)
     classes, counts = np.unique(logits.argmax(0), return_counts=True)  # of every pixel
     largest = np.argsort(-counts)[:4]
-    return ", ".join(f"class {classes[k]} on {counts[k] / counts.sum():.0%}" for k in largest)
+    return ", ".join(
+        f"{call_class(model, classes[k])} on {counts[k] / counts.sum():.0%}" for k in largest
+    )
 
 
 session = onnxruntime.InferenceSession(HERE / "model.onnx", providers=["CPUExecutionProvider"])
@@ -104,4 +113,4 @@ for name in sys.argv[1:]:
         ):
             box = np.clip(box * prepared[model][1], 0, [*picture.size, *picture.size])
             corners = ", ".join(f"{side:.0f}" for side in box)
-            print(f"{name}: {model}: class {kind} {score:.0%} at {corners}")
+            print(f"{name}: {model}: {call_class(model, kind)} {score:.0%} at {corners}")

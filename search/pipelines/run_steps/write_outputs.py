@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from search.data.class_names import names_in_truth
 from search.deploy.export import BundleSource, export_bundle, remove_bundle
 from search.pipelines.run_steps.records import FrontSearch, FrontVerification, RunInputs
 from search.report.charts.front import FRONT_PICTURE, front_svg
@@ -19,7 +20,7 @@ from search.study.trials_table import write_trials
 from search.utils.files import write_json, write_text
 from search.utils.records import write_record
 from search.utils.reporter import Reporter
-from spaces.bundle import bundle_id
+from spaces.bundle_files import bundle_id
 
 OLD_FRONT_PICTURE = "front.png"
 """Written by earlier versions; left in OUT it would be logged as a picture of this run."""
@@ -42,9 +43,12 @@ def write_outputs(
         write_trials(front_search.explored, front_search.evaluator, out)
         save_explorer(result, front_search.explored, out)
     write_result(result, out)
-    result = write_chosen_bundle(
-        BundleSource(config, result, front_search.observed), out, reporter
-    )
+    names = {
+        name: names_in_truth(truth, inputs.deployment.models[name].num_classes)
+        for name, truth in inputs.truth.items()
+    }
+    source = BundleSource(config, result, front_search.observed, names)
+    result = write_chosen_bundle(source, out, reporter)
     paths = RunPaths.find(result.name, out, config.base)
     write_report(result, search_trace(front_search, verification), paths, out)
     return result
