@@ -35,12 +35,14 @@ from spaces.bundle_files import (
 )
 from spaces.bundle_tensors import collect_tensors, fill_tensors
 from spaces.errors import BadInput, BadPlan, MergeSearchError
+from spaces.execution import EntryPoint
 from spaces.frame_arrays import as_frames
 from spaces.inputs import Frame, InputSpec, prepare_batch
 from spaces.json_text import load_json
 from spaces.merged import MergedModel
 from spaces.model_facts import ModelFacts, facts_from_json, facts_to_json
 from spaces.model_spec import ModelSpec, spec_fields, spec_from_fields, without_folders
+from spaces.node import Node
 from spaces.plan import Share, SharePlan
 from spaces.precision import Dtype
 from spaces.stages import StagedModel, total_bytes
@@ -75,6 +77,14 @@ class BundleContents:
         return {name: model_facts.task for name, model_facts in self.facts.items()}
 
 
+@dataclass(frozen=True)
+class Trunk:
+    """What several models need of some frames, computed once: see `Bundle.trunk`."""
+
+    frames: list[Frame]
+    representations: Mapping[Node, Tensor]
+
+
 class Bundle(nn.Module):
     """A merged model that takes camera frames: what runs on the box."""
 
@@ -104,8 +114,59 @@ class Bundle(nn.Module):
             BadInput: a frame has another shape or type, or there is no frame.
         """
         frame_list = as_frames(frames)
-        outputs = self.merged(self.prepare_frames(frame_list))
-        sizes = [(frame.shape[0], frame.shape[1]) for frame in frame_list]
+        return self._answers(self.merged.whole, frame_list, {})
+
+    @torch.inference_mode()
+    def trunk(self, frames: object) -> Trunk:
+        """Compute what several models need, once, so that each can then run at its own rate.
+
+        Raises:
+            BadInput: as in `forward`.
+
+        Examples:
+            >>> import numpy as np
+            >>> bundle = load_bundle("out/tiny/bundle")
+            >>> trunk = bundle.trunk(np.zeros((480, 640, 3), np.uint8))
+            >>> bundle.model("a", trunk).shape
+            torch.Size([1, 7])
+        """
+        frame_list, entry = as_frames(frames), self.merged.trunk
+        inputs = self._inputs(entry, frame_list)
+        return Trunk(frame_list, self.merged.run(entry, inputs, {}, _run_head).representations)
+
+    @torch.inference_mode()
+    def model(self, name: str, trunk: Trunk) -> Any:
+        """Return the answer of one model, of what `trunk` returned for some frames.
+
+        Raises:
+            BadInput: there is no such model, or the trunk is of another plan.
+        """
+        self._check_name(name)
+        entry = self.merged.tail(name)
+        if not set(entry.takes) <= trunk.representations.keys():
+            raise BadInput("this trunk was computed with another plan: compute it again")
+        taken = {node: trunk.representations[node] for node in entry.takes}
+        return self._answers(entry, trunk.frames, taken)[name]
+
+    @torch.inference_mode()
+    def alone(self, name: str, frames: object) -> Any:
+        """Return the answer of one model to frames; nothing that only others need is computed.
+
+        Raises:
+            BadInput: there is no such model; otherwise as in `forward`.
+        """
+        self._check_name(name)
+        return self._answers(self.merged.answering([name]), as_frames(frames), {})[name]
+
+    def _check_name(self, name: str) -> None:
+        if name not in self.tasks:
+            raise BadInput(f"no model {name!r}; the bundle has {', '.join(self.tasks)}")
+
+    def _answers(
+        self, entry: EntryPoint, frames: list[Frame], taken: Mapping[Node, Tensor]
+    ) -> dict[str, Any]:
+        outputs = self.merged.run(entry, self._inputs(entry, frames), taken, _run_head).answers
+        sizes = [(frame.shape[0], frame.shape[1]) for frame in frames]
         return {
             name: TASKS[self.tasks[name]].finish(output, sizes, self.inputs[name])
             for name, output in outputs.items()
@@ -121,10 +182,13 @@ class Bundle(nn.Module):
 
     def prepare_frames(self, frames: list[Frame]) -> dict[str, Tensor]:
         """Return the (batch, c, height, width) input of each model in `merged.inputs_read`."""
+        return self._inputs(self.merged.whole, frames)
+
+    def _inputs(self, entry: EntryPoint, frames: list[Frame]) -> dict[str, Tensor]:
         device = next(self.merged.parameters()).device
         return {
             name: prepare_batch(frames, self.inputs[name]).to(device)
-            for name in sorted(self.merged.inputs_read)
+            for name in sorted(entry.inputs_read)
         }
 
     def train(self, mode: bool = True) -> Bundle:
@@ -155,6 +219,11 @@ class Bundle(nn.Module):
             )
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
+
+
+def _run_head(head: nn.Module, taps: list[Tensor]) -> Tensor:
+    answer: Tensor = head(taps)
+    return answer
 
 
 def write_bundle(folder: Path, contents: BundleContents, merged: MergedModel) -> int:

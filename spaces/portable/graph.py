@@ -16,11 +16,16 @@ from spaces.onnx_weights import HALF
 from spaces.portable.batchnorms import fold_batchnorm
 from spaces.portable.opsets import lower_opset
 from spaces.portable.rewrites import add_stack, drop_expand, pool_mean, slice_gather
+from spaces.portable.transposes import join_dimensions
 
 EXPORTED_OPSET = 18
 """The oldest set of operators that torch writes."""
 LARGEST_FOLDED = 1 << 26
 """Numbers in a tensor that is computed from constants, at most."""
+
+REWRITES = (
+    add_stack, pool_mean, slice_gather, drop_expand, join_dimensions, fold_batchnorm
+)  # fmt: skip
 
 
 def make_portable(model: ir.Model, opset: int, ir_version: int) -> None:
@@ -30,7 +35,14 @@ def make_portable(model: ir.Model, opset: int, ir_version: int) -> None:
         NotPortable: the set of operators lacks one of the graph.
     """
     _fold_constants(model)
-    for change in (add_stack, pool_mean, slice_gather, drop_expand, fold_batchnorm):
+    for change in (
+        add_stack,
+        pool_mean,
+        slice_gather,
+        drop_expand,
+        join_dimensions,
+        fold_batchnorm,
+    ):
         for node in [*model.graph]:
             change(model.graph, node)
     rewrite(model, pattern_rewrite_rules=_fuse_pad_into_conv.rules)

@@ -197,6 +197,59 @@ def test_a_gather_at_evenly_spaced_places_is_a_slice(
     assert left == {"Gather"} or "Gather" not in operators(rewritten(model))
 
 
+def rank(model: onnx.ModelProto) -> int:
+    """Return the most dimensions of any tensor."""
+    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True)
+    values = [*inferred.graph.value_info, *inferred.graph.output]
+    return max(len(value.type.tensor_type.shape.dim) for value in values)
+
+
+@pytest.mark.parametrize(
+    ("shape", "between", "perm", "output", "most"),
+    [
+        # a shuffle of channels
+        ([1, 12, 4, 4], [1, 2, 6, 4, 4], [0, 2, 1, 3, 4], [1, 12, 4, 4], 4),
+        # the anchors of a detector's head
+        ([1, 12, 4, 4], [1, 3, 4, 4, 4], [0, 3, 4, 1, 2], [1, 48, 4], 4),
+        # windows of a transformer, and back
+        ([1, 8, 8, 5], [1, 2, 4, 2, 4, 5], [0, 1, 3, 2, 4, 5], [4, 16, 5], 4),
+        # patches that need five dimensions
+        ([2, 6, 4, 4], [2, 6, 2, 2, 4], [3, 2, 1, 0, 4], [4, 12, 4], 5),
+    ],
+)
+def test_transpositions_have_four_dimensions_where_four_are_enough(
+    shape: list[int], between: list[int], perm: list[int], output: list[int], most: int
+) -> None:
+    nodes = [
+        helper.make_node("Reshape", ["x", "between"], ["r"]),
+        helper.make_node("Transpose", ["r"], ["t"], perm=perm),
+        helper.make_node("Reshape", ["t", "output"], ["y"]),
+    ]
+    constants: Arrays = {"between": np.array(between), "output": np.array(output)}
+    assert rank(rewritten(graph_of(nodes, shape, constants, output))) == most
+
+
+def test_queries_keys_and_values_are_sliced_with_four_dimensions() -> None:
+    constants: Arrays = {"between": np.array([1, 7, 3, 2, 4]), "axes": np.array([0])}
+    nodes = [
+        helper.make_node("Reshape", ["x", "between"], ["r"]),
+        helper.make_node("Transpose", ["r"], ["t"], perm=[2, 0, 3, 1, 4]),
+    ]
+    for part, name in enumerate("qkv"):
+        constants |= {f"{part}": np.array([part]), f"{part + 1}": np.array([part + 1])}
+        slice_inputs = ["t", f"{part}", f"{part + 1}", "axes"]
+        nodes += [
+            helper.make_node("Slice", slice_inputs, [f"{name}5"]),
+            helper.make_node("Squeeze", [f"{name}5", "axes"], [name]),
+        ]
+    nodes += [
+        helper.make_node("Mul", ["q", "k"], ["qk"]),
+        helper.make_node("Add", ["qk", "v"], ["y"]),
+    ]
+    portable = rewritten(graph_of(nodes, [1, 7, 24], constants, [1, 2, 7, 4]))
+    assert rank(portable) == 4 and operators(portable)["Transpose"] == 1
+
+
 def test_settings_that_older_operators_lack_are_written_the_old_way() -> None:
     nodes = [
         helper.make_node("Pad", ["x", "pads", "", "axes"], ["p"]),
