@@ -35,14 +35,7 @@ def make_portable(model: ir.Model, opset: int, ir_version: int) -> None:
         NotPortable: the set of operators lacks one of the graph.
     """
     _fold_constants(model)
-    for change in (
-        add_stack,
-        pool_mean,
-        slice_gather,
-        drop_expand,
-        join_dimensions,
-        fold_batchnorm,
-    ):
+    for change in REWRITES:
         for node in [*model.graph]:
             change(model.graph, node)
     rewrite(model, pattern_rewrite_rules=_fuse_pad_into_conv.rules)
