@@ -13,7 +13,7 @@ from typing import Any
 from search.config import loading
 from search.config.run import RunConfig
 from search.deploy import promotion
-from search.deploy.export import ExportFormat
+from search.deploy.export import ExportFormat, ExportRequest
 from search.deploy.promotion import PlanInService
 from search.pipelines import correlate as correlate_pipeline
 from search.pipelines import exact as exact_pipeline
@@ -118,13 +118,15 @@ def export(
     to: AnyPath,
     plan: str | None = None,
     formats: Sequence[ExportFormat] = (),
+    graphs: GraphRequest | None = None,
     reporter: Reporter | None = None,
 ) -> ExportedBundle:
     """Export a plan of the finished run in OUT as a bundle.
 
     `to` is the folder to write: new, empty, or a bundle to replace. `plan` names a plan by the
     first digits of its hash; by default the chosen plan. `formats` may add "onnx" and "program",
-    a torch.export program.
+    a torch.export program; `graphs`, made by `request_graphs`, adds those of entry points and
+    runtimes.
 
     Raises:
         NoSuchRun, NoSuchPlan: OUT holds no finished run, or the run no such plan.
@@ -138,7 +140,8 @@ def export(
         >>> len(bundle.checks)
         2
     """
-    return export_pipeline.export(Path(out), plan, Path(to), formats, reporter or SILENT)
+    request = ExportRequest(formats, graphs or GraphRequest())
+    return export_pipeline.export(Path(out), plan, Path(to), request, reporter or SILENT)
 
 
 def correlate(config: RunConfig, reporter: Reporter | None = None) -> MetricComparison:

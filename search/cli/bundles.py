@@ -11,6 +11,8 @@ from search.cli import app, deferred
 from search.cli.config_command import PATH
 from search.cli.search import STATISTICS_SAVED
 
+RUNTIMES = ("onnxruntime", "openvino", "tensorrt", "litert", "hailo", "rknn")
+
 
 @click.command(cls=app.Command, when_stopped=f"DIR is unchanged; {STATISTICS_SAVED}")
 @click.argument("out", type=PATH)
@@ -22,6 +24,11 @@ from search.cli.search import STATISTICS_SAVED
 @click.option("--format", "formats", multiple=True, type=click.Choice(["onnx", "program"]),
               help="Also write model.onnx, or a torch.export program, model.pt2. "
               "Repeatable.")  # fmt: skip
+@click.option("--split", is_flag=True,
+              help="Write a graph for each part that can run at its own rate: trunk.onnx, "
+              "MODEL.onnx and MODEL_alone.onnx, with their weights in weights.data.")  # fmt: skip
+@click.option("--target", "targets", multiple=True, type=click.Choice(RUNTIMES),
+              help="Also write graphs for this runtime, into DIR/RUNTIME. Repeatable.")  # fmt: skip
 @click.option("--int8", is_flag=True,
               help="Also write model_int8.onnx, whose layers compute in int8, and measure the "
               "quality that it keeps.")  # fmt: skip
@@ -33,6 +40,8 @@ def export(
     plan: str | None,
     folder: Path,
     formats: tuple[str, ...],
+    split: bool,
+    targets: tuple[str, ...],
     int8: bool,
     keep_float: tuple[str, ...],
 ) -> None:
@@ -44,11 +53,14 @@ def export(
     and returns the answers of all models; it needs nothing else of the run. The bundle is checked
     on real frames before DIR appears.
     """
-    chosen_formats = [name for name in deferred.FORMATS if name in formats]
+    graphs = deferred.request_graphs(split, targets)
+    request = deferred.ExportRequest(
+        [name for name in deferred.FORMATS if name in formats], graphs
+    )
     if keep_float and not int8:
         raise click.UsageError("--keep-float needs --int8")
-    request = deferred.Int8Request(keep_float) if int8 else None
-    deferred.export(out, plan, folder, chosen_formats, app.reporter(), request)
+    in_int8 = deferred.Int8Request(keep_float) if int8 else None
+    deferred.export(out, plan, folder, request, app.reporter(), in_int8)
     app.reporter().say(f"Wrote {app.display_path(folder)}: see its CARD.md and example.py")
 
 

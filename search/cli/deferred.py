@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from search.config.loading import load_config as load_config
     from search.deploy.benchmark import benchmark_bundle as benchmark_bundle
     from search.deploy.export import FORMATS as FORMATS
+    from search.deploy.export import ExportRequest as ExportRequest
     from search.deploy.promotion import promote as promote
     from search.deploy.promotion import rollback as rollback
+    from search.deploy.runtimes.graph_request import request_graphs as request_graphs
     from search.pipelines.config_check.check import check_config as check_config
     from search.pipelines.correlate import correlate as correlate
     from search.pipelines.exact import find_exact_front as find_exact_front
@@ -51,6 +53,8 @@ _MODULES = {
     "load_config": "search.config.loading",
     "benchmark_bundle": "search.deploy.benchmark",
     "FORMATS": "search.deploy.export",
+    "ExportRequest": "search.deploy.export",
+    "request_graphs": "search.deploy.runtimes.graph_request",
     "promote": "search.deploy.promotion",
     "rollback": "search.deploy.promotion",
     "check_config": "search.pipelines.config_check.check",

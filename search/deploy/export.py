@@ -17,6 +17,7 @@ from torch import Tensor
 
 from search.config.run import RunConfig
 from search.deploy.bundle_card import CARD, render_card
+from search.deploy.runtimes.graph_request import GraphRequest
 from search.refinement.refined_maps import maps_of
 from search.results.search_result import PlanRecord, Result
 from search.statistics.observed import Observed
@@ -62,6 +63,14 @@ The bundle that it takes holds its rounded weights in float32.
 """
 
 
+@dataclass(frozen=True)
+class ExportRequest:
+    """What an export writes besides the bundle itself."""
+
+    formats: Sequence[ExportFormat] = ()
+    graphs: GraphRequest = GraphRequest()
+
+
 class BundleCheckFailed(MergeSearchError):
     """The written bundle fails a check: a fault of merge-search."""
 
@@ -96,7 +105,7 @@ def export_bundle(
     source: BundleSource,
     record: PlanRecord,
     folder: Path,
-    formats: Sequence[ExportFormat],
+    request: ExportRequest,
     extras: Sequence[BundleExtra] = (),
 ) -> list[str]:
     """Write the bundle and the extras, wholly or not at all; return its checks as sentences.
@@ -123,7 +132,8 @@ def export_bundle(
         rounded = rounded_copy(merged, contents.dtype)
         unwritten = Bundle(rounded, contents.inputs, contents.tasks)
         checks.append(_check_answers(bundle, unwritten, source))
-        checks += _write_formats(bundle, source, part, formats)
+        checks += _write_formats(bundle, source, part, request.formats)
+        checks += request.graphs.write(bundle, source.frames, part)
         sections = [write(unwritten, part) for write in extras]
         text = render_card(source.result, record, contents, checks, sections)
         (part / CARD).write_text(text, encoding="utf-8")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from search.deploy.export import BundleExtra, BundleSource, ExportFormat, export_bundle
+from search.deploy.export import BundleExtra, BundleSource, ExportRequest, export_bundle
 from search.deploy.int8_export import Int8Export
 from search.pipelines.finished_run import LoadedRun
 from search.pipelines.open_data import class_names_in_labels
@@ -37,7 +37,7 @@ def export(
     out: Path,
     plan: str | None,
     folder: Path,
-    formats: Sequence[ExportFormat],
+    request: ExportRequest,
     reporter: Reporter,
     int8: Int8Request | None = None,
 ) -> ExportedBundle:
@@ -57,7 +57,7 @@ def export(
     extras = [] if int8 is None else [_int8_export(source, int8, reporter)]
     reporter.step(f"Bundle of plan {record.hash}")
     with reporter.working("bundle"):
-        checks = export_bundle(source, record, folder, formats, extras)
+        checks = export_bundle(source, record, folder, request, extras)
     for check in checks:
         reporter.say(f"  {check}")
     return ExportedBundle(folder, record.hash, tuple(checks))

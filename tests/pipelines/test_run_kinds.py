@@ -10,6 +10,7 @@ import torch
 from measured_activations import check_activations
 from tiny import FinishedRun, observe, run_config, shares_in, write_config
 
+from search.deploy.export import ExportRequest
 from search.pipelines.export import export
 from search.statistics.observed import Observed
 from search.utils.reporter import SILENT
@@ -135,7 +136,7 @@ def test_the_chosen_plan_exports_as_a_bundle_and_a_graph_with_its_answers(
     """`export` compares the answers of both with the merged model's before it writes them."""
     frames = np.random.default_rng(0).integers(0, 255, (3, 80, 90, 3), dtype=np.uint8)
     folder = tmp_path / "bundle"
-    export(finished.config.out_folder, None, folder, ["onnx"], SILENT)
+    export(finished.config.out_folder, None, folder, ExportRequest(["onnx"]), SILENT)
     assert (folder / "model.onnx").exists()
     answers = load_bundle(folder)(frames)
     shapes = {name: torch.as_tensor(answer).shape for name, answer in answers.items()}

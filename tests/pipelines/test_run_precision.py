@@ -22,6 +22,7 @@ from tiny import (
 
 from search.config.base import BadConfig
 from search.config.loading import load_config
+from search.deploy.export import ExportRequest
 from search.pipelines.exact import find_exact_front
 from search.pipelines.export import export
 from search.pipelines.prepare import load_deployment
@@ -79,7 +80,7 @@ def test_the_exported_bundle_holds_the_predicted_bytes(finished: FinishedRun) ->
     assert any(tensor.dtype == torch.int8 for tensor in unique_tensors(bundle))
     other = next(r for r in result.front if r.hash != result.chosen)
     folder = finished.out / "other"
-    export(finished.out, other.hash, folder, [], capture_reporter().reporter)
+    export(finished.out, other.hash, folder, ExportRequest(), capture_reporter().reporter)
     assert total_bytes(unique_tensors(load_bundle(folder))) == other.bytes
 
 

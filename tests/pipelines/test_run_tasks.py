@@ -14,6 +14,7 @@ from tiny import FinishedRun, run_config, write_config
 
 from search.data.frames import cached_scene
 from search.data.synthetic.scenes import SceneSettings
+from search.deploy.export import ExportRequest
 from search.pipelines.export import export
 from search.pipelines.verify import verify
 from search.pipelines.verify_inputs import VerificationInputs
@@ -132,7 +133,7 @@ def test_the_report_and_the_console_name_the_scores(finished: FinishedRun) -> No
 def test_the_bundle_and_its_graph_answer_every_task(finished: FinishedRun, tmp_path: Path) -> None:
     """`export` compares the answers of both with the merged model's before it writes them."""
     folder = tmp_path / "bundle"
-    export(finished.config.out_folder, None, folder, ["onnx"], SILENT)
+    export(finished.config.out_folder, None, folder, ExportRequest(["onnx"]), SILENT)
     bundle = load_bundle(folder)
     frames = [np.random.default_rng(0).integers(0, 255, (80, 90, 3), dtype=np.uint8)] * 3
     answers = bundle(frames)

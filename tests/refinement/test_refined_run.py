@@ -23,6 +23,7 @@ from tiny import (
 )
 
 from search.data.frames import RenderedScenes
+from search.deploy.export import ExportRequest
 from search.evaluation.closeness import paired_gain
 from search.pipelines.export import export
 from search.pipelines.run import run_without_logging
@@ -103,7 +104,7 @@ def test_the_bundle_of_a_refined_plan_holds_its_maps(finished: FinishedRun) -> N
     closed = SharePlan.from_dict(record.plan).in_closed_form()
     folders = {name: finished.out / name for name in ("refined", "closed")}
     for plan, folder in zip((record.hash, closed.hash), folders.values(), strict=True):
-        export(finished.out, plan, folder, [], capture_reporter().reporter)
+        export(finished.out, plan, folder, ExportRequest(), capture_reporter().reporter)
     bundles = [load_bundle(folder) for folder in folders.values()]
     assert [total_bytes(unique_tensors(bundle)) for bundle in bundles] == [record.bytes] * 2
     frames = [np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)]

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from search.data.class_names import names_in_truth
-from search.deploy.export import BundleSource, export_bundle, remove_bundle
+from search.deploy.export import BundleSource, ExportRequest, export_bundle, remove_bundle
 from search.pipelines.run_steps.records import FrontSearch, FrontVerification, RunInputs
 from search.report.charts.front import FRONT_PICTURE, front_svg
 from search.report.charts.heat_maps import write_heat_maps
@@ -73,7 +73,7 @@ def write_chosen_bundle(source: BundleSource, out: Path, reporter: Reporter) -> 
         return result
     reporter.step(f"Bundle of the chosen plan {chosen.hash}")
     with reporter.working("bundle"):
-        checks = export_bundle(source, chosen, folder, ())
+        checks = export_bundle(source, chosen, folder, ExportRequest())
     for check in checks:
         reporter.say(f"  {check}")
     result = replace(result, bundle=bundle_id(folder))

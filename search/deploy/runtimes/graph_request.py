@@ -6,8 +6,9 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-from search.deploy.graph_sets import (
+from search.deploy.runtimes.graph_sets import (
     Graphs,
     PreparedFrames,
     Session,
@@ -17,7 +18,8 @@ from search.deploy.graph_sets import (
     prepared_frames,
     write_graph_set,
 )
-from search.deploy.runtimes.target import Target
+from search.deploy.runtimes.registry import TARGETS
+from search.deploy.runtimes.target import RuntimeTarget
 from spaces.bundle import Bundle
 from spaces.entry_graphs import WHOLE, entry_graphs
 from spaces.errors import MergeSearchError
@@ -39,7 +41,7 @@ class GraphRequest:
 
     split: bool = False
     """Whether each entry point gets a graph of its own."""
-    targets: Sequence[Target] = ()
+    targets: Sequence[RuntimeTarget] = ()
     """The runtimes that get graphs in a folder of their own."""
 
     def write(self, bundle: Bundle, frames: Sequence[Frame], folder: Path) -> list[str]:
@@ -54,15 +56,15 @@ class GraphRequest:
         if self.split and not self.targets:
             graphs, checks = _exportable(entry_graphs(bundle))
             write_graph_set(graphs, prepared, any_batch, folder)
-            checks.append(_describe_run(graphs, prepared, folder, OnnxSession, "onnxruntime"))
+            checks.append(_describe_run(graphs, prepared, folder, ONNXRUNTIME))
         for target in self.targets:
             checks += self._write_target(bundle, prepared, target, folder / target.name)
         return checks
 
     def _write_target(
-        self, bundle: Bundle, prepared: PreparedFrames, target: Target, folder: Path
+        self, bundle: Bundle, prepared: PreparedFrames, target: RuntimeTarget, folder: Path
     ) -> list[str]:
-        if not target.takes_compressed:
+        if not target.compressed_weights:
             bundle = copy.deepcopy(bundle)
             widen_weights(bundle.merged)
         parts = entry_graphs(bundle) if self.split else {}
@@ -71,9 +73,14 @@ class GraphRequest:
             return [f"{target.name}: {check}" for check in checks]
         folder.mkdir()
         write_graph_set(graphs, prepared, for_target(target), folder)
-        checks.append(_describe_run(graphs, prepared, folder, target.open_session, target.runtime))
-        checks += target.refusals([folder / f"{name}.onnx" for name in graphs])
+        checks.append(_describe_run(graphs, prepared, folder, _runner(target)))
+        checks += _refusals(graphs, target, folder)
         return [f"{target.name}: {check}" for check in checks]
+
+
+def request_graphs(split: bool, targets: Sequence[str]) -> GraphRequest:
+    """Return the request for graphs of entry points, and of runtimes by their names."""
+    return GraphRequest(split, tuple(TARGETS[name] for name in TARGETS if name in targets))
 
 
 def _exportable(graphs: Graphs) -> tuple[dict[str, BundleGraph], list[str]]:
@@ -86,12 +93,37 @@ def _exportable(graphs: Graphs) -> tuple[dict[str, BundleGraph], list[str]]:
     return {name: graph for name, graph in graphs.items() if not graph.refusals}, missing
 
 
+def _refusals(graphs: Graphs, target: RuntimeTarget, folder: Path) -> list[str]:
+    """Return what the published list of a runtime that was not run says against the graphs."""
+    if target.operators is None:
+        return []
+    found = {
+        f"{name}.onnx: {problem}"
+        for name in graphs
+        for problem in check_graph(onnx.load(folder / f"{name}.onnx"), target)
+    }
+    return sorted(found) or [f"its list of operators holds nothing against them ({target.title})"]
+
+
+class _Runner(NamedTuple):
+    """A runtime that is installed here."""
+
+    name: str
+    open_session: Callable[[Path], Session]
+
+
+ONNXRUNTIME = _Runner("onnxruntime", OnnxSession)
+
+
+def _runner(target: RuntimeTarget) -> _Runner:
+    """Return the runtime of a target where it is installed, and otherwise onnxruntime."""
+    if target.name == "openvino" and is_openvino_installed():
+        return _Runner("openvino", OpenVinoSession)
+    return ONNXRUNTIME
+
+
 def _describe_run(
-    graphs: Graphs,
-    prepared: PreparedFrames,
-    folder: Path,
-    open_session: Callable[[Path], Session],
-    runtime: str,
+    graphs: Graphs, prepared: PreparedFrames, folder: Path, runner: _Runner
 ) -> str:
     """Run graphs on frames and say how near their answers are to the bundle's.
 
@@ -99,12 +131,12 @@ def _describe_run(
         GraphCheckFailed: they are not near enough.
     """
     names = ", ".join(f"{name}.onnx" for name in graphs)
-    difference = largest_difference(graphs, prepared, lambda file: open_session(folder / file))
+    difference = largest_difference(graphs, prepared, lambda file: runner.open_session(folder / file))
     if difference > GRAPH_TOLERANCE:
         raise GraphCheckFailed(
             f"{names}: their answers differ from the bundle's by {difference:.1e} of the greatest"
         )
     return (
-        f"{names}: run with {runtime}, their answers differ from the bundle's by at most "
+        f"{names}: run with {runner.name}, their answers differ from the bundle's by at most "
         f"{difference:.1g} of the greatest"
     )
