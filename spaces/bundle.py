@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,6 +62,8 @@ class BundleContents:
     plan: SharePlan
     dtype: Dtype
     """The precision in which the weights are stored, unless the plan says otherwise."""
+    rates: Mapping[str, float] = field(default_factory=dict)
+    """The frames a second that each model answers for, by name; empty if none are given."""
 
     @property
     def tasks(self) -> dict[str, TaskName]:
@@ -165,6 +167,7 @@ def write_bundle(folder: Path, contents: BundleContents, merged: MergedModel) ->
         "models": {name: _spec_fields(spec) for name, spec in contents.specs.items()},
         "inputs": {name: asdict(spec) for name, spec in contents.inputs.items()},
         "facts": facts_to_json(contents.facts),
+        **({"rates": dict(contents.rates)} if contents.rates else {}),
     }
     (folder / BUNDLE).write_text(json.dumps(data, indent=1) + "\n")
     for spec in contents.specs.values():
@@ -225,6 +228,7 @@ def read_bundle_contents(folder: Path) -> BundleContents:
             facts=facts_from_json(data["facts"]),
             plan=plan,
             dtype=data["dtype"],
+            rates={name: float(rate) for name, rate in data.get("rates", {}).items()},
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, BadPlan, BadInput) as error:
         raise BadBundle(f"{folder}: is not a complete bundle ({error})") from error

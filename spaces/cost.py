@@ -101,7 +101,7 @@ class CostModel:
         for owner, macs in macs_by_owner.items():
             macs_by_rate[rate_by_owner[owner]] += macs
         # Whole numbers are summed first: the order of a set must not change the last digit.
-        return sum(rate * macs for rate, macs in sorted(macs_by_rate.items()))
+        return sum((rate * macs for rate, macs in sorted(macs_by_rate.items())), 0.0)
 
     def activation(self, plan: SharePlan) -> int:
         """Return the peak of float32 activations for one frame, in bytes."""

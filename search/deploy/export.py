@@ -17,6 +17,7 @@ from torch import Tensor
 
 from search.config.run import RunConfig
 from search.deploy.bundle_card import CARD, render_card
+from search.deploy.rated_cost import rated_cost_section
 from search.refinement.refined_maps import maps_of
 from search.results.search_result import PlanRecord, Result
 from search.statistics.observed import Observed
@@ -100,6 +101,7 @@ def export_bundle(
         facts=deployment.facts,
         plan=merged.plan,
         dtype=deployment.dtype,
+        rates=source.config.rates(),
     )
     with replace_folder(folder, BUNDLE) as part:
         written_bytes = write_bundle(part, contents, merged)
@@ -109,7 +111,10 @@ def export_bundle(
         unwritten = Bundle(rounded, contents.inputs, contents.tasks)
         checks.append(_check_answers(bundle, unwritten, source))
         checks += _write_formats(bundle, source, part, formats)
-        sections = [write(unwritten, part) for write in extras]
+        sections = [
+            *([rated_cost_section(bundle, contents, source.frames)] if contents.rates else []),
+            *(write(unwritten, part) for write in extras),
+        ]
         text = render_card(source.result, record, contents, checks, sections)
         (part / CARD).write_text(text, encoding="utf-8")
         for name, needed in EXAMPLES.items():

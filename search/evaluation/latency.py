@@ -74,6 +74,10 @@ class Stopwatch:
             torch.cuda.synchronize(self.device)
 
 
+def default_stopwatch(device: torch.device) -> Stopwatch:
+    return Stopwatch(DEFAULT_STOPWATCH, device)
+
+
 @dataclass(frozen=True)
 class PartTimer:
     """Times parts of a merged model on prepared frames."""

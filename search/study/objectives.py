@@ -14,8 +14,17 @@ from spaces.plan import SharePlan
 MEGA = 1e6
 COST_UNITS: dict[Cost, str] = {"bytes": "MB", "macs": "M", "activation": "MB", "latency": "ms"}
 """The unit of each cost; MB is 10^6 bytes."""
-RATED_UNITS: dict[Cost, str] = COST_UNITS | {"macs": "M/s", "latency": "ms/s"}
-"""The units if the models have rates: per second of camera time."""
+
+
+def cost_units(has_rates: bool) -> dict[Cost, str]:
+    """Return the unit of each cost: if the models have rates, some are per second of camera time.
+
+    Examples:
+        >>> cost_units(has_rates=True)
+        {'bytes': 'MB', 'macs': 'M/s', 'activation': 'MB', 'latency': 'ms/s'}
+    """
+    per_second: dict[Cost, str] = {"macs": "M/s", "latency": "ms/s"}
+    return COST_UNITS | per_second if has_rates else COST_UNITS
 
 
 class LatencyUnavailable(MergeSearchError):
@@ -106,7 +115,7 @@ class PlanEvaluator:
     @property
     def cost_units(self) -> Mapping[Cost, str]:
         """The unit of each cost of the problem."""
-        return RATED_UNITS if self.problem.rates else COST_UNITS
+        return cost_units(has_rates=bool(self.problem.rates))
 
     def is_feasible(self, plan: PredictedPlan) -> bool:
         """Return whether the plan lies within the problem's limits."""
