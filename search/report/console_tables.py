@@ -70,8 +70,8 @@ def _macs_text(record: PlanRecord, result: Result) -> str:
     text = f"{record.macs / 1e6:,.0f} M multiply-accumulates per frame"
     if record.macs_per_second is None:
         return text
-    rates = ", ".join(f"{name} {rate:g}" for name, rate in result.rates.items())
-    return f"{text}, {record.macs_per_second / 1e6:,.0f} M a second at the rates {rates}"
+    per_second = f"{record.macs_per_second / 1e6:,.0f} M per second of camera time"
+    return f"{text}, {per_second} at the rates {result.rates_text}"
 
 
 def _print_precisions(plan: SharePlan, record: PlanRecord | None, reporter: Reporter) -> None:

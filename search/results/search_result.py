@@ -190,6 +190,11 @@ class Result:
         return dtype
 
     @property
+    def rates_text(self) -> str:
+        """The rates of the models in words; empty if the config gives none."""
+        return ", ".join(f"{name} {rate:g}" for name, rate in self.rates.items())
+
+    @property
     def has_precisions(self) -> bool:
         """Whether a plan stores weights in another precision than `dtype`."""
         return any(record.stored for record in (*self.candidates, *self.front))

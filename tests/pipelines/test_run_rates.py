@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ from search.tracking.payloads.search_run import (
     unmerged_metrics,
 )
 from search.utils.records import read_record
-from spaces.bundle import load_bundle, read_bundle_contents
+from spaces.bundle import BadBundle, load_bundle, read_bundle_contents
 from spaces.cost import CostModel
 from spaces.plan import SharePlan
 
@@ -86,6 +87,8 @@ def test_units_are_per_second_wherever_costs_show(
     assert {"MACs (M)", "MACs (M/s)", "latency (ms/s)"} < candidate_columns(rated.result).keys()
     header, *_ = csv.reader((rated.out / "trials.csv").read_text().splitlines())
     assert header[4:6] == ["macs_m_per_second", "latency_ms_per_second"]
+    report = (rated.out / "report.html").read_text()
+    assert "Macs, M/s" in report and "a 0.5, b 5" in report
     assert "M/s" not in tiny_run.output and "MACs (M/s)" not in candidate_columns(tiny_run.result)
 
 
@@ -98,7 +101,10 @@ def test_the_report_compares_with_the_unmerged_macs(rated: FinishedRun) -> None:
 
 
 def test_plan_show_prints_the_macs_of_a_second(rated: FinishedRun, tiny_run: FinishedRun) -> None:
-    for run, clause in ((rated, " M a second at the rates a 0.5, b 5; proxy"), (tiny_run, "")):
+    for run, clause in (
+        (rated, " M per second of camera time at the rates a 0.5, b 5; proxy"),
+        (tiny_run, ""),
+    ):
         record, captured = run.result.front[0], capture_reporter()
         print_plan(run.out / "plans" / f"{record.hash}.json", captured.reporter)
         assert (clause or f"{record.macs / 1e6:,.0f} M multiply-accumulates per frame; proxy") in (
@@ -124,6 +130,17 @@ def test_the_bundle_holds_the_rates(rated: FinishedRun, tiny_run: FinishedRun) -
     assert read_bundle_contents(tiny_run.out / "bundle").rates == {}
     written = json.loads((tiny_run.out / "bundle" / "bundle.json").read_text())
     assert "rates" not in written
+
+
+@pytest.mark.parametrize("rates", [{"a": "fast"}, ["a"], 3])
+def test_a_bundle_with_damaged_rates_is_refused(
+    tiny_run: FinishedRun, tmp_path: Path, rates: object
+) -> None:
+    shutil.copytree(tiny_run.out / "bundle", tmp_path / "bundle")
+    file = tmp_path / "bundle" / "bundle.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "rates": rates}))
+    with pytest.raises(BadBundle, match="is not a complete bundle"):
+        read_bundle_contents(tmp_path / "bundle")
 
 
 def card_rows(folder: Path) -> dict[str, list[str]]:

@@ -42,7 +42,7 @@ def search_parameters(result: Result) -> dict[str, Any]:
         "objectives": ", ".join(result.study["objectives"]),
         "trials": result.study["trials"],
         **_choice_of_precisions(result),
-        **_rates(result),
+        **({"rates": result.rates_text[:LONGEST_PARAMETER]} if result.rates else {}),
         **provenance_parameters(result),
     }
 
@@ -50,11 +50,6 @@ def search_parameters(result: Result) -> dict[str, Any]:
 def _choice_of_precisions(result: Result) -> dict[str, str]:
     precisions = result.config["search"].get("precision")
     return {"search.precision": ", ".join(precisions)} if precisions else {}
-
-
-def _rates(result: Result) -> dict[str, str]:
-    rates = ", ".join(f"{name} {rate:g}" for name, rate in result.rates.items())
-    return {"rates": rates[:LONGEST_PARAMETER]} if rates else {}
 
 
 def plan_parameters(result: Result, plan: SharePlan, precision: str = "") -> dict[str, Any]:
