@@ -70,6 +70,8 @@ class BundleContents:
     """The precision in which the weights are stored, unless the plan says otherwise."""
     classes: Mapping[str, ClassNames] = field(default_factory=dict)
     """The names of the classes of each model, as far as they are known."""
+    rates: Mapping[str, float] = field(default_factory=dict)
+    """The frames a second that each model answers for, by name; empty if none are given."""
 
     @property
     def tasks(self) -> dict[str, TaskName]:
@@ -244,6 +246,7 @@ def write_bundle(folder: Path, contents: BundleContents, merged: MergedModel) ->
         "inputs": {name: asdict(spec) for name, spec in contents.inputs.items()},
         "classes": {name: list(names) for name, names in contents.classes.items()},
         "facts": facts_to_json(contents.facts),
+        **({"rates": dict(contents.rates)} if contents.rates else {}),
     }
     write_description(folder, data)
     for spec in contents.specs.values():
@@ -306,6 +309,7 @@ def read_bundle_contents(folder: Path) -> BundleContents:
             plan=plan,
             dtype=data["dtype"],
             classes={name: tuple(names) for name, names in data.get("classes", {}).items()},
+            rates={name: float(rate) for name, rate in data.get("rates", {}).items()},
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, BadPlan, BadInput) as error:
         raise incomplete_bundle(folder, error) from error

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 
 from spaces.activations import ActivationLedger, Footprint
-from spaces.execution import ExecutionStep, execution_order
+from spaces.execution import ExecutionStep, execution_order, running_rates
 from spaces.liveness import Liveness, liveness
 from spaces.map_folding import find_fold_targets
 from spaces.model_facts import ModelFacts, layouts_by_model
@@ -73,10 +74,34 @@ class CostModel:
 
     def macs(self, plan: SharePlan) -> int:
         """Return the multiply-accumulates per frame of live stages, heads and adapters."""
+        return sum(self.macs_by_owner(plan).values())
+
+    def macs_by_owner(self, plan: SharePlan) -> dict[Ref, int]:
+        """Return the MACs per frame of each live stage, head and unfolded map.
+
+        A folded map counts for the layers that take it in, an unfolded one for the stage whose
+        representation it replaces.
+        """
         live = liveness(plan, self.layouts)
-        stages = sum(self.facts[ref.model].stage(ref.stage).macs for ref in live.stages)
-        heads = sum(facts.head_macs for facts in self.facts.values())
-        return stages + heads + sum(self.adapter_macs(share, live) for share in live.shares)
+        macs = {ref: self.facts[ref.model].stage(ref.stage).macs for ref in live.stages}
+        macs |= {Ref(name, HEAD): facts.head_macs for name, facts in self.facts.items()}
+        for share in live.shares:
+            for owner, added in self._macs_of_map(share, live):
+                macs[owner] = macs.get(owner, 0) + added
+        return macs
+
+    def macs_per_second(self, plan: SharePlan, rates: Mapping[str, float]) -> float:
+        """Return the multiply-accumulates per second of camera time.
+
+        `rates` are the frames a second that each model answers for, by name. What several models
+        need runs at the highest of their rates, see `spaces.execution.ticks`.
+        """
+        macs_by_owner, macs_by_rate = self.macs_by_owner(plan), Counter[float]()
+        rate_by_owner = running_rates(self._outputs(plan), rates)
+        for owner, macs in macs_by_owner.items():
+            macs_by_rate[rate_by_owner[owner]] += macs
+        # Whole numbers are summed first: the order of a set must not change the last digit.
+        return sum((rate * macs for rate, macs in sorted(macs_by_rate.items())), 0.0)
 
     def activation(self, plan: SharePlan) -> int:
         """Return the peak of float32 activations for one frame, in bytes."""
@@ -90,8 +115,7 @@ class CostModel:
         inputs while the merged model runs holds their bytes in addition.
         """
         live = liveness(plan, self.layouts)
-        outputs = (Output(name, tap_nodes(name, plan, self.layouts)) for name in self.layouts)
-        steps = execution_order(outputs)
+        steps = execution_order(self._outputs(plan))
         memory, peaks = ActivationLedger(), list[int]()
         for step in steps:
             if not step.reads:
@@ -104,6 +128,10 @@ class CostModel:
             for value in step.frees if step.reads else (model_input,):
                 memory.free(value)
         return list(zip(steps, peaks, strict=True))
+
+    def _outputs(self, plan: SharePlan) -> Iterator[Output]:
+        """Yield the output of each model under a plan without cycles."""
+        return (Output(name, tap_nodes(name, plan, self.layouts)) for name in self.layouts)
 
     def _footprint(self, step: ExecutionStep, live: Liveness) -> Footprint:
         node = step.makes
@@ -186,18 +214,23 @@ class CostModel:
     def _precision(self, owner: Ref, precisions: Mapping[Ref, Precision]) -> Precision:
         return precisions.get(owner, self.facts[owner.model].dtype)
 
-    def adapter_macs(self, share: Share, live: Liveness) -> int:
-        """Return the MACs per frame that a live share adds; negative as in `adapter_bytes`."""
+    def _macs_of_map(self, share: Share, live: Liveness) -> Iterator[tuple[Ref, int]]:
+        """Yield the MACs per frame that a live share adds, by the owner of the layer.
+
+        They are negative where folding makes a layer smaller.
+        """
         if share.adapter.kind == "identity":
-            return 0
+            return
         donor, recipient = self._ends(share)
         fold = find_fold_targets(share, live, self.facts)
-        if not fold.refusal:
+        if fold.refusal:
+            height, width = recipient.grid or (1, 1)
+            shapes = _map_shapes(donor.channels, recipient.channels, share.adapter.rank)
+            yield share.recipient, height * width * sum(rows * columns for rows, columns in shapes)
+            return
+        for consumer in fold.consumers:
             added = donor.channels - recipient.channels
-            return sum(added * consumer.macs_per_channel for consumer in fold.consumers)
-        height, width = recipient.grid or (1, 1)
-        shapes = _map_shapes(donor.channels, recipient.channels, share.adapter.rank)
-        return height * width * sum(rows * columns for rows, columns in shapes)
+            yield Ref(share.recipient.model, consumer.owner), added * consumer.macs_per_channel
 
 
 def _map_shapes(donor: int, recipient: int, rank: int) -> list[tuple[int, int]]:

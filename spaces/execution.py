@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from spaces.node import Node, Output, upstream_nodes
+from spaces.plan import HEAD, Ref
 
 
 @dataclass(frozen=True)
@@ -129,3 +130,16 @@ def ticks(rates: Mapping[str, float]) -> Iterator[tuple[tuple[str, ...], float]]
     for rate in sorted({*rates.values()}):
         yield tuple(name for name in rates if rates[name] >= rate), rate - slower
         slower = rate
+
+
+def running_rates(outputs: Iterable[Output], rates: Mapping[str, float]) -> dict[Ref, float]:
+    """Return at which rate each stage, adapter and head runs, by owner.
+
+    It is the highest rate of the models that need it. An adapter has the name of the
+    representation that it replaces.
+    """
+    by_owner: dict[Ref, float] = {}
+    for output in sorted(outputs, key=lambda output: rates[output.model]):
+        owners = [node.ref for node in upstream_nodes(output.taps)]
+        by_owner.update(dict.fromkeys([*owners, Ref(output.model, HEAD)], rates[output.model]))
+    return by_owner

@@ -212,6 +212,37 @@ def test_weights_that_change_after_the_config_was_made_are_refused(
         search.run(config)
 
 
+def test_a_loaded_model_may_have_a_rate(weights: Weights) -> None:
+    model = loaded(weights, "a", 1)
+    others = config_data(weights)["models"]
+    config = python_config(
+        weights, models={"a": {"model": model, "rate": 10}, "b": others["b"] | {"rate": 1}}
+    )
+    assert config.rates() == {"a": 10.0, "b": 1.0}
+    assert config.loaded_models == {"a": model}
+    plain = python_config(weights, models=others | {"a": model})
+    assert config.model_specs() == plain.model_specs() and plain.rates() == {}
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"rate": 0}, "models.a.rate: must be greater than 0"),
+        ({"rate": 1, "size": 64}, "models.a.size: not a key of a loaded model"),
+        ({}, "models: give a rate to every model or to none; a has none"),
+    ],
+)
+def test_the_keys_beside_a_loaded_model_are_checked(
+    weights: Weights, keys: dict[str, Any], message: str
+) -> None:
+    other = config_data(weights)["models"]["b"] | {"rate": 1}
+    with pytest.raises(BadConfig) as caught:
+        python_config(
+            weights, models={"a": {"model": loaded(weights, "a", 1), **keys}, "b": other}
+        )
+    assert message in str(caught.value)
+
+
 # Another package named `spaces`.
 
 

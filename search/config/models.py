@@ -73,6 +73,8 @@ class ModelConfig(Section):
     cut: Cut = "stages"
     """Where the network is cut: between the stages of its library, or with `blocks` also between
     the blocks of a stage."""
+    rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Frames a second that the model answers for. Give a rate to every model or to none."""
     input: InputConfig | None = None
     """How inputs are made, where training differed from the library's way."""
 
@@ -140,6 +142,25 @@ def config_of_loaded_model(name: str, model: StagedModel) -> ModelConfig:
         cut=spec.cut,
         input=InputConfig(**_as_lists(spec.input.as_dict)) if spec.input.as_dict else None,
     )
+
+
+def section_of_loaded_model(
+    name: str, given: StagedModel | Mapping[str, Any], model: StagedModel
+) -> ModelConfig | dict[str, Any]:
+    """Return the section of a loaded model that is given as such, or as `model` with its `rate`.
+
+    Raises:
+        BadConfig: another key stands beside the model, or as `config_of_loaded_model`.
+    """
+    section = config_of_loaded_model(name, model)
+    if not isinstance(given, Mapping):
+        return section
+    unknown = [key for key in given if key not in ("model", "rate")]
+    if unknown:
+        raise BadConfig(
+            f"models.{name}.{unknown[0]}: not a key of a loaded model; its keys are model, rate"
+        )
+    return section.model_dump(exclude_none=True) | {"rate": given.get("rate")}
 
 
 def _as_lists(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from search.config.base import BadConfig, Positive, Section, path_from
 from search.config.budget import Budget
 from search.config.data import FramesConfig, TruthConfig
 from search.config.error_words import DEVICE, error_sentences
-from search.config.models import ModelConfig, config_of_loaded_model
+from search.config.models import ModelConfig, section_of_loaded_model
 from search.config.search import (
     ExportConfig,
     MlflowConfig,
@@ -34,6 +34,7 @@ from search.config.watch import WatchConfig
 from search.statistics.streaming import PassSettings
 from search.study.problem import Limits
 from search.study.storage_url import POSTGRESQL
+from search.utils.format import list_names
 from search.utils.redact import without_credentials
 from spaces.model_spec import ModelSpec
 from spaces.precision import Dtype
@@ -51,7 +52,7 @@ class RunConfig(Section):
     """The config of a run, from a file or written in Python.
 
     Sections are given as mappings. A model may also be a `StagedModel` that `spaces.load_model`
-    has returned.
+    has returned, or such a model with its rate: `{"model": staged_model, "rate": 10}`.
 
     Raises:
         BadConfig: a key or value is not accepted.
@@ -131,8 +132,12 @@ class RunConfig(Section):
         """
         loaded = _loaded_models_in(data.get("models"))
         if loaded:
-            sections = {name: config_of_loaded_model(name, m) for name, m in loaded.items()}
-            data["models"] = data["models"] | sections
+            given = data["models"]
+            sections = {
+                name: section_of_loaded_model(name, given[name], model)
+                for name, model in loaded.items()
+            }
+            data["models"] = given | sections
         try:
             super().__init__(**data)
         except ValidationError as error:
@@ -192,6 +197,16 @@ class RunConfig(Section):
             raise ValueError(f"truth: {unknown[0]!r} is none of the models {sorted(self.models)}")
         return self
 
+    @model_validator(mode="after")
+    def _check_rates(self) -> RunConfig:
+        missing = [name for name, model in self.models.items() if model.rate is None]
+        if missing and len(missing) < len(self.models):
+            raise ValueError(
+                "models: give a rate to every model or to none; "
+                f"{list_names(missing)} {'has' if len(missing) == 1 else 'have'} none"
+            )
+        return self
+
     @property
     def loaded_models(self) -> Mapping[str, StagedModel]:
         """The models that the caller has loaded, by name; a run works on copies of them."""
@@ -241,6 +256,10 @@ class RunConfig(Section):
         """Return the spec of each model by name."""
         return {name: model.spec(name, self.base) for name, model in self.models.items()}
 
+    def rates(self) -> dict[str, float]:
+        """Return the frames a second that each model answers for; empty if none are given."""
+        return {name: m.rate for name, m in self.models.items() if m.rate is not None}
+
     def as_written(self) -> dict[str, Any]:
         """Return the config as plain data, with all defaults and without credentials."""
         data = self.model_dump(mode="json", exclude_none=True)
@@ -252,6 +271,11 @@ class RunConfig(Section):
 
 
 def _loaded_models_in(models: Any) -> dict[str, StagedModel]:
+    """Return the models that are given as such, or under the key `model` of their section."""
     if not isinstance(models, Mapping):
         return {}
-    return {name: model for name, model in models.items() if isinstance(model, StagedModel)}
+    given = {
+        name: section.get("model") if isinstance(section, Mapping) else section
+        for name, section in models.items()
+    }
+    return {name: model for name, model in given.items() if isinstance(model, StagedModel)}

@@ -32,7 +32,8 @@ class SearchConfig(Section):
     """How the next plan is proposed."""
     objectives: list[Cost] = Field(default=["bytes"], min_length=1)
     """Costs to minimise while predicted quality is maximised: bytes held, multiply-accumulates per
-    frame, peak bytes of live activations per frame, or milliseconds per frame."""
+    frame, peak bytes of live activations per frame, or milliseconds per frame. If the models have
+    a `rate`, MACs and milliseconds are those of a second of camera time."""
     metric: str = "fidelity"
     """Metric of similarity: `fidelity`, `r2`, `position_cka`, `cka` or another registered one."""
     adapters: list[str] = Field(default=["linear"], min_length=1)

@@ -18,6 +18,7 @@ from torch import Tensor
 from search.config.run import RunConfig
 from search.deploy.bundle_card import CARD, render_card
 from search.deploy.runtimes.graph_request import GraphRequest
+from search.deploy.rated_cost import rated_cost_section
 from search.refinement.refined_maps import maps_of
 from search.results.search_result import PlanRecord, Result
 from search.statistics.observed import Observed
@@ -124,6 +125,7 @@ def export_bundle(
         plan=merged.plan,
         dtype=deployment.dtype,
         classes=source.classes,
+        rates=source.config.rates(),
     )
     with replace_folder(folder, BUNDLE) as part:
         written_bytes = write_bundle(part, contents, merged)
@@ -134,7 +136,10 @@ def export_bundle(
         checks.append(_check_answers(bundle, unwritten, source))
         checks += _write_formats(bundle, source, part, request.formats)
         checks += request.graphs.write(bundle, source.frames, part)
-        sections = [write(unwritten, part) for write in extras]
+        sections = [
+            *([rated_cost_section(bundle, contents, source.frames)] if contents.rates else []),
+            *(write(unwritten, part) for write in extras),
+        ]
         text = render_card(source.result, record, contents, checks, sections)
         (part / CARD).write_text(text, encoding="utf-8")
         for name, needed in EXAMPLES.items():

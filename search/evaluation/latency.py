@@ -1,11 +1,11 @@
-"""Latency of a plan's merged model per frame, on the machine that runs the search."""
+"""Latency of a plan's merged model, on the machine that runs the search."""
 
 from __future__ import annotations
 
 import gc
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,9 +15,11 @@ from torch import Tensor
 
 from search.statistics.observed import Observed
 from spaces.adapters import LinearMap
+from spaces.execution import EntryPoint, ticks
 from spaces.liveness import canonical
 from spaces.merged import MergedModel
 from spaces.model_facts import layouts_by_model
+from spaces.node import Node
 from spaces.plan import Share, SharePlan
 from spaces.stored_modules import stored_copy
 
@@ -72,6 +74,42 @@ class Stopwatch:
             torch.cuda.synchronize(self.device)
 
 
+def default_stopwatch(device: torch.device) -> Stopwatch:
+    return Stopwatch(DEFAULT_STOPWATCH, device)
+
+
+@dataclass(frozen=True)
+class PartTimer:
+    """Times parts of a merged model on prepared frames."""
+
+    stopwatch: Stopwatch
+    merged: MergedModel
+    inputs: Sequence[Mapping[str, Tensor]]
+    """By frame, the input of each model in `merged.inputs_read`; the runs cycle through them."""
+
+    def milliseconds(self, entry: EntryPoint, trunk: EntryPoint | None = None) -> float:
+        """Return the median milliseconds of a part; a tail takes what the trunk gives."""
+        taken = [self._run(trunk, frame, {}) if trunk else {} for frame in self.inputs]
+        count = len(self.inputs)
+        return self.stopwatch.milliseconds(
+            lambda run: self._run(entry, self.inputs[run % count], taken[run % count])
+        )
+
+    def milliseconds_per_second(self, rates: Mapping[str, float]) -> float:
+        """Return the milliseconds per second of camera time, see `spaces.execution.ticks`."""
+        return sum(
+            per_second * self.milliseconds(self.merged.answering(models))
+            for models, per_second in ticks(rates)
+        )
+
+    @torch.inference_mode()
+    def _run(
+        self, entry: EntryPoint, inputs: Mapping[str, Tensor], taken: Mapping[Node, Tensor]
+    ) -> dict[Node, Tensor]:
+        run = self.merged.run(entry, inputs, taken, lambda head, taps: head(taps))
+        return run.representations
+
+
 class Latency:
     """Measures plans: stages, adapters and heads of the fused models, one frame at a time.
 
@@ -89,21 +127,31 @@ class Latency:
         Raises:
             BadPlan: the plan does not fit the deployment.
         """
+        timer = self._timer(plan)
+        return timer.milliseconds(timer.merged.whole)
+
+    def milliseconds_per_second(self, plan: SharePlan, rates: Mapping[str, float]) -> float:
+        """Return the milliseconds of the plan's merged model per second of camera time.
+
+        `rates` are the frames a second that each model answers for, by name.
+
+        Raises:
+            BadPlan: the plan does not fit the deployment.
+        """
+        return self._timer(plan).milliseconds_per_second(rates)
+
+    def _timer(self, plan: SharePlan) -> PartTimer:
         deployment = self._observed.deployment
         plan = canonical(plan, layouts_by_model(deployment.facts))
         merged = MergedModel(
             deployment.deployed_models, deployment.facts, plan, self._fitted_maps(plan)
         )
-        if plan.precisions:
-            merged = stored_copy(merged)
-        inputs = [
-            {name: prepared[name] for name in merged.inputs_read} for prepared in self._inputs
-        ]
         device = next(iter(deployment.deployed_models.values())).device
-        with torch.inference_mode():
-            return Stopwatch(self._settings, device).milliseconds(
-                lambda run: merged(inputs[run % len(inputs)])
-            )
+        return PartTimer(
+            Stopwatch(self._settings, device),
+            stored_copy(merged) if plan.precisions else merged,
+            self._inputs,
+        )
 
     def _fitted_maps(self, plan: SharePlan) -> Mapping[Share, LinearMap]:
         """Return all maps fitted so far; fit the maps that the plan still lacks first."""

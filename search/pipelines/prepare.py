@@ -335,4 +335,5 @@ def build_problem(
         costs=tuple(config.search.objectives),
         profiles=with_profile_of(champion, profiles, facts) if champion else profiles,
         rounding_losses=losses,
+        rates=config.rates(),
     )

@@ -8,7 +8,6 @@ from dataclasses import replace
 from search.report.score_text import interval_text, score_name, score_text
 from search.results.kept_quality import kept_interval_text, kept_text
 from search.results.search_result import CandidateRecord, VerifiedCandidates, verified_front
-from search.study.objectives import COST_UNITS
 from search.study.problem import Cost
 from search.utils.format import MEGABYTE, percent
 from search.utils.reporter import Reporter
@@ -47,23 +46,23 @@ def print_candidates(
         reporter.say(f"{c.hash}:  " + "\n               ".join(lines))
 
 
-def costs_besides_bytes(candidates: Sequence[CandidateRecord]) -> list[Cost]:
-    """Return the other costs that the search minimised."""
-    return [n for n in COST_UNITS if n != "bytes" and any(n in c.costs for c in candidates)]
+def units_besides_bytes(candidates: Sequence[CandidateRecord]) -> dict[Cost, str]:
+    """Return the other costs of the candidates, with their units."""
+    return {name: c.cost_units[name] for c in candidates for name in c.costs_besides_bytes}
 
 
 def _candidate_cells(
     verified: VerifiedCandidates, unmerged_bytes: int, chosen: str | None
 ) -> Cells:
     baseline, candidates = verified.baseline, verified.candidates
-    costs = costs_besides_bytes(candidates)
+    units = units_besides_bytes(candidates)
     header = ["plan", "MB", "saved", "kept", "proxy", "fidelity"]
-    header += [f"{name} {COST_UNITS[name]}" for name in costs]
+    header += [f"{name} {unit}" for name, unit in units.items()]
     header += [f"{name} {score_name(scores)}" for name, scores in baseline.items()]
     full = f"{unmerged_bytes / MEGABYTE:.2f}"
     rows = [
         ["unmerged", full, "0.0%", kept_text(1.0, verified.at_chance), "1.000", "100.0%",
-         *("" for _ in costs),
+         *("" for _ in units),
          *(score_text(scores) for scores in baseline.values())]
     ]  # fmt: skip
     front = verified_front(candidates)
@@ -73,7 +72,7 @@ def _candidate_cells(
             [f"{c.hash} {mark}", f"{c.bytes / MEGABYTE:.2f}", f"{c.saved_pct:.1f}%",
              kept_text(c.quality_kept, verified.at_chance), f"{c.proxy:.3f}",
              percent(c.mean_fidelity),
-             *(f"{c.costs[name]:.2f}" for name in costs),
+             *(f"{c.costs_besides_bytes[name]:.2f}" for name in units),
              *(score_text(c.accuracy[name]) for name in baseline)]
         )  # fmt: skip
     return header, rows

@@ -56,7 +56,7 @@ def print_plan(file: Path, reporter: Reporter) -> None:
         return
     reporter.say(
         f"holds {megabytes(record.bytes)}, {record.saved_pct:.1f}% less than unmerged; "
-        f"{record.macs / 1e6:,.0f} M multiply-accumulates per frame; proxy {record.proxy:.3f}"
+        f"{_macs_text(record, result)}; proxy {record.proxy:.3f}"
     )
     if isinstance(record, CandidateRecord):
         for name, scores in record.accuracy.items():
@@ -64,6 +64,14 @@ def print_plan(file: Path, reporter: Reporter) -> None:
             significance = record.significance_by_model[name]
             reporter.say(f"verified {name}: {values}; against unmerged {significance}")
         reporter.say(f"quality kept: {_kept_with_reason(record, result.at_chance)}")
+
+
+def _macs_text(record: PlanRecord, result: Result) -> str:
+    text = f"{record.macs / 1e6:,.0f} M multiply-accumulates per frame"
+    if record.macs_per_second is None:
+        return text
+    per_second = f"{record.macs_per_second / 1e6:,.0f} M per second of camera time"
+    return f"{text}, {per_second} at the rates {result.rates_text}"
 
 
 def _print_precisions(plan: SharePlan, record: PlanRecord | None, reporter: Reporter) -> None:

@@ -243,6 +243,7 @@ def _facts(result: Result) -> list[tuple[str, str]]:
         ("search", f"{study['trials']:,} plans evaluated of {study['space']:,} combinations, "
                    f"sampler {study['sampler']}, seed {result.seed}"),
         ("minimised", ", ".join(study["objectives"])),
+        *([("frames a second", result.rates_text)] if result.rates else []),
         ("smallest reachable", megabytes(result.smallest_bytes)),
         ("seconds", seconds),
         ("versions", ", ".join(f"{name} {version}" for name, version in result.versions.items())),

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from search.evaluation.per_frame import main_score
-from search.report.candidate_table import costs_besides_bytes
+from search.report.candidate_table import units_besides_bytes
 from search.report.score_text import interval_text, score_name, score_text
 from search.report.similarity_matrix import Stages, model_pairs, similarity_matrix
 from search.results.kept_quality import kept_interval_text, kept_text, readable_quality
 from search.results.precisions import BITS, parts_text
 from search.results.search_result import CandidateRecord, Result
-from search.study.objectives import COST_UNITS
+from search.study.objectives import MEGA
 from search.study.problem import Cost
 from search.utils.format import MEGABYTE, percent
 from spaces.plan import Share, SharePlan
@@ -74,10 +74,10 @@ class HeatMap:
 
 def candidate_table(result: Result) -> CandidateTable:
     """Return the unmerged models, then the candidates by rising bytes."""
-    costs = costs_besides_bytes(result.candidates)
+    units = units_besides_bytes(result.candidates)
     header = ["Plan", "MB", "Saved", "Quality kept", "Fidelity", "Proxy"]
     header += ["Weights"] if result.has_precisions else []
-    header += [f"{name.capitalize()}, {COST_UNITS[name]}" for name in costs]
+    header += [f"{name.capitalize()}, {unit}" for name, unit in units.items()]
     header += [f"{name} {score_name(scores)}" for name, scores in result.baseline.items()]
     unmerged = CandidateRow(
         Cell("unmerged"),
@@ -85,14 +85,16 @@ def candidate_table(result: Result) -> CandidateTable:
             Cell(f"{result.unmerged_bytes / MEGABYTE:.2f}"), Cell("0.0%"),
             Cell(kept_text(1.0, result.at_chance)), Cell("100.0%"), Cell("1.000"),
             *([Cell(result.dtype)] if result.has_precisions else []),
-            *(Cell("") for _ in costs),
+            *(_unmerged_cost_cell(result, name) for name in units),
             *(Cell(score_text(scores), "", interval_text(result.baseline_intervals[name]))
               for name, scores in result.baseline.items()),
         ),
         pinned=True,
     )  # fmt: skip
     ordered = sorted(result.candidates, key=lambda c: c.bytes)
-    return CandidateTable(tuple(header), (unmerged, *(_row(c, result, costs) for c in ordered)))
+    return CandidateTable(
+        tuple(header), (unmerged, *(_row(c, result, list(units)) for c in ordered))
+    )
 
 
 def heat_maps(result: Result, similarity: Mapping[Share, float]) -> list[HeatMap]:
@@ -132,11 +134,20 @@ def _row(c: CandidateRecord, result: Result, costs: Sequence[Cost]) -> Candidate
             _percent_cell(c.mean_fidelity),
             Cell(f"{c.proxy:.3f}", str(c.proxy)),
             *([_weights_cell(c, result)] if result.has_precisions else []),
-            *(Cell(f"{c.costs[name]:.2f}", str(c.costs[name])) for name in costs),
+            *(_cost_cell(c.costs_besides_bytes[name]) for name in costs),
             *(_score_cell(c, name) for name in result.baseline),
         ),
         tuple(marks),
     )
+
+
+def _unmerged_cost_cell(result: Result, name: Cost) -> Cell:
+    per_second = result.unmerged_macs_per_second
+    return Cell(f"{per_second / MEGA:.2f}") if name == "macs" and per_second else Cell("")
+
+
+def _cost_cell(value: float) -> Cell:
+    return Cell(f"{value:.2f}", str(value))
 
 
 def _weights_cell(c: CandidateRecord, result: Result) -> Cell:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any, Literal
@@ -13,7 +13,9 @@ from search.evaluation.per_frame import Scores, main_score_name, mean_of_availab
 from search.results.alternative import AlternativeRecord
 from search.results.precisions import StoredBytes, describe_stored
 from search.results.refinement import RefinementRecord
+from search.study.objectives import MEGA, cost_units
 from search.study.pareto import front_indices
+from search.study.problem import Cost
 from search.utils.records import IsoTime
 from spaces.plan import Precision, SharePlan
 from spaces.tasks.task import TaskName
@@ -49,9 +51,23 @@ class PlanRecord:
     proxy: float
     """Quality that the proxy predicts."""
     costs: dict[str, float]
-    """The minimised objectives by name, in `search.study.objectives.COST_UNITS`."""
+    """The minimised objectives by name, in the units of `cost_units`."""
     stored: StoredBytes = field(default_factory=dict, kw_only=True)
     """How `bytes` are stored; empty for a plan without precisions."""
+    macs_per_second: float | None = field(default=None, kw_only=True)
+    """MACs per second of camera time; None if the models have no rates."""
+
+    @property
+    def cost_units(self) -> Mapping[Cost, str]:
+        """The unit of each cost."""
+        return cost_units(has_rates=self.macs_per_second is not None)
+
+    @property
+    def costs_besides_bytes(self) -> dict[Cost, float]:
+        """The other costs that the search minimised; with rates, the MACs in any case."""
+        rated = {} if self.macs_per_second is None else {"macs": self.macs_per_second / MEGA}
+        costs = self.costs | rated
+        return {name: costs[name] for name in self.cost_units if name in costs and name != "bytes"}
 
     @property
     def refinement_text(self) -> str:
@@ -154,6 +170,10 @@ class Result:
     """What refining the maps of each candidate gained; empty if none were refined."""
     alternatives: list[AlternativeRecord] = field(default_factory=list)
     """What the unmerged models keep with all weights in a lower precision."""
+    rates: dict[str, float] = field(default_factory=dict)
+    """Frames a second that each model answers for; empty if the config gives none."""
+    unmerged_macs_per_second: float | None = None
+    """MACs per second of camera time of the unmerged models; None without rates."""
     bundle: str | None = None
     """`spaces.bundle_files.bundle_id` of OUT/bundle; None if no bundle was written."""
     versions: dict[str, str] = field(default_factory=package_versions)
@@ -168,6 +188,11 @@ class Result:
         """The precision of all weights that a plan does not store otherwise."""
         dtype: Precision = self.config["dtype"]
         return dtype
+
+    @property
+    def rates_text(self) -> str:
+        """The rates of the models in words; empty if the config gives none."""
+        return ", ".join(f"{name} {rate:g}" for name, rate in self.rates.items())
 
     @property
     def has_precisions(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from search.study.problem import Cost, Problem
@@ -14,6 +14,17 @@ from spaces.plan import SharePlan
 MEGA = 1e6
 COST_UNITS: dict[Cost, str] = {"bytes": "MB", "macs": "M", "activation": "MB", "latency": "ms"}
 """The unit of each cost; MB is 10^6 bytes."""
+
+
+def cost_units(has_rates: bool) -> dict[Cost, str]:
+    """Return the unit of each cost: if the models have rates, some are per second of camera time.
+
+    Examples:
+        >>> cost_units(has_rates=True)
+        {'bytes': 'MB', 'macs': 'M/s', 'activation': 'MB', 'latency': 'ms/s'}
+    """
+    per_second: dict[Cost, str] = {"macs": "M/s", "latency": "ms/s"}
+    return COST_UNITS | per_second if has_rates else COST_UNITS
 
 
 class LatencyUnavailable(MergeSearchError):
@@ -37,7 +48,7 @@ class EvaluatedPlan(PredictedPlan):
     """A predicted plan with the costs that the search minimises."""
 
     costs: tuple[float, ...]
-    """The costs that the problem names, in its order and in COST_UNITS."""
+    """The costs that the problem names, in its order and in `PlanEvaluator.cost_units`."""
 
     @property
     def objectives(self) -> tuple[float, ...]:
@@ -53,8 +64,8 @@ class PlanEvaluator:
     ) -> None:
         """Prepare for a problem.
 
-        `measure_latency` returns milliseconds per frame of a plan; it is needed only if latency is
-        among the problem's costs.
+        `measure_latency` returns milliseconds of a plan: per frame or, if the problem has rates,
+        per second of camera time. It is needed only if latency is among the problem's costs.
         """
         self.problem = problem
         self.costs = CostModel(problem.facts)
@@ -62,7 +73,7 @@ class PlanEvaluator:
         self._predicted: dict[SharePlan, PredictedPlan] = {}
         self._measure: dict[Cost, Callable[[SharePlan], float]] = {
             "bytes": lambda plan: self.predict(plan).bytes / MEGA,
-            "macs": lambda plan: self.costs.macs(plan) / MEGA,
+            "macs": lambda plan: self._macs(plan) / MEGA,
             "activation": lambda plan: self.costs.activation(plan) / MEGA,
             "latency": measure_latency or _refuse_latency,
         }
@@ -91,6 +102,20 @@ class PlanEvaluator:
         """Return a canonical plan with costs that were computed before."""
         predicted = self.predict(plan)
         return EvaluatedPlan(plan, predicted.bytes, predicted.proxy, predicted.worst, costs)
+
+    def macs_per_second(self, plan: SharePlan) -> float | None:
+        """Return the MACs per second of camera time; None if the models have no rates."""
+        rates = self.problem.rates
+        return self.costs.macs_per_second(plan, rates) if rates else None
+
+    def _macs(self, plan: SharePlan) -> float:
+        per_second = self.macs_per_second(plan)
+        return self.costs.macs(plan) if per_second is None else per_second
+
+    @property
+    def cost_units(self) -> Mapping[Cost, str]:
+        """The unit of each cost of the problem."""
+        return cost_units(has_rates=bool(self.problem.rates))
 
     def is_feasible(self, plan: PredictedPlan) -> bool:
         """Return whether the plan lies within the problem's limits."""

@@ -18,7 +18,8 @@ from spaces.plan import AdapterSpec, Ref, Share
 
 Cost = Literal["bytes", "macs", "activation", "latency"]
 """A cost that a search can minimise: bytes held, multiply-accumulates per frame, peak bytes of
-live activations per frame, measured milliseconds per frame."""
+live activations per frame, measured milliseconds per frame. If the models have rates, MACs and
+milliseconds are those per second of camera time."""
 
 SamplerName = Literal["local", "nsga2", "tpe", "random"]
 """How a study picks the next plan to evaluate; see `search.study.samplers`."""
@@ -57,6 +58,8 @@ class Problem:
     """The precision profiles to choose from; none: all weights are stored as given."""
     rounding_losses: RoundingLosses = field(default_factory=dict)
     """The loss of each stage and head at each precision, 0 to 1."""
+    rates: Mapping[str, float] = field(default_factory=dict)
+    """The frames a second that each model answers for; empty: all answer for every frame."""
 
     @cached_property
     def layouts(self) -> Layouts:
@@ -91,11 +94,14 @@ class Problem:
                 "quality": self.limits.quality,
             },
             "costs": list(self.costs),
-        } | self._precision_to_dict()
+            # Hashes of problems that give neither depend on the keys being left out.
+            **self._precision_to_dict(),
+            **({"rates": dict(self.rates)} if self.rates else {}),
+        }
 
     def _precision_to_dict(self) -> dict[str, Any]:
         if not self.profiles:
-            return {}  # as before plans had precisions: hashes of problems depend on it
+            return {}
         return {
             "profiles": [
                 {str(owner): precision for owner, precision in sorted(profile.items())}
@@ -127,4 +133,5 @@ class Problem:
                 (Ref.parse(owner), precision): loss
                 for owner, precision, loss in data.get("rounding_losses", [])
             },
+            rates=data.get("rates", {}),
         )

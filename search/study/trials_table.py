@@ -6,7 +6,7 @@ import csv
 import io
 from pathlib import Path
 
-from search.study.objectives import COST_UNITS, MEGA, PlanEvaluator
+from search.study.objectives import MEGA, PlanEvaluator
 from search.study.optimize import StudyResult
 from search.utils.files import write_text
 
@@ -22,7 +22,8 @@ def write_trials(study: StudyResult, evaluator: PlanEvaluator, out: Path) -> Non
     extra = [cost for cost in evaluator.problem.costs if cost != "bytes"]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    costs = [f"{cost}_{COST_UNITS[cost].lower()}" for cost in extra]
+    units = {cost: unit.lower() for cost, unit in evaluator.cost_units.items()}
+    costs = [f"{cost}_{units[cost].replace('/s', '_per_second')}" for cost in extra]
     writer.writerow(
         ["trial", "plan", "bytes_mb", "proxy", *costs, "feasible", "hypervolume", "shares"]
     )

@@ -33,7 +33,14 @@ KEYS = {
 """JSON keys of the fields that are stored under another name: the files keep their keys."""
 
 
-OMITTED_IF_EMPTY = ("stored", "refinements", "alternatives")
+OMITTED_IF_EMPTY = (
+    "stored",
+    "refinements",
+    "alternatives",
+    "rates",
+    "macs_per_second",
+    "unmerged_macs_per_second",
+)
 """Fields that are written only if they hold something: without them a record keeps the bytes, and
 so the identity, that it had before they existed."""
 

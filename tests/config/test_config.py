@@ -45,6 +45,28 @@ def refusal(folder: Path, data: Any, overrides: tuple[str, ...] = ()) -> str:
     return text
 
 
+def test_rates_are_those_of_all_models_or_none(tmp_path: Path, good: dict[str, Any]) -> None:
+    assert load_config(write_config(tmp_path, good)).rates() == {}
+    overrides = ["models.a.rate=10", "models.b.rate=0.5"]
+    config = load_config(write_config(tmp_path, good), overrides)
+    assert config.rates() == {"a": 10.0, "b": 0.5}
+    assert config_of(config.as_written(), tmp_path, tmp_path / "again.yaml") == config
+
+
+def test_a_rate_for_some_models_only_is_refused(tmp_path: Path, good: dict[str, Any]) -> None:
+    good["models"]["c"] = good["models"]["a"]
+    for rated, clause in (({"b"}, "a and c have none"), ({"a", "b"}, "c has none")):
+        changes = {f"models.{name}.rate": 1 for name in rated}
+        message = refusal(tmp_path, with_changes(good, changes))
+        assert f"give a rate to every model or to none; {clause}" in message
+
+
+@pytest.mark.parametrize("value", [0, -1, "fast", float("inf"), float("nan"), True, [10]])
+def test_a_rate_is_a_positive_number(tmp_path: Path, good: dict[str, Any], value: Any) -> None:
+    message = refusal(tmp_path, with_changes(good, {"models.a.rate": value}))
+    assert "models.a.rate: must be a" in message or "models.a.rate: must be greater" in message
+
+
 def test_a_valid_config_loads_with_every_value(tmp_path: Path, good: dict[str, Any]) -> None:
     config = load_config(write_config(tmp_path, good))
     assert (config.name, config.seed, config.budget) == ("tiny", 3, "90%")

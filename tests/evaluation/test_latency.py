@@ -1,4 +1,4 @@
-"""Latency is the median time per frame of the plan's merged model."""
+"""Latency is the median time of the plan's merged model, per frame or second of camera time."""
 
 from __future__ import annotations
 
@@ -122,6 +122,45 @@ def test_only_live_stages_run_once_per_run(pair: Observed, adapter: AdapterSpec)
         milliseconds = Latency(pair, QUICK).milliseconds(plan)
     assert 0 < milliseconds < math.inf
     assert ran == Counter({str(ref): QUICK.warmup + QUICK.runs for ref in live.stages})
+
+
+def test_a_second_of_camera_time_holds_the_time_of_each_frame_at_its_rate(
+    pair: Observed, clock: FakeTime
+) -> None:
+    """Every stage and head takes one second by the clock."""
+
+    def advance(*_: Any) -> None:
+        clock.now += 1
+
+    deployment, rates = pair.deployment, {"a": 4.0, "b": 1.0}
+    plan = SharePlan((same_stage(pair, "blocks.3"),))
+    live = liveness(plan, CostModel(deployment.facts).layouts)
+    of_a, of_b = (1 + sum(ref.model == name for ref in live.stages) for name in rates)
+    modules = [
+        module
+        for model in deployment.fused_models.values()
+        for module in (*model.stages, model.head)
+    ]
+    handles = [module.register_forward_hook(advance) for module in modules]
+    try:
+        milliseconds = Latency(pair, QUICK).milliseconds_per_second(plan, rates)
+    finally:
+        for handle in handles:
+            handle.remove()
+    # one frame a second runs the parts of both, and three more those of a
+    assert milliseconds == 1000 * (1 * (of_a + of_b) + 3 * of_a)
+
+
+def test_with_equal_rates_each_frame_costs_its_latency(pair: Observed, clock: FakeTime) -> None:
+    handle = pair.deployment.fused_models["a"].head.register_forward_hook(
+        lambda *_: setattr(clock, "now", clock.now + 0.25)
+    )
+    latency = Latency(pair, QUICK)
+    try:
+        assert latency.milliseconds(SharePlan()) == 250
+        assert latency.milliseconds_per_second(SharePlan(), {"a": 6.0, "b": 6.0}) == 6 * 250
+    finally:
+        handle.remove()
 
 
 def test_a_classifier_and_a_detector_are_timed(mixed: Observed) -> None:

@@ -96,6 +96,19 @@ MEASURED = {
     "alternatives": ALTERNATIVES,
     **{key: RESULT[key] for key in LAST},
 }
+RATED_CANDIDATE = {
+    **PLAN,
+    "macs_per_second": 27_650_296.5,
+    **{key: value for key, value in CANDIDATE.items() if key not in PLAN},
+}
+RATED = {
+    **{key: value for key, value in RESULT.items() if key not in LAST},
+    "front": [{**PLAN, "macs_per_second": 27_650_296.5}],
+    "candidates": [RATED_CANDIDATE],
+    "rates": {"b": 10.0, "a": 0.5},
+    "unmerged_macs_per_second": 141_590_000.0,
+    **{key: RESULT[key] for key in LAST},
+}
 VERIFICATION: dict[str, Any] = {
     "name": "doors",
     "seed": 0,
@@ -206,7 +219,9 @@ CHAMPION: dict[str, Any] = {
 SAMPLES: list[tuple[type[Any], dict[str, Any]]] = [
     (Result, RESULT),
     (Result, MEASURED),
+    (Result, RATED),
     (Verification, VERIFICATION),
+    (Verification, {**VERIFICATION, "candidates": [RATED_CANDIDATE]}),
     (MetricComparison, LEAGUE),
     (RegisteredPlan, REGISTERED),
     (Round, ROUND),

@@ -22,6 +22,7 @@ from search.results.search_result import (
 from search.study.objectives import EvaluatedPlan, PlanEvaluator
 from search.utils.timing import utc_now
 from spaces.deployment import Deployment
+from spaces.plan import SharePlan
 
 
 def build_result(
@@ -59,6 +60,8 @@ def build_result(
         latency_ms=verification.latency_ms,
         refinements=verification.refinements,
         alternatives=verification.alternatives,
+        rates=dict(evaluator.problem.rates),
+        unmerged_macs_per_second=evaluator.macs_per_second(SharePlan()),
         seconds=dict(seconds),
         created=utc_now(),
     )
@@ -89,6 +92,7 @@ def plan_record(evaluated: EvaluatedPlan, evaluator: PlanEvaluator) -> PlanRecor
         proxy=evaluated.proxy,
         costs=dict(zip(evaluator.problem.costs, evaluated.costs, strict=True)),
         stored=stored_bytes_by_precision(evaluated.plan, evaluator.costs),
+        macs_per_second=evaluator.macs_per_second(evaluated.plan),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from search.config.run import RunConfig
@@ -69,7 +69,7 @@ def search(
     if champion:
         champion = deployment.without_needless_maps(champion.in_closed_form())
     problem = build_problem(config, deployment, similarity, losses, champion)
-    evaluator = PlanEvaluator(problem, latency.milliseconds)
+    evaluator = PlanEvaluator(problem, latency_objective(latency, problem.rates))
     with reporter.working("smallest plan"):
         least = smallest_within_limits(evaluator, config.out_folder)
     with timings.timing("search"):
@@ -80,6 +80,15 @@ def search(
     return FrontSearch(
         observed, similarity, evaluator, latency, least, explored, evaluated_champion
     )
+
+
+def latency_objective(
+    latency: Latency, rates: Mapping[str, float]
+) -> Callable[[SharePlan], float]:
+    """Return what measures a plan: per second of camera time if the models have rates."""
+    if not rates:
+        return latency.milliseconds
+    return lambda plan: latency.milliseconds_per_second(plan, rates)
 
 
 def smallest_within_limits(evaluator: PlanEvaluator, out: Path) -> PredictedPlan:

@@ -25,12 +25,15 @@ from search.report.score_text import score_name
 from search.results.kept_quality import readable_quality
 from search.results.precisions import StoredBytes, describe_stored
 from search.results.search_result import CandidateRecord, PlanRecord, Result
-from search.study.objectives import COST_UNITS, MEGA
+from search.study.objectives import MEGA
 from search.study.optimize import StudyResult
+from search.study.problem import Cost
 from search.utils.files import write_text
 from spaces.plan import SharePlan
 
 EXPLORER = "explore.html"
+COST_NAMES: Mapping[Cost, str] = {"macs": "MACs"}
+"""Names of costs on the axes, where they differ from those of the config."""
 MOST_DOTS = 5000
 """If more plans were evaluated, only every n-th is drawn, besides the front."""
 PAGE = """<!doctype html>
@@ -140,8 +143,8 @@ def _numbers(candidate: CandidateRecord, at_chance: Collection[str]) -> dict[str
     numbers: Mapping[str, float | None] = {
         "MB": candidate.bytes / MEGA,
         "MACs (M)": candidate.macs / MEGA,
-        **{f"{name} ({COST_UNITS[name]})": value for name, value in candidate.costs.items()  # type: ignore[index]
-           if name not in ("bytes", "macs")},
+        **{f"{COST_NAMES.get(name, name)} ({candidate.cost_units[name]})": value
+           for name, value in candidate.costs_besides_bytes.items()},
         "proxy": candidate.proxy,
         "fidelity": candidate.mean_fidelity,
         "quality kept": readable_quality(candidate.quality_kept, at_chance),

@@ -22,8 +22,12 @@ LONGEST_NOTED_SHARES = 300
 NOTED_CANDIDATES = 10
 """Candidates in the note at most: MLflow accepts 8,000 characters."""
 SCORES = ("top1", "top5", "map", "ap50", "recall1", "recall5", "miou", "pixels")
-MEASURED_COSTS = {"activation": "activation_mb", "latency": "latency_ms"}
-"""Objectives logged beside bytes and MACs, with the names of their MLflow metrics."""
+COST_METRICS = {
+    ("activation", "MB"): "activation_mb",
+    ("latency", "ms"): "latency_ms",
+    ("latency", "ms/s"): "latency_ms_per_second",
+}
+"""MLflow's names of the objectives besides bytes and MACs, by name and unit."""
 
 
 def search_parameters(result: Result) -> dict[str, Any]:
@@ -38,6 +42,7 @@ def search_parameters(result: Result) -> dict[str, Any]:
         "objectives": ", ".join(result.study["objectives"]),
         "trials": result.study["trials"],
         **_choice_of_precisions(result),
+        **({"rates": result.rates_text[:LONGEST_PARAMETER]} if result.rates else {}),
         **provenance_parameters(result),
     }
 
@@ -214,6 +219,7 @@ def unmerged_metrics(result: Result) -> dict[str, float]:
         "bytes_mb": result.unmerged_bytes / MEGABYTE,
         **_bytes_by_precision(result, {}, result.unmerged_bytes),
         "macs_m": result.unmerged_macs / 1e6,
+        **_macs_per_second(result.unmerged_macs_per_second),
         "saved_pct": 0.0,
         "proxy": 1.0,
         "fidelity": 1.0,
@@ -259,6 +265,7 @@ def candidate_metrics(candidate: CandidateRecord) -> dict[str, float]:
     metrics: dict[str, float | None] = {
         "bytes_mb": candidate.bytes / MEGABYTE,
         "macs_m": candidate.macs / 1e6,
+        **_macs_per_second(candidate.macs_per_second),
         "saved_pct": candidate.saved_pct,
         "proxy": candidate.proxy,
         "fidelity": candidate.mean_fidelity,
@@ -266,9 +273,21 @@ def candidate_metrics(candidate: CandidateRecord) -> dict[str, float]:
         **_accuracy_metrics(candidate.accuracy),
         **{f"kept_{name}": value for name, value in candidate.kept.items()},
         **{f"fidelity_{name}": value for name, value in candidate.fidelity.items()},
-        **{title: candidate.costs.get(cost) for cost, title in MEASURED_COSTS.items()},
+        **_objectives(candidate),
     }
     return {name: value for name, value in metrics.items() if value is not None}
+
+
+def _macs_per_second(macs: float | None) -> dict[str, float]:
+    return {} if macs is None else {"macs_per_second_m": macs / 1e6}
+
+
+def _objectives(candidate: CandidateRecord) -> dict[str, float]:
+    return {
+        COST_METRICS[name, candidate.cost_units[name]]: value
+        for name, value in candidate.costs_besides_bytes.items()
+        if name != "macs"
+    }
 
 
 def front_columns(result: Result) -> dict[str, list[Any]]:
