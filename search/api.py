@@ -119,15 +119,18 @@ def export(
     plan: str | None = None,
     formats: Sequence[ExportFormat] = (),
     reporter: Reporter | None = None,
+    points: int = 1,
 ) -> ExportedBundle:
     """Export a plan of the finished run in OUT as a bundle.
 
     `to` is the folder to write: new, empty, or a bundle to replace. `plan` names a plan by the
     first digits of its hash; by default the chosen plan. `formats` may add "onnx" and "program",
-    a torch.export program.
+    a torch.export program. With `points`, the bundle holds that many verified plans, of which
+    `bundle.use` chooses one.
 
     Raises:
         NoSuchRun, NoSuchPlan: OUT holds no finished run, or the run no such plan.
+        TooFewPlans: the run verified fewer plans than `points`.
         CannotWrite: the folder holds other files, or cannot be written to.
         MergeSearchError: anything else that the user can correct.
 
@@ -138,7 +141,9 @@ def export(
         >>> len(bundle.checks)
         2
     """
-    return export_pipeline.export(Path(out), plan, Path(to), formats, reporter or SILENT)
+    return export_pipeline.export(
+        Path(out), plan, Path(to), formats, reporter or SILENT, points=points
+    )
 
 
 def correlate(config: RunConfig, reporter: Reporter | None = None) -> MetricComparison:

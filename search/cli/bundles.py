@@ -17,6 +17,9 @@ from search.cli.search import STATISTICS_SAVED
 @click.option("--plan", default=None, metavar="HASH",
               help="Plan to export, by the first digits of its hash; by default the chosen "
               "plan.")  # fmt: skip
+@click.option("--points", default=1, show_default=True, type=click.IntRange(min=1), metavar="N",
+              help="Plans in the bundle: besides this one, others that were verified, spread "
+              "evenly over their bytes.")  # fmt: skip
 @click.option("--to", "folder", required=True, type=PATH, metavar="DIR",
               help="Folder to write: new, empty, or a bundle to replace.")  # fmt: skip
 @click.option("--format", "formats", multiple=True, type=click.Choice(["onnx", "program"]),
@@ -31,6 +34,7 @@ from search.cli.search import STATISTICS_SAVED
 def export(
     out: Path,
     plan: str | None,
+    points: int,
     folder: Path,
     formats: tuple[str, ...],
     int8: bool,
@@ -43,12 +47,16 @@ def export(
     (CARD.md) and an example. spaces.load_bundle(DIR) returns one module that takes camera frames
     and returns the answers of all models; it needs nothing else of the run. The bundle is checked
     on real frames before DIR appears.
+
+    With --points, the bundle holds several plans and every tensor once: bundle.use(HASH) changes
+    from one plan to another while it runs, e.g. to a cheaper one at night. The graphs of --format
+    and --int8 are those of the first plan.
     """
     chosen_formats = [name for name in deferred.FORMATS if name in formats]
     if keep_float and not int8:
         raise click.UsageError("--keep-float needs --int8")
     request = deferred.Int8Request(keep_float) if int8 else None
-    deferred.export(out, plan, folder, chosen_formats, app.reporter(), request)
+    deferred.export(out, plan, folder, chosen_formats, app.reporter(), request, points)
     app.reporter().say(f"Wrote {app.display_path(folder)}: see its CARD.md and example.py")
 
 
