@@ -52,8 +52,8 @@ from search.config.run import RunConfig
 from search.data.frames import FrameSet, Sampling, Subset
 from search.data.ground_truth import ClassTruth, Truth
 from search.deploy.export import ONNX
-from search.deploy.graph_answers import GraphAnswers, prepare_feed
-from search.deploy.int8_export import (
+from search.deploy.int8.graph_answers import GraphAnswers, prepare_feed
+from search.deploy.int8.int8_export import (
     CALIBRATION_FRAMES,
     CalibrationFeeds,
     owners_in_float,

@@ -15,6 +15,7 @@ from search.config.run import RunConfig
 from search.deploy import promotion
 from search.deploy.export import ExportFormat, ExportRequest
 from search.deploy.promotion import PlanInService
+from search.deploy.runtimes.graph_request import NO_GRAPHS, GraphRequest
 from search.pipelines import correlate as correlate_pipeline
 from search.pipelines import exact as exact_pipeline
 from search.pipelines import export as export_pipeline
@@ -118,7 +119,8 @@ def export(
     to: AnyPath,
     plan: str | None = None,
     formats: Sequence[ExportFormat] = (),
-    graphs: GraphRequest | None = None,
+    graphs: GraphRequest = NO_GRAPHS,
+    points: int = 1,
     reporter: Reporter | None = None,
 ) -> ExportedBundle:
     """Export a plan of the finished run in OUT as a bundle.
@@ -126,10 +128,12 @@ def export(
     `to` is the folder to write: new, empty, or a bundle to replace. `plan` names a plan by the
     first digits of its hash; by default the chosen plan. `formats` may add "onnx" and "program",
     a torch.export program; `graphs`, made by `request_graphs`, adds those of entry points and
-    runtimes.
+    runtimes. With `points`, the bundle holds that many verified plans, of which
+    `bundle.use` chooses one.
 
     Raises:
         NoSuchRun, NoSuchPlan: OUT holds no finished run, or the run no such plan.
+        TooFewPlans: the run verified fewer plans than `points`.
         CannotWrite: the folder holds other files, or cannot be written to.
         MergeSearchError: anything else that the user can correct.
 
@@ -140,7 +144,7 @@ def export(
         >>> len(bundle.checks)
         2
     """
-    request = ExportRequest(formats, graphs or GraphRequest())
+    request = ExportRequest(formats, graphs, points)
     return export_pipeline.export(Path(out), plan, Path(to), request, reporter or SILENT)
 
 

@@ -1,7 +1,8 @@
 """Write a merged model to a folder, the bundle, and load it again.
 
     DIR/bundle.json          the networks, their inputs and classes, the facts about them, the
-                             dtype, and the other files with their hashes
+                             dtype, the plans of further operating points, and the other files
+                             with their hashes
     DIR/plan.json            the plan
     DIR/weights.safetensors  every tensor, once
     DIR/network.NAME.*       the network NAME without its weights, if it came from a file
@@ -12,28 +13,27 @@ weights, cut and merged in the same way, and then filled with the tensors.
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from spaces.adapters import LinearMap
 from spaces.bundle_files import (
     BUNDLE,
     PLAN,
-    WEIGHTS,
     BadBundle,
     check_files,
     incomplete_bundle,
     write_description,
 )
-from spaces.bundle_tensors import collect_tensors, fill_tensors
+from spaces.bundle_tensors import LoadedTensors, TensorCollection
 from spaces.errors import BadInput, BadPlan, MergeSearchError
 from spaces.execution import EntryPoint
 from spaces.frame_arrays import as_frames
@@ -45,13 +45,17 @@ from spaces.model_spec import ModelSpec, spec_fields, spec_from_fields, without_
 from spaces.node import Node
 from spaces.plan import Share, SharePlan
 from spaces.precision import Dtype
-from spaces.stages import StagedModel, total_bytes
+from spaces.stages import StagedModel
 from spaces.tasks.registry import TASKS
 from spaces.tasks.task import ClassNames, TaskName
 from spaces.zoo import build_skeleton, spec_within, structure_name, write_structure
 
 BUNDLE_VERSION = 2
 READABLE_VERSIONS = (1, 2)
+
+
+class NoSuchPoint(MergeSearchError):
+    """A bundle holds no plan with that hash, or several."""
 
 
 class FixedBundle(MergeSearchError):
@@ -72,6 +76,17 @@ class BundleContents:
     """The names of the classes of each model, as far as they are known."""
     rates: Mapping[str, float] = field(default_factory=dict)
     """The frames a second that each model answers for, by name; empty if none are given."""
+    points: tuple[SharePlan, ...] = ()
+    """The plans of further operating points."""
+
+    def __post_init__(self) -> None:
+        if len({plan.hash for plan in self.plans}) <= len(self.points):
+            raise ValueError("a plan is there twice")
+
+    @property
+    def plans(self) -> tuple[SharePlan, ...]:
+        """The plan of each operating point, beginning with the one that is loaded."""
+        return (self.plan, *self.points)
 
     @property
     def tasks(self) -> dict[str, TaskName]:
@@ -80,7 +95,7 @@ class BundleContents:
 
 
 @dataclass(frozen=True)
-class Trunk:
+class TrunkValues:
     """What several models need of some frames, computed once: see `Bundle.trunk`."""
 
     frames: list[Frame]
@@ -88,7 +103,11 @@ class Trunk:
 
 
 class Bundle(nn.Module):
-    """A merged model that takes camera frames: what runs on the box."""
+    """A merged model that takes camera frames: what runs on the box.
+
+    It may hold the merged models of several plans, its operating points, which share their
+    tensors. `points` are the hashes of the plans; `merged` is the model of the one in use.
+    """
 
     def __init__(
         self,
@@ -96,12 +115,41 @@ class Bundle(nn.Module):
         inputs: Mapping[str, InputSpec],
         tasks: Mapping[str, TaskName],
         classes: Mapping[str, ClassNames] | None = None,
+        others: Sequence[MergedModel] = (),
     ) -> None:
         super().__init__()
         self.merged = merged
+        self.others = nn.ModuleDict({other.plan.hash: other for other in others})
+        self.points = (self.plan, *self.others)
         self.inputs = dict(inputs)
         self.tasks = dict(tasks)
         self.classes = dict(classes or {})
+
+    @property
+    def plan(self) -> str:
+        """The hash of the plan in use."""
+        return self.merged.plan.hash
+
+    def use(self, plan: str) -> None:
+        """Answer with another plan of `points` from now on; nothing is loaded or copied.
+
+        `plan` is the beginning of its hash. Switch between two frames, not while one is answered.
+
+        Raises:
+            NoSuchPoint: no plan or several have such a hash.
+        """
+        matches = [point for point in self.points if point.startswith(plan)]
+        if len(matches) != 1:
+            count = "no plan" if not matches else f"{len(matches)} plans"
+            raise NoSuchPoint(
+                f"{count} of this bundle with a hash that begins with {plan!r}; there are "
+                f"{', '.join(self.points)}"
+            )
+        if matches[0] != self.plan:
+            merged = self.others.pop(matches[0])
+            assert isinstance(merged, MergedModel)
+            self.others[self.plan] = self.merged
+            self.merged = merged
 
     @torch.inference_mode()
     def forward(self, frames: object) -> dict[str, Any]:
@@ -119,7 +167,7 @@ class Bundle(nn.Module):
         return self._answers(self.merged.whole, frame_list, {})
 
     @torch.inference_mode()
-    def trunk(self, frames: object) -> Trunk:
+    def trunk(self, frames: object) -> TrunkValues:
         """Compute what several models need, once, so that each can then run at its own rate.
 
         Raises:
@@ -134,10 +182,12 @@ class Bundle(nn.Module):
         """
         frame_list, entry = as_frames(frames), self.merged.trunk
         inputs = self._inputs(entry, frame_list)
-        return Trunk(frame_list, self.merged.run(entry, inputs, {}, _run_head).representations)
+        return TrunkValues(
+            frame_list, self.merged.run(entry, inputs, {}, _run_head).representations
+        )
 
     @torch.inference_mode()
-    def model(self, name: str, trunk: Trunk) -> Any:
+    def model(self, name: str, trunk: TrunkValues) -> Any:
         """Return the answer of one model, of what `trunk` returned for some frames.
 
         Raises:
@@ -219,7 +269,7 @@ class Bundle(nn.Module):
                 "`dtype: float16` or `dtype: bfloat16` in the config and export it again, which "
                 "stores the weights in half their bytes"
             )
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(_once(fn), recurse)  # type: ignore[no-untyped-call]
         return self
 
 
@@ -228,14 +278,30 @@ def _run_head(head: nn.Module, taps: list[Tensor]) -> Tensor:
     return answer
 
 
-def write_bundle(folder: Path, contents: BundleContents, merged: MergedModel) -> int:
+def _once(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Return a function that converts a tensor of several modules once: it stays shared."""
+    converted: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def convert(tensor: Tensor) -> Tensor:
+        if id(tensor) not in converted:
+            converted[id(tensor)] = tensor, fn(tensor)  # the id lasts as long as the tensor
+        return converted[id(tensor)][1]
+
+    return convert
+
+
+def write_bundle(folder: Path, contents: BundleContents, *merged: MergedModel) -> int:
     """Write the files of a bundle into an existing folder; return the bytes of all tensors.
+
+    `merged` are the models of `contents.plans`.
 
     Raises:
         BadWeights: a weight is too large for the dtype.
     """
-    tensors = collect_tensors(merged, contents.dtype)
-    save_file(tensors, folder / WEIGHTS)
+    tensors = TensorCollection(contents.dtype)
+    for _, model in zip(contents.plans, merged, strict=True):
+        tensors.add(model)
+    written_bytes = tensors.write(folder)
     (folder / PLAN).write_text(json.dumps(contents.plan.to_dict(), indent=2) + "\n")
     specs = {name: without_folders(spec) for name, spec in contents.specs.items()}
     data = {
@@ -247,11 +313,12 @@ def write_bundle(folder: Path, contents: BundleContents, merged: MergedModel) ->
         "classes": {name: list(names) for name, names in contents.classes.items()},
         "facts": facts_to_json(contents.facts),
         **({"rates": dict(contents.rates)} if contents.rates else {}),
+        **({"points": [plan.to_dict() for plan in contents.points]} if contents.points else {}),
     }
     write_description(folder, data)
     for spec in contents.specs.values():
         write_structure(spec, folder)
-    return total_bytes([*tensors.values()])
+    return written_bytes
 
 
 def load_bundle(folder: Path | str) -> Bundle:
@@ -275,14 +342,16 @@ def load_bundle(folder: Path | str) -> Bundle:
     models = {name: _skeleton(spec, folder) for name, spec in contents.specs.items()}
     try:
         with torch.device("meta"):
-            shares = contents.plan.with_own_maps().shares
-            maps = {share: _empty_map(share, contents.facts) for share in shares}
-            merged = MergedModel(models, contents.facts, contents.plan, maps)
-        tensors = load_file(folder / WEIGHTS)
+            empty = [_empty_model(models, contents.facts, plan) for plan in contents.plans]
+        tensors = LoadedTensors(folder)
     except (OSError, SafetensorError, BadPlan, KeyError, ValueError) as error:
         raise incomplete_bundle(folder, error) from error
-    fill_tensors(merged, tensors, contents.dtype, folder)
-    bundle = Bundle(merged, contents.inputs, contents.tasks, contents.classes)
+    # The plans share modules of the same networks, which would be filled twice.
+    merged, *others = empty[0], *map(copy.deepcopy, empty[1:])
+    for model in (merged, *others):
+        tensors.fill(model, contents.dtype)
+    tensors.check_all_read()
+    bundle = Bundle(merged, contents.inputs, contents.tasks, contents.classes, others)
     return bundle.eval().requires_grad_(False)
 
 
@@ -310,6 +379,7 @@ def read_bundle_contents(folder: Path) -> BundleContents:
             dtype=data["dtype"],
             classes={name: tuple(names) for name, names in data.get("classes", {}).items()},
             rates={name: float(rate) for name, rate in data.get("rates", {}).items()},
+            points=tuple(map(SharePlan.from_dict, data.get("points", []))),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, BadPlan, BadInput) as error:
         raise incomplete_bundle(folder, error) from error
@@ -324,6 +394,14 @@ def _skeleton(spec: ModelSpec, folder: Path) -> StagedModel:
 
 def _input(fields: dict[str, Any]) -> InputSpec:
     return InputSpec(**{**fields, "mean": tuple(fields["mean"]), "std": tuple(fields["std"])})
+
+
+def _empty_model(
+    models: Mapping[str, StagedModel], facts: Mapping[str, ModelFacts], plan: SharePlan
+) -> MergedModel:
+    """Return the merged model of a plan without values."""
+    maps = {share: _empty_map(share, facts) for share in plan.with_own_maps().shares}
+    return MergedModel(models, facts, plan, maps)
 
 
 def _empty_map(share: Share, facts: Mapping[str, ModelFacts]) -> LinearMap:

@@ -1,38 +1,174 @@
-"""The tensors of a bundle: from a merged model to its file, and back."""
+"""The tensors of a bundle: from merged models to its file, and back.
+
+The metadata of the file say how the tensors are named that a further plan has where the first one
+has others: as JSON, by the hash of the plan, the place of a tensor -> its name in the file.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from spaces.bundle_files import WEIGHTS, BadBundle
+from spaces.json_text import load_json
 from spaces.merged import MergedModel
 from spaces.plan import Precision
-from spaces.precision import Dtype, StoredWeight, hold_stored, to_stored, weight_names
+from spaces.precision import (
+    Dtype,
+    StoredWeight,
+    as_parameter,
+    hold_stored,
+    to_stored,
+    weight_names,
+)
+from spaces.stages import total_bytes
 
 SCALE = ".scale"
 """Ends the names of the scales of weights in int8."""
 
 
-def collect_tensors(merged: MergedModel, dtype: Dtype) -> dict[str, Tensor]:
-    """Return every tensor as it is stored, once, by name; `dtype` where the plan has no precision.
+class TensorCollection:
+    """The tensors of one or several plans as they are stored, each once."""
+
+    def __init__(self, dtype: Dtype) -> None:
+        self.dtype = dtype
+        """The precision of what a plan gives none."""
+        self.tensors: dict[str, Tensor] = {}
+        self._names: dict[tuple[str, bytes], str] = {}
+        self._renamed: dict[str, dict[str, str]] = {}
+
+    def add(self, merged: MergedModel) -> None:
+        """Add the tensors of a plan; those that an earlier one has in the same place are shared.
+
+        The tensors of the first plan are named after their places, further ones of other plans
+        after the plan as well.
+
+        Raises:
+            BadWeights: a weight is too large for its precision.
+        """
+        prefix = f"{merged.plan.hash}." if self.tensors else ""
+        weights, renamed = weight_names(merged), dict[str, str]()
+        for tensor, precision, places in _tensors(merged, self.dtype):
+            stored = StoredWeight(tensor.detach())
+            if id(tensor) in weights:
+                stored = to_stored(stored.values, precision, weights[id(tensor)])
+            place_names = [place.name for place in places]
+            name = self._store(prefix, place_names, stored)
+            if name != place_names[0]:
+                renamed[place_names[0]] = name
+        self._renamed[merged.plan.hash] = renamed
+
+    def write(self, folder: Path) -> int:
+        """Write the tensors into the folder of a bundle; return the bytes of all."""
+        renamed = {plan: json.dumps(names) for plan, names in self._renamed.items() if names}
+        save_file(self.tensors, folder / WEIGHTS, metadata=renamed or None)
+        return total_bytes([*self.tensors.values()])
+
+    def _store(self, prefix: str, places: Sequence[str], stored: StoredWeight) -> str:
+        """Store a tensor unless one of its places has the same already; return its name."""
+        content = _content_hash(stored)
+        shared = [name for place in places if (name := self._names.get((place, content)))]
+        name = shared[0] if shared else prefix + places[0]
+        if not shared:
+            self.tensors[name] = stored.values.cpu().contiguous()
+            if stored.scale is not None:
+                self.tensors[name + SCALE] = stored.scale.cpu().contiguous()
+        for place in places:
+            self._names.setdefault((place, content), name)
+        return name
+
+
+def _content_hash(stored: StoredWeight) -> bytes:
+    digest = hashlib.sha256()
+    for tensor in (stored.values, stored.scale):
+        if tensor is not None:
+            digest.update(f"{tensor.dtype} {tuple(tensor.shape)} ".encode())
+            digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.digest()
+
+
+class LoadedTensors:
+    """The tensors in the file of a bundle; each is in memory once, whichever plans hold it.
 
     Raises:
-        BadWeights: a weight is too large for its precision.
+        OSError, SafetensorError, ValueError: the file cannot be read.
     """
-    weights, tensors = weight_names(merged), dict[str, Tensor]()
-    for tensor, precision, places in _tensors(merged, dtype):
-        name, stored = places[0].name, StoredWeight(tensor.detach())
-        if id(tensor) in weights:
-            stored = to_stored(stored.values, precision, weights[id(tensor)])
-        tensors[name] = stored.values.cpu().contiguous()
-        if stored.scale is not None:
-            tensors[name + SCALE] = stored.scale.cpu().contiguous()
-    return tensors
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / WEIGHTS
+        with safe_open(self._path, "pt") as file:
+            metadata = file.metadata() or {}
+        self._renamed: dict[str, dict[str, str]] = {
+            plan: load_json(names) for plan, names in metadata.items()
+        }
+        self._unread = load_file(self._path)
+        self._read: dict[str, Tensor] = {}
+
+    def fill(self, merged: MergedModel, dtype: Dtype) -> None:
+        """Replace the empty tensors of a model by the loaded ones, which are read as float32.
+
+        Raises:
+            BadBundle: a tensor is missing, of another shape, or not finite.
+        """
+        weights, renamed = weight_names(merged), self._renamed.get(merged.plan.hash, {})
+        for empty, precision, places in [*_tensors(merged, dtype)]:
+            name = renamed.get(places[0].name, places[0].name)
+            tensor, scale = self._tensor(name, empty), None
+            if precision == "int8" and id(empty) in weights and empty.dim() > 1:
+                scale_shape = (empty.shape[0], *(1 for _ in empty.shape[1:]))
+                scale = self._tensor(name + SCALE, torch.empty(scale_shape, device="meta"))
+            for place in places:
+                if id(empty) in weights:
+                    hold_stored(place.module, place.attribute, StoredWeight(tensor, scale))
+                elif isinstance(empty, nn.Parameter):
+                    place.module.register_parameter(place.attribute, as_parameter(tensor))
+                else:
+                    place.module.register_buffer(place.attribute, tensor)
+
+    def check_all_read(self) -> None:
+        """Check that no tensor is left over.
+
+        Raises:
+            BadBundle: one is.
+        """
+        if self._unread:
+            raise BadBundle(f"{self._path}: holds {len(self._unread)} unexpected tensors")
+
+    def _tensor(self, name: str, empty: Tensor) -> Tensor:
+        """Return a tensor of the file, laid out in memory as an empty one.
+
+        Raises:
+            BadBundle: it is missing, of another shape, or not finite.
+        """
+        if name not in self._read and name in self._unread:
+            self._read[name] = self._laid_out(name, empty)
+        tensor = self._read.get(name)
+        if tensor is None or tensor.shape != empty.shape:
+            actual = "missing" if tensor is None else f"{tuple(tensor.shape)}"
+            raise BadBundle(f"{self._path}: {name} is {actual}, expected {tuple(empty.shape)}")
+        return tensor
+
+    def _laid_out(self, name: str, empty: Tensor) -> Tensor:
+        tensor = self._unread.pop(name)
+        if tensor.shape != empty.shape:
+            return tensor
+        if not torch.isfinite(tensor).all():
+            raise BadBundle(
+                f"{self._path}: {name} holds NaN or infinite values, so the file is damaged; "
+                "export the bundle again"
+            )
+        # Keep the memory format of the network: some convolutions are slower in any other.
+        laid_out = torch.empty_strided(empty.shape, empty.stride(), dtype=tensor.dtype)
+        laid_out.copy_(tensor)
+        return as_parameter(laid_out) if isinstance(empty, nn.Parameter) else laid_out
 
 
 class _Place(NamedTuple):
@@ -63,56 +199,3 @@ def _tensors(
                 places.setdefault((id(tensor), precision), (tensor, []))[1].append(place)
     for (_, precision), (tensor, places_of_tensor) in places.items():
         yield tensor, precision, places_of_tensor
-
-
-def fill_tensors(
-    merged: MergedModel, tensors: dict[str, Tensor], dtype: Dtype, folder: Path
-) -> None:
-    """Replace the empty tensors of a model by the loaded ones, which are read as float32.
-
-    Raises:
-        BadBundle: a tensor is missing, left over, of another shape, or not finite.
-    """
-    weights = weight_names(merged)
-    for empty, precision, places in [*_tensors(merged, dtype)]:
-        name, scale = places[0].name, None
-        tensor = _take(tensors, name, tuple(empty.shape), folder)
-        if precision == "int8" and id(empty) in weights and empty.dim() > 1:
-            scale_shape = (empty.shape[0], *(1 for _ in empty.shape[1:]))
-            scale = _take(tensors, name + SCALE, scale_shape, folder)
-        # Keep the memory format of the network: some convolutions are slower in any other.
-        laid_out = torch.empty_strided(empty.shape, empty.stride(), dtype=tensor.dtype)
-        laid_out.copy_(tensor)
-        for place in places:
-            if id(empty) in weights:
-                hold_stored(place.module, place.attribute, StoredWeight(laid_out, scale))
-            else:
-                _put(place, laid_out)
-    if tensors:
-        raise BadBundle(f"{folder / WEIGHTS}: holds {len(tensors)} unexpected tensors")
-
-
-def _take(tensors: dict[str, Tensor], name: str, shape: tuple[int, ...], folder: Path) -> Tensor:
-    """Remove a tensor from `tensors` and return it.
-
-    Raises:
-        BadBundle: it is missing, of another shape, or not finite.
-    """
-    tensor = tensors.pop(name, None)
-    if tensor is None or tuple(tensor.shape) != shape:
-        actual = "missing" if tensor is None else f"{tuple(tensor.shape)}"
-        raise BadBundle(f"{folder / WEIGHTS}: {name} is {actual}, expected {shape}")
-    if not torch.isfinite(tensor).all():
-        raise BadBundle(
-            f"{folder / WEIGHTS}: {name} holds NaN or infinite values, so the file is damaged; "
-            "export the bundle again"
-        )
-    return tensor
-
-
-def _put(place: _Place, tensor: Tensor) -> None:
-    if place.attribute in dict(place.module.named_parameters(recurse=False)):
-        parameter = nn.Parameter(tensor, requires_grad=False)
-        place.module.register_parameter(place.attribute, parameter)
-    else:
-        place.module.register_buffer(place.attribute, tensor)

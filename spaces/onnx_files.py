@@ -11,7 +11,7 @@ import onnx_ir as ir
 SHARED_WEIGHTS = "weights.data"
 SMALLEST_SHARED = 256
 """Bytes; smaller tensors are written into each graph that reads them."""
-PAGE = 4096
+PAGE_BYTES = 4096
 """Tensors of at least a page begin at the start of one, so that a runtime can map the file."""
 
 
@@ -32,7 +32,11 @@ def write_graphs(graphs: Mapping[str, ir.Model], folder: Path) -> None:
         assert value.const_value is not None
         unique.setdefault(digest, value.const_value)
     stored = ir.external_data.convert_tensors_to_external(
-        list(unique.values()), folder, SHARED_WEIGHTS, alignment=PAGE, align_threshold=PAGE - 1
+        list(unique.values()),
+        folder,
+        SHARED_WEIGHTS,
+        alignment=PAGE_BYTES,
+        align_threshold=PAGE_BYTES - 1,
     )
     # Tensors are stored in the order of their offsets: find each by its content.
     by_digest = {_digest_of(tensor): tensor for tensor in stored}

@@ -168,9 +168,16 @@ class _Widened(nn.Module):
         return StoredWeight(stored, self.scale).widen()
 
 
+def as_parameter(tensor: Tensor) -> nn.Parameter:
+    """Return a tensor as a parameter without a gradient; a parameter stays the same object."""
+    if isinstance(tensor, nn.Parameter):
+        return tensor
+    return nn.Parameter(tensor, requires_grad=False)
+
+
 def hold_stored(module: nn.Module, attribute: str, stored: StoredWeight) -> None:
     """Replace a parameter by a stored weight, which reads as float32."""
-    module.register_parameter(attribute, nn.Parameter(stored.values, requires_grad=False))
+    module.register_parameter(attribute, as_parameter(stored.values))
     if stored.values.dtype != torch.float32:
         widened = _Widened(stored.scale)
         parametrize.register_parametrization(module, attribute, widened, unsafe=True)

@@ -19,6 +19,9 @@ RUNTIMES = ("onnxruntime", "openvino", "tensorrt", "litert", "hailo", "rknn")
 @click.option("--plan", default=None, metavar="HASH",
               help="Plan to export, by the first digits of its hash; by default the chosen "
               "plan.")  # fmt: skip
+@click.option("--points", default=1, show_default=True, type=click.IntRange(min=1), metavar="N",
+              help="Plans in the bundle: besides this one, others that were verified, spread "
+              "evenly over their bytes.")  # fmt: skip
 @click.option("--to", "folder", required=True, type=PATH, metavar="DIR",
               help="Folder to write: new, empty, or a bundle to replace.")  # fmt: skip
 @click.option("--format", "formats", multiple=True, type=click.Choice(["onnx", "program"]),
@@ -28,7 +31,8 @@ RUNTIMES = ("onnxruntime", "openvino", "tensorrt", "litert", "hailo", "rknn")
               help="Write a graph for each part that can run at its own rate: trunk.onnx, "
               "MODEL.onnx and MODEL_alone.onnx, with their weights in weights.data.")  # fmt: skip
 @click.option("--target", "targets", multiple=True, type=click.Choice(RUNTIMES),
-              help="Also write graphs for this runtime, into DIR/RUNTIME. Repeatable.")  # fmt: skip
+              help="Also write graphs for this runtime, into DIR/RUNTIME. "
+              "Repeatable.")  # fmt: skip
 @click.option("--int8", is_flag=True,
               help="Also write model_int8.onnx, whose layers compute in int8, and measure the "
               "quality that it keeps.")  # fmt: skip
@@ -38,6 +42,7 @@ RUNTIMES = ("onnxruntime", "openvino", "tensorrt", "litert", "hailo", "rknn")
 def export(
     out: Path,
     plan: str | None,
+    points: int,
     folder: Path,
     formats: tuple[str, ...],
     split: bool,
@@ -52,10 +57,14 @@ def export(
     (CARD.md) and an example. spaces.load_bundle(DIR) returns one module that takes camera frames
     and returns the answers of all models; it needs nothing else of the run. The bundle is checked
     on real frames before DIR appears.
+
+    With --points, the bundle holds several plans and every tensor once: bundle.use(HASH) changes
+    from one plan to another while it runs, e.g. to a cheaper one at night. The graphs of --format
+    and --int8 are those of the first plan.
     """
     graphs = deferred.request_graphs(split, targets)
     request = deferred.ExportRequest(
-        [name for name in deferred.FORMATS if name in formats], graphs
+        [name for name in deferred.FORMATS if name in formats], graphs, points
     )
     if keep_float and not int8:
         raise click.UsageError("--keep-float needs --int8")

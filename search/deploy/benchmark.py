@@ -92,11 +92,13 @@ def benchmark_bundle(folder: Path, reporter: Reporter, run: Path | None = None) 
         measurements = _measure_in_turns(folders, reporter)
     costs = CostModel(contents.facts)
     stored = stored_bytes_by_precision(contents.plan, costs)
+    bytes_by_point = {plan.hash: costs.bytes(plan) for plan in contents.plans}
     answer = {
         "plan": contents.plan.hash,
         "dtype": contents.dtype,
         **({"stored": stored} if stored else {}),
         "predicted_bytes": costs.bytes(contents.plan),
+        **({"points": bytes_by_point} if contents.points else {}),
         "in_file_bytes": _bytes_in_file(folder),
         **{kind: asdict(measurement) for kind, measurement in measurements.items()},
     }
@@ -171,11 +173,13 @@ def _print(
     reporter.table("In a fresh process, medians", header, rows)
     predicted, in_file = answer["predicted_bytes"], answer["in_file_bytes"]
     resident = measurements["merged"].tensor_bytes
-    equality = "equal" if predicted == in_file == resident else "NOT EQUAL"
-    reporter.say(
-        f"{predicted:,} bytes predicted, {in_file:,} in the file, "
-        f"{resident:,} resident: {equality}"
-    )
+    if "points" in answer:
+        listed = ", ".join(f"{size:,}" for size in answer["points"].values())
+        expected, is_equal = f"Operating points of {listed} bytes", in_file == resident
+    else:
+        expected, is_equal = f"{predicted:,} bytes predicted", predicted == in_file == resident
+    equality = "equal" if is_equal else "NOT EQUAL"
+    reporter.say(f"{expected}, {in_file:,} in the file, {resident:,} resident: {equality}")
 
 
 # Code that runs in the fresh process.

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from search.config.run import RunConfig
 from search.deploy.bundle_card import CARD, render_card
-from search.deploy.runtimes.graph_request import GraphRequest
+from search.deploy.operating_points import points_section
 from search.deploy.rated_cost import rated_cost_section
+from search.deploy.runtimes.graph_request import NO_GRAPHS, GraphRequest
 from search.refinement.refined_maps import maps_of
 from search.results.search_result import PlanRecord, Result
 from search.statistics.observed import Observed
@@ -39,6 +40,7 @@ from spaces.graph_export import (
 from spaces.inputs import Frame
 from spaces.merged import MergedModel
 from spaces.plan import SharePlan
+from spaces.stages import total_bytes, unique_tensors
 from spaces.stored_modules import rounded_copy
 from spaces.tasks.task import ClassNames
 from spaces.zoo import class_names
@@ -69,7 +71,9 @@ class ExportRequest:
     """What an export writes besides the bundle itself."""
 
     formats: Sequence[ExportFormat] = ()
-    graphs: GraphRequest = GraphRequest()
+    graphs: GraphRequest = NO_GRAPHS
+    points: int = 1
+    """The plans that the bundle holds."""
 
 
 class BundleCheckFailed(MergeSearchError):
@@ -104,43 +108,46 @@ class BundleSource:
 
 def export_bundle(
     source: BundleSource,
-    record: PlanRecord,
+    records: Sequence[PlanRecord],
     folder: Path,
     request: ExportRequest,
     extras: Sequence[BundleExtra] = (),
 ) -> list[str]:
     """Write the bundle and the extras, wholly or not at all; return its checks as sentences.
 
+    The bundle holds the plans of all records; the first one alone is also written as graphs.
+
     Raises:
         BundleCheckFailed: A written file fails a check.
         CannotWrite: The folder holds other files or cannot be written.
     """
-    plan, deployment = SharePlan.from_dict(record.plan), source.observed.deployment
-    maps = maps_of(source.observed, [plan])
-    merged = MergedModel(deployment.models, deployment.facts, plan, maps)
+    deployment = source.observed.deployment
+    merged = [_merge(source.observed, plan_record) for plan_record in records]
     contents = BundleContents(
         specs=source.config.model_specs(),
         inputs={name: model.input for name, model in deployment.models.items()},
         facts=deployment.facts,
-        plan=merged.plan,
+        plan=merged[0].plan,
         dtype=deployment.dtype,
         classes=source.classes,
         rates=source.config.rates(),
+        points=tuple(other.plan for other in merged[1:]),
     )
     with replace_folder(folder, BUNDLE) as part:
-        written_bytes = write_bundle(part, contents, merged)
-        checks = [_check_bytes(written_bytes, record)]
+        written_bytes = write_bundle(part, contents, *merged)
         bundle = load_bundle(part)
-        rounded = rounded_copy(merged, contents.dtype)
-        unwritten = Bundle(rounded, contents.inputs, contents.tasks)
-        checks.append(_check_answers(bundle, unwritten, source))
+        checks = [_check_bytes(bundle, written_bytes, records)]
+        rounded = [rounded_copy(model, contents.dtype) for model in merged]
+        checks.append(_check_answers(bundle, rounded, source))
         checks += _write_formats(bundle, source, part, request.formats)
         checks += request.graphs.write(bundle, source.frames, part)
+        unwritten = Bundle(rounded[0], contents.inputs, contents.tasks)
         sections = [
+            *([points_section(records, written_bytes)] if len(records) > 1 else []),
             *([rated_cost_section(bundle, contents, source.frames)] if contents.rates else []),
             *(write(unwritten, part) for write in extras),
         ]
-        text = render_card(source.result, record, contents, checks, sections)
+        text = render_card(source.result, records[0], contents, checks, sections)
         (part / CARD).write_text(text, encoding="utf-8")
         for name, needed in EXAMPLES.items():
             if (part / needed).is_file():
@@ -152,26 +159,50 @@ def export_bundle(
     return checks
 
 
+def _merge(observed: Observed, record: PlanRecord) -> MergedModel:
+    plan, deployment = SharePlan.from_dict(record.plan), observed.deployment
+    maps = maps_of(observed, [plan])
+    return MergedModel(deployment.models, deployment.facts, plan, maps)
+
+
 def remove_bundle(folder: Path) -> None:
     """Delete the bundle of an earlier run; a folder that is no bundle stays."""
     if (folder / BUNDLE).is_file():
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _check_bytes(written_bytes: int, record: PlanRecord) -> str:
-    if written_bytes != record.bytes:
-        raise BundleCheckFailed(
-            f"plan {record.hash}: {written_bytes} bytes written, {record.bytes} promised"
-        )
-    return f"{written_bytes:,} bytes of tensors ({megabytes(written_bytes)}), as predicted"
+def _check_bytes(bundle: Bundle, written_bytes: int, records: Sequence[PlanRecord]) -> str:
+    """Check that each point holds the bytes of its record, and all those that were written."""
+    for record in records:
+        bundle.use(record.hash)
+        held = total_bytes(unique_tensors(bundle.merged))
+        if held != record.bytes:
+            raise BundleCheckFailed(
+                f"plan {record.hash}: {held} bytes written, {record.bytes} promised"
+            )
+    bundle.use(records[0].hash)
+    text = f"{written_bytes:,} bytes of tensors ({megabytes(written_bytes)})"
+    if (held := total_bytes(unique_tensors(bundle))) != written_bytes:
+        raise BundleCheckFailed(f"{written_bytes} bytes written, {held} loaded")
+    if len(records) == 1:
+        return f"{text}, as predicted"
+    sizes = ", ".join(f"{record.bytes:,}" for record in records)
+    return f"{text} for {len(records)} operating points, which hold {sizes}, as predicted"
 
 
 @torch.inference_mode()
-def _check_answers(bundle: Bundle, unwritten: Bundle, source: BundleSource) -> str:
-    inputs = BundleGraph(bundle).rename_inputs(bundle.prepare_frames(source.frames)).values()
-    difference = max_relative_difference(
-        BundleGraph(unwritten)(*inputs), BundleGraph(bundle)(*inputs)
-    )
+def _check_answers(bundle: Bundle, merged: Sequence[MergedModel], source: BundleSource) -> str:
+    """Compare the answers of each point with those of its merged model with rounded weights."""
+    difference = 0.0
+    for model in merged:
+        bundle.use(model.plan.hash)
+        unwritten = Bundle(model, bundle.inputs, bundle.tasks)
+        inputs = BundleGraph(bundle).rename_inputs(bundle.prepare_frames(source.frames)).values()
+        of_point = max_relative_difference(
+            BundleGraph(unwritten)(*inputs), BundleGraph(bundle)(*inputs)
+        )
+        difference = max(difference, of_point)
+    bundle.use(merged[0].plan.hash)
     if difference > ANSWER_TOLERANCE:
         raise BundleCheckFailed(
             f"read back, the bundle's answers differ by {difference:.1e} of the greatest"

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from search.deploy.export import BundleExtra, BundleSource, ExportRequest, export_bundle
-from search.deploy.int8_export import Int8Export
+from search.deploy.int8.int8_export import Int8Export
+from search.deploy.operating_points import further_points
 from search.pipelines.finished_run import LoadedRun
 from search.pipelines.open_data import class_names_in_labels
 from search.pipelines.prepare import open_truth
@@ -43,21 +44,26 @@ def export(
 ) -> ExportedBundle:
     """Write a plan of the run in OUT, by default the chosen plan, to a folder.
 
+    `points` is the number of operating points: with more than one, other verified plans are
+    written into the same bundle.
+
     Raises:
         NoSuchRun, NoSuchPlan: OUT holds no finished run, or the run no such plan.
+        TooFewPlans: the run verified fewer plans than `points`.
         NoSuchStage: the merged model has no such stage to keep in float.
         CannotWrite: the folder holds other files, or cannot be written to.
         MergeSearchError: anything else that the user can correct.
     """
     finished = LoadedRun.from_folder(out)
     record = finished.plan(plan)
+    records = [record, *further_points(finished.result, record, request.points)]
     observed = finished.observe(reporter)
     names = class_names_in_labels(finished.config, observed.deployment.models)
     source = BundleSource(finished.config, finished.result, observed, names)
     extras = [] if int8 is None else [_int8_export(source, int8, reporter)]
-    reporter.step(f"Bundle of plan {record.hash}")
+    reporter.step(f"Bundle of plan {', '.join(r.hash for r in records)}")
     with reporter.working("bundle"):
-        checks = export_bundle(source, record, folder, request, extras)
+        checks = export_bundle(source, records, folder, request, extras)
     for check in checks:
         reporter.say(f"  {check}")
     return ExportedBundle(folder, record.hash, tuple(checks))

@@ -6,16 +6,16 @@ import numpy as np
 import onnx_ir as ir
 
 from spaces.portable.values import (
-    Floats,
+    Float32Array,
     add_initializer,
     add_weights,
     constant_of,
+    fixed_shape,
     floats_of,
     like,
     maker_of,
     name_of,
     replace_node,
-    shape_of,
 )
 
 
@@ -43,7 +43,7 @@ def fold_batchnorm(graph: ir.Graph, norm: ir.Node) -> None:
 
     value = norm.inputs[0]
     assert value is not None
-    places = (-1, *(1 for _ in shape_of(value)[2:]))
+    places = (-1, *(1 for _ in fixed_shape(value)[2:]))
     for operator, numbers in (("Mul", factor), ("Add", beta - mean * factor)):
         shaped = add_weights(graph, numbers.reshape(places), f"{norm.name}.{operator}")
         node = ir.node(operator, [value, shaped])
@@ -66,12 +66,12 @@ def _can_fold(conv: ir.Node) -> bool:
     return stored is not None and len(stored.uses()) == 1 and constant_of(stored) is not None
 
 
-def _scaled(graph: ir.Graph, conv: ir.Node, weight: ir.Value, factor: Floats) -> ir.Value:
+def _scaled(graph: ir.Graph, conv: ir.Node, weight: ir.Value, factor: Float32Array) -> ir.Value:
     """Return the weight of a convolution times a factor for each output channel.
 
     Integers keep their number of bytes, because their scales take the factor in.
     """
-    column = factor.reshape(-1, *(1 for _ in shape_of(weight)[1:]))
+    column = factor.reshape(-1, *(1 for _ in fixed_shape(weight)[1:]))
     maker = maker_of(weight)
     if maker is None:
         return add_weights(graph, floats_of(weight) * column, f"{weight.name}.folded")

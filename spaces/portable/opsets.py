@@ -9,7 +9,7 @@ import onnx
 import onnx_ir as ir
 
 from spaces.errors import MergeSearchError
-from spaces.portable.values import add_integers, constant_of, shape_of
+from spaces.portable.values import add_integers, constant_of, fixed_shape
 
 
 class NotPortable(MergeSearchError):
@@ -48,7 +48,7 @@ def _lower_pad(graph: ir.Graph, node: ir.Node) -> bool:
     """Pad every axis: older versions cannot name some of them."""
     axes = constant_of(node.inputs[3]) if len(node.inputs) > 3 and node.inputs[3] else None
     if axes is not None:
-        pads, rank = constant_of(node.inputs[1]), len(shape_of(node.inputs[0]))
+        pads, rank = constant_of(node.inputs[1]), len(fixed_shape(node.inputs[0]))
         if pads is None:
             return False
         every = np.zeros(2 * rank, np.int64)
@@ -87,7 +87,7 @@ def _lower_split(graph: ir.Graph, node: ir.Node) -> bool:
     """Give the sizes of the parts instead of their number."""
     if node.attributes.pop("num_outputs", None) is not None:
         axis = node.attributes.get_int("axis", 0)
-        sizes = [int(shape_of(output)[axis]) for output in node.outputs]
+        sizes = [int(fixed_shape(output)[axis]) for output in node.outputs]
         node.resize_inputs(2)
         node.replace_input_with(1, add_integers(graph, sizes))
     return True

@@ -8,10 +8,10 @@ import onnx_ir as ir
 from spaces.portable.values import (
     add_integers,
     constant_of,
+    fixed_shape,
     like,
     maker_of,
     replace_node,
-    shape_of,
     typed,
 )
 
@@ -21,7 +21,7 @@ def add_stack(graph: ir.Graph, total: ir.Node) -> None:
     stack = maker_of(total.inputs[0]) if total.op_type == "ReduceSum" else None
     if stack is None or stack.op_type != "Concat" or len(total.inputs) != 2:
         return
-    rank = len(shape_of(stack.outputs[0]))
+    rank = len(fixed_shape(stack.outputs[0]))
     axis = stack.attributes["axis"].as_int() % rank
     parts = [_unstacked(part, axis) for part in stack.inputs]
     unstacked = [part for part in parts if part is not None]
@@ -31,7 +31,7 @@ def add_stack(graph: ir.Graph, total: ir.Node) -> None:
     for part in others:
         node = ir.node("Add", [value, part])
         graph.insert_before(total, node)
-        value = typed(node.outputs[0], total.outputs[0], shape_of(part))
+        value = typed(node.outputs[0], total.outputs[0], fixed_shape(part))
     if total.attributes.get_int("keepdims", 1):
         value = _reshaped(graph, total, value)
     replace_node(graph, total, value)
@@ -42,7 +42,7 @@ def _unstacked(part: ir.Value | None, axis: int) -> ir.Value | None:
     maker = maker_of(part)
     if maker is None or maker.op_type != "Unsqueeze":
         return None
-    added = _axes(maker.inputs[1], len(shape_of(part)))
+    added = _axes(maker.inputs[1], len(fixed_shape(part)))
     return maker.inputs[0] if added == [axis] else None
 
 
@@ -56,12 +56,12 @@ def pool_mean(graph: ir.Graph, mean: ir.Node) -> None:
     """Replace the mean over all positions by the operator for it."""
     if mean.op_type != "ReduceMean" or mean.inputs[0] is None or len(mean.inputs) < 2:
         return
-    rank = len(shape_of(mean.inputs[0]))
+    rank = len(fixed_shape(mean.inputs[0]))
     if rank != 4 or _axes(mean.inputs[1], rank) != [2, 3]:
         return
     pool = ir.node("GlobalAveragePool", [mean.inputs[0]])
     graph.insert_before(mean, pool)
-    channels = list(shape_of(mean.inputs[0]))[:2]
+    channels = list(fixed_shape(mean.inputs[0]))[:2]
     value = typed(pool.outputs[0], mean.outputs[0], [*channels, 1, 1])
     if not mean.attributes.get_int("keepdims", 1):
         value = _reshaped(graph, mean, value)
@@ -72,7 +72,7 @@ def slice_gather(graph: ir.Graph, gather: ir.Node) -> None:
     """Replace a read at evenly spaced constant places by a slice or, of all places, by nothing."""
     if gather.op_type != "Gather" or gather.inputs[0] is None:
         return
-    places, shape = constant_of(gather.inputs[1]), shape_of(gather.inputs[0])
+    places, shape = constant_of(gather.inputs[1]), fixed_shape(gather.inputs[0])
     axis = gather.attributes.get_int("axis", 0) % len(shape)
     if places is None or not places.size:
         return
@@ -93,13 +93,13 @@ def slice_gather(graph: ir.Graph, gather: ir.Node) -> None:
 def drop_expand(graph: ir.Graph, expand: ir.Node) -> None:
     """Remove a repetition that repeats nothing."""
     source = expand.inputs[0] if expand.op_type == "Expand" else None
-    if source is not None and shape_of(source) == shape_of(expand.outputs[0]):
+    if source is not None and fixed_shape(source) == fixed_shape(expand.outputs[0]):
         replace_node(graph, expand, source)
 
 
 def _reshaped(graph: ir.Graph, node: ir.Node, value: ir.Value) -> ir.Value:
     """Return a tensor in the shape of what a node outputs."""
-    shape = shape_of(node.outputs[0])
+    shape = fixed_shape(node.outputs[0])
     reshape = ir.node("Reshape", [value, add_integers(graph, list(shape))])
     graph.insert_before(node, reshape)
     return like(reshape.outputs[0], node.outputs[0])

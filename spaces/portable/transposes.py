@@ -11,7 +11,7 @@ from math import prod
 
 import onnx_ir as ir
 
-from spaces.portable.values import add_integers, constant_of, replace_node, shape_of, typed
+from spaces.portable.values import add_integers, constant_of, fixed_shape, replace_node, typed
 
 MOST_DIMENSIONS = 4
 
@@ -19,13 +19,13 @@ MOST_DIMENSIONS = 4
 def join_dimensions(graph: ir.Graph, transpose: ir.Node) -> None:
     """Rewrite a transposition of more dimensions between two reshapes, or before slices."""
     source = transpose.inputs[0] if transpose.op_type == "Transpose" else None
-    if source is None or len(shape_of(source)) <= MOST_DIMENSIONS:
+    if source is None or len(fixed_shape(source)) <= MOST_DIMENSIONS:
         return
     readers = [use.node for use in transpose.outputs[0].uses()]
     slices = [reader for reader in readers if reader.op_type == "Slice"]
     order = list(transpose.attributes["perm"].as_ints())
     apart = {order[axis] for node in slices for axis in _sliced_axes(node)}
-    groups = _groups(shape_of(source), order, apart)
+    groups = _groups(fixed_shape(source), order, apart)
     followers = {node: [use.node for use in node.outputs[0].uses()] for node in slices}
     last = [node for node in readers if node not in slices]
     last += [follower for node in slices for follower in followers[node]]
@@ -60,7 +60,7 @@ def _groups(shape: Sequence[int], order: Sequence[int], apart: set[int]) -> list
 def _joined_transpose(
     graph: ir.Graph, transpose: ir.Node, source: ir.Value, groups: list[tuple[int, ...]]
 ) -> ir.Value:
-    sizes = {group: prod(shape_of(source)[axis] for axis in group) for group in groups}
+    sizes = {group: prod(fixed_shape(source)[axis] for axis in group) for group in groups}
     given = sorted(groups)
     reshape = ir.node("Reshape", [source, add_integers(graph, [sizes[group] for group in given])])
     joined = ir.node(
@@ -74,7 +74,7 @@ def _joined_transpose(
 
 def _sliced_axes(node: ir.Node) -> list[int]:
     """Return the axes that a slice names, counted from the first one."""
-    rank, axes = len(shape_of(node.inputs[0])), constant_of(node.inputs[3])
+    rank, axes = len(fixed_shape(node.inputs[0])), constant_of(node.inputs[3])
     return [] if axes is None else [int(axis) % rank for axis in axes.reshape(-1)]
 
 
@@ -90,8 +90,8 @@ def _joined_slice(
     inputs = [joined, *node.inputs[1:3], add_integers(graph, positions), *node.inputs[4:]]
     part = ir.node("Slice", inputs)
     graph.insert_before(node, part)
-    shape = list(shape_of(joined))
-    sliced = shape_of(node.outputs[0])
+    shape = list(fixed_shape(joined))
+    sliced = fixed_shape(node.outputs[0])
     for axis, position in zip(_sliced_axes(node), positions, strict=True):
         shape[position] = sliced[axis]
     return typed(part.outputs[0], joined, shape)
@@ -100,7 +100,7 @@ def _joined_slice(
 def _reshape_instead(graph: ir.Graph, node: ir.Node, value: ir.Value) -> None:
     """Let a node that only changes the shape read another value of the same numbers."""
     output = node.outputs[0]
-    shape = shape_of(output)
+    shape = fixed_shape(output)
     reshape = ir.node("Reshape", [value, add_integers(graph, shape)])
     graph.insert_before(node, reshape)
     made = typed(reshape.outputs[0], output, shape)

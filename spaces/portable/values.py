@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
+Float32Array = NDArray[np.float32]
 
 
 def maker_of(value: ir.Value | None) -> ir.Node | None:
@@ -21,13 +21,13 @@ def constant_of(value: ir.Value | None) -> NDArray[np.generic] | None:
     return None if tensor is None else tensor.numpy()
 
 
-def floats_of(value: ir.Value | None) -> Floats:
+def floats_of(value: ir.Value | None) -> Float32Array:
     numbers = constant_of(value)
     assert numbers is not None
     return numbers.astype(np.float32)
 
 
-def shape_of(value: ir.Value | None) -> tuple[int, ...]:
+def fixed_shape(value: ir.Value | None) -> tuple[int, ...]:
     """Return the shape of a value in a graph with fixed shapes."""
     assert value is not None and value.shape is not None
     return tuple(int(side) for side in value.shape if isinstance(side, int))

@@ -27,8 +27,8 @@ from search.cli.main import main
 from search.config.search import ExportConfig
 from search.data.frames import RenderedScenes
 from search.data.ground_truth import ClassTruth, Truth
-from search.deploy.graph_answers import GraphAnswers
-from search.deploy.int8_export import (
+from search.deploy.int8.graph_answers import GraphAnswers
+from search.deploy.int8.int8_export import (
     CALIBRATION_FRAMES,
     CalibrationFeeds,
     Int8Export,
@@ -37,8 +37,8 @@ from search.deploy.int8_export import (
     owners_in_float,
     quantize_bundle,
 )
-from search.deploy.int8_quality import Int8Quality, measure_int8
-from search.deploy.int8_report import INT8, describe_drop
+from search.deploy.int8.int8_quality import Int8Quality, measure_int8
+from search.deploy.int8.int8_report import INT8, describe_drop
 from search.evaluation.bundles import Difference, bundle_answers
 from search.evaluation.evaluate import EvaluationSetup
 from search.statistics.observed import Observed

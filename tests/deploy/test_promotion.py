@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Mapping
@@ -227,9 +228,10 @@ def test_a_challenger_becomes_champion_and_is_rolled_back(
 
 def _change_bundle(bundle: Path) -> None:
     """Change a file of the bundle, as another run does."""
-    described = (bundle / "bundle.json").read_text()
+    described = json.loads((bundle / "bundle.json").read_text())
+    described["changes"] = described.get("changes", 0) + 1
     (bundle / "bundle.json").unlink()  # it may be a hard link
-    (bundle / "bundle.json").write_text(described + " ")
+    (bundle / "bundle.json").write_text(json.dumps(described))
 
 
 def _with_bundle_of_out(result: Result, out: Path) -> Result:

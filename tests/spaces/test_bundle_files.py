@@ -22,16 +22,21 @@ from spaces.bundle_files import BadBundle, bundle_id, holds_bundle, seal_bundle
 from spaces.plan import SharePlan
 
 
-@pytest.fixture
-def sealed(mixed: Observed, weights: Weights, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def exported(pair: Observed, weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a bundle with a card, a graph and a file in a sub-folder."""
-    folder = tmp_path / "bundle"
-    write_plan_bundle(mixed, SharePlan(), model_specs(weights), folder)
+    folder = tmp_path_factory.mktemp("files") / "bundle"
+    write_plan_bundle(pair, SharePlan(), model_specs(weights), folder)
     (folder / "parts").mkdir()
     for name in ("CARD.md", "model.onnx", "parts/trunk.onnx"):
         (folder / name).write_text(f"this is {name}")
     seal_bundle(folder)
     return folder
+
+
+@pytest.fixture
+def sealed(exported: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(exported, tmp_path / "bundle"))
 
 
 def described(folder: Path) -> dict[str, Any]:
@@ -87,7 +92,7 @@ def test_other_files_may_be_deleted_and_added(sealed: Path) -> None:
     for name in ("CARD.md", "model.onnx"):
         (sealed / name).unlink()
     (sealed / "notes.txt").write_text("of mine")
-    assert load_bundle(sealed).tasks == {"cls": "classification", "det": "detection"}
+    assert load_bundle(sealed).tasks == {"a": "classification", "b": "classification"}
 
 
 @pytest.mark.parametrize(
@@ -123,8 +128,8 @@ def test_the_identity_is_that_of_the_merged_model(sealed: Path) -> None:
     "change",
     [
         lambda data: data.update(dtype="float16"),
-        lambda data: data["classes"].update(cls=["person"]),
-        lambda data: data["inputs"]["cls"].update(height=65),
+        lambda data: data["classes"].update(a=["person"]),
+        lambda data: data["inputs"]["a"].update(height=65),
     ],
 )
 def test_what_changes_the_answers_changes_the_identity(
@@ -138,7 +143,7 @@ def test_what_changes_the_answers_changes_the_identity(
 
 def test_a_bundle_of_version_1_is_loaded_and_keeps_its_identity(sealed: Path) -> None:
     frame = RenderedScenes(STREET, 1)[0]
-    expected = load_bundle(sealed)(frame)["cls"]
+    expected = load_bundle(sealed)(frame)["a"]
     data = {key: v for key, v in described(sealed).items() if key not in ("files", "classes")}
     for spec in data["models"].values():
         spec["weights"] = f"/home/somebody/{spec['weights']}"
@@ -146,16 +151,16 @@ def test_a_bundle_of_version_1_is_loaded_and_keeps_its_identity(sealed: Path) ->
     assert bundle_id(sealed) == textbook_hash(
         *((sealed / n).read_bytes() for n in ("bundle.json", "plan.json", "weights.safetensors"))
     )
-    assert torch.equal(load_bundle(sealed)(frame)["cls"], expected)
+    assert torch.equal(load_bundle(sealed)(frame)["a"], expected)
     contents = read_bundle_contents(sealed)
-    assert contents.classes == {} and contents.specs["cls"].weights.startswith("/home/somebody/")
+    assert contents.classes == {} and contents.specs["a"].weights.startswith("/home/somebody/")
 
 
 def test_a_bundle_names_files_without_their_folders(
-    mixed: Observed, weights: Weights, tmp_path: Path
+    pair: Observed, weights: Weights, tmp_path: Path
 ) -> None:
     specs = model_specs(weights)
-    _, contents, _ = write_plan_bundle(mixed, SharePlan(), specs, tmp_path / "x")
+    _, contents, _ = write_plan_bundle(pair, SharePlan(), specs, tmp_path / "x")
     text = (tmp_path / "x" / "bundle.json").read_text()
     for name, spec in contents.specs.items():
         file = Path(spec.weights)
@@ -164,15 +169,14 @@ def test_a_bundle_names_files_without_their_folders(
 
 
 def test_a_bundle_calls_classes_by_their_names(
-    mixed: Observed, weights: Weights, tmp_path: Path
+    pair: Observed, weights: Weights, tmp_path: Path
 ) -> None:
     merged, contents, _ = write_plan_bundle(
-        mixed, SharePlan(), model_specs(weights), tmp_path / "x"
+        pair, SharePlan(), model_specs(weights), tmp_path / "x"
     )
-    named = replace(contents, classes={"cls": [f"kind {k}" for k in range(6)] + [""]})
+    named = replace(contents, classes={"a": [f"kind {k}" for k in range(6)] + [""]})
     write_bundle(tmp_path / "x", named, merged)
     bundle, logits = load_bundle(tmp_path / "x"), torch.zeros(1, 7)
     logits[0, 4], logits[0, 6] = 3.0, 2.0
-    assert bundle.describe("cls", logits)[0].startswith("kind 4 62%, class 6 23%, kind ")
-    detections = bundle(RenderedScenes(STREET, 1)[0])["det"]
-    assert all(line.startswith("class ") for line in bundle.describe("det", detections))
+    assert bundle.describe("a", logits)[0].startswith("kind 4 62%, class 6 23%, kind ")
+    assert bundle.describe("b", logits)[0].startswith("class 4 62%")

@@ -12,7 +12,7 @@ from spaces.execution import ticks
 from spaces.merged import MergedModel
 from spaces.plan import Share, SharePlan
 
-SHARES = {
+SHARES: dict[str, list[Share]] = {
     "nothing": [],
     "one stage": [Share.between("v3:blocks.2", "r50:layer2")],
     "into a detector": [Share.between("v3:blocks.4", "det:blocks.4")],
@@ -27,7 +27,7 @@ SHARES = {
 }
 
 
-@pytest.fixture(params=SHARES.values(), ids=SHARES.keys())
+@pytest.fixture(params=list(SHARES.values()), ids=list(SHARES))
 def merged(request: pytest.FixtureRequest, street: ZooDeployment) -> MergedModel:
     plan = SharePlan(tuple(request.param))
     return MergedModel(street.models, street.facts, plan, street.maps(plan))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tiny import CLASSES, CLASSIFIER, DETECTOR, SIZE, Weights
@@ -36,17 +36,46 @@ def write_plan_bundle(
     maps: LinearMaps | None = None,
 ) -> tuple[MergedModel, BundleContents, int]:
     """Write a bundle into a new folder; return its merged model, contents and size in bytes."""
-    deployment = observed.deployment
-    facts = collect_facts(deployment.models, dtype, PRECISIONS)
-    if maps is None:
-        maps = observed.maps_for([plan])
-    merged = MergedModel(deployment.models, deployment.facts, plan, maps)
-    contents = BundleContents(
-        specs={name: specs[name] for name in facts},
-        inputs={name: model.input for name, model in deployment.models.items()},
-        facts=facts,
-        plan=merged.plan,
-        dtype=dtype,
-    )
+    merged = _merge(observed, plan, maps)
+    contents = _contents(observed, specs, (merged.plan,), dtype)
     folder.mkdir()
     return merged, contents, write_bundle(folder, contents, merged)
+
+
+def write_points_bundle(
+    observed: Observed,
+    plans: Sequence[SharePlan],
+    specs: Mapping[str, ModelSpec],
+    folder: Path,
+    dtype: Dtype = "float32",
+) -> int:
+    """Write a bundle of several plans into a new folder; return its size in bytes."""
+    merged = [_merge(observed, plan, None) for plan in plans]
+    contents = _contents(observed, specs, tuple(model.plan for model in merged), dtype)
+    folder.mkdir()
+    return write_bundle(folder, contents, *merged)
+
+
+def _merge(observed: Observed, plan: SharePlan, maps: LinearMaps | None) -> MergedModel:
+    deployment = observed.deployment
+    if maps is None:
+        maps = observed.maps_for([plan])
+    return MergedModel(deployment.models, deployment.facts, plan, maps)
+
+
+def _contents(
+    observed: Observed,
+    specs: Mapping[str, ModelSpec],
+    plans: tuple[SharePlan, ...],
+    dtype: Dtype,
+) -> BundleContents:
+    models = observed.deployment.models
+    facts = collect_facts(models, dtype, PRECISIONS)
+    return BundleContents(
+        specs={name: specs[name] for name in facts},
+        inputs={name: model.input for name, model in models.items()},
+        facts=facts,
+        plan=plans[0],
+        dtype=dtype,
+        points=plans[1:],
+    )

@@ -73,7 +73,7 @@ def write_chosen_bundle(source: BundleSource, out: Path, reporter: Reporter) -> 
         return result
     reporter.step(f"Bundle of the chosen plan {chosen.hash}")
     with reporter.working("bundle"):
-        checks = export_bundle(source, chosen, folder, ExportRequest())
+        checks = export_bundle(source, [chosen], folder, ExportRequest())
     for check in checks:
         reporter.say(f"  {check}")
     result = replace(result, bundle=bundle_id(folder))

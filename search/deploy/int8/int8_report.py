@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from search.deploy.bundle_card import escape_markdown, markdown_table
-from search.deploy.int8_quality import Int8Quality, ModelQuality
+from search.deploy.int8.int8_quality import Int8Quality, ModelQuality
 from search.evaluation.bundles import Difference
 from search.evaluation.per_frame import Scores
 from search.report.score_text import score_name, score_text

@@ -13,9 +13,9 @@ import torch
 from search.config.search import ExportConfig
 from search.data.frames import FrameSet, Sampling, Subset, batches
 from search.data.ground_truth import Truth
-from search.deploy.graph_answers import GraphAnswers, prepare_feed
-from search.deploy.int8_quality import Int8Quality, measure_int8
-from search.deploy.int8_report import (
+from search.deploy.int8.graph_answers import GraphAnswers, prepare_feed
+from search.deploy.int8.int8_quality import Int8Quality, measure_int8
+from search.deploy.int8.int8_report import (
     INT8,
     describe_drop,
     missing_section,
