@@ -51,7 +51,7 @@ from search.config.loading import load_config
 from search.config.run import RunConfig
 from search.data.frames import FrameSet, Sampling, Subset
 from search.data.ground_truth import ClassTruth, Truth
-from search.deploy.export import ONNX
+from search.deploy.export import ONNX, ExportRequest
 from search.deploy.int8.graph_answers import GraphAnswers, prepare_feed
 from search.deploy.int8.int8_export import (
     CALIBRATION_FRAMES,
@@ -335,7 +335,7 @@ def export_merged(pair: Pair, folder: Path, merging: Merging, reporter: Reporter
     reporter.step(f"{pair.name}: {merging.name}")
     config = load_pair_config(pair, folder, {**merging.changes, "truth": {}})
     run(config, reporter)
-    export(config.out_folder, None, folder / "bundle", ["onnx"], reporter)
+    export(config.out_folder, None, folder / "bundle", ExportRequest(["onnx"]), reporter)
     return folder / "bundle" / ONNX
 
 

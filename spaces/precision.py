@@ -147,7 +147,10 @@ def store_weights(module: nn.Module, precision: Precision, name: str) -> None:
 
 @torch.no_grad()
 def widen_weights(module: nn.Module) -> None:
-    """Replace the stored weights of a module by what they read as, in float32, in place."""
+    """Replace the stored weights of a module by what they read as, in float32, in place.
+
+    The module must not be a copy: torch's copies share their classes, which lose the weights.
+    """
     for part in [*module.modules()]:
         for attribute in [*getattr(part, "parametrizations", {})]:
             widened = getattr(part, attribute).detach().clone()

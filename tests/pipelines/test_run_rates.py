@@ -29,7 +29,8 @@ from search.tracking.payloads.search_run import (
     unmerged_metrics,
 )
 from search.utils.records import read_record
-from spaces.bundle import BadBundle, load_bundle, read_bundle_contents
+from spaces.bundle import load_bundle, read_bundle_contents
+from spaces.bundle_files import BadBundle
 from spaces.cost import CostModel
 from spaces.plan import SharePlan
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from search.deploy.runtimes.graph_sets import (
 )
 from search.deploy.runtimes.registry import TARGETS
 from search.deploy.runtimes.target import RuntimeTarget
-from spaces.bundle import Bundle
+from spaces.bundle import Bundle, load_bundle
 from spaces.entry_graphs import WHOLE, entry_graphs
 from spaces.errors import MergeSearchError
 from spaces.graph_export import BundleGraph, OnnxSession
@@ -45,7 +44,9 @@ class GraphRequest:
     """The runtimes that get graphs in a folder of their own."""
 
     def write(self, bundle: Bundle, frames: Sequence[Frame], folder: Path) -> list[str]:
-        """Write the graphs and run them on frames; return the checks as sentences.
+        """Write the graphs of the bundle in a folder, and run them on frames.
+
+        Return the checks as sentences.
 
         Raises:
             CannotSplit: the graphs of two entry points would have the same name.
@@ -57,16 +58,16 @@ class GraphRequest:
             graphs, checks = _exportable(entry_graphs(bundle))
             write_graph_set(graphs, prepared, any_batch, folder)
             checks.append(_describe_run(graphs, prepared, folder, ONNXRUNTIME))
+        widened = _widened(folder) if any(not t.compressed_weights for t in self.targets) else None
         for target in self.targets:
-            checks += self._write_target(bundle, prepared, target, folder / target.name)
+            form = bundle if target.compressed_weights else widened
+            assert form is not None
+            checks += self._write_target(form, prepared, target, folder / target.name)
         return checks
 
     def _write_target(
         self, bundle: Bundle, prepared: PreparedFrames, target: RuntimeTarget, folder: Path
     ) -> list[str]:
-        if not target.compressed_weights:
-            bundle = copy.deepcopy(bundle)
-            widen_weights(bundle.merged)
         parts = entry_graphs(bundle) if self.split else {}
         graphs, checks = _exportable({WHOLE: BundleGraph(bundle), **parts})
         if not graphs:
@@ -76,6 +77,13 @@ class GraphRequest:
         checks.append(_describe_run(graphs, prepared, folder, _runner(target)))
         checks += _refusals(graphs, target, folder)
         return [f"{target.name}: {check}" for check in checks]
+
+
+def _widened(folder: Path) -> Bundle:
+    """Return the bundle in a folder with all weights in float32."""
+    bundle = load_bundle(folder)
+    widen_weights(bundle.merged)
+    return bundle
 
 
 NO_GRAPHS = GraphRequest()
