@@ -99,16 +99,13 @@ class LoadedTensors:
     """The tensors in the file of a bundle; each is in memory once, whichever plans hold it.
 
     Raises:
-        OSError, SafetensorError, ValueError: the file cannot be read.
+        OSError, SafetensorError: the file cannot be read.
     """
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / WEIGHTS
         with safe_open(self._path, "pt") as file:
-            metadata = file.metadata() or {}
-        self._renamed: dict[str, dict[str, str]] = {
-            plan: load_json(names) for plan, names in metadata.items()
-        }
+            self._metadata: dict[str, str] = file.metadata() or {}
         self._unread = load_file(self._path)
         self._read: dict[str, Tensor] = {}
 
@@ -118,7 +115,7 @@ class LoadedTensors:
         Raises:
             BadBundle: a tensor is missing, of another shape, or not finite.
         """
-        weights, renamed = weight_names(merged), self._renamed.get(merged.plan.hash, {})
+        weights, renamed = weight_names(merged), self._names_of(merged.plan.hash)
         for empty, precision, places in [*_tensors(merged, dtype)]:
             name = renamed.get(places[0].name, places[0].name)
             tensor, scale = self._tensor(name, empty), None
@@ -132,6 +129,15 @@ class LoadedTensors:
                     place.module.register_parameter(place.attribute, as_parameter(tensor))
                 else:
                     place.module.register_buffer(place.attribute, tensor)
+
+    def _names_of(self, plan: str) -> dict[str, str]:
+        """Return the names of the tensors that a plan has under others than its places."""
+        try:
+            return dict(load_json(self._metadata.get(plan, "{}")))
+        except (ValueError, TypeError) as error:
+            raise BadBundle(
+                f"{self._path}: the names of the tensors of plan {plan} are damaged ({error})"
+            ) from error
 
     def check_all_read(self) -> None:
         """Check that no tensor is left over.

@@ -23,6 +23,7 @@ from tiny import (
 from search.config.loading import load_config
 from search.data.class_categories import ClassCategories
 from search.data.class_labels import folder_truth, real_truth
+from search.data.class_names import names_in_truth
 from search.data.coco.truth import coco_truth
 from search.data.frames import Sampling
 from search.data.ground_truth import (
@@ -510,3 +511,17 @@ def test_an_image_that_is_nowhere_is_refused_without_a_hint(tmp_path: Path) -> N
     (tmp_path / "labels.csv").write_text("path,label_index\na.jpg,0\n")
     with pytest.raises(BadTruth, match=re.escape(f"first {tmp_path / 'a.jpg'}") + "$"):
         csv_truth(tmp_path / "labels.csv", Sampling())
+
+
+def test_labels_name_the_classes_of_a_detector_by_their_numbers() -> None:
+    names = names_in_truth(boxes_with(COCO_IDS), 90)
+    assert len(names) == 91 and names[12] == "" == names[0]
+    assert {names[i] for i in COCO_IDS} == {str(i) for i in COCO_IDS}
+    assert names_in_truth(boxes_with([7, 3]), 2) == ("", "3", "7")
+
+
+def test_labels_name_the_classes_of_a_classifier_if_they_name_all(tmp_path: Path) -> None:
+    for name in ("car", "bus"):
+        save_noise_image(tmp_path / name / "1.png", 1)
+    truth = folder_truth(tmp_path, ALL)
+    assert names_in_truth(truth, 2) == ("bus", "car") and names_in_truth(truth, 1000) == ()

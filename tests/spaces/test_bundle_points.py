@@ -200,6 +200,10 @@ def test_a_damaged_list_of_points_is_refused(
     save_file(load_file(folders[0] / file), other / file)
     with pytest.raises(BadBundle, match=r"(is missing|is \(.*), expected"):
         load_bundle(other)
+    names = {plan: "[1]" for plan in folders[1]}
+    save_file(load_file(folders[0] / file), other / file, names)
+    with pytest.raises(BadBundle, match="are damaged"):
+        load_bundle(other)
 
 
 def test_a_plan_stands_once_in_a_bundle(pair: Observed) -> None:
