@@ -33,6 +33,7 @@ DOORS = {
     "effdet": "spaces/sources/effdet_source.py",
     "onnx2pytorch": "spaces/sources/onnx_source.py",
     "huggingface_hub": "spaces/sources/hub.py",
+    "openvino": "search/deploy/runtimes/openvino_session.py",
     "optuna": "search/study/",
     "mlflow": "search/tracking/",
 }

@@ -90,10 +90,18 @@ def _check_restrictions(
             continue
         faults = [(n, fault) for n in nodes if (fault := _fault(n, restriction, values))]
         if faults:
-            yield (
-                f"{operator}: {_nodes([n for n, _ in faults])}: {restriction.describe_part()} "
-                f"is {faults[0][1]}, allowed: {restriction.describe_allowed()}"
-            )
+            part, allowed = name_part(operator, restriction), restriction.describe_allowed()
+            counted = _nodes([node for node, _ in faults])
+            yield f"{operator}: {counted}: {part} is {faults[0][1]}, allowed: {allowed}"
+
+
+def name_part(operator: str, restriction: Restriction) -> str:
+    """Return the name of the part of a node that a restriction is about, as ONNX has it."""
+    if restriction.part == "attribute":
+        return str(restriction.which)
+    if restriction.part == "input":
+        return str(onnx.defs.get_schema(operator).inputs[int(restriction.which)].name)
+    return {"axes": "axis", "rank": "number of dimensions", "batch": "batch"}[restriction.part]
 
 
 def _fault(node: onnx.NodeProto, restriction: Restriction, values: GraphValues) -> str | None:

@@ -38,12 +38,6 @@ class Restriction:
             return not isinstance(value, str) and self.limits[0] <= value <= self.limits[1]
         return not self.values or value in self.values
 
-    def describe_part(self) -> str:
-        """Return the part, as it is called in a sentence."""
-        names = {"axes": "axis", "rank": "number of dimensions", "batch": "batch"}
-        names |= {"attribute": str(self.which), "input": f"input {self.which}"}
-        return names[self.part]
-
     def describe_allowed(self) -> str:
         """Return the values that are allowed, as they are called in a sentence."""
         if self.limits is not None:

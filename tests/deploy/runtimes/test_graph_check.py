@@ -8,7 +8,7 @@ import onnx
 import pytest
 from onnx import parser
 
-from search.deploy.runtimes.graph_check import check_graph
+from search.deploy.runtimes.graph_check import check_graph, name_part
 from search.deploy.runtimes.operator_list import Restriction
 from search.deploy.runtimes.registry import IR_VERSION, OPSET, TARGETS
 from search.deploy.runtimes.target import RuntimeTarget
@@ -146,7 +146,7 @@ def test_each_restriction_of_a_list_refuses_its_graph_and_only_that(
     case = case_of(restriction)
     refused = graph(f"y = {case.node.format(case.refused)}", case.inputs[0])
     allowed = graph(f"y = {case.node.format(case.allowed)}", case.inputs[1])
-    about = f"{restriction.describe_part()} is "
+    about = f": {name_part(case.node.partition(' ')[0], restriction)} is "
     assert any(about in sentence for sentence in check_graph(refused, target))
     assert not any(about in sentence for sentence in check_graph(allowed, target))
 
