@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +19,7 @@ from search.deploy.runtimes.graph_sets import (
     prepared_frames,
     write_graph_set,
 )
+from search.deploy.runtimes.openvino_session import OpenvinoSession
 from search.deploy.runtimes.registry import TARGETS
 from search.deploy.runtimes.target import RuntimeTarget
 from spaces.bundle import Bundle, load_bundle
@@ -58,25 +61,35 @@ class GraphRequest:
             graphs, checks = _exportable(entry_graphs(bundle))
             write_graph_set(graphs, prepared, any_batch, folder)
             checks.append(_describe_run(graphs, prepared, folder, ONNXRUNTIME))
-        widened = _widened(folder) if any(not t.compressed_weights for t in self.targets) else None
-        for target in self.targets:
-            form = bundle if target.compressed_weights else widened
-            assert form is not None
-            checks += self._write_target(form, prepared, target, folder / target.name)
+        for compressed in (True, False):
+            targets = [t for t in self.targets if t.compressed_weights == compressed]
+            if targets:
+                form = bundle if compressed else _widened(folder)
+                checks += self._write_targets(form, prepared, targets, folder)
         return checks
 
-    def _write_target(
-        self, bundle: Bundle, prepared: PreparedFrames, target: RuntimeTarget, folder: Path
+    def _write_targets(
+        self,
+        bundle: Bundle,
+        prepared: PreparedFrames,
+        targets: Sequence[RuntimeTarget],
+        folder: Path,
     ) -> list[str]:
+        """Write graphs for runtimes that take the same form: they are exported once."""
         parts = entry_graphs(bundle) if self.split else {}
-        graphs, checks = _exportable({WHOLE: BundleGraph(bundle), **parts})
-        if not graphs:
-            return [f"{target.name}: {check}" for check in checks]
-        folder.mkdir()
-        write_graph_set(graphs, prepared, for_target(target), folder)
-        checks.append(_describe_run(graphs, prepared, folder, _runner(target)))
-        checks += _refusals(graphs, target, folder)
-        return [f"{target.name}: {check}" for check in checks]
+        graphs, missing = _exportable({WHOLE: BundleGraph(bundle), **parts})
+        checks = [f"{target.name}: {reason}" for target in targets for reason in missing]
+        first = folder / targets[0].name
+        if graphs:
+            first.mkdir()
+            write_graph_set(graphs, prepared, for_target(targets[0]), first)
+            for target in targets[1:]:
+                shutil.copytree(first, folder / target.name)
+        for target in targets if graphs else ():
+            found = [_describe_run(graphs, prepared, folder / target.name, _runner(target))]
+            found += _refusals(graphs, target, folder / target.name)
+            checks += [f"{target.name}: {check}" for check in found]
+        return checks
 
 
 def _widened(folder: Path) -> Bundle:
@@ -136,6 +149,8 @@ ONNXRUNTIME = _Runner("onnxruntime", OnnxSession)
 
 def _runner(target: RuntimeTarget) -> _Runner:
     """Return the runtime of a target where it is installed, and otherwise onnxruntime."""
+    if target.name == "openvino" and find_spec("openvino"):
+        return _Runner("openvino", OpenvinoSession)
     return ONNXRUNTIME
 
 

@@ -8,8 +8,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from spaces.errors import MergeSearchError
+
+Values = NDArray[np.float32] | Tensor
 
 
 class OpenvinoMissing(MergeSearchError):
@@ -40,10 +43,10 @@ class OpenvinoSession:
         self.inputs = [port.any_name for port in self._model.inputs]
         self.outputs = [port.any_name for port in self._model.outputs]
 
-    def run(self, inputs: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+    def run(self, inputs: Mapping[str, Values]) -> dict[str, NDArray[np.float32]]:
         """Return each output by name."""
         request = self._model.create_infer_request()
-        results = request.infer(dict(inputs))
+        results = request.infer({name: np.asarray(values) for name, values in inputs.items()})
         return {name: np.array(results[name]) for name in self.outputs}
 
 
