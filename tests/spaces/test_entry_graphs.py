@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from itertools import cycle, pairwise
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 import torch
-from networks import randomise_batchnorms
-from own_networks import CHANNELS
+from own_bundles import SHARE, own_bundle
 from tiny import STREET
 
 from search.data.frames import RenderedScenes
@@ -25,50 +24,16 @@ from search.deploy.runtimes.graph_sets import (
     write_graph_set,
 )
 from search.deploy.runtimes.registry import TARGETS
-from spaces.adapters import LinearMap
-from spaces.bundle import Bundle, BundleContents, load_bundle, write_bundle
+from spaces.bundle import Bundle
 from spaces.entry_graphs import CannotSplit, entry_graphs
 from spaces.errors import BadInput
 from spaces.graph_export import OnnxSession
-from spaces.merged import MergedModel
-from spaces.model_facts import collect_facts
-from spaces.model_spec import ModelSpec
 from spaces.onnx_files import SHARED_WEIGHTS
-from spaces.plan import HEAD, PRECISIONS, Precision, Ref, Share, SharePlan
 from spaces.tasks.detection import Detections
-from spaces.zoo import load_model
 
 FRAMES = RenderedScenes(STREET, 3)
 FRAME_LIST = [FRAMES[k] for k in range(3)]
 TARGET = TARGETS["onnxruntime"]
-SHARE = Share.between("cls:trunk.body.2", "det:trunk.body.2")
-
-
-def own_bundle(folder: Path, *shares: Share) -> Bundle:
-    """Write and load a bundle of a classifier and a detector with weights in all precisions."""
-    models = {
-        name: load_model(ModelSpec(name, f"python:own_networks:{function}", "none"))
-        for name, function in (("cls", "classifier"), ("det", "detector"))
-    }
-    for model in models.values():
-        randomise_batchnorms(model)
-    facts = collect_facts(models, precisions=PRECISIONS)
-    owners = [Ref(name, stage) for name in models for stage in (*facts[name].layout.stages, HEAD)]
-    stored: tuple[Precision, ...] = ("int8", "float16", "float32", "int8")
-    precisions = dict(zip(owners, cycle(stored), strict=False))
-    plan = SharePlan(shares).with_precisions(precisions)
-    merged = MergedModel(models, facts, plan, {share: random_map() for share in shares})
-    specs = {name: model.source.spec for name, model in models.items() if model.source}
-    inputs = {name: model.input for name, model in models.items()}
-    folder.mkdir()
-    write_bundle(folder, BundleContents(specs, inputs, facts, merged.plan, "float32"), merged)
-    return load_bundle(folder)
-
-
-def random_map() -> LinearMap:
-    generator = torch.Generator().manual_seed(3)
-    weight = torch.randn(CHANNELS, CHANNELS, generator=generator) / CHANNELS**0.5
-    return LinearMap(weight, torch.randn(CHANNELS, generator=generator))
 
 
 @pytest.fixture(scope="module")
