@@ -19,6 +19,7 @@ _TARGETS = (
         opset=OPSET,
         ir_version=IR_VERSION,
         compressed_weights=True,
+        weights_beside=True,
         next_step="Load it with `onnxruntime.InferenceSession('model.onnx')`.",
     ),
     RuntimeTarget(
@@ -27,6 +28,7 @@ _TARGETS = (
         opset=OPSET,
         ir_version=IR_VERSION,
         compressed_weights=True,
+        weights_beside=True,
         next_step="Load it with `openvino.Core().compile_model('model.onnx', 'CPU')`.",
     ),
     RuntimeTarget(
@@ -35,6 +37,7 @@ _TARGETS = (
         opset=OPSET,
         ir_version=IR_VERSION,
         compressed_weights=False,
+        weights_beside=True,
         next_step="Build an engine on the device: "
         "`trtexec --onnx=model.onnx --saveEngine=model.engine --fp16`.",
         operators=load_operator_list("tensorrt"),
@@ -45,6 +48,7 @@ _TARGETS = (
         opset=OPSET,
         ir_version=IR_VERSION,
         compressed_weights=False,
+        weights_beside=False,
         next_step="Convert it in an environment of its own: `onnx2tf -i model.onnx -o litert`.",
         operators=load_operator_list("litert"),
     ),
@@ -54,6 +58,7 @@ _TARGETS = (
         opset=OPSET,
         ir_version=IR_VERSION,
         compressed_weights=False,
+        weights_beside=False,
         next_step="Parse it with `hailo parser onnx model.onnx --hw-arch hailo8`, a detector with "
         "`--end-node-names` and the convolutions that give its raw outputs; "
         "then `hailo optimize` and `hailo compiler`.",
@@ -65,6 +70,7 @@ _TARGETS = (
         opset=OPSET,
         ir_version=IR_VERSION,
         compressed_weights=False,
+        weights_beside=True,
         next_step="Load it with `rknn.load_onnx(model='model.onnx')`, "
         "then `rknn.build(do_quantization=True, dataset='frames.txt')`.",
         operators=load_operator_list("rknn"),
