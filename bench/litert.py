@@ -70,7 +70,10 @@ def convert(graph: Path, folder: Path) -> Path:
     np.save(folder / SAMPLES, np.random.default_rng(1).random((20, 128, 128, 3), np.float32))
     with contextlib.chdir(folder):
         onnx2tf.convert(
-            input_onnx_file_path=str(graph), output_folder_path="out", non_verbose=True
+            input_onnx_file_path=str(graph),
+            output_folder_path="out",
+            replace_to_pseudo_operators=["erf"],
+            non_verbose=True,
         )
     return folder / "out" / f"{graph.stem}_float32.tflite"
 

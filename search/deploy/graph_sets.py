@@ -26,7 +26,7 @@ from spaces.inputs import Frame
 if TYPE_CHECKING:
     import onnx_ir
 
-    from search.deploy.runtimes.target import Target
+    from search.deploy.runtimes.target import RuntimeTarget
 
 Graphs = Mapping[str, BundleGraph]
 Build = Callable[[BundleGraph, Sequence[Tensor]], "onnx_ir.Model"]
@@ -46,7 +46,7 @@ def any_batch(graph: BundleGraph, examples: Sequence[Tensor]) -> onnx_ir.Model:
     return onnx_model(graph, export_program(graph, examples))
 
 
-def for_target(target: Target) -> Build:
+def for_target(target: RuntimeTarget) -> Build:
     """Return what exports a graph for one frame at a time, as a runtime takes it."""
 
     def build(graph: BundleGraph, examples: Sequence[Tensor]) -> onnx_ir.Model:
