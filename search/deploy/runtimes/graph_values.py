@@ -86,7 +86,8 @@ class GraphValues:
         """Return the dimensions of each constant that is joined to the channels of a map."""
         if not any(self.rank(name) == 4 and not self.is_constant(name) for name in node.input):
             return []
-        dims = [self._by_name[name].dims or () for name in node.input if self.is_constant(name)]
+        constants = [self._by_name.get(name) for name in node.input if self.is_constant(name)]
+        dims = [facts.dims for facts in constants if facts is not None and facts.dims]
         return [len(d) for d in dims if len(d) > 2 and d[-3] != 1 and d[-2:] == (1, 1)]
 
     def is_constant(self, name: str) -> bool:

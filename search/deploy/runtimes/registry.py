@@ -30,7 +30,8 @@ _TARGETS = (
         ir_version=IR_VERSION,
         compressed_weights=True,
         weights_beside=True,
-        next_step="Load it with `openvino.Core().compile_model('model.onnx', 'CPU')`.",
+        next_step="Load it with `openvino.Core().compile_model('model.onnx', 'CPU', "
+        "{'EXECUTION_MODE_HINT': 'ACCURACY'})`.",
     ),
     RuntimeTarget(
         name="tensorrt",

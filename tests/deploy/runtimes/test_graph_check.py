@@ -9,7 +9,7 @@ import pytest
 from onnx import parser
 
 from search.deploy.runtimes.graph_check import check_graph, name_part
-from search.deploy.runtimes.operator_list import Restriction
+from search.deploy.runtimes.operator_list import OperatorList, Restriction
 from search.deploy.runtimes.registry import IR_VERSION, OPSET, TARGETS
 from search.deploy.runtimes.target import RuntimeTarget
 
@@ -246,3 +246,19 @@ def test_weights_may_lie_beside_the_graph_where_the_runtime_reads_them_there() -
     refused = ["1 tensor stored in a file beside the graph (first: kernel)"]
     for target in TARGETS.values():
         assert check_graph(model, target) == ([] if target.weights_beside else refused)
+
+
+def test_a_list_or_a_target_that_contradicts_itself_cannot_be_built() -> None:
+    relu = frozenset({"Relu"})
+    with pytest.raises(ValueError, match="no 'colour'"):
+        Restriction(relu, "colour")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="both values and limits"):
+        Restriction(relu, "rank", values=(4,), limits=(1, 4))
+    with pytest.raises(ValueError, match=r"restricted, but not listed: \['Relu'\]"):
+        OperatorList("a compiler 1.0", "a page", frozenset(), (Restriction(relu, "rank"),))
+    with pytest.raises(ValueError, match="only runtimes that are run here"):
+        RuntimeTarget("box", "Box", OPSET, IR_VERSION, True, True, "", TARGETS["rknn"].operators)
+
+
+def test_a_target_is_registered_under_its_name() -> None:
+    assert {name: target.name for name, target in TARGETS.items()} == {n: n for n in TARGETS}
