@@ -1,4 +1,4 @@
-"""Write several ONNX graphs that keep their weights in one file, each tensor once."""
+"""Write ONNX graphs, with their weights in one file beside them or each with its own."""
 
 from __future__ import annotations
 
@@ -15,8 +15,14 @@ PAGE_BYTES = 4096
 """Tensors of at least a page begin at the start of one, so that a runtime can map the file."""
 
 
-def write_graphs(graphs: Mapping[str, ir.Model], folder: Path) -> None:
-    """Write each graph under its file name, and the weights of all into SHARED_WEIGHTS.
+def write_with_weights_inside(graphs: Mapping[str, ir.Model], folder: Path) -> None:
+    """Write each graph under its file name, with its own copy of its weights."""
+    for name, model in graphs.items():
+        ir.save(model, folder / name)
+
+
+def write_with_shared_weights(graphs: Mapping[str, ir.Model], folder: Path) -> None:
+    """Write each graph under its file name, and the weights of all into SHARED_WEIGHTS, once.
 
     Tensors of the same type, shape and content are one tensor, whatever their names.
     """

@@ -43,7 +43,7 @@ def fold_batchnorm(graph: ir.Graph, norm: ir.Node) -> None:
 
     value = norm.inputs[0]
     assert value is not None
-    places = (-1, *(1 for _ in fixed_shape(value)[2:]))
+    places = (1, -1, *(1 for _ in fixed_shape(value)[2:]))
     for operator, numbers in (("Mul", factor), ("Add", beta - mean * factor)):
         shaped = add_weights(graph, numbers.reshape(places), f"{norm.name}.{operator}")
         node = ir.node(operator, [value, shaped])

@@ -15,7 +15,13 @@ from onnxscript.rewriter.rules.common import _fuse_pad_into_conv
 from spaces.onnx_weights import HALF
 from spaces.portable.batchnorms import fold_batchnorm
 from spaces.portable.opsets import lower_opset
-from spaces.portable.rewrites import add_stack, drop_expand, pool_mean, slice_gather
+from spaces.portable.rewrites import (
+    add_batch_to_constant,
+    add_stack,
+    drop_expand,
+    pool_mean,
+    slice_gather,
+)
 from spaces.portable.transposes import join_dimensions
 
 EXPORTED_OPSET = 18
@@ -24,8 +30,14 @@ LARGEST_FOLDED = 1 << 26
 """Numbers in a tensor that is computed from constants, at most."""
 
 REWRITES = (
-    add_stack, pool_mean, slice_gather, drop_expand, join_dimensions, fold_batchnorm
-)  # fmt: skip
+    add_stack,
+    pool_mean,
+    slice_gather,
+    drop_expand,
+    join_dimensions,
+    fold_batchnorm,
+    add_batch_to_constant,
+)
 
 
 def make_portable(model: ir.Model, opset: int, ir_version: int) -> None:

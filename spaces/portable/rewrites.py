@@ -97,6 +97,20 @@ def drop_expand(graph: ir.Graph, expand: ir.Node) -> None:
         replace_node(graph, expand, source)
 
 
+def add_batch_to_constant(graph: ir.Graph, node: ir.Node) -> None:
+    """Give a constant for each channel the dimension of the batch.
+
+    onnx2tf takes one without it for a constant of the last dimensions.
+    """
+    if node.op_type not in ("Add", "Sub", "Mul", "Div") or len(fixed_shape(node.outputs[0])) != 4:
+        return
+    for index, value in enumerate(node.inputs):
+        numbers = constant_of(value)
+        if numbers is not None and numbers.ndim == 3 and numbers.shape[1:] == (1, 1):
+            name = f"{name_of(value)}.channels"
+            node.replace_input_with(index, add_initializer(graph, numbers[None], name))
+
+
 def _reshaped(graph: ir.Graph, node: ir.Node, value: ir.Value) -> ir.Value:
     """Return a tensor in the shape of what a node outputs."""
     shape = fixed_shape(node.outputs[0])

@@ -16,9 +16,9 @@ from tiny import STREET
 
 from search.data.frames import RenderedScenes
 from search.deploy.runtimes.graph_sets import (
-    Build,
-    any_batch,
-    for_target,
+    ANY_BATCH,
+    GraphForm,
+    form_for,
     largest_difference,
     prepared_frames,
     write_graph_set,
@@ -68,21 +68,21 @@ def test_an_unknown_model_and_a_foreign_trunk_are_refused(bundle: Bundle, tmp_pa
         bundle.model("det", foreign)
 
 
-def write_entries(bundle: Bundle, build: Build, folder: Path) -> Path:
-    write_graph_set(entry_graphs(bundle), prepared_frames(bundle, FRAME_LIST), build, folder)
+def write_entries(bundle: Bundle, form: GraphForm, folder: Path) -> Path:
+    write_graph_set(entry_graphs(bundle), prepared_frames(bundle, FRAME_LIST), form, folder)
     return folder
 
 
 @pytest.fixture(scope="module")
 def any_batches(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The graphs for batches of any size."""
-    return write_entries(bundle, any_batch, tmp_path_factory.mktemp("any"))
+    return write_entries(bundle, ANY_BATCH, tmp_path_factory.mktemp("any"))
 
 
 @pytest.fixture(scope="module")
 def portable(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The graphs for a runtime."""
-    return write_entries(bundle, for_target(TARGET), tmp_path_factory.mktemp("portable"))
+    return write_entries(bundle, form_for(TARGET), tmp_path_factory.mktemp("portable"))
 
 
 @pytest.fixture(params=["any_batches", "portable"])

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 import onnx
 
-from search.deploy.runtimes.graph_values import GraphValues, TensorFacts
+from search.deploy.runtimes.graph_values import TYPE_NAMES, GraphValues, TensorFacts
 from search.deploy.runtimes.operator_list import Allowed, OperatorList, Restriction
 from search.deploy.runtimes.target import RuntimeTarget
 
@@ -26,6 +26,7 @@ def check_graph(model: onnx.ModelProto, target: RuntimeTarget) -> list[str]:
     return [
         *_check_versions(model, target),
         *_check_shapes(values, target),
+        *_check_weights(model, target),
         *_check_types(values, target),
         *_check_operators(values, target),
     ]
@@ -55,6 +56,16 @@ def _check_shapes(values: GraphValues, target: RuntimeTarget) -> Iterator[str]:
     computing = [node for node in values.nodes if node.op_type in SHAPE_OPERATORS]
     for operator, nodes in _by_operator(computing):
         yield f"{operator}: {_nodes(nodes)}: computes a shape, and all shapes must be fixed"
+
+
+def _check_weights(model: onnx.ModelProto, target: RuntimeTarget) -> Iterator[str]:
+    outside = [
+        TensorFacts(tensor.name, TYPE_NAMES[tensor.data_type], tuple(tensor.dims))
+        for tensor in model.graph.initializer
+        if tensor.data_location == onnx.TensorProto.EXTERNAL
+    ]
+    if not target.weights_beside:
+        yield from _tensors(outside, "stored in a file beside the graph")
 
 
 def _check_types(values: GraphValues, target: RuntimeTarget) -> Iterator[str]:
@@ -101,7 +112,12 @@ def name_part(operator: str, restriction: Restriction) -> str:
         return str(restriction.which)
     if restriction.part == "input":
         return str(onnx.defs.get_schema(operator).inputs[int(restriction.which)].name)
-    return {"axes": "axis", "rank": "number of dimensions", "batch": "batch"}[restriction.part]
+    return {
+        "axes": "axis",
+        "rank": "number of dimensions",
+        "batch": "batch",
+        "channel": "number of dimensions of a constant per channel",
+    }[restriction.part]
 
 
 def _fault(node: onnx.NodeProto, restriction: Restriction, values: GraphValues) -> str | None:
@@ -127,6 +143,8 @@ def _restricted(
         return values.constant(node.input[position]) if len(node.input) > position else []
     if restriction.part == "axes":
         return values.axes(node)
+    if restriction.part == "channel":
+        return [*values.channel_constants(node)]
     number = values.rank(first) if restriction.part == "rank" else values.batch(first)
     return [] if number is None else [number]
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from search.deploy.runtimes.graph_sets import (
+    ANY_BATCH,
     Graphs,
     PreparedFrames,
     Session,
-    any_batch,
-    for_target,
+    form_for,
     largest_difference,
     prepared_frames,
     write_graph_set,
@@ -59,13 +59,11 @@ class GraphRequest:
         prepared, checks = prepared_frames(bundle, frames), list[str]()
         if self.split and not self.targets:
             graphs, checks = _exportable(entry_graphs(bundle))
-            write_graph_set(graphs, prepared, any_batch, folder)
+            write_graph_set(graphs, prepared, ANY_BATCH, folder)
             checks.append(_describe_run(graphs, prepared, folder, ONNXRUNTIME))
-        for compressed in (True, False):
-            targets = [t for t in self.targets if t.compressed_weights == compressed]
-            if targets:
-                form = bundle if compressed else _widened(folder)
-                checks += self._write_targets(form, prepared, targets, folder)
+        for targets in _by_form(self.targets):
+            stored = bundle if targets[0].compressed_weights else _widened(folder)
+            checks += self._write_targets(stored, prepared, targets, folder)
         return checks
 
     def _write_targets(
@@ -82,7 +80,7 @@ class GraphRequest:
         first = folder / targets[0].name
         if graphs:
             first.mkdir()
-            write_graph_set(graphs, prepared, for_target(targets[0]), first)
+            write_graph_set(graphs, prepared, form_for(targets[0]), first)
             for target in targets[1:]:
                 shutil.copytree(first, folder / target.name)
         for target in targets if graphs else ():
@@ -90,6 +88,15 @@ class GraphRequest:
             found += _refusals(graphs, target, folder / target.name)
             checks += [f"{target.name}: {check}" for check in found]
         return checks
+
+
+def _by_form(targets: Sequence[RuntimeTarget]) -> list[list[RuntimeTarget]]:
+    """Return the targets that take the same graphs together."""
+    groups: dict[tuple[bool, bool], list[RuntimeTarget]] = {}
+    for target in targets:
+        form = (target.compressed_weights, target.weights_beside)
+        groups.setdefault(form, []).append(target)
+    return [*groups.values()]
 
 
 def _widened(folder: Path) -> Bundle:

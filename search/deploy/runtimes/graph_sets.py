@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -33,6 +34,15 @@ Build = Callable[[BundleGraph, Sequence[Tensor]], "onnx_ir.Model"]
 """Exports one graph; its examples are the inputs for two frames."""
 
 
+@dataclass(frozen=True)
+class GraphForm:
+    """The form in which graphs are written."""
+
+    build: Build
+    weights_beside: bool
+    """Whether all graphs read their weights from one file, or each holds its own."""
+
+
 class Session(Protocol):
     """A graph file that a runtime has loaded."""
 
@@ -41,13 +51,16 @@ class Session(Protocol):
         ...
 
 
-def any_batch(graph: BundleGraph, examples: Sequence[Tensor]) -> onnx_ir.Model:
-    """Return a graph for batches of any size, in torch's own set of operators."""
+def _build_any_batch(graph: BundleGraph, examples: Sequence[Tensor]) -> onnx_ir.Model:
     return onnx_model(graph, export_program(graph, examples))
 
 
-def for_target(target: RuntimeTarget) -> Build:
-    """Return what exports a graph for one frame at a time, as a runtime takes it."""
+ANY_BATCH = GraphForm(_build_any_batch, weights_beside=True)
+"""Graphs for batches of any size, in torch's own set of operators."""
+
+
+def form_for(target: RuntimeTarget) -> GraphForm:
+    """Return the form that a runtime takes: graphs for one frame at a time."""
 
     def build(graph: BundleGraph, examples: Sequence[Tensor]) -> onnx_ir.Model:
         from spaces.portable.graph import EXPORTED_OPSET, make_portable
@@ -60,18 +73,18 @@ def for_target(target: RuntimeTarget) -> Build:
             add_raw_outputs(model, detector)
         return model
 
-    return build
+    return GraphForm(build, target.weights_beside)
 
 
-def write_graph_set(graphs: Graphs, frames: PreparedFrames, build: Build, folder: Path) -> None:
-    """Export graphs to `NAME.onnx` in a folder, with their weights in one file.
+def write_graph_set(graphs: Graphs, frames: PreparedFrames, form: GraphForm, folder: Path) -> None:
+    """Export graphs to `NAME.onnx` in a folder.
 
     Raises:
         ExporterMissing: onnx or onnxscript is not installed.
         NotPortable: a runtime's set of operators lacks one of a graph.
     """
     try:
-        from spaces.onnx_files import write_graphs
+        from spaces.onnx_files import write_with_shared_weights, write_with_weights_inside
     except ImportError as error:
         raise missing_packages(error) from error
     inputs = {name: torch.cat([values[0], values[-1]]) for name, values in frames.items()}
@@ -79,10 +92,11 @@ def write_graph_set(graphs: Graphs, frames: PreparedFrames, build: Build, folder
     for outputs in _torch_answers(graphs, inputs).values():
         known |= outputs
     models = {
-        f"{name}.onnx": build(graph, [known[key].clone() for key in graph.inputs])
+        f"{name}.onnx": form.build(graph, [known[key].clone() for key in graph.inputs])
         for name, graph in graphs.items()
     }
-    write_graphs(models, folder)
+    write = write_with_shared_weights if form.weights_beside else write_with_weights_inside
+    write(models, folder)
 
 
 PreparedFrames = Mapping[str, Sequence[Tensor]]

@@ -82,6 +82,14 @@ class GraphValues:
         facts = self._by_name.get(name)
         return facts.dims[0] if facts is not None and facts.dims else None
 
+    def channel_constants(self, node: onnx.NodeProto) -> list[int]:
+        """Return the dimensions of each constant that is joined to the channels of a map."""
+        if not any(self.rank(name) == 4 and not self.is_constant(name) for name in node.input):
+            return []
+        constants = [self._by_name.get(name) for name in node.input if self.is_constant(name)]
+        dims = [facts.dims for facts in constants if facts is not None and facts.dims]
+        return [len(d) for d in dims if len(d) > 2 and d[-3] != 1 and d[-2:] == (1, 1)]
+
     def is_constant(self, name: str) -> bool:
         """Return whether a tensor is held by the file."""
         return name in self._initializers or name in self._constants
@@ -131,7 +139,7 @@ class GraphValues:
     @cached_property
     def _by_name(self) -> dict[str, TensorFacts]:
         declared = [*self._graph.input, *self._graph.value_info, *self._graph.output]
-        return {f.name: f for f in self.weights} | {v.name: _facts_of(v) for v in declared}
+        return {v.name: _facts_of(v) for v in declared} | {f.name: f for f in self.weights}
 
 
 AXES_INPUT = {"Slice": 3, "ReduceSum": 1, "Squeeze": 1, "Unsqueeze": 1}

@@ -43,10 +43,12 @@ class OpenvinoSession:
         self.inputs = [port.any_name for port in self._model.inputs]
         self.outputs = [port.any_name for port in self._model.outputs]
 
-    def run(self, inputs: Mapping[str, Values]) -> dict[str, NDArray[np.float32]]:
+    def run(
+        self, inputs: Mapping[str, Tensor | NDArray[np.float32]]
+    ) -> dict[str, NDArray[np.float32]]:
         """Return each output by name."""
         request = self._model.create_infer_request()
-        results = request.infer({name: np.asarray(values) for name, values in inputs.items()})
+        results = request.infer({name: np.asarray(value) for name, value in inputs.items()})
         return {name: np.array(results[name]) for name in self.outputs}
 
 

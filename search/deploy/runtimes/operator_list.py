@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, Literal, cast, get_args
 
-NodePart = Literal["attribute", "input", "axes", "rank", "batch"]
+NodePart = Literal["attribute", "input", "axes", "rank", "batch", "channel"]
 """What a restriction is about: an attribute; the numbers of a constant input; the axes that a node
-works along, counted from 0; the dimensions of its first input; or the first of these."""
+works along, counted from 0; the number of dimensions of its first input; the first of these; the
+number of dimensions of a constant with one number for each channel of a map."""
 Allowed = str | int | float
 
 

@@ -24,6 +24,8 @@ class RuntimeTarget:
 
     The others quantise a graph in float32 by themselves.
     """
+    weights_beside: bool
+    """Whether it reads weights from a file beside the graph."""
     next_step: str
     """A sentence with the command or the call that takes the file."""
     operators: OperatorList | None = None

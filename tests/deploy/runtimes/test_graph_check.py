@@ -9,7 +9,7 @@ import pytest
 from onnx import parser
 
 from search.deploy.runtimes.graph_check import check_graph, name_part
-from search.deploy.runtimes.operator_list import Restriction
+from search.deploy.runtimes.operator_list import OperatorList, Restriction
 from search.deploy.runtimes.registry import IR_VERSION, OPSET, TARGETS
 from search.deploy.runtimes.target import RuntimeTarget
 
@@ -22,7 +22,7 @@ CONSTANTS = """
     int64[1] first = {0}, int64[1] second = {1}, int64[1] third = {2}, int64[1] last = {-1},
     int64[8] margins = {0, 0, 1, 1, 0, 0, 1, 1}, bool yes = {1},
     float[1, 2, 2, 2] grid = {0, 0, 0, 0, 0, 0, 0, 0}, int64[1, 1] place = {0},
-    float[1, 2, 8, 8] rest = {1}
+    float[1, 2, 8, 8] rest = {1}, float[2, 1, 1] three = {1, 1}, float[1, 2, 1, 1] four = {1, 1}
 """
 
 
@@ -96,6 +96,7 @@ CASES = {
     ),
     "Pad attribute mode": Case("Pad <mode = {}> (x, margins)", '"reflect"', '"constant"'),
     "EyeLike input 0": Case("EyeLike ({})", "x", "kernel", ("float[2, 2] x", MAP)),
+    "Mul channel ": Case("Mul (x, {})", "three", "four"),
     "Conv input 1": Case(
         "Conv (x, {})", "by", "kernel", (f"{MAP}, float[2, 2, 1, 1] by", MAP)
     ),
@@ -237,9 +238,27 @@ def test_types_are_those_that_compilers_take(nodes: str, inputs: str, fault: str
         assert any(fault in sentence for sentence in found) == (not target.compressed_weights)
 
 
-def test_weights_may_lie_in_a_file_that_is_not_read() -> None:
+def test_weights_may_lie_beside_the_graph_where_the_runtime_reads_them_there() -> None:
     model = graph("y = Conv (x, kernel)")
     (kernel,) = model.graph.initializer
     kernel.ClearField("float_data")
     kernel.data_location = onnx.TensorProto.EXTERNAL
-    assert [check_graph(model, target) for target in TARGETS.values()] == [[]] * len(TARGETS)
+    refused = ["1 tensor stored in a file beside the graph (first: kernel)"]
+    for target in TARGETS.values():
+        assert check_graph(model, target) == ([] if target.weights_beside else refused)
+
+
+def test_a_list_or_a_target_that_contradicts_itself_cannot_be_built() -> None:
+    relu = frozenset({"Relu"})
+    with pytest.raises(ValueError, match="no 'colour'"):
+        Restriction(relu, "colour")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="both values and limits"):
+        Restriction(relu, "rank", values=(4,), limits=(1, 4))
+    with pytest.raises(ValueError, match=r"restricted, but not listed: \['Relu'\]"):
+        OperatorList("a compiler 1.0", "a page", frozenset(), (Restriction(relu, "rank"),))
+    with pytest.raises(ValueError, match="only runtimes that are run here"):
+        RuntimeTarget("box", "Box", OPSET, IR_VERSION, True, True, "", TARGETS["rknn"].operators)
+
+
+def test_a_target_is_registered_under_its_name() -> None:
+    assert {name: target.name for name, target in TARGETS.items()} == {n: n for n in TARGETS}
