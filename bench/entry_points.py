@@ -4,10 +4,10 @@
 
 OUT is the output folder of a finished run, by default that of the quickstart. Its chosen plan is
 exported three times: as one graph for any batch (`--format onnx`), as entry points (`--split`),
-and as entry points for onnxruntime (`--split --target onnxruntime`). Times are medians of rounds in
-which every graph runs once, so that the load of the machine hits all alike. Memory is the growth of
-the resident set of a fresh process that loads graphs and runs them. `--old-python` is an
-interpreter with an older onnxruntime, which loads and runs the graphs for onnxruntime.
+and as entry points for onnxruntime (`--split --target onnxruntime`). Times are medians of rounds
+in which every graph runs once, so that the load of the machine hits all alike. Memory is the
+growth of the resident set of a fresh process that loads graphs and runs them. `--old-python` is
+an interpreter with an older onnxruntime, which loads and runs the graphs for onnxruntime.
 """
 
 from __future__ import annotations

@@ -6,11 +6,13 @@ import numpy as np
 import onnx_ir as ir
 
 from spaces.portable.values import (
+    add_initializer,
     add_integers,
     constant_of,
     fixed_shape,
     like,
     maker_of,
+    name_of,
     replace_node,
     typed,
 )

@@ -174,6 +174,18 @@ def test_the_mean_over_all_positions_is_a_pool(keepdims: int, output: list[int])
     assert operators(rewritten(model))["GlobalAveragePool"] == 1
 
 
+def test_a_constant_for_each_channel_has_four_dimensions() -> None:
+    nodes = [
+        helper.make_node("Mul", ["x", "c"], ["m"]),
+        helper.make_node("Add", ["m", "last"], ["y"]),
+    ]
+    constants: Arrays = {"c": normal(3, 1, 1), "last": normal(4)}
+    portable = rewritten(graph_of(nodes, [1, 3, 4, 4], constants, [1, 3, 4, 4]))
+    read = {tensor.name: list(tensor.dims) for tensor in portable.graph.initializer}
+    shapes = [read[node.input[1]] for node in portable.graph.node]
+    assert shapes == [[1, 3, 1, 1], [4]]
+
+
 @pytest.mark.parametrize(
     ("places", "left"),
     [
