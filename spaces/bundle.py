@@ -13,7 +13,6 @@ weights, cut and merged in the same way, and then filled with the tensors.
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -284,7 +283,10 @@ def _once(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
 
     def convert(tensor: Tensor) -> Tensor:
         if id(tensor) not in converted:
-            converted[id(tensor)] = tensor, fn(tensor)  # the id lasts as long as the tensor
+            result = fn(tensor)
+            # The ids last as long as the tensors. A module of several plans comes again.
+            converted[id(tensor)] = tensor, result
+            converted[id(result)] = result, result
         return converted[id(tensor)][1]
 
     return convert
@@ -342,15 +344,12 @@ def load_bundle(folder: Path | str) -> Bundle:
     models = {name: _skeleton(spec, folder) for name, spec in contents.specs.items()}
     try:
         with torch.device("meta"):
-            empty = [_empty_model(models, contents.facts, plan) for plan in contents.plans]
+            merged_models = [_empty_model(models, contents.facts, plan) for plan in contents.plans]
         tensors = LoadedTensors(folder)
     except (OSError, SafetensorError, BadPlan, KeyError, ValueError) as error:
         raise incomplete_bundle(folder, error) from error
-    # The plans share modules of the same networks, which would be filled twice.
-    merged, *others = empty[0], *map(copy.deepcopy, empty[1:])
-    for model in (merged, *others):
-        tensors.fill(model, contents.dtype)
-    tensors.check_all_read()
+    tensors.fill(merged_models, contents.dtype)
+    merged, *others = merged_models
     bundle = Bundle(merged, contents.inputs, contents.tasks, contents.classes, others)
     return bundle.eval().requires_grad_(False)
 

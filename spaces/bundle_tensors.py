@@ -6,6 +6,7 @@ has others: as JSON, by the hash of the plan, the place of a tensor -> its name 
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
@@ -109,26 +110,63 @@ class LoadedTensors:
         self._unread = load_file(self._path)
         self._read: dict[str, Tensor] = {}
 
-    def fill(self, merged: MergedModel, dtype: Dtype) -> None:
-        """Replace the empty tensors of a model by the loaded ones, which are read as float32.
+    def fill(self, models: Sequence[MergedModel], dtype: Dtype) -> None:
+        """Replace the empty tensors of models by the loaded ones, which are read as float32.
+
+        The models are those of several plans over the same networks. Their modules are shared
+        where the tensors are: the objects of modules take memory, too.
 
         Raises:
-            BadBundle: a tensor is missing, of another shape, or not finite.
+            BadBundle: a tensor is missing, left over, of another shape, or not finite.
         """
-        weights, renamed = weight_names(merged), self._names_of(merged.plan.hash)
-        for empty, precision, places in [*_tensors(merged, dtype)]:
-            name = renamed.get(places[0].name, places[0].name)
-            tensor, scale = self._tensor(name, empty), None
-            if precision == "int8" and id(empty) in weights and empty.dim() > 1:
-                scale_shape = (empty.shape[0], *(1 for _ in empty.shape[1:]))
-                scale = self._tensor(name + SCALE, torch.empty(scale_shape, device="meta"))
+        parts: dict[tuple[str, tuple[_Slot, ...]], nn.Module] = {}
+        taken: set[int] = set()
+        slots_by_model = [self._slots(merged, dtype) for merged in models]
+        for merged, slots in zip(models, slots_by_model, strict=True):
+            for path, _, module in [*merged.parts()]:
+                key = path, tuple(slots[path])
+                if key not in parts:
+                    parts[key] = copy.deepcopy(module) if id(module) in taken else module
+                    taken.add(id(module))
+                merged.set_submodule(path, parts[key])
+        for (path, needed), module in parts.items():
+            self._fill_part(path, module, needed)
+        if self._unread:
+            raise BadBundle(f"{self._path}: holds {len(self._unread)} unexpected tensors")
+
+    def _slots(self, merged: MergedModel, dtype: Dtype) -> dict[str, list[_Slot]]:
+        """Return the tensors that each part of a model needs, by the path of the part."""
+        names = self._names_of(merged.plan.hash)
+        slots: dict[str, list[_Slot]] = {path: [] for path, _, _ in merged.parts()}
+        for _, precision, places in _tensors(merged, dtype):
+            name = names.get(places[0].name, places[0].name)
             for place in places:
-                if id(empty) in weights:
-                    hold_stored(place.module, place.attribute, StoredWeight(tensor, scale))
-                elif isinstance(empty, nn.Parameter):
-                    place.module.register_parameter(place.attribute, as_parameter(tensor))
-                else:
-                    place.module.register_buffer(place.attribute, tensor)
+                slots[place.part].append(_Slot(place.name, name, precision))
+        return slots
+
+    def _fill_part(self, path: str, module: nn.Module, slots: Sequence[_Slot]) -> None:
+        weights = weight_names(module)
+        owners = []
+        for slot in slots:
+            inner, _, attribute = slot.place.removeprefix(f"{path}.").rpartition(".")
+            owner = module.get_submodule(inner)
+            owners.append((owner, attribute, getattr(owner, attribute)))
+        for slot, (owner, attribute, empty) in zip(slots, owners, strict=True):
+            tensor = self._tensor(slot.name, empty)
+            if id(empty) in weights:
+                scale = self._scale(slot.name, empty) if slot.precision == "int8" else None
+                hold_stored(owner, attribute, StoredWeight(tensor, scale))
+            elif isinstance(empty, nn.Parameter):
+                owner.register_parameter(attribute, as_parameter(tensor))
+            else:
+                owner.register_buffer(attribute, tensor)
+
+    def _scale(self, name: str, empty: Tensor) -> Tensor | None:
+        """Return the scale of a weight in int8, (output channels, 1, ...); a bias has none."""
+        if empty.dim() < 2:
+            return None
+        shape = (empty.shape[0], *(1 for _ in empty.shape[1:]))
+        return self._tensor(name + SCALE, torch.empty(shape, device="meta"))
 
     def _names_of(self, plan: str) -> dict[str, str]:
         """Return the names of the tensors that a plan has under others than its places."""
@@ -138,15 +176,6 @@ class LoadedTensors:
             raise BadBundle(
                 f"{self._path}: the names of the tensors of plan {plan} are damaged ({error})"
             ) from error
-
-    def check_all_read(self) -> None:
-        """Check that no tensor is left over.
-
-        Raises:
-            BadBundle: one is.
-        """
-        if self._unread:
-            raise BadBundle(f"{self._path}: holds {len(self._unread)} unexpected tensors")
 
     def _tensor(self, name: str, empty: Tensor) -> Tensor:
         """Return a tensor of the file, laid out in memory as an empty one.
@@ -177,12 +206,22 @@ class LoadedTensors:
         return as_parameter(laid_out) if isinstance(empty, nn.Parameter) else laid_out
 
 
-class _Place(NamedTuple):
-    """An attribute of a module that holds a tensor; a tied tensor has several places."""
+class _Slot(NamedTuple):
+    """A tensor that a part of a model needs."""
 
-    module: nn.Module
-    attribute: str
+    place: str
     name: str
+    """Its name in the file."""
+    precision: Precision
+
+
+class _Place(NamedTuple):
+    """Where a merged model holds a tensor; a tied tensor has several places."""
+
+    part: str
+    """The path of the stage, head or adapter."""
+    name: str
+    """The path of the tensor."""
 
 
 def _tensors(
@@ -201,7 +240,7 @@ def _tensors(
                 *part.named_parameters(recurse=False),
                 *part.named_buffers(recurse=False),
             ]:
-                place = _Place(part, attribute, f"{path}.{attribute}")
+                place = _Place(start, f"{path}.{attribute}")
                 places.setdefault((id(tensor), precision), (tensor, []))[1].append(place)
     for (_, precision), (tensor, places_of_tensor) in places.items():
         yield tensor, precision, places_of_tensor

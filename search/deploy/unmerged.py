@@ -78,7 +78,7 @@ def write_unmerged(contents: BundleContents, specs: Specs, folder: Path) -> None
     models = {name: load_model(spec) for name, spec in specs.items()}
     unmerged = SharePlan()
     merged = MergedModel(models, contents.facts, unmerged, {})
-    float_contents = replace(contents, specs=specs, plan=unmerged, dtype="float32")
+    float_contents = replace(contents, specs=specs, plan=unmerged, points=(), dtype="float32")
     write_bundle(folder, float_contents, merged)
     fields = {name: spec_fields(spec) for name, spec in specs.items()}
     (folder / SPECS).write_text(json.dumps(fields), encoding="utf-8")

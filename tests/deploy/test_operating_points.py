@@ -91,7 +91,10 @@ def test_the_card_says_what_each_point_and_all_together_cost(
 
 
 def test_bench_bundle_compares_the_bytes_of_all_points(
-    points: list[CandidateRecord], folder: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_run: FinishedRun,
+    points: list[CandidateRecord],
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def measure(kind: str, folder: Path) -> BundleMeasurement:
         return BundleMeasurement(bytes_in_file(folder), 1, 1, 1.0)
@@ -99,7 +102,8 @@ def test_bench_bundle_compares_the_bytes_of_all_points(
     monkeypatch.setattr(benchmark, "_measure_in_fresh_process", measure)
     output = io.StringIO()
     reporter = ConsoleReporter(Console(file=output, width=300, highlight=False))
-    report = benchmark_bundle(folder, reporter)
+    report = benchmark_bundle(folder, reporter, tiny_run.out)
+    assert {"merged", "unmerged", "libraries"} <= report.keys()
     assert report["points"] == {record.hash: record.bytes for record in points}
     assert report["in_file_bytes"] == bytes_in_file(folder)
     assert "resident: equal" in output.getvalue()
