@@ -97,6 +97,8 @@ class BundleContents:
 class TrunkValues:
     """What several models need of some frames, computed once: see `Bundle.trunk`."""
 
+    plan: str
+    """The hash of the plan that it was computed with."""
     frames: list[Frame]
     representations: Mapping[Node, Tensor]
 
@@ -181,9 +183,8 @@ class Bundle(nn.Module):
         """
         frame_list, entry = as_frames(frames), self.merged.trunk
         inputs = self._inputs(entry, frame_list)
-        return TrunkValues(
-            frame_list, self.merged.run(entry, inputs, {}, _run_head).representations
-        )
+        made = self.merged.run(entry, inputs, {}, _run_head).representations
+        return TrunkValues(self.plan, frame_list, made)
 
     @torch.inference_mode()
     def model(self, name: str, trunk: TrunkValues) -> Any:
@@ -193,9 +194,12 @@ class Bundle(nn.Module):
             BadInput: there is no such model, or the trunk is of another plan.
         """
         self._check_name(name)
+        if trunk.plan != self.plan:
+            raise BadInput(
+                f"this trunk was computed with plan {trunk.plan}, and {self.plan} is in use: "
+                "compute it again"
+            )
         entry = self.merged.tail(name)
-        if not set(entry.takes) <= trunk.representations.keys():
-            raise BadInput("this trunk was computed with another plan: compute it again")
         taken = {node: trunk.representations[node] for node in entry.takes}
         return self._answers(entry, trunk.frames, taken)[name]
 

@@ -63,8 +63,8 @@ def test_an_unknown_model_and_a_foreign_trunk_are_refused(bundle: Bundle, tmp_pa
     with pytest.raises(BadInput, match="no model 'x'; the bundle has cls, det"):
         bundle.model("x", trunk)
     foreign = own_bundle(tmp_path / "alone").trunk(FRAMES[0])
-    assert not foreign.representations
-    with pytest.raises(BadInput, match="computed with another plan"):
+    assert not foreign.representations and foreign.plan != trunk.plan
+    with pytest.raises(BadInput, match="compute it again"):
         bundle.model("det", foreign)
 
 
