@@ -28,7 +28,6 @@ import onnxruntime
 import psutil
 
 from search.api import export
-from search.deploy.runtimes.graph_request import request_graphs
 from spaces.entry_graphs import ALONE, TRUNK, WHOLE
 
 ROUNDS, WARM_UP, THREADS = 40, 5, 2
@@ -45,9 +44,9 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "bundle"
-        export(arguments.out, folder, formats=["onnx"], graphs=request_graphs(True, ()))
+        export(arguments.out, folder, formats=["onnx"], split=True)
         one_form = Path(temporary) / "runtime"
-        export(arguments.out, one_form, graphs=request_graphs(True, ("onnxruntime",)))
+        export(arguments.out, one_form, split=True, targets=["onnxruntime"])
         models = json.loads((folder / "bundle.json").read_text())["inputs"]
         rates = dict.fromkeys(models, 1.0) | {"classifier": 1.0, "detector": 10.0}
         rates |= {name: float(fps) for name, _, fps in (r.partition("=") for r in arguments.rate)}

@@ -15,7 +15,7 @@ from search.config.run import RunConfig
 from search.deploy import promotion
 from search.deploy.export import ExportFormat, ExportRequest
 from search.deploy.promotion import PlanInService
-from search.deploy.runtimes.graph_request import NO_GRAPHS, GraphRequest
+from search.deploy.runtimes.graph_request import request_graphs
 from search.pipelines import correlate as correlate_pipeline
 from search.pipelines import exact as exact_pipeline
 from search.pipelines import export as export_pipeline
@@ -119,7 +119,8 @@ def export(
     to: AnyPath,
     plan: str | None = None,
     formats: Sequence[ExportFormat] = (),
-    graphs: GraphRequest = NO_GRAPHS,
+    split: bool = False,
+    targets: Sequence[str] = (),
     points: int = 1,
     reporter: Reporter | None = None,
 ) -> ExportedBundle:
@@ -127,9 +128,9 @@ def export(
 
     `to` is the folder to write: new, empty, or a bundle to replace. `plan` names a plan by the
     first digits of its hash; by default the chosen plan. `formats` may add "onnx" and "program",
-    a torch.export program; `graphs`, made by `request_graphs`, adds those of entry points and
-    runtimes. With `points`, the bundle holds that many verified plans, of which
-    `bundle.use` chooses one.
+    a torch.export program; `split` a graph for each part that can run by itself; `targets` graphs
+    for runtimes: "onnxruntime", "openvino", "tensorrt", "litert", "hailo", "rknn". With `points`,
+    the bundle holds that many verified plans, of which `bundle.use` chooses one.
 
     Raises:
         NoSuchRun, NoSuchPlan: OUT holds no finished run, or the run no such plan.
@@ -144,7 +145,7 @@ def export(
         >>> len(bundle.checks)
         2
     """
-    request = ExportRequest(formats, graphs, points)
+    request = ExportRequest(formats, request_graphs(split, targets), points)
     return export_pipeline.export(Path(out), plan, Path(to), request, reporter or SILENT)
 
 

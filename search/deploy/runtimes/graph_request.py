@@ -24,7 +24,7 @@ from search.deploy.runtimes.registry import TARGETS
 from search.deploy.runtimes.target import RuntimeTarget
 from spaces.bundle import Bundle, load_bundle
 from spaces.entry_graphs import WHOLE, entry_graphs
-from spaces.errors import MergeSearchError
+from spaces.errors import BadInput, MergeSearchError
 from spaces.graph_export import BundleGraph, OnnxSession
 from spaces.inputs import Frame
 from spaces.precision import widen_weights
@@ -110,7 +110,14 @@ NO_GRAPHS = GraphRequest()
 
 
 def request_graphs(split: bool, targets: Sequence[str]) -> GraphRequest:
-    """Return the request for graphs of entry points, and of runtimes by their names."""
+    """Return the request for graphs of entry points, and of runtimes by their names.
+
+    Raises:
+        BadInput: there is no runtime of a name.
+    """
+    for name in targets:
+        if name not in TARGETS:
+            raise BadInput(f"no runtime {name!r}; there are {', '.join(TARGETS)}")
     return GraphRequest(split, tuple(TARGETS[name] for name in TARGETS if name in targets))
 
 

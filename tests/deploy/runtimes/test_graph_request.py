@@ -14,6 +14,7 @@ from search.data.frames import RenderedScenes
 from search.deploy.runtimes.graph_request import request_graphs
 from search.deploy.runtimes.registry import TARGETS
 from spaces.bundle import load_bundle
+from spaces.errors import BadInput
 
 FRAMES = [RenderedScenes(STREET, 2)[k] for k in range(2)]
 PARTS = ["cls.onnx", "cls_alone.onnx", "det.onnx", "det_alone.onnx", "trunk.onnx"]
@@ -39,6 +40,11 @@ def test_without_a_runtime_the_entry_points_lie_in_the_bundle(
     assert files >= {*PARTS, "weights.data"} and "model.onnx" not in files
     (check,) = checks
     assert check.startswith("trunk.onnx, cls.onnx, det.onnx, cls_alone.onnx, det_alone.onnx: run")
+
+
+def test_an_unknown_runtime_is_refused() -> None:
+    with pytest.raises(BadInput, match="no runtime 'tensorflow'; there are onnxruntime, openvino"):
+        request_graphs(False, ["openvino", "tensorflow"])
 
 
 def test_each_runtime_gets_a_folder_in_the_form_that_it_takes(
