@@ -20,6 +20,7 @@ from spaces.portable.rewrites import (
     add_stack,
     drop_expand,
     pool_mean,
+    separate_dequantizer,
     slice_gather,
 )
 from spaces.portable.transposes import join_dimensions
@@ -52,6 +53,8 @@ def make_portable(model: ir.Model, opset: int, ir_version: int) -> None:
             change(model.graph, node)
     rewrite(model, pattern_rewrite_rules=_fuse_pad_into_conv.rules)
     _fold_constants(model)
+    for node in [*model.graph]:
+        separate_dequantizer(model.graph, node)
     lower_opset(model, opset)
     model.ir_version = ir_version
 

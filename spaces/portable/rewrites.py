@@ -113,6 +113,19 @@ def add_batch_to_constant(graph: ir.Graph, node: ir.Node) -> None:
             node.replace_input_with(index, add_initializer(graph, numbers[None], name))
 
 
+def separate_dequantizer(graph: ir.Graph, node: ir.Node) -> None:
+    """Give each reader of an integer weight a `DequantizeLinear` of its own.
+
+    onnxruntime 1.15 makes such copies itself, and loses their axis.
+    """
+    if node.op_type != "DequantizeLinear":
+        return
+    for use in [*node.outputs[0].uses()][1:]:
+        twin = ir.node("DequantizeLinear", node.inputs, node.attributes)
+        graph.insert_before(node, twin)
+        use.node.replace_input_with(use.idx, like(twin.outputs[0], node.outputs[0]))
+
+
 def _reshaped(graph: ir.Graph, node: ir.Node, value: ir.Value) -> ir.Value:
     """Return a tensor in the shape of what a node outputs."""
     shape = fixed_shape(node.outputs[0])

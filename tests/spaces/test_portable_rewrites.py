@@ -106,6 +106,21 @@ def test_integers_stay_integers_when_a_batchnorm_is_folded() -> None:
     assert (stored[read.input[1]] > 0).all()
 
 
+def test_each_reader_of_an_integer_weight_has_its_own_dequantizer() -> None:
+    nodes = [
+        helper.make_node("DequantizeLinear", ["w", "scale"], ["wide"], axis=0),
+        conv("x", "c", "wide"),
+        helper.make_node("Relu", ["c"], ["r"]),
+        conv("r", "y", "wide"),
+    ]
+    integers = RNG.integers(-127, 128, (3, 3, 3, 3), np.int8)
+    constants: Arrays = {"w": integers, "scale": np.abs(normal(3)) + 0.01}
+    portable = rewritten(graph_of(nodes, [1, 3, 8, 8], constants, [1, 3, 8, 8]))
+    reads = [node for node in portable.graph.node if node.op_type == "DequantizeLinear"]
+    assert len(reads) == 2 and len({node.input[0] for node in reads}) == 1
+    assert all(node.attribute[0].i == 0 for node in reads)
+
+
 def test_half_precision_weights_stay_so_when_a_batchnorm_is_folded() -> None:
     nodes = [
         helper.make_node("Cast", ["w"], ["wide"], to=TensorProto.FLOAT),
