@@ -37,13 +37,14 @@ from spaces.inputs import Frame
 from spaces.merged import MergedModel
 from spaces.plan import SharePlan
 from spaces.stored_modules import rounded_copy
+from spaces.zoo import STRUCTURE
 
 ExportFormat = Literal["onnx", "program"]
 FORMATS: tuple[ExportFormat, ...] = ("onnx", "program")
 ONNX, PROGRAM = "model.onnx", "model.pt2"
 FILES: Mapping[ExportFormat, str] = {"onnx": ONNX, "program": PROGRAM}
-EXAMPLES = {"example.py": BUNDLE, "example_onnx.py": ONNX}
-"""Example programs in the bundle, and the file that each needs."""
+EXAMPLES = {"example.py": BUNDLE, "example_onnx.py": ONNX, "bench_onnx.py": "**/*.onnx"}
+"""Programs in the bundle, and the file that each runs."""
 CHECKED_FRAMES = 4
 ANSWER_TOLERANCE = 1e-4
 """Largest difference between the answers of the written bundle and of the merged models with
@@ -112,12 +113,7 @@ def export_bundle(
         sections = [write(unwritten, part) for write in extras]
         text = render_card(source.result, record, contents, checks, sections)
         (part / CARD).write_text(text, encoding="utf-8")
-        for name, needed in EXAMPLES.items():
-            if (part / needed).is_file():
-                example = (
-                    files("search.deploy").joinpath("examples", name).read_text(encoding="utf-8")
-                )
-                (part / name).write_text(example, encoding="utf-8")
+        _write_examples(part)
     return checks
 
 
@@ -125,6 +121,15 @@ def remove_bundle(folder: Path) -> None:
     """Delete the bundle of an earlier run; a folder that is no bundle stays."""
     if (folder / BUNDLE).is_file():
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _write_examples(folder: Path) -> None:
+    """Write the programs that have something to run in the folder."""
+    for name, pattern in EXAMPLES.items():
+        # a network that came from an ONNX file lies in the bundle as one, but without weights
+        if any(not file.name.startswith(f"{STRUCTURE}.") for file in folder.glob(pattern)):
+            example = files("search.deploy").joinpath("examples", name)
+            (folder / name).write_text(example.read_text(encoding="utf-8"), encoding="utf-8")
 
 
 def _check_bytes(written_bytes: int, record: PlanRecord) -> str:

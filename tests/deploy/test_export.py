@@ -46,8 +46,8 @@ def test_a_bundle_and_its_card_have_the_chosen_plan(bundle: Path, tiny_run: Fini
     assert tiny_run.result.frames["hash"] in card
     assert str(tiny_run.config.base) not in card
     assert sorted(path.name for path in bundle.iterdir()) == [
-        "CARD.md", "bundle.json", "example.py", "example_onnx.py", "model.onnx", "plan.json",
-        "weights.safetensors",
+        "CARD.md", "bench_onnx.py", "bundle.json", "example.py", "example_onnx.py", "model.onnx",
+        "plan.json", "weights.safetensors",
     ]  # fmt: skip
     assert {path.stat().st_mode & 0o444 for path in bundle.iterdir()} == {0o444}
 
