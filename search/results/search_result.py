@@ -11,6 +11,7 @@ from typing import Any, Literal
 from search.evaluation.confidence import ScoreIntervals
 from search.evaluation.per_frame import Scores, main_score_name, mean_of_available
 from search.results.alternative import AlternativeRecord
+from search.results.measured import DeviceMeasurement
 from search.results.precisions import StoredBytes, describe_stored
 from search.results.refinement import RefinementRecord
 from search.study.pareto import front_indices
@@ -154,6 +155,8 @@ class Result:
     """What refining the maps of each candidate gained; empty if none were refined."""
     alternatives: list[AlternativeRecord] = field(default_factory=list)
     """What the unmerged models keep with all weights in a lower precision."""
+    measured: list[DeviceMeasurement] = field(default_factory=list)
+    """Plans on devices, added by `merge-search verify --measured`."""
     bundle: str | None = None
     """`spaces.bundle.bundle_id` of OUT/bundle; None if no bundle was written."""
     versions: dict[str, str] = field(default_factory=package_versions)
@@ -206,6 +209,19 @@ class VerifiedCandidates:
     candidates: list[CandidateRecord]
     at_chance: dict[str, str] = field(default_factory=dict)
     """A warning for each model whose unmerged score is no better than chance."""
+    measured: Sequence[DeviceMeasurement] = ()
+    """The candidates on devices."""
+
+    @classmethod
+    def of(cls, result: Result) -> VerifiedCandidates:
+        """Return those of a finished run."""
+        return cls(
+            result.baseline,
+            result.baseline_intervals,
+            result.candidates,
+            result.at_chance,
+            result.measured,
+        )
 
 
 def significance(difference: Sequence[float]) -> Significance:

@@ -33,7 +33,7 @@ KEYS = {
 """JSON keys of the fields that are stored under another name: the files keep their keys."""
 
 
-OMITTED_IF_EMPTY = ("stored", "refinements", "alternatives")
+OMITTED_IF_EMPTY = ("stored", "refinements", "alternatives", "measured")
 """Fields that are written only if they hold something: without them a record keeps the bytes, and
 so the identity, that it had before they existed."""
 

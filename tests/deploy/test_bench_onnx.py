@@ -31,7 +31,7 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a bundle with rates, its graphs whole and in parts, and the program."""
     folder = tmp_path_factory.mktemp("box")
     write_graphs(folder, "batch")
-    inputs = {name.removesuffix("_input"): {} for name in FRAMES}
+    inputs: dict[str, Any] = {name.removesuffix("_input"): {} for name in FRAMES}
     description = {"plan": PLAN, "inputs": inputs, "rates": RATES}
     (folder / BUNDLE).write_text(json.dumps(description))
     program = files("search.deploy").joinpath("examples", "bench_onnx.py").read_text()
