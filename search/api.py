@@ -123,8 +123,8 @@ def export(
     """Export a plan of the finished run in OUT as a bundle.
 
     `to` is the folder to write: new, empty, or a bundle to replace. `plan` names a plan by the
-    first digits of its hash; by default the chosen plan. `formats` may add "onnx" and "program",
-    a torch.export program.
+    first digits of its hash; by default the chosen plan. `formats` may add "onnx"; "program",
+    a torch.export program; and "triton", a model repository for Triton Inference Server.
 
     Raises:
         NoSuchRun, NoSuchPlan: OUT holds no finished run, or the run no such plan.

@@ -19,9 +19,10 @@ from search.cli.search import STATISTICS_SAVED
               "plan.")  # fmt: skip
 @click.option("--to", "folder", required=True, type=PATH, metavar="DIR",
               help="Folder to write: new, empty, or a bundle to replace.")  # fmt: skip
-@click.option("--format", "formats", multiple=True, type=click.Choice(["onnx", "program"]),
-              help="Also write model.onnx, or a torch.export program, model.pt2. "
-              "Repeatable.")  # fmt: skip
+@click.option("--format", "formats", multiple=True,
+              type=click.Choice(["onnx", "program", "triton"]),
+              help="Also write model.onnx; a torch.export program, model.pt2; or model.onnx and a "
+              "model repository for Triton Inference Server, triton/. Repeatable.")  # fmt: skip
 @click.option("--int8", is_flag=True,
               help="Also write model_int8.onnx, whose layers compute in int8, and measure the "
               "quality that it keeps.")  # fmt: skip

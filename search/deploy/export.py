@@ -17,11 +17,12 @@ from torch import Tensor
 
 from search.config.run import RunConfig
 from search.deploy.bundle_card import CARD, render_card
+from search.deploy.triton.repository import write_triton_repository
 from search.refinement.refined_maps import maps_of
 from search.results.search_result import PlanRecord, Result
 from search.statistics.observed import Observed
 from search.utils.files import replace_folder
-from search.utils.format import megabytes
+from search.utils.format import list_names, megabytes
 from spaces.bundle import BUNDLE, Bundle, BundleContents, load_bundle, write_bundle
 from spaces.errors import MergeSearchError
 from spaces.graph_export import (
@@ -39,10 +40,11 @@ from spaces.plan import SharePlan
 from spaces.stored_modules import rounded_copy
 from spaces.zoo import STRUCTURE
 
-ExportFormat = Literal["onnx", "program"]
-FORMATS: tuple[ExportFormat, ...] = ("onnx", "program")
-ONNX, PROGRAM = "model.onnx", "model.pt2"
-FILES: Mapping[ExportFormat, str] = {"onnx": ONNX, "program": PROGRAM}
+ExportFormat = Literal["onnx", "program", "triton"]
+FORMATS: tuple[ExportFormat, ...] = ("onnx", "program", "triton")
+ONNX, PROGRAM, TRITON = "model.onnx", "model.pt2", "triton"
+FILES: Mapping[ExportFormat, str] = {"onnx": ONNX, "program": PROGRAM, "triton": f"{TRITON}/"}
+"""The file or folder of each format. A repository of Triton is made of the ONNX graphs."""
 EXAMPLES = {"example.py": BUNDLE, "example_onnx.py": ONNX, "bench_onnx.py": "**/*.onnx"}
 """Programs in the bundle, and the file that each runs."""
 CHECKED_FRAMES = 4
@@ -111,6 +113,8 @@ def export_bundle(
         checks.append(_check_answers(bundle, unwritten, source))
         checks += _write_formats(bundle, source, part, formats)
         sections = [write(unwritten, part) for write in extras]
+        if "triton" in formats and (part / ONNX).is_file():
+            checks.append(_write_repository(part, list(contents.specs)))
         text = render_card(source.result, record, contents, checks, sections)
         (part / CARD).write_text(text, encoding="utf-8")
         _write_examples(part)
@@ -177,10 +181,15 @@ def _write_formats(
         with torch.inference_mode():
             answers = program.module()(*inputs.values())
         checks.append(_check_near(PROGRAM, expected, answers))
-    if "onnx" in formats:
+    if {"onnx", "triton"} & set(formats):
         write_onnx(graph, program, folder / ONNX)
         checks.append(_check_near(ONNX, expected, run_onnx(folder / ONNX, inputs)))
     return checks
+
+
+def _write_repository(folder: Path, models: Sequence[str]) -> str:
+    names = write_triton_repository(folder, models, folder / TRITON)
+    return f"{TRITON}/: a model repository with {list_names(names)}, not tried in a server"
 
 
 def _check_near(
