@@ -37,7 +37,7 @@ HERE = Path(__file__).resolve().parent
 VERSION = 1
 WARM_UP = 3
 CPU = "CPUExecutionProvider"
-MEBIBYTE = 2**20
+MEGABYTE = 1e6
 HOW = {"merged": "in model.onnx", "split": "by trunk and tail", "alone": "alone"}
 
 
@@ -221,10 +221,10 @@ def print_in_words(report):
         f"{report['runtime']}, {report['provider']}, opset {report['opset']}; "
         f"plan {report['plan']}, medians of {report['frames']} frames"
     )
-    say(f"{'':24}{'ms per frame':>14}{'MiB, loaded':>14}{'MiB, running':>14}")
+    say(f"{'':24}{'ms per frame':>14}{'MB, loaded':>14}{'MB, running':>14}")
     for name, numbers in report["sets"].items():
         sizes = [numbers["loaded_bytes"], numbers["running_bytes"]]
-        cells = ["-" if size is None else f"{size / MEBIBYTE:.1f}" for size in sizes]
+        cells = ["-" if size is None else f"{size / MEGABYTE:.1f}" for size in sizes]
         say(f"{name:24}{numbers['milliseconds']:14.2f}{cells[0]:>14}{cells[1]:>14}")
     for name, value in report["graphs"].items():
         say(f"{name}.onnx: {value:.2f} ms")
