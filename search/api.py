@@ -127,10 +127,11 @@ def export(
     """Export a plan of the finished run in OUT as a bundle.
 
     `to` is the folder to write: new, empty, or a bundle to replace. `plan` names a plan by the
-    first digits of its hash; by default the chosen plan. `formats` may add "onnx" and "program",
-    a torch.export program; `split` a graph for each part that can run by itself; `targets` graphs
-    for runtimes: "onnxruntime", "openvino", "tensorrt", "litert", "hailo", "rknn". With `points`,
-    the bundle holds that many verified plans, of which `bundle.use` chooses one.
+    first digits of its hash; by default the chosen plan. `formats` may add "onnx"; "program",
+    a torch.export program; and "triton", a model repository for Triton. `split` adds a graph for
+    each part that can run by itself; `targets` adds graphs for runtimes: "onnxruntime",
+    "openvino", "tensorrt", "litert", "hailo", "rknn". With `points`, the bundle holds that many
+    verified plans, of which `bundle.use` chooses one.
 
     Raises:
         NoSuchRun, NoSuchPlan: OUT holds no finished run, or the run no such plan.

@@ -38,6 +38,8 @@ DOORS = {
     "mlflow": "search/tracking/",
 }
 CALLED_LIKE_THEIR_FUNCTIONS = ("search/api.py", "search/cli/")
+STAND_ALONE = "search/deploy/examples/"
+"""Programs that an export writes beside its files: nothing imports them."""
 FORBIDDEN_IN_SPACES = {"search", "optuna", "mlflow"}
 UNPICKLING = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 
@@ -158,11 +160,14 @@ def public_names(tree: ast.Module) -> set[str]:
 
 
 def test_a_public_name_is_defined_in_one_module() -> None:
-    """The commands and the public API are named like the functions that they call."""
+    """The commands and the public API are named like the functions that they call.
+
+    Programs that stand alone have names of their own.
+    """
     modules_by_name: dict[str, list[str]] = {}
     for path in sources():
         module = path.relative_to(ROOT).as_posix()
-        if not module.startswith(CALLED_LIKE_THEIR_FUNCTIONS):
+        if not module.startswith((*CALLED_LIKE_THEIR_FUNCTIONS, STAND_ALONE)):
             for name in public_names(parsed(path)):
                 modules_by_name.setdefault(name, []).append(module)
     homonyms = {name: modules for name, modules in modules_by_name.items() if len(modules) > 1}

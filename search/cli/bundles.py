@@ -24,9 +24,10 @@ RUNTIMES = ("onnxruntime", "openvino", "tensorrt", "litert", "hailo", "rknn")
               "evenly over their bytes.")  # fmt: skip
 @click.option("--to", "folder", required=True, type=PATH, metavar="DIR",
               help="Folder to write: new, empty, or a bundle to replace.")  # fmt: skip
-@click.option("--format", "formats", multiple=True, type=click.Choice(["onnx", "program"]),
-              help="Also write model.onnx, or a torch.export program, model.pt2. "
-              "Repeatable.")  # fmt: skip
+@click.option("--format", "formats", multiple=True,
+              type=click.Choice(["onnx", "program", "triton"]),
+              help="Also write model.onnx; a torch.export program, model.pt2; or model.onnx and a "
+              "model repository for Triton Inference Server, triton/. Repeatable.")  # fmt: skip
 @click.option("--split", is_flag=True,
               help="Write a graph for each part that can run at its own rate: trunk.onnx, "
               "MODEL.onnx and MODEL_alone.onnx, with their weights in weights.data.")  # fmt: skip

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from search.deploy.runtimes.graph_request import request_graphs as request_graphs
     from search.pipelines.config_check.check import check_config as check_config
     from search.pipelines.correlate import correlate as correlate
+    from search.pipelines.device.add_measurements import add_measurements as add_measurements
     from search.pipelines.exact import find_exact_front as find_exact_front
     from search.pipelines.export import Int8Request as Int8Request
     from search.pipelines.export import export as export
@@ -59,6 +60,7 @@ _MODULES = {
     "rollback": "search.deploy.promotion",
     "check_config": "search.pipelines.config_check.check",
     "correlate": "search.pipelines.correlate",
+    "add_measurements": "search.pipelines.device.add_measurements",
     "find_exact_front": "search.pipelines.exact",
     "Int8Request": "search.pipelines.export",
     "export": "search.pipelines.export",

@@ -93,6 +93,9 @@ def run(config: RunConfig, reporter: Reporter) -> None:
 @click.option("--plan", "plans", multiple=True, metavar="HASH",
               help="Plan of the front to verify, by the first digits of its hash; by default the "
               "candidates of the run. Repeatable.")  # fmt: skip
+@click.option("--measured", multiple=True, type=PATH, metavar="FILE",
+              help="Measurement on a device, printed by bench_onnx.py: added to the run, without "
+              "verifying again. Repeatable.")  # fmt: skip
 def verify(
     out: Path,
     labels: tuple[str, ...],
@@ -101,6 +104,7 @@ def verify(
     outside: bool,
     frames: Path | None,
     plans: tuple[str, ...],
+    measured: tuple[Path, ...],
 ) -> None:
     """Verify plans of a finished run on new data.
 
@@ -112,15 +116,33 @@ def verify(
     Prints the candidates as run does, writes OUT/verify/verified.json and logs one run to MLflow.
     The exit codes are those of run.
 
+    With --measured, which goes alone, puts times and memory on a device beside the candidates: in
+    OUT/result.json, OUT/report.html and the run's candidates in MLflow. A measurement of the same
+    plan on the same device is replaced.
+
     \b
     Example:
       merge-search verify OUT --labels classifier=val.csv --labels detector=instances.json
+      merge-search verify OUT --measured box.json
     """
+    if measured:
+        if labels or images or classes or outside or frames or plans:
+            raise click.UsageError("--measured goes alone: it verifies nothing again")
+        _add_measurements(out, measured)
+        return
     data = deferred.VerificationInputs.parse(labels, images, classes, frames, outside)
     document = out / "verify" / "verified.json"
     with app.printing_document(document):
         deferred.verify(out, plans, data, app.reporter())
     app.reporter().say(f"Wrote {app.display_path(document)}")
+
+
+def _add_measurements(out: Path, measured: tuple[Path, ...]) -> None:
+    document = out / "result.json"
+    with app.printing_document(document):
+        deferred.add_measurements(out, measured, app.reporter())
+    written = " and ".join(app.display_path(out / name) for name in ("result.json", "report.html"))
+    app.reporter().say(f"Wrote {written}")
 
 
 @click.command(

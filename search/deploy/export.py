@@ -20,11 +20,12 @@ from search.deploy.bundle_card import CARD, render_card
 from search.deploy.operating_points import points_section
 from search.deploy.rated_cost import rated_cost_section
 from search.deploy.runtimes.graph_request import NO_GRAPHS, GraphRequest
+from search.deploy.triton.repository import write_triton_repository
 from search.refinement.refined_maps import maps_of
 from search.results.search_result import PlanRecord, Result
 from search.statistics.observed import Observed
 from search.utils.files import replace_folder
-from search.utils.format import megabytes
+from search.utils.format import list_names, megabytes
 from spaces.bundle import Bundle, BundleContents, load_bundle, write_bundle
 from spaces.bundle_files import BUNDLE, seal_bundle
 from spaces.errors import MergeSearchError
@@ -43,14 +44,15 @@ from spaces.plan import SharePlan
 from spaces.stages import total_bytes, unique_tensors
 from spaces.stored_modules import rounded_copy
 from spaces.tasks.task import ClassNames
-from spaces.zoo import class_names
+from spaces.zoo import STRUCTURE, class_names
 
-ExportFormat = Literal["onnx", "program"]
-FORMATS: tuple[ExportFormat, ...] = ("onnx", "program")
-ONNX, PROGRAM = "model.onnx", "model.pt2"
-FILES: Mapping[ExportFormat, str] = {"onnx": ONNX, "program": PROGRAM}
-EXAMPLES = {"example.py": BUNDLE, "example_onnx.py": ONNX}
-"""Example programs in the bundle, and the file that each needs."""
+ExportFormat = Literal["onnx", "program", "triton"]
+FORMATS: tuple[ExportFormat, ...] = ("onnx", "program", "triton")
+ONNX, PROGRAM, TRITON = "model.onnx", "model.pt2", "triton"
+FILES: Mapping[ExportFormat, str] = {"onnx": ONNX, "program": PROGRAM, "triton": f"{TRITON}/"}
+"""The file or folder of each format. A repository of Triton is made of the ONNX graphs."""
+EXAMPLES = {"example.py": BUNDLE, "example_onnx.py": ONNX, "bench_onnx.py": "**/*.onnx"}
+"""Programs in the bundle, and the file that each runs."""
 CHECKED_FRAMES = 4
 ANSWER_TOLERANCE = 1e-4
 """Largest difference between the answers of the written bundle and of the merged models with
@@ -141,6 +143,8 @@ def export_bundle(
         checks.append(_check_answers(bundle, rounded, source))
         checks += _write_formats(bundle, source, part, request.formats)
         checks += request.graphs.write(bundle, source.frames, part)
+        if "triton" in request.formats and (part / ONNX).is_file():
+            checks.append(_write_repository(part, list(contents.specs)))
         unwritten = Bundle(rounded[0], contents.inputs, contents.tasks)
         sections = [
             *([points_section(records, written_bytes)] if len(records) > 1 else []),
@@ -149,12 +153,7 @@ def export_bundle(
         ]
         text = render_card(source.result, records[0], contents, checks, sections)
         (part / CARD).write_text(text, encoding="utf-8")
-        for name, needed in EXAMPLES.items():
-            if (part / needed).is_file():
-                example = (
-                    files("search.deploy").joinpath("examples", name).read_text(encoding="utf-8")
-                )
-                (part / name).write_text(example, encoding="utf-8")
+        _write_examples(part)
         seal_bundle(part)
     return checks
 
@@ -169,6 +168,15 @@ def remove_bundle(folder: Path) -> None:
     """Delete the bundle of an earlier run; a folder that is no bundle stays."""
     if (folder / BUNDLE).is_file():
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _write_examples(folder: Path) -> None:
+    """Write the programs that have something to run in the folder."""
+    for name, pattern in EXAMPLES.items():
+        # a network that came from an ONNX file lies in the bundle as one, but without weights
+        if any(not file.name.startswith(f"{STRUCTURE}.") for file in folder.glob(pattern)):
+            example = files("search.deploy").joinpath("examples", name)
+            (folder / name).write_text(example.read_text(encoding="utf-8"), encoding="utf-8")
 
 
 def _check_bytes(bundle: Bundle, written_bytes: int, records: Sequence[PlanRecord]) -> str:
@@ -234,10 +242,15 @@ def _write_formats(
         with torch.inference_mode():
             answers = program.module()(*inputs.values())
         checks.append(_check_near(PROGRAM, expected, answers))
-    if "onnx" in formats:
+    if {"onnx", "triton"} & set(formats):
         write_onnx(graph, program, folder / ONNX)
         checks.append(_check_near(ONNX, expected, run_onnx(folder / ONNX, inputs)))
     return checks
+
+
+def _write_repository(folder: Path, models: Sequence[str]) -> str:
+    names = write_triton_repository(folder, models, folder / TRITON)
+    return f"{TRITON}/: a model repository with {list_names(names)}, not tried in a server"
 
 
 def _check_near(

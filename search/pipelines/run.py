@@ -77,9 +77,7 @@ def load_inputs(config: RunConfig, prior: PriorKnowledge, reporter: Reporter) ->
 
 def print_summary(result: Result, reporter: Reporter) -> None:
     """Print the candidates as a table, and a warning if none of them meets the request."""
-    verified = VerifiedCandidates(
-        result.baseline, result.baseline_intervals, result.candidates, result.at_chance
-    )
+    verified = VerifiedCandidates.of(result)
     title = f"Verified {_request_text(result)}"
     print_candidates(verified, result.unmerged_bytes, result.chosen, title, reporter)
     others = [describe_alternative(a, result.at_chance) for a in result.alternatives]

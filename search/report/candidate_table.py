@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from search.report.score_text import interval_text, score_name, score_text
 from search.results.kept_quality import kept_interval_text, kept_text
+from search.results.measured import find_measurement, measured_places, measured_texts
 from search.results.search_result import CandidateRecord, VerifiedCandidates, verified_front
 from search.study.problem import Cost
 from search.utils.format import MEGABYTE, percent
@@ -59,11 +60,14 @@ def _candidate_cells(
     header = ["plan", "MB", "saved", "kept", "proxy", "fidelity"]
     header += [f"{name} {unit}" for name, unit in units.items()]
     header += [f"{name} {score_name(scores)}" for name, scores in baseline.items()]
+    places = measured_places(verified.measured)
+    header += [f"{number} on {place}" for place in places for number in ("ms", "resident MB")]
     full = f"{unmerged_bytes / MEGABYTE:.2f}"
     rows = [
         ["unmerged", full, "0.0%", kept_text(1.0, verified.at_chance), "1.000", "100.0%",
          *("" for _ in units),
-         *(score_text(scores) for scores in baseline.values())]
+         *(score_text(scores) for scores in baseline.values()),
+         *("" for _ in places for _ in range(2))]
     ]  # fmt: skip
     front = verified_front(candidates)
     for c in candidates:
@@ -73,7 +77,9 @@ def _candidate_cells(
              kept_text(c.quality_kept, verified.at_chance), f"{c.proxy:.3f}",
              percent(c.mean_fidelity),
              *(f"{c.costs_besides_bytes[name]:.2f}" for name in units),
-             *(score_text(c.accuracy[name]) for name in baseline)]
+             *(score_text(c.accuracy[name]) for name in baseline),
+             *(text for place in places
+               for text in measured_texts(find_measurement(verified.measured, c.hash, place)))]
         )  # fmt: skip
     return header, rows
 

@@ -11,6 +11,7 @@ from search.evaluation.correlation import COEFFICIENTS, Correlation
 from search.metrics.registry import METRICS
 from search.report.similarity_matrix import Stages, model_pairs, similarity_matrix
 from search.results.kept_quality import kept_interval_text, kept_text, no_baseline_text
+from search.results.measured import describe_measurement
 from search.results.metric_comparison import SHARE_GROUPS, MetricComparison
 from search.results.precisions import StoredBytes, by_model, describe_stored, name_weights
 from search.results.search_result import MAPS_REFINED, CandidateRecord, PlanRecord, Result
@@ -64,6 +65,9 @@ def print_plan(file: Path, reporter: Reporter) -> None:
             significance = record.significance_by_model[name]
             reporter.say(f"verified {name}: {values}; against unmerged {significance}")
         reporter.say(f"quality kept: {_kept_with_reason(record, result.at_chance)}")
+    for measurement in result.measured:
+        if measurement.plan == plan.hash:
+            reporter.say(f"measured {describe_measurement(measurement)}")
 
 
 def _macs_text(record: PlanRecord, result: Result) -> str:

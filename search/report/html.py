@@ -15,7 +15,7 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from search.metrics.registry import METRICS
@@ -91,16 +91,9 @@ def write_report(result: Result, trace: SearchTrace, paths: RunPaths, out: Path)
 
 def render_page(result: Result, trace: SearchTrace, paths: RunPaths) -> str:
     """Return the page. The template escapes all text but the pictures, which are escaped here."""
-    environment = Environment(
-        loader=PackageLoader("search.report", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     css = "\n".join((style(), *map(_template, STYLES)))
     script = _template("report.js")
-    return environment.get_template(REPORT).render(
+    return report_template(REPORT).render(
         policy=_content_policy(css, script),
         style=Markup(css),
         script=Markup(script),
@@ -121,6 +114,18 @@ def render_page(result: Result, trace: SearchTrace, paths: RunPaths) -> str:
         config=yaml.safe_dump(result.config, sort_keys=False),
         steps=next_steps(result, paths),
     )
+
+
+def report_template(name: str) -> Template:
+    """Return a template, which escapes what it is given."""
+    environment = Environment(
+        loader=PackageLoader("search.report", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(name)
 
 
 def _template(name: str) -> str:

@@ -12,6 +12,12 @@ from search.report.candidate_table import units_besides_bytes
 from search.report.score_text import interval_text, score_name, score_text
 from search.report.similarity_matrix import Stages, model_pairs, similarity_matrix
 from search.results.kept_quality import kept_interval_text, kept_text, readable_quality
+from search.results.measured import (
+    DeviceMeasurement,
+    find_measurement,
+    measured_places,
+    measured_texts,
+)
 from search.results.precisions import BITS, parts_text
 from search.results.search_result import CandidateRecord, Result
 from search.study.objectives import MEGA
@@ -79,6 +85,10 @@ def candidate_table(result: Result) -> CandidateTable:
     header += ["Weights"] if result.has_precisions else []
     header += [f"{name.capitalize()}, {unit}" for name, unit in units.items()]
     header += [f"{name} {score_name(scores)}" for name, scores in result.baseline.items()]
+    places = measured_places(result.measured)
+    header += [
+        f"{number} on {place}" for place in places for number in ("ms per frame", "Resident MB")
+    ]
     unmerged = CandidateRow(
         Cell("unmerged"),
         (
@@ -88,6 +98,7 @@ def candidate_table(result: Result) -> CandidateTable:
             *(_unmerged_cost_cell(result, name) for name in units),
             *(Cell(score_text(scores), "", interval_text(result.baseline_intervals[name]))
               for name, scores in result.baseline.items()),
+            *(Cell("") for _ in places for _ in range(2)),
         ),
         pinned=True,
     )  # fmt: skip
@@ -136,6 +147,11 @@ def _row(c: CandidateRecord, result: Result, costs: Sequence[Cost]) -> Candidate
             *([_weights_cell(c, result)] if result.has_precisions else []),
             *(_cost_cell(c.costs_besides_bytes[name]) for name in costs),
             *(_score_cell(c, name) for name in result.baseline),
+            *(
+                cell
+                for place in measured_places(result.measured)
+                for cell in _measured_cells(find_measurement(result.measured, c.hash, place))
+            ),
         ),
         tuple(marks),
     )
@@ -168,6 +184,13 @@ def _score_cell(candidate: CandidateRecord, name: str) -> Cell:
     scores = candidate.accuracy[name]
     note = f"{interval_text(candidate.intervals[name])}, {candidate.significance_by_model[name]}"
     return Cell(score_text(scores), str(main_score(scores)), note)
+
+
+def _measured_cells(measurement: DeviceMeasurement | None) -> list[Cell]:
+    """Return milliseconds per frame and resident megabytes; empty where they are not measured."""
+    milliseconds, resident = measured_texts(measurement)
+    note = "" if measurement is None else measurement.circumstances
+    return [Cell(milliseconds, milliseconds, note), Cell(resident, resident)]
 
 
 def _heat_rows(

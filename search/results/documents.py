@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,6 +11,7 @@ from typing import Any, Protocol
 from search.results.metric_comparison import MetricComparison
 from search.results.search_result import Result
 from search.results.verification import Verification
+from search.utils.files import json_bytes
 from search.utils.records import read_record
 from search.utils.timing import epoch_milliseconds
 
@@ -25,8 +27,19 @@ DOCUMENT_FOLDERS = {Result: ".", MetricComparison: "correlate", Verification: "v
 
 
 def content_id(content: bytes) -> str:
-    """Return the identity of a document: the first twelve digits of the SHA-256 of its file."""
-    return hashlib.sha256(content).hexdigest()[:12]
+    """Return the identity of a document: the first twelve digits of the SHA-256 of its file.
+
+    Measurements that were added to a result later do not count: it is still that run's.
+    """
+    return hashlib.sha256(_without_measurements(content)).hexdigest()[:12]
+
+
+def _without_measurements(content: bytes) -> bytes:
+    if b'"measured": [' not in content:
+        return content
+    document = json.loads(content)
+    document.pop("measured", None)
+    return json_bytes(document)
 
 
 def read_document(document: Path) -> Document:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from search.evaluation.confidence import ScoreIntervals
 from search.evaluation.per_frame import Scores, main_score_name, mean_of_available
 from search.results.alternative import AlternativeRecord
+from search.results.measured import DeviceMeasurement
 from search.results.precisions import StoredBytes, describe_stored
 from search.results.refinement import RefinementRecord
 from search.study.objectives import MEGA, cost_units
@@ -174,6 +175,8 @@ class Result:
     """Frames a second that each model answers for; empty if the config gives none."""
     unmerged_macs_per_second: float | None = None
     """MACs per second of camera time of the unmerged models; None without rates."""
+    measured: list[DeviceMeasurement] = field(default_factory=list)
+    """Plans on devices, added by `merge-search verify --measured`."""
     bundle: str | None = None
     """`spaces.bundle_files.bundle_id` of OUT/bundle; None if no bundle was written."""
     versions: dict[str, str] = field(default_factory=package_versions)
@@ -231,6 +234,19 @@ class VerifiedCandidates:
     candidates: list[CandidateRecord]
     at_chance: dict[str, str] = field(default_factory=dict)
     """A warning for each model whose unmerged score is no better than chance."""
+    measured: Sequence[DeviceMeasurement] = ()
+    """The candidates on devices."""
+
+    @classmethod
+    def of(cls, result: Result) -> VerifiedCandidates:
+        """Return those of a finished run."""
+        return cls(
+            result.baseline,
+            result.baseline_intervals,
+            result.candidates,
+            result.at_chance,
+            result.measured,
+        )
 
 
 def significance(difference: Sequence[float]) -> Significance:

@@ -27,6 +27,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from search.results.documents import Document
 from search.results.search_result import Result
 from search.tracking.experiment import DeletedExperiment, find_experiment
+from search.tracking.measured_runs import log_measurements
 from search.tracking.registry import Registry
 from search.tracking.run_writer import ResultRuns, last_candidate_runs
 from search.tracking.runs import log_runs
@@ -74,6 +75,10 @@ def log_document(document: Document, folder: Path, target: Target) -> str:
             logged = f"run {finished}: logged before"
         version = None
         if isinstance(document, Result):
+            parent = writer.find_finished_parent()
+            if document.measured and parent is not None:
+                log_measurements(writer, document, parent, folder)
+                logged += ", with its measurements on devices"
             # Only now: an incomplete version would be deleted by the next attempt.
             version = writer.registry.propose(writer.identity)
         model = "" if version is None else f"; model {document.name!r}, version {version}"

@@ -76,6 +76,7 @@ def queue_document(content: bytes, document: Path, out: Path) -> Path:
     """
     queued = out / UNLOGGED / content_id(content)
     if queued.is_dir():
+        _renew(queued, content, document)
         return queued
     part = queued.with_name(f".{queued.name}.part")
     shutil.rmtree(part, ignore_errors=True)
@@ -92,6 +93,20 @@ def queue_document(content: bytes, document: Path, out: Path) -> Path:
     except OSError as error:
         raise CannotWrite(f"cannot keep {document} in {queued}: {error}") from error
     return queued
+
+
+def _renew(queued: Path, content: bytes, document: Path) -> None:
+    """Replace a queued document and its pages if measurements were added to it since.
+
+    Raises:
+        CannotWrite: The folder cannot be written to, or the disk is full.
+    """
+    if (queued / document.name).read_bytes() == content:
+        return
+    for page in map(document.with_name, BESIDE_RESULT):
+        if page.is_file():
+            write_bytes(queued / page.name, page.read_bytes())
+    write_bytes(queued / document.name, content)
 
 
 def sync(out: Path) -> Iterator[str]:

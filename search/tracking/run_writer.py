@@ -154,6 +154,14 @@ class ResultRuns:
         ]  # fmt: skip
         self.client.log_inputs(run, inputs)
 
+    def candidate_runs(self, parent: str) -> dict[str, str]:
+        """Return the run of each candidate of a search, by the hash of its plan."""
+        return {
+            run.data.tags[PLAN_TAG]: str(run.info.run_id)
+            for run in self._runs()
+            if run.data.tags.get(PARENT_TAG) == parent and PLAN_TAG in run.data.tags
+        }
+
     def _log_points(
         self, run: str, points: Sequence[tuple[str, float, int]], model: str | None = None
     ) -> None:

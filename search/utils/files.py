@@ -64,9 +64,7 @@ def replace_folder(path: Path, marker: str) -> Iterator[Path]:
     try:
         part.mkdir(parents=True)
         yield part
-        for member in part.rglob("*"):
-            if not member.is_file():
-                continue
+        for member in filter(Path.is_file, part.rglob("*")):
             with member.open("rb") as file:
                 os.fsync(file.fileno())
             # some libraries write files that only the owner may read

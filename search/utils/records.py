@@ -40,6 +40,7 @@ OMITTED_IF_EMPTY = (
     "rates",
     "macs_per_second",
     "unmerged_macs_per_second",
+    "measured",
 )
 """Fields that are written only if they hold something: without them a record keeps the bytes, and
 so the identity, that it had before they existed."""

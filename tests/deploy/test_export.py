@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 from click.testing import CliRunner, Result
@@ -19,6 +21,8 @@ import spaces
 from search.cli.main import main
 from search.data.frames import RenderedScenes
 from search.data.synthetic.scenes import SceneSettings
+from search.results.measured import DeviceMeasurement
+from search.utils.records import load_record
 from spaces.bundle import load_bundle
 
 
@@ -29,7 +33,8 @@ def command(*arguments: str | Path) -> Result:
 @pytest.fixture(scope="module")
 def bundle(tiny_run: FinishedRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("export") / "bundle"
-    result = command("export", tiny_run.out, "--to", folder, "--format", "onnx")
+    formats = ("--format", "onnx", "--format", "triton")
+    result = command("export", tiny_run.out, "--to", folder, *formats)
     assert result.exit_code == 0, result.output
     assert (
         "bytes of tensors" in result.output and "model.onnx: its answers differ" in result.output
@@ -47,8 +52,8 @@ def test_a_bundle_and_its_card_have_the_chosen_plan(bundle: Path, tiny_run: Fini
     assert tiny_run.result.frames["hash"] in card
     assert str(tiny_run.config.base) not in card
     assert sorted(path.name for path in bundle.iterdir()) == [
-        "CARD.md", "bundle.json", "example.py", "example_onnx.py", "model.onnx", "plan.json",
-        "weights.safetensors",
+        "CARD.md", "bench_onnx.py", "bundle.json", "example.py", "example_onnx.py", "model.onnx",
+        "plan.json", "triton", "weights.safetensors",
     ]  # fmt: skip
     assert {path.stat().st_mode & 0o444 for path in bundle.iterdir()} == {0o444}
 
@@ -79,6 +84,26 @@ def test_the_examples_answer_without_the_search(bundle: Path, tmp_path: Path) ->
         lines = result.stdout.splitlines()
         assert len(lines) == 2 and lines[0].startswith(f"frame.png: a: {best}")
         assert lines[1].startswith("frame.png: b: class ")
+
+
+def test_the_bench_program_measures_the_bundle_for_its_run(
+    bundle: Path, tiny_run: FinishedRun
+) -> None:
+    program = [sys.executable, str(bundle / "bench_onnx.py"), "--frames", "1", "--threads", "1"]
+    finished = subprocess.run(program, capture_output=True, text=True, check=True)
+    measurement = load_record(DeviceMeasurement, finished.stdout, "bench_onnx.py")
+    description = (bundle / "bundle.json").read_bytes()
+    assert measurement.bundle == hashlib.sha256(description).hexdigest()
+    assert measurement.plan == tiny_run.result.chosen
+    assert measurement.whole.milliseconds == measurement.graphs["model"]
+
+
+def test_the_model_repository_holds_the_whole_merged_model(bundle: Path) -> None:
+    names = sorted(path.relative_to(bundle).as_posix() for path in bundle.glob("triton/**/*.*"))
+    assert names == ["triton/merged/1/model.onnx", "triton/merged/config.pbtxt"]
+    assert "a model repository with merged" in (bundle / "CARD.md").read_text()
+    whole, copied = (onnx.load(bundle / name).graph for name in ("model.onnx", names[0]))
+    assert copied.SerializeToString() == whole.SerializeToString()
 
 
 def test_spaces_exports_load_bundle() -> None:

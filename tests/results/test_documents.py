@@ -11,7 +11,8 @@ from tiny import FinishedRun
 from search.cameras.recordings import CameraState
 from search.deploy.champion import Champion
 from search.metrics.fidelity_cache import AgreementRecord
-from search.results.documents import DOCUMENT_NAMES, read_document
+from search.results.documents import DOCUMENT_NAMES, content_id, read_document
+from search.results.measured import DeviceMeasurement
 from search.results.metric_comparison import MetricComparison
 from search.results.registered_plan import RegisteredPlan
 from search.results.rounds import PromotionRecord, Round
@@ -88,6 +89,29 @@ ALTERNATIVES = [
     {"precision": "int8", "bytes": 260, "saved_pct": 74.0, "fidelity": 0.98, "quality_kept": None,
      "quality_interval": None},
 ]  # fmt: skip
+DEVICE: dict[str, Any] = {
+    "version": 1,
+    "plan": "0123456789ab",
+    "bundle": "ab" * 32,
+    "folder": "",
+    "device": "Jetson Orin Nano",
+    "cores": 6,
+    "system": "Linux aarch64",
+    "provider": "CUDAExecutionProvider",
+    "threads": 6,
+    "runtime": "onnxruntime 1.31.1",
+    "opset": 17,
+    "frames": 30,
+    "created": CREATED,
+    "graphs": {"model": 20.25, "trunk": 12.0, "b": 8.5, "b_alone": 19.0},
+    "sets": {
+        "merged": {"milliseconds": 20.25, "loaded_bytes": 21_000_000, "running_bytes": None},
+        "split": {"milliseconds": 20.5, "loaded_bytes": 0, "running_bytes": 50_000_000},
+    },
+    "models": {"b": {"split": 20.5, "alone": 19.0}},
+    "rates": {"b": 12.5},
+    "per_second": {"split": 256.25},
+}
 LAST = ("bundle", "versions", "schema")
 """The keys at the end of a result, in their order."""
 MEASURED = {
@@ -107,6 +131,11 @@ RATED = {
     "candidates": [RATED_CANDIDATE],
     "rates": {"b": 10.0, "a": 0.5},
     "unmerged_macs_per_second": 141_590_000.0,
+    **{key: RESULT[key] for key in LAST},
+}
+ON_DEVICES = {
+    **{key: value for key, value in MEASURED.items() if key not in LAST},
+    "measured": [DEVICE],
     **{key: RESULT[key] for key in LAST},
 }
 VERIFICATION: dict[str, Any] = {
@@ -220,6 +249,8 @@ SAMPLES: list[tuple[type[Any], dict[str, Any]]] = [
     (Result, RESULT),
     (Result, MEASURED),
     (Result, RATED),
+    (Result, ON_DEVICES),
+    (DeviceMeasurement, DEVICE),
     (Verification, VERIFICATION),
     (Verification, {**VERIFICATION, "candidates": [RATED_CANDIDATE]}),
     (MetricComparison, LEAGUE),
@@ -276,6 +307,25 @@ def test_fields_that_came_later_have_their_defaults() -> None:
     assert plan.fidelity_interval is None and plan.at_chance == ()
     earlier = {key: PROMOTION[key] for key in PROMOTION if key != "at_chance"}
     assert load_record(PromotionRecord, json_bytes(earlier), "sample").at_chance == ()
+
+
+def test_measurements_leave_the_identity_of_a_result() -> None:
+    assert content_id(json_bytes(ON_DEVICES)) == content_id(json_bytes(MEASURED))
+    assert content_id(json_bytes(MEASURED)) != content_id(json_bytes(RESULT))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"sets": {"a_alone": DEVICE["sets"]["merged"]}},
+        {"graphs": {"model": 0}},
+        {"threads": 0},
+        {"version": 2},
+    ],
+)
+def test_a_measurement_that_means_nothing_is_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(BadRecord, match=next(iter(change)) + "|neither model.onnx nor trunk"):
+        load_record(DeviceMeasurement, json_bytes({**DEVICE, **change}), "sample")
 
 
 @pytest.mark.parametrize("change", [{"created": "in May"}, {"seconds": {"search": "1"}}])

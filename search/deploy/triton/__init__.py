@@ -1,0 +1,1 @@
+"""A merged model as a model repository of NVIDIA Triton Inference Server."""

@@ -1,0 +1,1 @@
+"""Plans on devices: measurements that come back from a box."""

@@ -1,0 +1,25 @@
+"""The numbers and texts that MLflow shows of a plan on a device."""
+
+from __future__ import annotations
+
+from search.results.measured import DeviceMeasurement
+from search.utils.format import MEGABYTE
+
+
+def device_metrics(measurement: DeviceMeasurement) -> dict[str, float]:
+    """Return the times per frame, of all models and of each by trunk and tail, and the memory."""
+    whole = measurement.whole
+    metrics = {"measured_ms": whole.milliseconds}
+    if whole.running_bytes is not None:
+        metrics["measured_resident_mb"] = whole.running_bytes / MEGABYTE
+    for name, times in measurement.models.items():
+        if "split" in times:
+            metrics[f"measured_ms_{name}"] = times["split"]
+    return metrics
+
+
+def device_tags(measurement: DeviceMeasurement) -> dict[str, str]:
+    return {
+        "merge_search.measured_device": measurement.place,
+        "merge_search.measured_runtime": measurement.circumstances,
+    }
