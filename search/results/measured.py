@@ -14,7 +14,7 @@ from search.utils.records import IsoTime
 Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Bytes = Annotated[int, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
-WHOLE = ("merged", "split")
+SETS_OF_ALL_MODELS = ("merged", "split")
 """Sets of graphs that answer for all models: model.onnx, or trunk and tails."""
 PROVIDER = "ExecutionProvider"
 """Ends the name of every provider of onnxruntime."""
@@ -71,7 +71,7 @@ class DeviceMeasurement:
     """For a second of camera time at these rates, by the way in which the models run."""
 
     def __post_init__(self) -> None:
-        if not set(WHOLE) & set(self.sets):
+        if not set(SETS_OF_ALL_MODELS) & set(self.sets):
             raise ValueError("neither model.onnx nor trunk and tails were measured")
 
     @property
@@ -83,7 +83,7 @@ class DeviceMeasurement:
     @property
     def whole(self) -> GraphSet:
         """The graphs that answer for all models; model.onnx if it was measured."""
-        return next(self.sets[name] for name in WHOLE if name in self.sets)
+        return next(self.sets[name] for name in SETS_OF_ALL_MODELS if name in self.sets)
 
     @property
     def circumstances(self) -> str:

@@ -14,7 +14,7 @@ import onnx
 import pytest
 from split_graphs import FRAMES, SHARED, write_graphs
 
-from spaces.bundle import BUNDLE
+from spaces.bundle_files import BUNDLE
 
 PLAN = "0123456789ab"
 RATES = {"a": 2, "b": 10}

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from search.deploy.triton.model_config import FREE, Step, Tensor, TritonModel, render_config
+from spaces.entry_graphs import TRUNK
 from spaces.errors import MergeSearchError
 from spaces.graph_export import LARGEST_BATCH, missing_packages
 
 if TYPE_CHECKING:
     import onnx
 
-MERGED, TRUNK, TAIL = "merged", "trunk", "_tail"
+MERGED, TAIL = "merged", "_tail"
 VERSION, CONFIG = "1", "config.pbtxt"
 
 
