@@ -189,7 +189,7 @@ def _score_cell(candidate: CandidateRecord, name: str) -> Cell:
 def _measured_cells(measurement: DeviceMeasurement | None) -> list[Cell]:
     """Return milliseconds per frame and resident megabytes; empty where they are not measured."""
     milliseconds, resident = measured_texts(measurement)
-    note = "" if measurement is None else measurement.circumstances
+    note = "" if measurement is None else measurement.notes
     return [Cell(milliseconds, milliseconds, note), Cell(resident, resident)]
 
 

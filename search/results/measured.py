@@ -91,6 +91,19 @@ class DeviceMeasurement:
         threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
         return f"{threads}, {self.runtime}"
 
+    @property
+    def milliseconds_per_second(self) -> float | None:
+        """For a second of camera time at the models' rates, in the better way to run the graphs;
+        None without rates."""
+        return min((self.per_second[how] for how in WHOLE if how in self.per_second), default=None)
+
+    @property
+    def notes(self) -> str:
+        """The circumstances and, with rates, the time for a second of camera time."""
+        spent = self.milliseconds_per_second
+        rates = "" if spent is None else f"; {spent:.0f} ms per second of camera time"
+        return self.circumstances + rates
+
 
 def add_measurement(
     measured: Sequence[DeviceMeasurement], new: DeviceMeasurement
@@ -127,5 +140,5 @@ def describe_measurement(measurement: DeviceMeasurement) -> str:
     return (
         f"{measurement.plan} on {measurement.place}: "
         f"{measurement.whole.milliseconds:.2f} ms per frame{memory} "
-        f"({measurement.circumstances})"
+        f"({measurement.notes})"
     )

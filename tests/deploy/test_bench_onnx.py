@@ -12,7 +12,7 @@ from typing import Any
 
 import onnx
 import pytest
-from split_graphs import FRAMES, SHARED, write_graphs
+from split_graphs import EARLY, FRAMES, write_graphs
 
 from spaces.bundle_files import BUNDLE
 
@@ -125,7 +125,7 @@ def test_without_rates_there_are_no_times_per_second(box: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("missing", "options", "message"),
     [
-        ("trunk.onnx", [], f"a.onnx reads {SHARED}, an output of trunk.onnx, which is missing"),
+        ("trunk.onnx", [], f"a.onnx reads {EARLY}, an output of trunk.onnx, which is missing"),
         ("a.onnx", [], "a.onnx missing: copy all graphs of the bundle"),
         (BUNDLE, [], "bundle.json: cannot be read"),
         ("b.onnx", ["--provider", "NoProvider"], "--provider NoProvider: onnxruntime here has"),

@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 from numpy.typing import NDArray
-from split_graphs import ANSWERS, FRAMES, READS, SHARED, WRITES, write_graphs
+from split_graphs import ANSWERS, EARLY, FRAMES, READS, SHARED, WRITES, write_graphs
 
 from search.deploy.triton.repository import NoRepository, write_triton_repository
 
@@ -122,17 +122,18 @@ def test_every_config_describes_its_graph(tmp_path: Path, config_type: Any) -> N
         repository = write_repository(tmp_path / str(batch), batch)
         configs = read_configs(repository, config_type)
         assert set(configs) == {"trunk", "a_tail", "b_tail", "a", "b", "merged"}
-        whole = {name: (*first, *shape) for name, shape in {**FRAMES, **ANSWERS}.items()}
+        sides = {**FRAMES, **ANSWERS, EARLY: (4, 10, 14), SHARED: (8, 8, 12)}
+        whole = {name: (*first, *shape) for name, shape in sides.items()}
         for name, config in configs.items():
             assert config.name == name and config.max_batch_size == largest
             for tensor, shape in shapes([*config.input, *config.output]).items():
-                assert shape == (whole[tensor] if tensor in whole else (*first, 8, 10, 14))
+                assert shape == whole[tensor]
             if config.platform == "onnxruntime_onnx":
                 graph = onnx.load(repository / name / "1" / "model.onnx").graph
                 assert list(shapes(config.input)) == [value.name for value in graph.input]
                 assert list(shapes(config.output)) == [value.name for value in graph.output]
                 assert [group.count for group in config.instance_group] == [1]
-        assert set(shapes(configs["trunk"].output)) == {SHARED}
+        assert set(shapes(configs["trunk"].output)) == {EARLY, SHARED}
 
 
 def test_graphs_that_share_their_weights_get_files_of_their_own(

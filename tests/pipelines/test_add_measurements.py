@@ -96,12 +96,17 @@ def test_the_run_of_a_candidate_in_mlflow_has_its_measurement(
 ) -> None:
     plan = tiny_run.result.candidates[0].hash
     before = candidate_run(out, plan)
-    later = {"created": "2026-05-05T12:00:00+00:00", "device": "Other board"}
+    later = {
+        "created": "2026-05-05T12:00:00+00:00", "device": "Other board",
+        "per_second": {"merged": 150.0, "split": 120.5, "alone": 90.0},
+    }  # fmt: skip
     result = verify(out, measurement(plan, 3.0, **later), measurement(plan))
     assert "with its measurements on devices" in result.stdout
+    assert "onnxruntime 1.31.1; 120 ms per second of camera time)" in result.stdout
     data = candidate_run(out, plan).data
     assert data.metrics == before.data.metrics | {
         "measured_ms": 3.0, "measured_resident_mb": 31.4, "measured_ms_a": 7.5,
+        "measured_ms_per_second": 120.5,
     }  # fmt: skip
     assert data.tags == before.data.tags | {
         "merge_search.measured_device": "Other board",

@@ -164,7 +164,7 @@ def build_report(bundle, sets, measured, options):
         "graphs": milliseconds,
         "sets": {
             name: {
-                "milliseconds": sum(milliseconds[graph] for graph in sets[name]),
+                "milliseconds": round(sum(milliseconds[graph] for graph in sets[name]), 4),
                 "loaded_bytes": numbers["loaded"],
                 "running_bytes": numbers["running"],
             }
@@ -184,7 +184,8 @@ def model_times(name, milliseconds, reads_trunk):
     """Return the milliseconds per frame of one model: by trunk and tail, and alone."""
     times = {}
     if name in milliseconds:
-        times["split"] = milliseconds[name] + (milliseconds["trunk"] if reads_trunk else 0)
+        trunk = milliseconds["trunk"] if reads_trunk else 0
+        times["split"] = round(trunk + milliseconds[name], 4)
     if f"{name}_alone" in milliseconds:
         times["alone"] = milliseconds[f"{name}_alone"]
     return times
@@ -209,7 +210,7 @@ def times_per_second(bundle, milliseconds, reads_trunk):
         )
     if {f"{name}_alone" for name in rates} <= set(milliseconds):
         times["alone"] = sum(milliseconds[f"{name}_alone"] * r for name, r in rates.items())
-    return times
+    return {how: round(value, 4) for how, value in times.items()}
 
 
 def print_in_words(report):
