@@ -95,7 +95,10 @@ class DeviceMeasurement:
     def milliseconds_per_second(self) -> float | None:
         """For a second of camera time at the models' rates, in the better way to run the graphs;
         None without rates."""
-        return min((self.per_second[how] for how in WHOLE if how in self.per_second), default=None)
+        return min(
+            (self.per_second[how] for how in SETS_OF_ALL_MODELS if how in self.per_second),
+            default=None,
+        )
 
     @property
     def notes(self) -> str:
