@@ -10,6 +10,7 @@ import pytest
 from own_bundles import SHARE, own_bundle
 from tiny import STREET
 
+from search.cli.bundles import RUNTIMES
 from search.data.frames import RenderedScenes
 from search.deploy.runtimes.graph_request import request_graphs
 from search.deploy.runtimes.registry import TARGETS
@@ -40,6 +41,10 @@ def test_without_a_runtime_the_entry_points_lie_in_the_bundle(
     assert files >= {*PARTS, "weights.data"} and "model.onnx" not in files
     (check,) = checks
     assert check.startswith("trunk.onnx, cls.onnx, det.onnx, cls_alone.onnx, det_alone.onnx: run")
+
+
+def test_the_command_line_knows_every_runtime() -> None:
+    assert RUNTIMES == tuple(TARGETS)
 
 
 def test_an_unknown_runtime_is_refused() -> None:
