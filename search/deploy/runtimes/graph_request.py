@@ -59,8 +59,9 @@ class GraphRequest:
         prepared, checks = prepared_frames(bundle, frames), list[str]()
         if self.split and not self.targets:
             graphs, checks = _exportable(entry_graphs(bundle))
-            write_graph_set(graphs, prepared, ANY_BATCH, folder)
-            checks.append(_describe_run(graphs, prepared, folder, ONNXRUNTIME))
+            if graphs:
+                write_graph_set(graphs, prepared, ANY_BATCH, folder)
+                checks.append(_describe_run(graphs, prepared, folder, ONNXRUNTIME))
         for targets in _by_form(self.targets):
             stored = bundle if targets[0].compressed_weights else _widened(folder)
             checks += self._write_targets(stored, prepared, targets, folder)
@@ -77,13 +78,14 @@ class GraphRequest:
         parts = entry_graphs(bundle) if self.split else {}
         graphs, missing = _exportable({WHOLE: BundleGraph(bundle), **parts})
         checks = [f"{target.name}: {reason}" for target in targets for reason in missing]
+        if not graphs:
+            return checks
         first = folder / targets[0].name
-        if graphs:
-            first.mkdir()
-            write_graph_set(graphs, prepared, form_for(targets[0]), first)
-            for target in targets[1:]:
-                shutil.copytree(first, folder / target.name)
-        for target in targets if graphs else ():
+        first.mkdir()
+        write_graph_set(graphs, prepared, form_for(targets[0]), first)
+        for target in targets[1:]:
+            shutil.copytree(first, folder / target.name)
+        for target in targets:
             found = [_describe_run(graphs, prepared, folder / target.name, _runner(target))]
             found += _refusals(graphs, target, folder / target.name)
             checks += [f"{target.name}: {check}" for check in found]
