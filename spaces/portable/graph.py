@@ -8,6 +8,7 @@ constant places become slices; and the graph is written in an older set of opera
 from __future__ import annotations
 
 import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 from onnxscript.optimizer import optimize_ir
 from onnxscript.rewriter import rewrite
 from onnxscript.rewriter.rules.common import _fuse_pad_into_conv
@@ -20,8 +21,8 @@ from spaces.portable.rewrites import (
     add_stack,
     drop_expand,
     pool_mean,
-    separate_dequantizer,
     slice_gather,
+    widen_at_load,
 )
 from spaces.portable.transposes import join_dimensions
 
@@ -41,6 +42,13 @@ REWRITES = (
 )
 
 
+def convert_integers_on_loading(model: ir.Model) -> None:
+    """Let a runtime convert the integer weights of a portable graph once, when it loads it."""
+    for node in [*model.graph]:
+        widen_at_load(model.graph, node)
+    RemoveUnusedNodesPass()(model)
+
+
 def make_portable(model: ir.Model, opset: int, ir_version: int) -> None:
     """Rewrite a graph in place that was exported with EXPORTED_OPSET and fixed shapes.
 
@@ -53,8 +61,6 @@ def make_portable(model: ir.Model, opset: int, ir_version: int) -> None:
             change(model.graph, node)
     rewrite(model, pattern_rewrite_rules=_fuse_pad_into_conv.rules)
     _fold_constants(model)
-    for node in [*model.graph]:
-        separate_dequantizer(model.graph, node)
     lower_opset(model, opset)
     model.ir_version = ir_version
 

@@ -8,8 +8,10 @@ import onnx_ir as ir
 from spaces.portable.values import (
     add_initializer,
     add_integers,
+    add_weights,
     constant_of,
     fixed_shape,
+    floats_of,
     like,
     maker_of,
     name_of,
@@ -113,17 +115,25 @@ def add_batch_to_constant(graph: ir.Graph, node: ir.Node) -> None:
             node.replace_input_with(index, add_initializer(graph, numbers[None], name))
 
 
-def separate_dequantizer(graph: ir.Graph, node: ir.Node) -> None:
-    """Give each reader of an integer weight a `DequantizeLinear` of its own.
+def widen_at_load(graph: ir.Graph, node: ir.Node) -> None:
+    """Read an integer weight by a cast and a product, which runtimes compute once, on loading.
 
-    onnxruntime 1.15 makes such copies itself, and loses their axis.
+    onnxruntime computes a `DequantizeLinear` in every run, and cannot lay such weights out for its
+    fastest convolutions.
     """
     if node.op_type != "DequantizeLinear":
         return
-    for use in [*node.outputs[0].uses()][1:]:
-        twin = ir.node("DequantizeLinear", node.inputs, node.attributes)
-        graph.insert_before(node, twin)
-        use.node.replace_input_with(use.idx, like(twin.outputs[0], node.outputs[0]))
+    integers = node.inputs[0]
+    if integers is None or constant_of(integers) is None:
+        return
+    column = floats_of(node.inputs[1]).reshape(-1, *(1 for _ in fixed_shape(integers)[1:]))
+    cast = ir.node("Cast", [integers], {"to": ir.DataType.FLOAT})
+    widened = like(cast.outputs[0], node.outputs[0])
+    product = ir.node(
+        "Mul", [widened, add_weights(graph, column, f"{name_of(node.inputs[1])}.column")]
+    )
+    graph.insert_before(node, [cast, product])
+    replace_node(graph, node, like(product.outputs[0], node.outputs[0]))
 
 
 def _reshaped(graph: ir.Graph, node: ir.Node, value: ir.Value) -> ir.Value:

@@ -94,9 +94,9 @@ class GraphRequest:
 
 def _by_form(targets: Sequence[RuntimeTarget]) -> list[list[RuntimeTarget]]:
     """Return the targets that take the same graphs together."""
-    groups: dict[tuple[bool, bool], list[RuntimeTarget]] = {}
+    groups: dict[tuple[bool, ...], list[RuntimeTarget]] = {}
     for target in targets:
-        form = (target.compressed_weights, target.weights_beside)
+        form = (target.compressed_weights, target.keeps_integers, target.weights_beside)
         groups.setdefault(form, []).append(target)
     return [*groups.values()]
 

@@ -63,12 +63,18 @@ def form_for(target: RuntimeTarget) -> GraphForm:
     """Return the form that a runtime takes: graphs for one frame at a time."""
 
     def build(graph: BundleGraph, examples: Sequence[Tensor]) -> onnx_ir.Model:
-        from spaces.portable.graph import EXPORTED_OPSET, make_portable
+        from spaces.portable.graph import (
+            EXPORTED_OPSET,
+            convert_integers_on_loading,
+            make_portable,
+        )
         from spaces.portable.raw_outputs import add_raw_outputs
 
         single = [example[:1] for example in examples]
         model = onnx_model(graph, export_fixed(graph, single), EXPORTED_OPSET)
         make_portable(model, target.opset, target.ir_version)
+        if not target.keeps_integers:
+            convert_integers_on_loading(model)
         for detector in graph.detectors:
             add_raw_outputs(model, detector)
         return model

@@ -20,6 +20,7 @@ _TARGETS = (
         opset=OPSET,
         ir_version=IR_VERSION,
         compressed_weights=True,
+        keeps_integers=False,
         weights_beside=True,
         next_step="Load it with `onnxruntime.InferenceSession('model.onnx')`.",
     ),
@@ -29,6 +30,7 @@ _TARGETS = (
         opset=OPSET,
         ir_version=IR_VERSION,
         compressed_weights=True,
+        keeps_integers=True,
         weights_beside=True,
         next_step="Load it with `openvino.Core().compile_model('model.onnx', 'CPU', "
         "{'EXECUTION_MODE_HINT': 'ACCURACY'})`.",
@@ -39,6 +41,7 @@ _TARGETS = (
         opset=OPSET,
         ir_version=IR_VERSION,
         compressed_weights=False,
+        keeps_integers=False,
         weights_beside=True,
         next_step="Build an engine on the device: "
         "`trtexec --onnx=model.onnx --saveEngine=model.engine --fp16`.",
@@ -50,6 +53,7 @@ _TARGETS = (
         opset=OPSET,
         ir_version=IR_VERSION,
         compressed_weights=False,
+        keeps_integers=False,
         weights_beside=False,
         next_step="Convert it in an environment of its own: "
         "`onnx2tf -i model.onnx -o litert -rtpo Erf`.",
@@ -61,6 +65,7 @@ _TARGETS = (
         opset=OPSET,
         ir_version=IR_VERSION,
         compressed_weights=False,
+        keeps_integers=False,
         weights_beside=False,
         next_step="Parse it with `hailo parser onnx model.onnx --hw-arch hailo8`, a detector with "
         "`--end-node-names` and the convolutions that give its raw outputs; "
@@ -73,6 +78,7 @@ _TARGETS = (
         opset=OPSET,
         ir_version=IR_VERSION,
         compressed_weights=False,
+        keeps_integers=False,
         weights_beside=True,
         next_step="Load it with `rknn.load_onnx(model='model.onnx')`, "
         "then `rknn.build(do_quantization=True, dataset='frames.txt')`.",

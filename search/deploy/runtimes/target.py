@@ -24,6 +24,8 @@ class RuntimeTarget:
 
     The others quantise a graph in float32 by themselves.
     """
+    keeps_integers: bool
+    """Whether weights in int8 stay so in its memory; others convert them once, on loading."""
     weights_beside: bool
     """Whether it reads weights from a file beside the graph."""
     next_step: str

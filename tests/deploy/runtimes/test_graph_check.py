@@ -257,7 +257,9 @@ def test_a_list_or_a_target_that_contradicts_itself_cannot_be_built() -> None:
     with pytest.raises(ValueError, match=r"restricted, but not listed: \['Relu'\]"):
         OperatorList("a compiler 1.0", "a page", frozenset(), (Restriction(relu, "rank"),))
     with pytest.raises(ValueError, match="only runtimes that are run here"):
-        RuntimeTarget("box", "Box", OPSET, IR_VERSION, True, True, "", TARGETS["rknn"].operators)
+        RuntimeTarget(
+            "box", "Box", OPSET, IR_VERSION, True, True, True, "", TARGETS["rknn"].operators
+        )
 
 
 def test_a_target_is_registered_under_its_name() -> None:

@@ -64,7 +64,7 @@ def test_each_runtime_gets_a_folder_in_the_form_that_it_takes(
         stored = {tensor.data_type for tensor in graph.initializer}
         assert (onnx.TensorProto.INT8 in stored) == target.compressed_weights
         operators = {node.op_type for node in graph.node}
-        assert ("DequantizeLinear" in operators) == target.compressed_weights
+        assert ("DequantizeLinear" in operators) == target.keeps_integers
         assert [check for check in checks if check.startswith(f"{name}: model.onnx: run with ")]
     assert any(check.startswith("openvino: model.onnx: run with openvino") for check in checks)
     listed = [check for check in checks if "list of operators" in check or "not an" in check]
