@@ -67,10 +67,12 @@ def compare(
     for name, place in (("entry points", folder), ("entry points, onnxruntime", for_runtime)):
         parts = [part for part in (TRUNK, *rates) if (place / f"{part}.onnx").is_file()]
         sets[name] = {part: place / f"{part}.onnx" for part in parts}
+    sets["one graph, onnxruntime"] = {WHOLE: for_runtime / f"{WHOLE}.onnx"}
     sets["alone, onnxruntime"] = {f"{m}{ALONE}": for_runtime / f"{m}{ALONE}.onnx" for m in rates}
     times = measure_times(sets, settings)
     fastest = max(rates.values())
-    per_second = {"one graph": fastest * times["one graph"][WHOLE]}
+    one = ("one graph", "one graph, onnxruntime")
+    per_second = {name: fastest * times[name][WHOLE] for name in one}
     for name in ("entry points", "entry points, onnxruntime"):
         own = times[name]
         per_second[name] = fastest * own.get(TRUNK, 0) + sum(rates[m] * own[m] for m in rates)
