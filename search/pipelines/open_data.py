@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -27,10 +28,11 @@ from search.data.frames import (
     folder_frames,
     split_frames,
 )
-from search.data.ground_truth import Truth, scenes_truth
+from search.data.ground_truth import ClassTruth, Truth, scenes_truth
 from search.data.label_table import csv_truth
 from search.data.labelled_images import ImageRoot
 from search.data.masks import ImageMasks, folder_masks
+from search.data.synthetic.scenes import SCENE_CLASSES
 from search.evaluation.tasks.registry import SCORING
 from search.utils.format import one_of
 from spaces.errors import MergeSearchError
@@ -96,6 +98,8 @@ def class_names_in_labels(
                 truth = _open_labels(section, config.base)
             else:
                 truth = scenes_truth(section.scenes.settings(), 1, model.task)
+            if section.scenes and isinstance(truth, ClassTruth):
+                truth = replace(truth, names=SCENE_CLASSES)
             names[name] = names_in_truth(truth, model.num_classes)
     return names
 

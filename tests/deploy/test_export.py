@@ -20,7 +20,7 @@ from tiny import FinishedRun, Weights, config_data, run_config, with_changes, wr
 import spaces
 from search.cli.main import main
 from search.data.frames import RenderedScenes
-from search.data.synthetic.scenes import SceneSettings
+from search.data.synthetic.scenes import SCENE_CLASSES, SceneSettings
 from search.results.measured import DeviceMeasurement
 from search.utils.records import load_record
 from spaces.bundle import load_bundle
@@ -84,6 +84,10 @@ def test_the_examples_answer_without_the_search(bundle: Path, tmp_path: Path) ->
         lines = result.stdout.splitlines()
         assert len(lines) == 2 and lines[0].startswith(f"frame.png: a: {best}")
         assert lines[1].startswith("frame.png: b: class ")
+
+
+def test_the_classes_of_rendered_scenes_have_their_names(bundle: Path) -> None:
+    assert load_bundle(bundle).classes == {"a": SCENE_CLASSES}  # b has no ground truth
 
 
 def test_the_bench_program_measures_the_bundle_for_its_run(
