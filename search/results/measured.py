@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -65,9 +65,9 @@ class DeviceMeasurement:
     sets: dict[str, GraphSet]
     models: dict[str, dict[Literal["split", "alone"], Milliseconds]]
     """Per frame of a model: by trunk and tail, and alone."""
-    rates: dict[str, float]
+    rates: dict[str, float] = field(default_factory=dict)
     """Frames per second of each model; may be empty."""
-    per_second: dict[str, Milliseconds]
+    per_second: dict[str, Milliseconds] = field(default_factory=dict)
     """For a second of camera time at these rates, by the way in which the models run."""
 
     def __post_init__(self) -> None:
