@@ -13,7 +13,7 @@ from html_pages import read_page
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 from servers import free_port
-from tiny import FinishedRun
+from tiny import FinishedRun, Weights, config_data, run_config, write_config
 
 from search.cli.main import main
 from search.pipelines.finished_run import LoadedRun
@@ -25,11 +25,20 @@ from search.utils.records import load_record
 BOARD, CREATED = "Jetson <Orin> Nano", "2026-05-04T12:00:00+00:00"
 
 
+@pytest.fixture(scope="module")
+def own_run(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+    """One complete run with an MLflow store of its own: measurements change what is logged."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        folder = tmp_path_factory.mktemp("measured-run")
+        return run_config(write_config(folder, config_data(weights)))
+
+
 @pytest.fixture
-def out(tiny_run: FinishedRun, tmp_path: Path) -> Path:
+def out(own_run: FinishedRun, tmp_path: Path) -> Path:
     """Return the folder of a copy of a finished run."""
-    shutil.copytree(tiny_run.config.base, tmp_path / "copied")
-    return tmp_path / "copied" / tiny_run.out.relative_to(tiny_run.config.base)
+    shutil.copytree(own_run.config.base, tmp_path / "copied")
+    return tmp_path / "copied" / own_run.out.relative_to(own_run.config.base)
 
 
 def measurement(plan: str, milliseconds: float = 12.5, **changes: Any) -> dict[str, Any]:
@@ -69,8 +78,8 @@ def candidate_run(out: Path, plan: str) -> Run:
     return run
 
 
-def test_measurements_stand_beside_the_candidates(tiny_run: FinishedRun, out: Path) -> None:
-    first, second = (c.hash for c in tiny_run.result.candidates[:2])
+def test_measurements_stand_beside_the_candidates(own_run: FinishedRun, out: Path) -> None:
+    first, second = (c.hash for c in own_run.result.candidates[:2])
     page, identity = (
         (out / "report.html").read_text(),
         content_id((out / "result.json").read_bytes()),
@@ -92,9 +101,9 @@ def test_measurements_stand_beside_the_candidates(tiny_run: FinishedRun, out: Pa
 
 
 def test_the_run_of_a_candidate_in_mlflow_has_its_measurement(
-    tiny_run: FinishedRun, out: Path
+    own_run: FinishedRun, out: Path
 ) -> None:
-    plan = tiny_run.result.candidates[0].hash
+    plan = own_run.result.candidates[0].hash
     before = candidate_run(out, plan)
     later = {
         "created": "2026-05-05T12:00:00+00:00", "device": "Other board",
@@ -117,9 +126,9 @@ def test_the_run_of_a_candidate_in_mlflow_has_its_measurement(
 
 
 def test_a_measurement_in_the_same_place_replaces_the_earlier_one(
-    tiny_run: FinishedRun, out: Path
+    own_run: FinishedRun, out: Path
 ) -> None:
-    plan = tiny_run.result.candidates[0].hash
+    plan = own_run.result.candidates[0].hash
     on_gpu = measurement(plan, 1.5, provider="CUDAExecutionProvider")
     verify(out, measurement(plan), on_gpu)
     verify(out, measurement(plan, 11.0, threads=1))
@@ -131,9 +140,9 @@ def test_a_measurement_in_the_same_place_replaces_the_earlier_one(
     assert f"measured {plan} on {BOARD}, CUDA: 1.50 ms per frame" in shown.stdout
 
 
-def test_plans_that_were_not_verified_can_be_measured(tiny_run: FinishedRun, out: Path) -> None:
-    verified = {c.hash for c in tiny_run.result.candidates}
-    other = next(r.hash for r in tiny_run.result.front if r.hash not in verified)
+def test_plans_that_were_not_verified_can_be_measured(own_run: FinishedRun, out: Path) -> None:
+    verified = {c.hash for c in own_run.result.candidates}
+    other = next(r.hash for r in own_run.result.front if r.hash not in verified)
     result = verify(out, measurement(other), options=("--json",))
     assert result.exit_code == 0, result.output
     assert result.stdout_bytes == (out / "result.json").read_bytes()
@@ -151,23 +160,23 @@ def test_plans_that_were_not_verified_can_be_measured(tiny_run: FinishedRun, out
     ],
 )
 def test_a_file_without_a_measurement_of_the_run_is_refused_in_one_sentence(
-    tiny_run: FinishedRun, tmp_path: Path, content: str, message: str
+    own_run: FinishedRun, tmp_path: Path, content: str, message: str
 ) -> None:
-    before = (tiny_run.out / "result.json").read_bytes()
+    before = (own_run.out / "result.json").read_bytes()
     (tmp_path / "box.json").write_text(content)
-    arguments = ["verify", str(tiny_run.out), "--measured", str(tmp_path / "box.json")]
+    arguments = ["verify", str(own_run.out), "--measured", str(tmp_path / "box.json")]
     result = CliRunner().invoke(main, arguments)
     (line,) = result.stderr.splitlines()
     assert result.exit_code == 1 and message in line
-    assert (tiny_run.out / "result.json").read_bytes() == before
+    assert (own_run.out / "result.json").read_bytes() == before
     refused = CliRunner().invoke(main, [*arguments, "--outside"])
     assert refused.exit_code == 2 and "--measured goes alone" in refused.stderr
 
 
 def test_measurements_wait_while_mlflow_is_away(
-    tiny_run: FinishedRun, out: Path, monkeypatch: pytest.MonkeyPatch
+    own_run: FinishedRun, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan, local = tiny_run.result.candidates[0].hash, Target.of(LoadedRun.from_folder(out).config)
+    plan, local = own_run.result.candidates[0].hash, Target.of(LoadedRun.from_folder(out).config)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
     assert verify(out, measurement(plan, 9.0)).exit_code == 3
