@@ -211,7 +211,7 @@ class Bundle(nn.Module):
             BadInput: there is no such model; otherwise as in `forward`.
         """
         self._check_name(name)
-        return self._answers(self.merged.answering([name]), as_frames(frames), {})[name]
+        return self._answers(self.merged.alone(name), as_frames(frames), {})[name]
 
     def _check_name(self, name: str) -> None:
         if name not in self.tasks:

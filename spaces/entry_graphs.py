@@ -38,7 +38,7 @@ def entry_graphs(bundle: Bundle) -> dict[str, BundleGraph]:
     graphs = {TRUNK: BundleGraph(bundle, merged.trunk)} if merged.trunk.steps else {}
     graphs |= {model: BundleGraph(bundle, merged.tail(model)) for model in models}
     return graphs | {
-        f"{model}{ALONE}": BundleGraph(bundle, merged.answering([model])) for model in models
+        f"{model}{ALONE}": BundleGraph(bundle, merged.alone(model)) for model in models
     }
 
 

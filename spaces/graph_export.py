@@ -101,18 +101,9 @@ class BundleGraph(nn.Module):
         """The fields of the `InputSpec` of each input that is a frame, by the input's name."""
         return {f"{name}_input": asdict(self._input_specs[name]) for name in self._models}
 
-    def rename_inputs(
-        self, prepared: Mapping[str, Tensor], taken: Mapping[Node, Tensor] | None = None
-    ) -> dict[str, Tensor]:
-        """Return the prepared inputs of a bundle under the input names of the graph.
-
-        `taken` holds the representations that the graph takes.
-        """
-        frames = {f"{name}_input": prepared[name] for name in self._models}
-        representations = {
-            representation_name(node): (taken or {})[node] for node in self.entry.takes
-        }
-        return frames | representations
+    def rename_inputs(self, prepared: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the prepared inputs of a bundle under the input names of the graph."""
+        return {f"{name}_input": prepared[name] for name in self._models}
 
 
 def representation_name(node: Node) -> str:

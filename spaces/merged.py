@@ -105,7 +105,20 @@ class MergedModel(nn.Module):
 
     def tail(self, model: str) -> EntryPoint:
         """Return the part that a model needs besides the trunk."""
-        return tail(self._outputs[model], self.trunk)
+        return self._tails[model]
+
+    def alone(self, model: str) -> EntryPoint:
+        """Return the part that answers for one model, from frames alone."""
+        return self._alone[model]
+
+    @cached_property
+    def _tails(self) -> Mapping[str, EntryPoint]:
+        """The tail of each model: a box runs them frame by frame."""
+        return {name: tail(output, self.trunk) for name, output in self._outputs.items()}
+
+    @cached_property
+    def _alone(self) -> Mapping[str, EntryPoint]:
+        return {name: answering([output]) for name, output in self._outputs.items()}
 
     def answering(self, models: Collection[str]) -> EntryPoint:
         """Return the part that answers for some of the models, from frames alone."""

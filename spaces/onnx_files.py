@@ -44,8 +44,7 @@ def write_with_shared_weights(graphs: Mapping[str, ir.Model], folder: Path) -> N
         alignment=PAGE_BYTES,
         align_threshold=PAGE_BYTES - 1,
     )
-    # Tensors are stored in the order of their offsets: find each by its content.
-    by_digest = {_digest_of(tensor): tensor for tensor in stored}
+    by_digest = dict(zip(unique, stored, strict=True))
     for digest, value in zip(digests, values, strict=True):
         value.const_value = by_digest[digest]
     for name, model in graphs.items():
@@ -53,11 +52,8 @@ def write_with_shared_weights(graphs: Mapping[str, ir.Model], folder: Path) -> N
 
 
 def _digest(value: ir.Value) -> str:
-    assert value.const_value is not None
-    return _digest_of(value.const_value)
-
-
-def _digest_of(tensor: ir.TensorProtocol) -> str:
+    tensor = value.const_value
+    assert tensor is not None
     digest = hashlib.sha256(f"{tensor.dtype} {tensor.shape}".encode())
     digest.update(tensor.tobytes())
     return digest.hexdigest()

@@ -85,9 +85,12 @@ class GraphRequest:
         write_graph_set(graphs, prepared, form_for(targets[0]), first)
         for target in targets[1:]:
             shutil.copytree(first, folder / target.name)
+        runs = {
+            runner: _describe_run(graphs, prepared, first, runner)
+            for runner in dict.fromkeys(map(_runner, targets))
+        }
         for target in targets:
-            found = [_describe_run(graphs, prepared, folder / target.name, _runner(target))]
-            found += _refusals(graphs, target, folder / target.name)
+            found = [runs[_runner(target)], *_refusals(graphs, target, first)]
             checks += [f"{target.name}: {check}" for check in found]
         return checks
 
