@@ -84,6 +84,22 @@ def tail(output: Output, trunk: EntryPoint) -> EntryPoint:
     return _entry_point([output], computed)
 
 
+def split_between(
+    outputs: Collection[Output], ends: tuple[Node, ...], local: Collection[str]
+) -> tuple[EntryPoint, EntryPoint]:
+    """Return the part that computes some nodes and answers for some models, and the rest.
+
+    `local` are the models that the first part answers for. It gives what the rest takes.
+    """
+    here = [output for output in outputs if output.model in local]
+    taps = tuple(tap for output in here for tap in output.taps)
+    computed = frozenset(upstream_nodes((*ends, *taps)))
+    rest = _entry_point((o for o in outputs if o.model not in local), computed)
+    steps = [_step(node) for node in upstream_nodes((*rest.takes, *taps))]
+    heads = [ExecutionStep(None, output.taps, output.model, output) for output in here]
+    return EntryPoint(_freeing([*steps, *heads], kept=rest.takes), gives=rest.takes), rest
+
+
 def _entry_point(outputs: Iterable[Output], computed: frozenset[Node]) -> EntryPoint:
     steps: list[ExecutionStep] = []
     scheduled = set(computed)

@@ -103,6 +103,11 @@ class MergedModel(nn.Module):
         """The part that several models need."""
         return trunk(self._outputs.values())
 
+    @property
+    def outputs(self) -> Mapping[str, Output]:
+        """The output of each model, by name."""
+        return self._outputs
+
     def tail(self, model: str) -> EntryPoint:
         """Return the part that a model needs besides the trunk."""
         return self._tails[model]
