@@ -93,9 +93,7 @@ def split_parts(merged: MergedModel, split: Split) -> SplitParts:
     missing = [end for end in ends if end not in nodes]
     if missing:
         raise BadSplit(f"{split.label}: plan {split.plan.hash} does not compute {missing[0]}")
-    device, server = split_between(
-        outputs.values(), tuple(nodes[end] for end in ends), local
-    )
+    device, server = split_between(outputs.values(), tuple(nodes[end] for end in ends), local)
     if server.inputs_read:
         raise BadSplit(
             f"{split.label}: the server would need the frames of {min(server.inputs_read)}"
