@@ -10,7 +10,7 @@ from spaces.split.coefficients import Coding
 from spaces.split.damaged import DamagedMessage
 from spaces.tasks.task import FrameSize
 
-MAGIC, VERSION = b"ms", 1
+MAGIC, MESSAGE_VERSION = b"ms", 1
 _HEADER = struct.Struct("<2sBBbBIHH")
 _CHECKSUM = struct.Struct("<I")
 HEADER_BYTES = _HEADER.size + _CHECKSUM.size
@@ -41,7 +41,7 @@ class Message:
     def to_bytes(self) -> bytes:
         """Return the message with a checksum."""
         header = _HEADER.pack(
-            MAGIC, VERSION, self.split, *self.coding, self.bundle, *self.frame_size
+            MAGIC, MESSAGE_VERSION, self.split, *self.coding, self.bundle, *self.frame_size
         )
         return header + _CHECKSUM.pack(zlib.crc32(self.payload, zlib.crc32(header))) + self.payload
 
@@ -55,8 +55,10 @@ class Message:
         if len(data) < HEADER_BYTES or data[:2] != MAGIC:
             raise DamagedMessage(f"{len(data)} bytes are no message of a device")
         _, version, split, step, bands, bundle, *sides = _HEADER.unpack_from(data)
-        if version != VERSION:
-            raise DamagedMessage(f"the message is of version {version}; expected {VERSION}")
+        if version != MESSAGE_VERSION:
+            raise DamagedMessage(
+                f"the message is of version {version}; expected {MESSAGE_VERSION}"
+            )
         (checksum,) = _CHECKSUM.unpack_from(data, _HEADER.size)
         payload = data[HEADER_BYTES:]
         if checksum != zlib.crc32(payload, zlib.crc32(data[: _HEADER.size])):

@@ -82,9 +82,9 @@ def test_no_coder_with_these_tables_would_be_much_shorter(step: int) -> None:
     differences = np.repeat(rows.classes - step, rows.counts)
     encoder = constriction.stream.queue.RangeEncoder()
     raw_bits = 0
-    for difference in np.unique(differences[differences >= COARSEST]):
+    for difference in np.unique(differences[differences >= COARSEST]).tolist():
         magnitudes = np.abs(levels[differences == difference])
-        width = max(0, -((8 - int(difference)) // 4))
+        width = max(0, -((8 - difference) // 4))
         symbols = np.minimum(magnitudes >> width, ESCAPE)
         probabilities = TABLES.frequencies[difference - COARSEST] / 2.0**14
         model = constriction.stream.model.Categorical(probabilities, perfect=False)
