@@ -38,7 +38,7 @@ from spaces.execution import EntryPoint
 from spaces.frame_arrays import as_frames
 from spaces.inputs import Frame, InputSpec, prepare_batch
 from spaces.json_text import load_json
-from spaces.merged import MergedModel
+from spaces.merged import MergedModel, run_head
 from spaces.model_facts import ModelFacts, facts_from_json, facts_to_json
 from spaces.model_spec import ModelSpec, spec_fields, spec_from_fields, without_folders
 from spaces.node import Node
@@ -91,6 +91,39 @@ class BundleContents:
     def tasks(self) -> dict[str, TaskName]:
         """The task of each model, by name."""
         return {name: model_facts.task for name, model_facts in self.facts.items()}
+
+    def describe(self) -> dict[str, Any]:
+        """Return everything but the first plan as JSON data."""
+        specs = {name: without_folders(spec) for name, spec in self.specs.items()}
+        return {
+            "version": BUNDLE_VERSION,
+            "dtype": self.dtype,
+            "plan": self.plan.hash,
+            "models": {name: spec_fields(spec) for name, spec in specs.items()},
+            "inputs": {name: asdict(spec) for name, spec in self.inputs.items()},
+            "classes": {name: list(names) for name, names in self.classes.items()},
+            "facts": facts_to_json(self.facts),
+            **({"rates": dict(self.rates)} if self.rates else {}),
+            **({"points": [plan.to_dict() for plan in self.points]} if self.points else {}),
+        }
+
+    @classmethod
+    def from_description(cls, data: Mapping[str, Any], plan: SharePlan) -> BundleContents:
+        """Return the contents that `describe` described; `plan` is the first plan.
+
+        Raises:
+            ValueError, KeyError, TypeError, AttributeError, BadPlan, BadInput: it did not.
+        """
+        return cls(
+            specs={name: spec_from_fields(fields) for name, fields in data["models"].items()},
+            inputs={name: _input(fields) for name, fields in data["inputs"].items()},
+            facts=facts_from_json(data["facts"]),
+            plan=plan,
+            dtype=data["dtype"],
+            classes={name: tuple(names) for name, names in data.get("classes", {}).items()},
+            rates={name: float(rate) for name, rate in data.get("rates", {}).items()},
+            points=tuple(map(SharePlan.from_dict, data.get("points", []))),
+        )
 
 
 @dataclass(frozen=True)
@@ -183,7 +216,7 @@ class Bundle(nn.Module):
         """
         frame_list, entry = as_frames(frames), self.merged.trunk
         inputs = self._inputs(entry, frame_list)
-        made = self.merged.run(entry, inputs, {}, _run_head).representations
+        made = self.merged.run(entry, inputs, {}, run_head).representations
         return TrunkValues(self.plan, frame_list, made)
 
     @torch.inference_mode()
@@ -220,7 +253,7 @@ class Bundle(nn.Module):
     def _answers(
         self, entry: EntryPoint, frames: list[Frame], taken: Mapping[Node, Tensor]
     ) -> dict[str, Any]:
-        outputs = self.merged.run(entry, self._inputs(entry, frames), taken, _run_head).answers
+        outputs = self.merged.run(entry, self._inputs(entry, frames), taken, run_head).answers
         sizes = [(frame.shape[0], frame.shape[1]) for frame in frames]
         return {
             name: TASKS[self.tasks[name]].finish(output, sizes, self.inputs[name])
@@ -276,11 +309,6 @@ class Bundle(nn.Module):
         return self
 
 
-def _run_head(head: nn.Module, taps: list[Tensor]) -> Tensor:
-    answer: Tensor = head(taps)
-    return answer
-
-
 def _once(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     """Return a function that converts a tensor of several modules once: it stays shared."""
     converted: dict[int, tuple[Tensor, Tensor]] = {}
@@ -309,19 +337,7 @@ def write_bundle(folder: Path, contents: BundleContents, *merged: MergedModel) -
         tensors.add(model)
     written_bytes = tensors.write(folder)
     (folder / PLAN).write_text(json.dumps(contents.plan.to_dict(), indent=2) + "\n")
-    specs = {name: without_folders(spec) for name, spec in contents.specs.items()}
-    data = {
-        "version": BUNDLE_VERSION,
-        "dtype": contents.dtype,
-        "plan": contents.plan.hash,
-        "models": {name: spec_fields(spec) for name, spec in specs.items()},
-        "inputs": {name: asdict(spec) for name, spec in contents.inputs.items()},
-        "classes": {name: list(names) for name, names in contents.classes.items()},
-        "facts": facts_to_json(contents.facts),
-        **({"rates": dict(contents.rates)} if contents.rates else {}),
-        **({"points": [plan.to_dict() for plan in contents.points]} if contents.points else {}),
-    }
-    write_description(folder, data)
+    write_description(folder, contents.describe())
     for spec in contents.specs.values():
         write_structure(spec, folder)
     return written_bytes
@@ -345,12 +361,10 @@ def load_bundle(folder: Path | str) -> Bundle:
     folder = Path(folder)
     check_files(folder)
     contents = read_bundle_contents(folder)
-    models = {name: _skeleton(spec, folder) for name, spec in contents.specs.items()}
+    merged_models = empty_models(contents, folder)
     try:
-        with torch.device("meta"):
-            merged_models = [_empty_model(models, contents.facts, plan) for plan in contents.plans]
         tensors = LoadedTensors(folder)
-    except (OSError, SafetensorError, BadPlan, KeyError, ValueError) as error:
+    except (OSError, SafetensorError) as error:
         raise incomplete_bundle(folder, error) from error
     tensors.fill(merged_models, contents.dtype)
     merged, *others = merged_models
@@ -374,17 +388,22 @@ def read_bundle_contents(folder: Path) -> BundleContents:
             )
         if data["plan"] != plan.hash:
             raise BadBundle(f"{folder / PLAN}: holds plan {plan.hash}, expected {data['plan']}")
-        return BundleContents(
-            specs={name: spec_from_fields(fields) for name, fields in data["models"].items()},
-            inputs={name: _input(fields) for name, fields in data["inputs"].items()},
-            facts=facts_from_json(data["facts"]),
-            plan=plan,
-            dtype=data["dtype"],
-            classes={name: tuple(names) for name, names in data.get("classes", {}).items()},
-            rates={name: float(rate) for name, rate in data.get("rates", {}).items()},
-            points=tuple(map(SharePlan.from_dict, data.get("points", []))),
-        )
+        return BundleContents.from_description(data, plan)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, BadPlan, BadInput) as error:
+        raise incomplete_bundle(folder, error) from error
+
+
+def empty_models(contents: BundleContents, folder: Path) -> list[MergedModel]:
+    """Return the merged model of each plan in a folder, without values.
+
+    Raises:
+        BadBundle: the folder lacks the structure of a network, or a plan does not fit.
+    """
+    models = {name: _skeleton(spec, folder) for name, spec in contents.specs.items()}
+    try:
+        with torch.device("meta"):
+            return [_empty_model(models, contents.facts, plan) for plan in contents.plans]
+    except (BadPlan, KeyError, ValueError) as error:
         raise incomplete_bundle(folder, error) from error
 
 

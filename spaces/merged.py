@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import Generic, NamedTuple, TypeVar
 
@@ -25,6 +25,12 @@ from spaces.stages import StagedModel
 LinearMaps = Mapping[Share, LinearMap]
 ModelsByName = Mapping[str, StagedModel]
 HeadResult = TypeVar("HeadResult")
+
+
+def run_head(head: nn.Module, taps: list[Tensor]) -> Tensor:
+    """Return the answer of a head, (batch, ...)."""
+    answer: Tensor = head(taps)
+    return answer
 
 
 def prepare_inputs(models: ModelsByName, frames: list[Frame]) -> dict[str, Tensor]:
@@ -92,6 +98,24 @@ class MergedModel(nn.Module):
         for group in ("stages", "heads", "adapters"):
             for key, module in self.get_submodule(group).named_children():
                 yield f"{group}.{key}", owners[key], module
+
+    def restricted_to(self, entries: Iterable[EntryPoint]) -> MergedModel:
+        """Return the same model with only the modules that some parts of it run."""
+        steps = [step for entry in entries for step in entry.steps]
+        nodes = [step.makes for step in steps if step.makes]
+        owners = {
+            "stages": {node.ref for node in nodes if not node.share},
+            "adapters": {node.ref for node in nodes if node.share},
+            "heads": {Ref(step.model, HEAD) for step in steps if step.output},
+        }
+        restricted = copy.copy(self)
+        restricted._modules = dict(self._modules)
+        for group, refs in owners.items():
+            keys = {_key(ref) for ref in refs}
+            children = self.get_submodule(group).named_children()
+            modules = {key: module for key, module in children if key in keys}
+            setattr(restricted, group, nn.ModuleDict(modules))
+        return restricted
 
     @property
     def inputs_read(self) -> frozenset[str]:

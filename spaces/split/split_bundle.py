@@ -1,0 +1,257 @@
+"""Write both parts of a split model to folders, and load each of them alone.
+
+    DIR/device   what a device needs: the stages before every end, and encoders
+    DIR/server   what the server needs: everything after the crossing representations, and decoders
+
+Each folder holds bundle.json, weights.safetensors and codecs.safetensors, and the structure of
+networks that came from files. A bundle may hold several splits of one or several plans: each part
+holds a tensor once. Loading needs nothing of the search, and nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from spaces.bundle import BundleContents, empty_models
+from spaces.bundle_files import (
+    BUNDLE,
+    WEIGHTS,
+    BadBundle,
+    check_files,
+    incomplete_bundle,
+    seal_bundle,
+    write_description,
+)
+from spaces.bundle_tensors import LoadedTensors, TensorCollection
+from spaces.errors import BadInput, BadPlan
+from spaces.execution import EntryPoint
+from spaces.json_text import load_json
+from spaces.merged import MergedModel
+from spaces.plan import Ref, SharePlan
+from spaces.split.codec import Decoder, Encoder
+from spaces.split.operating_point import OperatingPoint
+from spaces.split.split import BadSplit, Split, SplitParts
+from spaces.zoo import write_structure
+
+PartName = Literal["device", "server"]
+DEVICE: PartName = "device"
+SERVER: PartName = "server"
+PARTS = (DEVICE, SERVER)
+CODECS = "codecs.safetensors"
+MOST_SPLITS = 256
+SPLIT_BUNDLE_VERSION = 1
+CodecPart = TypeVar("CodecPart", Encoder, Decoder)
+
+
+@dataclass(frozen=True)
+class SplitContents:
+    """Everything in both parts of a split bundle except the tensors.
+
+    Raises:
+        ValueError: there is no split, more than 256, or one of a plan that is not there.
+    """
+
+    models: BundleContents
+    """The networks and the plans of the splits."""
+    splits: tuple[Split, ...]
+    points: tuple[OperatingPoint, ...] = ()
+    """What a device may choose from, the best quality first."""
+
+    def __post_init__(self) -> None:
+        plans = {plan.hash for plan in self.models.plans}
+        if not 0 < len(self.splits) <= MOST_SPLITS:
+            raise ValueError(f"{len(self.splits)} splits; a bundle holds 1 to {MOST_SPLITS}")
+        if {split.plan.hash for split in self.splits} != plans:
+            raise ValueError("the plans are not those of the splits")
+
+    def describe(self) -> dict[str, Any]:
+        """Return the contents as JSON data."""
+        return {
+            **self.models.describe(),
+            "split_version": SPLIT_BUNDLE_VERSION,
+            "first_plan": self.models.plan.to_dict(),
+            "splits": [
+                {"plan": split.plan.hash, "ends": [str(end) for end in split.ends]}
+                for split in self.splits
+            ],
+            "operating_points": [point.to_dict() for point in self.points],
+        }
+
+    @classmethod
+    def from_description(cls, data: Mapping[str, Any]) -> SplitContents:
+        """Return the contents that `describe` described.
+
+        Raises:
+            ValueError, KeyError, TypeError, AttributeError, BadPlan, BadInput: it did not.
+        """
+        models = BundleContents.from_description(data, SharePlan.from_dict(data["first_plan"]))
+        plans = {plan.hash: plan for plan in models.plans}
+        return cls(
+            models,
+            tuple(
+                Split(plans[split["plan"]], tuple(map(Ref.parse, split["ends"])))
+                for split in data["splits"]
+            ),
+            tuple(map(OperatingPoint.from_dict, data["operating_points"])),
+        )
+
+
+class CodecPair(NamedTuple):
+    """Both parts of the codec of a split."""
+
+    encoder: Encoder
+    decoder: Decoder
+
+
+@dataclass(frozen=True)
+class LoadedPart(Generic[CodecPart]):
+    """One part of a split bundle, as it is in its folder."""
+
+    identity: str
+    """Of the whole bundle: eight hexadecimal digits that both parts know."""
+    contents: SplitContents
+    merged: Mapping[str, MergedModel]
+    """By the hash of the plan, with only the modules of this part."""
+    entries: Sequence[EntryPoint]
+    """What this part runs for each split."""
+    codecs: Sequence[CodecPart]
+    """Of each split."""
+
+
+def write_split_bundle(
+    folder: Path,
+    contents: SplitContents,
+    merged: Mapping[str, MergedModel],
+    codecs: Sequence[CodecPair],
+) -> dict[PartName, int]:
+    """Write both parts into an existing folder; return the bytes of the tensors of each.
+
+    `merged` are the merged models by the hash of their plan, `codecs` those of the splits.
+
+    Raises:
+        BadSplit: a split does not fit the merged model of its plan.
+        BadWeights: a weight is too large for its precision.
+    """
+    stored: Mapping[PartName, Sequence[Mapping[str, Tensor]]] = {
+        "device": [pair.encoder.stored() for pair in codecs],
+        "server": [pair.decoder.stored() for pair in codecs],
+    }
+    sizes: dict[PartName, int] = {}
+    for name in PARTS:
+        (folder / name).mkdir()
+        tensors = TensorCollection(contents.models.dtype)
+        for part in _restricted(contents, merged, name).values():
+            tensors.add(part)
+        sizes[name] = tensors.write(folder / name)
+        sizes[name] += _write_codecs(stored[name], folder / name / CODECS)
+    identity = _identity(contents, [folder / n / f for n in PARTS for f in (WEIGHTS, CODECS)])
+    for name in PARTS:
+        description = {**contents.describe(), "part": name, "identity": identity}
+        write_description(folder / name, description)
+        for spec in contents.models.specs.values():
+            write_structure(spec, folder / name)
+    return sizes
+
+
+def seal_parts(folder: Path) -> None:
+    """List the files of both parts with their hashes, once all of them are written."""
+    for name in PARTS:
+        seal_bundle(folder / name)
+
+
+def load_part(folder: Path, name: PartName, codec: type[CodecPart]) -> LoadedPart[CodecPart]:
+    """Load one part of a split bundle, with the encoders or decoders of its splits.
+
+    Raises:
+        BadBundle: a file is missing, damaged, changed, or of another part.
+    """
+    check_files(folder)
+    data = _read_description(folder, name)
+    try:
+        contents = SplitContents.from_description(data)
+        whole = dict(zip(_hashes(contents), empty_models(contents.models, folder), strict=True))
+        restricted = _restricted(contents, whole, name)
+        tensors = LoadedTensors(folder)
+        codecs = [codec.from_stored(part) for part in _read_codecs(folder / CODECS)]
+        entries = [getattr(SplitParts.of(whole[s.plan.hash], s), name) for s in contents.splits]
+        identity = str(data["identity"])
+        int(identity, 16)
+    except (OSError, SafetensorError, BadPlan, BadSplit, BadInput, *_MALFORMED) as error:
+        raise incomplete_bundle(folder, error) from error
+    if len(codecs) != len(entries):
+        raise incomplete_bundle(folder, f"{len(codecs)} codecs for {len(entries)} splits")
+    tensors.fill([*restricted.values()], contents.models.dtype)
+    return LoadedPart(identity, contents, restricted, entries, codecs)
+
+
+_MALFORMED = (ValueError, KeyError, TypeError, AttributeError, RuntimeError)
+"""What reading tensors or JSON data of another form raises."""
+
+
+def _read_description(folder: Path, name: PartName) -> dict[str, Any]:
+    try:
+        data = load_json((folder / BUNDLE).read_text(encoding="utf-8"))
+        part, version = data.get("part"), data.get("split_version")
+    except (OSError, ValueError, AttributeError) as error:
+        raise incomplete_bundle(folder, error) from error
+    if part != name:
+        what = f"the {part}'s part of a split" if part else "a bundle that is not split"
+        raise BadBundle(f"{folder}: holds {what}; the folder of the {name}'s part is needed")
+    if version != SPLIT_BUNDLE_VERSION:
+        raise BadBundle(
+            f"{folder / BUNDLE}: split version {version!r}; only {SPLIT_BUNDLE_VERSION} is "
+            "supported"
+        )
+    return dict(data)
+
+
+def _hashes(contents: SplitContents) -> list[str]:
+    return [plan.hash for plan in contents.models.plans]
+
+
+def _restricted(
+    contents: SplitContents, merged: Mapping[str, MergedModel], name: PartName
+) -> dict[str, MergedModel]:
+    """Return the merged model of each plan with only what one part runs."""
+    entries: dict[str, list[EntryPoint]] = {plan: [] for plan in _hashes(contents)}
+    for split in contents.splits:
+        parts = SplitParts.of(merged[split.plan.hash], split)
+        entries[split.plan.hash].append(parts.device if name == DEVICE else parts.server)
+    return {plan: merged[plan].restricted_to(of_plan) for plan, of_plan in entries.items()}
+
+
+def _write_codecs(codecs: Sequence[Mapping[str, Tensor]], path: Path) -> int:
+    """Write codecs into one file; return their bytes."""
+    tensors = {
+        f"{number}.{name}": tensor.cpu().contiguous()
+        for number, codec in enumerate(codecs)
+        for name, tensor in codec.items()
+    }
+    save_file(tensors, path)
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+
+
+def _read_codecs(path: Path) -> list[dict[str, Tensor]]:
+    codecs: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in load_file(path).items():
+        number, _, name = key.partition(".")
+        codecs.setdefault(int(number), {})[name] = tensor
+    return [codecs[number] for number in sorted(codecs)]
+
+
+def _identity(contents: SplitContents, tensor_files: Sequence[Path]) -> str:
+    """Return eight hexadecimal digits of the SHA-256 of the contents and all tensors."""
+    digest = hashlib.sha256(json.dumps(contents.describe(), sort_keys=True).encode())
+    for file in tensor_files:
+        with file.open("rb") as content:
+            digest.update(hashlib.file_digest(content, "sha256").digest())
+    return digest.hexdigest()[:8]
