@@ -49,6 +49,8 @@ PARTS = (DEVICE, SERVER)
 CODECS = "codecs.safetensors"
 MOST_SPLITS = 256
 SPLIT_BUNDLE_VERSION = 1
+_MALFORMED = (ValueError, KeyError, TypeError, AttributeError, RuntimeError)
+"""What reading tensors or JSON data of another form raises."""
 CodecPart = TypeVar("CodecPart", Encoder, Decoder)
 
 
@@ -179,7 +181,7 @@ def load_part(folder: Path, name: PartName, codec: type[CodecPart]) -> LoadedPar
     try:
         contents = SplitContents.from_description(data)
         whole = dict(zip(_hashes(contents), empty_models(contents.models, folder), strict=True))
-        restricted = _restricted(contents, whole, name)
+        restricted: dict[str, MergedModel] = _restricted(contents, whole, name)
         tensors = LoadedTensors(folder)
         codecs = [codec.from_stored(part) for part in _read_codecs(folder / CODECS)]
         entries = [getattr(SplitParts.of(whole[s.plan.hash], s), name) for s in contents.splits]
@@ -191,10 +193,6 @@ def load_part(folder: Path, name: PartName, codec: type[CodecPart]) -> LoadedPar
         raise incomplete_bundle(folder, f"{len(codecs)} codecs for {len(entries)} splits")
     tensors.fill([*restricted.values()], contents.models.dtype)
     return LoadedPart(identity, contents, restricted, entries, codecs)
-
-
-_MALFORMED = (ValueError, KeyError, TypeError, AttributeError, RuntimeError)
-"""What reading tensors or JSON data of another form raises."""
 
 
 def _read_description(folder: Path, name: PartName) -> dict[str, Any]:
