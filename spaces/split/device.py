@@ -17,7 +17,7 @@ from spaces.split.codec import Encoder
 from spaces.split.coefficients import Coding, Coefficients
 from spaces.split.message import HEADER_BYTES, Message
 from spaces.split.operating_point import OperatingPoint
-from spaces.split.split_bundle import DEVICE, LoadedPart, load_part
+from spaces.split.split_bundle import DEVICE_PART, LoadedPart, load_part
 from spaces.tasks.registry import TASKS
 from spaces.tasks.task import FrameSize
 
@@ -138,5 +138,5 @@ def load_device(folder: Path | str) -> SplitDevice:
     Raises:
         BadBundle: a file is missing, damaged, changed, or of another part.
     """
-    device = SplitDevice(load_part(Path(folder), DEVICE, Encoder))
+    device = SplitDevice(load_part(Path(folder), DEVICE_PART, Encoder))
     return device.eval().requires_grad_(False)

@@ -16,7 +16,7 @@ from spaces.split.codec import Decoder
 from spaces.split.coefficients import Coefficients
 from spaces.split.damaged import DamagedMessage
 from spaces.split.message import HEADER_BYTES, Message
-from spaces.split.split_bundle import SERVER, LoadedPart, load_part
+from spaces.split.split_bundle import SERVER_PART, LoadedPart, load_part
 from spaces.tasks.registry import TASKS
 from spaces.tasks.task import FrameSize
 
@@ -119,5 +119,5 @@ def load_server(folder: Path | str) -> SplitServer:
     Raises:
         BadBundle: a file is missing, damaged, changed, or of another part.
     """
-    server = SplitServer(load_part(Path(folder), SERVER, Decoder))
+    server = SplitServer(load_part(Path(folder), SERVER_PART, Decoder))
     return server.eval().requires_grad_(False)

@@ -43,9 +43,9 @@ from spaces.split.split import BadSplit, Split, SplitParts
 from spaces.zoo import write_structure
 
 PartName = Literal["device", "server"]
-DEVICE: PartName = "device"
-SERVER: PartName = "server"
-PARTS = (DEVICE, SERVER)
+DEVICE_PART: PartName = "device"
+SERVER_PART: PartName = "server"
+PART_NAMES = (DEVICE_PART, SERVER_PART)
 CODECS = "codecs.safetensors"
 MOST_SPLITS = 256
 SPLIT_BUNDLE_VERSION = 1
@@ -148,15 +148,15 @@ def write_split_bundle(
         "server": [pair.decoder.stored() for pair in codecs],
     }
     sizes: dict[PartName, int] = {}
-    for name in PARTS:
+    for name in PART_NAMES:
         (folder / name).mkdir()
         tensors = TensorCollection(contents.models.dtype)
         for part in _restricted(contents, merged, name).values():
             tensors.add(part)
         sizes[name] = tensors.write(folder / name)
         sizes[name] += _write_codecs(stored[name], folder / name / CODECS)
-    identity = _identity(contents, [folder / n / f for n in PARTS for f in (WEIGHTS, CODECS)])
-    for name in PARTS:
+    identity = _identity(contents, [folder / n / f for n in PART_NAMES for f in (WEIGHTS, CODECS)])
+    for name in PART_NAMES:
         description = {**contents.describe(), "part": name, "identity": identity}
         write_description(folder / name, description)
         for spec in contents.models.specs.values():
@@ -166,7 +166,7 @@ def write_split_bundle(
 
 def seal_parts(folder: Path) -> None:
     """List the files of both parts with their hashes, once all of them are written."""
-    for name in PARTS:
+    for name in PART_NAMES:
         seal_bundle(folder / name)
 
 
@@ -223,7 +223,7 @@ def _restricted(
     entries: dict[str, list[EntryPoint]] = {plan: [] for plan in _hashes(contents)}
     for split in contents.splits:
         parts = SplitParts.of(merged[split.plan.hash], split)
-        entries[split.plan.hash].append(parts.device if name == DEVICE else parts.server)
+        entries[split.plan.hash].append(parts.device if name == DEVICE_PART else parts.server)
     return {plan: merged[plan].restricted_to(of_plan) for plan, of_plan in entries.items()}
 
 
