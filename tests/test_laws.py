@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = (
     ("utils", "data"),
-    ("study", "statistics", "cameras"),
+    ("study", "statistics", "cameras", "split"),
     ("evaluation", "metrics", "drift", "refinement"),
     ("results", "config"),
     ("report", "tracking"),

@@ -1,9 +1,8 @@
-"""Quantise the coefficients of a codec, and turn them into bytes and back."""
+"""The coefficients of one frame, and how finely they are coded."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np

@@ -70,36 +70,34 @@ class SplitParts:
     server: EntryPoint
     """Takes the crossing representations, and reads no frame."""
 
+    @classmethod
+    def of(cls, merged: MergedModel, split: Split) -> SplitParts:
+        """Return the parts of a merged model on both sides of the link.
+
+        Raises:
+            BadSplit: an end is not computed, or the server would need frames, or nothing of the
+                device.
+        """
+        outputs = merged.outputs
+        local = {end.model for end in split.ends if end.stage == HEAD}
+        unknown = local - set(outputs)
+        if unknown:
+            raise BadSplit(f"{split.label}: there is no model {min(unknown)!r}")
+        nodes = {step.makes.ref: step.makes for step in merged.whole.steps if step.makes}
+        ends = [end for end in split.ends if end.stage != HEAD]
+        missing = [end for end in ends if end not in nodes]
+        if missing:
+            raise BadSplit(f"{split.label}: plan {split.plan.hash} does not compute {missing[0]}")
+        device, server = split_between(outputs.values(), tuple(nodes[end] for end in ends), local)
+        if server.inputs_read:
+            raise BadSplit(
+                f"{split.label}: the server would need the frames of {min(server.inputs_read)}"
+            )
+        if not server.takes:
+            raise BadSplit(f"{split.label}: nothing is left for the server")
+        return cls(device, server)
+
     @property
     def crossing(self) -> tuple[Node, ...]:
         """The representations that are sent, in order."""
         return self.server.takes
-
-
-def split_parts(merged: MergedModel, split: Split) -> SplitParts:
-    """Return the parts of a merged model on both sides of the link.
-
-    Raises:
-        BadSplit: an end is not computed, or the server would need frames, or nothing of the
-            device.
-    """
-    outputs = merged.outputs
-    local = {end.model for end in split.ends if end.stage == HEAD}
-    unknown = local - set(outputs)
-    if unknown:
-        raise BadSplit(f"{split.label}: there is no model {min(unknown)!r}")
-    nodes = {step.makes.ref: step.makes for step in merged.whole.steps if step.makes}
-    ends = [end for end in split.ends if end.stage != HEAD]
-    missing = [end for end in ends if end not in nodes]
-    if missing:
-        raise BadSplit(f"{split.label}: plan {split.plan.hash} does not compute {missing[0]}")
-    device, server = split_between(
-        outputs.values(), tuple(nodes[end] for end in ends), local
-    )
-    if server.inputs_read:
-        raise BadSplit(
-            f"{split.label}: the server would need the frames of {min(server.inputs_read)}"
-        )
-    if not server.takes:
-        raise BadSplit(f"{split.label}: nothing is left for the server")
-    return SplitParts(device, server)
