@@ -11,9 +11,9 @@ from search.data.frames import batches
 from search.evaluation.splits.crossing import frame_sizes, prepared_inputs, run_part
 from search.evaluation.splits.link_scores import (
     AnswerCollector,
+    AnswerReference,
     LinkScores,
     LinkSetup,
-    AnswerReference,
     ScoredLinks,
     ShownFrames,
     join_scores,

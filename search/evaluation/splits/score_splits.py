@@ -13,9 +13,9 @@ from search.evaluation.per_frame import FrameScores
 from search.evaluation.splits.crossing import SplitModel, frame_sizes
 from search.evaluation.splits.link_scores import (
     AnswerCollector,
+    AnswerReference,
     LinkScores,
     LinkSetup,
-    AnswerReference,
     ScoredLinks,
     ShownFrames,
     join_scores,
