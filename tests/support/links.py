@@ -7,8 +7,8 @@ from tiny import STREET, shares_in
 from search.data.frames import RenderedScenes
 from search.data.ground_truth import Truth, scenes_truth
 from search.evaluation.splits.link_scores import LinkSetup
+from search.split.setup import SplitSetup
 from search.statistics.observed import Observed
-from spaces.merged import MergedModel
 from spaces.plan import Ref, Share, SharePlan
 from spaces.split.split import Split
 
@@ -42,11 +42,8 @@ def one_share(mixed: Observed) -> SharePlan:
 def link_setup(mixed: Observed, *plans: SharePlan, batch: int = 4) -> LinkSetup:
     deployment = mixed.deployment
     maps = mixed.maps_for(plans)
-
-    def merged(plan: SharePlan) -> MergedModel:
-        return MergedModel(deployment.models, deployment.facts, plan, maps)
-
-    return LinkSetup(deployment.models, merged, batch)
+    networks = SplitSetup(deployment.models, deployment.facts, maps, deployment.dtype)
+    return LinkSetup(networks, batch)
 
 
 def split_at(plan: SharePlan, *ends: str) -> Split:

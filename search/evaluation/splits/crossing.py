@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from search.data.frames import FrameSet, batches
 from search.evaluation.splits.link_scores import LinkSetup
-from spaces.execution import EntryPoint
+from spaces.execution import EntryPoint, keeping
 from spaces.inputs import Frame
 from spaces.merged import MergedModel, PartialRun
 from spaces.node import Node
@@ -36,11 +36,11 @@ class SplitModel:
         """
         parts = {split: SplitParts.of(merged, split) for split in splits}
         crossing = dict.fromkeys(node for part in parts.values() for node in part.crossing)
-        return cls(merged, parts, keeping(merged.whole, [*crossing]))
+        return cls(merged, parts, keeping(merged.whole, tuple(crossing)))
 
     def run(self, setup: LinkSetup, frames: list[Frame]) -> PartialRun[Tensor]:
         """Return all crossing representations of a batch, and the unsplit answers."""
-        return run_part(self.merged, self.whole, prepared_inputs(setup, self.merged, frames), {})
+        return run_part(self.merged, self.whole, setup.networks.inputs(self.merged, frames), {})
 
     def crossing(self, split: Split, representations: Mapping[Node, Tensor]) -> list[Tensor]:
         """Return the representations that cross in one split, in order."""
@@ -62,23 +62,13 @@ def crossing_batches(
         BadSplit: a split does not fit the merged model of its plan.
     """
     by_plan = {
-        plan: SplitModel.of(setup.merged(plan), [s for s in splits if s.plan == plan])
+        plan: SplitModel.of(setup.networks.merged(plan), [s for s in splits if s.plan == plan])
         for plan in dict.fromkeys(split.plan for split in splits)
     }
     for _, pictures in batches(frames, setup.batch):
         values = {plan: model.run(setup, pictures).representations
                   for plan, model in by_plan.items()}  # fmt: skip
         yield {s: by_plan[s.plan].crossing(s, values[s.plan]) for s in splits}
-
-
-def keeping(entry: EntryPoint, nodes: Sequence[Node]) -> EntryPoint:
-    """Return a part that also gives some of the nodes that it computes."""
-    kept = {*nodes}
-    steps = tuple(
-        replace(step, frees=tuple(node for node in step.frees if node not in kept))
-        for step in entry.steps
-    )
-    return EntryPoint(steps, entry.takes, tuple(dict.fromkeys((*entry.gives, *nodes))))
 
 
 @torch.inference_mode()
@@ -90,13 +80,6 @@ def run_part(
 ) -> PartialRun[Tensor]:
     """Run a part of a merged model with its own heads."""
     return merged.run(entry, inputs, taken, lambda head, taps: head(taps))
-
-
-def prepared_inputs(
-    setup: LinkSetup, merged: MergedModel, frames: list[Frame]
-) -> dict[str, Tensor]:
-    """Return the input of each model whose input the merged model reads."""
-    return {name: setup.models[name].prepare_frames(frames) for name in merged.inputs_read}
 
 
 def frame_sizes(frames: Iterable[Frame]) -> list[FrameSize]:

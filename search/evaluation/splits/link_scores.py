@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,8 +21,9 @@ from search.evaluation.per_frame import (
 )
 from search.evaluation.tasks.registry import SCORING
 from search.evaluation.tasks.scoring import AnswerArray, Expected, FrameSizes, UnmergedAnswers
+from search.split.setup import SplitSetup
 from search.utils.arrays import FloatVector
-from spaces.merged import MergedModel, ModelsByName
+from spaces.merged import ModelsByName
 from spaces.plan import SharePlan
 
 HIGH_PERCENTILE = 95
@@ -31,12 +32,15 @@ HIGH_PERCENTILE = 95
 
 @dataclass(frozen=True, eq=False)
 class LinkSetup:
-    """The models whose answers are scored, and how a plan merges them."""
+    """The networks whose answers are scored."""
 
-    models: ModelsByName
-    merged: Callable[[SharePlan], MergedModel]
+    networks: SplitSetup
     batch: int
     """Frames per forward pass."""
+
+    @property
+    def models(self) -> ModelsByName:
+        return self.networks.models
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from search.data.frames import batches
-from search.evaluation.splits.crossing import frame_sizes, prepared_inputs, run_part
+from search.evaluation.splits.crossing import frame_sizes, run_part
 from search.evaluation.splits.link_scores import (
     AnswerCollector,
     AnswerReference,
@@ -37,7 +37,7 @@ def score_pictures(
 
     `progress` counts frames.
     """
-    sending = _PictureSending(setup, setup.merged(plan), codings)
+    sending = _PictureSending(setup, setup.networks.merged(plan), codings)
     alone, *methods = zip(*(sending.score(part, progress) for part in shown), strict=True)
     return ScoredLinks(tuple(map(join_scores, methods)), {plan: join_scores(alone).scores})
 
@@ -56,7 +56,7 @@ class _PictureSending:
         alone, *sent = (AnswerCollector(models) for _ in range(1 + len(self.codings)))
         sizes: list[FrameSize] = []
         for _, frames in batches(shown.frames, self.setup.batch):
-            inputs = prepared_inputs(self.setup, self.merged, frames)
+            inputs = self.setup.networks.inputs(self.merged, frames)
             alone.add([b""] * len(frames), self._answers(inputs))
             sides = {coding.side for coding in self.codings}
             by_side = {side: [view.take(frame, side) for frame in frames] for side in sides}

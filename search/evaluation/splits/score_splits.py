@@ -90,7 +90,7 @@ class _Sending:
         self._setup = setup
         self._candidates = candidates
         splits = dict.fromkeys(candidate.split for candidate in candidates)
-        self._model = SplitModel.of(setup.merged(plan), splits)
+        self._model = SplitModel.of(setup.networks.merged(plan), splits)
 
     def score(self, shown: ShownFrames, progress: Progress) -> list[LinkScores]:
         """Return the scores without a split, and those of each candidate."""

@@ -30,7 +30,7 @@ def setup(mixed: Observed, split: Split) -> LinkSetup:
 
 @pytest.fixture(scope="module")
 def timer(setup: LinkSetup, split: Split) -> PartTimer:
-    merged = setup.merged(split.plan)
+    merged = setup.networks.merged(split.plan)
     inputs = [
         {name: setup.models[name].prepare_frames([FRAMES[k]]) for name in merged.inputs_read}
         for k in range(QUICK.frames)

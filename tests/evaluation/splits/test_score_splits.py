@@ -90,7 +90,7 @@ def test_answers_of_the_two_parts_are_those_of_the_merged_model(
     """Bit by bit: what crosses is computed by the device's part alone, and sent as it is."""
     frames = [FRAMES[index] for index in range(3)]
     for split in splits_of(plan):
-        merged = setup.merged(split.plan)
+        merged = setup.networks.merged(split.plan)
         parts = SplitParts.of(merged, split)
         inputs = {name: setup.models[name].prepare_frames(frames) for name in MODELS}
         sent = merged.run(parts.device, inputs, {}, lambda head, taps: head(taps))
@@ -126,7 +126,7 @@ def test_scores_are_those_of_decoded_tensors_by_hand(setup: LinkSetup, plan: Sha
     coder = HalvingCoder(shapes_of(setup, split))
     shown = ShownFrames.unlabelled(UNSEEN, MODELS)
     (scores,) = score_splits(setup, [SplitCandidate(split, coder)], [shown], silent).methods
-    merged, frames = setup.merged(plan), [UNSEEN[index] for index in range(len(UNSEEN))]
+    merged, frames = setup.networks.merged(plan), [UNSEEN[index] for index in range(len(UNSEEN))]
     inputs = {name: setup.models[name].prepare_frames(frames) for name in merged.inputs_read}
     with torch.inference_mode():
         whole = merged(inputs)
