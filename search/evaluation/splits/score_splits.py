@@ -17,6 +17,7 @@ from search.evaluation.splits.link_scores import (
     LinkScores,
     LinkSetup,
     ScoredLinks,
+    SentFrames,
     ShownFrames,
     join_scores,
 )
@@ -55,20 +56,31 @@ def score_splits(
     candidates: Sequence[SplitCandidate],
     shown: Sequence[ShownFrames],
     progress: Progress,
+    against: SharePlan | None = None,
 ) -> ScoredLinks:
     """Measure candidates: every frame is coded, decoded, answered and scored.
 
     The merged model of each plan runs once for all splits; the server's part runs from each
-    decoded message on. `progress` counts frames times plans.
+    decoded message on. Fidelity compares with the unsplit answers of the plan `against`, by
+    default with those of each plan itself. `progress` counts frames times plans.
 
     Raises:
         BadSplit: a split does not fit the merged model of its plan.
     """
     scored: dict[int, LinkScores] = {}
     unsplit: dict[SharePlan, Mapping[str, FrameScores]] = {}
+    references: list[AnswerReference | None] = [None] * len(shown)
+    if against is not None:
+        sent = [_Sending(setup, against, []).send(part, progress) for part in shown]
+        references = [found.reference for found in sent]
+        unsplit[against] = join_scores([found.scores()[0] for found in sent]).scores
     for plan, numbers in _by_plan(candidates).items():
         sending = _Sending(setup, plan, [candidates[number] for number in numbers])
-        alone, *methods = zip(*(sending.score(part, progress) for part in shown), strict=True)
+        parts = (
+            sending.send(part, progress).scores(reference)
+            for part, reference in zip(shown, references, strict=True)
+        )
+        alone, *methods = zip(*parts, strict=True)
         unsplit[plan] = join_scores(alone).scores
         scored |= zip(numbers, map(join_scores, methods), strict=True)
     return ScoredLinks(tuple(scored[number] for number in range(len(candidates))), unsplit)
@@ -79,6 +91,20 @@ def _by_plan(candidates: Sequence[SplitCandidate]) -> dict[SharePlan, list[int]]
     for number, candidate in enumerate(candidates):
         numbers.setdefault(candidate.split.plan, []).append(number)
     return numbers
+
+
+@dataclass(frozen=True, eq=False)
+class _Sent:
+    """The answers to some frames without a split, and with each candidate."""
+
+    reference: AnswerReference
+    """Made of the unsplit answers."""
+    methods: tuple[SentFrames, ...]
+    """Without a split, and with each candidate."""
+
+    def scores(self, against: AnswerReference | None = None) -> list[LinkScores]:
+        """Return the scores of each, against the own unsplit answers or those of another plan."""
+        return [*map((against or self.reference).score, self.methods)]
 
 
 class _Sending:
@@ -92,8 +118,8 @@ class _Sending:
         splits = dict.fromkeys(candidate.split for candidate in candidates)
         self._model = SplitModel.of(setup.networks.merged(plan), splits)
 
-    def score(self, shown: ShownFrames, progress: Progress) -> list[LinkScores]:
-        """Return the scores without a split, and those of each candidate."""
+    def send(self, shown: ShownFrames, progress: Progress) -> _Sent:
+        """Return the answers to frames."""
         models = self._setup.models
         alone, *sent = (AnswerCollector(models) for _ in range(1 + len(self._candidates)))
         sizes: list[FrameSize] = []
@@ -111,4 +137,4 @@ class _Sending:
             progress(len(frames))
         unsplit = alone.collected()
         reference = AnswerReference.of(shown, models, unsplit, sizes)
-        return [reference.score(part) for part in (unsplit, *(c.collected() for c in sent))]
+        return _Sent(reference, (unsplit, *(collector.collected() for collector in sent)))
