@@ -71,11 +71,9 @@ def quality_levels(result: SplitResult) -> list[tuple[int, str]]:
     """Return the colours that occur with their meaning, from the highest quality down."""
     used = {quality_level(way.quality) for way in _ways(result)}
     upper = ["", *(f" to {percent(least)}" for least, _ in LEVELS)]
-    return [
-        (level, f"{percent(least)} or more" if not more else f"{percent(least)}{more}")
-        for (least, level), more in zip(LEVELS, upper, strict=False)
-        if level in used
-    ]
+    texts = [f"{percent(least)}{more}" for (least, _), more in zip(LEVELS, upper, strict=False)]
+    texts = [f"{percent(LEVELS[0][0])} or more", *texts[1:-1], f"below {percent(LEVELS[-2][0])}"]
+    return [(level, text) for (_, level), text in zip(LEVELS, texts, strict=True) if level in used]
 
 
 def _ways(result: SplitResult) -> Iterator[ShownWay]:
@@ -108,7 +106,9 @@ def _draw_way(
     add_mark(chart.root, way.shape, at, f"s-level l{quality_level(way.quality)}", hint)
     text = f"{100 * way.quality:.0f}"
     room = text_width(text, NUMBER_SIZE) + 4
-    if all(abs(at[0] - x) > room or abs(at[1] - y) > NUMBER_SIZE for x, y in taken):
+    if at[0] < chart.x.start + room:
+        chart.text(text, (at[0] + 9, at[1] + 4), "start", "s-number")
+    elif all(abs(at[0] - x) > room or abs(at[1] - y) > NUMBER_SIZE for x, y in taken):
         chart.text(text, (at[0], at[1] - 11), "middle", "s-number")
         taken.append(at)
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from xml.etree import ElementTree as ET
 
 from search.report.plan_diagram.drawing import draw_arrow, draw_box, draw_taps
-from search.report.plan_diagram.layout import FONT, LABEL, MARGIN, Arrow, ModelRow
+from search.report.plan_diagram.layout import FONT, LABEL, MARGIN, Arrow
 from search.report.plan_diagram.legend import DASHES, LINE, draw_legend, legend_of
 from search.report.plan_diagram.palette import line_of, paint
 from search.report.split.panels import PAD, Panel, PartRow, SplitSheet, lay_out_split
@@ -37,13 +37,16 @@ def split_diagram(result: SplitResult, point: SplitPointRecord, width: float = W
         root.set("class", "pd pd-broad")
         root.set("width", number(total))
     group = add(root, "g", transform=f"translate({number(PAD)} 0)")
-    _draw_panel_box(group, drawn.device, drawn.sheet.width, _device_lines(result, point))
-    _draw_panel_box(group, drawn.server, drawn.sheet.width, _server_lines(point))
-    for reader in sides.readers:
-        _draw_crossing(group, reader, drawn)
+    for panel in (drawn.device, drawn.server):
+        _draw_panel_box(group, panel, drawn.sheet.width)
+    _draw_crossings(group, drawn)
+    _write_lines(group, _device_lines(result, point), drawn.device.y, "start", drawn)
+    side = "end" if drawn.words_at_end else "start"
+    _write_lines(group, _server_lines(point), drawn.server.y, side, drawn)
+    _write_lines(group, _link_lines(result, point), drawn.device.bottom, side, drawn)
     for panel in (drawn.device, drawn.server):
         _draw_panel(group, panel, drawn)
-    _draw_link(group, result, point, drawn)
+    _draw_labels(group, result, drawn)
     draw_legend(group, legend)
     return root
 
@@ -79,15 +82,34 @@ def _server_lines(point: SplitPointRecord) -> tuple[str, str]:
     )
 
 
-def _draw_panel_box(group: ET.Element, panel: Panel, width: float, lines: tuple[str, str]) -> None:
+def _link_lines(result: SplitResult, point: SplitPointRecord) -> tuple[str, str]:
+    link = result.link
+    return (
+        f"Link: {sent_text(point.bytes)} per frame",
+        f"{link.mbit:g} Mbit/s, {link.rtt_ms:g} ms round trip, {point.times.link_ms:.0f} ms",
+    )
+
+
+def _draw_panel_box(group: ET.Element, panel: Panel, width: float) -> None:
     box = add(group, "rect", x=-PAD + 1, y=panel.y, width=width + 2 * PAD - 2,
               height=panel.height, rx=6, stroke_width=1)  # fmt: skip
     paint(box, fill="wash", stroke="edge")
-    title = add(group, "text", lines[0], x=MARGIN, y=panel.y + 19, font_size=FONT + 3,
-                font_weight="600")  # fmt: skip
-    paint(title, fill="ink")
-    below = add(group, "text", lines[1], x=MARGIN, y=panel.y + 35, font_size=FONT)
-    paint(below, fill="quiet")
+
+
+def _write_lines(
+    group: ET.Element, lines: tuple[str, str], top: float, anchor: str, drawn: SplitSheet
+) -> None:
+    """Write a title and a line below it, with an outline, because lines may pass behind them."""
+    x = MARGIN if anchor == "start" else drawn.sheet.width - MARGIN
+    title, below = (
+        add(group, "text", text, x=x, y=top + y, font_size=size, text_anchor=anchor,
+            paint_order="stroke", stroke_width=5, stroke_linejoin="round")
+        for text, y, size in zip(lines, (19.0, 35.0), (FONT + 3, FONT), strict=True)
+    )  # fmt: skip
+    title.set("font-weight", "600")
+    ground = "paper" if top == drawn.device.bottom else "wash"
+    paint(title, fill="ink", stroke=ground)
+    paint(below, fill="quiet", stroke=ground)
 
 
 def _draw_panel(group: ET.Element, panel: Panel, drawn: SplitSheet) -> None:
@@ -122,58 +144,64 @@ def _draw_part_row(group: ET.Element, part: PartRow, drawn: SplitSheet) -> None:
         draw_box(inside, row.head, row, drawn.sheet, "head")
 
 
-def _draw_crossing(group: ET.Element, reader: CrossingReader, drawn: SplitSheet) -> None:
-    """Draw the way of a representation from the device, through its label, to what reads it."""
-    height, x = drawn.sheet.box_height, drawn.outlet(reader.ref)
-    source = drawn.device.row(reader.ref.model)
+def _draw_crossings(group: ET.Element, drawn: SplitSheet) -> None:
+    """Draw the way of each representation from the device, through its label, to its readers."""
+    hues = {row.model: line_of(row.index) for row in drawn.sheet.rows}
+    ways = [(_way(reader, drawn), hues[reader.ref.model]) for reader in drawn.sides.readers]
+    for ground, thickness in (("wash", 6.0), ("", 2.0)):
+        for way, hue in ways:
+            line = add(group, "path", d=way, stroke_width=thickness, class_="pd-crossing")
+            paint(line, fill="none", stroke=ground or hue)
+    for reader in drawn.sides.readers:
+        hue, height = hues[reader.ref.model], drawn.sheet.box_height
+        start = drawn.device.row(reader.ref.model).y + height
+        paint(add(group, "circle", cx=drawn.outlet(reader.ref), cy=start, r=3.5), fill=hue)
+        if reader.head is None:
+            _draw_entry(group, _entry(reader, drawn), hue, height)
+
+
+def _entry(reader: CrossingReader, drawn: SplitSheet) -> tuple[float, float]:
+    """Return where an arrow enters the row of the stage that reads a representation."""
+    to = reader.share.recipient if reader.share else reader.ref
+    return drawn.outlet(to), drawn.server.row(to.model).y
+
+
+def _way(reader: CrossingReader, drawn: SplitSheet) -> str:
+    """Return the path of a representation to a stage, or below its row to a head."""
+    height, lane = drawn.sheet.box_height, drawn.lanes[reader.ref]
+    start = (drawn.outlet(reader.ref), drawn.device.row(reader.ref.model).y + height)
     label = drawn.label_lines[reader.ref]
-    start, middle = number(source.y + height), number(label)
-    path, end = f"M{number(x)} {start}V{middle}", drawn.server.bottom
-    if reader.head is not None:
-        row = drawn.server.row(reader.head)
-        level, head = number(row.y + height + 7), number(row.head.x + row.head.width / 2)
-        path += f"V{level}H{head}V{number(row.y + height)}"
-    else:
-        to = reader.share.recipient if reader.share else reader.ref
-        row, end_x = drawn.server.row(to.model), drawn.outlet(to)
-        end = row.y
-        half = number((label + end) / 2)
-        path += f"C{number(x)} {half} {number(end_x)} {half} {number(end_x)} {number(end)}"
-        _draw_entry(group, row, end_x, drawn)
-    hue = line_of(source.index)
-    for rim, thickness in (("wash", 5.0), (hue, 2.0)):
-        line = add(group, "path", d=path, stroke_width=thickness, class_="pd-crossing")
-        paint(line, fill="none", stroke=rim)
-    paint(add(group, "circle", cx=x, cy=source.y + height, r=3.5), fill=hue)
+    path = f"{_bend(start, (lane, start[1] + 22))}V{number(label)}"
+    if reader.head is None:
+        entry = _entry(reader, drawn)
+        top = max(label, entry[1] - 30)
+        return f"{path}V{number(top)}{_bend((lane, top), entry, '')}"
+    row = drawn.server.row(reader.head)
+    level, head = number(row.y + height + 7), number(row.head.x + row.head.width / 2)
+    return f"{path}V{level}H{head}V{number(row.y + height)}"
 
 
-def _draw_entry(group: ET.Element, row: ModelRow, x: float, drawn: SplitSheet) -> None:
+def _bend(start: tuple[float, float], end: tuple[float, float], move: str = "M") -> str:
+    """Return a curve that leaves and arrives upright; it begins with `move` to its start."""
+    (x, y), (to_x, to_y) = start, end
+    middle = number((y + to_y) / 2)
+    begin = f"{move}{number(x)} {number(y)}" if move else ""
+    return f"{begin}C{number(x)} {middle} {number(to_x)} {middle} {number(to_x)} {number(to_y)}"
+
+
+def _draw_entry(group: ET.Element, at: tuple[float, float], hue: str, height: float) -> None:
     """Draw the tip of an arrow into a row, and a bar along the edge of the stage."""
-    tip = f"M{number(x)} {number(row.y)}l-4.5 -8h9z"
-    bar = f"M{number(x)} {number(row.y)}v{number(drawn.sheet.box_height)}"
-    paint(add(group, "path", d=tip), fill=line_of(row.index))
-    paint(add(group, "path", d=bar, stroke_width=2.5), stroke=line_of(row.index))
+    x, y = map(number, at)
+    paint(add(group, "path", d=f"M{x} {y}l-4.5 -8h9z"), fill=hue)
+    paint(add(group, "path", d=f"M{x} {y}v{number(height)}", stroke_width=2.5), stroke=hue)
 
 
-def _draw_link(
-    group: ET.Element, result: SplitResult, point: SplitPointRecord, drawn: SplitSheet
-) -> None:
-    """Write the rate of the link and the size of a message, and label what crosses."""
-    link, top = result.link, drawn.device.bottom
-    lines = (
-        f"Link: {sent_text(point.bytes)} per frame",
-        f"{link.mbit:g} Mbit/s, {link.rtt_ms:g} ms round trip, {point.times.link_ms:.0f} ms",
-    )
-    for text, y, weight, ink in zip(
-        lines, (17.0, 32.0), ("600", "400"), ("ink", "quiet"), strict=True
-    ):
-        written = add(group, "text", text, x=MARGIN, y=top + y, font_size=FONT + (weight == "600"),
-                      font_weight=weight, paint_order="stroke", stroke_width=4)  # fmt: skip
-        paint(written, fill=ink, stroke="paper")
+def _draw_labels(group: ET.Element, result: SplitResult, drawn: SplitSheet) -> None:
+    """Label what crosses the link."""
     for ref, y in drawn.label_lines.items():
         text = f"{ref}  {crossing_shape(result.models, ref)}"
         width = text_width(text, FONT) + 12
-        x = min(max(drawn.outlet(ref), width / 2), drawn.sheet.width - width / 2)
+        x = min(max(drawn.lanes[ref], width / 2), drawn.sheet.width - width / 2)
         box = add(group, "rect", x=x - width / 2, y=y - LABEL / 2, width=width, height=LABEL, rx=9)
         paint(box, fill="paper", stroke="released")
         label = add(group, "text", text, x=x, y=y, dy="0.35em", font_size=FONT,

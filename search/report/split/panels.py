@@ -24,7 +24,7 @@ from search.report.split.sides import SplitSides
 from search.results.search_result import ModelRecord
 from spaces.plan import HEAD, Ref, Share
 
-PAD = 10.0
+PAD = 12.0
 """Distance of what is in a panel from its edge."""
 TITLE = 40.0
 """Height of the two lines at the head of a panel."""
@@ -32,6 +32,8 @@ ROW_GAP = 6.0
 LINK_TITLE = 38.0
 """Height of the lines in the link above the labels of what crosses it."""
 LABEL_LINE = LABEL + 6
+LANES_APART = 11.0
+"""Least distance between two lines across the link."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,26 @@ class SplitSheet:
         first = self.device.bottom + LINK_TITLE + LABEL_LINE / 2
         return {ref: first + k * LABEL_LINE for k, ref in enumerate(self.sides.crossing)}
 
+    @cached_property
+    def lanes(self) -> dict[Ref, float]:
+        """Where each representation crosses the link, from left to right: not on one another.
+
+        Of several at one place, those of the rows next to the link go straight.
+        """
+        rows = [row.model for row in reversed(self.sheet.rows)]
+        lanes: dict[Ref, float] = {}
+        for ref in sorted(
+            self.sides.crossing,
+            key=lambda ref: (self.outlet(ref), rows.index(ref.model)),
+        ):
+            lanes[ref] = max([self.outlet(ref), *(x + LANES_APART for x in lanes.values())])
+        return lanes
+
+    @property
+    def words_at_end(self) -> bool:
+        """Whether the right half of the link has more room for words than the left one."""
+        return sum(self.lanes.values()) < len(self.lanes) * self.sheet.width / 2
+
     def outlet(self, ref: Ref) -> float:
         """Return the place of a representation from left to right."""
         row = next(row for row in self.sheet.rows if row.model == ref.model)
@@ -94,7 +116,9 @@ def lay_out_split(
     sheet = lay_out(models, sides.plan, {}, width - 2 * PAD)
     device = _panel(sheet, sides, sides.device, 1.0)
     link = LINK_TITLE + LABEL_LINE * len(sides.crossing) + 12
-    server = _panel(sheet, sides, sides.server, device.bottom + link)
+    # The same row is next to the link on both sides, so that its lines cross no other row.
+    mirrored = replace(sheet, rows=sheet.rows[::-1])
+    server = _panel(mirrored, sides, sides.server, device.bottom + link)
     return SplitSheet(sides, sheet, device, server)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -35,6 +36,11 @@ WIDE, NARROW = (860.0, 430.0), (368.0, 350.0)
 """Sizes in pixels for a screen and for a phone, at which the text has its intended size."""
 ROOM_BELOW = 0.08
 """How far below the splits' lowest quality other ways to answer are still shown."""
+
+LETTER_PLACES = ((-14.0, 0.0), (0.0, 16.0), (0.0, -16.0), (14.0, 0.0))
+"""Places of the letter of a split around a point, the best first."""
+LETTER_ROOM = 12.0
+"""Least distance of a letter from marks and other letters."""
 
 
 class RateRange(NamedTuple):
@@ -83,8 +89,7 @@ def rate_chart(result: SplitResult, size: tuple[float, float] = WIDE) -> ET.Elem
     _draw_plain(drawing, lines)
     for line in lines:
         _draw_split(drawing, line)
-    for line in lines:
-        _draw_letter(drawing, line)
+    _draw_letters(drawing, lines)
     _draw_whole(drawing, baselines_of(result, "device"), "diamond")
     _draw_whole(drawing, baselines_of(result, "server"), "square")
     return chart.root
@@ -161,13 +166,18 @@ def _draw_split(drawing: RateChart, line: SplitLine) -> None:
         paint(add_mark(chart.root, "circle", at, "", hint), fill=colour)
 
 
-def _draw_letter(drawing: RateChart, line: SplitLine) -> None:
-    """Write the letter of a split beside its smallest point."""
-    at = drawing.place(line.points[0])
-    if at is not None:
-        text = add(drawing.chart.root, "text", line.letter, x=at[0] - 9, y=at[1] + 4,
-                   text_anchor="end", class_="s-letter")  # fmt: skip
-        paint(text, fill=line_of(line.index))
+def _draw_letters(drawing: RateChart, lines: Sequence[SplitLine]) -> None:
+    """Write the letter of each split beside its smallest point that has room for it."""
+    marks = [at for line in lines for point in line.points if (at := drawing.place(point))]
+    for line in lines:
+        own = [at for point in line.points if (at := drawing.place(point))]
+        places = [(x + dx, y + dy) for x, y in own for dx, dy in LETTER_PLACES]
+        free = [p for p in places if all(math.dist(p, mark) > LETTER_ROOM for mark in marks)]
+        for x, y in [*free, *places][:1]:
+            text = add(drawing.chart.root, "text", line.letter, x=x, y=y, dy="0.35em",
+                       text_anchor="middle", class_="s-letter")  # fmt: skip
+            paint(text, fill=line_of(line.index))
+            marks.append((x, y))
 
 
 def _draw_whole(drawing: RateChart, records: Sequence[SplitBaselineRecord], shape: Shape) -> None:

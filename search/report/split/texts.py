@@ -15,7 +15,10 @@ def sent_text(count: float) -> str:
     """Return the size of a message: bytes, then kB of 1,000 bytes, then MB."""
     if count < KILOBYTE:
         return f"{count:.0f} bytes"
-    return f"{count / KILOBYTE:.1f} kB" if count < MEGABYTE else megabytes(count)
+    if count >= MEGABYTE:
+        return megabytes(count)
+    kilobytes = count / KILOBYTE
+    return f"{kilobytes:.2f} kB" if kilobytes < 10 else f"{kilobytes:.1f} kB"
 
 
 def tick_text(count: float) -> str:
