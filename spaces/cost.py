@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import pairwise
 
 from spaces.activations import ActivationLedger, Footprint
@@ -46,12 +46,15 @@ class CostModel:
         adapters = (self.adapter_bytes(share, live, precisions) for share in live.shares)
         return sum(sizes.values()) + sum(adapters)
 
-    def bytes_by_owner(self, plan: SharePlan) -> dict[Ref, int]:
+    def bytes_by_owner(
+        self, plan: SharePlan, among: Collection[Ref] | None = None
+    ) -> dict[Ref, int]:
         """Return the bytes of each live stage, head and unfolded map that holds tensors.
 
         A tensor of several stages of one precision counts for the first of them, a folded map for
         the layers that take it in. Models and stages are in order; a map stands in the place of
-        the stage whose representation it replaces.
+        the stage whose representation it replaces. Given owners, only these count: what a part of
+        the merged model holds.
         """
         live, precisions = liveness(plan, self.layouts), plan.precision_by_owner
         added: dict[Ref, int] = {}
@@ -62,6 +65,8 @@ class CostModel:
         for name, facts in self.facts.items():
             for stage in (*facts.layout.stages, HEAD):
                 owner = Ref(name, stage)
+                if among is not None and owner not in among:
+                    continue
                 size = added.get(owner, 0)
                 if owner in live.stages or stage == HEAD:
                     precision = self._precision(owner, precisions)
@@ -114,8 +119,13 @@ class CostModel:
         reads, the outputs so far, and what the step itself allocates. A caller that keeps its
         inputs while the merged model runs holds their bytes in addition.
         """
+        return self.part_activations(plan, execution_order(self._outputs(plan)))
+
+    def part_activations(
+        self, plan: SharePlan, steps: Sequence[ExecutionStep]
+    ) -> list[tuple[ExecutionStep, int]]:
+        """Return the same for some steps of the plan that take no representations."""
         live = liveness(plan, self.layouts)
-        steps = execution_order(self._outputs(plan))
         memory, peaks = ActivationLedger(), list[int]()
         for step in steps:
             if not step.reads:

@@ -14,6 +14,7 @@ import yaml
 import search
 import spaces
 from search.config.loading import load_config
+from search.config.split import SplitConfig
 from search.config.watch import WatchConfig
 
 ROOT = Path(__file__).parent.parent
@@ -71,6 +72,10 @@ def test_the_annotated_config_shows_the_defaults(tmp_path: Path) -> None:
     assert config.verify == defaults.verify
     assert config.statistics == defaults.statistics
     assert config.mlflow == defaults.mlflow
+    split = config.split
+    assert split is not None
+    device = {"memory": split.device.memory, "macs": split.device.macs}
+    assert split == SplitConfig.model_validate({"device": device})
     watch = config.watch
     assert watch is not None
     assert watch == WatchConfig(interval=watch.interval, cameras=watch.cameras)

@@ -30,6 +30,7 @@ from search.config.search import (
     StatisticsConfig,
     VerifyConfig,
 )
+from search.config.split import SplitConfig
 from search.config.watch import WatchConfig
 from search.statistics.streaming import PassSettings
 from search.study.problem import Limits
@@ -45,6 +46,11 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 """Names of runs and models, which become parts of file names and of MLflow's keys."""
 NAME_WORDS = (
     "use at most 100 letters, digits, dots, dashes and underscores, a letter or a digit first"
+)
+TOO_FEW_MODELS = "models: name at least two; there is nothing to share with one"
+REQUEST_WORDS = (
+    "give either budget (the best quality within it) or quality_floor (the fewest bytes that keep "
+    "it)"
 )
 
 
@@ -75,13 +81,14 @@ class RunConfig(Section):
 
     model_config = ConfigDict(
         json_schema_extra={
-            "description": "The config of a run. Give exactly one of `budget` and `quality_floor`."
+            "description": "The config of a run. Give exactly one of `budget` and "
+            "`quality_floor`; `merge-search split` needs neither."
         }
     )
     name: str
     """Name of the run, of its output folder and of its study."""
     models: dict[str, ModelConfig]
-    """The models of the deployment by name, at least two."""
+    """The models of the deployment by name, at least two; with `split`, at least one."""
     frames: FramesConfig
     """Unlabelled frames."""
     budget: str | Positive | None = None
@@ -110,6 +117,8 @@ class RunConfig(Section):
     """Where runs are logged."""
     promotion: PromotionConfig = PromotionConfig()
     """When a challenger may replace the champion."""
+    split: SplitConfig | None = None
+    """The settings of `merge-search split`."""
     watch: WatchConfig | None = Field(default=None, exclude=True)
     """The settings of `merge-search watch`. Results neither depend on them nor hold them."""
     out: str | None = None
@@ -178,17 +187,15 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _check_request(self) -> RunConfig:
-        if (self.budget is None) == (self.quality_floor is None):
-            raise ValueError(
-                "give either budget (the best quality within it) or quality_floor "
-                "(the fewest bytes that keep it)"
-            )
+        given = (self.budget is not None) + (self.quality_floor is not None)
+        if given > 1 or (not given and self.split is None):
+            raise ValueError(REQUEST_WORDS)
         return self
 
     @model_validator(mode="after")
     def _check_models(self) -> RunConfig:
-        if len(self.models) < 2:
-            raise ValueError("models: name at least two; there is nothing to share with one")
+        if not self.models or (len(self.models) < 2 and self.split is None):
+            raise ValueError(TOO_FEW_MODELS)
         for name in self.models:
             if not NAME.fullmatch(name):
                 raise ValueError(f"models: {name!r}: {NAME_WORDS}")
@@ -239,14 +246,26 @@ class RunConfig(Section):
         """Return the limits of a feasible plan, for unmerged models of that many bytes.
 
         Raises:
-            BadConfig: the budget is a share of them of less than 1 byte.
+            BadConfig: the budget is a share of them of less than 1 byte; or as `check_request`.
         """
         if self.budget is None:
+            self.check_request()
             return Limits(quality=self.quality_floor or 0.0)
         try:
             return Limits(bytes=Budget.parse(self.budget).count_bytes(unmerged))
         except ValueError as error:
             raise BadConfig(f"budget: {error}") from error
+
+    def check_request(self) -> None:
+        """Check what a search needs and a split does not.
+
+        Raises:
+            BadConfig: there is one model, or neither a budget nor a floor of quality is given.
+        """
+        if len(self.models) < 2:
+            raise BadConfig(TOO_FEW_MODELS)
+        if self.budget is None and self.quality_floor is None:
+            raise BadConfig(REQUEST_WORDS)
 
     @property
     def pass_settings(self) -> PassSettings:

@@ -13,7 +13,7 @@ import torch
 
 from search.cameras.deduplication import describe_repetition
 from search.config.models import check_reloadable
-from search.config.run import RunConfig
+from search.config.run import TOO_FEW_MODELS, RunConfig
 from search.data.frames import (
     FrameSet,
     JoinedFrames,
@@ -56,7 +56,7 @@ from spaces.deployment import Deployment
 from spaces.errors import MergeSearchError
 from spaces.model_facts import collect_facts
 from spaces.model_spec import ModelSpec
-from spaces.plan import AdapterSpec, Share, SharePlan
+from spaces.plan import AdapterSpec, Precision, Share, SharePlan
 from spaces.shares import DIFFERENT_VIEWS, Pair, Pairs, find_pairs
 from spaces.stages import StagedModel
 from spaces.zoo import load_model
@@ -85,6 +85,13 @@ def survey_models(config: RunConfig, reporter: Reporter) -> Deployment:
     Raises:
         NothingToShare: no representation may replace another.
     """
+    models = load_models(config, reporter)
+    with reporter.working("stages"):
+        return survey(config, models)
+
+
+def load_models(config: RunConfig, reporter: Reporter) -> dict[str, StagedModel]:
+    """Load and cut the models, and say where their weights come from."""
     device = select_device(config.device)
     reporter.step(f"Loading the models ({device})")
     models: dict[str, StagedModel] = {}
@@ -95,8 +102,7 @@ def survey_models(config: RunConfig, reporter: Reporter) -> Deployment:
     for name, model in models.items():
         if model.source is not None and model.source.note:
             reporter.say(f"  {name}: {model.source.note}")
-    with reporter.working("stages"):
-        return survey(config, models)
+    return models
 
 
 def load_named_model(config: RunConfig, name: str) -> StagedModel:
@@ -116,15 +122,29 @@ def survey(config: RunConfig, models: Mapping[str, StagedModel]) -> Deployment:
     Raises:
         NothingToShare: no representation may replace another.
     """
+    deployment = survey_without_shares(config, models, config.search.precision)
+    if not deployment.pairs.legal:
+        raise NothingToShare(_why_nothing(deployment.pairs))
+    return deployment
+
+
+def survey_without_shares(
+    config: RunConfig, models: Mapping[str, StagedModel], precisions: Sequence[Precision]
+) -> Deployment:
+    """Measure the stages of loaded models, one or more, even if nothing can be shared.
+
+    `precisions` are those in which a plan may store weights.
+    """
     device = select_device(config.device)
-    facts = collect_facts(models, config.dtype, config.search.precision)
-    pairs = find_pairs(facts)
-    if not pairs.legal:
-        raise NothingToShare(_why_nothing(pairs))
-    return Deployment({name: model.to(device) for name, model in models.items()}, facts, pairs)
+    facts = collect_facts(models, config.dtype, precisions)
+    return Deployment(
+        {name: model.to(device) for name, model in models.items()}, facts, find_pairs(facts)
+    )
 
 
 def _why_nothing(pairs: Pairs) -> str:
+    if not pairs.rejected:
+        return TOO_FEW_MODELS
     pair, reason = next(iter(pairs.rejected.items()))
     advice = (
         "; set `fit: squash` (or `fit: letterbox`) for both models, so that they see the same "

@@ -68,7 +68,13 @@ def run_without_logging(
 
 
 def load_inputs(config: RunConfig, prior: PriorKnowledge, reporter: Reporter) -> RunInputs:
-    """Load the models, unless the caller has, and open frames and labels."""
+    """Load the models, unless the caller has, and open frames and labels.
+
+    Raises:
+        BadConfig: the config is one for splits only.
+        NothingToShare: no representation may replace another.
+    """
+    config.check_request()
     deployment = prior.deployment or load_deployment(config, reporter)
     frames = open_frames(config, reporter)
     truth = open_truth(config, deployment, frames, reporter)

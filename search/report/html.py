@@ -5,17 +5,12 @@ The file contains everything: it opens without a network, and its content policy
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree as ET
 
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from search.metrics.registry import METRICS
@@ -23,6 +18,12 @@ from search.report.charts.front import front_chart, front_legend
 from search.report.charts.rank_agreement import agreement_chart
 from search.report.html_tables import candidate_table, heat_maps
 from search.report.next_steps import RunPaths, next_steps
+from search.report.page_parts import (
+    content_policy,
+    picture_markup,
+    read_template,
+    report_template,
+)
 from search.report.plan_diagram.drawing import (
     NARROW,
     PLAN_PICTURE,
@@ -40,7 +41,6 @@ from search.report.rejected import (
     unverified_plans,
 )
 from search.report.summary import headline, headline_numbers
-from search.report.svg import to_text
 from search.results.kept_quality import readable_quality
 from search.results.refinement import describe_refinement
 from search.results.search_result import PlanRecord, Result
@@ -91,16 +91,16 @@ def write_report(result: Result, trace: SearchTrace, paths: RunPaths, out: Path)
 
 def render_page(result: Result, trace: SearchTrace, paths: RunPaths) -> str:
     """Return the page. The template escapes all text but the pictures, which are escaped here."""
-    css = "\n".join((style(), *map(_template, STYLES)))
-    script = _template("report.js")
+    css = "\n".join((style(), *map(read_template, STYLES)))
+    script = read_template("report.js")
     return report_template(REPORT).render(
-        policy=_content_policy(css, script),
+        policy=content_policy(css, script),
         style=Markup(css),
         script=Markup(script),
         result=result,
         headline=headline(result),
         numbers=headline_numbers(result),
-        front=_markup(front_chart(result)),
+        front=picture_markup(front_chart(result)),
         legend=front_legend(result),
         plan=_plan_figure(result, result.chosen_candidate, trace.similarity),
         others=_other_plans(result, trace.similarity),
@@ -116,44 +116,11 @@ def render_page(result: Result, trace: SearchTrace, paths: RunPaths) -> str:
     )
 
 
-def report_template(name: str) -> Template:
-    """Return a template, which escapes what it is given."""
-    environment = Environment(
-        loader=PackageLoader("search.report", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template(name)
-
-
-def _template(name: str) -> str:
-    return files("search.report").joinpath("templates", name).read_text(encoding="utf-8")
-
-
-def _markup(element: ET.Element) -> Markup:
-    return Markup(to_text(element))
-
-
-def _content_policy(css: str, script: str) -> str:
-    """Return a policy that lets a browser use the page's own style and script and nothing else."""
-    return (
-        f"default-src 'none'; style-src {_digest(css)}; script-src {_digest(script)}; "
-        "img-src data:; base-uri 'none'; form-action 'none'"
-    )
-
-
-def _digest(content: str) -> str:
-    digest = hashlib.sha256(content.encode()).digest()
-    return f"'sha256-{base64.b64encode(digest).decode()}'"
-
-
 def _plan_figure(
     result: Result, record: PlanRecord | None, similarity: Mapping[Share, float]
 ) -> PlanFigure:
     wide, narrow = (
-        _markup(draw_plan(result, record, similarity, width)) for width in (WIDE, NARROW)
+        picture_markup(draw_plan(result, record, similarity, width)) for width in (WIDE, NARROW)
     )
     if record is None:
         size = megabytes(result.unmerged_bytes)
@@ -206,7 +173,7 @@ def _agreement_figure(
     key = f"{across}-{up}".replace(" ", "-")
     picture = None
     if len(points) > 1:
-        picture = _markup(agreement_chart(key, (across, up), points, rho))
+        picture = picture_markup(agreement_chart(key, (across, up), points, rho))
     rho_text = "not defined" if rho is None else f"{rho:z.2f}"
     plans = "1 plan" if len(points) == 1 else f"{len(points)} plans"
     return AgreementFigure(f"{across.capitalize()} and {up}", rho_text, plans, picture)

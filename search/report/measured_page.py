@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from search.report.html import REPORT, report_template
+from search.report.html import REPORT
 from search.report.html_tables import candidate_table
+from search.report.page_parts import report_template
 from search.results.search_result import Result
 from search.utils.files import write_text
 

@@ -10,19 +10,26 @@ from typing import Any, Protocol
 
 from search.results.metric_comparison import MetricComparison
 from search.results.search_result import Result
+from search.results.split_result import SPLIT_DOCUMENT, SPLIT_FOLDER, SplitResult
 from search.results.verification import Verification
 from search.utils.files import json_bytes
 from search.utils.records import read_record
 from search.utils.timing import epoch_milliseconds
 
-Document = Result | MetricComparison | Verification
+Document = Result | MetricComparison | Verification | SplitResult
 """The outcome of a command."""
-DOCUMENT_NAMES: dict[type[Result] | type[MetricComparison] | type[Verification], str] = {
+DOCUMENT_NAMES: dict[type[Document], str] = {
     Result: "result.json",
     MetricComparison: "league.json",
     Verification: "verified.json",
+    SplitResult: SPLIT_DOCUMENT,
 }
-DOCUMENT_FOLDERS = {Result: ".", MetricComparison: "correlate", Verification: "verify"}
+DOCUMENT_FOLDERS: dict[type[Document], str] = {
+    Result: ".",
+    MetricComparison: "correlate",
+    Verification: "verify",
+    SplitResult: SPLIT_FOLDER,
+}
 """The folder below OUT that holds each document."""
 
 
@@ -43,7 +50,7 @@ def _without_measurements(content: bytes) -> bytes:
 
 
 def read_document(document: Path) -> Document:
-    """Read a result.json, league.json or verified.json.
+    """Read a result.json, league.json, verified.json or split.json.
 
     Raises:
         BadRecord: The file is damaged or was written by another version.

@@ -12,9 +12,9 @@ from torch import Tensor
 from search.utils.arrays import FloatMatrix, FloatVector
 from spaces.split.transform import FrequencyTransform, TensorForm
 
-ROOM = 8
-"""Zones are merged until their full maps are at most this many times what the device holds: the
-rows that tell least are left out, and there must be enough frames for the covariances."""
+ROOM = 1.5
+"""Zones are merged until their full maps are at most this many times what the device holds: rows
+that tell little can be left out, and there must be enough frames for many channels."""
 
 
 def coded_form(shape: tuple[int, ...], max_zones: int, device_values: int) -> TensorForm:

@@ -29,7 +29,7 @@ from search.results.search_result import Result
 from search.tracking.experiment import DeletedExperiment, find_experiment
 from search.tracking.measured_runs import log_measurements
 from search.tracking.registry import Registry
-from search.tracking.run_writer import ResultRuns, last_candidate_runs
+from search.tracking.run_writer import ResultRuns, last_candidate_runs, last_split_runs
 from search.tracking.runs import log_runs
 from search.tracking.target import Target
 from search.utils.files import CannotWrite, replace_file
@@ -101,7 +101,7 @@ def pages(target: Target, name: str, port: int) -> dict[str, str]:
     """Return addresses in the UI, by their titles.
 
     They are the runs of the experiment and, if there is a search of that name, the comparison of
-    the candidates of the last one.
+    the candidates of the last one; the same of splits.
     """
     address = f"http://127.0.0.1:{port}/"
     with _mlflow_errors_in_words(target, None):
@@ -110,11 +110,14 @@ def pages(target: Target, name: str, port: int) -> dict[str, str]:
         if experiment is None:
             return {"MLflow UI": address}
         addresses = {"MLflow UI": f"{address}#/experiments/{experiment.experiment_id}/runs"}
-        candidates = last_candidate_runs(client, experiment.experiment_id, name)
-    if candidates:
-        runs, experiments = (_compact(ids) for ids in (candidates, [experiment.experiment_id]))
-        query = f"runs={runs}&experiments={experiments}"
-        addresses["Candidates"] = f"{address}#/compare-runs?{quote(query, safe='=&[],')}"
+        compared = {
+            "Candidates": last_candidate_runs(client, experiment.experiment_id, name),
+            "Splits": last_split_runs(client, experiment.experiment_id, name),
+        }
+    for title, ids in compared.items():
+        if ids:
+            query = f"runs={_compact(ids)}&experiments={_compact([experiment.experiment_id])}"
+            addresses[title] = f"{address}#/compare-runs?{quote(query, safe='=&[],')}"
     return addresses
 
 

@@ -27,7 +27,7 @@ RESULT_TAG, PARENT_TAG = "merge_search.result", "mlflow.parentRunId"
 PLAN_TAG, NOTE_TAG = "merge_search.plan", "mlflow.note.content"
 CONTEXT_TAG, SOURCE_TAG = "mlflow.data.context", "mlflow.source.name"
 SOURCE = "merge-search"
-BESIDE_RESULT = ("report.html", "explore.html", "trials.csv")
+BESIDE_RESULT = ("report.html", "explore.html", "trials.csv", "split.html")
 """Files of the result's folder that are logged unchanged, if they exist."""
 METRICS_PER_BATCH, PARAMETERS_PER_BATCH = 500, 100
 
@@ -181,10 +181,23 @@ class ResultRuns:
 
 def last_candidate_runs(client: MlflowClient, experiment: str, name: str) -> list[str]:
     """Return the child runs of the last search of that name, by falling bytes: unmerged first."""
-    tag_filter = f"tags.`merge_search.search` = '{name}' and tags.`merge_search.kind` = 'search'"
-    searches = client.search_runs([experiment], tag_filter, max_results=1)
-    if not searches:
+    return _last_children(client, experiment, (name, "search"), "metrics.bytes_mb DESC")
+
+
+def last_split_runs(client: MlflowClient, experiment: str, name: str) -> list[str]:
+    """Return the child runs of the last splits of that name, by rising bytes."""
+    return _last_children(client, experiment, (name, "split"), "metrics.bytes ASC")
+
+
+def _last_children(
+    client: MlflowClient, experiment: str, parent: tuple[str, str], order: str
+) -> list[str]:
+    """Return the children of the last run of a name and a kind, in an order."""
+    name, kind = parent
+    tag_filter = f"tags.`merge_search.search` = '{name}' and tags.`merge_search.kind` = '{kind}'"
+    parents = client.search_runs([experiment], tag_filter, max_results=1)
+    if not parents:
         return []
-    above = f"tags.`{PARENT_TAG}` = '{searches[0].info.run_id}'"
-    children = client.search_runs([experiment], above, order_by=["metrics.bytes_mb DESC"])
+    above = f"tags.`{PARENT_TAG}` = '{parents[0].info.run_id}'"
+    children = client.search_runs([experiment], above, order_by=[order])
     return [str(run.info.run_id) for run in children]

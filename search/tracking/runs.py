@@ -8,9 +8,11 @@ from search.results.documents import Document
 from search.results.metric_comparison import MetricComparison
 from search.results.registered_plan import RegisteredPlan
 from search.results.search_result import BUNDLE_FOLDER, CandidateRecord, Result
+from search.results.split_result import SplitResult
 from search.results.verification import Verification
 from search.tracking.payloads import comparisons, search_run
 from search.tracking.run_writer import NOTE_TAG, PARENT_TAG, PLAN_TAG, ResultRuns
+from search.tracking.split_runs import log_split
 from search.tracking.system_metrics import SYSTEM_FILE
 from search.utils.format import MEGABYTE
 from spaces.bundle_files import holds_bundle
@@ -23,6 +25,8 @@ def log_runs(writer: ResultRuns, document: Document, folder: Path) -> str:
         return _log_search(writer, document, folder)
     if isinstance(document, MetricComparison):
         return _log_metric_comparison(writer, document, folder)
+    if isinstance(document, SplitResult):
+        return log_split(writer, document, folder)
     return _log_verification(writer, document, folder)
 
 

@@ -16,17 +16,8 @@ LEFT, RIGHT, TOP, BOTTOM = 46.0, 14.0, 14.0, 40.0
 """Margins around the plot, for the numbers and names of the axes."""
 STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
 """Leading digits of a round distance between two ticks."""
-
-
-@dataclass(frozen=True)
-class Quantity:
-    """The quantity on an axis."""
-
-    name: str
-    values: Sequence[float]
-    """The values that the axis must cover."""
-    format: Callable[[float], str]
-    """How a tick is labelled."""
+DIGITS = ((1, 2, 5), (1, 3), (1,))
+"""Leading digits of the ticks of a logarithmic axis, from many ticks to few."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +50,48 @@ class Axis:
 
 
 @dataclass(frozen=True)
+class LogAxis(Axis):
+    """A logarithmic scale; values of 0 and below lie at its start."""
+
+    @classmethod
+    def covering(cls, values: Sequence[float], start: float, end: float) -> LogAxis:
+        """Return an axis that covers the values above 0 with some room at both ends."""
+        positive = [value for value in values if value > 0] or [1.0]
+        low, high = min(positive), max(positive)
+        margin = max(1.15, (high / low) ** 0.08)
+        return cls(low / margin, high * margin, start, end)
+
+    def position(self, value: float) -> float:
+        if value <= 0:
+            return self.start
+        fraction = math.log(value / self.low) / math.log(self.high / self.low)
+        return self.start + (self.end - self.start) * fraction
+
+    def ticks(self, most: int) -> list[float]:
+        """Return powers of ten and round values between them, as many as there is room for."""
+        powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)))
+        for digits in DIGITS:
+            values = [digit * 10.0**power for power in powers for digit in digits]
+            inside = [value for value in values if self.low <= value <= self.high]
+            if len(inside) <= most + 1:
+                break
+        return inside if len(inside) > 1 else super().ticks(most)
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """The quantity on an axis."""
+
+    name: str
+    values: Sequence[float]
+    """The values that the axis must cover."""
+    format: Callable[[float], str]
+    """How a tick is labelled."""
+    scale: type[Axis] = Axis
+    """The kind of its axis."""
+
+
+@dataclass(frozen=True)
 class Chart:
     """A picture with two axes."""
 
@@ -75,8 +108,8 @@ class Chart:
         root = new_picture(width, height, words)
         root.set("class", "chart")
         base = height - BOTTOM
-        x = Axis.covering(across.values, LEFT, width - RIGHT)
-        y = Axis.covering(up.values, base, TOP)
+        x = across.scale.covering(across.values, LEFT, width - RIGHT)
+        y = up.scale.covering(up.values, base, TOP)
         chart = cls(root, x, y)
         for tick in y.ticks(5):
             chart.horizontal_line(tick, "c-grid")

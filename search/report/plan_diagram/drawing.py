@@ -60,7 +60,7 @@ def draw_plan(
     for row in sheet.rows:
         _draw_row(root, row, sheet)
     for arrow in sheet.arrows:
-        _draw_arrow(root, arrow, sheet)
+        draw_arrow(root, arrow, sheet)
     for row in sheet.rows:
         _draw_name(root, row, result.models[row.model].arch)
     for arrow in sheet.arrows:
@@ -111,16 +111,16 @@ def _description(result: Result, record: PlanRecord | None, sheet: Sheet) -> Pic
 
 def _draw_row(root: ET.Element, row: ModelRow, sheet: Sheet) -> None:
     group = add(root, "g", class_=f"pd-model pd-model-{row.index}")
-    _draw_taps(group, row, sheet)
+    draw_taps(group, row, sheet)
     for box in row.stages:
         kind = "live" if box.live else "released"
-        part = _draw_box(group, box, row, sheet, kind)
+        part = draw_box(group, box, row, sheet, kind)
         if not box.live:
             part.set("stroke-dasharray", DASHES)
-    _draw_box(group, row.head, row, sheet, "head")
+    draw_box(group, row.head, row, sheet, "head")
 
 
-def _draw_box(group: ET.Element, box: Box, row: ModelRow, sheet: Sheet, kind: str) -> ET.Element:
+def draw_box(group: ET.Element, box: Box, row: ModelRow, sheet: Sheet, kind: str) -> ET.Element:
     """Draw a stage or a head with its name; return its outline."""
     part = add(group, "g", class_=f"pd-stage pd-{kind}")
     stored = f", weights in {box.precision}" if box.precision else ""
@@ -172,7 +172,7 @@ def _write_name(part: ET.Element, box: Box, row: ModelRow, sheet: Sheet) -> None
         paint(below, fill="ink" if box.live else "quiet")
 
 
-def _draw_taps(group: ET.Element, row: ModelRow, sheet: Sheet) -> None:
+def draw_taps(group: ET.Element, row: ModelRow, sheet: Sheet) -> None:
     """Draw a line to the head from each tap; from taps before the last stage, below the boxes."""
     if row.taps == (row.stages[-1].name,):
         level = number(row.y + sheet.box_height / 2)
@@ -197,7 +197,7 @@ def _draw_name(root: ET.Element, row: ModelRow, arch: str) -> None:
     paint(add(text, "tspan", more, dx=8, font_size=FONT, font_weight="400"), fill="quiet")
 
 
-def _draw_arrow(root: ET.Element, arrow: Arrow, sheet: Sheet) -> None:
+def draw_arrow(root: ET.Element, arrow: Arrow, sheet: Sheet) -> None:
     """Draw an arrow from a dot at the donor to the recipient's first live stage."""
     donor = next(row for row in sheet.rows if row.model == arrow.share.donor.model)
     hue = line_of(donor.index)

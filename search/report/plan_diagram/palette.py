@@ -16,6 +16,8 @@ COLOURS = {
     "ink": "#1b1f24",
     "quiet": "#59626d",
     "released": "#8a939e",
+    "wash": "#f4f6f8",
+    "edge": "#dde2e8",
     "none": "none",
     **{f"fill-{k}": fill for k, (fill, _) in enumerate(_MODELS)},
     **{f"line-{k}": line for k, (_, line) in enumerate(_MODELS)},
