@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from spaces.errors import BadInput
 from spaces.frame_arrays import as_frames
 from spaces.inputs import prepare_batch
-from spaces.merged import run_head
+from spaces.merged import PartialRun, run_head
 from spaces.split.codec import Encoder
 from spaces.split.coefficients import Coding, Coefficients
 from spaces.split.message import HEADER_BYTES, Message
@@ -65,18 +66,24 @@ class SplitDevice(nn.Module):
         frames = as_frames(frame)
         if len(frames) != 1:
             raise BadInput(f"{len(frames)} frames; a message holds one")
-        plan, entry = self.splits[split].plan, self._part.entries[split]
+        entry = self._part.entries[split]
         inputs = {
             name: prepare_batch(frames, self._contents.inputs[name])
             for name in sorted(entry.inputs_read)
         }
-        result = self._part.merged[plan.hash].run(entry, inputs, {}, run_head)
+        result = self.run(split, inputs)
         encoder = self._part.codecs[split]
         coefficients = encoder([result.representations[node] for node in entry.gives])
         size = (frames[0].shape[0], frames[0].shape[1])
         return CapturedFrame(
             split, coefficients[0].numpy(), size, self._finished(result.answers, size)
         )
+
+    @torch.inference_mode()
+    def run(self, split: int, inputs: Mapping[str, Tensor]) -> PartialRun[Tensor]:
+        """Run the device's stages of a split on prepared (batch, c, height, width) inputs."""
+        merged = self._part.merged[self.splits[split].plan.hash]
+        return merged.run(self._part.entries[split], inputs, {}, run_head)
 
     def message(self, captured: CapturedFrame, coding: Coding) -> bytes:
         """Return the message of a captured frame.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from spaces.merged import run_head
+from spaces.node import Node
 from spaces.split.codec import Decoder
 from spaces.split.coefficients import Coefficients
 from spaces.split.damaged import DamagedMessage
@@ -88,7 +89,8 @@ class SplitServer(nn.Module):
         answers: list[dict[str, Any]] = [{} for _ in frames]
         for split in {frame.split for frame in frames}:
             numbers = [k for k, frame in enumerate(frames) if frame.split == split]
-            outputs = self._run(split, [frames[k].coefficients for k in numbers])
+            decoded = self._decoded(split, [frames[k].coefficients for k in numbers])
+            outputs = self.run(split, decoded)
             for row, number in enumerate(numbers):
                 size = frames[number].frame_size
                 answers[number] = self._finished(outputs, row, size)
@@ -99,11 +101,15 @@ class SplitServer(nn.Module):
         names = self.contents.classes.get(model, ())
         return TASKS[self.contents.tasks[model]].describe(answer, 0, names)
 
-    def _run(self, split: int, coefficients: Sequence[Coefficients]) -> dict[str, Tensor]:
-        entry, plan = self._part.entries[split], self.splits[split].plan
+    @torch.inference_mode()
+    def run(self, split: int, crossing: Mapping[Node, Tensor]) -> dict[str, Tensor]:
+        """Run the server's stages of a split on (batch, ...) crossing representations."""
+        merged = self._part.merged[self.splits[split].plan.hash]
+        return merged.run(self._part.entries[split], {}, crossing, run_head).answers
+
+    def _decoded(self, split: int, coefficients: Sequence[Coefficients]) -> dict[Node, Tensor]:
         values = self._part.codecs[split](torch.from_numpy(np.stack(coefficients)))
-        taken = dict(zip(entry.takes, values, strict=True))
-        return self._part.merged[plan.hash].run(entry, {}, taken, run_head).answers
+        return dict(zip(self._part.entries[split].takes, values, strict=True))
 
     def _finished(self, outputs: dict[str, Tensor], row: int, size: FrameSize) -> dict[str, Any]:
         tasks, inputs = self.contents.tasks, self.contents.inputs
