@@ -34,6 +34,8 @@ DOORS = {
     "onnx2pytorch": "spaces/sources/onnx_source.py",
     "huggingface_hub": "spaces/sources/hub.py",
     "openvino": "search/deploy/runtimes/openvino_session.py",
+    "starlette": "search/deploy/serving/app.py",
+    "uvicorn": "search/deploy/serving/serve.py",
     "optuna": "search/study/",
     "mlflow": "search/tracking/",
     "zstandard": "search/evaluation/splits/plain_codings.py",

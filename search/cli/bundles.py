@@ -1,4 +1,4 @@
-"""Plans and bundles: `export`, `bench-bundle` and `plan`."""
+"""Plans and bundles: `export`, `serve`, `bench-bundle` and `plan`."""
 
 from __future__ import annotations
 
@@ -72,6 +72,28 @@ def export(
     in_int8 = deferred.Int8Request(keep_float) if int8 else None
     deferred.export(out, plan, folder, request, app.reporter(), in_int8)
     app.reporter().say(f"Wrote {app.display_path(folder)}: see its CARD.md and example.py")
+
+
+@click.command(cls=app.Command, when_stopped="the frames that waited were answered")
+@click.argument("folder", type=PATH, metavar="DIR")
+@click.option("--host", default="127.0.0.1", show_default=True,
+              help="Address to listen on; 0.0.0.0 for all of this machine.")  # fmt: skip
+@click.option("--port", default=8765, show_default=True, type=click.IntRange(0, 65535),
+              help="Port; 0 for any free one.")  # fmt: skip
+@click.option("--batch", default=8, show_default=True, type=click.IntRange(min=1), metavar="N",
+              help="Frames that run through the network together, at most.")  # fmt: skip
+@click.option("--queue", default=64, show_default=True, type=click.IntRange(min=1), metavar="N",
+              help="Frames that may wait; further ones get status 503.")  # fmt: skip
+def serve(folder: Path, host: str, port: int, batch: int, queue: int) -> None:
+    """Serve the server's part of a split model over HTTP.
+
+    DIR is the folder that `export` wrote of a split, or its folder `server`. A device posts its
+    messages to /v1/answers and gets the answers of all models as JSON. Frames that wait while the
+    network runs are answered together. A damaged message, or one of another bundle, gets status
+    400 and a sentence. Stop the server with Ctrl-C: it answers first what it has taken.
+    """
+    settings = deferred.ServeSettings(host, port, batch, queue)
+    deferred.serve_split(folder, settings, app.reporter())
 
 
 @click.command("bench-bundle", cls=app.Command, has_document=True)

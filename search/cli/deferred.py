@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from search.deploy.promotion import promote as promote
     from search.deploy.promotion import rollback as rollback
     from search.deploy.runtimes.graph_request import request_graphs as request_graphs
+    from search.deploy.serving.serve import ServeSettings as ServeSettings
+    from search.deploy.serving.serve import serve_split as serve_split
     from search.pipelines.config_check.check import check_config as check_config
     from search.pipelines.correlate import correlate as correlate
     from search.pipelines.device.add_measurements import add_measurements as add_measurements
@@ -55,6 +57,8 @@ _MODULES = {
     "benchmark_bundle": "search.deploy.benchmark",
     "FORMATS": "search.deploy.export",
     "ExportRequest": "search.deploy.export",
+    "ServeSettings": "search.deploy.serving.serve",
+    "serve_split": "search.deploy.serving.serve",
     "request_graphs": "search.deploy.runtimes.graph_request",
     "promote": "search.deploy.promotion",
     "rollback": "search.deploy.promotion",

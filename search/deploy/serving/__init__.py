@@ -1,0 +1,1 @@
+"""`merge-search serve`: the server's part of a split model behind HTTP."""

@@ -1,0 +1,102 @@
+"""The HTTP interface of the server's part of a split model.
+
+POST /v1/answers   a message of the device -> the answers of all models as JSON
+GET  /v1/info      the bundle, its splits and models, and what was answered so far
+GET  /healthz      200 as long as the server runs
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from search.deploy.serving.answer_json import answers_as_json
+from search.deploy.serving.batches import BatchQueue, QueueFull
+from spaces.split.damaged import DamagedMessage
+from spaces.split.server import SplitServer
+
+RETRY_SECONDS = 1
+
+
+class BodyTooLarge(Exception):
+    """A request has more bytes than any message."""
+
+
+class AnswerService:
+    """Answers the requests of devices."""
+
+    def __init__(self, server: SplitServer, queue: BatchQueue) -> None:
+        self._server = server
+        self._queue = queue
+
+    async def answers(self, request: Request) -> Response:
+        """Return the answers to the message in the body of a request."""
+        try:
+            body = await self._body(request)
+            frame = await run_in_threadpool(self._server.receive, body)
+            answers = await self._queue.answer(frame)
+        except BodyTooLarge:
+            return _problem(413, f"no message takes over {self._server.most_bytes:,} bytes")
+        except DamagedMessage as error:
+            return _problem(400, str(error))
+        except QueueFull:
+            response = _problem(503, "as many frames wait as are allowed: send fewer, or later")
+            response.headers["Retry-After"] = str(RETRY_SECONDS)
+            return response
+        return JSONResponse(answers_as_json(self._server, answers))
+
+    async def info(self, request: Request) -> Response:
+        """Return what is served, and how many frames were answered in how many batches."""
+        server = self._server
+        return JSONResponse(
+            {
+                "bundle": server.identity,
+                "models": server.contents.tasks,
+                "splits": [split.label for split in server.splits],
+                "most_bytes": server.most_bytes,
+                "answered": {"frames": self._queue.frames, "batches": self._queue.batches},
+            }
+        )
+
+    async def health(self, request: Request) -> Response:
+        """Return that the server runs."""
+        return PlainTextResponse("ok")
+
+    async def _body(self, request: Request) -> bytes:
+        """Read a body, up to the largest that a message may have."""
+        body = bytearray()
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > self._server.most_bytes:
+                raise BodyTooLarge
+        return bytes(body)
+
+
+def build_app(server: SplitServer, batch: int, most_waiting: int) -> Starlette:
+    """Return the application; `most_waiting` frames may wait while a batch is answered."""
+    queue = BatchQueue(server, batch, most_waiting)
+    service = AnswerService(server, queue)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        async with queue.running():
+            yield
+
+    return Starlette(
+        routes=[
+            Route("/v1/answers", service.answers, methods=["POST"]),
+            Route("/v1/info", service.info),
+            Route("/healthz", service.health),
+        ],
+        lifespan=lifespan,
+    )
+
+
+def _problem(status: int, sentence: str) -> JSONResponse:
+    return JSONResponse({"error": sentence}, status)
