@@ -85,8 +85,12 @@ class LinkEstimate:
         self._bytes_per_ms = min(rates[-1], low)
 
     def add_timeout(self, sent_bytes: int, waited_ms: float) -> None:
-        """Take note of a transfer that was given up."""
-        self.add_transfer(sent_bytes, TIMEOUT_FACTOR * waited_ms)
+        """Take note of a transfer that was given up.
+
+        It never raises the estimate: a short wait tells nothing.
+        """
+        expected = self._rtt_ms + sent_bytes / (self._bytes_per_ms or sent_bytes)
+        self.add_transfer(sent_bytes, max(TIMEOUT_FACTOR * waited_ms, expected))
 
     def set_round_trip(self, rtt_ms: float) -> None:
         """Take a measured round trip, such as the time that it took to open the connection.
