@@ -8,7 +8,7 @@ BYTES_PER_MBIT = 125_000
 
 
 @dataclass(frozen=True)
-class Link:
+class ConstantLink:
     """A link from a device to a server; the answer on the way back is taken as next to empty.
 
     Raises:

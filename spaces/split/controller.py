@@ -8,38 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from spaces.errors import MergeSearchError
-from spaces.split.coefficients import Coding
 from spaces.split.link_estimate import EstimateSettings, LinkEstimate
+from spaces.split.operating_point import OperatingPoint
 
 
 class BadOperatingPoints(MergeSearchError):
     """A controller has no points to choose from, or no deadline to choose by."""
-
-
-@dataclass(frozen=True)
-class OperatingPoint:
-    """One way to answer for a frame, and what it costs.
-
-    Raises:
-        ValueError: it sends nothing, or a number is negative.
-    """
-
-    split: int
-    """Number of the split in the bundle."""
-    coding: Coding | None
-    """None if what is sent is no message of a split but a picture, for example."""
-    bytes: float
-    """Of a message, as the mean over frames."""
-    quality: float
-    """Measured share of the quality that is kept, or 1 - the predicted distortion."""
-    device_ms: float
-    """Time of the device for one frame, from the picture to the message."""
-    server_ms: float
-    """Time of the server for one message, from the message to the answers."""
-
-    def __post_init__(self) -> None:
-        if not self.bytes > 0 or not self.device_ms >= 0 or not self.server_ms >= 0:
-            raise ValueError("a point sends at least a byte, and takes no negative time")
 
 
 @dataclass(frozen=True)
@@ -58,7 +32,7 @@ class ControllerSettings:
     """The reserve grows by it after a late frame."""
     spread: float = 1.2
     """A message is at most so many times as large as the mean of its point, nearly always."""
-    growth: float = 2.0
+    growth: float = 3.0
     """A message is at most so many times as large as the largest recent one: no transfer has yet
     shown that a larger one gets through."""
     period_ms: float | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -57,7 +58,7 @@ class LinkEstimate:
     @property
     def rtt_ms(self) -> float:
         """Round trip of an empty message."""
-        shortest = min((transfer.ms for transfer in self._transfers), default=self._rtt_ms)
+        shortest = min((transfer.ms for transfer in self._transfers), default=math.inf)
         return min(self._rtt_ms, LONGEST_LATENCY * shortest)
 
     @property
@@ -76,7 +77,7 @@ class LinkEstimate:
         Raises:
             ValueError: nothing was sent, or no time passed.
         """
-        if sent_bytes <= 0 or not 0 < transfer_ms < float("inf"):
+        if sent_bytes <= 0 or not 0 < transfer_ms < math.inf:
             raise ValueError(f"no transfer: {sent_bytes} bytes in {transfer_ms} ms")
         self._transfers.append(_Transfer(sent_bytes, transfer_ms))
         rtt = self.rtt_ms

@@ -9,7 +9,8 @@ from typing import Any
 from search.split.streaming.policies import ControlledBytes, ControlledPoints, FixedPoint
 from search.split.streaming.simulation import FrameStream, StreamOutcome, simulate
 from search.split.streaming.traces import LinkTrace
-from spaces.split.controller import ControllerSettings, OperatingPoint, RateController
+from spaces.split.controller import ControllerSettings, RateController
+from spaces.split.operating_point import OperatingPoint
 
 
 @dataclass(frozen=True)

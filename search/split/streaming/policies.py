@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from spaces.split.controller import OperatingPoint, RateController
+from spaces.split.controller import RateController
+from spaces.split.operating_point import OperatingPoint
 
 
 @dataclass(frozen=True)
