@@ -47,7 +47,7 @@ DEVICE_PART: PartName = "device"
 SERVER_PART: PartName = "server"
 PART_NAMES = (DEVICE_PART, SERVER_PART)
 CODECS = "codecs.safetensors"
-MOST_SPLITS = 256
+MOST_BUNDLED_SPLITS = 256
 SPLIT_BUNDLE_VERSION = 1
 _MALFORMED = (ValueError, KeyError, TypeError, AttributeError, RuntimeError)
 """What reading tensors or JSON data of another form raises."""
@@ -70,8 +70,8 @@ class SplitContents:
 
     def __post_init__(self) -> None:
         plans = {plan.hash for plan in self.models.plans}
-        if not 0 < len(self.splits) <= MOST_SPLITS:
-            raise ValueError(f"{len(self.splits)} splits; a bundle holds 1 to {MOST_SPLITS}")
+        if not 0 < len(self.splits) <= MOST_BUNDLED_SPLITS:
+            raise ValueError(f"{len(self.splits)} splits; a bundle holds 1 to {MOST_BUNDLED_SPLITS}")
         if {split.plan.hash for split in self.splits} != plans:
             raise ValueError("the plans are not those of the splits")
 

@@ -25,7 +25,6 @@ if getattr(spaces, "__distribution__", "") != "merge-search":
         "merge-search in an environment of its own (pip install merge-search)"
     )
 from spaces.split.controller import RateController
-
 from spaces.split.device import load_device
 
 parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
