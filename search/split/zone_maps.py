@@ -15,6 +15,8 @@ from spaces.split.transform import ForwardTransform, InverseTransform
 
 RIDGE = 1e-2
 """Every channel counts at least this part of what the mean channel counts."""
+SMALLEST_RATIO = 1e-12
+"""Of the singular values of rounded rows."""
 SMALLEST_WEIGHT = 1e-30
 """Of a representation of which the answers do not depend."""
 
@@ -50,10 +52,11 @@ class ZoneMap:
         """Return the map back, (c, r), of some rounded rows (r, c) of `forward`.
 
         It has the least error in the metric: W^-1 F' (F W^-1 F')^-1, which is the exact inverse
-        of a full map.
+        of a full map. Rows that rounding has made equal or 0 give nothing twice.
         """
         spread = np.linalg.solve(self.weight, forward.T)
-        return np.asarray(np.linalg.solve(forward @ spread, spread.T).T)
+        gram = np.linalg.pinv(forward @ spread, rcond=SMALLEST_RATIO, hermitian=True)
+        return np.asarray(spread @ gram)
 
 
 @dataclass(frozen=True, eq=False)
