@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from torch import nn
 
 from search.data.frames import FrameSet
 from search.split.fit import FittedCodec, fit_codecs
@@ -28,6 +27,7 @@ from spaces.split.coefficients import Coding, CoefficientRows
 from spaces.split.message import HEADER_BYTES
 from spaces.split.split import Split, SplitParts
 from spaces.split.tables import CodingTables
+from spaces.split.transform import ForwardTransform, InverseTransform
 
 
 def fit_joined_codecs(
@@ -98,8 +98,8 @@ def taken_nodes(output: Output, takes: set[Node]) -> set[Node]:
 class _Tensor(NamedTuple):
     """What a codec has of one crossing representation."""
 
-    forward: nn.Module
-    inverse: nn.Module
+    forward: ForwardTransform
+    inverse: InverseTransform
     rows: CoefficientRows
 
 
@@ -121,22 +121,20 @@ def join_codecs(
     )
     tables: CodingTables = parts[0][1].encoder.coder.tables
     return FittedCodec(
-        Encoder([tensor.forward for tensor in ordered], rows, tables),  # type: ignore[misc]
-        Decoder([tensor.inverse for tensor in ordered], rows, tables),  # type: ignore[misc]
+        Encoder([tensor.forward for tensor in ordered], rows, tables),
+        Decoder([tensor.inverse for tensor in ordered], rows, tables),
         JoinedCurve([codec.curve for _, codec in parts]),
     )
 
 
 def _tensors(codec: FittedCodec) -> list[_Tensor]:
     rows = codec.encoder.coder.rows
-    counts = [len(part.row_counts) for part in codec.encoder.transforms]
-    ends = np.cumsum(counts)[:-1]
+    forwards, inverses = codec.encoder.parts, codec.decoder.parts
+    ends = np.cumsum([len(part.row_counts) for part in forwards])[:-1]
     parts = zip(*(np.split(a, ends) for a in (rows.counts, rows.zones, rows.classes)), strict=True)
     return [
         _Tensor(forward, inverse, CoefficientRows(*own))
-        for forward, inverse, own in zip(
-            codec.encoder.transforms, codec.decoder.transforms, parts, strict=True
-        )
+        for forward, inverse, own in zip(forwards, inverses, parts, strict=True)
     ]
 
 
@@ -156,7 +154,7 @@ class JoinedCurve(RateCurve):
         return sum(curve.distortion(coding) for curve in self._curves)
 
     @property
-    def steps(self) -> range:  # type: ignore[override]
+    def steps(self) -> range:
         """The steps that are useful to any of the codecs."""
         steps = [curve.steps for curve in self._curves]
         return range(min(own.start for own in steps), max(own.stop for own in steps))
