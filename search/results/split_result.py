@@ -10,6 +10,7 @@ from search.evaluation.per_frame import Scores, mean_of_available
 from search.results.search_result import ModelRecord, RankAgreement, package_versions
 from search.utils.records import IsoTime
 from spaces.plan import Precision
+from spaces.split.coefficients import Coding
 
 SPLIT_SCHEMA = 1
 SPLIT_FOLDER = "split"
@@ -106,6 +107,10 @@ class SplitPrediction:
     """From a frame to its answers, for a message of `predicted_bytes`."""
     feasible: bool
     """Whether device, link and time stay within the limits, by prediction."""
+
+    @property
+    def coding(self) -> Coding:
+        return Coding(self.step, self.bands)
 
 
 @dataclass(frozen=True, kw_only=True)
