@@ -93,8 +93,8 @@ class ServerRun:
         def match(path: str, norm: nn.Module, values: Tensor) -> None:
             if path in exact:
                 own = Moments(norm.get_buffer("running_mean"), norm.get_buffer("running_var"))
-                epsilon = float(getattr(norm, "eps"))
-                found[path] = matching(own, epsilon, exact[path], Moments.of(values))
+                assert isinstance(norm.eps, float)
+                found[path] = matching(own, norm.eps, exact[path], Moments.of(values))
                 norm.register_buffer("running_mean", found[path].mean)
                 norm.register_buffer("running_var", found[path].variance)
 
@@ -104,6 +104,23 @@ class ServerRun:
             {path: moments.variance for path, moments in found.items()},
         )
 
+    def answers(self, network: MergedModel, taken: Mapping[Node, Tensor]) -> dict[str, Tensor]:
+        """Return the comparable answers of a network that is `merged` but for its statistics.
+
+        `taken` holds what the server takes, of as many frames as may run at once.
+        """
+        values, answers = dict(taken), dict[str, Tensor]()
+        for step in self.server.steps:
+            made = self._run_step(network, step, values)
+            if step.makes:
+                values[step.makes] = made
+            else:
+                answers[step.model] = made
+            for node in step.frees:
+                del values[node]
+        return answers
+
+    @torch.inference_mode(False)
     @torch.no_grad()
     def _run(self, network: MergedModel, taken: Mapping[Node, Tensor], watch: _Watch) -> None:
         """Run all frames; `watch` sees what the BatchNorms read of the first ones.
@@ -113,7 +130,7 @@ class ServerRun:
         values = dict(taken)
         for step in self.server.steps:
             size = self._frames_at_once(step)
-            first, *others = _batches({node: values[node] for node in step.reads}, size)
+            first, *others = in_batches({node: values[node] for node in step.reads}, size)
             with _watching(network, watch):
                 outputs = [self._run_step(network, step, first)]
             if step.makes:
@@ -155,7 +172,7 @@ def _watching(network: nn.Module, watch: _Watch) -> Iterator[None]:
             handle.remove()
 
 
-def _batches(tensors: Mapping[Node, Tensor], size: int) -> list[dict[Node, Tensor]]:
+def in_batches(tensors: Mapping[Node, Tensor], size: int) -> list[dict[Node, Tensor]]:
     """Return the (frames, ...) tensors in batches of frames."""
     count = len(next(iter(tensors.values())))
     return [
