@@ -43,16 +43,23 @@ class Recalibration:
     """Agreement with the answers without a split, mean over held-out frames and models."""
     recalibrated_fidelity: float
     """The same with these statistics."""
+    fidelity_noise: float
+    """The standard error of the difference of both: frame by frame, on the same frames."""
     gain: float
-    """The mean by which answers come closer, see `StagedModel.closeness`: unlike agreement, it
-    also tells changes that change no decision, so that fewer frames show a difference."""
-    noise: float
-    """The standard error of `gain`; with and without the statistics, the frames are the same."""
+    """The mean by which answers come closer, see `StagedModel.closeness`."""
+    gain_noise: float
+    """The standard error of `gain`."""
 
     @property
     def helps(self) -> bool:
-        """Whether answers come closer by more than noise, and fidelity does not fall."""
-        return self.gain > NOISE * self.noise and self.recalibrated_fidelity >= self.fidelity
+        """Whether answers come closer by more than noise, and fidelity rises.
+
+        Closeness also tells changes that change no decision, so that a few hundred frames show
+        whether anything is gained; fidelity, which is noisier, only has to rise by more than one
+        standard error.
+        """
+        rise = self.recalibrated_fidelity - self.fidelity
+        return self.gain > NOISE * self.gain_noise and rise > self.fidelity_noise
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,21 +182,16 @@ class _Recalibrator:
         statistics = self._run.matching_statistics(self._exact, decoded)
         networks = (self._merged, with_statistics(self._merged, statistics))
         own, recalibrated = self._compare(networks, self._decode(self._held_out, coding))
-        gains = recalibrated.closeness - own.closeness
+        rise, rise_noise = _mean_and_noise(recalibrated.agreement - own.agreement)
+        gain, gain_noise = _mean_and_noise(recalibrated.closeness - own.closeness)
+        fidelity = float(own.agreement.mean())
         return Recalibration(
-            coding,
-            statistics,
-            fidelity=float(own.agreement.mean()),
-            recalibrated_fidelity=float(recalibrated.agreement.mean()),
-            gain=float(gains.mean()),
-            noise=float(gains.std(ddof=1)) / len(gains) ** 0.5,
+            coding, statistics, fidelity, fidelity + rise, rise_noise, gain, gain_noise
         )
 
     def _crossing(self, frames: FrameSet) -> dict[Node, Tensor]:
-        given = representations(
-            self._setup, self._merged, self._parts.device, frames, BATCH, silent
-        )
-        batches = [*given]
+        part = self._parts.device
+        batches = [*representations(self._setup, self._merged, part, frames, BATCH, silent)]
         return {node: torch.cat([one[node] for one in batches]) for node in self._parts.crossing}
 
     @torch.inference_mode()
@@ -235,6 +237,11 @@ class _Likeness(NamedTuple):
 
     agreement: FloatVector
     closeness: FloatVector
+
+
+def _mean_and_noise(values: FloatVector) -> tuple[float, float]:
+    """Return the mean over frames, and its standard error."""
+    return float(values.mean()), float(values.std(ddof=1)) / len(values) ** 0.5
 
 
 def _spread(frames: FrameSet) -> Subset:
