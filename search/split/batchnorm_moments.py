@@ -25,20 +25,22 @@ FEWEST_FRAMES = 16
 UNCHANGED = BatchNormStatistics({}, {})
 
 
-class Moments(NamedTuple):
+class ChannelMoments(NamedTuple):
     """The mean and the variance of each channel over frames and positions, (channels,) each."""
 
     mean: Tensor
     variance: Tensor
 
     @classmethod
-    def of(cls, values: Tensor) -> Moments:
+    def of(cls, values: Tensor) -> ChannelMoments:
         """Return the moments of (frames, channels, ...) values."""
         variance, mean = torch.var_mean(values, [0, *range(2, values.dim())], correction=0)
         return cls(mean, variance)
 
 
-def matching(own: Moments, epsilon: float, exact: Moments, decoded: Moments) -> Moments:
+def matching(
+    own: ChannelMoments, epsilon: float, exact: ChannelMoments, decoded: ChannelMoments
+) -> ChannelMoments:
     """Return the statistics with which a BatchNorm maps `decoded` to what it makes of `exact`.
 
     A BatchNorm with the statistics (m, v) returns values of the mean (mean - m) / sqrt(v +
@@ -51,7 +53,7 @@ def matching(own: Moments, epsilon: float, exact: Moments, decoded: Moments) -> 
     variance = ((own.variance + epsilon) * ratio - epsilon).clamp_min(0)
     # where the variance would be negative, the division is not quite by what it should be
     divided = ((variance + epsilon) / (own.variance + epsilon)).sqrt()
-    return Moments(decoded.mean - (exact.mean - own.mean) * divided, variance)
+    return ChannelMoments(decoded.mean - (exact.mean - own.mean) * divided, variance)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,24 +64,24 @@ class ServerRun:
     facts: Mapping[str, ModelFacts]
     server: EntryPoint
 
-    def exact_moments(self, crossing: Mapping[Node, Tensor]) -> dict[str, Moments]:
+    def exact_moments(self, crossing: Mapping[Node, Tensor]) -> dict[str, ChannelMoments]:
         """Return what each BatchNorm reads of exact frames, by its path in the merged model.
 
         `crossing` holds what the server takes, (frames, ...) each. BatchNorms that run several
         times are left out.
         """
-        moments: dict[str, Moments] = {}
+        moments: dict[str, ChannelMoments] = {}
         runs: Counter[str] = Counter()
 
         def record(path: str, norm: nn.Module, values: Tensor) -> None:
             runs[path] += 1
-            moments[path] = Moments.of(values)
+            moments[path] = ChannelMoments.of(values)
 
         self._run(with_statistics(self.merged, UNCHANGED), crossing, record)
         return {path: found for path, found in moments.items() if runs[path] == 1}
 
     def matching_statistics(
-        self, exact: Mapping[str, Moments], decoded: Mapping[Node, Tensor]
+        self, exact: Mapping[str, ChannelMoments], decoded: Mapping[Node, Tensor]
     ) -> BatchNormStatistics:
         """Return statistics with which all BatchNorms return of decoded frames what they should.
 
@@ -88,13 +90,15 @@ class ServerRun:
         the statistics just found; measured batch by batch, it would read something else.
         """
         network = with_statistics(self.merged, UNCHANGED)
-        found: dict[str, Moments] = {}
+        found: dict[str, ChannelMoments] = {}
 
         def match(path: str, norm: nn.Module, values: Tensor) -> None:
             if path in exact:
-                own = Moments(norm.get_buffer("running_mean"), norm.get_buffer("running_var"))
+                own = ChannelMoments(
+                    norm.get_buffer("running_mean"), norm.get_buffer("running_var")
+                )
                 assert isinstance(norm.eps, float)
-                found[path] = matching(own, norm.eps, exact[path], Moments.of(values))
+                found[path] = matching(own, norm.eps, exact[path], ChannelMoments.of(values))
                 norm.register_buffer("running_mean", found[path].mean)
                 norm.register_buffer("running_var", found[path].variance)
 

@@ -25,7 +25,7 @@ from spaces.split.split import Split, SplitParts
 
 MOST_FRAMES = 256
 """Frames that statistics are measured on, at most."""
-BATCH = 16
+_BATCH = 16
 """Frames that run at once where nothing is measured."""
 NOISE = 1.96
 """Standard errors by which a gain must exceed 0: 97.5% of a normal distribution lie below."""
@@ -191,7 +191,7 @@ class _Recalibrator:
 
     def _crossing(self, frames: FrameSet) -> dict[Node, Tensor]:
         part = self._parts.device
-        batches = [*representations(self._setup, self._merged, part, frames, BATCH, silent)]
+        batches = [*representations(self._setup, self._merged, part, frames, _BATCH, silent)]
         return {node: torch.cat([one[node] for one in batches]) for node in self._parts.crossing}
 
     @torch.inference_mode()
@@ -214,7 +214,7 @@ class _Recalibrator:
         self, networks: Sequence[MergedModel], decoded: Mapping[Node, Tensor]
     ) -> list[_Likeness]:
         """Return how much each network answers to held-out frames as without a codec."""
-        batches = zip(in_batches(self._unseen, BATCH), in_batches(decoded, BATCH), strict=True)
+        batches = zip(in_batches(self._unseen, _BATCH), in_batches(decoded, _BATCH), strict=True)
         collected: list[list[Tensor]] = [[] for _ in networks]
         for unseen, received in batches:
             exact = self._run.answers(self._merged, unseen)

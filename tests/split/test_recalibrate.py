@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from search.data.frames import FrameSet, RenderedScenes, split_frames
 from search.split import batchnorm_moments
-from search.split.batchnorm_moments import Moments, ServerRun, matching
+from search.split.batchnorm_moments import ChannelMoments, ServerRun, matching
 from search.split.fit import FittedCodec, fit_codecs
 from search.split.recalibrate import Recalibration, recalibrate, recalibrate_steps, steps_to_try
 from search.split.settings import CodecSettings
@@ -113,19 +113,19 @@ def test_a_matching_batchnorm_returns_the_moments_of_exact_values() -> None:
         torch.tensor([0.1, 2, 3, 4]),
         torch.tensor([9.0, 4, 8, 1]),
     )
-    expected = Moments.of(norm(exact))
-    own = Moments(norm.running_mean, norm.running_var)
-    found = matching(own, norm.eps, Moments.of(exact), Moments.of(decoded))
+    expected = ChannelMoments.of(norm(exact))
+    own = ChannelMoments(norm.running_mean, norm.running_var)
+    found = matching(own, norm.eps, ChannelMoments.of(exact), ChannelMoments.of(decoded))
     norm.running_mean, norm.running_var = found.mean, found.variance
-    actual = Moments.of(norm(decoded))
+    actual = ChannelMoments.of(norm(decoded))
     torch.testing.assert_close(actual.mean, expected.mean, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(actual.variance, expected.variance, rtol=1e-5, atol=1e-5)
 
 
 def test_a_channel_without_variance_keeps_its_own() -> None:
-    own = Moments(torch.zeros(3), torch.ones(3))
-    exact = Moments(torch.tensor([1.0, 1.0, 1.0]), torch.tensor([0.0, 2.0, 0.0]))
-    decoded = Moments(torch.tensor([2.0, 2.0, 2.0]), torch.tensor([3.0, 0.0, 0.0]))
+    own = ChannelMoments(torch.zeros(3), torch.ones(3))
+    exact = ChannelMoments(torch.tensor([1.0, 1.0, 1.0]), torch.tensor([0.0, 2.0, 0.0]))
+    decoded = ChannelMoments(torch.tensor([2.0, 2.0, 2.0]), torch.tensor([3.0, 0.0, 0.0]))
     found = matching(own, 1e-5, exact, decoded)
     assert torch.allclose(found.variance, torch.ones(3))
     assert torch.allclose(found.mean, torch.ones(3))  # what is 1 too large is subtracted
@@ -183,7 +183,9 @@ def test_behind_distorted_frames_all_batchnorms_return_what_they_should(
     assert any((apart[path].mean - expected[path].mean).abs().max() > 0.1 for path in expected)
 
 
-def normalised(merged: MergedModel, read: Mapping[str, Moments]) -> dict[str, Moments]:
+def normalised(
+    merged: MergedModel, read: Mapping[str, ChannelMoments]
+) -> dict[str, ChannelMoments]:
     """Return the moments of what BatchNorms return before their weights and biases."""
     norms = dict(batchnorms(merged))
     out = {}
@@ -192,7 +194,7 @@ def normalised(merged: MergedModel, read: Mapping[str, Moments]) -> dict[str, Mo
         assert isinstance(norm, nn.BatchNorm2d)
         assert norm.running_mean is not None and norm.running_var is not None
         divisor = norm.running_var + norm.eps
-        out[path] = Moments((mean - norm.running_mean) / divisor.sqrt(), variance / divisor)
+        out[path] = ChannelMoments((mean - norm.running_mean) / divisor.sqrt(), variance / divisor)
     return out
 
 
@@ -238,6 +240,24 @@ def classes(
 ) -> np.typing.NDArray[np.int64]:
     answers = merged.run(network.parts.server, {}, taken, lambda head, taps: head(taps)).answers
     return np.asarray(answers["a"].argmax(1).numpy())
+
+
+@pytest.mark.parametrize(
+    ("rise", "rise_noise", "gain", "gain_noise", "helps"),
+    [
+        (0.03, 0.02, 0.02, 0.01, True),
+        (0.03, 0.02, 0.019, 0.01, False),  # answers may have come closer by chance
+        (0.02, 0.03, 0.02, 0.01, False),  # closer, and hardly any decision changes
+        (-0.03, 0.02, 0.02, 0.01, False),
+        (0.0, 0.0, 0.0, 0.0, False),
+    ],
+)
+def test_what_is_within_noise_does_not_help(
+    rise: float, rise_noise: float, gain: float, gain_noise: float, helps: bool
+) -> None:
+    statistics = BatchNormStatistics({}, {})
+    found = Recalibration(Coding(0, 1), statistics, 0.5, 0.5 + rise, rise_noise, gain, gain_noise)
+    assert found.helps is helps
 
 
 def test_frames_that_are_nearly_exact_gain_nothing(network: SplitNetwork) -> None:
