@@ -131,15 +131,10 @@ def steps_to_try(curve: RateCurve) -> list[int]:
 
 
 def _by_coding(tried: Sequence[Recalibration], curve: RateCurve) -> StatisticsByCoding:
-    first_steps = np.array(
-        [
-            [_first_step(found.coding, bands, curve) for bands in range(1, curve.zones + 1)]
-            for found in tried
-        ],
-        np.int32,
-    )
+    bands = range(1, curve.zones + 1)
+    first_steps = [[_first_step(found.coding, count, curve) for count in bands] for found in tried]
     # predicted distortions may rise and fall by a little from step to step
-    ordered = np.maximum.accumulate(first_steps, axis=0)
+    ordered = np.maximum.accumulate(np.array(first_steps, np.int32), axis=0)
     return StatisticsByCoding(
         ordered, tuple(found.statistics if found.helps else None for found in tried)
     )
@@ -147,6 +142,8 @@ def _by_coding(tried: Sequence[Recalibration], curve: RateCurve) -> StatisticsBy
 
 def _first_step(coding: Coding, bands: int, curve: RateCurve) -> int:
     """Return the finest step that, with fewer bands, has the distortion of a coding or more."""
+    if bands == coding.bands:
+        return coding.step
     least, step = curve.distortion(coding), coding.step
     while step > STEPS[0] and curve.distortion(Coding(step - 1, bands)) >= least:
         step -= 1
