@@ -189,7 +189,7 @@ def test_a_failing_batch_is_the_error_of_its_frames_only(
     server: SplitServer, messages: list[bytes]
 ) -> None:
     good = server.receive(messages[0])
-    bad = ReceivedFrame(0, good.coefficients[:-1], good.frame_size)
+    bad = ReceivedFrame(0, good.coding, good.coefficients[:-1], good.frame_size)
 
     async def scenario() -> set[str]:
         queue = BatchQueue(server, batch=4, most_waiting=4)
