@@ -212,12 +212,7 @@ def test_another_process_decodes_the_same_coefficients(one_split: Path) -> None:
     message = device.encode(split_networks().frames[1], COARSE)
     script = (
         "import sys\n"
-        "from spaces.split.recalibrated import (
-    BatchNormStatistics,
-    StatisticsByCoding,
-    with_statistics,
-)
-from spaces.split.server import load_server\n"
+        "from spaces.split.server import load_server\n"
         f"frame = load_server({str(one_split / 'server')!r}).receive(sys.stdin.buffer.read())\n"
         "sys.stdout.buffer.write(frame.coefficients.tobytes())\n"
     )
