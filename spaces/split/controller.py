@@ -133,17 +133,23 @@ class RateController:
             fitting = min(fitting, self.settings.period_ms * bytes_per_ms)
         return min(max(0, int(fitting)), self._largest_tried())
 
-    def observe(self, sent_bytes: int, transfer_ms: float, total_ms: float) -> None:
+    def observe(
+        self, sent_bytes: int, transfer_ms: float, total_ms: float | None = None
+    ) -> None:
         """Take note of a message that was answered, in time or late.
 
         Args:
             sent_bytes: its size.
             transfer_ms: time from the moment at which the link was free for it to the answer,
                 without the time that the server took.
-            total_ms: time from the frame to the answer.
+            total_ms: time from the frame to the answer; without it, the reserve stays as it is.
+
+        Raises:
+            ValueError: nothing was sent, or a time is negative.
         """
         self.link.add_transfer(sent_bytes, transfer_ms)
-        self._follow(sent_bytes, late=total_ms > self.deadline_ms)
+        if total_ms is not None:
+            self._follow(sent_bytes, late=total_ms > self.deadline_ms)
 
     def observe_timeout(self, sent_bytes: int, waited_ms: float) -> None:
         """Take note of a message that was given up, this long after the link was free for it."""
