@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -86,6 +87,7 @@ class RateController:
         self.settings = settings or ControllerSettings()
         self.link = LinkEstimate(self.settings.estimate)
         self.reserve = self.settings.reserve
+        self._excess_ms: deque[float] = deque(maxlen=self.settings.estimate.window)
         self._by_quality = sorted(points, key=lambda p: (-p.quality, p.bytes, _compute_ms(p)))
         self.smallest = min(points, key=lambda p: (p.bytes, _compute_ms(p), -p.quality))
 
@@ -127,23 +129,37 @@ class RateController:
             return self._largest_tried()
         bytes_per_ms = self.link.bytes_per_ms * (1 - self.reserve)
         spent = point.device_ms if spent_ms is None else spent_ms
-        left_ms = self.deadline_ms - spent - point.server_ms - self.link.rtt_ms
+        server_ms = point.server_ms + max(self._excess_ms, default=0.0)
+        left_ms = self.deadline_ms - spent - server_ms - self.link.rtt_ms
         fitting = left_ms * bytes_per_ms - backlog_bytes
         if self.settings.period_ms is not None:
             fitting = min(fitting, self.settings.period_ms * bytes_per_ms)
         return min(max(0, int(fitting)), self._largest_tried())
 
-    def observe(self, sent_bytes: int, transfer_ms: float, total_ms: float) -> None:
+    def observe(
+        self,
+        sent_bytes: int,
+        transfer_ms: float,
+        total_ms: float | None = None,
+        excess_ms: float = 0.0,
+    ) -> None:
         """Take note of a message that was answered, in time or late.
 
         Args:
             sent_bytes: its size.
             transfer_ms: time from the moment at which the link was free for it to the answer,
                 without the time that the server took.
-            total_ms: time from the frame to the answer.
+            total_ms: time from the frame to the answer; without it, the reserve stays as it is.
+            excess_ms: time that the server took beyond the `server_ms` of the point; the longest
+                of the last few is expected of the next one.
+
+        Raises:
+            ValueError: nothing was sent, or a time is negative.
         """
         self.link.add_transfer(sent_bytes, transfer_ms)
-        self._follow(sent_bytes, late=total_ms > self.deadline_ms)
+        self._excess_ms.append(max(0.0, excess_ms))
+        if total_ms is not None:
+            self._follow(sent_bytes, late=total_ms > self.deadline_ms)
 
     def observe_timeout(self, sent_bytes: int, waited_ms: float) -> None:
         """Take note of a message that was given up, this long after the link was free for it."""

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 LONGEST_LATENCY = 0.8
 """Of a transfer, at most this share counts as round trip: the rest is the time of its bytes."""
+LEAST_MS = 0.1
+"""No transfer counts as shorter; clocks are no finer where the server's time is subtracted."""
 TIMEOUT_FACTOR = 2.0
 """A transfer that was given up counts as if it needed so many times what was waited for it."""
 
@@ -75,11 +77,11 @@ class LinkEstimate:
         """Take note of a transfer, the round trip included.
 
         Raises:
-            ValueError: nothing was sent, or no time passed.
+            ValueError: nothing was sent, or the time is negative.
         """
-        if sent_bytes <= 0 or not 0 < transfer_ms < math.inf:
+        if sent_bytes <= 0 or not 0 <= transfer_ms < math.inf:
             raise ValueError(f"no transfer: {sent_bytes} bytes in {transfer_ms} ms")
-        self._transfers.append(_Transfer(sent_bytes, transfer_ms))
+        self._transfers.append(_Transfer(sent_bytes, max(transfer_ms, LEAST_MS)))
         rtt = self.rtt_ms
         rates = [transfer.bytes / (transfer.ms - rtt) for transfer in self._transfers]
         low = sorted(rates)[int(self._settings.quantile * (len(rates) - 1))]

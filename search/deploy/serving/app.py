@@ -1,6 +1,7 @@
 """The HTTP interface of the server's part of a split model.
 
-POST /v1/answers   a message of the device -> the answers of all models as JSON
+POST /v1/answers   a message of the device -> the answers of all models as JSON; the header
+                   Server-Timing has the milliseconds from the message to the answers
 GET  /v1/info      the bundle, its splits and models, and what was answered so far
 GET  /healthz      200 as long as the server runs
 """
@@ -8,6 +9,7 @@ GET  /healthz      200 as long as the server runs
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import AsyncIterator
 
 from starlette.applications import Starlette
@@ -39,6 +41,7 @@ class AnswerService:
         """Return the answers to the message in the body of a request."""
         try:
             body = await self._body(request)
+            start = time.perf_counter()
             frame = await run_in_threadpool(self._server.receive, body)
             answers = await self._queue.answer(frame)
         except BodyTooLarge:
@@ -49,7 +52,11 @@ class AnswerService:
             response = _problem(503, "as many frames wait as are allowed: send fewer, or later")
             response.headers["Retry-After"] = str(RETRY_SECONDS)
             return response
-        return JSONResponse(answers_as_json(self._server, answers))
+        response = JSONResponse(answers_as_json(self._server, answers))
+        response.headers["Server-Timing"] = (
+            f"answer;dur={1000 * (time.perf_counter() - start):.1f}"
+        )
+        return response
 
     async def info(self, request: Request) -> Response:
         """Return what is served, and how many frames were answered in how many batches."""

@@ -129,6 +129,16 @@ def test_time_spent_and_bytes_before_it_lessen_the_budget_exactly() -> None:
     assert controller.byte_budget(point, spent_ms=1000.0) == 0
 
 
+def test_a_slower_server_is_expected_to_stay_so_for_a_while() -> None:
+    controller = RateController(LADDER, DEADLINE, settings(growth=1e9))
+    controller.observe(4000, RTT + 40, excess_ms=25.0)
+    rate, left = 100 * (1 - controller.reserve), DEADLINE - DEVICE - SERVER - RTT
+    assert controller.byte_budget(LADDER[0]) == int((left - 25) * rate)
+    for _ in range(controller.settings.estimate.window):
+        controller.observe(4000, RTT + 40, excess_ms=-5.0)
+    assert controller.byte_budget(LADDER[0]) == int(left * rate)
+
+
 def test_with_a_period_no_message_takes_the_link_for_longer() -> None:
     controller = RateController(LADDER, DEADLINE, settings(growth=1e9, period_ms=50.0))
     controller.observe(4000, RTT + 40, 100)
