@@ -100,6 +100,21 @@ def split_between(
     return EntryPoint(_freeing([*steps, *heads], kept=rest.takes), gives=rest.takes), rest
 
 
+def computing(nodes: tuple[Node, ...]) -> EntryPoint:
+    """Return the part that computes nodes from frames alone, and gives them."""
+    steps = [_step(node) for node in upstream_nodes(nodes)]
+    return EntryPoint(_freeing(steps, kept=nodes), gives=nodes)
+
+
+def keeping(part: EntryPoint, nodes: tuple[Node, ...]) -> EntryPoint:
+    """Return a part that also gives some of the nodes that it computes."""
+    steps = [
+        replace(step, frees=tuple(node for node in step.frees if node not in nodes))
+        for step in part.steps
+    ]
+    return replace(part, steps=tuple(steps), gives=tuple(dict.fromkeys((*part.gives, *nodes))))
+
+
 def _entry_point(outputs: Iterable[Output], computed: frozenset[Node]) -> EntryPoint:
     steps: list[ExecutionStep] = []
     scheduled = set(computed)

@@ -36,6 +36,7 @@ DOORS = {
     "openvino": "search/deploy/runtimes/openvino_session.py",
     "optuna": "search/study/",
     "mlflow": "search/tracking/",
+    "zstandard": "search/evaluation/splits/plain_codings.py",
 }
 CALLED_LIKE_THEIR_FUNCTIONS = ("search/api.py", "search/cli/")
 STAND_ALONE = "search/deploy/examples/"

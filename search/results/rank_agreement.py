@@ -22,9 +22,9 @@ def rank_agreement(candidates: Sequence[CandidateRecord]) -> RankAgreement:
     fidelity: MaybeNumbers = [c.mean_fidelity for c in candidates]
     quality: MaybeNumbers = [c.quality_kept for c in candidates]
     return {
-        "proxy_fidelity": _rho(proxy, fidelity),
-        "proxy_truth": _rho(proxy, quality),
-        "fidelity_truth": _rho(fidelity, quality),
+        "proxy_fidelity": rank_correlation(proxy, fidelity),
+        "proxy_truth": rank_correlation(proxy, quality),
+        "fidelity_truth": rank_correlation(fidelity, quality),
     }
 
 
@@ -35,7 +35,11 @@ def shortlist_rank_agreement(
 
     The shortlist holds more plans than are verified.
     """
-    return {"shortlist_proxy_fidelity": _rho(proxies, [mean_of_available(f) for f in fidelities])}
+    return {
+        "shortlist_proxy_fidelity": rank_correlation(
+            proxies, [mean_of_available(f) for f in fidelities]
+        )
+    }
 
 
 def describe_rank_agreement(agreement: RankAgreement) -> str:
@@ -50,7 +54,8 @@ def describe_rank_agreement(agreement: RankAgreement) -> str:
     )
 
 
-def _rho(x: MaybeNumbers, y: MaybeNumbers) -> float | None:
+def rank_correlation(x: MaybeNumbers, y: MaybeNumbers) -> float | None:
+    """Return Spearman's rho over the places where both are given; None if it is undefined."""
     pairs = [(a, b) for a, b in zip(x, y, strict=True) if a is not None and b is not None]
     if not pairs:
         return None

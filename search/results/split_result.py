@@ -42,6 +42,21 @@ class SplitConditions:
     macs: int | None
     """The most multiply-accumulates a frame on the device."""
 
+    def link_ms(self, size: float) -> float:
+        """Return the time that the link takes for a message of that many bytes."""
+        return 8 * size / (self.mbit * 1e3 * (1 - self.loss)) + self.rtt_ms
+
+    def violations(self, total_ms: float, memory: float, macs: float) -> dict[str, float]:
+        """Return by how much each limit is exceeded, relative to it; at most 0 within it."""
+        pairs = {
+            "deadline": (total_ms, self.deadline_ms),
+            "memory": (memory, self.memory),
+            "macs": (macs, self.macs),
+        }
+        return {
+            name: value / most - 1 for name, (value, most) in pairs.items() if most is not None
+        }
+
 
 @dataclass(frozen=True, kw_only=True)
 class SplitTimes:

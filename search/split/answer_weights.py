@@ -1,0 +1,177 @@
+"""How much the answers react to errors in crossing representations."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from search.data.frames import FrameSet, Sampling, Subset, batches
+from search.split.setup import SplitSetup
+from search.split.zone_statistics import ZoneSquares
+from search.utils.arrays import FloatMatrix
+from spaces.execution import EntryPoint, keeping
+from spaces.inputs import Frame
+from spaces.merged import MergedModel
+from spaces.node import Node
+from spaces.split.split import Split, SplitParts
+from spaces.split.transform import TensorForm
+from spaces.tasks.registry import TASKS
+
+DRAWS = 4
+"""Random projections per batch."""
+SMALLEST_SPREAD = 1e-6
+"""Of answers that hardly change from frame to frame."""
+ZoneWeights = Mapping[Node, Sequence[FloatMatrix]]
+"""(c, c) per zone of each crossing representation: the mean product of two gradients."""
+Read = tuple[nn.Module, list[Tensor]]
+"""A head, and its taps."""
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Splits whose gradients one backward pass gives."""
+
+    splits: tuple[Split, ...]
+    before: EntryPoint | None
+    """Runs without gradients; None if all of `traced` is traced."""
+    traced: EntryPoint
+    nodes: tuple[Node, ...]
+
+
+class AnswerGradients:
+    """Gradients of the answers of a merged model about what crosses the link.
+
+    An error e in a representation changes the answers by e' M e, where M is the Fisher information
+    of the answers. The change is relative to the variance of the answers over frames, and is
+    summed over the models that the server answers for. M is estimated by random projections, see
+    `search.metrics.fisher`, and averaged within zones of frequencies.
+    """
+
+    def __init__(
+        self, setup: SplitSetup, merged: MergedModel, frames: FrameSet, count: int, batch: int
+    ) -> None:
+        self._setup, self._merged, self._batch = setup, merged, batch
+        self._frames = Subset(frames, tuple(Sampling(count).indices(len(frames))))
+        self._spread = self._measure_spread()
+
+    def weights(
+        self, splits: Mapping[Split, SplitParts], forms: Mapping[Node, TensorForm], seed: int
+    ) -> dict[Split, ZoneWeights]:
+        """Return the weights of each split."""
+        weights: dict[Split, ZoneWeights] = {}
+        for group in _groups(self._merged, splits):
+            squares = {node: ZoneSquares(forms[node], self._device) for node in group.nodes}
+            for indices, pictures in batches(self._frames, self._batch):
+                generator = torch.Generator().manual_seed(seed + indices.start)
+                self._add_gradients(group, pictures, squares, generator)
+            count = len(self._frames) * DRAWS
+            means = {node: squares[node].means(count) for node in group.nodes}
+            for split in group.splits:
+                weights[split] = {node: means[node] for node in splits[split].crossing}
+        return weights
+
+    @property
+    def _device(self) -> torch.device:
+        return next(iter(self._setup.models.values())).device
+
+    def _add_gradients(
+        self,
+        group: _Group,
+        pictures: list[Frame],
+        squares: Mapping[Node, ZoneSquares],
+        generator: torch.Generator,
+    ) -> None:
+        with torch.inference_mode(False), torch.enable_grad():
+            representations, amplitudes = self._trace(group, pictures)
+            for _ in range(DRAWS):
+                projected = self._project(amplitudes, generator)
+                gradients = torch.autograd.grad(
+                    projected, list(representations.values()), retain_graph=True, allow_unused=True
+                )
+                for node, gradient in zip(representations, gradients, strict=True):
+                    if gradient is not None:
+                        squares[node].add(gradient)
+
+    def _trace(
+        self, group: _Group, pictures: list[Frame]
+    ) -> tuple[dict[Node, Tensor], dict[str, Tensor]]:
+        inputs = self._setup.inputs(self._merged, pictures)
+        if group.before is None:
+            traced = {name: values.requires_grad_() for name, values in inputs.items()}
+            run = self._merged.run(group.traced, traced, {}, _read)
+            representations = {node: run.representations[node] for node in group.nodes}
+        else:
+            with torch.no_grad():
+                given = self._merged.run(group.before, inputs, {}, _read).representations
+            representations = {node: given[node].requires_grad_() for node in group.nodes}
+            run = self._merged.run(group.traced, {}, representations, _read)
+        return representations, self._amplitudes(run.answers)
+
+    def _amplitudes(self, answers: Mapping[str, Read]) -> dict[str, Tensor]:
+        found = {}
+        for name, (head, taps) in answers.items():
+            model = self._setup.models[name]
+            found[name] = TASKS[model.task].amplitudes(model.comparable(taps, head))
+        return found
+
+    def _project(self, amplitudes: Mapping[str, Tensor], generator: torch.Generator) -> Tensor:
+        """Return the sum of random projections, of which each has its answer's variance as unit.
+
+        The projections of several models are independent: the mean square of their sum is the
+        sum of their mean squares.
+        """
+        parts = []
+        for name, values in amplitudes.items():
+            draw = torch.randn(values.shape, generator=generator).to(values.device)
+            parts.append((values * draw).sum() / self._spread[name] ** 0.5)
+        return torch.stack(parts).sum()
+
+    @torch.no_grad()
+    def _measure_spread(self) -> dict[str, float]:
+        """Return the variance of each model's answer over frames, summed over its amplitudes."""
+        moments: defaultdict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
+        for _, pictures in batches(self._frames, self._batch):
+            inputs = self._setup.inputs(self._merged, pictures)
+            answers = self._merged.run(self._merged.whole, inputs, {}, _read).answers
+            for name, values in self._amplitudes(answers).items():
+                doubled = values.double()
+                moments[name].append((doubled.sum(0), doubled.square().sum(0)))
+        return {name: self._variance(parts) for name, parts in moments.items()}
+
+    def _variance(self, parts: Sequence[tuple[Tensor, Tensor]]) -> float:
+        total, square = (torch.stack(list(part)).sum(0) for part in zip(*parts, strict=True))
+        count = len(self._frames)
+        variance = float((square / count - (total / count).square()).sum())
+        return max(variance, SMALLEST_SPREAD)
+
+
+def _read(head: nn.Module, taps: list[Tensor]) -> Read:
+    return head, taps
+
+
+def _groups(merged: MergedModel, splits: Mapping[Split, SplitParts]) -> Iterable[_Group]:
+    """Return the splits in groups.
+
+    Where one representation crosses, the answers depend on frames through it alone: gradients of
+    the whole model are those of the server's part, for all such splits with one backward pass.
+    """
+    chains: defaultdict[frozenset[str], list[Split]] = defaultdict(list)
+    for split, parts in splits.items():
+        if len(parts.crossing) == 1:
+            chains[frozenset(parts.server.models)].append(split)
+        else:
+            yield _Group((split,), parts.device, parts.server, parts.crossing)
+    for models, members in chains.items():
+        nodes = tuple(dict.fromkeys(splits[split].crossing[0] for split in members))
+        yield _Group(tuple(members), None, keeping(merged.answering(models), nodes), nodes)
+
+
+def unweighted(variance: float, form: TensorForm) -> list[FloatMatrix]:
+    """Return weights for which errors count as they are, relative to the total variance."""
+    weight = np.eye(form.channels) / max(variance, np.finfo(float).tiny)
+    return [weight] * len(form.zone_sizes)

@@ -1,0 +1,30 @@
+"""How codecs are fitted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Weight = Literal["answer", "none"]
+
+
+@dataclass(frozen=True)
+class CodecSettings:
+    """How the codecs of splits are fitted."""
+
+    weight: Weight = "answer"
+    """What an error counts: its effect on the answers, or as much in every channel."""
+    gradient_frames: int = 64
+    """Frames on which the effect on the answers is measured."""
+    max_zones: int = 8
+    """Zones of frequencies, each with a map over channels of its own."""
+    device_bytes: int = 150_000
+    """The most that the maps of one split take on the device, in float16."""
+    seed: int = 0
+    batch: int = 16
+    """Frames that run at once."""
+
+    @property
+    def device_values(self) -> int:
+        """The most entries of the maps of one split."""
+        return self.device_bytes // 2

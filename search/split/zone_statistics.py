@@ -1,0 +1,111 @@
+"""Means and covariances of crossing representations, zone by zone of their frequencies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from search.utils.arrays import FloatMatrix, FloatVector
+from spaces.split.transform import FrequencyTransform, TensorForm
+
+ROOM = 1.5
+"""Zones are merged until their full maps are at most this many times what the device holds: rows
+that tell little can be left out, and there must be enough frames for many channels."""
+
+
+def coded_form(shape: tuple[int, ...], max_zones: int, device_values: int) -> TensorForm:
+    """Return how a crossing representation is coded: a function of its shape alone."""
+    zones = max_zones
+    while zones > 1 and zones * shape[0] ** 2 > ROOM * device_values:
+        zones //= 2
+    return TensorForm(shape, zones)
+
+
+class ZoneSquares:
+    """Sums of the products of channels, zone by zone of frequencies."""
+
+    def __init__(self, form: TensorForm, device: torch.device) -> None:
+        self.form = form
+        self._transform = FrequencyTransform(form).to(device)
+        shape = (len(form.zone_sizes), form.channels, form.channels)
+        self._sums = torch.zeros(shape, dtype=torch.float64, device=device)
+
+    def add(self, values: Tensor) -> None:
+        """Add (batch, c, h, w), or (batch, c)."""
+        zones = torch.split_with_sizes(self._transform(values), self.form.zone_sizes, 2)
+        for total, zone in zip(self._sums, zones, strict=True):
+            rows = zone.transpose(0, 1).flatten(1)
+            total += rows @ rows.T
+
+    def sums(self) -> list[FloatMatrix]:
+        """Return the sums, (c, c) for each zone."""
+        return [np.asarray(total) for total in self._sums.cpu().numpy()]
+
+    def means(self, count: float) -> list[FloatMatrix]:
+        """Return the sums per frequency, of a total over `count` frames."""
+        pairs = zip(self.sums(), self.form.zone_sizes, strict=True)
+        return [total / (count * size) for total, size in pairs]
+
+
+@dataclass(frozen=True, eq=False)
+class ZoneStatistics:
+    """What a codec is fitted to: one crossing representation, over frames."""
+
+    form: TensorForm
+    mean: FloatVector
+    """(c,) over frames and positions."""
+    covariances: Sequence[FloatMatrix]
+    """(c, c) per zone: of the channels at one frequency of the zone, without that mean."""
+
+    @property
+    def variance(self) -> float:
+        """The total variance over all channels and positions."""
+        sizes = self.form.zone_sizes
+        return sum(
+            size * float(np.trace(square))
+            for size, square in zip(sizes, self.covariances, strict=True)
+        )
+
+
+class StatisticsPass:
+    """The statistics of one crossing representation, batch by batch.
+
+    Products are taken of the differences from the first batch's mean, which loses no digits.
+    """
+
+    def __init__(self, form: TensorForm) -> None:
+        self.form = form
+        self._frames = 0
+        self._pilot: Tensor | None = None
+        self._difference: FloatVector = np.zeros(form.channels)
+
+    def add(self, values: Tensor) -> None:
+        """Add (batch, c, h, w), or (batch, c)."""
+        if self._pilot is None:
+            self._pilot = _over_positions(values).mean(0)
+            self._squares = ZoneSquares(self.form, values.device)
+        shifted = values - self._pilot.reshape(-1, *[1] * (values.dim() - 2))
+        self._squares.add(shifted)
+        self._difference += _over_positions(shifted).double().sum(0).cpu().numpy()
+        self._frames += len(values)
+
+    def finish(self) -> ZoneStatistics:
+        """Return the statistics of all batches."""
+        assert self._pilot is not None, "no frames"
+        difference = self._difference / self._frames
+        height, width = self.form.grid
+        covariances = self._squares.means(self._frames)
+        # the mean is in frequency 0 alone, which is in zone 0
+        offset = np.outer(difference, difference) * height * width
+        covariances[0] -= offset / self.form.zone_sizes[0]
+        mean = self._pilot.double().cpu().numpy() + difference
+        return ZoneStatistics(self.form, mean, covariances)
+
+
+def _over_positions(values: Tensor) -> Tensor:
+    """Return (batch, c) means over positions."""
+    return values if values.dim() == 2 else values.mean((2, 3))

@@ -1,0 +1,1 @@
+"""Studies of a finite space of named choices whose values are looked up."""
