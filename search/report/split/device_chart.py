@@ -106,10 +106,10 @@ def _draw_way(
     add_mark(chart.root, way.shape, at, f"s-level l{quality_level(way.quality)}", hint)
     text = f"{100 * way.quality:.0f}"
     room = text_width(text, NUMBER_SIZE) + 4
-    if at[0] < chart.x.start + room:
-        chart.text(text, (at[0] + 9, at[1] + 4), "start", "s-number")
-    elif all(abs(at[0] - x) > room or abs(at[1] - y) > NUMBER_SIZE for x, y in taken):
-        chart.text(text, (at[0], at[1] - 11), "middle", "s-number")
+    if all(abs(at[0] - x) > room or abs(at[1] - y) > NUMBER_SIZE for x, y in taken):
+        at_edge = at[0] < chart.x.start + room  # above the mark is the name of the other axis
+        place = (at[0] + 9, at[1] + 4) if at_edge else (at[0], at[1] - 11)
+        chart.text(text, place, "start" if at_edge else "middle", "s-number")
         taken.append(at)
 
 

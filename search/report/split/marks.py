@@ -77,13 +77,15 @@ def rate_legend(result: SplitResult, lines: Iterable[SplitLine]) -> list[LegendI
     formats = picture_formats(result)
     for name in formats:
         shape, dashes = picture_shape(formats, name)
-        entries.append(_icon(shape, "s-picture", f"{name}, whole network on the server", dashes))
+        entries.append(_icon(shape, "s-picture", f"{name}, whole networks on the server", dashes))
     if baselines_of(result, "plain"):
         entries.append(_icon("up", "s-plain", "plain coding of what a split sends"))
     if baselines_of(result, "device"):
-        entries.append(_icon("diamond", "s-whole", "whole network on the device"))
+        entries.append(_icon("diamond", "s-whole", "whole networks on the device"))
     if baselines_of(result, "server"):
-        entries.append(_icon("square", "s-whole", "frames as they are, network on the server"))
+        entries.append(
+            _icon("square", "s-whole", "lossless pictures, whole networks on the server")
+        )
     entries.append(_unsplit_icon(shown_quality_name(result)))
     return entries
 
