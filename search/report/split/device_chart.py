@@ -7,7 +7,7 @@ from typing import NamedTuple
 from xml.etree import ElementTree as ET
 
 from search.report.charts.axes import Chart, LogAxis, Quantity, format_percent
-from search.report.split.marks import Shape, add_mark
+from search.report.split.marks import MarkShape, add_mark
 from search.report.split.rate_chart import describe_way
 from search.report.split.series import baselines_of, picture_front, split_lines
 from search.report.split.texts import (
@@ -20,7 +20,7 @@ from search.report.svg import PictureText, add, text_width
 from search.results.split_result import SplitMeasurement, SplitResult
 from search.utils.format import percent
 
-LEVELS = ((0.995, 10), (0.98, 8), (0.95, 6), (0.9, 4), (0.8, 2), (0.0, 0))
+QUALITY_LEVELS = ((0.995, 10), (0.98, 8), (0.95, 6), (0.9, 4), (0.8, 2), (0.0, 0))
 """The least quality of each colour, and its number among the colours of the page."""
 NUMBER_SIZE = 11.0
 
@@ -31,7 +31,7 @@ class ShownWay(NamedTuple):
     name: str
     measured: SplitMeasurement
     quality: float
-    shape: Shape
+    shape: MarkShape
 
 
 def device_chart(result: SplitResult, size: tuple[float, float]) -> ET.Element:
@@ -64,20 +64,30 @@ def device_chart(result: SplitResult, size: tuple[float, float]) -> ET.Element:
 
 def quality_level(quality: float) -> int:
     """Return the colour of a quality, 0 to 10."""
-    return next((level for least, level in LEVELS if quality >= least), 0)
+    return next((level for least, level in QUALITY_LEVELS if quality >= least), 0)
 
 
 def quality_levels(result: SplitResult) -> list[tuple[int, str]]:
     """Return the colours that occur with their meaning, from the highest quality down."""
     used = {quality_level(way.quality) for way in _ways(result)}
-    upper = ["", *(f" to {percent(least)}" for least, _ in LEVELS)]
-    texts = [f"{percent(least)}{more}" for (least, _), more in zip(LEVELS, upper, strict=False)]
-    texts = [f"{percent(LEVELS[0][0])} or more", *texts[1:-1], f"below {percent(LEVELS[-2][0])}"]
-    return [(level, text) for (_, level), text in zip(LEVELS, texts, strict=True) if level in used]
+    upper = ["", *(f" to {percent(least)}" for least, _ in QUALITY_LEVELS)]
+    texts = [
+        f"{percent(least)}{more}" for (least, _), more in zip(QUALITY_LEVELS, upper, strict=False)
+    ]
+    texts = [
+        f"{percent(QUALITY_LEVELS[0][0])} or more",
+        *texts[1:-1],
+        f"below {percent(QUALITY_LEVELS[-2][0])}",
+    ]
+    return [
+        (level, text)
+        for (_, level), text in zip(QUALITY_LEVELS, texts, strict=True)
+        if level in used
+    ]
 
 
 def _ways(result: SplitResult) -> Iterator[ShownWay]:
-    shown: list[tuple[str, SplitMeasurement, Shape]] = [
+    shown: list[tuple[str, SplitMeasurement, MarkShape]] = [
         (f"{line.letter}, step {point.step}", point, "circle")
         for line in split_lines(result)
         for point in line.points

@@ -16,11 +16,11 @@ from search.report.split.texts import has_quality, shown_quality_name
 from search.report.svg import add, number
 from search.results.split_result import SplitResult
 
-Shape = Literal["circle", "square", "up", "down", "diamond", "cross"]
+MarkShape = Literal["circle", "square", "up", "down", "diamond", "cross"]
 RADIUS = 4.5
-PICTURE_SHAPES: tuple[Shape, ...] = ("square", "down", "cross", "diamond")
+PICTURE_SHAPES: tuple[MarkShape, ...] = ("square", "down", "cross", "diamond")
 """Of picture formats, in the order in which they were measured."""
-DASHES = ("6 3", "2 3", "9 3 2 3", "1 2")
+PICTURE_DASHES = ("6 3", "2 3", "9 3 2 3", "1 2")
 """Of their lines."""
 _ICON = (26.0, 14.0)
 _PATHS = {
@@ -41,7 +41,7 @@ class LegendIcon:
 
 
 def add_mark(
-    parent: ET.Element, shape: Shape, at: tuple[float, float], kind: str, hint: str = ""
+    parent: ET.Element, shape: MarkShape, at: tuple[float, float], kind: str, hint: str = ""
 ) -> ET.Element:
     """Draw a mark around a place; a browser shows `hint` when the pointer rests on it."""
     x, y = at
@@ -61,10 +61,10 @@ def picture_formats(result: SplitResult) -> tuple[str, ...]:
     return tuple(dict.fromkeys(line.format for line in picture_lines(result)))
 
 
-def picture_shape(formats: tuple[str, ...], name: str) -> tuple[Shape, str]:
+def picture_shape(formats: tuple[str, ...], name: str) -> tuple[MarkShape, str]:
     """Return the mark and the dash pattern of a picture format."""
     index = formats.index(name)
-    return PICTURE_SHAPES[index % len(PICTURE_SHAPES)], DASHES[index % len(DASHES)]
+    return PICTURE_SHAPES[index % len(PICTURE_SHAPES)], PICTURE_DASHES[index % len(PICTURE_DASHES)]
 
 
 def rate_legend(result: SplitResult, lines: Iterable[SplitLine]) -> list[LegendIcon]:
@@ -96,7 +96,7 @@ def _picture() -> ET.Element:
     return ET.Element("svg", {"viewBox": box, "class": "icon", "aria-hidden": "true"})
 
 
-def _icon(shape: Shape, kind: str, text: str, dashes: str = "") -> LegendIcon:
+def _icon(shape: MarkShape, kind: str, text: str, dashes: str = "") -> LegendIcon:
     root = _picture()
     if dashes:
         add(root, "path", d="M0 7H26", class_="s-picture-line", stroke_dasharray=dashes)

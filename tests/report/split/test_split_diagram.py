@@ -9,7 +9,7 @@ import pytest
 from split_results import MERGED, UNMERGED, MadeUpSplit, model_records, two_model_split
 
 from search.report.plan_diagram.layout import layouts_of
-from search.report.split.diagram import NARROW, WIDE, split_diagram
+from search.report.split.diagram import NARROW_DRAWING, WIDE_DRAWING, split_diagram
 from search.report.split.panels import LANES_APART, SplitSheet, lay_out_split
 from search.report.split.sides import SplitSides
 from search.results.split_result import SplitResult
@@ -45,7 +45,7 @@ def test_every_stage_that_is_computed_is_on_one_side(split: Split) -> None:
         == sides.device | {end for end in split.ends if end.stage == HEAD}
     )
     assert {reader.ref for reader in sides.readers} == set(sides.crossing)
-    sheet = lay_out_split(MODELS, sides, WIDE)
+    sheet = lay_out_split(MODELS, sides, WIDE_DRAWING)
     _assert_each_box_once(sheet)
     lanes = sorted(sheet.lanes.values())
     assert all(b - a >= LANES_APART - 1e-9 for a, b in itertools.pairwise(lanes))
@@ -69,7 +69,7 @@ def _assert_each_box_once(sheet: SplitSheet) -> None:
     assert all(sheet.device.bottom < y < sheet.server.y for y in sheet.label_lines.values())
 
 
-@pytest.mark.parametrize("width", [WIDE, NARROW])
+@pytest.mark.parametrize("width", [WIDE_DRAWING, NARROW_DRAWING])
 def test_the_drawing_of_each_point_names_what_crosses(width: float) -> None:
     result: SplitResult = two_model_split()
     for point in result.points:
@@ -94,7 +94,7 @@ def test_a_model_that_the_device_answers_for_is_drawn_there() -> None:
     )
     sides = SplitSides.of(MODELS, split)
     assert Ref("classifier", HEAD) in sides.device and Ref("detector", HEAD) in sides.server
-    sheet = lay_out_split(MODELS, sides, WIDE)
+    sheet = lay_out_split(MODELS, sides, WIDE_DRAWING)
     assert [part.row.model for part in sheet.server.rows] == ["detector"]
     assert (
         MadeUpSplit(split, 0.6, 1, 1.0, 0.1).split.label == "classifier:(head) + detector:blocks.4"
