@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from search.pipelines.shards import measure_shard as measure_shard
     from search.pipelines.shards import merge_shards as merge_shards
     from search.pipelines.similarity import measure_similarity as measure_similarity
+    from search.pipelines.split.run import split_plans as split_plans
     from search.pipelines.verify import verify as verify
     from search.pipelines.verify_inputs import VerificationInputs as VerificationInputs
     from search.report.console_tables import print_plan as print_plan
@@ -68,6 +69,7 @@ _MODULES = {
     "measure_shard": "search.pipelines.shards",
     "merge_shards": "search.pipelines.shards",
     "measure_similarity": "search.pipelines.similarity",
+    "split_plans": "search.pipelines.split.run",
     "verify": "search.pipelines.verify",
     "VerificationInputs": "search.pipelines.verify_inputs",
     "print_plan": "search.report.console_tables",

@@ -107,7 +107,7 @@ class _PlanFit:
 
     def _form(self, value: Tensor) -> TensorForm:
         settings = self._settings
-        return coded_form(tuple(value.shape[1:]), settings.max_zones, settings.device_values)
+        return coded_form(tuple(value.shape[1:]), settings.zones, settings.device_values)
 
     def _batches(self) -> Iterator[dict[Node, Tensor]]:
         part, batch = computing(self._nodes), self._settings.batch
@@ -120,7 +120,7 @@ class _PlanFit:
             return {split: self._unweighted(split, statistics) for split in self._parts}
         settings = self._settings
         gradients = AnswerGradients(
-            self._setup, self._merged, self._frames, settings.gradient_frames, settings.batch
+            self._setup, self._merged, self._frames, settings.gradient_frames
         )
         forms = {node: part.form for node, part in statistics.items()}
         return gradients.weights(self._parts, forms, settings.seed)

@@ -16,7 +16,8 @@ from search.evaluation.latency import Stopwatch
 from search.pipelines.split.inputs import SplitInputs
 from search.pipelines.split.options import SplitOption
 from search.split.answer_change import answer_changes
-from search.split.fit import PASSES, FittedCodec, fit_codecs
+from search.split.components import fit_joined_codecs
+from search.split.fit import PASSES, FittedCodec
 from search.split.levels import cheapest_codings, distortion_levels
 from search.split.settings import CodecSettings
 from search.utils.reporter import Reporter
@@ -83,7 +84,7 @@ def fit_options(
     plans = len({split.plan for split in splits})
     reporter.step(f"Codecs of {len(splits)} splits of {plans} plans on {len(frames)} frames")
     with reporter.progress("frames", PASSES * plans * len(frames)) as progress:
-        codecs = fit_codecs(inputs.setup, splits, frames, settings, progress)
+        codecs = fit_joined_codecs(inputs.setup, splits, frames, settings, progress)
     changes = _measure_changes(inputs, options, reporter)
     with reporter.progress("codecs", len(options)) as progress:
         coded = []
