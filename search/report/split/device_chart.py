@@ -9,7 +9,7 @@ from xml.etree import ElementTree as ET
 from search.report.charts.axes import Chart, LogAxis, Quantity, format_percent
 from search.report.split.marks import MarkShape, add_mark
 from search.report.split.rate_chart import describe_way
-from search.report.split.series import baselines_of, picture_front, split_lines
+from search.report.split.series import baselines_of, line_of_point, picture_front, split_lines
 from search.report.split.texts import (
     sent_text,
     shown_quality,
@@ -55,10 +55,7 @@ def device_chart(result: SplitResult, size: tuple[float, float]) -> ET.Element:
     taken: list[tuple[float, float]] = []
     for way in sorted(ways, key=lambda way: getattr(way.measured, "hash", "") != result.chosen):
         _draw_way(chart, result, way, taken)
-    for line in split_lines(result):
-        first = line.points[0]
-        x, y = chart.x.position(first.bytes), chart.y.position(_share(result, first))
-        chart.text(line.letter, (x - 10, y + 4), "end", "s-letter")
+    _draw_row_letters(chart, result)
     return chart.root
 
 
@@ -121,6 +118,16 @@ def _draw_way(
         place = (at[0] + 9, at[1] + 4) if at_edge else (at[0], at[1] - 11)
         chart.text(text, place, "start" if at_edge else "middle", "s-number")
         taken.append(at)
+
+
+def _draw_row_letters(chart: Chart, result: SplitResult) -> None:
+    """Write the letter of each split to the left of all its points, predicted ones included."""
+    lines = split_lines(result)
+    for line in lines:
+        predicted = [p.predicted_bytes for p in result.front if line_of_point(lines, p) is line]
+        x = chart.x.position(min([line.points[0].bytes, *predicted]))
+        y = chart.y.position(_share(result, line.points[0]))
+        chart.text(line.letter, (x - 10, y + 4), "end", "s-letter")
 
 
 def _description(

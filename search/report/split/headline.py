@@ -46,7 +46,11 @@ def split_comparisons(result: SplitResult) -> list[str]:
     point = result.chosen_point
     if point is None:
         return _without_split(result)
-    texts = [compare_with_pictures(result, point), compare_with_device(result, point)]
+    texts = [
+        compare_with_pictures(result, point),
+        compare_with_device(result, point),
+        compare_with_plain(result, point),
+    ]
     return [text for text in texts if text]
 
 
@@ -111,6 +115,18 @@ def _against_device(point: SplitPointRecord, rival: SplitBaselineRecord) -> str:
         )
     held = f"with the split, the device holds {size}" if smaller else "the split saves no memory"
     return f"Everything on the device takes longer: {rival.name}, {time}; {held}."
+
+
+def compare_with_plain(result: SplitResult, point: SplitPointRecord) -> str:
+    """Say if a plain coding of what a split sends is as good; empty if none is."""
+    rivals = _keeping(result, baselines_of(result, "plain"), point)
+    rival = min(rivals, key=lambda r: r.bytes, default=None)
+    if rival is None or rival.bytes > point.bytes:
+        return ""
+    return (
+        f"A plain coding is as good or better: {rival.name} sends {sent_text(rival.bytes)} and "
+        f"keeps {quality_text(result, rival)}."
+    )
 
 
 def split_numbers(result: SplitResult) -> list[HeadlineNumber]:

@@ -168,7 +168,8 @@ def _draw_split(drawing: RateChart, line: SplitLine) -> None:
 
 def _draw_letters(drawing: RateChart, lines: Sequence[SplitLine]) -> None:
     """Write the letter of each split beside its smallest point that has room for it."""
-    marks = [at for line in lines for point in line.points if (at := drawing.place(point))]
+    everything = (*drawing.result.points, *drawing.result.baselines)
+    marks = [at for measured in everything if (at := drawing.place(measured))]
     for line in lines:
         own = [at for point in line.points if (at := drawing.place(point))]
         places = [(x + dx, y + dy) for x, y in own for dx, dy in LETTER_PLACES]

@@ -94,6 +94,15 @@ def test_everything_on_the_device_is_better_if_it_is_as_quick_and_fits() -> None
         assert expected in text, (kept, total_ms, held)
 
 
+def test_a_plain_coding_is_named_only_if_it_is_as_good() -> None:
+    result = one_model_split()
+    point = chosen(result)
+    for factor, said in ((1.0, True), (1.01, False)):
+        plain = baseline("plain", "PCA", factor * point.bytes, 1.0, MODELS, result.link)
+        text = " ".join(split_comparisons(against(result, plain)))
+        assert ("A plain coding is as good or better: PCA" in text) == said
+
+
 def test_without_a_chosen_point_the_page_says_so_and_draws_the_quickest() -> None:
     result = replace(two_model_split(), chosen=None)
     page = parse_page(render_split_page(result))
