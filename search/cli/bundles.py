@@ -62,7 +62,14 @@ def export(
     With --points, the bundle holds several plans and every tensor once: bundle.use(HASH) changes
     from one plan to another while it runs, e.g. to a cheaper one at night. The graphs of --format
     and --int8 are those of the first plan.
+
+    If OUT is the folder OUT/split that `split` wrote, DIR gets a folder `device` and a folder
+    `server` instead: each loads alone, and holds the stages and the codecs of its side. --plan is
+    then the hash of a verified point, and --points the number of them.
     """
+    if deferred.holds_split(out):
+        _export_split(out, plan, points, folder, (*formats, *targets, *keep_float), split or int8)
+        return
     graphs = deferred.request_graphs(split, targets)
     request = deferred.ExportRequest(
         [name for name in deferred.FORMATS if name in formats], graphs, points
@@ -72,6 +79,20 @@ def export(
     in_int8 = deferred.Int8Request(keep_float) if int8 else None
     deferred.export(out, plan, folder, request, app.reporter(), in_int8)
     app.reporter().say(f"Wrote {app.display_path(folder)}: see its CARD.md and example.py")
+
+
+def _export_split(
+    out: Path, point: str | None, count: int, folder: Path, values: tuple[str, ...], flag: bool
+) -> None:
+    if values or flag:
+        raise click.UsageError(
+            f"{out} holds a split: --format, --split, --target, --int8 and --keep-float are for "
+            "runs"
+        )
+    deferred.export_split(out, point, count, folder, app.reporter())
+    shown = app.display_path(folder)
+    app.reporter().say(f"Wrote {shown}/device and {shown}/server: see CARD.md in each")
+    app.reporter().say(f"Start the server:  merge-search serve {shown}/server")
 
 
 @click.command(cls=app.Command, when_stopped="the frames that waited were answered")

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from search.pipelines.shards import measure_shard as measure_shard
     from search.pipelines.shards import merge_shards as merge_shards
     from search.pipelines.similarity import measure_similarity as measure_similarity
+    from search.pipelines.split.export_split import export_split as export_split
+    from search.pipelines.split.export_split import holds_split as holds_split
+    from search.pipelines.split.run import split_plans as split_plans
     from search.pipelines.verify import verify as verify
     from search.pipelines.verify_inputs import VerificationInputs as VerificationInputs
     from search.report.console_tables import print_plan as print_plan
@@ -72,6 +75,9 @@ _MODULES = {
     "measure_shard": "search.pipelines.shards",
     "merge_shards": "search.pipelines.shards",
     "measure_similarity": "search.pipelines.similarity",
+    "split_plans": "search.pipelines.split.run",
+    "export_split": "search.pipelines.split.export_split",
+    "holds_split": "search.pipelines.split.export_split",
     "verify": "search.pipelines.verify",
     "VerificationInputs": "search.pipelines.verify_inputs",
     "print_plan": "search.report.console_tables",

@@ -9,6 +9,7 @@ from search.cli.analysis import correlate, similarity, stats
 from search.cli.bundles import bench_bundle, export, plan, serve
 from search.cli.mlflow import promote, rollback, sync, ui
 from search.cli.search import check, exact, run, verify, worker
+from search.cli.split import split
 from search.cli.watch import history, watch
 
 
@@ -27,6 +28,6 @@ def main() -> None:
 
 for command in (
     bench_bundle, check, correlate, exact, export, history, plan, promote, rollback, run,
-    serve, similarity, stats, sync, ui, verify, watch, worker,
+    serve, similarity, split, stats, sync, ui, verify, watch, worker,
 ):  # fmt: skip
     main.add_command(command)

@@ -10,6 +10,7 @@ from search.evaluation.per_frame import Scores, mean_of_available
 from search.results.search_result import ModelRecord, RankAgreement, package_versions
 from search.utils.records import IsoTime
 from spaces.plan import Precision
+from spaces.split.coefficients import Coding
 
 SPLIT_SCHEMA = 1
 SPLIT_FOLDER = "split"
@@ -107,6 +108,10 @@ class SplitPrediction:
     feasible: bool
     """Whether device, link and time stay within the limits, by prediction."""
 
+    @property
+    def coding(self) -> Coding:
+        return Coding(self.step, self.bands)
+
 
 @dataclass(frozen=True, kw_only=True)
 class SplitMeasurement:
@@ -185,7 +190,15 @@ class UnsplitRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class SplitResult:
-    """The outcome of `merge-search split`: the content of OUT/split/split.json."""
+    """The outcome of `merge-search split`: the content of OUT/split/split.json.
+
+    Examples:
+        >>> from search import split_models
+        >>> section = "split={trials: 20, verify: 2, gradient_frames: 4, plans: 1}"
+        >>> result = split_models(load_config("config.yaml", [section]))
+        >>> [p.hash for p in result.points if p.hash == result.chosen] == [result.chosen]
+        True
+    """
 
     name: str
     seed: int

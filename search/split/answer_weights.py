@@ -22,8 +22,10 @@ from spaces.split.split import Split, SplitParts
 from spaces.split.transform import TensorForm
 from spaces.tasks.registry import TASKS
 
-DRAWS = 4
+_DRAWS = 4
 """Random projections per batch."""
+_FRAMES_PER_BACKWARD = 4
+"""Frames per backward pass: the gradients about all stages of a network are held at once."""
 SMALLEST_SPREAD = 1e-6
 """Of answers that hardly change from frame to frame."""
 ZoneWeights = Mapping[Node, Sequence[FloatMatrix]]
@@ -41,6 +43,7 @@ class _Group:
     """Runs without gradients; None if all of `traced` is traced."""
     traced: EntryPoint
     nodes: tuple[Node, ...]
+    """What crosses the link in any of the splits."""
 
 
 class AnswerGradients:
@@ -50,12 +53,15 @@ class AnswerGradients:
     of the answers. The change is relative to the variance of the answers over frames, and is
     summed over the models that the server answers for. M is estimated by random projections, see
     `search.metrics.fisher`, and averaged within zones of frequencies.
+
+    Every frame counts alike: its M is scaled to the trace of the mean. Otherwise the few frames
+    whose answers are undecided would say alone what matters.
     """
 
     def __init__(
-        self, setup: SplitSetup, merged: MergedModel, frames: FrameSet, count: int, batch: int
+        self, setup: SplitSetup, merged: MergedModel, frames: FrameSet, count: int
     ) -> None:
-        self._setup, self._merged, self._batch = setup, merged, batch
+        self._setup, self._merged = setup, merged
         self._frames = Subset(frames, tuple(Sampling(count).indices(len(frames))))
         self._spread = self._measure_spread()
 
@@ -65,37 +71,34 @@ class AnswerGradients:
         """Return the weights of each split."""
         weights: dict[Split, ZoneWeights] = {}
         for group in _groups(self._merged, splits):
-            squares = {node: ZoneSquares(forms[node], self._device) for node in group.nodes}
-            for indices, pictures in batches(self._frames, self._batch):
+            crossing = dict.fromkeys(splits[split].crossing for split in group.splits)
+            means = [_MeanSquares({node: forms[node] for node in nodes}) for nodes in crossing]
+            for indices, pictures in batches(self._frames, _FRAMES_PER_BACKWARD):
                 generator = torch.Generator().manual_seed(seed + indices.start)
-                self._add_gradients(group, pictures, squares, generator)
-            count = len(self._frames) * DRAWS
-            means = {node: squares[node].means(count) for node in group.nodes}
-            for split in group.splits:
-                weights[split] = {node: means[node] for node in splits[split].crossing}
+                gradients = self._gradients(group, pictures, generator)
+                for mean in means:
+                    mean.add(gradients)
+            finished = {nodes: mean.finish() for nodes, mean in zip(crossing, means, strict=True)}
+            weights |= {split: finished[splits[split].crossing] for split in group.splits}
         return weights
 
-    @property
-    def _device(self) -> torch.device:
-        return next(iter(self._setup.models.values())).device
-
-    def _add_gradients(
-        self,
-        group: _Group,
-        pictures: list[Frame],
-        squares: Mapping[Node, ZoneSquares],
-        generator: torch.Generator,
-    ) -> None:
+    def _gradients(
+        self, group: _Group, pictures: list[Frame], generator: torch.Generator
+    ) -> dict[Node, Tensor]:
+        """Return (draws, batch, ...) gradients about each representation of a group."""
         with torch.inference_mode(False), torch.enable_grad():
-            representations, amplitudes = self._trace(group, pictures)
-            for _ in range(DRAWS):
-                projected = self._project(amplitudes, generator)
-                gradients = torch.autograd.grad(
-                    projected, list(representations.values()), retain_graph=True, allow_unused=True
+            values, amplitudes = self._trace(group, pictures)
+            draws = [
+                torch.autograd.grad(
+                    self._project(amplitudes, generator),
+                    list(values.values()),
+                    retain_graph=True,
+                    materialize_grads=True,
                 )
-                for node, gradient in zip(representations, gradients, strict=True):
-                    if gradient is not None:
-                        squares[node].add(gradient)
+                for _ in range(_DRAWS)
+            ]
+        by_node = zip(values, zip(*draws, strict=True), strict=True)
+        return {node: torch.stack(part) for node, part in by_node}
 
     def _trace(
         self, group: _Group, pictures: list[Frame]
@@ -135,7 +138,7 @@ class AnswerGradients:
     def _measure_spread(self) -> dict[str, float]:
         """Return the variance of each model's answer over frames, summed over its amplitudes."""
         moments: defaultdict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
-        for _, pictures in batches(self._frames, self._batch):
+        for _, pictures in batches(self._frames, _FRAMES_PER_BACKWARD):
             inputs = self._setup.inputs(self._merged, pictures)
             answers = self._merged.run(self._merged.whole, inputs, {}, _read).answers
             for name, values in self._amplitudes(answers).items():
@@ -148,6 +151,34 @@ class AnswerGradients:
         count = len(self._frames)
         variance = float((square / count - (total / count).square()).sum())
         return max(variance, SMALLEST_SPREAD)
+
+
+class _MeanSquares:
+    """The mean products of gradients about what crosses the link together."""
+
+    def __init__(self, forms: Mapping[Node, TensorForm]) -> None:
+        self._squares = {node: ZoneSquares(form) for node, form in forms.items()}
+        self._frames, self._total = 0, 0.0
+
+    def add(self, gradients: Mapping[Node, Tensor]) -> None:
+        """Add (draws, batch, ...) gradients, among them those of the representations."""
+        parts = {node: gradients[node] for node in self._squares}
+        norms = [part.flatten(2).square().sum(2) for part in parts.values()]
+        traces = torch.stack(norms).sum(0).sum(0)
+        factors = traces.clamp_min(torch.finfo(traces.dtype).tiny).rsqrt()
+        for node, part in parts.items():
+            scaled = part * factors.reshape(-1, *[1] * (part.dim() - 2))
+            self._squares[node].add(scaled.flatten(0, 1))
+        self._frames += len(traces)
+        self._total += float(traces.double().sum()) / _DRAWS
+
+    def finish(self) -> ZoneWeights:
+        """Return the means, (c, c) for each zone of each representation."""
+        level = self._total / self._frames
+        return {
+            node: [level * mean for mean in squares.means(self._frames)]
+            for node, squares in self._squares.items()
+        }
 
 
 def _read(head: nn.Module, taps: list[Tensor]) -> Read:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Sequence
 
 import numpy as np
@@ -25,15 +24,15 @@ def cheapest_codings(curve: RateCurve, distortions: Sequence[float]) -> list[Cod
 
     Where a codec cannot reach a distortion, it is the finest coding.
     """
-    return [_cheapest(curve, most) for most in distortions]
-
-
-def _cheapest(curve: RateCurve, most: float) -> Coding:
-    reaching = []
-    for bands in range(1, curve.zones + 1):
-        steps = curve.steps
-        count = bisect_right(steps, most, key=lambda step: curve.distortion(Coding(step, bands)))
-        if count:
-            reaching.append(Coding(steps[count - 1], bands))
+    table = [
+        (curve.bytes(coding), coding, curve.distortion(coding))
+        for step in curve.steps
+        for bands in range(1, curve.zones + 1)
+        if (coding := Coding(step, bands))
+    ]
+    table.sort(key=lambda entry: entry[:2])
     finest = Coding(curve.steps[0], curve.zones)
-    return min(reaching, key=lambda coding: (curve.bytes(coding), coding), default=finest)
+    return [
+        next((coding for _, coding, distortion in table if distortion <= most), finest)
+        for most in distortions
+    ]

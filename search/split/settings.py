@@ -16,8 +16,8 @@ class CodecSettings:
     """What an error counts: its effect on the answers, or as much in every channel."""
     gradient_frames: int = 64
     """Frames on which the effect on the answers is measured."""
-    max_zones: int = 8
-    """Zones of frequencies, each with a map over channels of its own."""
+    zones: int = 8
+    """Zones of frequencies; neighbouring ones share a map over channels where room is short."""
     device_bytes: int = 150_000
     """The most that the maps of one split take on the device, in float16."""
     seed: int = 0

@@ -11,17 +11,19 @@ from torch import Tensor
 
 from search.split.zone_statistics import ZoneStatistics
 from search.utils.arrays import FloatMatrix, FloatVector
-from spaces.split.transform import ForwardTransform, InverseTransform
+from spaces.split.transform import ChannelMaps, ForwardTransform, InverseTransform
 
 RIDGE = 1e-2
 """Every channel counts at least this part of what the mean channel counts."""
+SMALLEST_RATIO = 1e-12
+"""Of the singular values of rounded rows."""
 SMALLEST_WEIGHT = 1e-30
 """Of a representation of which the answers do not depend."""
 
 
 @dataclass(frozen=True, eq=False)
 class ZoneMap:
-    """The Karhunen-Loève transform of one zone, in a metric in which errors count alike.
+    """The Karhunen-Loève transform of some zones, in a metric in which errors count alike.
 
     With the weight W and the covariance C of the channels, it is U' W^(1/2), where U are the
     eigenvectors of W^(1/2) C W^(1/2): an error of variance d in one coefficient then is an error
@@ -50,10 +52,11 @@ class ZoneMap:
         """Return the map back, (c, r), of some rounded rows (r, c) of `forward`.
 
         It has the least error in the metric: W^-1 F' (F W^-1 F')^-1, which is the exact inverse
-        of a full map.
+        of a full map. Rows that rounding has made equal or 0 give nothing twice.
         """
         spread = np.linalg.solve(self.weight, forward.T)
-        return np.asarray(np.linalg.solve(forward @ spread, spread.T).T)
+        gram = np.linalg.pinv(forward @ spread, rcond=SMALLEST_RATIO, hermitian=True)
+        return np.asarray(spread @ gram)
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +69,46 @@ class FittedTransform:
     """The mean distortion by the coefficients that are left out."""
 
 
+class _Fit:
+    """The maps of one crossing representation at full rank.
+
+    Zones that share a map have the same weight up to a factor, the square of their gain.
+    """
+
+    def __init__(self, statistics: ZoneStatistics, weights: Sequence[FloatMatrix]) -> None:
+        self.statistics, form = statistics, statistics.form
+        owners, sizes = np.array(form.map_of_zones), np.array(form.zone_sizes)
+        traces = np.array([np.trace(weight) for weight in weights]) + SMALLEST_WEIGHT
+        self.sizes = np.bincount(owners, sizes)
+        means = np.bincount(owners, sizes * traces) / self.sizes
+        self.gains = np.sqrt(traces / means[owners])
+        self.maps: list[ZoneMap] = []
+        for number, size in enumerate(self.sizes):
+            zones, weight, covariance = np.flatnonzero(owners == number), 0.0, 0.0
+            for zone in map(int, zones):
+                part = sizes[zone] / size
+                weight = weight + part * weights[zone]
+                covariance = (
+                    covariance + part * self.gains[zone] ** 2 * statistics.covariances[zone]
+                )
+            self.maps.append(ZoneMap.fit(np.asarray(covariance), np.asarray(weight)))
+
+    def transforms(self, ranks: Sequence[int]) -> FittedTransform:
+        """Return both directions, with so many rows of each map."""
+        form, mean = self.statistics.form, torch.from_numpy(self.statistics.mean)
+        gains = torch.from_numpy(self.gains).float()
+        rows = zip(self.maps, ranks, strict=True)
+        kept = [torch.from_numpy(part.forward[:rank].copy()) for part, rank in rows]
+        forward = ForwardTransform(form, ChannelMaps(mean, gains, kept))
+        rounded = zip(self.maps, forward.channel_maps, strict=True)
+        back = ChannelMaps(mean, 1 / gains, [_backward(*pair) for pair in rounded])
+        lost = sum(
+            size * float(part.variances[rank:].sum())
+            for size, part, rank in zip(self.sizes, self.maps, ranks, strict=True)
+        )
+        return FittedTransform(forward, InverseTransform(form, back), lost)
+
+
 def fit_transforms(
     statistics: Sequence[ZoneStatistics],
     weights: Sequence[Sequence[FloatMatrix]],
@@ -76,51 +119,30 @@ def fit_transforms(
     Their maps have at most `device_values` entries together: those rows are left out whose
     variance is least for what they take.
     """
-    maps = [
-        [ZoneMap.fit(*zone) for zone in zip(part.covariances, weight, strict=True)]
-        for part, weight in zip(statistics, weights, strict=True)
-    ]
-    ranks = _choose_ranks(statistics, maps, device_values)
-    return [_transforms(*parts) for parts in zip(statistics, maps, ranks, strict=True)]
+    fits = [_Fit(*parts) for parts in zip(statistics, weights, strict=True)]
+    ranks = _choose_ranks(fits, device_values)
+    return [fit.transforms(part) for fit, part in zip(fits, ranks, strict=True)]
 
 
-def _choose_ranks(
-    statistics: Sequence[ZoneStatistics], maps: Sequence[Sequence[ZoneMap]], device_values: int
-) -> list[list[int]]:
-    gains, costs, owners = [], [], []
-    for number, (part, zones) in enumerate(zip(statistics, maps, strict=True)):
-        for zone, (size, fitted) in enumerate(zip(part.form.zone_sizes, zones, strict=True)):
-            gains.append(fitted.variances * size / part.form.channels)
-            costs += [part.form.channels] * part.form.channels
-            owners += [(number, zone)] * part.form.channels
-    order = np.argsort(-np.concatenate(gains), kind="stable")
-    fitting = order[np.cumsum(np.array(costs)[order]) <= device_values]
-    ranks = [[0] * len(zones) for zones in maps]
-    for row in fitting:
-        number, zone = owners[row]
-        ranks[number][zone] += 1
+def _choose_ranks(fits: Sequence[_Fit], device_values: int) -> list[list[int]]:
+    """Return how many rows of each map are kept."""
+    gains: list[FloatVector] = []
+    owners: list[tuple[int, int, int]] = []
+    for number, fit in enumerate(fits):
+        channels = fit.statistics.form.channels
+        for place, (size, part) in enumerate(zip(fit.sizes, fit.maps, strict=True)):
+            gains.append(part.variances * size / channels)
+            owners += [(number, place, channels)] * channels
+    ranks, left = [[0] * len(fit.maps) for fit in fits], device_values
+    for row in np.argsort(-np.concatenate(gains), kind="stable"):
+        number, place, channels = owners[row]
+        if channels > left:
+            break
+        ranks[number][place] += 1
+        left -= channels
     return ranks
 
 
-def _transforms(
-    statistics: ZoneStatistics, zones: Sequence[ZoneMap], ranks: Sequence[int]
-) -> FittedTransform:
-    form, mean = statistics.form, torch.from_numpy(statistics.mean).float()
-    kept = [
-        torch.from_numpy(zone.forward[:rank].copy())
-        for zone, rank in zip(zones, ranks, strict=True)
-    ]
-    forward = ForwardTransform(form, mean, kept)
-    backward = [
-        _backward(zone, rounded) for zone, rounded in zip(zones, forward.zone_maps, strict=True)
-    ]
-    lost = sum(
-        size * float(zone.variances[rank:].sum())
-        for size, zone, rank in zip(form.zone_sizes, zones, ranks, strict=True)
-    )
-    return FittedTransform(forward, InverseTransform(form, mean, backward), lost)
-
-
-def _backward(zone: ZoneMap, rounded: Tensor) -> Tensor:
-    inverse = zone.inverse(rounded.double().numpy())
-    return torch.from_numpy(inverse.T.copy()).float()
+def _backward(part: ZoneMap, rounded: Tensor) -> Tensor:
+    inverse = part.inverse(rounded.double().numpy())
+    return torch.from_numpy(inverse.T.copy())

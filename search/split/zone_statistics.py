@@ -12,31 +12,36 @@ from torch import Tensor
 from search.utils.arrays import FloatMatrix, FloatVector
 from spaces.split.transform import FrequencyTransform, TensorForm
 
-ROOM = 1.5
-"""Zones are merged until their full maps are at most this many times what the device holds: rows
-that tell little can be left out, and there must be enough frames for many channels."""
+_ROOM = 1.5
+"""The maps of one representation, at full rank, have at most this many times the entries that the
+device holds: rows that tell little can be left out."""
 
 
-def coded_form(shape: tuple[int, ...], max_zones: int, device_values: int) -> TensorForm:
-    """Return how a crossing representation is coded: a function of its shape alone."""
-    zones = max_zones
-    while zones > 1 and zones * shape[0] ** 2 > ROOM * device_values:
-        zones //= 2
-    return TensorForm(shape, zones)
+def coded_form(shape: tuple[int, ...], zones: int, device_values: int) -> TensorForm:
+    """Return how a crossing representation is coded: a function of its shape alone.
+
+    Each zone has its own map if there is room, else neighbouring zones share one.
+    """
+    maps = zones
+    while maps > 1 and maps * shape[0] ** 2 > _ROOM * device_values:
+        maps //= 2
+    return TensorForm(shape, zones, maps)
 
 
 class ZoneSquares:
     """Sums of the products of channels, zone by zone of frequencies."""
 
-    def __init__(self, form: TensorForm, device: torch.device) -> None:
-        self.form = form
-        self._transform = FrequencyTransform(form).to(device)
-        shape = (len(form.zone_sizes), form.channels, form.channels)
-        self._sums = torch.zeros(shape, dtype=torch.float64, device=device)
+    def __init__(self, form: TensorForm) -> None:
+        self.form, self._sizes = form, form.zone_sizes
+        self._transform = FrequencyTransform(form)
+        shape = (len(self._sizes), form.channels, form.channels)
+        self._sums = torch.zeros(shape, dtype=torch.float64)
 
     def add(self, values: Tensor) -> None:
         """Add (batch, c, h, w), or (batch, c)."""
-        zones = torch.split_with_sizes(self._transform(values), self.form.zone_sizes, 2)
+        if self._sums.device != values.device:
+            self._sums, _ = self._sums.to(values.device), self._transform.to(values.device)
+        zones = torch.split_with_sizes(self._transform(values), self._sizes, 2)
         for total, zone in zip(self._sums, zones, strict=True):
             rows = zone.transpose(0, 1).flatten(1)
             total += rows @ rows.T
@@ -47,7 +52,7 @@ class ZoneSquares:
 
     def means(self, count: float) -> list[FloatMatrix]:
         """Return the sums per frequency, of a total over `count` frames."""
-        pairs = zip(self.sums(), self.form.zone_sizes, strict=True)
+        pairs = zip(self.sums(), self._sizes, strict=True)
         return [total / (count * size) for total, size in pairs]
 
 
@@ -87,7 +92,7 @@ class StatisticsPass:
         """Add (batch, c, h, w), or (batch, c)."""
         if self._pilot is None:
             self._pilot = _over_positions(values).mean(0)
-            self._squares = ZoneSquares(self.form, values.device)
+            self._squares = ZoneSquares(self.form)
         shifted = values - self._pilot.reshape(-1, *[1] * (values.dim() - 2))
         self._squares.add(shifted)
         self._difference += _over_positions(shifted).double().sum(0).cpu().numpy()

@@ -41,7 +41,7 @@ class Encoder(_CodecPart):
     ) -> None:
         super().__init__(rows, tables)
         self.transforms = nn.ModuleList(transforms)
-        self._parts = tuple(transforms)
+        self.parts = tuple(transforms)
 
     def forward(self, tensors: Sequence[Tensor]) -> Tensor:
         """Return (batch, coefficients) of the crossing representations, in their order."""
@@ -55,7 +55,7 @@ class Encoder(_CodecPart):
 
     def stored(self) -> dict[str, Tensor]:
         """Return the tensors from which `from_stored` builds the same encoder."""
-        return {**self._stored_coder(), **_numbered([part.stored() for part in self._parts])}
+        return {**self._stored_coder(), **_numbered([part.stored() for part in self.parts])}
 
     @classmethod
     def from_stored(cls, tensors: Mapping[str, Tensor]) -> Self:
@@ -72,7 +72,7 @@ class Decoder(_CodecPart):
     ) -> None:
         super().__init__(rows, tables)
         self.transforms = nn.ModuleList(transforms)
-        self._parts = tuple(transforms)
+        self.parts = tuple(transforms)
         self._counts = [transform.coefficient_count for transform in transforms]
 
     def decode(self, payload: bytes, coding: Coding) -> Coefficients:
@@ -90,7 +90,7 @@ class Decoder(_CodecPart):
 
     def stored(self) -> dict[str, Tensor]:
         """Return the tensors from which `from_stored` builds the same decoder."""
-        return {**self._stored_coder(), **_numbered([part.stored() for part in self._parts])}
+        return {**self._stored_coder(), **_numbered([part.stored() for part in self.parts])}
 
     @classmethod
     def from_stored(cls, tensors: Mapping[str, Tensor]) -> Self:

@@ -11,18 +11,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spaces.merged import run_head
+from spaces.merged import MergedModel, run_head
 from spaces.node import Node
 from spaces.split.codec import Decoder
-from spaces.split.coefficients import Coefficients
+from spaces.split.coefficients import Coding, Coefficients
 from spaces.split.damaged import DamagedMessage
 from spaces.split.message import HEADER_BYTES, Message
+from spaces.split.recalibrated import RecalibratedNetwork, StatisticsByCoding
 from spaces.split.split_bundle import SERVER_PART, LoadedPart, load_part
 from spaces.tasks.registry import TASKS
 from spaces.tasks.task import FrameSize
 
 BYTES_PER_COEFFICIENT = 12
 """A coefficient takes no more: a symbol, and beyond it 31 zeros, 32 bits, 9 bits and a sign."""
+
+NOT_RECALIBRATED = StatisticsByCoding(np.zeros((0, 1), np.int32), ())
 
 
 class ForeignMessage(DamagedMessage):
@@ -34,6 +37,7 @@ class ReceivedFrame:
     """The decoded content of one message."""
 
     split: int
+    coding: Coding
     coefficients: Coefficients
     frame_size: FrameSize
 
@@ -49,6 +53,12 @@ class SplitServer(nn.Module):
         self.merged_by_plan = nn.ModuleDict(part.merged)
         self.decoders = nn.ModuleList(part.codecs)
         self._part = part
+        self._networks = [
+            RecalibratedNetwork(
+                part.merged[split.plan.hash], part.statistics.get(number, NOT_RECALIBRATED)
+            )
+            for number, split in enumerate(self.splits)
+        ]
 
     @property
     def most_bytes(self) -> int:
@@ -77,20 +87,23 @@ class SplitServer(nn.Module):
             )
         decoder = self._part.codecs[message.split]
         coefficients = decoder.decode(message.payload, message.coding)
-        return ReceivedFrame(message.split, coefficients, message.frame_size)
+        return ReceivedFrame(message.split, message.coding, coefficients, message.frame_size)
 
     @torch.inference_mode()
     def answer(self, frames: Sequence[ReceivedFrame]) -> list[dict[str, Any]]:
         """Return the answers to frames, by model, in the order of the frames.
 
-        The answers to a frame are those that `Bundle` returns for it. Frames of the same split run
-        as one batch.
+        The answers to a frame are those that `Bundle` returns for it. Frames of one split that are
+        normalised alike run as one batch.
         """
         answers: list[dict[str, Any]] = [{} for _ in frames]
-        for split in {frame.split for frame in frames}:
-            numbers = [k for k, frame in enumerate(frames) if frame.split == split]
+        groups: dict[tuple[int, MergedModel], list[int]] = {}
+        for number, frame in enumerate(frames):
+            network = self._networks[frame.split].at(frame.coding)
+            groups.setdefault((frame.split, network), []).append(number)
+        for (split, network), numbers in groups.items():
             decoded = self._decoded(split, [frames[k].coefficients for k in numbers])
-            outputs = self.run(split, decoded)
+            outputs = self._run(split, network, decoded)
             for row, number in enumerate(numbers):
                 size = frames[number].frame_size
                 answers[number] = self._finished(outputs, row, size)
@@ -103,9 +116,13 @@ class SplitServer(nn.Module):
 
     @torch.inference_mode()
     def run(self, split: int, crossing: Mapping[Node, Tensor]) -> dict[str, Tensor]:
-        """Run the server's stages of a split on (batch, ...) crossing representations."""
-        merged = self._part.merged[self.splits[split].plan.hash]
-        return merged.run(self._part.entries[split], {}, crossing, run_head).answers
+        """Run the server's stages of a split on exact (batch, ...) crossing representations."""
+        return self._run(split, self._part.merged[self.splits[split].plan.hash], crossing)
+
+    def _run(
+        self, split: int, network: MergedModel, crossing: Mapping[Node, Tensor]
+    ) -> dict[str, Tensor]:
+        return network.run(self._part.entries[split], {}, crossing, run_head).answers
 
     def _decoded(self, split: int, coefficients: Sequence[Coefficients]) -> dict[Node, Tensor]:
         values = self._part.codecs[split](torch.from_numpy(np.stack(coefficients)))

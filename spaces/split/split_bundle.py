@@ -24,7 +24,6 @@ from torch import Tensor
 from spaces.bundle import BundleContents, empty_models
 from spaces.bundle_files import (
     BUNDLE,
-    WEIGHTS,
     BadBundle,
     check_files,
     incomplete_bundle,
@@ -39,6 +38,7 @@ from spaces.merged import MergedModel
 from spaces.plan import Ref, SharePlan
 from spaces.split.codec import Decoder, Encoder
 from spaces.split.operating_point import OperatingPoint
+from spaces.split.recalibrated import StatisticsByCoding
 from spaces.split.split import BadSplit, Split, SplitParts
 from spaces.zoo import write_structure
 
@@ -47,7 +47,10 @@ DEVICE_PART: PartName = "device"
 SERVER_PART: PartName = "server"
 PART_NAMES = (DEVICE_PART, SERVER_PART)
 CODECS = "codecs.safetensors"
-MOST_SPLITS = 256
+STATISTICS = "batchnorms.safetensors"
+"""On the server: recalibrated statistics, of splits that have any."""
+MOST_NUMBER = 256
+"""Splits of a bundle, at most: a message names one of them in a byte."""
 SPLIT_BUNDLE_VERSION = 1
 _MALFORMED = (ValueError, KeyError, TypeError, AttributeError, RuntimeError)
 """What reading tensors or JSON data of another form raises."""
@@ -70,8 +73,8 @@ class SplitContents:
 
     def __post_init__(self) -> None:
         plans = {plan.hash for plan in self.models.plans}
-        if not 0 < len(self.splits) <= MOST_SPLITS:
-            raise ValueError(f"{len(self.splits)} splits; a bundle holds 1 to {MOST_SPLITS}")
+        if not 0 < len(self.splits) <= MOST_NUMBER:
+            raise ValueError(f"{len(self.splits)} splits; a bundle holds 1 to {MOST_NUMBER}")
         if {split.plan.hash for split in self.splits} != plans:
             raise ValueError("the plans are not those of the splits")
 
@@ -107,11 +110,13 @@ class SplitContents:
         )
 
 
-class CodecPair(NamedTuple):
-    """Both parts of the codec of a split."""
+class SplitCodec(NamedTuple):
+    """Both parts of the codec of a split, and what the server normalises decoded frames by."""
 
     encoder: Encoder
     decoder: Decoder
+    statistics: StatisticsByCoding | None = None
+    """None: by the statistics of the networks."""
 
 
 @dataclass(frozen=True)
@@ -127,13 +132,15 @@ class LoadedPart(Generic[CodecPart]):
     """What this part runs for each split."""
     codecs: Sequence[CodecPart]
     """Of each split."""
+    statistics: Mapping[int, StatisticsByCoding]
+    """By the number of the split, of those whose BatchNorms were recalibrated; on the server."""
 
 
 def write_split_bundle(
     folder: Path,
     contents: SplitContents,
     merged: Mapping[str, MergedModel],
-    codecs: Sequence[CodecPair],
+    codecs: Sequence[SplitCodec],
 ) -> dict[PartName, int]:
     """Write both parts into an existing folder; return the bytes of the tensors of each.
 
@@ -144,9 +151,10 @@ def write_split_bundle(
         BadWeights: a weight is too large for its precision.
     """
     stored: Mapping[PartName, Sequence[Mapping[str, Tensor]]] = {
-        "device": [pair.encoder.stored() for pair in codecs],
-        "server": [pair.decoder.stored() for pair in codecs],
+        "device": [codec.encoder.stored() for codec in codecs],
+        "server": [codec.decoder.stored() for codec in codecs],
     }
+    statistics = [codec.statistics.stored() if codec.statistics else {} for codec in codecs]
     sizes: dict[PartName, int] = {}
     for name in PART_NAMES:
         (folder / name).mkdir()
@@ -154,8 +162,10 @@ def write_split_bundle(
         for part in _restricted(contents, merged, name).values():
             tensors.add(part)
         sizes[name] = tensors.write(folder / name)
-        sizes[name] += _write_codecs(stored[name], folder / name / CODECS)
-    identity = _identity(contents, [folder / n / f for n in PART_NAMES for f in (WEIGHTS, CODECS)])
+        sizes[name] += _write_numbered(stored[name], folder / name / CODECS)
+    if any(statistics):
+        sizes["server"] += _write_numbered(statistics, folder / SERVER_PART / STATISTICS)
+    identity = _identity(contents, sorted(folder.glob("*/*.safetensors")))
     for name in PART_NAMES:
         description = {**contents.describe(), "part": name, "identity": identity}
         write_description(folder / name, description)
@@ -183,7 +193,8 @@ def load_part(folder: Path, name: PartName, codec: type[CodecPart]) -> LoadedPar
         whole = dict(zip(_hashes(contents), empty_models(contents.models, folder), strict=True))
         restricted: dict[str, MergedModel] = _restricted(contents, whole, name)
         tensors = LoadedTensors(folder)
-        codecs = [codec.from_stored(part) for part in _read_codecs(folder / CODECS)]
+        codecs = [codec.from_stored(part) for part in _read_numbered(folder / CODECS).values()]
+        statistics = _read_statistics(folder)
         entries = [getattr(SplitParts.of(whole[s.plan.hash], s), name) for s in contents.splits]
         identity = str(data["identity"])
         int(identity, 16)
@@ -192,7 +203,7 @@ def load_part(folder: Path, name: PartName, codec: type[CodecPart]) -> LoadedPar
     if len(codecs) != len(entries):
         raise incomplete_bundle(folder, f"{len(codecs)} codecs for {len(entries)} splits")
     tensors.fill([*restricted.values()], contents.models.dtype)
-    return LoadedPart(identity, contents, restricted, entries, codecs)
+    return LoadedPart(identity, contents, restricted, entries, codecs, statistics)
 
 
 def _read_description(folder: Path, name: PartName) -> dict[str, Any]:
@@ -227,23 +238,30 @@ def _restricted(
     return {plan: merged[plan].restricted_to(of_plan) for plan, of_plan in entries.items()}
 
 
-def _write_codecs(codecs: Sequence[Mapping[str, Tensor]], path: Path) -> int:
-    """Write codecs into one file; return their bytes."""
+def _write_numbered(parts: Sequence[Mapping[str, Tensor]], path: Path) -> int:
+    """Write the tensors of each split into one file; return their bytes."""
     tensors = {
-        f"{number}.{name}": tensor.cpu().contiguous()
-        for number, codec in enumerate(codecs)
-        for name, tensor in codec.items()
+        f"{number}.{name}": tensor.cpu().contiguous().clone()
+        for number, part in enumerate(parts)
+        for name, tensor in part.items()
     }
     save_file(tensors, path)
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
-def _read_codecs(path: Path) -> list[dict[str, Tensor]]:
-    codecs: dict[int, dict[str, Tensor]] = {}
+def _read_numbered(path: Path) -> dict[int, dict[str, Tensor]]:
+    """Return the tensors of each split by its number, in order."""
+    parts: dict[int, dict[str, Tensor]] = {}
     for key, tensor in load_file(path).items():
         number, _, name = key.partition(".")
-        codecs.setdefault(int(number), {})[name] = tensor
-    return [codecs[number] for number in sorted(codecs)]
+        parts.setdefault(int(number), {})[name] = tensor
+    return dict(sorted(parts.items()))
+
+
+def _read_statistics(folder: Path) -> dict[int, StatisticsByCoding]:
+    path = folder / STATISTICS
+    parts = _read_numbered(path) if path.is_file() else {}
+    return {number: StatisticsByCoding.from_stored(part) for number, part in parts.items()}
 
 
 def _identity(contents: SplitContents, tensor_files: Sequence[Path]) -> str:

@@ -23,6 +23,8 @@ class TensorForm(NamedTuple):
     """(channels, height, width), or (channels,) of a pooled one."""
     zones: int
     """Zones of frequencies asked for; small maps may have fewer."""
+    maps: int
+    """Maps over channels asked for; neighbouring zones share one, up to a gain of each."""
 
     @property
     def channels(self) -> int:
@@ -38,6 +40,13 @@ class TensorForm(NamedTuple):
         """Frequencies of each zone."""
         return [int(count) for count in np.bincount(zone_of_frequencies(*self.grid, self.zones))]
 
+    @property
+    def map_of_zones(self) -> list[int]:
+        """The number of the map of each zone."""
+        count = len(self.zone_sizes)
+        maps = min(self.maps, count)
+        return [zone * maps // count for zone in range(count)]
+
 
 def dct_matrix(size: int) -> NDArray[np.float64]:
     """Return the orthonormal DCT-II, (frequencies, positions).
@@ -50,6 +59,7 @@ def dct_matrix(size: int) -> NDArray[np.float64]:
     return matrix
 
 
+@lru_cache(maxsize=64)
 def zone_of_frequencies(height: int, width: int, zones: int) -> NDArray[np.int64]:
     """Return the zone of each frequency, (height x width,), row after row.
 
@@ -61,7 +71,9 @@ def zone_of_frequencies(height: int, width: int, zones: int) -> NDArray[np.int64
     squares = (rows**2 + columns**2).ravel()  # of the radius, times (height x width)^2
     farthest = 2 * (height * width) ** 2
     rings = [math.isqrt(zones**2 * int(square) // farthest) for square in squares]
-    return np.unique(rings, return_inverse=True)[1].astype(np.int64)
+    found: NDArray[np.int64] = np.unique(rings, return_inverse=True)[1].astype(np.int64)
+    found.flags.writeable = False  # it is cached
+    return found
 
 
 class _FrequencyOrder(NamedTuple):
@@ -120,61 +132,88 @@ class FrequencyTransform(nn.Module):
         return maps.reshape(len(maps), *self.form.shape)
 
 
-class _ZoneMaps(nn.Module):
-    """A mean, a DCT, and one linear map over channels per zone of frequencies."""
+class ChannelMaps(NamedTuple):
+    """What a transform is made of, besides the form."""
 
-    def __init__(self, form: TensorForm, mean: Tensor, maps: Sequence[Tensor]) -> None:
+    mean: Tensor
+    """(c,)"""
+    gains: Tensor
+    """(zones,): by which coefficients of a zone are multiplied."""
+    maps: Sequence[Tensor]
+    """(rank, c) each; those of an inverse are transposed."""
+
+
+class _ZoneTransform(nn.Module):
+    """A mean, a DCT, and linear maps over channels, with a gain for each zone of frequencies."""
+
+    def __init__(self, form: TensorForm, parts: ChannelMaps) -> None:
         super().__init__()
         self.form = form
-        self.ranks = tuple(len(zone) for zone in maps)
+        self.ranks = tuple(len(part) for part in parts.maps)
+        self._sizes, self._map_of_zones = form.zone_sizes, form.map_of_zones
         self.frequencies = FrequencyTransform(form)
-        self.register_buffer("mean", mean.float().reshape(-1, *[1] * (len(form.shape) - 1)))
-        self.register_buffer("maps", torch.cat([zone.float() for zone in maps]))
+        mean = parts.mean.float().reshape(-1, *[1] * (len(form.shape) - 1))
+        self.register_buffer("mean", mean)
+        self.register_buffer("gains", parts.gains.float())
+        self.register_buffer("maps", torch.cat([part.float() for part in parts.maps]))
         self.mean: Tensor
+        self.gains: Tensor
         self.maps: Tensor
 
     @property
-    def zone_maps(self) -> tuple[Tensor, ...]:
-        """(rank, c) of each zone."""
+    def channel_maps(self) -> tuple[Tensor, ...]:
+        """(rank, c) each."""
         return _cut(self.maps, self.ranks, 0)
 
     @property
     def row_counts(self) -> list[tuple[int, int]]:
         """The zone and the number of coefficients of each row."""
-        sizes = enumerate(zip(self.ranks, self.form.zone_sizes, strict=True))
-        return [(zone, count) for zone, (rank, count) in sizes for _ in range(rank)]
+        return [
+            (zone, size)
+            for zone, (size, rank) in enumerate(self._zone_shapes())
+            for _ in range(rank)
+        ]
 
     @property
     def coefficient_count(self) -> int:
         """Coefficients of one frame."""
-        return sum(count for _, count in self.row_counts)
+        return sum(size * rank for size, rank in self._zone_shapes())
 
-    def _stored_form(self) -> dict[str, Tensor]:
+    def _zone_shapes(self) -> list[tuple[int, int]]:
+        """Return the frequencies and the components of each zone."""
+        ranks = (self.ranks[number] for number in self._map_of_zones)
+        return list(zip(self._sizes, ranks, strict=True))
+
+    def _zone_maps(self) -> list[Tensor]:
+        maps = self.channel_maps
+        return [maps[number] for number in self._map_of_zones]
+
+    def _stored_parts(self) -> dict[str, Tensor]:
         return {
-            "shape": torch.tensor(self.form.shape, dtype=torch.int32),
-            "zones": torch.tensor([self.form.zones], dtype=torch.int32),
+            "form": torch.tensor([*self.form[1:], *self.form.shape], dtype=torch.int32),
             "ranks": torch.tensor(self.ranks, dtype=torch.int32),
             "mean": self.mean.flatten().clone(),
+            "gains": self.gains.clone(),
         }
 
 
-class ForwardTransform(_ZoneMaps):
+class ForwardTransform(_ZoneTransform):
     """What the device computes: coefficients of a representation.
 
     The maps are stored in float16, scaled by a power of two, and hold the rounded values.
     """
 
-    def __init__(self, form: TensorForm, mean: Tensor, maps: Sequence[Tensor]) -> None:
-        super().__init__(form, mean, maps)
+    def __init__(self, form: TensorForm, parts: ChannelMaps) -> None:
+        super().__init__(form, parts)
         largest = float(self.maps.abs().max()) if len(self.maps) else 0.0
         self.exponent = LARGEST_EXPONENT - math.frexp(largest)[1]
         self.maps.copy_(self._rounded().float() * 2.0**-self.exponent)
 
     def forward(self, values: Tensor) -> Tensor:
         """Return (batch, coefficients) of (batch, c, h, w), or of (batch, c)."""
-        zones = _cut(self.frequencies(values - self.mean), self.form.zone_sizes, 2)
-        pairs = zip(self.zone_maps, zones, strict=True)
-        return torch.cat([(weight @ zone).flatten(1) for weight, zone in pairs], 1)
+        zones = _cut(self.frequencies(values - self.mean), self._sizes, 2)
+        triples = zip(self._zone_maps(), zones, self.gains, strict=True)
+        return torch.cat([(part @ zone).flatten(1) * gain for part, zone, gain in triples], 1)
 
     def _rounded(self) -> Tensor:
         return (self.maps * 2.0**self.exponent).half()
@@ -182,48 +221,50 @@ class ForwardTransform(_ZoneMaps):
     def stored(self) -> dict[str, Tensor]:
         """Return the tensors from which `from_stored` builds the same transform."""
         exponent = torch.tensor([self.exponent], dtype=torch.int32)
-        return {**self._stored_form(), "exponent": exponent, "maps": self._rounded()}
+        return {**self._stored_parts(), "exponent": exponent, "maps": self._rounded()}
 
     @classmethod
     def from_stored(cls, tensors: Mapping[str, Tensor]) -> ForwardTransform:
         """Return the transform that `stored` wrote."""
         scale = 2.0 ** -int(tensors["exponent"])
-        return cls(*_form_of(tensors, tensors["maps"].float() * scale))
+        return cls(*_parts_of(tensors, tensors["maps"].float() * scale))
 
 
-class InverseTransform(_ZoneMaps):
+class InverseTransform(_ZoneTransform):
     """What the server computes: a representation of coefficients.
 
-    Its maps are transposed: row k of a zone is what coefficient k adds to the channels.
+    Its maps are transposed: row k of a map is what coefficient k adds to the channels. Its gains
+    are the inverse ones.
     """
 
     def forward(self, coefficients: Tensor) -> Tensor:
         """Return (batch, c, h, w), or (batch, c), of (batch, coefficients)."""
-        sizes = [*zip(self.ranks, self.form.zone_sizes, strict=True)]
-        parts = _cut(coefficients, [rank * count for rank, count in sizes], 1)
+        shapes = self._zone_shapes()
+        parts = _cut(coefficients, [size * rank for size, rank in shapes], 1)
         zones = [
-            weight.T @ part.reshape(len(part), *size)
-            for part, size, weight in zip(parts, sizes, self.zone_maps, strict=True)
+            zone_map.T @ (part * gain).reshape(len(part), rank, size)
+            for zone_map, part, gain, (size, rank) in zip(
+                self._zone_maps(), parts, self.gains, shapes, strict=True
+            )
         ]
         values: Tensor = self.frequencies.invert(torch.cat(zones, 2)) + self.mean
         return values
 
     def stored(self) -> dict[str, Tensor]:
         """Return the tensors from which `from_stored` builds the same transform."""
-        return {**self._stored_form(), "maps": self.maps.clone()}
+        return {**self._stored_parts(), "maps": self.maps.clone()}
 
     @classmethod
     def from_stored(cls, tensors: Mapping[str, Tensor]) -> InverseTransform:
         """Return the transform that `stored` wrote."""
-        return cls(*_form_of(tensors, tensors["maps"]))
+        return cls(*_parts_of(tensors, tensors["maps"]))
 
 
-def _form_of(
-    tensors: Mapping[str, Tensor], maps: Tensor
-) -> tuple[TensorForm, Tensor, Sequence[Tensor]]:
-    shape = tuple(int(side) for side in tensors["shape"])
+def _parts_of(tensors: Mapping[str, Tensor], maps: Tensor) -> tuple[TensorForm, ChannelMaps]:
+    zones, map_count, *shape = (int(number) for number in tensors["form"])
     ranks = [int(rank) for rank in tensors["ranks"]]
-    return TensorForm(shape, int(tensors["zones"])), tensors["mean"], _cut(maps, ranks, 0)
+    parts = ChannelMaps(tensors["mean"], tensors["gains"], _cut(maps, ranks, 0))
+    return TensorForm(tuple(shape), zones, map_count), parts
 
 
 def _cut(values: Tensor, sizes: Sequence[int], dim: int) -> tuple[Tensor, ...]:

@@ -22,10 +22,11 @@ from spaces.model_spec import ModelSpec
 from spaces.plan import HEAD, PRECISIONS, Ref, Share, SharePlan
 from spaces.split.coefficients import Coding
 from spaces.split.operating_point import OperatingPoint
+from spaces.split.recalibrated import StatisticsByCoding
 from spaces.split.split import Split, SplitParts
 from spaces.split.split_bundle import (
-    CodecPair,
     PartName,
+    SplitCodec,
     SplitContents,
     seal_parts,
     write_split_bundle,
@@ -79,17 +80,23 @@ def split_networks() -> SplitNetworks:
 
 
 def write_own_split(
-    folder: Path, splits: Sequence[Split], points: Sequence[OperatingPoint] = ()
+    folder: Path,
+    splits: Sequence[Split],
+    points: Sequence[OperatingPoint] = (),
+    statistics: StatisticsByCoding | None = None,
 ) -> dict[PartName, int]:
-    """Write a split bundle of `split_networks`; return the bytes of the tensors of each part."""
+    """Write a split bundle of `split_networks`; return the bytes of the tensors of each part.
+
+    `statistics` are those of the first split.
+    """
     networks = split_networks()
     models, codecs = networks.setup.models, networks.codecs
-    first, *others = dict.fromkeys(split.plan for split in splits)
+    plan, *others = dict.fromkeys(split.plan for split in splits)
     contents = BundleContents(
         specs={name: model.source.spec for name, model in models.items() if model.source},
         inputs={name: model.input for name, model in models.items()},
         facts=networks.setup.facts,
-        plan=first,
+        plan=plan,
         dtype="float32",
         classes={"cls": tuple("abcdefg")},
         points=tuple(others),
@@ -99,7 +106,10 @@ def write_own_split(
         folder,
         SplitContents(contents, tuple(splits), tuple(points)),
         {split.plan.hash: networks.setup.merged(split.plan) for split in splits},
-        [CodecPair(codecs[split].encoder, codecs[split].decoder) for split in splits],
+        [
+            SplitCodec(codecs[split].encoder, codecs[split].decoder, statistics if first else None)
+            for first, split in zip([True, *[False] * len(splits)], splits, strict=False)
+        ],
     )
     seal_parts(folder)
     return sizes

@@ -25,7 +25,6 @@ if getattr(spaces, "__distribution__", "") != "merge-search":
         "merge-search in an environment of its own (pip install merge-search)"
     )
 from spaces.split.controller import RateController
-
 from spaces.split.device import load_device
 
 parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -48,7 +47,8 @@ for picture in arguments.pictures:
     response = server.getresponse()
     answers = json.loads(response.read())
     done = time.perf_counter()
-    controller.observe(len(message), max(0.0, 1000 * (done - sent) - point.server_ms))
+    transfer_ms = max(0.0, 1000 * (done - sent) - point.server_ms)
+    controller.observe(len(message), transfer_ms, 1000 * (done - started))
     print(
         f"{picture}: {len(message):,} bytes at step {point.coding.step}, device "
         f"{1000 * (sent - started):.0f} ms, link and server {1000 * (done - sent):.0f} ms"

@@ -32,8 +32,8 @@ from spaces.split.split import Split
 from spaces.split.split_bundle import (
     DEVICE_PART,
     SERVER_PART,
-    CodecPair,
     PartName,
+    SplitCodec,
     SplitContents,
     seal_parts,
     write_split_bundle,
@@ -140,7 +140,7 @@ def export_parts(
     contents = source.contents(records)
     merged = {plan.hash: source.setup.merged(plan) for plan in contents.models.plans}
     codecs = [
-        CodecPair(source.codecs[split].encoder, source.codecs[split].decoder)
+        SplitCodec(source.codecs[split].encoder, source.codecs[split].decoder)
         for split in contents.splits
     ]
     with replace_folder(folder, MARKER) as part:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from search.data.frames import Sampling, Subset
-from search.evaluation import latency
 from search.evaluation.evaluate import UNMERGED_PLAN
-from search.evaluation.latency import Stopwatch
 from search.pipelines.split.inputs import SplitInputs
 from search.pipelines.split.options import SplitOption
 from search.split.answer_change import answer_changes
-from search.split.fit import PASSES, FittedCodec, fit_codecs
+from search.split.components import fit_joined_codecs
+from search.split.fit import PASSES, FittedCodec
 from search.split.levels import cheapest_codings, distortion_levels
 from search.split.settings import CodecSettings
 from search.utils.reporter import Reporter
@@ -24,29 +22,9 @@ from spaces.activations import run_with_footprint
 from spaces.execution import computing
 from spaces.plan import SharePlan
 from spaces.split.coefficients import Coding
-from spaces.split.message import HEADER_BYTES
 
 CHANGE_FRAMES = 16
 """Held-out frames on which it is measured how rounding and shares change the answers, at most."""
-RUNS = 3
-"""A codec is timed this often at each of two codings."""
-
-
-@dataclass(frozen=True)
-class CodecTimes:
-    """Milliseconds on this machine for messages of a few and of many bytes."""
-
-    bytes: tuple[float, float]
-    encode_ms: tuple[float, float]
-    decode_ms: tuple[float, float]
-
-    def encoding(self, size: float) -> float:
-        """Return the time to encode a message of that many bytes, as a line through both."""
-        return float(np.interp(size, self.bytes, self.encode_ms))
-
-    def decoding(self, size: float) -> float:
-        """Return the time to decode it."""
-        return float(np.interp(size, self.bytes, self.decode_ms))
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +39,8 @@ class CodedOption:
     """On the device."""
     peak_activations: int
     """Bytes on the device for one frame, while stages run or while the codec does."""
-    times: CodecTimes
+    tensors: tuple[Tensor, ...]
+    """What crosses for one frame."""
     changes: Mapping[SharePlan, float]
     """How much the answers change by the plan itself, by the plan with the device's precision."""
 
@@ -69,21 +48,16 @@ class CodedOption:
 def fit_options(
     inputs: SplitInputs, options: Sequence[SplitOption], reporter: Reporter
 ) -> list[CodedOption]:
-    """Fit the codec of every split on the unlabelled frames, and measure it on one frame.
+    """Fit the codec of every split on the unlabelled frames.
 
     A codec does not depend on the precision of the device.
     """
-    settings = CodecSettings(
-        weight=inputs.settings.weight,
-        gradient_frames=inputs.settings.gradient_frames,
-        seed=inputs.config.seed,
-        batch=inputs.config.verify.batch,
-    )
+    settings = codec_settings(inputs)
     frames, splits = inputs.fitted_on, [option.split for option in options]
     plans = len({split.plan for split in splits})
     reporter.step(f"Codecs of {len(splits)} splits of {plans} plans on {len(frames)} frames")
     with reporter.progress("frames", PASSES * plans * len(frames)) as progress:
-        codecs = fit_codecs(inputs.setup, splits, frames, settings, progress)
+        codecs = fit_joined_codecs(inputs.setup, splits, frames, settings, progress)
     changes = _measure_changes(inputs, options, reporter)
     with reporter.progress("codecs", len(options)) as progress:
         coded = []
@@ -91,6 +65,16 @@ def fit_options(
             coded.append(_coded(option, codecs[option.split], tensors, changes))
             progress(1)
     return coded
+
+
+def codec_settings(inputs: SplitInputs) -> CodecSettings:
+    """Return how the codecs of a config are fitted."""
+    return CodecSettings(
+        weight=inputs.settings.weight,
+        gradient_frames=inputs.settings.gradient_frames,
+        seed=inputs.config.seed,
+        batch=inputs.config.verify.batch,
+    )
 
 
 def _measure_changes(
@@ -139,32 +123,6 @@ def _coded(
         codings=codings,
         codec_bytes=sum(tensor.nbytes for tensor in codec.encoder.stored().values()),
         peak_activations=max(option.peak_activations, crossing_bytes + footprint.peak),
-        times=_time_codec(codec, on_cpu, (codings[-1], codings[0])),
+        tensors=(*on_cpu,),
         changes={s.split.plan: changes[s.split.plan] for s in option.stored.values()},
     )
-
-
-@torch.inference_mode()
-def _time_codec(
-    codec: FittedCodec, tensors: Sequence[Tensor], codings: tuple[Coding, Coding]
-) -> CodecTimes:
-    settings = replace(latency.DEFAULT_STOPWATCH, warmup=1, runs=RUNS, seconds=0.0, frames=1)
-    watch = Stopwatch(settings, torch.device("cpu"))
-
-    def encode(coding: Coding) -> bytes:
-        return codec.encoder.encode(codec.encoder(tensors)[0].numpy(), coding)
-
-    def decode(payload: bytes, coding: Coding) -> object:
-        return codec.decoder(torch.from_numpy(codec.decoder.decode(payload, coding))[None])
-
-    def time(coding: Coding) -> tuple[float, float, float]:
-        payload = encode(coding)
-        return (
-            float(HEADER_BYTES + len(payload)),
-            watch.milliseconds(lambda run: encode(coding)),
-            watch.milliseconds(lambda run: decode(payload, coding)),
-        )
-
-    few, many = map(time, codings)
-    larger = max(many[0], few[0] + 1)  # of a codec that reaches one coding only
-    return CodecTimes((few[0], larger), (few[1], many[1]), (few[2], many[2]))

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from search.pipelines.split.codec_times import CodecTime, CodecTimes
 from search.pipelines.split.coded import CodedOption
 from search.pipelines.split.options import StoredSplit
 from search.pipelines.split.stage_times import StageTimes
@@ -69,6 +70,7 @@ class SplitLookup:
         times: StageTimes,
         conditions: SplitConditions,
     ) -> None:
+        self._codec_times = CodecTimes(coded)
         self._coded = {option.option.split.hash: option for option in coded}
         self._times, self.conditions = times, conditions
         levels = range(max(len(option.codings) for option in coded))
@@ -107,13 +109,19 @@ class SplitLookup:
         coding = coded.codings[int(combination[LEVEL])]
         return SplitPoint(coded, chosen, stored[chosen], coding)
 
-    def times(self, point: SplitPoint, size: float) -> SplitTimes:
-        """Return the times of a point for messages of a size, on device, link and server."""
+    def times(
+        self, point: SplitPoint, size: float, measured: CodecTime | None = None
+    ) -> SplitTimes:
+        """Return the times of a point for messages of a size, on device, link and server.
+
+        The times of the codec are predicted if they are not given.
+        """
         conditions, parts = self.conditions, point.coded.option.parts
+        codec = measured or self._codec_times.predict(point.coded, size)
         device_ms = self._times.milliseconds(parts.device.steps) / conditions.device_speed
-        encode_ms = point.coded.times.encoding(size) / conditions.device_speed
+        encode_ms = codec.encode_ms / conditions.device_speed
         link_ms = conditions.link_ms(size)
-        decode_ms = point.coded.times.decoding(size) / conditions.server_speed
+        decode_ms = codec.decode_ms / conditions.server_speed
         server_ms = self._times.milliseconds(parts.server.steps) / conditions.server_speed
         return SplitTimes(
             device_ms=device_ms,

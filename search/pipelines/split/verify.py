@@ -13,6 +13,7 @@ from search.evaluation.per_frame import scores_by_model
 from search.evaluation.splits.codec_coder import CodecCoder
 from search.evaluation.splits.link_scores import LinkSetup, ShownFrames
 from search.evaluation.splits.score_splits import SplitCandidate, score_splits
+from search.pipelines.split.codec_times import time_codec
 from search.pipelines.split.inputs import SplitInputs
 from search.pipelines.split.lookup import SplitLookup, SplitPoint
 from search.pipelines.split.measure import Scorer
@@ -85,7 +86,8 @@ def _point_record(
 ) -> SplitPointRecord:
     """Return the record of a measured point; it is feasible by its real bytes."""
     prediction = asdict(lookup.prediction(point))
-    times = lookup.times(point, measured["bytes"])
+    _, codec_time = time_codec(point.coded, point.coding)
+    times = lookup.times(point, measured["bytes"], codec_time)
     violations = lookup.conditions.violations(
         times.total_ms, point.device_memory, point.coded.option.device_macs
     )

@@ -7,9 +7,9 @@ from typing import NamedTuple
 from xml.etree import ElementTree as ET
 
 from search.report.charts.axes import Chart, LogAxis, Quantity, format_percent
-from search.report.split.marks import Shape, add_mark
+from search.report.split.marks import MarkShape, add_mark
 from search.report.split.rate_chart import describe_way
-from search.report.split.series import baselines_of, picture_front, split_lines
+from search.report.split.series import baselines_of, line_of_point, picture_front, split_lines
 from search.report.split.texts import (
     sent_text,
     shown_quality,
@@ -20,7 +20,7 @@ from search.report.svg import PictureText, add, text_width
 from search.results.split_result import SplitMeasurement, SplitResult
 from search.utils.format import percent
 
-LEVELS = ((0.995, 10), (0.98, 8), (0.95, 6), (0.9, 4), (0.8, 2), (0.0, 0))
+QUALITY_LEVELS = ((0.995, 10), (0.98, 8), (0.95, 6), (0.9, 4), (0.8, 2), (0.0, 0))
 """The least quality of each colour, and its number among the colours of the page."""
 NUMBER_SIZE = 11.0
 
@@ -31,7 +31,7 @@ class ShownWay(NamedTuple):
     name: str
     measured: SplitMeasurement
     quality: float
-    shape: Shape
+    shape: MarkShape
 
 
 def device_chart(result: SplitResult, size: tuple[float, float]) -> ET.Element:
@@ -55,29 +55,36 @@ def device_chart(result: SplitResult, size: tuple[float, float]) -> ET.Element:
     taken: list[tuple[float, float]] = []
     for way in sorted(ways, key=lambda way: getattr(way.measured, "hash", "") != result.chosen):
         _draw_way(chart, result, way, taken)
-    for line in split_lines(result):
-        first = line.points[0]
-        x, y = chart.x.position(first.bytes), chart.y.position(_share(result, first))
-        chart.text(line.letter, (x - 10, y + 4), "end", "s-letter")
+    _draw_row_letters(chart, result)
     return chart.root
 
 
 def quality_level(quality: float) -> int:
     """Return the colour of a quality, 0 to 10."""
-    return next((level for least, level in LEVELS if quality >= least), 0)
+    return next((level for least, level in QUALITY_LEVELS if quality >= least), 0)
 
 
 def quality_levels(result: SplitResult) -> list[tuple[int, str]]:
     """Return the colours that occur with their meaning, from the highest quality down."""
     used = {quality_level(way.quality) for way in _ways(result)}
-    upper = ["", *(f" to {percent(least)}" for least, _ in LEVELS)]
-    texts = [f"{percent(least)}{more}" for (least, _), more in zip(LEVELS, upper, strict=False)]
-    texts = [f"{percent(LEVELS[0][0])} or more", *texts[1:-1], f"below {percent(LEVELS[-2][0])}"]
-    return [(level, text) for (_, level), text in zip(LEVELS, texts, strict=True) if level in used]
+    upper = ["", *(f" to {percent(least)}" for least, _ in QUALITY_LEVELS)]
+    texts = [
+        f"{percent(least)}{more}" for (least, _), more in zip(QUALITY_LEVELS, upper, strict=False)
+    ]
+    texts = [
+        f"{percent(QUALITY_LEVELS[0][0])} or more",
+        *texts[1:-1],
+        f"below {percent(QUALITY_LEVELS[-2][0])}",
+    ]
+    return [
+        (level, text)
+        for (_, level), text in zip(QUALITY_LEVELS, texts, strict=True)
+        if level in used
+    ]
 
 
 def _ways(result: SplitResult) -> Iterator[ShownWay]:
-    shown: list[tuple[str, SplitMeasurement, Shape]] = [
+    shown: list[tuple[str, SplitMeasurement, MarkShape]] = [
         (f"{line.letter}, step {point.step}", point, "circle")
         for line in split_lines(result)
         for point in line.points
@@ -106,11 +113,21 @@ def _draw_way(
     add_mark(chart.root, way.shape, at, f"s-level l{quality_level(way.quality)}", hint)
     text = f"{100 * way.quality:.0f}"
     room = text_width(text, NUMBER_SIZE) + 4
-    if at[0] < chart.x.start + room:
-        chart.text(text, (at[0] + 9, at[1] + 4), "start", "s-number")
-    elif all(abs(at[0] - x) > room or abs(at[1] - y) > NUMBER_SIZE for x, y in taken):
-        chart.text(text, (at[0], at[1] - 11), "middle", "s-number")
+    if all(abs(at[0] - x) > room or abs(at[1] - y) > NUMBER_SIZE for x, y in taken):
+        at_edge = at[0] < chart.x.start + room  # above the mark is the name of the other axis
+        place = (at[0] + 9, at[1] + 4) if at_edge else (at[0], at[1] - 11)
+        chart.text(text, place, "start" if at_edge else "middle", "s-number")
         taken.append(at)
+
+
+def _draw_row_letters(chart: Chart, result: SplitResult) -> None:
+    """Write the letter of each split to the left of all its points, predicted ones included."""
+    lines = split_lines(result)
+    for line in lines:
+        predicted = [p.predicted_bytes for p in result.front if line_of_point(lines, p) is line]
+        x = chart.x.position(min([line.points[0].bytes, *predicted]))
+        y = chart.y.position(_share(result, line.points[0]))
+        chart.text(line.letter, (x - 10, y + 4), "end", "s-letter")
 
 
 def _description(

@@ -18,10 +18,12 @@ from search.utils.format import megabytes, percent
 from spaces.plan import HEAD, Ref
 from spaces.split.split import Split
 
-WIDE, NARROW = 820.0, 344.0
+WIDE_DRAWING, NARROW_DRAWING = 820.0, 344.0
 
 
-def split_diagram(result: SplitResult, point: SplitPointRecord, width: float = WIDE) -> ET.Element:
+def split_diagram(
+    result: SplitResult, point: SplitPointRecord, width: float = WIDE_DRAWING
+) -> ET.Element:
     """Draw the network of a verified point, on a sheet of that width or wider.
 
     Raises:

@@ -46,7 +46,11 @@ def split_comparisons(result: SplitResult) -> list[str]:
     point = result.chosen_point
     if point is None:
         return _without_split(result)
-    texts = [compare_with_pictures(result, point), compare_with_device(result, point)]
+    texts = [
+        compare_with_pictures(result, point),
+        compare_with_device(result, point),
+        compare_with_plain(result, point),
+    ]
     return [text for text in texts if text]
 
 
@@ -84,23 +88,45 @@ def compare_with_device(result: SplitResult, point: SplitPointRecord) -> str:
     if not rivals:
         best = max(whole, key=lambda w: shown_quality(result, w) or 0.0)
         return f"Everything on the device keeps less: {quality_text(result, best)}."
-    rival = min(rivals, key=lambda w: w.times.total_ms)
+    fitting = [record for record in rivals if not _excess(result, record)]
+    if not fitting:
+        smallest = min(rivals, key=lambda w: w.device_bytes)
+        return (
+            f"Everything on the device does not fit. Of what keeps as much, {smallest.name} is "
+            f"the smallest: {_excess(result, smallest)}."
+        )
+    return _against_device(point, min(fitting, key=lambda w: w.times.total_ms))
+
+
+def _against_device(point: SplitPointRecord, rival: SplitBaselineRecord) -> str:
+    """Compare times and memory with those of networks that fit on the device as a whole."""
     time = f"{milliseconds(rival.times.total_ms)} instead of {milliseconds(point.times.total_ms)}"
-    excess = _excess(result, rival)
-    if excess:
-        return f"Everything on the device does not fit: {excess}."
-    size = f"{megabytes(rival.device_bytes)} of weights instead of {megabytes(point.device_bytes)}"
+    size = f"{megabytes(point.device_bytes)} instead of {megabytes(rival.device_bytes)}"
+    smaller = point.device_bytes < rival.device_bytes
     if rival.times.total_ms <= point.times.total_ms:
         saved = (
-            "What the split saves is memory on the device"
-            if point.device_bytes < rival.device_bytes
-            else "The split saves nothing"
+            f"What the split saves is memory: the device holds {size}."
+            if smaller
+            else "The split saves nothing."
         )
         return (
-            f"Everything on the device is as good or better: it answers in {time} and sends no "
-            f"frame. {saved}: the device then holds {size}."
+            f"Everything on the device is as good or better: {rival.name}, {time}, and no frame "
+            f"is sent. {saved}"
         )
-    return f"Everything on the device takes longer, {time}, and holds {size}."
+    held = f"with the split, the device holds {size}" if smaller else "the split saves no memory"
+    return f"Everything on the device takes longer: {rival.name}, {time}; {held}."
+
+
+def compare_with_plain(result: SplitResult, point: SplitPointRecord) -> str:
+    """Say if a plain coding of what a split sends is as good; empty if none is."""
+    rivals = _keeping(result, baselines_of(result, "plain"), point)
+    rival = min(rivals, key=lambda r: r.bytes, default=None)
+    if rival is None or rival.bytes > point.bytes:
+        return ""
+    return (
+        f"A plain coding is as good or better: {rival.name} sends {sent_text(rival.bytes)} and "
+        f"keeps {quality_text(result, rival)}."
+    )
 
 
 def split_numbers(result: SplitResult) -> list[HeadlineNumber]:
@@ -147,18 +173,17 @@ def _excess(result: SplitResult, whole: SplitMeasurement) -> str:
     link, texts = result.link, []
     if link.memory is not None and whole.device_bytes > link.memory:
         texts.append(
-            f"its weights alone are {megabytes(whole.device_bytes)}, and the limit is "
+            f"weights of {megabytes(whole.device_bytes)}, and the limit is "
             f"{megabytes(link.memory)}"
         )
     if link.macs is not None and whole.device_macs > link.macs:
         texts.append(
-            f"it computes {whole.device_macs / 1e6:,.0f} M MACs per frame, and the limit is "
+            f"{whole.device_macs / 1e6:,.0f} M MACs per frame, and the limit is "
             f"{link.macs / 1e6:,.0f} M"
         )
     if link.deadline_ms is not None and whole.times.total_ms > link.deadline_ms:
         texts.append(
-            f"it takes {milliseconds(whole.times.total_ms)}, and the deadline is "
-            f"{link.deadline_ms:g} ms"
+            f"{milliseconds(whole.times.total_ms)}, and the deadline is {link.deadline_ms:g} ms"
         )
     return "; ".join(texts)
 

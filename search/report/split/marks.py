@@ -16,11 +16,11 @@ from search.report.split.texts import has_quality, shown_quality_name
 from search.report.svg import add, number
 from search.results.split_result import SplitResult
 
-Shape = Literal["circle", "square", "up", "down", "diamond", "cross"]
+MarkShape = Literal["circle", "square", "up", "down", "diamond", "cross"]
 RADIUS = 4.5
-PICTURE_SHAPES: tuple[Shape, ...] = ("square", "down", "cross", "diamond")
+PICTURE_SHAPES: tuple[MarkShape, ...] = ("square", "down", "cross", "diamond")
 """Of picture formats, in the order in which they were measured."""
-DASHES = ("6 3", "2 3", "9 3 2 3", "1 2")
+PICTURE_DASHES = ("6 3", "2 3", "9 3 2 3", "1 2")
 """Of their lines."""
 _ICON = (26.0, 14.0)
 _PATHS = {
@@ -41,7 +41,7 @@ class LegendIcon:
 
 
 def add_mark(
-    parent: ET.Element, shape: Shape, at: tuple[float, float], kind: str, hint: str = ""
+    parent: ET.Element, shape: MarkShape, at: tuple[float, float], kind: str, hint: str = ""
 ) -> ET.Element:
     """Draw a mark around a place; a browser shows `hint` when the pointer rests on it."""
     x, y = at
@@ -61,10 +61,10 @@ def picture_formats(result: SplitResult) -> tuple[str, ...]:
     return tuple(dict.fromkeys(line.format for line in picture_lines(result)))
 
 
-def picture_shape(formats: tuple[str, ...], name: str) -> tuple[Shape, str]:
+def picture_shape(formats: tuple[str, ...], name: str) -> tuple[MarkShape, str]:
     """Return the mark and the dash pattern of a picture format."""
     index = formats.index(name)
-    return PICTURE_SHAPES[index % len(PICTURE_SHAPES)], DASHES[index % len(DASHES)]
+    return PICTURE_SHAPES[index % len(PICTURE_SHAPES)], PICTURE_DASHES[index % len(PICTURE_DASHES)]
 
 
 def rate_legend(result: SplitResult, lines: Iterable[SplitLine]) -> list[LegendIcon]:
@@ -77,13 +77,15 @@ def rate_legend(result: SplitResult, lines: Iterable[SplitLine]) -> list[LegendI
     formats = picture_formats(result)
     for name in formats:
         shape, dashes = picture_shape(formats, name)
-        entries.append(_icon(shape, "s-picture", f"{name}, whole network on the server", dashes))
+        entries.append(_icon(shape, "s-picture", f"{name}, whole networks on the server", dashes))
     if baselines_of(result, "plain"):
         entries.append(_icon("up", "s-plain", "plain coding of what a split sends"))
     if baselines_of(result, "device"):
-        entries.append(_icon("diamond", "s-whole", "whole network on the device"))
+        entries.append(_icon("diamond", "s-whole", "whole networks on the device"))
     if baselines_of(result, "server"):
-        entries.append(_icon("square", "s-whole", "frames as they are, network on the server"))
+        entries.append(
+            _icon("square", "s-whole", "lossless pictures, whole networks on the server")
+        )
     entries.append(_unsplit_icon(shown_quality_name(result)))
     return entries
 
@@ -94,7 +96,7 @@ def _picture() -> ET.Element:
     return ET.Element("svg", {"viewBox": box, "class": "icon", "aria-hidden": "true"})
 
 
-def _icon(shape: Shape, kind: str, text: str, dashes: str = "") -> LegendIcon:
+def _icon(shape: MarkShape, kind: str, text: str, dashes: str = "") -> LegendIcon:
     root = _picture()
     if dashes:
         add(root, "path", d="M0 7H26", class_="s-picture-line", stroke_dasharray=dashes)

@@ -38,7 +38,7 @@ from spaces.split.split import Split
 
 SPLIT_PAGE = "split.html"
 SPLIT_PICTURE, RATE_PICTURE = "split.svg", "rates.svg"
-STYLES = ("colours.css", "chart.css", "report.css", "split.css")
+SPLIT_STYLES = ("colours.css", "chart.css", "report.css", "split.css")
 Size = tuple[float, float]
 
 
@@ -67,7 +67,7 @@ def write_split_page(result: SplitResult, folder: Path) -> None:
 
 def render_split_page(result: SplitResult) -> str:
     """Return the page. The template escapes all text but the pictures, which are escaped here."""
-    css = "\n".join((style(), *map(read_template, STYLES)))
+    css = "\n".join((style(), *map(read_template, SPLIT_STYLES)))
     script = read_template("report.js")
     point = drawn_point(result)
     return report_template(SPLIT_PAGE).render(
@@ -105,7 +105,7 @@ def drawn_point(result: SplitResult) -> SplitPointRecord | None:
 def rate_svg(result: SplitResult) -> str:
     """Return the chart of bytes against quality as an SVG file with its own style."""
     root = rate_chart.rate_chart(result)
-    width, height = rate_chart.WIDE
+    width, height = rate_chart.WIDE_CHART
     root.set("width", f"{width:g}")
     root.set("height", f"{height:g}")
     css = ET.Element("style")
@@ -160,7 +160,9 @@ def _agreement(agreement: RankAgreement) -> str:
 
 
 def _two_sizes(draw: Callable[[Size], ET.Element]) -> TwoSizes:
-    wide, narrow = (picture_markup(draw(s)) for s in (rate_chart.WIDE, rate_chart.NARROW))
+    wide, narrow = (
+        picture_markup(draw(s)) for s in (rate_chart.WIDE_CHART, rate_chart.NARROW_CHART)
+    )
     return TwoSizes(wide, narrow)
 
 
@@ -169,7 +171,7 @@ def _drawing(result: SplitResult, point: SplitPointRecord | None) -> TwoSizes | 
         return None
     wide, narrow = (
         picture_markup(diagram.split_diagram(result, point, width))
-        for width in (diagram.WIDE, diagram.NARROW)
+        for width in (diagram.WIDE_DRAWING, diagram.NARROW_DRAWING)
     )
     return TwoSizes(wide, narrow)
 

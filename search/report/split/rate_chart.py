@@ -10,7 +10,7 @@ from xml.etree import ElementTree as ET
 
 from search.report.charts.axes import Chart, LogAxis, Quantity, format_percent
 from search.report.plan_diagram.palette import line_of, paint
-from search.report.split.marks import Shape, add_mark, picture_formats, picture_shape
+from search.report.split.marks import MarkShape, add_mark, picture_formats, picture_shape
 from search.report.split.series import (
     PictureLine,
     SplitLine,
@@ -32,7 +32,7 @@ from search.report.svg import PictureText, add
 from search.results.split_result import SplitBaselineRecord, SplitMeasurement, SplitResult
 from search.utils.format import percent
 
-WIDE, NARROW = (860.0, 430.0), (368.0, 350.0)
+WIDE_CHART, NARROW_CHART = (860.0, 430.0), (368.0, 350.0)
 """Sizes in pixels for a screen and for a phone, at which the text has its intended size."""
 ROOM_BELOW = 0.08
 """How far below the splits' lowest quality other ways to answer are still shown."""
@@ -71,7 +71,7 @@ class RateChart:
         return self.chart.x.position(measured.bytes), self.chart.y.position(quality)
 
 
-def rate_chart(result: SplitResult, size: tuple[float, float] = WIDE) -> ET.Element:
+def rate_chart(result: SplitResult, size: tuple[float, float] = WIDE_CHART) -> ET.Element:
     """Draw the splits, the picture formats, the plain codings, and the whole network anywhere."""
     shown = rate_range(result)
     chart = Chart.empty(
@@ -123,7 +123,7 @@ def describe_way(result: SplitResult, name: str, measured: SplitMeasurement) -> 
     return f"{name}: {sent_text(measured.bytes)}, {quality_text(result, measured)}{more}"
 
 
-def _draw_pictures(drawing: RateChart, line: PictureLine, style: tuple[Shape, str]) -> None:
+def _draw_pictures(drawing: RateChart, line: PictureLine, style: tuple[MarkShape, str]) -> None:
     shape, dashes = style
     placed = [(coding, at) for coding in line.codings if (at := drawing.place(coding))]
     path = " ".join(f"{x:.2f},{y:.2f}" for _, (x, y) in placed)
@@ -168,7 +168,8 @@ def _draw_split(drawing: RateChart, line: SplitLine) -> None:
 
 def _draw_letters(drawing: RateChart, lines: Sequence[SplitLine]) -> None:
     """Write the letter of each split beside its smallest point that has room for it."""
-    marks = [at for line in lines for point in line.points if (at := drawing.place(point))]
+    everything = (*drawing.result.points, *drawing.result.baselines)
+    marks = [at for measured in everything if (at := drawing.place(measured))]
     for line in lines:
         own = [at for point in line.points if (at := drawing.place(point))]
         places = [(x + dx, y + dy) for x, y in own for dx, dy in LETTER_PLACES]
@@ -180,7 +181,9 @@ def _draw_letters(drawing: RateChart, lines: Sequence[SplitLine]) -> None:
             marks.append((x, y))
 
 
-def _draw_whole(drawing: RateChart, records: Sequence[SplitBaselineRecord], shape: Shape) -> None:
+def _draw_whole(
+    drawing: RateChart, records: Sequence[SplitBaselineRecord], shape: MarkShape
+) -> None:
     for record in records:
         at = drawing.place(record)
         if at is not None:

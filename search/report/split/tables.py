@@ -19,7 +19,7 @@ from search.report.split.texts import (
 from search.results.split_result import SplitMeasurement, SplitPointRecord, SplitResult
 from search.utils.format import MEGABYTE
 
-_TIMES = ("device", "encode", "link", "decode", "server", "total")
+_PARTS = ("device", "encode", "link", "decode", "server")
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,11 @@ def split_header(result: SplitResult, first: str) -> tuple[str, ...]:
         first,
         "Bytes per frame",
         shown_quality_name(result).capitalize(),
+        "Total, ms",
         "Device MACs, M",
         "Device MB",
         "Memory, MB",
-        *(f"{name.capitalize()}, ms" for name in _TIMES),
+        *(f"{name.capitalize()}, ms" for name in _PARTS),
         *(f"{name} {score_name(scores)}" for name, scores in result.unsplit.accuracy.items()),
     )
 
@@ -76,7 +77,7 @@ def point_table(result: SplitResult) -> SplitTable:
 
 
 def baseline_table(result: SplitResult) -> SplitTable:
-    """Return the other ways to answer: on the device, frames as they are, pictures, codings."""
+    """Return the other ways to answer: whole networks, pictures, plain codings."""
     lines = split_lines(result)
     rows = []
     for kind in ("device", "server", "picture", "plain"):
@@ -100,18 +101,23 @@ def _point_name(lines: Sequence[SplitLine], point: SplitPointRecord) -> Cell:
 def _cells(result: SplitResult, measured: SplitMeasurement, memory: str) -> tuple[Cell, ...]:
     quality = shown_quality(result, measured)
     held = f"{int(memory) / MEGABYTE:.2f}" if memory else ""
-    times = [getattr(measured.times, f"{name}_ms") for name in _TIMES]
+    parts = [getattr(measured.times, f"{name}_ms") for name in _PARTS]
+    most = f"95% at most {sent_text(measured.bytes_p95)}" if measured.bytes else ""
     return (
-        Cell(sent_text(measured.bytes), str(measured.bytes),
-             f"95% at most {sent_text(measured.bytes_p95)}"),
+        Cell(sent_text(measured.bytes), str(measured.bytes), most),
         Cell(quality_text(result, measured), "" if quality is None else str(quality),
              quality_interval_text(result, measured)),
+        _time_cell(measured.times.total_ms),
         Cell(f"{measured.device_macs / 1e6:,.0f}", str(measured.device_macs)),
         Cell(f"{measured.device_bytes / MEGABYTE:.2f}", str(measured.device_bytes)),
         Cell(held, memory),
-        *(Cell(f"{time:.1f}", str(time)) for time in times),
+        *map(_time_cell, parts),
         *(_score_cell(measured, name) for name in result.unsplit.accuracy),
     )  # fmt: skip
+
+
+def _time_cell(time: float) -> Cell:
+    return Cell(f"{time:.1f}", str(time))
 
 
 def _score_cell(measured: SplitMeasurement, name: str) -> Cell:

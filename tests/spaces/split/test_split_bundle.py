@@ -23,6 +23,11 @@ from spaces.split.damaged import DamagedMessage
 from spaces.split.device import SplitDevice, load_device
 from spaces.split.message import Message
 from spaces.split.operating_point import OperatingPoint
+from spaces.split.recalibrated import (
+    BatchNormStatistics,
+    StatisticsByCoding,
+    with_statistics,
+)
 from spaces.split.server import ForeignMessage, load_server
 from spaces.split.split import Split
 from spaces.stages import total_bytes, unique_tensors
@@ -177,6 +182,29 @@ def test_ten_thousand_changed_messages_are_refused(one_split: Path) -> None:
         changed[generator.integers(len(changed))] ^= 1 << int(generator.integers(8))
         with pytest.raises(DamagedMessage):
             server.receive(bytes(changed))
+
+
+def test_recalibrated_statistics_serve_the_coarse_codings_of_their_split(tmp_path: Path) -> None:
+    networks = split_networks()
+    merged = networks.setup.merged(ONE.plan)
+    own = BatchNormStatistics.of(merged.restricted_to([networks.parts(ONE).server]))
+    shifted = BatchNormStatistics({k: m + 0.5 for k, m in own.means.items()}, own.variances)
+    by_coding = StatisticsByCoding(np.full((1, 8), COARSE.step, np.int32), (shifted,))
+    write_own_split(tmp_path / "bundle", [ONE], statistics=by_coding)
+    device = load_device(tmp_path / "bundle" / "device")
+    server = load_server(tmp_path / "bundle" / "server")
+    captured = device.capture(networks.frames[0])
+    finer = Coding(COARSE.step - 1, 8)
+    received = [server.receive(device.message(captured, c)) for c in (FINE, COARSE, finer)]
+    answers = [answer["cls"] for answer in server.answer(received)]
+    expected = with_statistics(merged, shifted)
+    crossing = networks.codecs[ONE].decoder(torch.from_numpy(received[1].coefficients)[None])
+    taken = dict(zip(networks.parts(ONE).crossing, crossing, strict=True))
+    right = expected.run(networks.parts(ONE).server, {}, taken, run_head).answers["cls"]
+    torch.testing.assert_close(answers[1], right, rtol=1e-5, atol=1e-5)
+    assert float((answers[0] - answers[2]).abs().max()) < 0.1 * float(
+        (answers[0] - answers[1]).abs().max()
+    )
 
 
 def test_another_process_decodes_the_same_coefficients(one_split: Path) -> None:
