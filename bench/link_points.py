@@ -7,8 +7,8 @@ OUT gets `split/device` and `split/server` (three splits), `whole` (the bundle o
 network), `frames` (the test photos, 224 x 224 as PNG), and `link_points.json`:
 for bench/link_traces.py and bench/split_link.py. Codecs are fitted to 160 photos of
 imagenet1k_1000; 120 others are sent. Quality is the share of these whose first class is that of
-the unsplit network on the untouched frame. Times are those
-of single frames on one core, the least of the codings of a split.
+the unsplit network on the untouched frame. Times are those of single frames on one core, the least
+over the codings of a split.
 """
 
 from __future__ import annotations
@@ -72,17 +72,12 @@ def main() -> None:
     points, sizes = bench.measure_splits()
     bench.write(with_least_times(points))
     pictures, picture_sizes = bench.measure_pictures()
+    measured = {"splits": (points, sizes), "pictures": (pictures, picture_sizes)}
     data = {
-        "splits": {
-            "points": [p.to_dict() for p in with_least_times(points)],
-            "message_bytes": sizes,
-        },
-        "pictures": {
-            "points": [p.to_dict() for p in with_least_times(pictures)],
-            "message_bytes": picture_sizes,
-        },
+        name: {"points": [p.to_dict() for p in with_least_times(of)], "message_bytes": lengths}
+        for name, (of, lengths) in measured.items()
     }
-    (out / "link_points.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    (out / "link_points.json").write_text(json.dumps(data) + "\n", encoding="utf-8")
 
 
 def write_photos(out: Path) -> None:
