@@ -24,9 +24,11 @@ if TYPE_CHECKING:
     from search.api import promote as promote
     from search.api import rollback as rollback
     from search.api import run as run
+    from search.api import split_models as split_models
     from search.api import verify as verify
     from search.config.run import RunConfig as RunConfig
     from search.results.search_result import Result as Result
+    from search.results.split_result import SplitResult as SplitResult
     from spaces.errors import MergeSearchError as MergeSearchError
 
 _MODULES = {
@@ -37,14 +39,16 @@ _MODULES = {
     "promote": "search.api",
     "rollback": "search.api",
     "run": "search.api",
+    "split_models": "search.api",
     "verify": "search.api",
     "RunConfig": "search.config.run",
     "Result": "search.results.search_result",
+    "SplitResult": "search.results.split_result",
     "MergeSearchError": "spaces.errors",
 }
 __all__ = [
-    "MergeSearchError", "Result", "RunConfig", "correlate", "exact", "export", "load_config",
-    "promote", "rollback", "run", "verify",
+    "MergeSearchError", "Result", "RunConfig", "SplitResult", "correlate", "exact", "export",
+    "load_config", "promote", "rollback", "run", "split_models", "verify",
 ]  # fmt: skip
 _load = lazy_attributes(__name__, _MODULES)
 

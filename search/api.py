@@ -22,9 +22,11 @@ from search.pipelines import export as export_pipeline
 from search.pipelines import run as run_pipeline
 from search.pipelines import verify as verify_pipeline
 from search.pipelines.export import ExportedBundle
+from search.pipelines.split import run as split_pipeline
 from search.pipelines.verify_inputs import VerificationInputs
 from search.results.metric_comparison import MetricComparison
 from search.results.search_result import Result
+from search.results.split_result import SplitResult
 from search.results.verification import Verification
 from search.study.exact.branch_and_bound import ExactFront
 from search.utils.reporter import SILENT, Reporter
@@ -65,6 +67,28 @@ def run(config: RunConfig, reporter: Reporter | None = None) -> Result:
         True
     """
     return run_pipeline.run(config, reporter or SILENT)
+
+
+def split_models(config: RunConfig, reporter: Reporter | None = None) -> SplitResult:
+    """Split the models of the config between a device and a server, and log it to MLflow.
+
+    Splits the unmerged models and, if OUT holds a finished run, the plans of its verified front;
+    one model is enough. The result is the content of OUT/split/split.json.
+
+    Raises:
+        NoSplitSection: the config has no section `split`.
+        NoSplitFits: the device can hold or compute no split.
+        NotLogged: MLflow did not take the outcome; everything else is done and saved.
+        MergeSearchError: anything else that the user can correct.
+
+    Examples:
+        >>> section = "split={trials: 20, verify: 2, gradient_frames: 4, plans: 1}"
+        >>> result = split_models(load_config("config.yaml", [section]))
+        >>> point = result.chosen_point
+        >>> point.feasible and point.bytes > 0
+        True
+    """
+    return split_pipeline.split_plans(config, reporter or SILENT)
 
 
 def verify(

@@ -26,15 +26,15 @@ from spaces.stages import StagedModel
 ROOT = Path(__file__).parent.parent
 PUBLIC = {
     "search": [
-        "MergeSearchError", "Result", "RunConfig", "correlate", "exact", "export", "load_config",
-        "promote", "rollback", "run", "verify",
+        "MergeSearchError", "Result", "RunConfig", "SplitResult", "correlate", "exact", "export",
+        "load_config", "promote", "rollback", "run", "split_models", "verify",
     ],
     "spaces": ["MergeSearchError", "ModelSpec", "Share", "SharePlan", "load_bundle", "load_model"],
 }  # fmt: skip
 EXAMPLES = [
     *("search." + name for name in (
         "load_config", "RunConfig", "run", "Result", "verify", "export", "correlate", "exact",
-        "promote", "rollback", "MergeSearchError",
+        "split_models", "SplitResult", "promote", "rollback", "MergeSearchError",
     )),
     *("spaces." + name for name in
       ("ModelSpec", "load_model", "Share", "SharePlan", "load_bundle")),

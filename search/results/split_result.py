@@ -185,7 +185,15 @@ class UnsplitRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class SplitResult:
-    """The outcome of `merge-search split`: the content of OUT/split/split.json."""
+    """The outcome of `merge-search split`: the content of OUT/split/split.json.
+
+    Examples:
+        >>> from search import split_models
+        >>> section = "split={trials: 20, verify: 2, gradient_frames: 4, plans: 1}"
+        >>> result = split_models(load_config("config.yaml", [section]))
+        >>> [p.hash for p in result.points if p.hash == result.chosen] == [result.chosen]
+        True
+    """
 
     name: str
     seed: int

@@ -12,8 +12,8 @@ from search.statistics.observed import Observed
 from spaces.plan import Ref, Share, SharePlan
 from spaces.split.split import Split
 
-FRAMES = RenderedScenes(STREET, 10)
-UNSEEN = RenderedScenes(STREET, 13)
+FRAMES = RenderedScenes(STREET, 8)
+UNSEEN = RenderedScenes(STREET, 9)
 
 
 def truth_of(frames: RenderedScenes) -> dict[str, Truth]:
@@ -27,8 +27,8 @@ def truth_of(frames: RenderedScenes) -> dict[str, Truth]:
 def truth_of_links() -> dict[str, Truth]:
     """Return labels of other frames for each of the two models."""
     return {
-        "cls": scenes_truth(STREET, 9, "classification"),
-        "det": scenes_truth(STREET, 7, "detection"),
+        "cls": scenes_truth(STREET, 7, "classification"),
+        "det": scenes_truth(STREET, 5, "detection"),
     }
 
 

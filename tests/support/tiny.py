@@ -51,6 +51,18 @@ DETECTOR = "effdet/tf_efficientdet_lite0"
 SIZE = {CLASSIFIER: 64, DETECTOR: 128}
 CLASSES = {CLASSIFIER: 7, DETECTOR: 6}
 """Classes of the rendered scenes: six kinds of road users, and an empty street."""
+SPLIT_SECTION = {
+    "link": {"mbit": 1, "rtt_ms": 20, "loss": 0.5},
+    "device": {"speed": 0.5, "macs": "95%"},
+    "deadline_ms": 1000,
+    "frames": 8,
+    "gradient_frames": 4,
+    "plans": 1,
+    "trials": 30,
+    "verify": 2,
+    "against": {"pictures": ["jpeg"], "qualities": [50]},
+}
+"""A section `split` of the config of two classifiers."""
 STREET = SceneSettings(seed=5, width=96, height=72)
 
 Matrix = NDArray[np.float64]
@@ -222,10 +234,12 @@ class FinishedRun:
         return self.config.out_folder
 
 
-def run_config(path: Path, overrides: Sequence[str] = ()) -> FinishedRun:
+def run_config(
+    path: Path, overrides: Sequence[str] = (), work: Callable[[RunConfig, Reporter], Any] = run
+) -> FinishedRun:
     config = load_config(path, overrides)
     captured = capture_reporter()
-    result = run(config, captured.reporter)
+    result = work(config, captured.reporter)
     return FinishedRun(config, path, result, captured.text)
 
 

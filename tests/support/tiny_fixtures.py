@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from labelled import FinishedComparison, Labelled, build_labelled, run_comparison
 from made_up_precisions import with_mixed_precisions
 from safetensors.torch import save_file
 from tiny import (
     CLASSIFIER,
     DETECTOR,
+    SPLIT_SECTION,
     FinishedRun,
     Weights,
     config_data,
@@ -25,6 +27,7 @@ from tiny import (
     write_config,
 )
 
+from search.pipelines.split.run import split_plans
 from search.results.search_result import Result
 from search.statistics.observed import Observed
 from search.tracking.target import Target
@@ -70,6 +73,17 @@ def tiny_run(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Fini
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         folder = tmp_path_factory.mktemp("tiny-run")
         return run_config(write_config(folder, config_data(weights)))
+
+
+@pytest.fixture(scope="session")
+def tiny_split(tiny_run: FinishedRun, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+    """One complete split of the unmerged models and of a plan of the tiny run."""
+    folder = tmp_path_factory.mktemp("tiny-split")
+    shutil.copytree(tiny_run.config.base, folder, dirs_exist_ok=True)
+    data = yaml.safe_load(tiny_run.path.read_text(encoding="utf-8")) | {"split": SPLIT_SECTION}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        return run_config(write_config(folder, data), work=split_plans)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Milliseconds to encode and to decode on this machine, measured or predicted from a few codecs."""
+"""Milliseconds to encode and to decode on this machine: measured, or predicted from a few."""
 
 from __future__ import annotations
 

@@ -118,7 +118,7 @@ def test_unsplit_scores_are_those_of_the_plan(
     for found in (scored.unsplit[plan], scored.methods[0].scores):
         for name, scores in scores_by_model(expected).items():
             assert found[name].scores == pytest.approx(scores, abs=1e-6)
-    assert [len(sizes) for sizes in scored.methods[0].bytes.values()] == [9, 7]
+    assert [len(sizes) for sizes in scored.methods[0].bytes.values()] == [7, 5]
 
 
 def test_scores_are_those_of_decoded_tensors_by_hand(setup: LinkSetup, plan: SharePlan) -> None:
