@@ -20,7 +20,8 @@ from tiny import FinishedRun, Weights, config_data, with_changes, write_config
 from search.cli.main import main
 
 COMMANDS = [
-    [], ["bench-bundle"], ["check"], ["correlate"], ["exact"], ["export"], ["run"], ["similarity"], ["split"],
+    [], ["bench-bundle"], ["check"], ["correlate"], ["exact"], ["export"], ["run"], ["similarity"],
+    ["split"],
     ["plan"], ["plan", "show"], ["promote"], ["rollback"], ["stats"], ["stats", "measure"],
     ["stats", "merge"], ["sync"], ["ui"], ["verify"], ["watch"], ["worker"], ["history"],
 ]  # fmt: skip
