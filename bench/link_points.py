@@ -46,7 +46,7 @@ from spaces.split.device import load_device
 from spaces.split.operating_point import OperatingPoint
 from spaces.split.server import SplitServer, load_server
 from spaces.split.split import Split
-from spaces.split.split_bundle import CodecPair, SplitContents, seal_parts, write_split_bundle
+from spaces.split.split_bundle import SplitCodec, SplitContents, seal_parts, write_split_bundle
 from spaces.zoo import load_model
 
 DATA = Path(os.environ.get("MERGE_SEARCH_DATA", "../shared/data")) / "imagenet1k_1000"
@@ -131,7 +131,7 @@ class Bench:
         for name in ("split", "whole"):
             shutil.rmtree(self._out / name, ignore_errors=True)
             (self._out / name).mkdir()
-        pairs = [CodecPair(self.codecs[s].encoder, self.codecs[s].decoder) for s in self.splits]
+        pairs = [SplitCodec(self.codecs[s].encoder, self.codecs[s].decoder) for s in self.splits]
         parts = SplitContents(contents, tuple(self.splits), tuple(points))
         write_split_bundle(self._out / "split", parts, {PLAN.hash: merged}, pairs)
         seal_parts(self._out / "split")

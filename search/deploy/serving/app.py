@@ -9,6 +9,7 @@ GET  /healthz      200 as long as the server runs
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import AsyncIterator
 
@@ -24,6 +25,7 @@ from spaces.split.damaged import DamagedMessage
 from spaces.split.server import SplitServer
 
 RETRY_SECONDS = 1
+LOG = logging.getLogger("merge-search.serve")
 
 
 class BodyTooLarge(Exception):
@@ -54,6 +56,9 @@ class AnswerService:
             response = _problem(503, "as many frames wait as are allowed: send fewer, or later")
             response.headers["Retry-After"] = str(RETRY_SECONDS)
             return response
+        except Exception:
+            LOG.exception("a frame could not be answered")
+            return _problem(500, "the network failed on this frame; see the log of the server")
         taken = f"answer;dur={1000 * (time.perf_counter() - start):.1f}"
         return JSONResponse(
             answers_as_json(self._server, answers), headers={"Server-Timing": taken}

@@ -27,6 +27,7 @@ from spaces.model_spec import ModelSpec
 from spaces.split.coefficients import Coding
 from spaces.split.device import SplitDevice, load_device
 from spaces.split.operating_point import OperatingPoint
+from spaces.split.recalibrated import StatisticsByCoding
 from spaces.split.server import SplitServer, load_server
 from spaces.split.split import Split
 from spaces.split.split_bundle import (
@@ -61,6 +62,8 @@ class SplitSource:
     classes: Mapping[str, ClassNames]
     codecs: Mapping[Split, FittedCodec]
     """By the split of the plan as it is stored."""
+    statistics: Mapping[Split, StatisticsByCoding]
+    """Of the server's BatchNorms, by the same splits; those without are left out."""
     frames: Sequence[Frame]
     """Frames for the checks."""
 
@@ -140,7 +143,11 @@ def export_parts(
     contents = source.contents(records)
     merged = {plan.hash: source.setup.merged(plan) for plan in contents.models.plans}
     codecs = [
-        SplitCodec(source.codecs[split].encoder, source.codecs[split].decoder)
+        SplitCodec(
+            source.codecs[split].encoder,
+            source.codecs[split].decoder,
+            source.statistics.get(split),
+        )
         for split in contents.splits
     ]
     with replace_folder(folder, MARKER) as part:
@@ -260,7 +267,7 @@ def _card(
         for record in records
     ]
     use = {
-        "device": "Run `python example.py FOLDER_OF_IMAGES http://SERVER:PORT`, which sends "
+        "device": "Run `python example.py http://SERVER:PORT PICTURE ...`, which sends "
         "frames and prints the answers; it needs merge-search and nothing of the other part.",
         "server": "Run `merge-search serve` with this folder; it needs nothing of the other part.",
     }[name]

@@ -202,7 +202,7 @@ def test_recalibrated_statistics_serve_the_coarse_codings_of_their_split(tmp_pat
     taken = dict(zip(networks.parts(ONE).crossing, crossing, strict=True))
     right = expected.run(networks.parts(ONE).server, {}, taken, run_head).answers["cls"]
     torch.testing.assert_close(answers[1], right, rtol=1e-5, atol=1e-5)
-    assert float((answers[0] - answers[2]).abs().max()) < 0.1 * float(
+    assert float((answers[0] - answers[2]).abs().max()) < 0.3 * float(
         (answers[0] - answers[1]).abs().max()
     )
 
