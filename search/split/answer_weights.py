@@ -22,9 +22,9 @@ from spaces.split.split import Split, SplitParts
 from spaces.split.transform import TensorForm
 from spaces.tasks.registry import TASKS
 
-DRAWS = 4
+_DRAWS = 4
 """Random projections per batch."""
-GRADIENT_BATCH = 4
+_FRAMES_PER_BACKWARD = 4
 """Frames per backward pass: the gradients about all stages of a network are held at once."""
 SMALLEST_SPREAD = 1e-6
 """Of answers that hardly change from frame to frame."""
@@ -73,7 +73,7 @@ class AnswerGradients:
         for group in _groups(self._merged, splits):
             crossing = dict.fromkeys(splits[split].crossing for split in group.splits)
             means = [_MeanSquares({node: forms[node] for node in nodes}) for nodes in crossing]
-            for indices, pictures in batches(self._frames, GRADIENT_BATCH):
+            for indices, pictures in batches(self._frames, _FRAMES_PER_BACKWARD):
                 generator = torch.Generator().manual_seed(seed + indices.start)
                 gradients = self._gradients(group, pictures, generator)
                 for mean in means:
@@ -95,7 +95,7 @@ class AnswerGradients:
                     retain_graph=True,
                     materialize_grads=True,
                 )
-                for _ in range(DRAWS)
+                for _ in range(_DRAWS)
             ]
         by_node = zip(values, zip(*draws, strict=True), strict=True)
         return {node: torch.stack(part) for node, part in by_node}
@@ -138,7 +138,7 @@ class AnswerGradients:
     def _measure_spread(self) -> dict[str, float]:
         """Return the variance of each model's answer over frames, summed over its amplitudes."""
         moments: defaultdict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
-        for _, pictures in batches(self._frames, GRADIENT_BATCH):
+        for _, pictures in batches(self._frames, _FRAMES_PER_BACKWARD):
             inputs = self._setup.inputs(self._merged, pictures)
             answers = self._merged.run(self._merged.whole, inputs, {}, _read).answers
             for name, values in self._amplitudes(answers).items():
@@ -170,7 +170,7 @@ class _MeanSquares:
             scaled = part * factors.reshape(-1, *[1] * (part.dim() - 2))
             self._squares[node].add(scaled.flatten(0, 1))
         self._frames += len(traces)
-        self._total += float(traces.double().sum()) / DRAWS
+        self._total += float(traces.double().sum()) / _DRAWS
 
     def finish(self) -> ZoneWeights:
         """Return the means, (c, c) for each zone of each representation."""

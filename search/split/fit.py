@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from search.data.frames import FrameSet
+from search.data.frames import FrameSet, Subset
 from search.split.answer_weights import AnswerGradients, ZoneWeights, unweighted
 from search.split.magnitudes import MagnitudePass
 from search.split.rate_curve import RateCurve
@@ -27,8 +27,9 @@ from spaces.split.split import Split, SplitParts
 from spaces.split.tables import CodingTables
 from spaces.split.transform import TensorForm
 
-PASSES = 2
-"""Times that each frame is run; `progress` counts frames of all passes and plans."""
+MAGNITUDE_SHARE = 3
+"""Every third frame tells how large the coefficients are, and all others what the maps are fitted
+to: coefficients of the frames of the fit itself are smaller than those of any others."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,8 +50,8 @@ def fit_codecs(
 ) -> dict[Split, FittedCodec]:
     """Return the codec of each split.
 
-    Frames run twice per plan, for all its splits at once: the first time for the covariances of
-    what crosses, the second time for the sizes of the coefficients.
+    Each frame runs once per plan, for all its splits at once, and then counts as progress; some
+    run a second time for the gradients.
 
     Raises:
         BadSplit: a split does not fit its plan.
@@ -79,7 +80,8 @@ class _PlanFit:
         progress: Progress,
     ) -> None:
         self._setup, self._merged, self._parts = setup, merged, parts
-        self._frames, self._settings, self._progress = frames, settings, progress
+        self._frames, self._later_frames = _shared_out(frames)
+        self._settings, self._progress = settings, progress
         crossing = (node for part in parts.values() for node in part.crossing)
         self._nodes = tuple(dict.fromkeys(crossing))
 
@@ -98,7 +100,7 @@ class _PlanFit:
 
     def _statistics(self) -> dict[Node, ZoneStatistics]:
         passes: dict[Node, StatisticsPass] = {}
-        for values in self._batches():
+        for values in self._batches(self._frames):
             for node, value in values.items():
                 if node not in passes:
                     passes[node] = StatisticsPass(self._form(value))
@@ -109,11 +111,9 @@ class _PlanFit:
         settings = self._settings
         return coded_form(tuple(value.shape[1:]), settings.zones, settings.device_values)
 
-    def _batches(self) -> Iterator[dict[Node, Tensor]]:
+    def _batches(self, frames: FrameSet) -> Iterator[dict[Node, Tensor]]:
         part, batch = computing(self._nodes), self._settings.batch
-        return representations(
-            self._setup, self._merged, part, self._frames, batch, self._progress
-        )
+        return representations(self._setup, self._merged, part, frames, batch, self._progress)
 
     def _weights(self, statistics: Mapping[Node, ZoneStatistics]) -> dict[Split, ZoneWeights]:
         if self._settings.weight == "none":
@@ -143,12 +143,19 @@ class _PlanFit:
             split: MagnitudePass([row for part in parts for row in part.row_counts], device)
             for split, parts in forward.items()
         }
-        for values in self._batches():
+        for values in self._batches(self._later_frames):
             for split, magnitudes in passes.items():
                 tensors = [values[node] for node in self._parts[split].crossing]
                 pairs = zip(forward[split], tensors, strict=True)
                 magnitudes.add(torch.cat([part(tensor) for part, tensor in pairs], 1))
         return {split: _codec(parts, passes[split]) for split, parts in transforms.items()}
+
+
+def _shared_out(frames: FrameSet) -> tuple[Subset, Subset]:
+    """Return the frames that maps are fitted to, and those that magnitudes are measured on."""
+    magnitudes = range(1, len(frames), MAGNITUDE_SHARE)
+    fitted = tuple(k for k in range(len(frames)) if k not in magnitudes)
+    return Subset(frames, fitted), Subset(frames, tuple(magnitudes) or fitted)
 
 
 def _codec(parts: Sequence[FittedTransform], magnitudes: MagnitudePass) -> FittedCodec:

@@ -30,11 +30,11 @@ from spaces.split.tables import (
     reconstruction_offsets,
 )
 
-PARTS = 8
+_PARTS = 8
 """Magnitudes per bin that are quantised: the edges of levels lie anywhere in it."""
-LEAST_SHARE, MOST_SHARE = 1e-5, 0.9
+LEAST_SHARE, MOST_SHARE = 1e-4, 0.5
 """Useful steps: their distortion is this share of the distortion when nothing is sent."""
-STEPS = range(-128, 128)
+_SENDABLE = range(-128, 128)
 """The steps that a message can tell."""
 
 
@@ -84,15 +84,15 @@ class RateCurve:
     @cached_property
     def steps(self) -> range:
         """The steps between hardly any distortion and hardly any content."""
-        nothing = self.distortion(Coding(STEPS[-1], 0)) - self._lost
+        nothing = self.distortion(Coding(_SENDABLE[-1], 0)) - self._lost
 
         def share(step: int) -> float:
             lost = self.distortion(Coding(step, self.zones)) - self._lost
             return lost / nothing if nothing > 0 else 1.0
 
-        first = bisect_left(STEPS, LEAST_SHARE, key=share)
-        last = bisect_right(STEPS, MOST_SHARE, lo=first, key=share)
-        return STEPS[first : max(last, first + 1)]
+        first = bisect_left(_SENDABLE, LEAST_SHARE, key=share)
+        last = bisect_right(_SENDABLE, MOST_SHARE, lo=first, key=share)
+        return _SENDABLE[first : max(last, first + 1)]
 
     def _totals_of(self, step: int) -> _Totals:
         magnitudes, costs = self._magnitudes, _costs(self._tables)
@@ -127,7 +127,7 @@ def _relative_bins(step: int) -> NDArray[np.int64]:
 
 @lru_cache(maxsize=4)
 def _costs(tables: CodingTables) -> _Costs:
-    ratios = magnitudes_in_bins(PARTS)
+    ratios = magnitudes_in_bins(_PARTS)
     levels = np.floor(ratios + 1 - DEAD_ZONE)
     bits, raw_bits, errors = [], [], []
     for difference, offset in enumerate(reconstruction_offsets()):
@@ -143,4 +143,4 @@ def _costs(tables: CodingTables) -> _Costs:
 
 def _mean_of_parts(table: FloatMatrix) -> FloatMatrix:
     """Return the mean of the parts of each bin, (differences, bins)."""
-    return np.asarray(table.reshape(len(table), -1, PARTS).mean(2))
+    return np.asarray(table.reshape(len(table), -1, _PARTS).mean(2))

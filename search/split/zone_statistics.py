@@ -12,7 +12,7 @@ from torch import Tensor
 from search.utils.arrays import FloatMatrix, FloatVector
 from spaces.split.transform import FrequencyTransform, TensorForm
 
-ROOM = 1.5
+_ROOM = 1.5
 """The maps of one representation, at full rank, have at most this many times the entries that the
 device holds: rows that tell little can be left out."""
 
@@ -23,7 +23,7 @@ def coded_form(shape: tuple[int, ...], zones: int, device_values: int) -> Tensor
     Each zone has its own map if there is room, else neighbouring zones share one.
     """
     maps = zones
-    while maps > 1 and maps * shape[0] ** 2 > ROOM * device_values:
+    while maps > 1 and maps * shape[0] ** 2 > _ROOM * device_values:
         maps //= 2
     return TensorForm(shape, zones, maps)
 

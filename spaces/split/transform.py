@@ -59,6 +59,7 @@ def dct_matrix(size: int) -> NDArray[np.float64]:
     return matrix
 
 
+@lru_cache(maxsize=64)
 def zone_of_frequencies(height: int, width: int, zones: int) -> NDArray[np.int64]:
     """Return the zone of each frequency, (height x width,), row after row.
 
@@ -70,7 +71,9 @@ def zone_of_frequencies(height: int, width: int, zones: int) -> NDArray[np.int64
     squares = (rows**2 + columns**2).ravel()  # of the radius, times (height x width)^2
     farthest = 2 * (height * width) ** 2
     rings = [math.isqrt(zones**2 * int(square) // farthest) for square in squares]
-    return np.unique(rings, return_inverse=True)[1].astype(np.int64)
+    found: NDArray[np.int64] = np.unique(rings, return_inverse=True)[1].astype(np.int64)
+    found.flags.writeable = False  # it is cached
+    return found
 
 
 class _FrequencyOrder(NamedTuple):
