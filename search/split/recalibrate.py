@@ -23,8 +23,8 @@ from spaces.split.coefficients import Coding, Coefficients
 from spaces.split.recalibrated import BatchNormStatistics, StatisticsByCoding, with_statistics
 from spaces.split.split import Split, SplitParts
 
-MOST_FRAMES = 256
-"""Frames that statistics are measured on, at most."""
+MOST_FRAMES = 64
+"""Frames that statistics are measured on, at most: four times as many gain next to nothing."""
 _BATCH = 16
 """Frames that run at once where nothing is measured."""
 NOISE = 1.96
