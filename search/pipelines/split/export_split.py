@@ -17,7 +17,8 @@ from search.pipelines.split.coded import codec_settings
 from search.pipelines.split.inputs import SplitInputs, load_split_inputs
 from search.results.documents import read_document
 from search.results.split_result import SPLIT_DOCUMENT, SplitPointRecord, SplitResult
-from search.split.fit import PASSES, FittedCodec, fit_codecs
+from search.split.components import fit_joined_codecs
+from search.split.fit import FittedCodec
 from search.utils.records import BadRecord
 from search.utils.reporter import Reporter
 from spaces.errors import MergeSearchError
@@ -147,8 +148,8 @@ def _fit_again(
         exact[stored] = Split(plans[record.plan], stored.ends)
     frames, distinct = inputs.fitted_on, len({split.plan for split in exact.values()})
     reporter.step(f"Codecs of {len({*exact.values()})} splits on {len(frames)} frames")
-    with reporter.progress("frames", PASSES * distinct * len(frames)) as progress:
-        fitted = fit_codecs(
+    with reporter.progress("frames", distinct * len(frames)) as progress:
+        fitted = fit_joined_codecs(
             inputs.setup, [*exact.values()], frames, codec_settings(inputs), progress
         )
     for record in records:
