@@ -7,8 +7,8 @@ OUT gets `split/device` and `split/server` (three splits), `whole` (the bundle o
 network), `frames` (the test photos, 224 x 224 as PNG), and `link_points.json`:
 for bench/link_traces.py and bench/split_link.py. Codecs are fitted to 160 photos of
 imagenet1k_1000; 120 others are sent. Quality is the share of these whose first class is that of
-the unsplit network on the untouched frame. Times are those
-of single frames on one core, the least of the codings of a split.
+the unsplit network on the untouched frame. Times are those of single frames on one core, the least
+over the codings of a split.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from spaces.split.device import load_device
 from spaces.split.operating_point import OperatingPoint
 from spaces.split.server import SplitServer, load_server
 from spaces.split.split import Split
-from spaces.split.split_bundle import CodecPair, SplitContents, seal_parts, write_split_bundle
+from spaces.split.split_bundle import SplitCodec, SplitContents, seal_parts, write_split_bundle
 from spaces.zoo import load_model
 
 DATA = Path(os.environ.get("MERGE_SEARCH_DATA", "../shared/data")) / "imagenet1k_1000"
@@ -72,17 +72,12 @@ def main() -> None:
     points, sizes = bench.measure_splits()
     bench.write(with_least_times(points))
     pictures, picture_sizes = bench.measure_pictures()
+    measured = {"splits": (points, sizes), "pictures": (pictures, picture_sizes)}
     data = {
-        "splits": {
-            "points": [p.to_dict() for p in with_least_times(points)],
-            "message_bytes": sizes,
-        },
-        "pictures": {
-            "points": [p.to_dict() for p in with_least_times(pictures)],
-            "message_bytes": picture_sizes,
-        },
+        name: {"points": [p.to_dict() for p in with_least_times(of)], "message_bytes": lengths}
+        for name, (of, lengths) in measured.items()
     }
-    (out / "link_points.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    (out / "link_points.json").write_text(json.dumps(data) + "\n", encoding="utf-8")
 
 
 def write_photos(out: Path) -> None:
@@ -136,7 +131,7 @@ class Bench:
         for name in ("split", "whole"):
             shutil.rmtree(self._out / name, ignore_errors=True)
             (self._out / name).mkdir()
-        pairs = [CodecPair(self.codecs[s].encoder, self.codecs[s].decoder) for s in self.splits]
+        pairs = [SplitCodec(self.codecs[s].encoder, self.codecs[s].decoder) for s in self.splits]
         parts = SplitContents(contents, tuple(self.splits), tuple(points))
         write_split_bundle(self._out / "split", parts, {PLAN.hash: merged}, pairs)
         seal_parts(self._out / "split")
@@ -197,7 +192,8 @@ class Bench:
 
 def with_least_times(points: Sequence[OperatingPoint]) -> list[OperatingPoint]:
     """Return points with the least times of their splits: what differs is the machine's load."""
-    device, server = {}, {}
+    device: dict[int, float] = {}
+    server: dict[int, float] = {}
     for point in points:
         device[point.split] = min(device.get(point.split, point.device_ms), point.device_ms)
         server[point.split] = min(server.get(point.split, point.server_ms), point.server_ms)

@@ -9,12 +9,12 @@ import numpy as np
 from search.split.rate_curve import RateCurve
 from spaces.split.coefficients import Coding
 
-LEVELS = 24
+DISTORTIONS = 24
 LEAST_DISTORTION, MOST_DISTORTION = 3e-4, 1.0
 """Answers that hardly change, and answers of as much error as they vary over frames."""
 
 
-def distortion_levels(count: int = LEVELS) -> list[float]:
+def distortion_levels(count: int = DISTORTIONS) -> list[float]:
     """Return distortions with equal ratios, the least first."""
     return [float(d) for d in np.geomspace(LEAST_DISTORTION, MOST_DISTORTION, count)]
 

@@ -23,14 +23,11 @@ class _CodecPart(nn.Module):
         self.coder = CoefficientCoder(rows, tables)
 
     def _stored_coder(self) -> dict[str, Tensor]:
-        rows, tables = self.coder.rows, self.coder.tables
         arrays = {
-            "counts": rows.counts,
-            "row_zones": rows.zones,
-            "classes": rows.classes,
-            "tables": tables.frequencies,
+            "classes": self.coder.rows.classes,
+            "tables": self.coder.tables.frequencies,
         }
-        return {name: torch.tensor(array, dtype=torch.int32) for name, array in arrays.items()}
+        return {name: torch.tensor(array, dtype=torch.int16) for name, array in arrays.items()}
 
 
 class Encoder(_CodecPart):
@@ -61,7 +58,7 @@ class Encoder(_CodecPart):
     def from_stored(cls, tensors: Mapping[str, Tensor]) -> Self:
         """Return the encoder that `stored` wrote."""
         transforms = [ForwardTransform.from_stored(part) for part in _by_number(tensors)]
-        return cls(transforms, *_coder_of(tensors))
+        return cls(transforms, *_coder_of(tensors, transforms))
 
 
 class Decoder(_CodecPart):
@@ -96,7 +93,7 @@ class Decoder(_CodecPart):
     def from_stored(cls, tensors: Mapping[str, Tensor]) -> Self:
         """Return the decoder that `stored` wrote."""
         transforms = [InverseTransform.from_stored(part) for part in _by_number(tensors)]
-        return cls(transforms, *_coder_of(tensors))
+        return cls(transforms, *_coder_of(tensors, transforms))
 
 
 def _numbered(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -117,9 +114,12 @@ def _by_number(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
     return [parts[number] for number in sorted(parts)]
 
 
-def _coder_of(tensors: Mapping[str, Tensor]) -> tuple[CoefficientRows, CodingTables]:
-    def integers(name: str) -> np.typing.NDArray[np.int32]:
-        return tensors[name].cpu().numpy().astype(np.int32)
-
-    rows = CoefficientRows(integers("counts"), integers("row_zones"), integers("classes"))
-    return rows, CodingTables(integers("tables"))
+def _coder_of(
+    tensors: Mapping[str, Tensor], transforms: Sequence[ForwardTransform | InverseTransform]
+) -> tuple[CoefficientRows, CodingTables]:
+    rows = [row for part in transforms for row in part.row_counts]
+    zones, counts = np.array(rows, np.int32).reshape(-1, 2).T
+    classes, frequencies = (
+        tensors[name].cpu().numpy().astype(np.int32) for name in ("classes", "tables")
+    )
+    return CoefficientRows(counts, zones, classes), CodingTables(frequencies)

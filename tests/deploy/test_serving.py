@@ -6,8 +6,10 @@ import contextlib
 import http.client
 import json
 import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -150,6 +152,27 @@ def test_a_message_of_another_bundle_is_named(running: RunningServer, tmp_path: 
 def test_a_body_that_is_too_large_is_not_read(running: RunningServer, server: SplitServer) -> None:
     status, answer = running.post(b"m" * (server.most_bytes + 1))
     assert status == 413 and "no message takes over" in answer["error"]
+
+
+def test_the_time_of_the_server_is_told(running: RunningServer, messages: list[bytes]) -> None:
+    with contextlib.closing(http.client.HTTPConnection(running.netloc, timeout=600)) as link:
+        start = time.perf_counter()
+        link.request("POST", "/v1/answers", messages[0])
+        told = link.getresponse().headers["Server-Timing"]
+        waited = 1000 * (time.perf_counter() - start)
+    name, _, milliseconds = told.partition(";dur=")
+    assert name == "answer" and 0 < float(milliseconds) <= waited + 0.1
+
+
+def test_a_device_that_gives_up_in_the_middle_leaves_no_trace(
+    running: RunningServer, messages: list[bytes]
+) -> None:
+    host, _, port = running.netloc.partition(":")
+    with socket.create_connection((host, int(port))) as link:
+        head = f"POST /v1/answers HTTP/1.1\r\nHost: {host}\r\nContent-Length: 99999\r\n\r\n"
+        link.sendall(head.encode() + messages[0])
+    assert running.post(messages[0])[0] == 200
+    assert "Traceback" not in running.command.output
 
 
 def test_what_is_served_can_be_asked(running: RunningServer, server: SplitServer) -> None:

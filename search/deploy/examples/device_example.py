@@ -2,8 +2,9 @@
 
     python example.py http://SERVER:PORT PICTURE ... [--deadline MILLISECONDS]
 
-Needs the package merge-search, which contains `spaces`, and nothing of the server's part. With a
-deadline, the device picks the finest coding that has met it at the rate of the last frames.
+Needs the package merge-search, which contains `spaces`, and nothing of the server's part. For each
+frame the device takes the best split and coding that are expected to meet the deadline, from what
+the last frames took.
 """
 
 import argparse
@@ -36,22 +37,44 @@ arguments = parser.parse_args()
 device = load_device(Path(__file__).parent)
 controller = RateController(device.points, arguments.deadline)
 server = http.client.HTTPConnection(urlsplit(arguments.server).netloc, timeout=10)
+
+
+def ask(method: str, path: str, body: bytes = b"") -> tuple[dict, float]:
+    """Return what the server answers, and the milliseconds that it took."""
+    started = time.perf_counter()
+    server.request(method, path, body)
+    response = server.getresponse()
+    content = response.read()
+    if response.status != 200:
+        sys.exit(f"{arguments.server}: status {response.status}: {content.decode()[:200]}")
+    return json.loads(content), 1000 * (time.perf_counter() - started)
+
+
+try:
+    ask("GET", "/v1/info")  # connects
+    controller.observe_round_trip(ask("GET", "/v1/info")[1])
+except OSError as error:
+    sys.exit(f"{arguments.server}: no server answers there ({error})")
 for picture in arguments.pictures:
     frame = np.asarray(ImageOps.exif_transpose(Image.open(picture)).convert("RGB"))
     point = controller.choose()
     started = time.perf_counter()
     captured = device.capture(frame, point.split)
     message = device.message(captured, point.coding)
-    sent = time.perf_counter()
-    server.request("POST", "/v1/answers", message)
-    response = server.getresponse()
-    answers = json.loads(response.read())
-    done = time.perf_counter()
-    transfer_ms = max(0.0, 1000 * (done - sent) - point.server_ms)
-    controller.observe(len(message), transfer_ms, 1000 * (done - started))
+    device_ms = 1000 * (time.perf_counter() - started)
+    try:
+        answers, rest_ms = ask("POST", "/v1/answers", message)
+    except OSError as error:  # such as a timeout: go on with a smaller message
+        controller.observe_timeout(len(message), 1000 * server.timeout)
+        print(f"{picture}: no answer ({error})")
+        server.close()
+        continue
+    controller.observe(len(message), max(0.0, rest_ms - point.server_ms), device_ms + rest_ms)
     print(
         f"{picture}: {len(message):,} bytes at step {point.coding.step}, device "
-        f"{1000 * (sent - started):.0f} ms, link and server {1000 * (done - sent):.0f} ms"
+        f"{device_ms:.0f} ms, link and server {rest_ms:.0f} ms"
     )
+    for model, answer in captured.answers.items():
+        print(f"  {model}, on the device: {answer}")
     for model, answer in answers.items():
         print(f"  {model}: {json.dumps(answer)[:200]}")

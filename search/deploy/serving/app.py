@@ -9,12 +9,13 @@ GET  /healthz      200 as long as the server runs
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import AsyncIterator
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
@@ -24,6 +25,7 @@ from spaces.split.damaged import DamagedMessage
 from spaces.split.server import SplitServer
 
 RETRY_SECONDS = 1
+LOG = logging.getLogger("merge-search.serve")
 
 
 class BodyTooLarge(Exception):
@@ -48,15 +50,19 @@ class AnswerService:
             return _problem(413, f"no message takes over {self._server.most_bytes:,} bytes")
         except DamagedMessage as error:
             return _problem(400, str(error))
+        except ClientDisconnect:
+            return Response(status_code=499)  # nobody reads it: the device has given up
         except QueueFull:
             response = _problem(503, "as many frames wait as are allowed: send fewer, or later")
             response.headers["Retry-After"] = str(RETRY_SECONDS)
             return response
-        response = JSONResponse(answers_as_json(self._server, answers))
-        response.headers["Server-Timing"] = (
-            f"answer;dur={1000 * (time.perf_counter() - start):.1f}"
+        except Exception:
+            LOG.exception("a frame could not be answered")
+            return _problem(500, "the network failed on this frame; see the log of the server")
+        taken = f"answer;dur={1000 * (time.perf_counter() - start):.1f}"
+        return JSONResponse(
+            answers_as_json(self._server, answers), headers={"Server-Timing": taken}
         )
-        return response
 
     async def info(self, request: Request) -> Response:
         """Return what is served, and how many frames were answered in how many batches."""

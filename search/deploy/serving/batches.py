@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -64,16 +64,20 @@ class BatchQueue:
             while len(waiting) < self._batch and not self._waiting.empty():
                 waiting.append(self._waiting.get_nowait())
             frames = [frame for frame, _ in waiting]
-            try:
-                answers = await loop.run_in_executor(thread, self._server.answer, frames)
-            except Exception as error:
-                for _, future in waiting:
-                    _settle(future, error)
-                continue
+            outcomes = await loop.run_in_executor(thread, self._outcomes, frames)
             self.batches += 1
             self.frames += len(frames)
-            for (_, future), of_frame in zip(waiting, answers, strict=True):
-                _settle(future, of_frame)
+            for (_, future), outcome in zip(waiting, outcomes, strict=True):
+                _settle(future, outcome)
+
+    def _outcomes(self, frames: Sequence[ReceivedFrame]) -> Sequence[dict[str, Any] | Exception]:
+        """Return the answers to frames; if a batch fails, each of them by itself."""
+        try:
+            return self._server.answer(frames)
+        except Exception as error:
+            if len(frames) == 1:
+                return [error]
+        return [outcome for frame in frames for outcome in self._outcomes([frame])]
 
 
 def _settle(future: asyncio.Future[dict[str, Any]], outcome: dict[str, Any] | Exception) -> None:

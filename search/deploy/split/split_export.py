@@ -260,7 +260,7 @@ def _card(
         for record in records
     ]
     use = {
-        "device": "Run `python example.py FOLDER_OF_IMAGES http://SERVER:PORT`, which sends "
+        "device": "Run `python example.py http://SERVER:PORT PICTURE ...`, which sends "
         "frames and prints the answers; it needs merge-search and nothing of the other part.",
         "server": "Run `merge-search serve` with this folder; it needs nothing of the other part.",
     }[name]

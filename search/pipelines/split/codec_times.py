@@ -18,7 +18,7 @@ from spaces.split.message import HEADER_BYTES
 
 TIMED = 10
 """Codecs from which the times of all are predicted, at most."""
-RUNS = 3
+CODEC_RUNS = 3
 """A codec is timed this often at a coding."""
 
 
@@ -55,7 +55,7 @@ class CodecTimes:
 @torch.inference_mode()
 def time_codec(option: CodedOption, coding: Coding) -> tuple[bytes, CodecTime]:
     """Return the payload of a frame with a coding, and the median times to make and to read it."""
-    settings = replace(latency.DEFAULT_STOPWATCH, warmup=1, runs=RUNS, seconds=0.0, frames=1)
+    settings = replace(latency.DEFAULT_STOPWATCH, warmup=1, runs=CODEC_RUNS, seconds=0.0, frames=1)
     watch, codec = Stopwatch(settings, torch.device("cpu")), option.codec
 
     def encode() -> bytes:

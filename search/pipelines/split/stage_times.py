@@ -17,7 +17,7 @@ from spaces.merged import LinearMaps, MergedModel
 from spaces.node import Node, Output
 from spaces.plan import SharePlan
 
-RUNS, SECONDS = 5, 0.03
+STEP_RUNS, STEP_SECONDS = 5, 0.03
 """A step is timed this often, and for this long together, at least."""
 StepKey = Node | Output
 """What a step computes: equal ones of several plans take the same time."""
@@ -31,7 +31,9 @@ class StageTimes:
         self._frame = frames[0]
         self._milliseconds: dict[StepKey, float] = {}
         self._whole: dict[SharePlan, EntryPoint] = {}
-        settings = replace(latency.DEFAULT_STOPWATCH, runs=RUNS, seconds=SECONDS, frames=1)
+        settings = replace(
+            latency.DEFAULT_STOPWATCH, runs=STEP_RUNS, seconds=STEP_SECONDS, frames=1
+        )
         device = next(iter(deployment.models.values())).device
         self._stopwatch = Stopwatch(settings, device)
 

@@ -9,11 +9,11 @@ import numpy as np
 from search.study.lookup.choices import Choices, Combination, LookedUp
 from search.utils.arrays import FloatMatrix, FloatVector
 
-RIDGE = 0.1
+TERM_RIDGE = 0.1
 """Of the regression: a value that was never looked up counts as the mean of its parameter."""
 SMALLEST = 1e-12
 """Objectives that have been positive so far count as at least that."""
-DRAWS = 400
+GAIN_DRAWS = 400
 """Draws of the box between the best and the worst, by which a gain is measured."""
 
 
@@ -35,14 +35,14 @@ class Surrogate:
         targets = np.column_stack([merits, violations])
         features = self._features([point.combination for point in points])
         self._mean = targets.mean(0)
-        penalty = RIDGE * np.eye(features.shape[1])
+        penalty = TERM_RIDGE * np.eye(features.shape[1])
         self._terms = np.linalg.solve(
             features.T @ features + penalty, features.T @ (targets - self._mean)
         )
         self._front = merits[violations <= 0]
         box = self._front if len(self._front) else merits
         low, high = box.min(0), box.max(0)
-        draws = np.random.default_rng(seed).random((DRAWS, len(low)))
+        draws = np.random.default_rng(seed).random((GAIN_DRAWS, len(low)))
         self._free = _undominated(low + draws * (high - low), self._front)
 
     def add(self, point: LookedUp) -> None:
@@ -59,7 +59,7 @@ class Surrogate:
         predicted = self._features(combinations) @ self._terms + self._mean
         merits, violations = predicted[:, :-1], predicted[:, -1]
         covered = (merits[:, None] <= self._free[None]).all(2).sum(1)
-        gains: FloatVector = covered * (violations <= 0) / DRAWS
+        gains: FloatVector = covered * (violations <= 0) / GAIN_DRAWS
         return gains
 
     def _features(self, combinations: Sequence[Combination]) -> FloatMatrix:

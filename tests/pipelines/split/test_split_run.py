@@ -10,13 +10,13 @@ from tiny import (
     SPLIT_SECTION,
     FinishedRun,
     capture_reporter,
-    load_config,
     run_config,
     with_changes,
     write_config,
 )
 
 from search.config.base import BadConfig
+from search.config.loading import load_config
 from search.pipelines.run import run_without_logging
 from search.pipelines.split.inputs import NoSplitSection
 from search.pipelines.split.run import split_without_logging
