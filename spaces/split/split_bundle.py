@@ -19,11 +19,13 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from spaces.bundle import BundleContents, empty_models
 from spaces.bundle_files import (
+    BATCHNORMS,
     BUNDLE,
+    CODECS,
     BadBundle,
     check_files,
     incomplete_bundle,
@@ -40,15 +42,13 @@ from spaces.split.codec import Decoder, Encoder
 from spaces.split.operating_point import OperatingPoint
 from spaces.split.recalibrated import StatisticsByCoding
 from spaces.split.split import BadSplit, Split, SplitParts
+from spaces.stages import total_bytes, unique_tensors
 from spaces.zoo import write_structure
 
 PartName = Literal["device", "server"]
 DEVICE_PART: PartName = "device"
 SERVER_PART: PartName = "server"
 PART_NAMES = (DEVICE_PART, SERVER_PART)
-CODECS = "codecs.safetensors"
-STATISTICS = "batchnorms.safetensors"
-"""On the server: recalibrated statistics, of splits that have any."""
 MOST_NUMBER = 256
 """Splits of a bundle, at most: a message names one of them in a byte."""
 SPLIT_BUNDLE_VERSION = 1
@@ -135,6 +135,16 @@ class LoadedPart(Generic[CodecPart]):
     statistics: Mapping[int, StatisticsByCoding]
     """By the number of the split, of those whose BatchNorms were recalibrated; on the server."""
 
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of its tensors as they are stored, each counted once."""
+        tensors = unique_tensors(nn.ModuleList(self.merged.values()))
+        for codec in self.codecs:
+            tensors += codec.stored().values()
+        for statistics in self.statistics.values():
+            tensors += statistics.stored().values()
+        return total_bytes(tensors)
+
 
 def write_split_bundle(
     folder: Path,
@@ -164,7 +174,7 @@ def write_split_bundle(
         sizes[name] = tensors.write(folder / name)
         sizes[name] += _write_numbered(stored[name], folder / name / CODECS)
     if any(statistics):
-        sizes["server"] += _write_numbered(statistics, folder / SERVER_PART / STATISTICS)
+        sizes["server"] += _write_numbered(statistics, folder / SERVER_PART / BATCHNORMS)
     identity = _identity(contents, sorted(folder.glob("*/*.safetensors")))
     for name in PART_NAMES:
         description = {**contents.describe(), "part": name, "identity": identity}
@@ -246,7 +256,7 @@ def _write_numbered(parts: Sequence[Mapping[str, Tensor]], path: Path) -> int:
         for name, tensor in part.items()
     }
     save_file(tensors, path)
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    return total_bytes([*tensors.values()])
 
 
 def _read_numbered(path: Path) -> dict[int, dict[str, Tensor]]:
@@ -259,7 +269,7 @@ def _read_numbered(path: Path) -> dict[int, dict[str, Tensor]]:
 
 
 def _read_statistics(folder: Path) -> dict[int, StatisticsByCoding]:
-    path = folder / STATISTICS
+    path = folder / BATCHNORMS
     parts = _read_numbered(path) if path.is_file() else {}
     return {number: StatisticsByCoding.from_stored(part) for number, part in parts.items()}
 
