@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 import tracemalloc
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -81,7 +80,7 @@ def test_forged_messages_are_refused_or_decoded(
             assert isinstance(error, ForeignMessage) == is_foreign
             assert re.fullmatch(r"[^\n]{10,200}", str(error))
             continue
-        rows = parts[0].encoders[frame.split].coder.rows
+        rows = server._part.codecs[frame.split].coder.rows
         assert frame.coefficients.shape == (rows.total,)
         assert np.isfinite(frame.coefficients).all()
         decoded.append(frame)
