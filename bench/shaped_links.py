@@ -1,7 +1,7 @@
 """Links between two processes of this machine whose rate follows a trace.
 
 `namespace_link` joins two network namespaces by a pair of virtual Ethernet devices, and the kernel
-shapes what the device sends (`tc`, token bucket filter). It needs root. `relay_link` is a TCP
+shapes what the device sends (`tc`, class `htb`). It needs root. `relay_link` is a TCP
 relay that forwards no faster than the trace says, for machines that refuse namespaces.
 """
 
@@ -58,7 +58,7 @@ class ShapedLink:
         kbit = max(LEAST_KBIT, 1000 * mbit)
         self.set_kbit[0] = kbit
         if self.shaper and self.shaper.stdin:
-            self.shaper.stdin.write(_token_bucket("change", kbit) + "\n")
+            self.shaper.stdin.write(_rate("change", kbit) + "\n")
             self.shaper.stdin.flush()
 
     @contextlib.contextmanager
@@ -110,14 +110,15 @@ def namespace_link(rtt_ms: float) -> Iterator[ShapedLink]:
         for name, end, address in ((device, UP, DEVICE_ADDRESS), (server, DOWN, SERVER_ADDRESS)):
             _run("ip", "-n", name, "address", "add", f"{address}/24", "dev", end)
             _run("ip", "-n", name, "link", "set", end, "up")
-        _run("tc", "-n", device, *_token_bucket("add", 1000.0).split())
+        _run("tc", "-n", device, *f"qdisc add dev {UP} root handle 1: htb default 1".split())
+        _run("tc", "-n", device, *_rate("add", 1000.0).split())
         has_delay = _delay_answers(server, rtt_ms)
         batch = ["tc", "-n", device, "-batch", "-"]
         shaper = subprocess.Popen(batch, stdin=subprocess.PIPE, text=True)
         stack.callback(_end, shaper)
         enter = ("ip", "netns", "exec")
         yield ShapedLink(
-            "network namespaces, token bucket filter",
+            "network namespaces, token buckets",
             (*enter, device),
             (*enter, server),
             SERVER_ADDRESS,
@@ -126,9 +127,10 @@ def namespace_link(rtt_ms: float) -> Iterator[ShapedLink]:
         )
 
 
-def _token_bucket(verb: str, kbit: float) -> str:
-    rate = f"rate {kbit:.0f}kbit burst {BURST} latency 2s"
-    return f"qdisc {verb} dev {UP} root tbf {rate}"
+def _rate(verb: str, kbit: float) -> str:
+    """Return the command for the rate. A change keeps the tokens, unlike that of a `tbf`."""
+    limits = f"rate {kbit:.0f}kbit burst {BURST} cburst {BURST}"
+    return f"class {verb} dev {UP} parent 1: classid 1:1 htb {limits}"
 
 
 def _delay_answers(namespace: str, rtt_ms: float) -> bool:

@@ -22,6 +22,7 @@ import contextlib
 import http.client
 import io
 import json
+import signal
 import socket
 import struct
 import subprocess
@@ -367,4 +368,5 @@ if __name__ == "__main__":
     elif sys.argv[1:2] == ["--serve-pictures"]:
         serve_pictures(Path(sys.argv[2]), sys.argv[3])
     else:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # ends servers and namespaces
         main()

@@ -117,6 +117,9 @@ class SplitConfig(Section):
     """Number of splits with their codings that the study looks up, each once."""
     verify: Positive = 8
     """Number of these that are measured on ground truth."""
+    recalibrate: Literal["auto", "none"] = "auto"
+    """Whether BatchNorms behind a verified split are measured again on decoded frames, where
+    held-out frames gain by it (`auto`)."""
     against: AgainstConfig = AgainstConfig()
     """What the splits are compared with."""
 

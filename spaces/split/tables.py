@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 PROBABILITY_BITS = 14
 """Every table sums to 2^14."""
-FINEST, COARSEST = 44, -12
+FINEST, COARSEST = 44, -9
 """The range of the scale class of a row minus the step: a row beyond it has the nearest table, or
 is not sent at all."""
 SYMBOLS = 32

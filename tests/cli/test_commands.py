@@ -21,6 +21,7 @@ from search.cli.main import main
 
 COMMANDS = [
     [], ["bench-bundle"], ["check"], ["correlate"], ["exact"], ["export"], ["run"], ["similarity"],
+    ["split"], ["serve"],
     ["plan"], ["plan", "show"], ["promote"], ["rollback"], ["stats"], ["stats", "measure"],
     ["stats", "merge"], ["sync"], ["ui"], ["verify"], ["watch"], ["worker"], ["history"],
 ]  # fmt: skip

@@ -27,6 +27,7 @@ from spaces.merged import run_head
 from spaces.model_spec import ModelSpec
 from spaces.split.coefficients import Coding
 from spaces.split.device import SplitDevice, load_device
+from spaces.split.recalibrated import StatisticsByCoding
 from spaces.split.server import SplitServer, load_server
 from spaces.split.split import Split
 from spaces.split.split_bundle import (
@@ -57,6 +58,8 @@ class SplitSource:
     classes: Mapping[str, ClassNames]
     codecs: Mapping[Split, FittedCodec]
     """By the split of the plan as it is stored."""
+    statistics: Mapping[Split, StatisticsByCoding]
+    """Of the server's BatchNorms, by the same splits; those without are left out."""
     frames: Sequence[Frame]
     """Frames for the checks."""
 
@@ -93,7 +96,11 @@ def export_parts(
     contents = source.contents(records)
     merged = {plan.hash: source.setup.merged(plan) for plan in contents.models.plans}
     codecs = [
-        SplitCodec(source.codecs[split].encoder, source.codecs[split].decoder)
+        SplitCodec(
+            source.codecs[split].encoder,
+            source.codecs[split].decoder,
+            source.statistics.get(split),
+        )
         for split in contents.splits
     ]
     with replace_folder(folder, MARKER) as part:

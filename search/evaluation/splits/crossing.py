@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from spaces.execution import EntryPoint, keeping
 from spaces.inputs import Frame
 from spaces.merged import MergedModel, PartialRun
 from spaces.node import Node
+from spaces.split.recalibrated import BatchNormStatistics, with_statistics
 from spaces.split.split import Split, SplitParts
 from spaces.tasks.task import FrameSize
 
@@ -45,6 +46,12 @@ class SplitModel:
     def crossing(self, split: Split, representations: Mapping[Node, Tensor]) -> list[Tensor]:
         """Return the representations that cross in one split, in order."""
         return [representations[node] for node in self.parts[split].crossing]
+
+    def recalibrated(self, statistics: BatchNormStatistics | None) -> SplitModel:
+        """Return the same model with other statistics of its BatchNorms, if any are given."""
+        if statistics is None:
+            return self
+        return replace(self, merged=with_statistics(self.merged, statistics))
 
     def answer(self, split: Split, tensors: Iterable[Tensor]) -> dict[str, Tensor]:
         """Return the server's answers to crossing representations, by model."""

@@ -23,6 +23,7 @@ from search.evaluation.splits.link_scores import (
 )
 from search.utils.progress import Progress
 from spaces.plan import SharePlan
+from spaces.split.recalibrated import BatchNormStatistics
 from spaces.split.split import Split
 from spaces.tasks.task import FrameSize
 
@@ -49,6 +50,8 @@ class SplitCandidate:
 
     split: Split
     coder: CrossingCoder
+    statistics: BatchNormStatistics | None = None
+    """Of the BatchNorms of the server's part; None for those of the networks."""
 
 
 def score_splits(
@@ -117,6 +120,7 @@ class _Sending:
         self._candidates = candidates
         splits = dict.fromkeys(candidate.split for candidate in candidates)
         self._model = SplitModel.of(setup.networks.merged(plan), splits)
+        self._servers = [self._model.recalibrated(c.statistics) for c in candidates]
 
     def send(self, shown: ShownFrames, progress: Progress) -> _Sent:
         """Return the answers to frames."""
@@ -127,11 +131,13 @@ class _Sending:
             of_batch = frame_sizes(frames)
             run = self._model.run(self._setup, frames)
             alone.add([b""] * len(frames), run.answers)
-            for candidate, collector in zip(self._candidates, sent, strict=True):
+            for candidate, server, collector in zip(
+                self._candidates, self._servers, sent, strict=True
+            ):
                 tensors = self._model.crossing(candidate.split, run.representations)
                 messages = candidate.coder.encode(tensors, of_batch)
                 decoded = candidate.coder.decode(messages)
-                answers = self._model.answer(candidate.split, decoded)
+                answers = server.answer(candidate.split, decoded)
                 collector.add(messages, run.answers | answers)
             sizes += of_batch
             progress(len(frames))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from search.pipelines.finished_run import NoSuchPlan
 from search.pipelines.open_data import class_names_in_labels
 from search.pipelines.split.coded import codec_settings
 from search.pipelines.split.inputs import SplitInputs, load_split_inputs
+from search.pipelines.split.recalibration import recalibrate_splits
 from search.results.documents import read_document
 from search.results.split_result import SPLIT_DOCUMENT, SplitPointRecord, SplitResult
 from search.split.components import fit_joined_codecs
@@ -77,7 +78,15 @@ def export_split(
             f"{out / SPLIT_DOCUMENT}: the frames of the split have changed since; put them back, "
             "or split again"
         )
-    codecs = _fit_again(inputs, records, reporter)
+    exact = _exact_splits(inputs, records)
+    codecs = _fit_again(inputs, records, exact, reporter)
+    verified = [
+        (split, point.coding)
+        for split in dict.fromkeys(exact.values())
+        for point in result.points
+        if point.plan == split.plan.hash and Split.from_dict(point.split).ends == split.ends
+    ]
+    statistics = recalibrate_splits(inputs, verified, codecs, reporter)
     names = class_names_in_labels(config, inputs.deployment.models)
     specs = config.model_specs()
     source = SplitSource(
@@ -89,7 +98,8 @@ def export_split(
             for name, spec in specs.items()
             if any(known := class_names(spec) or names.get(name, ()))
         },
-        codecs=codecs,
+        codecs={stored: codecs[split] for stored, split in exact.items()},
+        statistics={s: statistics[e] for s, e in exact.items() if e in statistics},
         frames=[inputs.held_out[k] for k in range(min(CHECKED_FRAMES, len(inputs.held_out)))],
     )
     reporter.step(f"Device and server of {', '.join(r.label for r in records)}")
@@ -132,10 +142,8 @@ def _chosen_points(
     return [first, *others[: count - 1]]
 
 
-def _fit_again(
-    inputs: SplitInputs, records: Sequence[SplitPointRecord], reporter: Reporter
-) -> dict[Split, FittedCodec]:
-    """Return the codec of each point by its split, as it is stored."""
+def _exact_splits(inputs: SplitInputs, records: Sequence[SplitPointRecord]) -> dict[Split, Split]:
+    """Return, by the split of each point, that of the plan without the device's precision."""
     plans = {plan.hash: plan for plan in inputs.plans}
     exact: dict[Split, Split] = {}
     for record in records:
@@ -146,6 +154,16 @@ def _fit_again(
                 "verified plans of the run: run `merge-search split` again"
             )
         exact[stored] = Split(plans[record.plan], stored.ends)
+    return exact
+
+
+def _fit_again(
+    inputs: SplitInputs,
+    records: Sequence[SplitPointRecord],
+    exact: Mapping[Split, Split],
+    reporter: Reporter,
+) -> dict[Split, FittedCodec]:
+    """Return the codec of each split of a plan without the device's precision."""
     frames, distinct = inputs.fitted_on, len({split.plan for split in exact.values()})
     reporter.step(f"Codecs of {len({*exact.values()})} splits on {len(frames)} frames")
     with reporter.progress("frames", distinct * len(frames)) as progress:
@@ -154,7 +172,7 @@ def _fit_again(
         )
     for record in records:
         _check_same(record, fitted[exact[Split.from_dict(record.split)]])
-    return {stored: fitted[split] for stored, split in exact.items()}
+    return fitted
 
 
 def _check_same(record: SplitPointRecord, codec: FittedCodec) -> None:

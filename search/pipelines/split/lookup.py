@@ -36,6 +36,11 @@ class SplitPoint:
         return self.stored.split
 
     @property
+    def exact_split(self) -> Split:
+        """The split without the device's precision, whose codec it has."""
+        return self.coded.option.split
+
+    @property
     def hash(self) -> str:
         """Eight hexadecimal digits, equal for equal splits, precisions and codings."""
         text = json.dumps([self.split.to_dict(), *self.coding], sort_keys=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from search.data.frames import FrameSet
@@ -17,10 +17,13 @@ from search.pipelines.split.codec_times import time_codec
 from search.pipelines.split.inputs import SplitInputs
 from search.pipelines.split.lookup import SplitLookup, SplitPoint
 from search.pipelines.split.measure import Scorer
+from search.pipelines.split.recalibration import recalibrate_splits
 from search.results.rank_agreement import rank_correlation
 from search.results.search_result import RankAgreement
 from search.results.split_result import SplitPointRecord, UnsplitRecord
 from search.utils.reporter import Reporter
+from spaces.split.recalibrated import BatchNormStatistics, StatisticsByCoding
+from spaces.split.split import Split
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,18 @@ def verify_points(
     shown = shown_frames(inputs)
     frames: list[FrameSet] = [part.frames for part in shown]
     plans = len({point.split.plan for point in points}) + 1
+    recalibrated = recalibrate_splits(
+        inputs,
+        [(point.exact_split, point.coding) for point in points],
+        {point.exact_split: point.coded.codec for point in points},
+        reporter,
+    )
     candidates = [
-        SplitCandidate(point.split, CodecCoder(point.coded.codec, point.coding))
+        SplitCandidate(
+            point.split,
+            CodecCoder(point.coded.codec, point.coding),
+            _statistics_of(point, recalibrated),
+        )
         for point in points
     ]
     against = "Ground truth" if inputs.truth else "Fidelity"
@@ -75,10 +88,20 @@ def verify_points(
         at_chance=at_chance,
     )
     measured = [
-        _point_record(point, lookup, scorer.sent(scores))
-        for point, scores in zip(points, scored.methods, strict=True)
+        replace(
+            _point_record(point, lookup, scorer.sent(scores)),
+            recalibrated=candidate.statistics is not None,
+        )
+        for point, candidate, scores in zip(points, candidates, scored.methods, strict=True)
     ]
     return VerifiedPoints(measured, record, scorer)
+
+
+def _statistics_of(
+    point: SplitPoint, recalibrated: Mapping[Split, StatisticsByCoding]
+) -> BatchNormStatistics | None:
+    by_coding = recalibrated.get(point.exact_split)
+    return by_coding.at(point.coding) if by_coding else None
 
 
 def _point_record(
