@@ -34,7 +34,7 @@ _PARTS = 8
 """Magnitudes per bin that are quantised: the edges of levels lie anywhere in it."""
 LEAST_SHARE, MOST_SHARE = 1e-4, 0.5
 """Useful steps: their distortion is this share of the distortion when nothing is sent."""
-_SENDABLE = range(-128, 128)
+SENDABLE_STEPS = range(-128, 128)
 """The steps that a message can tell."""
 
 
@@ -84,15 +84,15 @@ class RateCurve:
     @cached_property
     def steps(self) -> range:
         """The steps between hardly any distortion and hardly any content."""
-        nothing = self.distortion(Coding(_SENDABLE[-1], 0)) - self._lost
+        nothing = self.distortion(Coding(SENDABLE_STEPS[-1], 0)) - self._lost
 
         def share(step: int) -> float:
             lost = self.distortion(Coding(step, self.zones)) - self._lost
             return lost / nothing if nothing > 0 else 1.0
 
-        first = bisect_left(_SENDABLE, LEAST_SHARE, key=share)
-        last = bisect_right(_SENDABLE, MOST_SHARE, lo=first, key=share)
-        return _SENDABLE[first : max(last, first + 1)]
+        first = bisect_left(SENDABLE_STEPS, LEAST_SHARE, key=share)
+        last = bisect_right(SENDABLE_STEPS, MOST_SHARE, lo=first, key=share)
+        return SENDABLE_STEPS[first : max(last, first + 1)]
 
     def _totals_of(self, step: int) -> _Totals:
         magnitudes, costs = self._magnitudes, _costs(self._tables)

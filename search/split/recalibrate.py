@@ -13,7 +13,7 @@ from torch import Tensor
 from search.data.frames import FrameSet, Sampling, Subset
 from search.split.batchnorm_moments import ServerRun, in_batches
 from search.split.fit import FittedCodec
-from search.split.rate_curve import RateCurve
+from search.split.rate_curve import SENDABLE_STEPS, RateCurve
 from search.split.setup import SplitSetup, representations
 from search.utils.arrays import FloatVector
 from search.utils.progress import Progress, silent
@@ -145,7 +145,7 @@ def _first_step(coding: Coding, bands: int, curve: RateCurve) -> int:
     if bands == coding.bands:
         return coding.step
     least, step = curve.distortion(coding), coding.step
-    while step > curve.steps[0] and curve.distortion(Coding(step - 1, bands)) >= least:
+    while step > SENDABLE_STEPS[0] and curve.distortion(Coding(step - 1, bands)) >= least:
         step -= 1
     return step
 
