@@ -23,9 +23,9 @@ from torch import Tensor, nn
 
 from spaces.bundle import BundleContents, empty_models
 from spaces.bundle_files import (
-    BATCHNORMS,
     BUNDLE,
     CODECS,
+    RECALIBRATED,
     BadBundle,
     check_files,
     incomplete_bundle,
@@ -174,7 +174,7 @@ def write_split_bundle(
         sizes[name] = tensors.write(folder / name)
         sizes[name] += _write_numbered(stored[name], folder / name / CODECS)
     if any(statistics):
-        sizes["server"] += _write_numbered(statistics, folder / SERVER_PART / BATCHNORMS)
+        sizes["server"] += _write_numbered(statistics, folder / SERVER_PART / RECALIBRATED)
     identity = _identity(contents, sorted(folder.glob("*/*.safetensors")))
     for name in PART_NAMES:
         description = {**contents.describe(), "part": name, "identity": identity}
@@ -269,7 +269,7 @@ def _read_numbered(path: Path) -> dict[int, dict[str, Tensor]]:
 
 
 def _read_statistics(folder: Path) -> dict[int, StatisticsByCoding]:
-    path = folder / BATCHNORMS
+    path = folder / RECALIBRATED
     parts = _read_numbered(path) if path.is_file() else {}
     return {number: StatisticsByCoding.from_stored(part) for number, part in parts.items()}
 
