@@ -190,7 +190,7 @@ def test_recalibrated_statistics_serve_the_coarse_codings_of_their_split(tmp_pat
     own = BatchNormStatistics.of(merged.restricted_to([networks.parts(ONE).server]))
     shifted = BatchNormStatistics({k: m + 0.5 for k, m in own.means.items()}, own.variances)
     by_coding = StatisticsByCoding(np.full((1, 8), COARSE.step, np.int32), (shifted,))
-    write_own_split(tmp_path / "bundle", [ONE], statistics=by_coding)
+    write_own_split(tmp_path / "bundle", [ONE], statistics={0: by_coding})
     device = load_device(tmp_path / "bundle" / "device")
     server = load_server(tmp_path / "bundle" / "server")
     captured = device.capture(networks.frames[0])

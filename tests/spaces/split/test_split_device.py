@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
-from split_bundles import COARSE, FINE, SPLITS, split_networks, write_own_split
+from split_bundles import COARSE, FINE, SPLITS, TRUNK, split_networks, write_own_split
 
 from spaces.bundle_files import BadBundle
 from spaces.errors import BadInput
@@ -18,7 +19,9 @@ from spaces.split.message import Message
 from spaces.split.operating_point import OperatingPoint
 from spaces.split.recalibrated import BatchNormStatistics, StatisticsByCoding
 from spaces.split.server import load_server
+from spaces.split.split import Split
 
+ONE = SPLITS["one stream for both"]
 POINTS = [
     OperatingPoint(1, FINE, 9000, 0.99, 5, 5),
     OperatingPoint(0, COARSE, 600, 0.9, 5, 5, 0.1, 700.0),
@@ -36,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     coarse = StatisticsByCoding(
         np.full((1, 8), COARSE.step, np.int32), (BatchNormStatistics.of(server),)
     )
-    write_own_split(folder, splits, POINTS, coarse)
+    write_own_split(folder, splits, POINTS, {0: coarse})
     return folder
 
 
@@ -131,3 +134,55 @@ def test_every_listed_tensor_file_is_needed(side: str, folder: Path, tmp_path: P
         (box / file.name).write_bytes(file.read_bytes() + b"\0")
         with pytest.raises(BadBundle, match="has changed since the export; export the bundle aga"):
             load(box)
+
+
+def test_splits_that_differ_in_precision_have_one_codec(tmp_path: Path) -> None:
+    in_int8 = SPLITS["later, in int8"]
+    exact = Split(TRUNK, in_int8.ends)
+    alone = write_own_split(tmp_path / "one", [exact])
+    sizes = write_own_split(tmp_path / "bundle", [exact, ONE, in_int8])
+    write_own_split(tmp_path / "two", [exact, ONE])
+    assert alone["device"] < sizes["device"]
+    for side in ("device", "server"):
+        two = (tmp_path / "two" / side / "codecs.safetensors").read_bytes()
+        assert (tmp_path / "bundle" / side / "codecs.safetensors").read_bytes() == two
+    device = load_device(tmp_path / "bundle" / "device")
+    server = load_server(tmp_path / "bundle" / "server")
+    assert (device.held_bytes, server.held_bytes) == (sizes["device"], sizes["server"])
+    first, other, last = device.encoders
+    assert first is last and first is not other
+    frame = split_networks().frames[0]
+    assert device.encode(frame, FINE, 0) != device.encode(frame, FINE, 2)
+    received = [server.receive(device.encode(frame, FINE, number)) for number in range(3)]
+    assert [{*answers} for answers in server.answer(received)] == [{"cls", "det"}] * 3
+
+
+def test_statistics_that_two_splits_have_in_common_are_stored_once(
+    tmp_path: Path,
+) -> None:
+    networks = split_networks()
+    in_int8 = SPLITS["later, in int8"]
+    splits = [Split(TRUNK, in_int8.ends), ONE, in_int8]
+    part = networks.setup.merged(TRUNK).restricted_to([networks.parts(splits[0]).server])
+    common = StatisticsByCoding(
+        np.full((1, 8), COARSE.step, np.int32), (BatchNormStatistics.of(part),)
+    )
+    for name, having in (("once", [0]), ("twice", [0, 2])):
+        write_own_split(tmp_path / name, splits, statistics=dict.fromkeys(having, common))
+    once, twice = (tmp_path / n / "server" / "batchnorms.safetensors" for n in ("once", "twice"))
+    assert once.read_bytes() == twice.read_bytes()
+    loaded = load_server(tmp_path / "twice" / "server")._part
+    assert {*loaded.statistics} == {0, 2} and loaded.statistics[0] is loaded.statistics[2]
+    assert {*load_server(tmp_path / "once" / "server")._part.statistics} == {0}
+
+
+@pytest.mark.parametrize("numbers", [[0, 1], [0, 1, 7], [0, 1, 2, 0], None, "012"])
+def test_a_description_that_names_other_codecs_is_refused(
+    numbers: object, folder: Path, tmp_path: Path
+) -> None:
+    box = shutil.copytree(folder / "device", tmp_path / "box")
+    data = json.loads((box / "bundle.json").read_text())
+    assert data["codecs"] == [0, 1, 2]
+    (box / "bundle.json").write_text(json.dumps(data | {"codecs": numbers}))
+    with pytest.raises(BadBundle, match="is not a complete bundle"):
+        load_device(box)
