@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import StartCommand, assert_fails_in_one_sentence
+from click.testing import CliRunner
+from commands import StartCommand
 from safetensors.torch import load_file
 from tiny import STREET, FinishedRun, capture_reporter
 
+from search.cli.main import main
 from search.data.frames import BadFrames, RenderedScenes
 from search.pipelines.finished_run import NoSuchPlan
 from search.pipelines.split.export_split import (
@@ -20,6 +22,7 @@ from search.pipelines.split.export_split import (
     ExportedSplit,
     TooFewPoints,
     export_split,
+    holds_split,
 )
 from search.utils.files import CannotWrite
 from spaces.split.device import load_device
@@ -128,21 +131,35 @@ def test_the_command_writes_the_same_bundle_and_says_how_to_go_on(
 
 @pytest.mark.parametrize("option", [["--int8"], ["--split"], ["--format", "onnx"]])
 def test_options_for_runs_are_refused(
-    option: list[str], tiny_split: FinishedRun, start: StartCommand, tmp_path: Path
+    option: list[str], tiny_split: FinishedRun, tmp_path: Path
 ) -> None:
-    failed = start("export", tiny_split.out / "split", "--to", tmp_path / "gate", *option)
-    assert failed.exit_code() == 2 and "are for runs" in failed.output.replace("\n", " ")
-    assert not (tmp_path / "gate").exists()
+    out, folder = str(tiny_split.out / "split"), tmp_path / "gate"
+    refused = CliRunner().invoke(main, ["export", out, "--to", str(folder), *option])
+    assert refused.exit_code == 2 and "are for runs" in refused.output.replace("\n", " ")
+    assert not folder.exists()
 
 
-def test_a_point_that_is_not_there_is_one_sentence(
-    tiny_split: FinishedRun, start: StartCommand, tmp_path: Path
+def test_points_that_were_not_verified_are_refused(
+    tiny_split: FinishedRun, tmp_path: Path
 ) -> None:
     out = tiny_split.out / "split"
-    failed = start("export", out, "--to", tmp_path / "gate", "--plan", "zz")
-    assert "begins with 'zz'; there are" in assert_fails_in_one_sentence(failed)
-    with pytest.raises(TooFewPoints, match="99 points are asked for"):
+    assert holds_split(out) and not holds_split(tiny_split.out)
+    with pytest.raises(NoSuchPlan, match="begins with 'zz'; there are"):
+        export(out, tmp_path / "gate", "zz")
+    with pytest.raises(TooFewPoints, match=r"99 points are asked for.*raise split\.verify"):
         export(out, tmp_path / "gate", count=99)
+
+
+def test_a_device_may_choose_coarser_and_finer_steps(exported: dict[str, Path]) -> None:
+    points = [p for p in load_device(exported["all"] / "device").points if p.split == 0]
+    assert len({point.coding.step for point in points}) > 3
+    assert [p.quality for p in points] == sorted((p.quality for p in points), reverse=True)
+
+
+def test_each_part_says_what_it_is_and_was_checked(exported: dict[str, Path]) -> None:
+    for name in ("device", "server"):
+        card = (exported["all"] / name / "CARD.md").read_text()
+        assert f"the {name}'s part" in card and "without the codec" in card
 
 
 def test_a_folder_with_other_files_stays(tiny_split: FinishedRun, tmp_path: Path) -> None:
