@@ -13,7 +13,7 @@ from anyio.abc import TaskGroup
 from split_bundles import COARSE, SPLITS, split_networks, write_own_split
 from starlette.applications import Starlette
 
-from search.deploy.serving.app import build_app
+from search.deploy.serving.app import SPARE_REQUESTS, build_app
 from search.deploy.serving.batches import BatchQueue
 from spaces.split.device import load_device
 from spaces.split.server import SplitServer, load_server
@@ -44,11 +44,18 @@ async def post(app: Starlette, *chunks: bytes) -> Sent:
     return await post_list(app, [*chunks])
 
 
-async def post_list(app: Starlette, waiting: list[bytes]) -> Sent:
-    """Post a body in chunks, of which those that are not read stay in the list."""
+async def post_list(
+    app: Starlette, waiting: list[bytes], may_end: anyio.Event | None = None
+) -> Sent:
+    """Post a body in chunks, of which those that are not read stay in the list.
+
+    The last one comes once it may.
+    """
     sent: Sent = []
 
     async def receive() -> dict[str, Any]:
+        if may_end and len(waiting) == 1:
+            await may_end.wait()
         body = waiting.pop(0) if waiting else b""
         return {"type": "http.request", "body": body, "more_body": bool(waiting)}
 
@@ -124,6 +131,35 @@ def test_frames_that_wait_are_answered_together(
                         await anyio.sleep(0.01)
         assert [answered[number] for number in range(frames)] == expected
         assert (queue.frames, queue.batches) == (frames, batches)
+
+    in_group(body)
+
+
+def test_bodies_that_are_received_at_a_time_are_bounded(
+    server: SplitServer, messages: list[bytes]
+) -> None:
+    """Devices that send very slowly: a further one is refused, and served when one has gone."""
+
+    async def body(group: TaskGroup) -> None:
+        app, slow = build_app(server, batch=1, most_waiting=1), anyio.Event()
+
+        async def send_slowly() -> None:
+            await post_list(app, [messages[0][:9], messages[0][9:12]], slow)
+
+        for _ in range(1 + 1 + SPARE_REQUESTS):
+            group.start_soon(send_slowly)
+        await anyio.wait_all_tasks_blocked()
+        unread = [messages[1]]
+        head, content = await post_list(app, unread)
+        assert head["status"] == 503 and unread == [messages[1]]
+        assert (
+            b"retry-after" in dict(head["headers"])
+            and "later" in json.loads(content["body"])["error"]
+        )
+        slow.set()
+        with anyio.fail_after(600):
+            while (await post(app, messages[1][:-1]))[0]["status"] != 400:
+                await anyio.sleep(0.01)
 
     in_group(body)
 
