@@ -13,6 +13,8 @@ from spaces.json_text import load_json
 from spaces.zoo import STRUCTURE
 
 BUNDLE, PLAN, WEIGHTS = "bundle.json", "plan.json", "weights.safetensors"
+CODECS, RECALIBRATED = "codecs.safetensors", "batchnorms.safetensors"
+"""In a part of a split: its encoders or decoders, and on the server recalibrated statistics."""
 FILE_HASHES = "files"
 """The key of bundle.json that lists the other files with their hashes."""
 
@@ -101,7 +103,7 @@ def _check_file(folder: Path, name: str, expected: str) -> None:
 
 
 def _is_needed(name: str) -> bool:
-    return name in (PLAN, WEIGHTS) or name.startswith(f"{STRUCTURE}.")
+    return name in (PLAN, WEIGHTS, CODECS, RECALIBRATED) or name.startswith(f"{STRUCTURE}.")
 
 
 def _other_files(folder: Path) -> Iterator[str]:

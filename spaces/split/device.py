@@ -16,7 +16,13 @@ from spaces.inputs import prepare_batch
 from spaces.merged import PartialRun, run_head
 from spaces.split.codec import Encoder
 from spaces.split.coefficients import Coding, Coefficients
-from spaces.split.message import HEADER_BYTES, Message
+from spaces.split.message import (
+    HEADER_BYTES,
+    LARGEST_SIDE,
+    MOST_PIXELS,
+    Message,
+    has_possible_size,
+)
 from spaces.split.operating_point import OperatingPoint
 from spaces.split.split_bundle import DEVICE_PART, LoadedPart, load_part
 from spaces.tasks.registry import TASKS
@@ -53,6 +59,11 @@ class SplitDevice(nn.Module):
         self.encoders = nn.ModuleList(part.codecs)
         self._part = part
 
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of weights and encoders as they are stored."""
+        return self._part.held_bytes
+
     @torch.inference_mode()
     def capture(self, frame: object, split: int = 0) -> CapturedFrame:
         """Run the device's stages and the transform of the encoder on one frame.
@@ -60,12 +71,19 @@ class SplitDevice(nn.Module):
         `frame` is one uint8 (height, width, 3) RGB frame: an array, a tensor or an image.
 
         Raises:
-            BadInput: it is not, or the bundle has no split of that number.
+            BadInput: it is not, it is larger than a message can tell, or the bundle has no split
+                of that number.
         """
         self._check_split(split)
         frames = as_frames(frame)
         if len(frames) != 1:
             raise BadInput(f"{len(frames)} frames; a message holds one")
+        size = (frames[0].shape[0], frames[0].shape[1])
+        if not has_possible_size(size):
+            raise BadInput(
+                f"a frame of {size[0]} x {size[1]} pixels: a message can be about one of "
+                f"{LARGEST_SIDE} pixels a side and {MOST_PIXELS:,} in all; make it smaller"
+            )
         entry = self._part.entries[split]
         inputs = {
             name: prepare_batch(frames, self._contents.inputs[name])
@@ -74,7 +92,6 @@ class SplitDevice(nn.Module):
         result = self.run(split, inputs)
         encoder = self._part.codecs[split]
         coefficients = encoder([result.representations[node] for node in entry.gives])
-        size = (frames[0].shape[0], frames[0].shape[1])
         return CapturedFrame(
             split, coefficients[0].numpy(), size, self._finished(result.answers, size)
         )
@@ -123,9 +140,45 @@ class SplitDevice(nn.Module):
         levels = coder.quantise(captured.coefficients, coding)
         return HEADER_BYTES + coder.count_bits(levels, coding) / 8
 
-    def encode(self, frame: object, coding: Coding, split: int = 0) -> bytes:
-        """Return the message of a frame; see `capture` and `message`."""
-        return self.message(self.capture(frame, split), coding)
+    def message_within(self, captured: CapturedFrame, most_bytes: int) -> bytes:
+        """Return the message in the finest coding, with all bands, that takes so many bytes.
+
+        Raises:
+            BadInput: it takes more in any coding.
+        """
+        coding = self.finest_within(captured, most_bytes)
+        message = self.message(captured, coding)
+        # The count is an expected value: a message may have some bytes more.
+        while len(message) > most_bytes and coding.step < COARSEST_STEP:
+            coding = coding._replace(step=coding.step + 1)
+            message = self.message(captured, coding)
+        if len(message) > most_bytes:
+            raise BadInput(
+                f"no message of split {captured.split} fits into {most_bytes} bytes; the smallest "
+                f"of this frame takes {len(message)}"
+            )
+        return message
+
+    def encode(self, frame: object, coding: Coding | None = None, split: int = 0) -> bytes:
+        """Return the message of a frame; see `capture` and `message`.
+
+        Without a coding it is that of the split's operating point of the best quality.
+
+        Raises:
+            BadInput: as by these; or there is neither a coding nor an operating point.
+        """
+        return self.message(self.capture(frame, split), coding or self._best_coding(split))
+
+    def encode_within(self, frame: object, most_bytes: int, split: int = 0) -> bytes:
+        """Return the message of a frame; see `capture` and `message_within`."""
+        return self.message_within(self.capture(frame, split), most_bytes)
+
+    def _best_coding(self, split: int) -> Coding:
+        self._check_split(split)
+        codings = [point.coding for point in self.points if point.split == split]
+        if not codings:
+            raise BadInput(f"split {split} has no operating point in this bundle: name a coding")
+        return codings[0]
 
     def _check_split(self, split: int) -> None:
         if not 0 <= split < len(self.splits):

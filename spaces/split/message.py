@@ -15,7 +15,15 @@ _HEADER = struct.Struct("<2sBBbBIHH")
 _CHECKSUM = struct.Struct("<I")
 HEADER_BYTES = _HEADER.size + _CHECKSUM.size
 LARGEST_SIDE = 65535
-"""Pixels of a frame's height and width."""
+"""Pixels of a frame's height and width, at most."""
+MOST_PIXELS = 1 << 25
+"""Of a frame: one in 8K has fewer. Answers may be of its size, and a server must not be made to
+build larger ones by a few bytes."""
+
+
+def has_possible_size(size: FrameSize) -> bool:
+    """Return whether a message can be about a frame of that size."""
+    return all(0 < side <= LARGEST_SIDE for side in size) and size[0] * size[1] <= MOST_PIXELS
 
 
 @dataclass(frozen=True)
@@ -35,7 +43,7 @@ class Message:
     payload: bytes
 
     def __post_init__(self) -> None:
-        if not all(0 < side <= LARGEST_SIDE for side in self.frame_size):
+        if not has_possible_size(self.frame_size):
             raise ValueError(f"a frame of {self.frame_size} pixels")
 
     def to_bytes(self) -> bytes:

@@ -24,6 +24,10 @@ class OperatingPoint:
     """The stages on the device and the encoder."""
     server_ms: float
     """The decoder and the stages on the server."""
+    distortion: float | None = None
+    """The predicted change of the answers by the codec, relative to their variance over frames."""
+    bytes_p95: float | None = None
+    """19 of 20 messages have no more, where it was measured."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the point as JSON data."""

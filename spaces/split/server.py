@@ -61,6 +61,11 @@ class SplitServer(nn.Module):
         ]
 
     @property
+    def held_bytes(self) -> int:
+        """Bytes of weights, decoders and recalibrated statistics as they are stored."""
+        return self._part.held_bytes
+
+    @property
     def most_bytes(self) -> int:
         """No message of the device takes more bytes."""
         totals = [decoder.coder.rows.total for decoder in self._part.codecs]

@@ -5,7 +5,8 @@
 
 Each folder holds bundle.json, weights.safetensors and codecs.safetensors, and the structure of
 networks that came from files. A bundle may hold several splits of one or several plans: each part
-holds a tensor once. Loading needs nothing of the search, and nothing is unpickled.
+holds a tensor once, and a codec once that several splits have in common. Loading needs nothing of
+the search, and nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ from pathlib import Path
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from spaces.bundle import BundleContents, empty_models
 from spaces.bundle_files import (
     BUNDLE,
+    CODECS,
+    RECALIBRATED,
     BadBundle,
     check_files,
     incomplete_bundle,
@@ -37,18 +39,17 @@ from spaces.json_text import load_json
 from spaces.merged import MergedModel
 from spaces.plan import Ref, SharePlan
 from spaces.split.codec import Decoder, Encoder
+from spaces.split.numbered_tensors import find_different, read_numbered, write_numbered
 from spaces.split.operating_point import OperatingPoint
 from spaces.split.recalibrated import StatisticsByCoding
 from spaces.split.split import BadSplit, Split, SplitParts
+from spaces.stages import total_bytes, unique_tensors
 from spaces.zoo import write_structure
 
 PartName = Literal["device", "server"]
 DEVICE_PART: PartName = "device"
 SERVER_PART: PartName = "server"
 PART_NAMES = (DEVICE_PART, SERVER_PART)
-CODECS = "codecs.safetensors"
-STATISTICS = "batchnorms.safetensors"
-"""On the server: recalibrated statistics, of splits that have any."""
 MOST_NUMBER = 256
 """Splits of a bundle, at most: a message names one of them in a byte."""
 SPLIT_BUNDLE_VERSION = 1
@@ -131,9 +132,19 @@ class LoadedPart(Generic[CodecPart]):
     entries: Sequence[EntryPoint]
     """What this part runs for each split."""
     codecs: Sequence[CodecPart]
-    """Of each split."""
+    """Of each split; splits may have one in common."""
     statistics: Mapping[int, StatisticsByCoding]
     """By the number of the split, of those whose BatchNorms were recalibrated; on the server."""
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of its tensors as they are stored, each counted once."""
+        tensors = unique_tensors(nn.ModuleList(self.merged.values()))
+        for codec in dict.fromkeys(self.codecs):
+            tensors += codec.stored().values()
+        for statistics in dict.fromkeys(self.statistics.values()):
+            tensors += statistics.stored().values()
+        return total_bytes(tensors)
 
 
 def write_split_bundle(
@@ -154,7 +165,8 @@ def write_split_bundle(
         "device": [codec.encoder.stored() for codec in codecs],
         "server": [codec.decoder.stored() for codec in codecs],
     }
-    statistics = [codec.statistics.stored() if codec.statistics else {} for codec in codecs]
+    statistics = [codec.statistics.stored() if codec.statistics else None for codec in codecs]
+    numbers: dict[PartName, dict[str, list[int | None]]] = {name: {} for name in PART_NAMES}
     sizes: dict[PartName, int] = {}
     for name in PART_NAMES:
         (folder / name).mkdir()
@@ -162,12 +174,14 @@ def write_split_bundle(
         for part in _restricted(contents, merged, name).values():
             tensors.add(part)
         sizes[name] = tensors.write(folder / name)
-        sizes[name] += _write_numbered(stored[name], folder / name / CODECS)
+        different, numbers[name]["codecs"] = find_different(stored[name])
+        sizes[name] += write_numbered(different, folder / name / CODECS)
     if any(statistics):
-        sizes["server"] += _write_numbered(statistics, folder / SERVER_PART / STATISTICS)
+        different, numbers[SERVER_PART]["statistics"] = find_different(statistics)
+        sizes[SERVER_PART] += write_numbered(different, folder / SERVER_PART / RECALIBRATED)
     identity = _identity(contents, sorted(folder.glob("*/*.safetensors")))
     for name in PART_NAMES:
-        description = {**contents.describe(), "part": name, "identity": identity}
+        description = {**contents.describe(), **numbers[name], "part": name, "identity": identity}
         write_description(folder / name, description)
         for spec in contents.models.specs.values():
             write_structure(spec, folder / name)
@@ -193,8 +207,9 @@ def load_part(folder: Path, name: PartName, codec: type[CodecPart]) -> LoadedPar
         whole = dict(zip(_hashes(contents), empty_models(contents.models, folder), strict=True))
         restricted: dict[str, MergedModel] = _restricted(contents, whole, name)
         tensors = LoadedTensors(folder)
-        codecs = [codec.from_stored(part) for part in _read_numbered(folder / CODECS).values()]
-        statistics = _read_statistics(folder)
+        by_number = {k: codec.from_stored(t) for k, t in read_numbered(folder / CODECS).items()}
+        codecs = [by_number[number] for number in data["codecs"]]
+        statistics = _read_statistics(folder, data.get("statistics", []))
         entries = [getattr(SplitParts.of(whole[s.plan.hash], s), name) for s in contents.splits]
         identity = str(data["identity"])
         int(identity, 16)
@@ -238,30 +253,13 @@ def _restricted(
     return {plan: merged[plan].restricted_to(of_plan) for plan, of_plan in entries.items()}
 
 
-def _write_numbered(parts: Sequence[Mapping[str, Tensor]], path: Path) -> int:
-    """Write the tensors of each split into one file; return their bytes."""
-    tensors = {
-        f"{number}.{name}": tensor.cpu().contiguous().clone()
-        for number, part in enumerate(parts)
-        for name, tensor in part.items()
-    }
-    save_file(tensors, path)
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-
-
-def _read_numbered(path: Path) -> dict[int, dict[str, Tensor]]:
-    """Return the tensors of each split by its number, in order."""
-    parts: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in load_file(path).items():
-        number, _, name = key.partition(".")
-        parts.setdefault(int(number), {})[name] = tensor
-    return dict(sorted(parts.items()))
-
-
-def _read_statistics(folder: Path) -> dict[int, StatisticsByCoding]:
-    path = folder / STATISTICS
-    parts = _read_numbered(path) if path.is_file() else {}
-    return {number: StatisticsByCoding.from_stored(part) for number, part in parts.items()}
+def _read_statistics(folder: Path, numbers: Sequence[int | None]) -> dict[int, StatisticsByCoding]:
+    """Return the statistics by the number of the split; `numbers` are those of the splits."""
+    if not any(number is not None for number in numbers):
+        return {}
+    parts = read_numbered(folder / RECALIBRATED)
+    different = {k: StatisticsByCoding.from_stored(part) for k, part in parts.items()}
+    return {k: different[number] for k, number in enumerate(numbers) if number is not None}
 
 
 def _identity(contents: SplitContents, tensor_files: Sequence[Path]) -> str:

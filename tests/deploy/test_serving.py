@@ -115,6 +115,16 @@ def test_concurrent_devices_get_their_own_answers_in_fewer_batches(
     assert after["batches"] - before["batches"] <= len(sent)
 
 
+def test_devices_that_keep_a_connection_open_take_no_place(running: RunningServer) -> None:
+    """There are more of them than frames may wait."""
+    with contextlib.ExitStack() as links:
+        for _ in range(120):
+            link = http.client.HTTPConnection(running.netloc, timeout=600)
+            links.enter_context(contextlib.closing(link))
+            link.request("GET", "/healthz")
+            assert link.getresponse().read() == b"ok"
+
+
 @pytest.mark.parametrize(
     ("body", "sentence"),
     [

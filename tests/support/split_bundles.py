@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -83,14 +83,15 @@ def write_own_split(
     folder: Path,
     splits: Sequence[Split],
     points: Sequence[OperatingPoint] = (),
-    statistics: StatisticsByCoding | None = None,
+    statistics: Mapping[int, StatisticsByCoding] | None = None,
 ) -> dict[PartName, int]:
     """Write a split bundle of `split_networks`; return the bytes of the tensors of each part.
 
-    `statistics` are those of the first split.
+    `statistics` are by the number of the split. Splits that differ in precisions have one codec.
     """
     networks = split_networks()
-    models, codecs = networks.setup.models, networks.codecs
+    models = networks.setup.models
+    codecs = {split.ends: codec for split, codec in networks.codecs.items()}
     plan, *others = dict.fromkeys(split.plan for split in splits)
     contents = BundleContents(
         specs={name: model.source.spec for name, model in models.items() if model.source},
@@ -107,8 +108,12 @@ def write_own_split(
         SplitContents(contents, tuple(splits), tuple(points)),
         {split.plan.hash: networks.setup.merged(split.plan) for split in splits},
         [
-            SplitCodec(codecs[split].encoder, codecs[split].decoder, statistics if first else None)
-            for first, split in zip([True, *[False] * len(splits)], splits, strict=False)
+            SplitCodec(
+                codecs[split.ends].encoder,
+                codecs[split.ends].decoder,
+                (statistics or {}).get(number),
+            )
+            for number, split in enumerate(splits)
         ],
     )
     seal_parts(folder)

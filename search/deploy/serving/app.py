@@ -25,6 +25,8 @@ from spaces.split.damaged import DamagedMessage
 from spaces.split.server import SplitServer
 
 RETRY_SECONDS = 1
+SPARE_REQUESTS = 16
+"""Beyond those whose frames run or wait: their messages are received and decoded meanwhile."""
 LOG = logging.getLogger("merge-search.serve")
 
 
@@ -33,14 +35,26 @@ class BodyTooLarge(Exception):
 
 
 class AnswerService:
-    """Answers the requests of devices."""
+    """Answers the requests of devices, `most_requests` of them at a time."""
 
-    def __init__(self, server: SplitServer, queue: BatchQueue) -> None:
+    def __init__(self, server: SplitServer, queue: BatchQueue, most_requests: int) -> None:
         self._server = server
         self._queue = queue
+        self._most_requests = most_requests
+        self._requests = 0
 
     async def answers(self, request: Request) -> Response:
         """Return the answers to the message in the body of a request."""
+        # Bodies take memory, and decoding a thread: both are bounded. An idle connection is free.
+        if self._requests >= self._most_requests:
+            return _busy()
+        self._requests += 1
+        try:
+            return await self._answered(request)
+        finally:
+            self._requests -= 1
+
+    async def _answered(self, request: Request) -> Response:
         try:
             body = await self._body(request)
             start = time.perf_counter()
@@ -53,9 +67,7 @@ class AnswerService:
         except ClientDisconnect:
             return Response(status_code=499)  # nobody reads it: the device has given up
         except QueueFull:
-            response = _problem(503, "as many frames wait as are allowed: send fewer, or later")
-            response.headers["Retry-After"] = str(RETRY_SECONDS)
-            return response
+            return _busy()
         except Exception:
             LOG.exception("a frame could not be answered")
             return _problem(500, "the network failed on this frame; see the log of the server")
@@ -94,7 +106,7 @@ class AnswerService:
 def build_app(server: SplitServer, batch: int, most_waiting: int) -> Starlette:
     """Return the application; `most_waiting` frames may wait while a batch is answered."""
     queue = BatchQueue(server, batch, most_waiting)
-    service = AnswerService(server, queue)
+    service = AnswerService(server, queue, batch + most_waiting + SPARE_REQUESTS)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -109,6 +121,12 @@ def build_app(server: SplitServer, batch: int, most_waiting: int) -> Starlette:
         ],
         lifespan=lifespan,
     )
+
+
+def _busy() -> JSONResponse:
+    response = _problem(503, "as many frames wait as are allowed: send fewer, or later")
+    response.headers["Retry-After"] = str(RETRY_SECONDS)
+    return response
 
 
 def _problem(status: int, sentence: str) -> JSONResponse:

@@ -16,8 +16,8 @@ from spaces.errors import MergeSearchError
 from spaces.split.server import SplitServer, load_server
 from spaces.split.split_bundle import SERVER_PART
 
-SPARE_CONNECTIONS = 16
-"""Beyond those whose frames run or wait: of devices that are sending, or ask for the state."""
+MOST_CONNECTIONS = 1000
+"""Of devices that send, wait, or keep a connection open until the next frame."""
 SECONDS_TO_FINISH = 10
 """Requests that run are given so long when the server is stopped."""
 
@@ -55,7 +55,7 @@ def serve_split(folder: Path, settings: ServeSettings, reporter: Reporter) -> No
     config = uvicorn.Config(
         build_app(server, settings.batch, settings.queue),
         log_level="warning",
-        limit_concurrency=settings.batch + settings.queue + SPARE_CONNECTIONS,
+        limit_concurrency=MOST_CONNECTIONS,
         timeout_graceful_shutdown=SECONDS_TO_FINISH,
     )
     uvicorn.Server(config).run([listener])

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from search.deploy.bundle_card import CARD, escape_markdown, markdown_table
 from search.deploy.export import BundleCheckFailed
+from search.deploy.split.points import operating_points
 from search.results.split_result import SplitPointRecord, SplitResult
 from search.split.fit import FittedCodec
 from search.split.setup import SplitSetup
@@ -26,7 +27,6 @@ from spaces.merged import run_head
 from spaces.model_spec import ModelSpec
 from spaces.split.coefficients import Coding
 from spaces.split.device import SplitDevice, load_device
-from spaces.split.operating_point import OperatingPoint
 from spaces.split.recalibrated import StatisticsByCoding
 from spaces.split.server import SplitServer, load_server
 from spaces.split.split import Split
@@ -44,10 +44,6 @@ from spaces.tasks.task import ClassNames
 MARKER = "device/bundle.json"
 """The file by which a folder is known to hold a split bundle, which another may replace."""
 EXAMPLE = "example.py"
-NEAREST_STEPS = 12
-"""A device may choose steps up to this many below and above each verified one: three octaves."""
-STEP_STRIDE = 2
-"""Every second step is listed: half an octave apart."""
 UNCODED_TOLERANCE = 1e-5
 """Largest difference that rounding order makes, relative to the largest answer."""
 
@@ -88,49 +84,6 @@ class SplitSource:
         return SplitContents(models, tuple(splits), tuple(points))
 
 
-def operating_points(
-    splits: Sequence[Split],
-    codecs: Mapping[Split, FittedCodec],
-    verified: Sequence[SplitPointRecord],
-) -> list[OperatingPoint]:
-    """Return what a device may choose from, the best quality first.
-
-    Besides the verified points there are coarser and finer steps of the same splits. Their quality
-    is predicted: of the nearest verified point, less what the predicted distortion adds.
-    """
-    points: dict[tuple[int, Coding], OperatingPoint] = {}
-    for number, split in enumerate(splits):
-        curve = codecs[split].curve
-        records = [r for r in verified if Split.from_dict(r.split) == split]
-        for record in records:
-            for offset in range(-NEAREST_STEPS, NEAREST_STEPS + 1, STEP_STRIDE):
-                coding = Coding(record.step + offset, record.bands)
-                if coding.step not in curve.steps:
-                    continue
-                worse = curve.distortion(coding) - record.distortion
-                points.setdefault(
-                    (number, coding), _point(number, coding, curve.bytes(coding), record, worse)
-                )
-        for record in records:  # what was measured replaces what was predicted from another point
-            coding = Coding(record.step, record.bands)
-            points[number, coding] = _point(number, coding, record.bytes, record, 0.0)
-    return sorted(points.values(), key=lambda point: (-point.quality, point.bytes))
-
-
-def _point(
-    number: int, coding: Coding, size: float, record: SplitPointRecord, worse: float
-) -> OperatingPoint:
-    times = record.times
-    return OperatingPoint(
-        split=number,
-        coding=coding,
-        bytes=size,
-        quality=max(0.0, (record.quality or 0.0) - worse),
-        device_ms=times.device_ms + times.encode_ms,
-        server_ms=times.decode_ms + times.server_ms,
-    )
-
-
 def export_parts(
     source: SplitSource, records: Sequence[SplitPointRecord], folder: Path
 ) -> list[str]:
@@ -154,7 +107,7 @@ def export_parts(
         sizes = write_split_bundle(part, contents, merged, codecs)
         device, server = load_device(part / DEVICE_PART), load_server(part / SERVER_PART)
         checks = [
-            _size_sentence(sizes),
+            _check_bytes(device, server, sizes, records),
             _check_uncoded(device, server, source),
             _check_messages(device, server, part, records, source.frames),
         ]
@@ -169,10 +122,28 @@ def export_parts(
     return checks
 
 
-def _size_sentence(sizes: Mapping[PartName, int]) -> str:
-    return ", ".join(
+def _check_bytes(
+    device: SplitDevice,
+    server: SplitServer,
+    sizes: Mapping[PartName, int],
+    records: Sequence[SplitPointRecord],
+) -> str:
+    """Check that both parts hold what was written, and the device what a split promised."""
+    held: Mapping[PartName, int] = {"device": device.held_bytes, "server": server.held_bytes}
+    for name, size in sizes.items():
+        if held[name] != size:
+            raise BundleCheckFailed(f"{name}: {size} bytes written, {held[name]} loaded")
+    text = ", ".join(
         f"{name}: {size:,} bytes of tensors ({megabytes(size)})" for name, size in sizes.items()
     )
+    if len(device.splits) > 1:
+        return text
+    if sizes[DEVICE_PART] != records[0].device_bytes:
+        raise BundleCheckFailed(
+            f"point {records[0].hash}: {sizes[DEVICE_PART]} bytes on the device, "
+            f"{records[0].device_bytes} promised"
+        )
+    return f"{text}, on the device as predicted"
 
 
 @torch.inference_mode()
