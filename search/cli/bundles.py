@@ -95,7 +95,10 @@ def _export_split(
     app.reporter().say(f"Start the server:  merge-search serve {shown}/server")
 
 
-@click.command(cls=app.Command, when_stopped="the frames that waited were answered")
+@click.command(
+    cls=app.Command,
+    when_stopped="the frames that waited were answered; run the command again to go on serving",
+)
 @click.argument("folder", type=PATH, metavar="DIR")
 @click.option("--host", default="127.0.0.1", show_default=True,
               help="Address to listen on; 0.0.0.0 for all of this machine.")  # fmt: skip
