@@ -46,7 +46,7 @@ from spaces.plan import Share, SharePlan
 from spaces.precision import Dtype
 from spaces.stages import StagedModel
 from spaces.tasks.registry import TASKS
-from spaces.tasks.task import ClassNames, TaskName
+from spaces.tasks.task import ClassNames, FrameSize, TaskName
 from spaces.zoo import build_skeleton, spec_within, structure_name, write_structure
 
 BUNDLE_VERSION = 2
@@ -255,10 +255,7 @@ class Bundle(nn.Module):
     ) -> dict[str, Any]:
         outputs = self.merged.run(entry, self._inputs(entry, frames), taken, run_head).answers
         sizes = [(frame.shape[0], frame.shape[1]) for frame in frames]
-        return {
-            name: TASKS[self.tasks[name]].finish(output, sizes, self.inputs[name])
-            for name, output in outputs.items()
-        }
+        return finished_answers(outputs, sizes, self.tasks, self.inputs)
 
     def describe(self, model: str, answer: Any, frame: int = 0) -> list[str]:
         """Return the answer of a model to one of the frames in words, line by line.
@@ -307,6 +304,19 @@ class Bundle(nn.Module):
             )
         super()._apply(_once(fn), recurse)  # type: ignore[no-untyped-call]
         return self
+
+
+def finished_answers(
+    outputs: Mapping[str, Tensor],
+    sizes: Sequence[FrameSize],
+    tasks: Mapping[str, TaskName],
+    inputs: Mapping[str, InputSpec],
+) -> dict[str, Any]:
+    """Return what a bundle answers to frames of these sizes, by model, of the heads' outputs."""
+    return {
+        name: TASKS[tasks[name]].finish(output, sizes, inputs[name])
+        for name, output in outputs.items()
+    }
 
 
 def _once(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:

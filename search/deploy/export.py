@@ -40,6 +40,7 @@ from spaces.graph_export import (
 )
 from spaces.inputs import Frame
 from spaces.merged import MergedModel
+from spaces.model_spec import ModelSpec
 from spaces.plan import SharePlan
 from spaces.stages import total_bytes, unique_tensors
 from spaces.stored_modules import rounded_copy
@@ -95,17 +96,24 @@ class BundleSource:
     @cached_property
     def classes(self) -> dict[str, ClassNames]:
         """The names of each model's classes: published with its weights, or else of its labels."""
-        names = {
-            name: class_names(spec) or self.label_names.get(name, ())
-            for name, spec in self.config.model_specs().items()
-        }
-        return {name: of_model for name, of_model in names.items() if any(of_model)}
+        return known_classes(self.config.model_specs(), self.label_names)
 
     @cached_property
     def frames(self) -> list[Frame]:
         """Frames for the checks: held-out frames if there are any."""
         frames = self.observed.held_out if len(self.observed.held_out) else self.observed.frames
         return [frames[k] for k in range(min(CHECKED_FRAMES, len(frames)))]
+
+
+def known_classes(
+    specs: Mapping[str, ModelSpec], label_names: Mapping[str, ClassNames]
+) -> dict[str, ClassNames]:
+    """Return the names of each model's classes: published with its weights, or else of its labels.
+
+    Models whose classes have no names are left out.
+    """
+    names = {name: class_names(spec) or label_names.get(name, ()) for name, spec in specs.items()}
+    return {name: of_model for name, of_model in names.items() if any(of_model)}
 
 
 def export_bundle(

@@ -18,7 +18,7 @@ from search.split.magnitudes import (
 from search.utils.arrays import FloatMatrix, FloatVector
 from spaces.split import rans
 from spaces.split.coefficients import QUARTER, Coding
-from spaces.split.message import HEADER_BYTES
+from spaces.split.message import HEADER_BYTES, SENDABLE_STEPS
 from spaces.split.raw_bits import growing_widths
 from spaces.split.tables import (
     COARSEST,
@@ -34,8 +34,6 @@ _PARTS = 8
 """Magnitudes per bin that are quantised: the edges of levels lie anywhere in it."""
 LEAST_SHARE, MOST_SHARE = 1e-4, 0.5
 """Useful steps: their distortion is this share of the distortion when nothing is sent."""
-SENDABLE_STEPS = range(-128, 128)
-"""The steps that a message can tell."""
 
 
 class _Costs(NamedTuple):

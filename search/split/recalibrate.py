@@ -13,13 +13,14 @@ from torch import Tensor
 from search.data.frames import FrameSet, Sampling, Subset
 from search.split.batchnorm_moments import ServerRun, in_batches
 from search.split.fit import FittedCodec
-from search.split.rate_curve import SENDABLE_STEPS, RateCurve
+from search.split.rate_curve import RateCurve
 from search.split.setup import SplitSetup, representations
 from search.utils.arrays import FloatVector
 from search.utils.progress import Progress, silent
 from spaces.merged import MergedModel
 from spaces.node import Node
 from spaces.split.coefficients import Coding, Coefficients
+from spaces.split.message import SENDABLE_STEPS
 from spaces.split.recalibrated import BatchNormStatistics, StatisticsByCoding, with_statistics
 from spaces.split.split import Split, SplitParts
 
@@ -168,8 +169,9 @@ class _Recalibrator:
         crossing = self._crossing(_spread(frames))
         self._exact = self._run.exact_moments(crossing)
         self._frames = self._coefficients(crossing)
-        self._unseen = self._crossing(held_out)
-        self._held_out = self._coefficients(self._unseen)
+        unseen = self._crossing(held_out)
+        self._held_out = self._coefficients(unseen)
+        self._unsplit = self._answers(self._merged, unseen)
 
     def try_coding(self, coding: Coding) -> Recalibration | None:
         """Return what statistics for a coding change; None without any BatchNorm."""
@@ -211,13 +213,20 @@ class _Recalibrator:
         self, networks: Sequence[MergedModel], decoded: Mapping[Node, Tensor]
     ) -> list[_Likeness]:
         """Return how much each network answers to held-out frames as without a codec."""
-        batches = zip(in_batches(self._unseen, _BATCH), in_batches(decoded, _BATCH), strict=True)
-        collected: list[list[Tensor]] = [[] for _ in networks]
-        for unseen, received in batches:
-            exact = self._run.answers(self._merged, unseen)
-            for network, parts in zip(networks, collected, strict=True):
-                parts.append(self._likeness(self._run.answers(network, received), exact))
-        return [_Likeness(*torch.cat(parts, 1).cpu().double().numpy()) for parts in collected]
+        return [
+            _Likeness(*torch.cat(parts, 1).cpu().double().numpy())
+            for parts in (
+                [*map(self._likeness, self._answers(network, decoded), self._unsplit)]
+                for network in networks
+            )
+        ]
+
+    @torch.inference_mode()
+    def _answers(
+        self, network: MergedModel, taken: Mapping[Node, Tensor]
+    ) -> list[dict[str, Tensor]]:
+        """Return the comparable answers of each batch of frames."""
+        return [self._run.answers(network, batch) for batch in in_batches(taken, _BATCH)]
 
     def _likeness(self, answers: Mapping[str, Tensor], exact: Mapping[str, Tensor]) -> Tensor:
         """Return agreement and closeness of frames, (2, frames): the means over models."""

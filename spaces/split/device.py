@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from spaces.bundle import finished_answers
 from spaces.errors import BadInput
 from spaces.frame_arrays import as_frames
 from spaces.inputs import prepare_batch
@@ -20,16 +21,15 @@ from spaces.split.message import (
     HEADER_BYTES,
     LARGEST_SIDE,
     MOST_PIXELS,
+    SENDABLE_STEPS,
     Message,
     has_possible_size,
 )
 from spaces.split.operating_point import OperatingPoint
 from spaces.split.split_bundle import DEVICE_PART, LoadedPart, load_part
-from spaces.tasks.registry import TASKS
 from spaces.tasks.task import FrameSize
 
-FINEST_STEP, COARSEST_STEP = -128, 127
-"""The range of steps that a message can name."""
+FINEST_STEP, COARSEST_STEP = SENDABLE_STEPS[0], SENDABLE_STEPS[-1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,9 +92,10 @@ class SplitDevice(nn.Module):
         result = self.run(split, inputs)
         encoder = self._part.codecs[split]
         coefficients = encoder([result.representations[node] for node in entry.gives])
-        return CapturedFrame(
-            split, coefficients[0].numpy(), size, self._finished(result.answers, size)
+        answers = finished_answers(
+            result.answers, [size], self._contents.tasks, self._contents.inputs
         )
+        return CapturedFrame(split, coefficients[0].numpy(), size, answers)
 
     @torch.inference_mode()
     def run(self, split: int, inputs: Mapping[str, Tensor]) -> PartialRun[Tensor]:
@@ -183,13 +184,6 @@ class SplitDevice(nn.Module):
     def _check_split(self, split: int) -> None:
         if not 0 <= split < len(self.splits):
             raise BadInput(f"no split {split}; the bundle has {len(self.splits)}, from 0")
-
-    def _finished(self, answers: dict[str, Tensor], size: FrameSize) -> dict[str, Any]:
-        tasks, inputs = self._contents.tasks, self._contents.inputs
-        return {
-            name: TASKS[tasks[name]].finish(answer, [size], inputs[name])
-            for name, answer in answers.items()
-        }
 
 
 def load_device(folder: Path | str) -> SplitDevice:

@@ -14,6 +14,8 @@ MAGIC, MESSAGE_VERSION = b"ms", 1
 _HEADER = struct.Struct("<2sBBbBIHH")
 _CHECKSUM = struct.Struct("<I")
 HEADER_BYTES = _HEADER.size + _CHECKSUM.size
+SENDABLE_STEPS = range(-128, 128)
+"""The steps that a message can tell."""
 LARGEST_SIDE = 65535
 """Pixels of a frame's height and width, at most."""
 MOST_PIXELS = 1 << 25

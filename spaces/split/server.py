@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from spaces.bundle import finished_answers
 from spaces.merged import MergedModel, run_head
 from spaces.node import Node
 from spaces.split.codec import Decoder
@@ -134,11 +135,8 @@ class SplitServer(nn.Module):
         return dict(zip(self._part.entries[split].takes, values, strict=True))
 
     def _finished(self, outputs: dict[str, Tensor], row: int, size: FrameSize) -> dict[str, Any]:
-        tasks, inputs = self.contents.tasks, self.contents.inputs
-        return {
-            name: TASKS[tasks[name]].finish(output[row : row + 1], [size], inputs[name])
-            for name, output in outputs.items()
-        }
+        of_frame = {name: output[row : row + 1] for name, output in outputs.items()}
+        return finished_answers(of_frame, [size], self.contents.tasks, self.contents.inputs)
 
 
 def load_server(folder: Path | str) -> SplitServer:

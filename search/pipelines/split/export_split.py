@@ -9,7 +9,7 @@ from pathlib import Path
 from search.config.loading import config_of
 from search.config.run import RunConfig
 from search.data.frames import BadFrames
-from search.deploy.export import CHECKED_FRAMES
+from search.deploy.export import CHECKED_FRAMES, known_classes
 from search.deploy.split.split_export import SplitSource, export_parts
 from search.pipelines.finished_run import NoSuchPlan
 from search.pipelines.open_data import class_names_in_labels
@@ -24,7 +24,6 @@ from search.utils.records import BadRecord
 from search.utils.reporter import Reporter
 from spaces.errors import MergeSearchError
 from spaces.split.split import Split
-from spaces.zoo import class_names
 
 SAME_BYTES = 0.001
 """A codec that is fitted again predicts the same bytes, up to this share."""
@@ -93,11 +92,7 @@ def export_split(
         result=result,
         setup=inputs.setup,
         specs=specs,
-        classes={
-            name: known
-            for name, spec in specs.items()
-            if any(known := class_names(spec) or names.get(name, ()))
-        },
+        classes=known_classes(specs, names),
         codecs={stored: codecs[split] for stored, split in exact.items()},
         statistics={s: statistics[e] for s, e in exact.items() if e in statistics},
         frames=[inputs.held_out[k] for k in range(min(CHECKED_FRAMES, len(inputs.held_out)))],
