@@ -16,8 +16,10 @@ from spaces.split.tables import PROBABILITY_BITS, CodingTables
 WORD_BITS = 16
 LOWEST = 1 << WORD_BITS
 """A state has this value or more, and less than 2^32."""
-FEWEST_LANES, MOST_LANES = 8, 64
+FEWEST_LANES, MOST_LANES = 4, 512
 _LENGTH_BITS = 4
+_MEAN_STATE_BITS, _MOST_STATE_BITS = 28, 35
+"""Bits that a state is sent in: its length, and as many of its bits as that says, 16 to 31."""
 
 
 def encode(
@@ -25,11 +27,12 @@ def encode(
 ) -> bytes:
     """Return symbols and raw bits as bytes.
 
-    `differences` is the number of the table of each symbol, from 0. Each state begins with some of
-    the raw bits, so that many states cost hardly more than one.
+    `differences` is the number of the table of each symbol, from 0. Each state begins as what the
+    first raw bits say, in the form in which states are sent: many states cost no more than one.
     """
     lanes = _lane_count(len(raw))
-    states, kept = _initial_states(raw, lanes)
+    filled = BitReader(np.concatenate([raw, np.zeros(lanes * _MOST_STATE_BITS, np.uint8)]))
+    states = _read_states(filled, lanes)
     frequencies = tables.frequencies[differences, symbols].astype(np.int64)
     starts = tables.starts[differences, symbols].astype(np.int64)
     limits = frequencies << (2 * WORD_BITS - PROBABILITY_BITS)
@@ -48,7 +51,7 @@ def encode(
             bytes([lanes.bit_length() - 1]),
             np.packbits(_states_as_bits(states)).tobytes(),
             words.astype("<u2").tobytes(),
-            np.packbits(raw[kept:]).tobytes(),
+            np.packbits(raw[filled.position :]).tobytes(),
         )
     )
 
@@ -64,8 +67,9 @@ class Decoding:
         self, payload: bytes, differences: NDArray[np.int32], tables: CodingTables
     ) -> None:
         lanes = _lanes_of(payload)
-        self._states, position = _states_of(payload, lanes)
-        self._rest = payload[position:]
+        reader = BitReader.of_bytes(payload[1 : 1 + lanes * _MOST_STATE_BITS // 8 + 1])
+        self._states = _read_states(reader, lanes)
+        self._rest = payload[1 - (-reader.position // 8) :]
         self.symbols = self._decode(differences, tables)
 
     def _decode(self, differences: NDArray[np.int32], tables: CodingTables) -> NDArray[np.int32]:
@@ -95,33 +99,21 @@ class Decoding:
 
     def raw_bits(self) -> Bits:
         """Return the raw bits, and the zeros behind them that fill a byte or a state."""
-        if (self._states >> WORD_BITS != 1).any():
-            raise DamagedMessage("the message does not end where its symbols do")
-        kept = lowest_bits(self._states, np.full(len(self._states), WORD_BITS))
-        return np.concatenate([kept, np.unpackbits(np.frombuffer(self._rest, np.uint8))])
+        rest = np.unpackbits(np.frombuffer(self._rest, np.uint8))
+        return np.concatenate([_states_as_bits(self._states), rest])
 
 
 def overhead_bits(raw_count: int) -> float:
     """Return the expected bits of a payload besides its symbols and `raw_count` raw bits."""
-    lanes = _lane_count(raw_count)
-    unused = max(0, lanes * WORD_BITS - raw_count)
-    # Half a bit of a state's length is known already; both bit strings are filled up to bytes.
-    return 8 + lanes * (_LENGTH_BITS + 0.5) + unused + 7
+    unused = max(0, _lane_count(raw_count) * _MEAN_STATE_BITS - raw_count)
+    # The number of states is a byte, and both bit strings are filled up to bytes.
+    return 8 + unused + 7
 
 
 def _lane_count(raw_count: int) -> int:
-    """Return so many states that raw bits fill them twice."""
-    wanted = max(1, raw_count // (2 * WORD_BITS))
+    """Return as many states as raw bits fill."""
+    wanted = max(1, raw_count // _MEAN_STATE_BITS)
     return min(MOST_LANES, max(FEWEST_LANES, 1 << (wanted.bit_length() - 1)))
-
-
-def _initial_states(raw: Bits, lanes: int) -> tuple[Numbers, int]:
-    """Return the states with the first raw bits in them, and how many these are."""
-    kept = min(len(raw), lanes * WORD_BITS)
-    bits = np.zeros(lanes * WORD_BITS, np.int64)
-    bits[:kept] = raw[:kept]
-    weights = 1 << np.arange(WORD_BITS - 1, -1, -1)
-    return LOWEST + bits.reshape(lanes, WORD_BITS) @ weights, kept
 
 
 def _states_as_bits(states: Numbers) -> Bits:
@@ -131,15 +123,13 @@ def _states_as_bits(states: Numbers) -> Bits:
     return np.concatenate([lowest_bits(lengths, widths), lowest_bits(states, WORD_BITS + lengths)])
 
 
+def _read_states(reader: BitReader, lanes: int) -> Numbers:
+    """Return the states that `_states_as_bits` wrote."""
+    widths = WORD_BITS + reader.read_numbers(np.full(lanes, _LENGTH_BITS))
+    return (1 << widths) | reader.read_numbers(widths)
+
+
 def _lanes_of(payload: bytes) -> int:
-    if not payload or not FEWEST_LANES <= 1 << min(payload[0], 7) <= MOST_LANES:
+    if not payload or not FEWEST_LANES <= 1 << min(payload[0], 62) <= MOST_LANES:
         raise DamagedMessage("the message does not say how it is coded")
     return 1 << payload[0]
-
-
-def _states_of(payload: bytes, lanes: int) -> tuple[Numbers, int]:
-    """Return the states, and the position of the first byte after them."""
-    reader = BitReader.of_bytes(payload[1 : 1 + lanes * 5])
-    widths = WORD_BITS + reader.read_numbers(np.full(lanes, _LENGTH_BITS))
-    states = (1 << widths) | reader.read_numbers(widths)
-    return states, 1 + -(-reader.position // 8)
