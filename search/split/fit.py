@@ -15,8 +15,8 @@ from search.split.magnitudes import MagnitudePass
 from search.split.rate_curve import RateCurve
 from search.split.settings import CodecSettings
 from search.split.setup import SplitSetup, representations
-from search.split.zone_maps import FittedTransform, fit_transforms
-from search.split.zone_statistics import StatisticsPass, ZoneStatistics, coded_form
+from search.split.zone_maps import FittedTransform, Ranks, fit_transforms
+from search.split.zone_statistics import StatisticsPass, ZoneStatistics, coded_form, pooled
 from search.utils.progress import Progress, silent
 from spaces.execution import computing
 from spaces.merged import MergedModel
@@ -27,9 +27,14 @@ from spaces.split.split import Split, SplitParts
 from spaces.split.tables import CodingTables
 from spaces.split.transform import TensorForm
 
-MAGNITUDE_SHARE = 3
-"""Every third frame tells how large the coefficients are, and all others what the maps are fitted
-to: coefficients of the frames of the fit itself are smaller than those of any others."""
+FOLDS = 3
+"""Parts of the frames. How large the coefficients of each part are is measured with maps that are
+fitted to the other parts: those of the frames of the fit itself are smaller than of any others."""
+FITTING_PASSES = 2
+"""How often each frame runs, besides the gradients: for the maps, and for the magnitudes."""
+
+Statistics = Mapping[Node, ZoneStatistics]
+"""Of all crossing representations."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,8 +55,8 @@ def fit_codecs(
 ) -> dict[Split, FittedCodec]:
     """Return the codec of each split.
 
-    Each frame runs once per plan, for all its splits at once, and then counts as progress; some
-    run a second time for the gradients.
+    Each frame runs `FITTING_PASSES` times per plan, for all its splits at once, and each time
+    counts as progress; some run once more for the gradients.
 
     Raises:
         BadSplit: a split does not fit its plan.
@@ -80,32 +85,47 @@ class _PlanFit:
         progress: Progress,
     ) -> None:
         self._setup, self._merged, self._parts = setup, merged, parts
-        self._frames, self._later_frames = _shared_out(frames)
+        self._frames, self._folds = frames, _folds(frames)
         self._settings, self._progress = settings, progress
         crossing = (node for part in parts.values() for node in part.crossing)
         self._nodes = tuple(dict.fromkeys(crossing))
 
     def codecs(self) -> dict[Split, FittedCodec]:
-        statistics = self._statistics()
-        weights = self._weights(statistics)
-        transforms = {
-            split: fit_transforms(
-                [statistics[node] for node in part.crossing],
-                [weights[split][node] for node in part.crossing],
-                self._settings.device_values,
-            )
-            for split, part in self._parts.items()
-        }
-        return self._with_rates(transforms)
+        by_fold = [self._statistics(fold) for fold in self._folds]
+        everything = _pooled(by_fold)
+        weights = self._weights(everything)
+        transforms = self._transforms(everything, weights)
+        ranks = {split: [part.forward.ranks for part in transforms[split]] for split in transforms}
+        magnitudes = self._magnitude_passes(transforms)
+        for number, fold in enumerate(self._folds):
+            others = [*by_fold[:number], *by_fold[number + 1 :]] or by_fold
+            self._measure(fold, self._transforms(_pooled(others), weights, ranks), magnitudes)
+        return {split: _codec(parts, magnitudes[split]) for split, parts in transforms.items()}
 
-    def _statistics(self) -> dict[Node, ZoneStatistics]:
+    def _statistics(self, frames: FrameSet) -> Statistics:
         passes: dict[Node, StatisticsPass] = {}
-        for values in self._batches(self._frames):
+        for values in self._batches(frames):
             for node, value in values.items():
                 if node not in passes:
                     passes[node] = StatisticsPass(self._form(value))
                 passes[node].add(value)
         return {node: part.finish() for node, part in passes.items()}
+
+    def _transforms(
+        self,
+        statistics: Statistics,
+        weights: Mapping[Split, ZoneWeights],
+        ranks: Mapping[Split, Ranks] | None = None,
+    ) -> dict[Split, list[FittedTransform]]:
+        """Return the transforms of each split, of given ranks or of those that fit the device."""
+        return {
+            split: fit_transforms(
+                [statistics[node] for node in part.crossing],
+                [weights[split][node] for node in part.crossing],
+                ranks[split] if ranks else self._settings.device_values,
+            )
+            for split, part in self._parts.items()
+        }
 
     def _form(self, value: Tensor) -> TensorForm:
         settings = self._settings
@@ -115,7 +135,7 @@ class _PlanFit:
         part, batch = computing(self._nodes), self._settings.batch
         return representations(self._setup, self._merged, part, frames, batch, self._progress)
 
-    def _weights(self, statistics: Mapping[Node, ZoneStatistics]) -> dict[Split, ZoneWeights]:
+    def _weights(self, statistics: Statistics) -> dict[Split, ZoneWeights]:
         if self._settings.weight == "none":
             return {split: self._unweighted(split, statistics) for split in self._parts}
         settings = self._settings
@@ -125,37 +145,51 @@ class _PlanFit:
         forms = {node: part.form for node, part in statistics.items()}
         return gradients.weights(self._parts, forms, settings.seed)
 
-    def _unweighted(self, split: Split, statistics: Mapping[Node, ZoneStatistics]) -> ZoneWeights:
+    def _unweighted(self, split: Split, statistics: Statistics) -> ZoneWeights:
         crossing = self._parts[split].crossing
         return {
             node: unweighted(statistics[node].variance, statistics[node].form) for node in crossing
         }
 
-    def _with_rates(
+    def _magnitude_passes(
         self, transforms: Mapping[Split, Sequence[FittedTransform]]
-    ) -> dict[Split, FittedCodec]:
-        device = next(iter(self._setup.models.values())).device
-        forward = {
-            split: [part.forward.to(device) for part in parts]
+    ) -> dict[Split, MagnitudePass]:
+        return {
+            split: MagnitudePass(
+                [row for part in parts for row in part.forward.row_counts], self._device
+            )
             for split, parts in transforms.items()
         }
-        passes = {
-            split: MagnitudePass([row for part in parts for row in part.row_counts], device)
-            for split, parts in forward.items()
+
+    def _measure(
+        self,
+        frames: FrameSet,
+        transforms: Mapping[Split, Sequence[FittedTransform]],
+        magnitudes: Mapping[Split, MagnitudePass],
+    ) -> None:
+        """Add the magnitudes of the coefficients of some frames."""
+        forward = {
+            split: [part.forward.to(self._device) for part in parts]
+            for split, parts in transforms.items()
         }
-        for values in self._batches(self._later_frames):
-            for split, magnitudes in passes.items():
+        for values in self._batches(frames):
+            for split, parts in forward.items():
                 tensors = [values[node] for node in self._parts[split].crossing]
-                pairs = zip(forward[split], tensors, strict=True)
-                magnitudes.add(torch.cat([part(tensor) for part, tensor in pairs], 1))
-        return {split: _codec(parts, passes[split]) for split, parts in transforms.items()}
+                pairs = zip(parts, tensors, strict=True)
+                magnitudes[split].add(torch.cat([part(tensor) for part, tensor in pairs], 1))
+
+    @property
+    def _device(self) -> torch.device:
+        return next(iter(self._setup.models.values())).device
 
 
-def _shared_out(frames: FrameSet) -> tuple[Subset, Subset]:
-    """Return the frames that maps are fitted to, and those that magnitudes are measured on."""
-    magnitudes = range(1, len(frames), MAGNITUDE_SHARE)
-    fitted = tuple(k for k in range(len(frames)) if k not in magnitudes)
-    return Subset(frames, fitted), Subset(frames, tuple(magnitudes) or fitted)
+def _folds(frames: FrameSet) -> list[Subset]:
+    count = min(FOLDS, len(frames))
+    return [Subset(frames, tuple(range(first, len(frames), count))) for first in range(count)]
+
+
+def _pooled(parts: Sequence[Statistics]) -> Statistics:
+    return {node: pooled([part[node] for part in parts]) for node in parts[0]}
 
 
 def _codec(parts: Sequence[FittedTransform], magnitudes: MagnitudePass) -> FittedCodec:

@@ -20,6 +20,9 @@ SMALLEST_RATIO = 1e-12
 SMALLEST_WEIGHT = 1e-30
 """Of a representation of which the answers do not depend."""
 
+Ranks = Sequence[Sequence[int]]
+"""The rows of each map of each crossing representation."""
+
 
 @dataclass(frozen=True, eq=False)
 class ZoneMap:
@@ -112,15 +115,15 @@ class _Fit:
 def fit_transforms(
     statistics: Sequence[ZoneStatistics],
     weights: Sequence[Sequence[FloatMatrix]],
-    device_values: int,
+    size: int | Ranks,
 ) -> list[FittedTransform]:
     """Return the transforms of all crossing representations of one split.
 
-    Their maps have at most `device_values` entries together: those rows are left out whose
-    variance is least for what they take.
+    `size` is the ranks of their maps, or how many entries the maps may have together: those rows
+    are left out whose variance is least for what they take.
     """
     fits = [_Fit(*parts) for parts in zip(statistics, weights, strict=True)]
-    ranks = _choose_ranks(fits, device_values)
+    ranks = _choose_ranks(fits, size) if isinstance(size, int) else size
     return [fit.transforms(part) for fit, part in zip(fits, ranks, strict=True)]
 
 

@@ -65,6 +65,7 @@ class ZoneStatistics:
     """(c,) over frames and positions."""
     covariances: Sequence[FloatMatrix]
     """(c, c) per zone: of the channels at one frequency of the zone, without that mean."""
+    frames: int
 
     @property
     def variance(self) -> float:
@@ -102,13 +103,33 @@ class StatisticsPass:
         """Return the statistics of all batches."""
         assert self._pilot is not None, "no frames"
         difference = self._difference / self._frames
-        height, width = self.form.grid
         covariances = self._squares.means(self._frames)
-        # the mean is in frequency 0 alone, which is in zone 0
-        offset = np.outer(difference, difference) * height * width
-        covariances[0] -= offset / self.form.zone_sizes[0]
+        covariances[0] -= _square_in_zone_0(difference, self.form)
         mean = self._pilot.double().cpu().numpy() + difference
-        return ZoneStatistics(self.form, mean, covariances)
+        return ZoneStatistics(self.form, mean, covariances, self._frames)
+
+
+def pooled(parts: Sequence[ZoneStatistics]) -> ZoneStatistics:
+    """Return the statistics of the frames of all parts."""
+    form, frames = parts[0].form, sum(part.frames for part in parts)
+    shares = [part.frames / frames for part in parts]
+    mean = sum((share * part.mean for share, part in zip(shares, parts, strict=True)), np.zeros(1))
+    covariances: list[FloatMatrix] = [
+        np.sum([share * square for share, square in zip(shares, squares, strict=True)], axis=0)
+        for squares in zip(*(part.covariances for part in parts), strict=True)
+    ]
+    for share, part in zip(shares, parts, strict=True):
+        covariances[0] += share * _square_in_zone_0(part.mean - mean, form)
+    return ZoneStatistics(form, mean, covariances, frames)
+
+
+def _square_in_zone_0(mean: FloatVector, form: TensorForm) -> FloatMatrix:
+    """Return what a mean of the channels adds to the mean product of zone 0.
+
+    It is in frequency 0 alone, which is in that zone.
+    """
+    height, width = form.grid
+    return np.outer(mean, mean) * height * width / form.zone_sizes[0]
 
 
 def _over_positions(values: Tensor) -> Tensor:

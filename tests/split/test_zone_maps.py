@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from search.split.answer_weights import unweighted
 from search.split.zone_maps import ZoneMap, fit_transforms
-from search.split.zone_statistics import StatisticsPass, ZoneStatistics, coded_form
+from search.split.zone_statistics import StatisticsPass, ZoneStatistics, coded_form, pooled
 from search.utils.arrays import FloatMatrix
 from spaces.split.transform import FrequencyTransform, TensorForm
 
@@ -51,6 +53,19 @@ def test_statistics_are_those_of_all_frames_at_once(statistics: ZoneStatistics) 
         expected = (rows @ rows.T / rows.shape[1]).numpy()
         np.testing.assert_allclose(covariance, expected, rtol=1e-3, atol=1e-3 * expected.max())
     assert statistics.variance == pytest.approx(float(centred.square().sum()) / 40, rel=1e-4)
+
+
+def test_pooled_statistics_are_those_of_all_frames() -> None:
+    values = values_of(FORM)
+    values = values + torch.arange(40.0).reshape(40, 1, 1, 1) / 10  # the parts have other means
+    parts = [
+        statistics_of(values[first:last], FORM) for first, last in ((0, 7), (7, 22), (22, 40))
+    ]
+    together, expected = pooled(parts), statistics_of(values, FORM)
+    assert together.frames == expected.frames == 40
+    np.testing.assert_allclose(together.mean, expected.mean, rtol=1e-5)
+    for found, wanted in zip(together.covariances, expected.covariances, strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-5 * wanted.max())
 
 
 def test_coefficients_are_uncorrelated_and_errors_count_alike() -> None:
@@ -97,7 +112,7 @@ def test_maps_hold_what_tells_most_within_the_device(statistics: ZoneStatistics)
 
 def test_zones_that_share_a_map_differ_by_a_gain(statistics: ZoneStatistics) -> None:
     form = FORM._replace(maps=1)
-    shared = ZoneStatistics(form, statistics.mean, statistics.covariances)
+    shared = replace(statistics, form=form)
     weights = [scale * positive(5) for scale in (8.0, 4.0, 2.0, 1.0)]
     (fitted,) = fit_transforms([shared], [weights], 10_000)
     gains = fitted.forward.gains

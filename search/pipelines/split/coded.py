@@ -14,7 +14,7 @@ from search.pipelines.split.inputs import SplitInputs
 from search.pipelines.split.options import SplitOption
 from search.split.answer_change import answer_changes
 from search.split.components import fit_joined_codecs
-from search.split.fit import FittedCodec
+from search.split.fit import FITTING_PASSES, FittedCodec
 from search.split.levels import cheapest_codings, distortion_levels
 from search.split.settings import CodecSettings
 from search.utils.reporter import Reporter
@@ -56,7 +56,7 @@ def fit_options(
     frames, splits = inputs.fitted_on, [option.split for option in options]
     plans = len({split.plan for split in splits})
     reporter.step(f"Codecs of {len(splits)} splits of {plans} plans on {len(frames)} frames")
-    with reporter.progress("frames", plans * len(frames)) as progress:
+    with reporter.progress("frames", plans * FITTING_PASSES * len(frames)) as progress:
         codecs = fit_joined_codecs(inputs.setup, splits, frames, settings, progress)
     changes = _measure_changes(inputs, options, reporter)
     with reporter.progress("codecs", len(options)) as progress:

@@ -19,7 +19,7 @@ from search.pipelines.split.recalibration import recalibrate_splits
 from search.results.documents import read_document
 from search.results.split_result import SPLIT_DOCUMENT, SplitPointRecord, SplitResult
 from search.split.components import fit_joined_codecs
-from search.split.fit import FittedCodec
+from search.split.fit import FITTING_PASSES, FittedCodec
 from search.utils.records import BadRecord
 from search.utils.reporter import Reporter
 from spaces.errors import MergeSearchError
@@ -161,7 +161,7 @@ def _fit_again(
     """Return the codec of each split of a plan without the device's precision."""
     frames, distinct = inputs.fitted_on, len({split.plan for split in exact.values()})
     reporter.step(f"Codecs of {len({*exact.values()})} splits on {len(frames)} frames")
-    with reporter.progress("frames", distinct * len(frames)) as progress:
+    with reporter.progress("frames", distinct * FITTING_PASSES * len(frames)) as progress:
         fitted = fit_joined_codecs(
             inputs.setup, [*exact.values()], frames, codec_settings(inputs), progress
         )
