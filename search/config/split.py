@@ -113,7 +113,10 @@ class SplitConfig(Section):
     plans: Positive = 4
     """Number of verified plans of a finished run in OUT that are split, besides the unmerged
     models."""
-    trials: Positive = 600
+    keep: Annotated[float, Field(gt=0, le=1)] = 0.97
+    """Share of the unsplit quality that is wanted: of the verified points that keep as much, the
+    one that sends least is chosen; if none does, the one that keeps most."""
+    trials: Positive = 2000
     """Number of splits with their codings that the study looks up, each once."""
     verify: Positive = 8
     """Number of these that are measured on ground truth."""

@@ -164,6 +164,8 @@ class SplitBaselineRecord(SplitMeasurement):
     kind: BaselineKind
     name: str
     """In words, such as `JPEG q75 at 224 px`."""
+    device_memory: int = 0
+    """Of whole networks on the device: `device_bytes` and the peak of activations for one frame."""
     split: str | None = None
     """Hash of the verified point whose crossing representations a plain coding sends."""
 

@@ -173,6 +173,7 @@ class Baselines:
                 bytes_p95=0.0,
                 device_macs=costs.macs(plan),
                 device_bytes=costs.bytes(plan),
+                device_memory=costs.bytes(plan) + max(peak for _, peak in costs.activations(plan)),
                 times=self._times(device_ms=self.times.whole(original)),
                 **self.scorer.kept(frame_scores, fidelity),
             )

@@ -30,7 +30,7 @@ def build_split_result(
     config = inputs.config
     points = sorted(verified.points, key=lambda point: point.bytes)
     front = sorted(map(lookup.prediction, explored.front), key=lambda p: p.predicted_bytes)
-    chosen = choose_point(points)
+    chosen = choose_point(points, inputs.settings.keep)
     truth = {name: summarise_truth(labelled) for name, labelled in inputs.truth.items()}
     return SplitResult(
         name=config.name,

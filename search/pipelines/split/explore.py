@@ -26,8 +26,13 @@ from search.utils.reporter import Reporter
 
 STUDY_FILE = "study.log"
 STARTING_LEVELS = ("4", "10", "16")
-USEFUL_DISTORTION = 0.3
-"""Points of more predicted distortion are verified only if there are no others."""
+USEFUL_DISTORTIONS = (0.003, 0.2)
+"""A predicted distortion below these loses next to nothing, and one above them most; points beyond
+are verified only if there are no others."""
+SMALLEST_DISTORTION = 1e-9
+SPREAD_SHARE = 3
+"""One point of so many is verified for its place on the whole front, and the others for their
+bytes and distortion."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,19 +105,31 @@ def nearest(evaluated: Sequence[LookedUp]) -> list[LookedUp]:
 
 
 def choose_to_verify(front: Sequence[SplitPoint], most: int) -> list[SplitPoint]:
-    """Return at most `most` points of a front that are spread over it.
+    """Return at most `most` points of a front.
 
-    The first is that of the least distortion. Each further one is the one that is furthest from
-    those before it, where every objective counts from its least to its largest value on the
-    front, and bytes, memory and distortion in octaves.
+    Most of them have the least distortion for their bytes, from little distortion to much. The
+    others are spread over the front: each is the one that is furthest from those before it, where
+    every objective counts from its least to its largest value on the front, and bytes, memory and
+    distortion in octaves.
     """
-    useful = [point for point in front if point.distortion <= USEFUL_DISTORTION] or [*front]
+    low, high = USEFUL_DISTORTIONS
+    useful = [point for point in front if low <= point.distortion <= high] or [*front]
     places = _scaled(useful)
-    chosen = [min(range(len(useful)), key=lambda k: (useful[k].distortion, places[k][0]))]
+    chosen = _cheapest(useful, most - most // SPREAD_SHARE)
     while len(chosen) < min(most, len(useful)):
         distances = np.abs(places[:, None] - places[chosen][None]).sum(2).min(1)
         chosen.append(int(distances.argmax()))
     return [useful[k] for k in chosen]
+
+
+def _cheapest(points: Sequence[SplitPoint], most: int) -> list[int]:
+    """Return at most `most` points of the least distortion for their bytes, the finest first."""
+    pairs = [(point.predicted_bytes, point.distortion) for point in points]
+    finest_first = sorted(nondominated_indices(pairs), key=lambda k: pairs[k][1])
+    octaves = np.log2([max(pairs[k][1], SMALLEST_DISTORTION) for k in finest_first])
+    wanted = np.linspace(octaves[0], octaves[-1], most)
+    nearest_places = np.abs(octaves[:, None] - wanted[None]).argmin(0)
+    return [finest_first[place] for place in dict.fromkeys(nearest_places.tolist())]
 
 
 def _scaled(points: Sequence[SplitPoint]) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
@@ -123,7 +140,7 @@ def _scaled(points: Sequence[SplitPoint]) -> np.ndarray[tuple[int, int], np.dtyp
                 np.log2(point.predicted_bytes),
                 float(point.coded.option.device_macs),
                 np.log2(point.device_memory),
-                np.log2(max(point.distortion, 1e-9)),
+                np.log2(max(point.distortion, SMALLEST_DISTORTION)),
             )
             for point in points
         ]

@@ -65,7 +65,7 @@ def split_without_logging(config: RunConfig, reporter: Reporter) -> SplitResult:
     with timings.timing("verification"):
         verified = verify_points(inputs, lookup, explored.shortlist, reporter)
     with timings.timing("baselines"):
-        compared = [_to_compare(explored.shortlist, verified)]
+        compared = [_to_compare(explored.shortlist, verified, inputs.settings.keep)]
         baselines = Baselines(inputs, times, lookup, verified.scorer).measure(compared, reporter)
     result = build_split_result(
         inputs, coded, lookup, explored, verified, baselines, timings.seconds
@@ -83,7 +83,7 @@ def _stage_times(inputs: SplitInputs) -> StageTimes:
     return times
 
 
-def _to_compare(points: Sequence[SplitPoint], verified: VerifiedPoints) -> SplitPoint:
+def _to_compare(points: Sequence[SplitPoint], verified: VerifiedPoints, keep: float) -> SplitPoint:
     """Return the point whose crossing representations plain codings send, too: the chosen one."""
-    chosen = choose_point(verified.points)
+    chosen = choose_point(verified.points, keep)
     return next((p for p in points if chosen and p.hash == chosen.hash), points[0])

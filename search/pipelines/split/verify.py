@@ -119,11 +119,18 @@ def _point_record(
     return SplitPointRecord(**fields)
 
 
-def choose_point(points: Sequence[SplitPointRecord]) -> SplitPointRecord | None:
-    """Return the feasible point that keeps most, to a tenth of a per cent; of equals the one of
-    the fewest bytes."""
+def choose_point(points: Sequence[SplitPointRecord], keep: float) -> SplitPointRecord | None:
+    """Return the feasible point of the fewest bytes that keeps the quality `keep`.
+
+    If none does, it is the one that keeps most; of equals, to a tenth of a per cent, the one of
+    the fewest bytes.
+    """
     feasible = [point for point in points if point.feasible and point.quality is not None]
-    return max(feasible, key=lambda p: (round(p.quality or 0.0, 3), -p.bytes), default=None)
+    return min(
+        feasible,
+        key=lambda p: (-min(round(p.quality or 0.0, 3), keep), p.bytes),
+        default=None,
+    )
 
 
 def split_rank_agreement(points: Sequence[SplitPointRecord]) -> RankAgreement:

@@ -23,7 +23,6 @@ from search.report.summary import HeadlineNumber
 from search.results.kept_quality import no_baseline_text
 from search.results.split_result import (
     SplitBaselineRecord,
-    SplitMeasurement,
     SplitPointRecord,
     SplitResult,
 )
@@ -168,14 +167,12 @@ def _keeping(
     ]
 
 
-def _excess(result: SplitResult, whole: SplitMeasurement) -> str:
+def _excess(result: SplitResult, whole: SplitBaselineRecord) -> str:
     """Say which limit of the device the whole network exceeds."""
     link, texts = result.link, []
-    if link.memory is not None and whole.device_bytes > link.memory:
-        texts.append(
-            f"weights of {megabytes(whole.device_bytes)}, and the limit is "
-            f"{megabytes(link.memory)}"
-        )
+    needed = max(whole.device_memory, whole.device_bytes)
+    if link.memory is not None and needed > link.memory:
+        texts.append(f"it needs {megabytes(needed)}, and the limit is {megabytes(link.memory)}")
     if link.macs is not None and whole.device_macs > link.macs:
         texts.append(
             f"{whole.device_macs / 1e6:,.0f} M MACs per frame, and the limit is "

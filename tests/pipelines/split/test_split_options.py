@@ -9,7 +9,7 @@ import pytest
 from tiny import FinishedRun, capture_reporter
 
 from search.pipelines.split.coded import CodedOption, fit_options
-from search.pipelines.split.explore import choose_to_verify, nearest
+from search.pipelines.split.explore import USEFUL_DISTORTIONS, choose_to_verify, nearest
 from search.pipelines.split.inputs import SplitInputs, load_split_inputs
 from search.pipelines.split.lookup import SplitLookup
 from search.pipelines.split.options import NoSplitFits, SplitOption, split_options
@@ -136,12 +136,16 @@ def test_finer_levels_send_more_and_change_less(coded: Sequence[CodedOption]) ->
         assert changes[0] < changes[-1]
 
 
-def test_points_to_verify_are_spread_from_the_finest_on(lookup: SplitLookup) -> None:
+def test_points_to_verify_change_little_for_their_bytes(lookup: SplitLookup) -> None:
     points = [lookup.point(combination) for combination in lookup.choices.all()]
     chosen = choose_to_verify(points, 5)
     assert len({point.hash for point in chosen}) == 5
-    useful = [point.distortion for point in points if point.distortion <= 0.3]
-    assert chosen[0].distortion == min(useful)
+    low, high = USEFUL_DISTORTIONS
+    useful = [point for point in points if low <= point.distortion <= high]
+    assert chosen[0].distortion == min(point.distortion for point in useful)
+    for point in chosen[:4]:
+        cheaper = [p for p in useful if p.predicted_bytes < point.predicted_bytes]
+        assert all(p.distortion > point.distortion for p in cheaper)
     assert len(choose_to_verify(points[:2], 5)) <= 2
 
 

@@ -60,10 +60,17 @@ def test_points_are_measured_within_the_conditions(tiny_split: FinishedRun) -> N
         assert Split.from_dict(point.split).plan.hash != "" and point.bytes <= point.bytes_p95
 
 
-def test_the_chosen_point_keeps_most(tiny_split: FinishedRun) -> None:
+def test_the_chosen_point_sends_least_of_those_that_keep_enough(tiny_split: FinishedRun) -> None:
     points = tiny_split.result.points
-    assert choose_point(points).hash == tiny_split.result.chosen  # type: ignore[union-attr]
-    assert choose_point([]) is None
+    assert choose_point(points, 0.97).hash == tiny_split.result.chosen  # type: ignore[union-attr]
+    kept = sorted(round(point.quality, 3) for point in points if point.quality is not None)
+    for keep in (kept[0], kept[-1]):
+        enough = [p for p in points if p.quality is not None and round(p.quality, 3) >= keep]
+        fewest = min(point.bytes for point in enough)
+        assert choose_point(points, keep).bytes == fewest  # type: ignore[union-attr]
+    best = choose_point(points, 2.0)  # more than any point keeps
+    assert best and round(best.quality or 0, 3) == kept[-1]
+    assert choose_point([], 0.97) is None
 
 
 def test_other_ways_to_answer_are_measured_on_the_same_frames(tiny_split: FinishedRun) -> None:
