@@ -165,7 +165,7 @@ class SplitBaselineRecord(SplitMeasurement):
     name: str
     """In words, such as `JPEG q75 at 224 px`."""
     device_memory: int = 0
-    """Of whole networks on the device: `device_bytes` and the peak of activations for one frame."""
+    """Of whole networks on the device: `device_bytes` and the activations of one frame."""
     split: str | None = None
     """Hash of the verified point whose crossing representations a plain coding sends."""
 
