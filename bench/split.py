@@ -13,7 +13,7 @@ it; `recalibrated` names these settings.
   others, each method gets the cheapest setting at which an isotonic fit of its fidelity over its
   bytes keeps TARGET of the unsplit answers, and the stage is chosen; they also decide about
   BatchNorms. `as_chosen` is these settings on 200 photos that no earlier run of this script
-  measured anything on, and `compared` compares them. `curves` has the settings around the chosen
+  reported on, and `compared` compares them. `curves` has the settings around the chosen
   one on these 200 and 300 more, which earlier runs reported on. `at_target` is the bytes at which
   the isotonic curve of a method crosses TARGET there, and `compared_at_target` the ratios of these
   bytes at equal answers; `inside` is the part of the draws of the frames in which the settings
