@@ -22,15 +22,16 @@ from search.results.split_result import SPLIT_FOLDER
 from search.study.lookup.choices import LookedUp
 from search.study.lookup.lookup_study import LookupResult, LookupSettings, run_lookup_study
 from search.study.pareto import nondominated_indices
+from search.utils.arrays import FloatVector
 from search.utils.reporter import Reporter
 
 STUDY_FILE = "study.log"
 STARTING_LEVELS = ("4", "10", "16")
 USEFUL_DISTORTIONS = (0.003, 0.2)
-"""A predicted distortion below these loses next to nothing, and one above them most; points beyond
-are verified only if there are no others."""
+"""A distortion by the codec below these loses next to nothing, and one above them most; points
+beyond are verified only if there are no others."""
 SMALLEST_DISTORTION = 1e-9
-SPREAD_SHARE = 3
+SPREAD_SHARE = 4
 """One point of so many is verified for its place on the whole front, and the others for their
 bytes and distortion."""
 
@@ -107,15 +108,21 @@ def nearest(evaluated: Sequence[LookedUp]) -> list[LookedUp]:
 def choose_to_verify(front: Sequence[SplitPoint], most: int) -> list[SplitPoint]:
     """Return at most `most` points of a front.
 
-    Most of them have the least distortion for their bytes, from little distortion to much. The
-    others are spread over the front: each is the one that is furthest from those before it, where
-    every objective counts from its least to its largest value on the front, and bytes, memory and
-    distortion in octaves.
+    Most of them have the least distortion for their bytes, from little distortion by the codec to
+    much, as many of each plan: what a plan itself changes has been verified, and may change the
+    answers but not their quality. The others are spread over the front: each is the one that is
+    furthest from those before it, where every objective counts from its least to its largest value
+    on the front, and bytes, memory and distortion in octaves.
     """
     low, high = USEFUL_DISTORTIONS
-    useful = [point for point in front if low <= point.distortion <= high] or [*front]
-    places = _scaled(useful)
-    chosen = _cheapest(useful, most - most // SPREAD_SHARE)
+    useful = [point for point in front if low <= point.codec_distortion <= high] or [*front]
+    plans = [*dict.fromkeys(point.exact_split.plan for point in useful)]
+    of_each = max(1, (most - most // SPREAD_SHARE) // len(plans))
+    chosen: list[int] = []
+    for plan in plans:
+        of_plan = [k for k, point in enumerate(useful) if point.exact_split.plan == plan]
+        chosen += [of_plan[k] for k in _cheapest([useful[k] for k in of_plan], of_each)]
+    chosen, places = chosen[:most], _scaled(useful)
     while len(chosen) < min(most, len(useful)):
         distances = np.abs(places[:, None] - places[chosen][None]).sum(2).min(1)
         chosen.append(int(distances.argmax()))
@@ -126,10 +133,14 @@ def _cheapest(points: Sequence[SplitPoint], most: int) -> list[int]:
     """Return at most `most` points of the least distortion for their bytes, the finest first."""
     pairs = [(point.predicted_bytes, point.distortion) for point in points]
     finest_first = sorted(nondominated_indices(pairs), key=lambda k: pairs[k][1])
-    octaves = np.log2([max(pairs[k][1], SMALLEST_DISTORTION) for k in finest_first])
-    wanted = np.linspace(octaves[0], octaves[-1], most)
+    octaves = _octaves([points[k].codec_distortion for k in finest_first])
+    wanted = octaves[0] + (np.arange(most) + 0.5) / most * (octaves[-1] - octaves[0])
     nearest_places = np.abs(octaves[:, None] - wanted[None]).argmin(0)
     return [finest_first[place] for place in dict.fromkeys(nearest_places.tolist())]
+
+
+def _octaves(distortions: Sequence[float]) -> FloatVector:
+    return np.log2(np.maximum(distortions, SMALLEST_DISTORTION))
 
 
 def _scaled(points: Sequence[SplitPoint]) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
@@ -140,7 +151,7 @@ def _scaled(points: Sequence[SplitPoint]) -> np.ndarray[tuple[int, int], np.dtyp
                 np.log2(point.predicted_bytes),
                 float(point.coded.option.device_macs),
                 np.log2(point.device_memory),
-                np.log2(max(point.distortion, SMALLEST_DISTORTION)),
+                _octaves([point.distortion])[0],
             )
             for point in points
         ]

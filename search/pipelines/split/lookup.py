@@ -53,8 +53,12 @@ class SplitPoint:
     @property
     def distortion(self) -> float:
         """By the codec, by shares and by rounding: independent errors, whose squares add up."""
-        change = self.coded.changes[self.split.plan]
-        return self.coded.codec.curve.distortion(self.coding) + change
+        return self.codec_distortion + self.coded.changes[self.split.plan]
+
+    @property
+    def codec_distortion(self) -> float:
+        """By the codec alone."""
+        return self.coded.codec.curve.distortion(self.coding)
 
     @property
     def device_bytes(self) -> int:
