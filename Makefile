@@ -4,16 +4,17 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-# As many tests at a time as there are cores, and each with one thread: networks this small do not
-# gain from a second.
+# Each test with one thread: networks this small do not gain from a second. How many run at a
+# time is in tests/conftest.py.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 SPREAD := -n auto --dist loadfile --no-loadscope-reorder
 
-.PHONY: help quickstart test test-fast test-ui soak check docs bench clean
+.PHONY: help quickstart install test test-fast test-ui soak check docs bench clean
 
 help:
 	@echo "make quickstart  install into .venv and merge a classifier and a detector (no GPU, no account)"
+	@echo "make install     the project with the dev and docs extras into .venv"
 	@echo "make test        install the dev extras and run all tests"
 	@echo "make test-fast   only the tests that need no real images and kill no processes"
 	@echo "make test-ui     the quickstart's pages in a real browser (needs Debian's chromium)"
@@ -28,6 +29,8 @@ quickstart: $(VENV)/.installed
 	@echo
 	@echo "Compare the candidates in MLflow:  $(BIN)/merge-search ui runs/quickstart.yaml"
 	@echo "and open the address that it prints."
+
+install: $(VENV)/.installed-dev $(VENV)/.installed-docs
 
 test: $(VENV)/.installed-dev
 	$(PYTEST) -m "not ui" $(SPREAD)

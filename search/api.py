@@ -82,8 +82,7 @@ def split_models(config: RunConfig, reporter: Reporter | None = None) -> SplitRe
         MergeSearchError: anything else that the user can correct.
 
     Examples:
-        >>> section = "split={trials: 20, verify: 2, gradient_frames: 4, plans: 1}"
-        >>> result = split_models(load_config("config.yaml", [section]))
+        >>> result = split_models(load_config("config.yaml", ["split.trials=20"]))
         >>> point = result.chosen_point
         >>> point.feasible and point.bytes > 0
         True

@@ -13,7 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import CLASSIFIER, FinishedRun, Weights, config_data, with_changes, write_config
+from tiny import (
+    CLASSIFIER,
+    SPLIT_SECTION,
+    FinishedRun,
+    Weights,
+    config_data,
+    with_changes,
+    write_config,
+)
 
 import search
 import spaces
@@ -93,7 +101,7 @@ def example_folder(
         shutil.copy(weights(CLASSIFIER, seed), folder / f"{name}.safetensors")
     changes = {
         "promotion.slack": 1.0, "mlflow.experiment": "examples", "verify.shortlist": 2,
-        "verify.candidates": 1,
+        "verify.candidates": 1, "split": SPLIT_SECTION,
     }  # fmt: skip
     write_config(folder, with_changes(config_data(weights), changes))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)

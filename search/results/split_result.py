@@ -196,8 +196,7 @@ class SplitResult:
 
     Examples:
         >>> from search import split_models
-        >>> section = "split={trials: 20, verify: 2, gradient_frames: 4, plans: 1}"
-        >>> result = split_models(load_config("config.yaml", [section]))
+        >>> result = split_models(load_config("config.yaml", ["split.trials=20"]))
         >>> [p.hash for p in result.points if p.hash == result.chosen] == [result.chosen]
         True
     """

@@ -205,8 +205,11 @@ def test_quiet_prints_only_the_tables(config: Path) -> None:
     assert all(line.startswith(starts) or re.match(r"[0-9a-f]{12} ", line) for line in lines)
 
 
-def test_quiet_prints_warnings(tiny_run: FinishedRun, tmp_path: Path) -> None:
+def test_quiet_prints_warnings(
+    tiny_run: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The weights of the unmerged models are missing."""
+    monkeypatch.setattr("search.deploy.benchmark.ROUNDS", 1)
     bundle = shutil.copytree(tiny_run.out / "bundle", tmp_path / "bundle")
     contents = (bundle / "bundle.json").read_text()
     (bundle / "bundle.json").write_text(contents.replace(".safetensors", "-gone.safetensors"))

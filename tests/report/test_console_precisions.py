@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from made_up_precisions import with_precision_profiles
 from tiny import FinishedRun, MadeUpDeployment, capture_reporter
 
@@ -78,7 +79,10 @@ def test_the_exact_front_has_a_column_of_precisions_only_if_a_plan_has_some() ->
         assert not text or text.split(",")[0] in flat(captured.text)
 
 
-def test_bench_bundle_says_how_weights_are_stored(precise_run: FinishedRun) -> None:
+def test_bench_bundle_says_how_weights_are_stored(
+    precise_run: FinishedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("search.deploy.benchmark.ROUNDS", 1)
     captured = capture_reporter()
     answer = benchmark_bundle(precise_run.out / "bundle", captured.reporter)
     chosen = precise_run.result.chosen_candidate

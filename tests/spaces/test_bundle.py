@@ -153,8 +153,8 @@ def test_a_bundle_takes_one_frame_or_frames_of_several_sizes(
         assert len(boxes) and (boxes <= torch.tensor(frame.shape[1::-1] * 2)).all()
 
 
-def test_arrays_that_are_no_frames_are_refused(good: Path) -> None:
-    bundle = load_bundle(good)
+def test_arrays_that_are_no_frames_are_refused(written: Path) -> None:
+    bundle = load_bundle(written)
     frame = np.zeros((40, 50, 3), np.uint8)
     for wrong, message in (
         (frame[0], r"frame 0: uint8 of shape \(50, 3\)"),
@@ -168,8 +168,8 @@ def test_arrays_that_are_no_frames_are_refused(good: Path) -> None:
             bundle(wrong)
 
 
-def test_a_stack_of_tensors_has_the_answers_of_its_frames(good: Path) -> None:
-    bundle = load_bundle(good)
+def test_a_stack_of_tensors_has_the_answers_of_its_frames(written: Path) -> None:
+    bundle = load_bundle(written)
     frames = np.random.default_rng(0).integers(0, 256, (2, 40, 50, 3), dtype=np.uint8)
     expected = bundle([*frames])["cls"]
     for stack in (frames, torch.from_numpy(frames)):
@@ -189,17 +189,17 @@ def test_a_stack_of_tensors_has_the_answers_of_its_frames(good: Path) -> None:
         lambda bundle: bundle.type(torch.float16),
     ],
 )
-def test_a_bundle_stays_in_float32(good: Path, convert: Callable[[Bundle], object]) -> None:
-    bundle = load_bundle(good)
+def test_a_bundle_stays_in_float32(written: Path, convert: Callable[[Bundle], object]) -> None:
+    bundle = load_bundle(written)
     with pytest.raises(FixedBundle, match=r"computes in float32, not in .*set `dtype"):
         convert(bundle)
     assert {p.dtype for p in bundle.parameters()} == {torch.float32}
 
 
-def test_a_bundle_is_moved_but_not_trained(good: Path) -> None:
-    bundle = load_bundle(good)
+def test_a_bundle_is_moved_but_not_trained(written: Path) -> None:
+    bundle = load_bundle(written)
     assert bundle.to("cpu") is bundle.eval() is bundle.float() and not bundle.training
-    assert {p.device.type for p in load_bundle(good).to("meta").parameters()} == {"meta"}
+    assert {p.device.type for p in load_bundle(written).to("meta").parameters()} == {"meta"}
     with pytest.raises(FixedBundle, match="cannot be trained"):
         bundle.train()
     assert not any(part.training for part in bundle.modules())
@@ -232,11 +232,21 @@ def test_a_plan_is_written_in_canonical_form(
     assert plan == canonical(plan, CostModel(pair.deployment.facts).layouts)
 
 
+@pytest.fixture(scope="module")
+def written(
+    mixed: Observed, specs: dict[str, ModelSpec], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Return a bundle that loads, for all tests that only read it."""
+    folder = tmp_path_factory.mktemp("written") / "good"
+    write_plan_bundle(mixed, some_plans(mixed)[3], specs, folder, "float32")
+    assert isinstance(load_bundle(folder), Bundle)
+    return folder
+
+
 @pytest.fixture
-def good(mixed: Observed, specs: dict[str, ModelSpec], tmp_path: Path) -> Path:
-    write_plan_bundle(mixed, some_plans(mixed)[3], specs, tmp_path / "good", "float32")
-    assert isinstance(load_bundle(tmp_path / "good"), Bundle)
-    return tmp_path / "good"
+def good(written: Path, tmp_path: Path) -> Path:
+    """Return a copy of that bundle, for a test to change."""
+    return Path(shutil.copytree(written, tmp_path / "good"))
 
 
 @pytest.mark.parametrize("name", ["bundle.json", "plan.json", "weights.safetensors"])

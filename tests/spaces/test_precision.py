@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
 import pytest
 import torch
-from bundles import model_specs, write_plan_bundle
+from bundles import facts_at_any_precision, model_specs, write_plan_bundle
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
@@ -19,14 +20,14 @@ from torch import nn
 from search.data.frames import RenderedScenes
 from search.statistics.observed import Observed
 from spaces.batchnorm_fusion import fuse_batchnorms
-from spaces.bundle import load_bundle
+from spaces.bundle import Bundle, load_bundle
 from spaces.bundle_files import BadBundle
 from spaces.cost import CostModel
 from spaces.errors import BadPlan
 from spaces.liveness import canonical, liveness
 from spaces.map_folding import find_fold_targets
 from spaces.merged import MergedModel, prepare_inputs
-from spaces.model_facts import ModelFacts, collect_facts, layouts_by_model
+from spaces.model_facts import ModelFacts, layouts_by_model
 from spaces.model_spec import ModelSpec
 from spaces.plan import (
     HEAD,
@@ -184,7 +185,7 @@ def test_a_precision_that_the_config_does_not_list_is_refused(mixed: Observed) -
 
 
 def all_facts(observed: Observed) -> dict[str, ModelFacts]:
-    return collect_facts(observed.deployment.models, precisions=PRECISIONS)
+    return facts_at_any_precision(observed.deployment.models)
 
 
 def plans_of_mixed_precision(observed: Observed) -> list[SharePlan]:
@@ -214,34 +215,61 @@ def chains(shares: Sequence[Share]) -> list[tuple[Share, Share]]:
     return pairs[:2]
 
 
-@pytest.mark.parametrize("which", ["pair", "mixed"])
-def test_predicted_bytes_equal_written_and_resident_bytes_at_any_precision(
-    which: str, request: pytest.FixtureRequest, specs: dict[str, ModelSpec], tmp_path: Path
-) -> None:
-    observed: Observed = request.getfixturevalue(which)
-    costs = CostModel(all_facts(observed))
+@dataclass(frozen=True)
+class WrittenPlan:
+    """A merged model, the file of its bundle, the bytes that were written, and the bundle."""
+
+    merged: MergedModel
+    file: Path
+    written: int
+    bundle: Bundle
+
+
+@dataclass(frozen=True)
+class WrittenPlans:
+    """A deployment with the bundles of its plans."""
+
+    observed: Observed
+    plans: Mapping[SharePlan, WrittenPlan]
+
+
+@pytest.fixture(scope="module", params=["pair", "mixed"])
+def bundles(
+    request: pytest.FixtureRequest,
+    specs: dict[str, ModelSpec],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> WrittenPlans:
+    """Return plans of mixed precision, each written and loaded."""
+    observed: Observed = request.getfixturevalue(request.param)
+    base, plans = tmp_path_factory.mktemp("bundles"), {}
     for number, plan in enumerate(plans_of_mixed_precision(observed)):
-        folder = tmp_path / str(number)
-        _, _, written = write_plan_bundle(observed, plan, specs, folder)
-        with safe_open(folder / "weights.safetensors", "pt") as file:
+        folder = base / str(number)
+        merged, _, written = write_plan_bundle(observed, plan, specs, folder)
+        file = folder / "weights.safetensors"
+        plans[plan] = WrittenPlan(merged, file, written, load_bundle(folder))
+    return WrittenPlans(observed, plans)
+
+
+def test_predicted_bytes_equal_written_and_resident_bytes_at_any_precision(
+    bundles: WrittenPlans,
+) -> None:
+    costs = CostModel(all_facts(bundles.observed))
+    for plan, one in bundles.plans.items():
+        with safe_open(one.file, "pt") as file:
             in_file = sum(total_bytes([file.get_tensor(name)]) for name in file.keys())
-        assert costs.bytes(plan) == written == in_file, plan
-        assert written == total_bytes(unique_tensors(load_bundle(folder))), plan
+        assert costs.bytes(plan) == one.written == in_file, plan
+        assert one.written == total_bytes(unique_tensors(one.bundle)), plan
 
 
-@pytest.mark.parametrize("which", ["pair", "mixed"])
 @torch.no_grad()
 def test_a_loaded_bundle_answers_as_the_merged_model_with_rounded_weights(
-    which: str, request: pytest.FixtureRequest, specs: dict[str, ModelSpec], tmp_path: Path
+    bundles: WrittenPlans,
 ) -> None:
-    observed: Observed = request.getfixturevalue(which)
     frames = [RenderedScenes(STREET, 4)[k] for k in range(2)]
-    for number, plan in enumerate(plans_of_mixed_precision(observed)):
-        folder = tmp_path / str(number)
-        merged, _, _ = write_plan_bundle(observed, plan, specs, folder)
-        inputs = prepare_inputs(observed.deployment.models, frames)
-        expected = rounded_copy(merged, "float32").answers(inputs, dense)
-        for answers in (load_bundle(folder).merged, stored_copy(merged)):
+    inputs = prepare_inputs(bundles.observed.deployment.models, frames)
+    for plan, one in bundles.plans.items():
+        expected = rounded_copy(one.merged, "float32").answers(inputs, dense)
+        for answers in (one.bundle.merged, stored_copy(one.merged)):
             actual = answers.answers(inputs, dense)
             for name in expected:
                 torch.testing.assert_close(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from tiny import CLASSES, CLASSIFIER, DETECTOR, SIZE, Weights
@@ -10,10 +11,11 @@ from tiny import CLASSES, CLASSIFIER, DETECTOR, SIZE, Weights
 from search.statistics.observed import Observed
 from spaces.bundle import BundleContents, write_bundle
 from spaces.merged import LinearMaps, MergedModel
-from spaces.model_facts import collect_facts
+from spaces.model_facts import ModelFacts, collect_model_facts
 from spaces.model_spec import ModelSpec
 from spaces.plan import PRECISIONS, SharePlan
 from spaces.precision import Dtype
+from spaces.stages import StagedModel
 
 ARCHS = {"cls": (CLASSIFIER, 1), "det": (DETECTOR, 3), "a": (CLASSIFIER, 1), "b": (CLASSIFIER, 2)}
 
@@ -25,6 +27,18 @@ def model_specs(weights: Weights) -> dict[str, ModelSpec]:
                         (SIZE[arch], SIZE[arch]), "squash")
         for name, (arch, seed) in ARCHS.items()
     }  # fmt: skip
+
+
+def facts_at_any_precision(
+    models: Mapping[str, StagedModel], dtype: Dtype = "float32"
+) -> dict[str, ModelFacts]:
+    """Return the facts of models by name, with every precision that a plan may choose."""
+    return {name: _facts(model, dtype) for name, model in models.items()}
+
+
+@lru_cache(maxsize=32)  # the same models are written many times
+def _facts(model: StagedModel, dtype: Dtype) -> ModelFacts:
+    return collect_model_facts(model, dtype, PRECISIONS)
 
 
 def write_plan_bundle(
@@ -70,7 +84,7 @@ def _contents(
     dtype: Dtype,
 ) -> BundleContents:
     models = observed.deployment.models
-    facts = collect_facts(models, dtype, PRECISIONS)
+    facts = facts_at_any_precision(models, dtype)
     return BundleContents(
         specs={name: specs[name] for name in facts},
         inputs={name: model.input for name, model in models.items()},
