@@ -197,7 +197,7 @@ def send_frames(job: dict[str, Any]) -> dict[str, Any]:
     sender: Sender = SplitSender(out, points) if job["sent"] == "splits" else PictureSender()
     photos = folder_frames(out / "frames", Sampling())
     frames = [photos[k] for k in range(len(photos))]
-    controller = RateController(points, job["deadline_ms"], settings_of(job, data))
+    controller = RateController(points, job["deadline_ms"], settings_of(job))
     connection = Connection(tuple(job["address"]), job["wait_ms"] / 1000)
     for frame in frames[:3]:
         for split in {point.split: point for point in points}.values():
@@ -215,10 +215,8 @@ def send_frames(job: dict[str, Any]) -> dict[str, Any]:
     return summary(fates)
 
 
-def settings_of(job: dict[str, Any], data: dict[str, Any]) -> ControllerSettings:
-    spread = float(np.quantile(data["message_bytes"], 0.95) / np.mean(data["message_bytes"]))
+def settings_of(job: dict[str, Any]) -> ControllerSettings:
     return ControllerSettings(
-        spread=spread,
         period_ms=job["period_ms"],
         estimate=EstimateSettings(rtt_ms=job["wait_ms"]),
     )
@@ -257,7 +255,7 @@ def send_frame(
         return Fate(len(message), quality, float("inf"))
     total = since(arrived)
     transfer = max(0.0, since(sent) - server_ms)
-    controller.observe(len(message), transfer, total, server_ms - point.server_ms)
+    controller.observe(len(message), transfer, server_ms - point.server_ms)
     return Fate(len(message), quality, total if total <= controller.deadline_ms else float("inf"))
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from spaces.errors import MergeSearchError
-from spaces.split.link_estimate import EstimateSettings, LinkEstimate
+from spaces.split.link_estimate import RECENT, EstimateSettings, LinkEstimate
 from spaces.split.operating_point import OperatingPoint
 
 
@@ -19,50 +19,43 @@ class BadOperatingPoints(MergeSearchError):
 
 @dataclass(frozen=True)
 class ControllerSettings:
-    """How careful a controller is.
+    """What a controller aims at.
 
     Raises:
         ValueError: a value is out of range.
     """
 
-    late: float = 0.03
-    """Share of frames that may be late: the reserve follows it."""
-    reserve: float = 0.2
-    """Share of the estimated rate that is not used, at first."""
-    reserve_step: float = 0.05
-    """The reserve grows by it after a late frame."""
-    spread: float = 1.2
-    """A message is at most so many times as large as the mean of its point, nearly always."""
-    growth: float = 3.0
-    """A message is at most so many times as large as the largest recent one: no transfer has yet
-    shown that a larger one gets through."""
+    worth: float = 1.0
+    """What an answer in time is worth besides its quality: the more, the fewer are late."""
+    growth: float = 2.0
+    """No message is larger than the first point beyond so many times the largest recent one: no
+    transfer has yet shown that a larger one gets through."""
     period_ms: float | None = None
     """Time between two frames. With it, no message takes the link for longer, so that none waits
     for the one before."""
     estimate: EstimateSettings = field(default_factory=EstimateSettings)
 
     def __post_init__(self) -> None:
-        if not 0 < self.late < 1 or not 0 <= self.reserve < 1 or not self.reserve_step >= 0:
-            raise ValueError("late and reserve are shares below 1, reserve_step is 0 or more")
-        if not self.spread >= 1 or not self.growth > 1:
-            raise ValueError("spread is at least 1, and growth above 1")
+        if not self.worth >= 0 or not self.growth >= 1:
+            raise ValueError("worth is 0 or more, and growth 1 or more")
         if self.period_ms is not None and not self.period_ms > 0:
             raise ValueError(f"period_ms is {self.period_ms}: expected a time above 0")
 
 
-MOST_RESERVE = 0.8
+LEAST_CHANCE = 0.5
+"""Of the points that are less likely in time, only the smallest is sent: on a link that is next to
+dead, a large message is as unlikely in time as a small one, but holds up those after it."""
 
 
 class RateController:
     """Chooses from the transfers of earlier frames how the next one is split and coded.
 
-    Of all points that are predicted to meet the deadline, `choose` takes the one of the best
-    quality. The prediction keeps a reserve of the estimated rate. The reserve grows by
-    `reserve_step` * (1 - late) with each frame that is late against the prediction, and shrinks by
-    `reserve_step` * late with each one in time, so that in the long run the share `late` of the
-    frames is late, however the rate of the link varies (Gibbs and Candès, "Adaptive conformal
-    inference under distribution shift", arXiv 2106.00170). Messages that could not
-    have been smaller do not count.
+    Of all points, `choose` takes the one of the largest expected value: (quality + `worth`) times
+    the chance to be in time. A message of a point is in time if the rate of the link is at least
+    its bytes divided by the time that is left for them. The chance of this is counted, not
+    assumed: it is the share of the last 200 transfers that were, relative to the estimate of the
+    rate before them, as fast as the point needs (`LinkEstimate`). On a link whose rate jumps, the
+    controller therefore sends smaller messages than on a steady one of the same rate.
 
     A choice is arithmetic on a few numbers for each point, without chance: equal observations give
     equal choices.
@@ -86,70 +79,89 @@ class RateController:
         self.deadline_ms = deadline_ms
         self.settings = settings or ControllerSettings()
         self.link = LinkEstimate(self.settings.estimate)
-        self.reserve = self.settings.reserve
-        self._excess_ms: deque[float] = deque(maxlen=self.settings.estimate.window)
+        self._excess_ms: deque[float] = deque(maxlen=RECENT)
         self._by_quality = sorted(points, key=lambda p: (-p.quality, p.bytes, _compute_ms(p)))
         self.smallest = min(points, key=lambda p: (p.bytes, _compute_ms(p), -p.quality))
 
     def choose(self, spent_ms: float = 0.0, backlog_bytes: int = 0) -> OperatingPoint:
-        """Return the point of the best quality that is predicted to meet the deadline.
+        """Return the point of the largest expected value.
 
-        If none is, it is the smallest one, and `meets_deadline` of it is false.
+        If none is more likely in time than not, it is the smallest one, and `meets_deadline` of
+        it is false.
 
         Args:
             spent_ms: for how long the frame has waited for the device.
             backlog_bytes: bytes of earlier messages that the link still has to carry.
         """
-        for point in self._by_quality:
-            if self.meets_deadline(point, spent_ms, backlog_bytes):
-                return point
-        return self.smallest
 
-    def meets_deadline(
-        self, point: OperatingPoint, spent_ms: float = 0.0, backlog_bytes: int = 0
-    ) -> bool:
-        """Return whether nearly all messages of a point are predicted to be answered in time."""
-        budget = self.byte_budget(point, spent_ms + point.device_ms, backlog_bytes)
-        return point.bytes * self.settings.spread <= budget
+        def value(point: OperatingPoint) -> float:
+            chance = self.chance(point, spent_ms + point.device_ms, backlog_bytes)
+            return self._value(point, chance)
 
-    def byte_budget(
+        best = max(self._by_quality, key=value)
+        return best if value(best) > 0 else self.smallest
+
+    def chance(
         self, point: OperatingPoint, spent_ms: float | None = None, backlog_bytes: int = 0
-    ) -> int:
-        """Return the largest message that is predicted to be answered in time; 0 if none is.
-
-        The device can then code the frame as finely as fits.
+    ) -> float:
+        """Return how likely a message with the bytes of a point is answered in time.
 
         Args:
-            point: the chosen one; its own bytes do not matter.
+            point: any one.
             spent_ms: time from the frame to the moment at which the message can be sent, by
                 default the `device_ms` of the point.
             backlog_bytes: bytes of earlier messages that the link still has to carry.
         """
+        left_ms = self._left_ms(point, point.device_ms if spent_ms is None else spent_ms)
+        if point.bytes > self._largest_allowed() or left_ms <= 0:
+            return 0.0
         if self.link.bytes_per_ms is None:
-            return self._largest_tried()
-        bytes_per_ms = self.link.bytes_per_ms * (1 - self.reserve)
+            return LEAST_CHANCE  # nothing is known of the link
+        needed = (point.bytes + backlog_bytes) / left_ms
+        if self.settings.period_ms is not None:
+            needed = max(needed, point.bytes / self.settings.period_ms)
+        return self.link.chance(needed)
+
+    def meets_deadline(
+        self, point: OperatingPoint, spent_ms: float = 0.0, backlog_bytes: int = 0
+    ) -> bool:
+        """Return whether a message of a point is at least as likely in time as late."""
+        return self.chance(point, spent_ms + point.device_ms, backlog_bytes) >= LEAST_CHANCE
+
+    def byte_budget(
+        self, point: OperatingPoint, spent_ms: float | None = None, backlog_bytes: int = 0
+    ) -> int:
+        """Return up to how many bytes the message of the frame should have; 0 if none is in time.
+
+        The device can then code the frame as finely as fits. Of the points at the same split, the
+        one of the largest expected value is chosen again, now that the device is done. The budget
+        is the largest message that is as likely in time.
+
+        Args:
+            point: the chosen one.
+            spent_ms: time from the frame to the moment at which the message can be sent, by
+                default the `device_ms` of the point.
+            backlog_bytes: bytes of earlier messages that the link still has to carry.
+        """
         spent = point.device_ms if spent_ms is None else spent_ms
-        server_ms = point.server_ms + max(self._excess_ms, default=0.0)
-        left_ms = self.deadline_ms - spent - server_ms - self.link.rtt_ms
-        fitting = left_ms * bytes_per_ms - backlog_bytes
+        own = [p for p in self._by_quality if p.split == point.split]
+        chances = [self.chance(p, spent, backlog_bytes) for p in own]
+        best = max(range(len(own)), key=lambda k: self._value(own[k], chances[k]))
+        bytes_per_ms = self.link.rate_of(max(chances[best], LEAST_CHANCE))
+        if not bytes_per_ms:
+            return self._largest_allowed()
+        fitting = self._left_ms(point, spent) * bytes_per_ms - backlog_bytes
         if self.settings.period_ms is not None:
             fitting = min(fitting, self.settings.period_ms * bytes_per_ms)
-        return min(max(0, int(fitting)), self._largest_tried())
+        return min(max(0, int(fitting)), self._largest_allowed())
 
-    def observe(
-        self,
-        sent_bytes: int,
-        transfer_ms: float,
-        total_ms: float | None = None,
-        excess_ms: float = 0.0,
-    ) -> None:
+    def observe(self, sent_bytes: int, transfer_ms: float, excess_ms: float = 0.0) -> None:
         """Take note of a message that was answered, in time or late.
 
         Args:
             sent_bytes: its size.
             transfer_ms: time from the moment at which the link was free for it to the answer,
                 without the time that the server took.
-            total_ms: time from the frame to the answer; without it, the reserve stays as it is.
             excess_ms: time that the server took beyond the `server_ms` of the point; the longest
                 of the last few is expected of the next one.
 
@@ -158,34 +170,32 @@ class RateController:
         """
         self.link.add_transfer(sent_bytes, transfer_ms)
         self._excess_ms.append(max(0.0, excess_ms))
-        if total_ms is not None:
-            self._follow(sent_bytes, late=total_ms > self.deadline_ms)
 
     def observe_timeout(self, sent_bytes: int, waited_ms: float) -> None:
         """Take note of a message that was given up, this long after the link was free for it."""
         self.link.add_timeout(sent_bytes, waited_ms)
-        self._follow(sent_bytes, late=True)
 
     def observe_round_trip(self, rtt_ms: float) -> None:
         """Take note of the round trip of a message that is next to empty."""
         self.link.set_round_trip(rtt_ms)
 
-    def _follow(self, sent_bytes: int, *, late: bool) -> None:
-        """Let the reserve follow whether a message that could have been smaller was late."""
-        if sent_bytes > self._least_bytes:
-            change = self.settings.reserve_step * (late - self.settings.late)
-            self.reserve = min(max(0.0, self.reserve + change), MOST_RESERVE)
+    def _value(self, point: OperatingPoint, chance: float) -> float:
+        """Return the expected value of a message; 0 if it is more likely late."""
+        return (point.quality + self.settings.worth) * chance if chance >= LEAST_CHANCE else 0.0
 
-    @property
-    def _least_bytes(self) -> float:
-        return self.smallest.bytes * self.settings.spread
+    def _left_ms(self, point: OperatingPoint, spent_ms: float) -> float:
+        """Return the time for the bytes of a message, from when it can be sent."""
+        server_ms = point.server_ms + max(self._excess_ms, default=0.0)
+        return self.deadline_ms - spent_ms - server_ms - self.link.rtt_ms
 
-    def _largest_tried(self) -> int:
+    def _largest_allowed(self) -> int:
         """Return the size up to which the transfers of late allow to send."""
         largest = self.link.largest_bytes
         if largest is None:
-            return sys.maxsize if self.link.bytes_per_ms else math.ceil(self._least_bytes)
-        return math.ceil(max(self.settings.growth * largest, self._least_bytes))
+            return sys.maxsize if self.link.bytes_per_ms else math.ceil(self.smallest.bytes)
+        beyond = self.settings.growth * largest
+        larger = (p.bytes for p in self._by_quality if p.bytes > beyond)
+        return math.ceil(min(larger, default=sys.maxsize))
 
 
 def _compute_ms(point: OperatingPoint) -> float:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise
+from collections.abc import Sequence
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from search.split.streaming.comparison import compare_policies
+from search.split.streaming.oracle import best_outcome
 from search.split.streaming.policies import ControlledBytes, ControlledPoints, FixedPoint
 from search.split.streaming.simulation import FrameStream, StreamOutcome, simulate
 from search.split.streaming.traces import MOBILE_4G, TRACE_KINDS, LinkTrace, TraceKind
@@ -111,7 +114,7 @@ def test_an_answer_counts_if_it_comes_before_the_deadline(
 
 def test_a_byte_budget_is_kept_frame_by_frame() -> None:
     controller = RateController(LADDER, 200)
-    controller.observe(8_000, 100.0, 150.0)
+    controller.observe(8_000, 100.0)
     policy = ControlledBytes(controller, LADDER)
     budget = controller.byte_budget(LADDER[0], 20.0)
     for size in (0.3, 1.0, 1.7):
@@ -136,8 +139,53 @@ def test_a_controller_is_in_time_where_an_equally_good_point_is_not(kind: TraceK
     stream = FrameStream.log_normal(100, 200, 600, seed=5)
     compared = compare_policies(kind.trace(5, 60, 1.0), stream, LADDER, of)
     equal = compared.best_fixed_of(compared.bytes.quality_in_time)
-    assert equal and compared.bytes.met > max(0.94, equal.outcome.met + 0.05)
+    assert equal and 1 - compared.bytes.met < 0.6 * (1 - equal.outcome.met)
     assert compared.bytes.quality > compared.best_fixed.outcome.quality
+    assert compared.bytes.met <= compared.oracle.met
+
+
+@settings(max_examples=20, deadline=None)
+@given(traces, streams)
+def test_no_policy_has_more_frames_in_time_than_the_oracle(
+    trace: LinkTrace, stream: FrameStream
+) -> None:
+    best = best_outcome(trace, stream, LADDER)
+    for outcome in outcomes(trace, stream):
+        assert (best.met, best.quality + 1e-9) > (outcome.met, outcome.quality)
+    for before, after in pairwise([fate for fate in best.fates if fate.sent]):
+        assert before.end_ms <= after.start_ms
+    for number, fate in enumerate(best.fates):
+        arrived = number * stream.period_ms
+        assert fate.in_time == (fate.sent is not None)
+        if fate.sent:
+            assert fate.start_ms >= arrived + fate.sent.point.device_ms
+            assert fate.end_ms == trace.end_ms(fate.start_ms, fate.sent.bytes)
+            assert fate.answered_ms <= arrived + stream.deadline_ms
+
+
+@settings(max_examples=20, deadline=None)
+@given(traces, st.lists(st.floats(0.2, 5), min_size=1, max_size=5).map(np.array))
+def test_the_oracle_is_as_good_as_the_best_of_all_ways(
+    trace: LinkTrace, sizes: NDArray[np.float64]
+) -> None:
+    stream, points = FrameStream(80, 150, sizes), (LADDER[0], LADDER[8])
+    best = best_outcome(trace, stream, points)
+    every = [value_of(way, trace, stream) for way in product((None, *points), repeat=len(sizes))]
+    assert max(every) == pytest.approx((best.met, best.quality))
+
+
+def value_of(
+    way: Sequence[OperatingPoint | None], trace: LinkTrace, stream: FrameStream
+) -> tuple[float, float]:
+    """Return the share in time and the quality if frames are sent so, in vain or not."""
+    free, in_time = 0.0, [0.0]
+    for number, point in enumerate(way):
+        if point is not None:
+            sent = max(1, round(point.bytes * stream.sizes[number]))
+            free = trace.end_ms(max(number * stream.period_ms + point.device_ms, free), sent)
+            total = free + trace.rtt_ms + point.server_ms - number * stream.period_ms
+            in_time += [point.quality] if total <= stream.deadline_ms else []
+    return (len(in_time) - 1) / len(way), sum(in_time) / len(way)
 
 
 def test_equal_seeds_give_equal_outcomes() -> None:

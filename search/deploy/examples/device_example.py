@@ -69,7 +69,7 @@ for picture in arguments.pictures:
         print(f"{picture}: no answer ({error})")
         server.close()
         continue
-    controller.observe(len(message), max(0.0, rest_ms - point.server_ms), device_ms + rest_ms)
+    controller.observe(len(message), max(0.0, rest_ms - point.server_ms))
     print(
         f"{picture}: {len(message):,} bytes at step {point.coding.step}, device "
         f"{device_ms:.0f} ms, link and server {rest_ms:.0f} ms"

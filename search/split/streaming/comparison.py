@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from search.split.streaming.oracle import best_outcome
 from search.split.streaming.policies import ControlledBytes, ControlledPoints, FixedPoint
 from search.split.streaming.simulation import FrameStream, StreamOutcome, simulate
 from search.split.streaming.traces import LinkTrace
@@ -35,6 +36,8 @@ class PolicyComparison:
     """A controller chooses splits, and codes each frame as finely as fits."""
     fixed: tuple[FixedOutcome, ...]
     """Each point for all frames, in the order given."""
+    oracle: StreamOutcome
+    """The most frames in time that any policy can have, and the best quality at that."""
 
     @property
     def best_fixed(self) -> FixedOutcome:
@@ -57,6 +60,7 @@ class PolicyComparison:
             "bytes": self.bytes.to_dict(),
             "best_fixed": self.best_fixed.to_dict(),
             "equal_fixed": equal and equal.to_dict(),
+            "oracle": self.oracle.to_dict(),
         }
 
 
@@ -75,4 +79,5 @@ def compare_policies(
         simulate(trace, stream, ControlledPoints(controller())),
         simulate(trace, stream, ControlledBytes(controller(), points)),
         tuple(FixedOutcome(p, simulate(trace, stream, FixedPoint(p))) for p in points),
+        best_outcome(trace, stream, points),
     )

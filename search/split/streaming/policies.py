@@ -17,6 +17,11 @@ class Sending:
     point: OperatingPoint
     bytes: int
 
+    @classmethod
+    def of(cls, point: OperatingPoint, size: float) -> Sending:
+        """Return a frame's message of a point; `size` is relative to the mean of the point."""
+        return cls(point, max(1, round(point.bytes * size)))
+
 
 class Policy(Protocol):
     """What a device does for its frames."""
@@ -36,7 +41,7 @@ class Policy(Protocol):
             backlog_bytes: bytes of earlier messages that are not carried yet.
         """
 
-    def observe(self, sent_bytes: int, transfer_ms: float, total_ms: float) -> None:
+    def observe(self, sent_bytes: int, transfer_ms: float) -> None:
         """Take note of an answer, see `RateController.observe`."""
 
     def observe_timeout(self, sent_bytes: int, waited_ms: float) -> None:
@@ -55,9 +60,9 @@ class FixedPoint:
     def encode(
         self, chosen: OperatingPoint, size: float, spent_ms: float, backlog_bytes: int
     ) -> Sending:
-        return Sending(chosen, _message_bytes(chosen, size))
+        return Sending.of(chosen, size)
 
-    def observe(self, sent_bytes: int, transfer_ms: float, total_ms: float) -> None:
+    def observe(self, sent_bytes: int, transfer_ms: float) -> None:
         pass
 
     def observe_timeout(self, sent_bytes: int, waited_ms: float) -> None:
@@ -76,7 +81,7 @@ class ControlledPoints:
     def encode(
         self, chosen: OperatingPoint, size: float, spent_ms: float, backlog_bytes: int
     ) -> Sending:
-        return Sending(chosen, _message_bytes(chosen, size))
+        return Sending.of(chosen, size)
 
 
 class ControlledBytes(ControlledPoints):
@@ -97,11 +102,6 @@ class ControlledBytes(ControlledPoints):
         budget = self._controller.byte_budget(chosen, spent_ms, backlog_bytes)
         codings = self._codings[chosen.split]
         for point in codings:
-            if _message_bytes(point, size) <= budget:
-                return Sending(point, _message_bytes(point, size))
-        smallest = min(codings, key=lambda p: p.bytes)
-        return Sending(smallest, _message_bytes(smallest, size))
-
-
-def _message_bytes(point: OperatingPoint, size: float) -> int:
-    return max(1, round(point.bytes * size))
+            if (sending := Sending.of(point, size)).bytes <= budget:
+                return sending
+        return Sending.of(min(codings, key=lambda p: p.bytes), size)

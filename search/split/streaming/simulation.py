@@ -81,6 +81,9 @@ class FrameFate(NamedTuple):
         return self.sent.point.quality if self.sent and self.in_time else 0.0
 
 
+NOT_SENT = FrameFate(None, 0.0, 0.0, math.inf, False)
+
+
 @dataclass(frozen=True, eq=False)
 class StreamOutcome:
     """What became of all frames of a stream."""
@@ -160,7 +163,7 @@ class _Run:
         deadline = arrived + self.stream.deadline_ms
         start = max(arrived, self.device_free_ms)
         if start >= deadline:
-            return _NOT_SENT
+            return NOT_SENT
         self._tell(start)
         chosen = self.policy.choose(start - arrived, self._backlog_bytes(start))
         ready = self.device_free_ms = start + chosen.device_ms
@@ -169,7 +172,7 @@ class _Run:
         sent = self.policy.encode(chosen, size, ready - arrived, self._backlog_bytes(ready))
         begin = max(ready, self.link_free_ms)
         if begin >= deadline:
-            return _NOT_SENT
+            return NOT_SENT
         fate = self._transfer(sent, begin, deadline)
         total = fate.answered_ms - arrived
         given_up = math.isinf(fate.answered_ms)
@@ -204,10 +207,7 @@ class _Run:
             if math.isinf(news.total_ms):
                 self.policy.observe_timeout(news.sent_bytes, news.transfer_ms)
             else:
-                self.policy.observe(news.sent_bytes, news.transfer_ms, news.total_ms)
-
-
-_NOT_SENT = FrameFate(None, 0.0, 0.0, math.inf, False)
+                self.policy.observe(news.sent_bytes, news.transfer_ms)
 
 
 def _mean(values: Sequence[float]) -> float:

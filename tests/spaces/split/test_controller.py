@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -12,12 +14,18 @@ from hypothesis import strategies as st
 
 from spaces.split.coefficients import Coding
 from spaces.split.controller import (
-    MOST_RESERVE,
+    LEAST_CHANCE,
     BadOperatingPoints,
     ControllerSettings,
     RateController,
 )
-from spaces.split.link_estimate import EstimateSettings
+from spaces.split.link_estimate import (
+    FIRST_SURPRISES,
+    LEAST_MS,
+    RECENT,
+    EstimateSettings,
+    LinkEstimate,
+)
 from spaces.split.operating_point import OperatingPoint
 
 DEADLINE, DEVICE, SERVER, RTT = 200.0, 20.0, 10.0, 30.0
@@ -44,68 +52,92 @@ def run(controller: RateController, rate: Rate, frames: int) -> list[OperatingPo
     for frame in range(frames):
         point = controller.choose()
         transfer = point.bytes / rate(frame) + RTT
-        controller.observe(round(point.bytes), transfer, DEVICE + transfer + SERVER)
+        controller.observe(round(point.bytes), transfer)
         chosen.append(point)
     return chosen
 
 
-def best_fitting(rate: float, of: ControllerSettings, reserve: float) -> OperatingPoint:
-    budget = (DEADLINE - DEVICE - SERVER - RTT) * rate * (1 - reserve)
-    fitting = [point for point in LADDER if point.bytes * of.spread <= budget]
-    return fitting[-1] if fitting else LADDER[0]
+def fits(point: OperatingPoint, rate: float) -> bool:
+    return point.bytes / rate + RTT + DEVICE + SERVER <= DEADLINE
 
 
-@pytest.mark.parametrize("rate", [5.0, 50.0, 123.0, 500.0, 1e6])
+def best_fitting(rate: float) -> OperatingPoint:
+    return [point for point in LADDER if fits(point, rate)][-1]
+
+
+@pytest.mark.parametrize("rate", [50.0, 123.0, 500.0, 1e6])
 def test_on_a_constant_link_it_ends_at_the_best_point_that_fits(rate: float) -> None:
-    still = settings(reserve_step=0.0)
-    chosen = run(RateController(LADDER, DEADLINE, still), lambda _: rate, 30)
-    assert set(chosen[10:]) == {best_fitting(rate, still, still.reserve)}
+    """Once nothing but that rate is remembered, without any margin."""
+    chosen = run(RateController(LADDER, DEADLINE, settings()), lambda _: rate, 250)
+    memory = EstimateSettings().memory
+    assert set(chosen[memory + 1 :]) == {best_fitting(rate)}
+    assert all(fits(point, rate) for point in chosen)
 
 
-def test_without_late_frames_the_reserve_vanishes() -> None:
-    controller = RateController(LADDER, DEADLINE, settings())
-    chosen = run(controller, lambda _: 100.0, 300)
-    assert controller.reserve == 0
-    assert chosen[-1] == best_fitting(100.0, controller.settings, 0)
+def test_on_an_unsteady_link_it_sends_less_than_on_a_steady_one() -> None:
+    """The geometric mean of the rates is the same."""
+    draws = random.Random(0)
+    rates = [100.0 * math.exp(0.3 * draws.gauss(0, 1)) for _ in range(400)]
+    steady = run(RateController(LADDER, DEADLINE, settings()), lambda _: 100.0, 400)
+    unsteady = run(RateController(LADDER, DEADLINE, settings()), rates.__getitem__, 400)
+    assert mean_bytes(unsteady[200:]) < 0.8 * mean_bytes(steady[200:])
+    late = [not fits(point, rate) for point, rate in zip(unsteady, rates, strict=True)]
+    assert sum(late) < 0.05 * 400
 
 
-def test_the_first_message_is_the_smallest_and_sizes_at_most_triple() -> None:
-    chosen = run(RateController(LADDER, DEADLINE, settings()), lambda _: 1e6, 10)
+def test_the_more_an_answer_is_worth_the_fewer_are_late() -> None:
+    draws = random.Random(1)
+    rates = [100.0 * math.exp(0.5 * draws.gauss(0, 1)) for _ in range(600)]
+    late = []
+    for worth in (0.0, 2.0, 20.0):
+        chosen = run(
+            RateController(LADDER, DEADLINE, settings(worth=worth)), rates.__getitem__, 600
+        )
+        late.append(sum(not fits(p, rate) for p, rate in zip(chosen, rates, strict=True)))
+    assert late[0] > late[1] > late[2]
+
+
+def mean_bytes(points: list[OperatingPoint]) -> float:
+    return sum(point.bytes for point in points) / len(points)
+
+
+def test_the_first_message_is_the_smallest_and_sizes_grow_step_by_step() -> None:
+    of = settings()
+    chosen = run(RateController(LADDER, DEADLINE, of), lambda _: 1e6, 12)
     assert chosen[0] == LADDER[0]
-    assert all(b.bytes <= 3 * a.bytes for a, b in pairwise(chosen))
+    for before, after in pairwise(chosen):
+        allowed = [p for p in LADDER if p.bytes > of.growth * round(before.bytes)][:1]
+        assert after.bytes <= (allowed or LADDER[-1:])[0].bytes
+    assert chosen[-1] == LADDER[-1]
+
+
+def test_a_gap_between_two_points_is_crossed() -> None:
+    ladder = (LADDER[0], OperatingPoint(0, Coding(-40, 8), 12_000, 1.0, DEVICE, SERVER))
+    chosen = run(RateController(ladder, DEADLINE, settings()), lambda _: 1e6, 10)
+    assert chosen[0] == ladder[0]
+    assert chosen[-1] == ladder[1]
 
 
 def test_a_known_rate_counts_from_the_first_frame() -> None:
     known = EstimateSettings(rtt_ms=RTT, start_mbit=0.8)  # 100 bytes a millisecond
     controller = RateController(LADDER, DEADLINE, ControllerSettings(estimate=known))
-    assert controller.choose() == best_fitting(100.0, controller.settings, 0.2)
+    point = controller.choose()
+    assert LADDER[0].bytes < point.bytes <= best_fitting(100.0).bytes
 
 
-def test_after_a_drop_the_next_frame_is_in_time_again() -> None:
-    of = settings()
-    chosen = run(RateController(LADDER, DEADLINE, of), lambda n: 400.0 if n < 30 else 40.0, 33)
-    late = [p.bytes / (400 if n < 30 else 40) + RTT + 30 > DEADLINE for n, p in enumerate(chosen)]
-    assert [n for n, was_late in enumerate(late) if was_late] == [30]
+def test_after_a_lasting_drop_only_a_few_frames_are_late() -> None:
+    """Half of the way to the new rate, in octaves, with each frame."""
+    rates = [400.0] * 230 + [100.0] * 20
+    chosen = run(RateController(LADDER, DEADLINE, settings()), rates.__getitem__, 250)
+    late = [n for n, (p, rate) in enumerate(zip(chosen, rates, strict=True)) if not fits(p, rate)]
+    assert late[0] == 230
+    assert late[-1] < 230 + math.log2(math.log2(400 / 100) / 0.25) + 2
 
 
-def test_after_a_rise_it_reaches_the_best_point_within_a_few_frames() -> None:
-    still = settings(reserve_step=0.0)
+def test_after_a_rise_it_sends_larger_messages_within_a_few_frames() -> None:
     rates = [40.0] * 30 + [400.0] * 20
-    chosen = run(RateController(LADDER, DEADLINE, still), lambda n: rates[n], 50)
-    best = best_fitting(400.0, still, still.reserve)
-    window, doublings = still.estimate.window, math.ceil(math.log2(400 / 40)) + 1
-    assert chosen.index(best) - 30 <= window + doublings
-    assert set(chosen[chosen.index(best) :]) == {best}
-
-
-def test_one_slow_transfer_among_fast_ones_counts_for_one_frame() -> None:
-    slow = 20
-    still = settings(reserve_step=0.0)
-    chosen = run(
-        RateController(LADDER, DEADLINE, still), lambda n: 40.0 if n == slow else 400.0, 25
-    )
-    assert chosen[slow + 1].bytes < chosen[slow].bytes / 5
-    assert chosen[slow + 2] == chosen[slow]
+    chosen = run(RateController(LADDER, DEADLINE, settings()), rates.__getitem__, 50)
+    assert chosen[40].bytes > 5 * chosen[29].bytes
 
 
 def test_if_nothing_fits_it_is_the_smallest_point_and_it_says_so() -> None:
@@ -118,62 +150,84 @@ def test_if_nothing_fits_it_is_the_smallest_point_and_it_says_so() -> None:
 
 
 def test_time_spent_and_bytes_before_it_lessen_the_budget_exactly() -> None:
-    controller = RateController(LADDER, DEADLINE, settings(growth=1e9))
-    controller.observe(4000, RTT + 40, 100)
-    rate = 100 * (1 - controller.reserve)
-    point = LADDER[0]
-    full = (DEADLINE - DEVICE - SERVER - RTT) * rate
-    assert controller.byte_budget(point) == int(full)
-    assert controller.byte_budget(point, spent_ms=50.0) == int(full - 30 * rate)
-    assert controller.byte_budget(point, backlog_bytes=1000) == int(full - 1000)
+    """With one point, the budget is what half of the remembered transfers would carry."""
+    controller = RateController(LADDER[:1], DEADLINE, settings(growth=1e9))
+    point, left = LADDER[0], DEADLINE - DEVICE - SERVER - RTT
+    for _ in range(controller.settings.estimate.memory + 1):
+        controller.observe(4000, RTT + 40)
+    assert controller.byte_budget(point) == int(left * 100)
+    assert controller.byte_budget(point, spent_ms=50.0) == int((left - 30) * 100)
+    assert controller.byte_budget(point, backlog_bytes=1000) == int(left * 100 - 1000)
     assert controller.byte_budget(point, spent_ms=1000.0) == 0
 
 
 def test_a_slower_server_is_expected_to_stay_so_for_a_while() -> None:
-    controller = RateController(LADDER, DEADLINE, settings(growth=1e9))
-    controller.observe(4000, RTT + 40, excess_ms=25.0)
-    rate, left = 100 * (1 - controller.reserve), DEADLINE - DEVICE - SERVER - RTT
-    assert controller.byte_budget(LADDER[0]) == int((left - 25) * rate)
-    for _ in range(controller.settings.estimate.window):
+    controller = RateController(LADDER[:1], DEADLINE, settings(growth=1e9))
+    left = DEADLINE - DEVICE - SERVER - RTT
+    for _ in range(controller.settings.estimate.memory + 1):
+        controller.observe(4000, RTT + 40, excess_ms=25.0)
+    assert controller.byte_budget(LADDER[0]) == int((left - 25) * 100)
+    for _ in range(RECENT):
         controller.observe(4000, RTT + 40, excess_ms=-5.0)
-    assert controller.byte_budget(LADDER[0]) == int(left * rate)
+    assert controller.byte_budget(LADDER[0]) == int(left * 100)
+
+
+@given(st.lists(st.floats(20, 500), min_size=1, max_size=40), st.floats(0, 100))
+def test_a_full_budget_is_as_likely_in_time_as_the_best_coding(
+    rates: list[float], spent: float
+) -> None:
+    controller = RateController(LADDER, DEADLINE, settings(growth=1e9))
+    for rate in rates:
+        controller.observe(4000, RTT + 4000 / rate)
+    chosen = controller.choose(spent)
+    budget = controller.byte_budget(chosen, spent + DEVICE)
+    chance = controller.chance(replace(chosen, bytes=budget), spent + DEVICE)
+    if controller.meets_deadline(chosen, spent):
+        assert budget >= int(chosen.bytes)
+        assert chance == pytest.approx(controller.chance(chosen, spent + DEVICE))
+    else:
+        assert chosen == controller.smallest
+        assert budget <= chosen.bytes
 
 
 def test_with_a_period_no_message_takes_the_link_for_longer() -> None:
-    controller = RateController(LADDER, DEADLINE, settings(growth=1e9, period_ms=50.0))
-    controller.observe(4000, RTT + 40, 100)
-    assert controller.byte_budget(LADDER[0]) == int(50 * 100 * (1 - controller.reserve))
-
-
-def test_the_reserve_follows_late_frames() -> None:
-    controller = RateController(LADDER, DEADLINE, settings())
-    controller.observe(5000, 300.0, DEADLINE + 1)
-    assert controller.reserve == pytest.approx(0.2 + 0.05 * 0.97)
-    controller.observe(5000, 100.0, DEADLINE)
-    assert controller.reserve == pytest.approx(0.2 + 0.05 * 0.94)
-    controller.observe(1000, 900.0, 5 * DEADLINE)
-    assert controller.reserve == pytest.approx(0.2 + 0.05 * 0.94), "it could not be smaller"
-    for _ in range(100):
-        controller.observe_timeout(5000, DEADLINE)
-    assert controller.reserve == MOST_RESERVE
+    controller = RateController(LADDER[:1], DEADLINE, settings(growth=1e9, period_ms=50.0))
+    for _ in range(controller.settings.estimate.memory + 1):
+        controller.observe(4000, RTT + 40)
+    assert controller.byte_budget(LADDER[0]) == 50 * 100
 
 
 def test_a_timeout_lowers_the_estimate_and_a_short_wait_does_not_raise_it() -> None:
     controller = RateController(LADDER, DEADLINE, settings())
-    controller.observe(4000, RTT + 40, 100)
+    controller.observe(4000, RTT + 40)
     controller.observe_timeout(4000, 0.5)
     assert controller.link.bytes_per_ms == pytest.approx(100)
     controller.observe_timeout(4000, 150.0)
-    assert controller.link.bytes_per_ms == pytest.approx(4000 / (300 - RTT))
+    assert controller.link.bytes_per_ms == pytest.approx(math.sqrt(100 * 4000 / (300 - RTT)))
+
+
+@given(st.lists(st.floats(0.01, 1e4), max_size=30), st.integers(1, 20))
+def test_chances_are_shares_of_the_remembered_surprises(rates: list[float], memory: int) -> None:
+    link = LinkEstimate(EstimateSettings(memory=memory))
+    surprises = list(FIRST_SURPRISES)
+    for rate in rates:
+        before = link.bytes_per_ms
+        link.add_transfer(1000, 1000 / rate)
+        surprises += [1000 / max(1000 / rate, LEAST_MS) / before] if before else []
+    surprises = surprises[-memory:]
+    for surprise in surprises if rates else []:
+        assert link.bytes_per_ms
+        needed = surprise * link.bytes_per_ms * (1 - 1e-9)
+        chance = sum(s >= surprise * (1 - 1e-6) for s in surprises) / len(surprises)
+        assert link.chance(needed) == pytest.approx(chance)
+        assert link.rate_of(link.chance(needed)) == pytest.approx(surprise * link.bytes_per_ms)
 
 
 def test_a_wrong_round_trip_only_costs_frames() -> None:
     """Messages grow until they take the time that there is, where the prediction is exact."""
-    without = ControllerSettings(reserve_step=0.0)
-    chosen = run(RateController(LADDER, DEADLINE, without), lambda _: 100.0, 60)
-    total = chosen[-1].bytes / 100 + RTT + DEVICE + SERVER
-    assert chosen[-1] == chosen[-20]
-    assert DEADLINE * (1 - without.reserve) / without.spread / 1.2 < total <= DEADLINE
+    chosen = run(RateController(LADDER, DEADLINE, ControllerSettings()), lambda _: 100.0, 250)
+    assert chosen[-1].bytes * 2**0.25 >= best_fitting(100.0).bytes
+    assert all(fits(point, 100.0) for point in chosen)
 
 
 points = st.builds(
@@ -185,14 +239,13 @@ points = st.builds(
     st.floats(0, 300),
     st.floats(0, 300),
 )
-transfers = st.tuples(st.integers(1, 10**6), st.floats(0.01, 1e4), st.floats(0, 1e4))
+transfers = st.tuples(st.integers(1, 10**6), st.floats(0.01, 1e4), st.floats(0, 300))
 
 
 @given(st.lists(points, min_size=1, max_size=8), st.lists(transfers, max_size=8), st.floats(0, 50))
-def test_the_choice_is_the_best_that_the_estimate_allows(
+def test_the_choice_is_of_the_largest_expected_value(
     ladder: list[OperatingPoint], seen: list[tuple[int, float, float]], spent: float
 ) -> None:
-    """Of the chosen point, and of none better, a large message is in time at the estimate."""
     controllers = [RateController(ladder, DEADLINE), RateController(ladder[::-1], DEADLINE)]
     for controller in controllers:
         for transfer in seen:
@@ -200,13 +253,12 @@ def test_the_choice_is_the_best_that_the_estimate_allows(
     controller, reversed_one = controllers
     chosen = controller.choose(spent)
     assert chosen.quality == reversed_one.choose(spent).quality
-    if controller.meets_deadline(chosen, spent):
-        assert not any(
-            p.quality > chosen.quality and controller.meets_deadline(p, spent) for p in ladder
-        )
-        if (rate := controller.link.bytes_per_ms) is not None:
-            link_ms = controller.settings.spread * chosen.bytes / rate + controller.link.rtt_ms
-            assert spent + chosen.device_ms + link_ms + chosen.server_ms <= DEADLINE + 1e-6
+    likely = [p for p in ladder if controller.meets_deadline(p, spent)]
+    values = [(p.quality + 1) * controller.chance(p, spent + p.device_ms) for p in likely]
+    if likely:
+        chance = controller.chance(chosen, spent + chosen.device_ms)
+        assert chance >= LEAST_CHANCE
+        assert (chosen.quality + 1) * chance == max(values)
     else:
         assert chosen.bytes == min(p.bytes for p in ladder)
 
@@ -218,6 +270,6 @@ def test_a_controller_refuses_what_it_cannot_do(deadline: float) -> None:
     with pytest.raises(BadOperatingPoints, match="empty"):
         RateController([], DEADLINE)
     with pytest.raises(ValueError, match="no transfer"):
-        RateController(LADDER, DEADLINE).observe(0, 10.0, 20.0)
+        RateController(LADDER, DEADLINE).observe(0, 10.0)
     with pytest.raises(ValueError, match="round trip"):
         RateController(LADDER, DEADLINE).observe_round_trip(-1.0)
