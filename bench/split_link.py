@@ -51,6 +51,8 @@ from spaces.split.operating_point import OperatingPoint
 
 SPLIT_PORT, PICTURE_PORT = 8641, 8642
 PATH = "/v1/answers"
+LONGEST_START = 120.0
+"""Seconds until a server takes connections."""
 
 
 def main() -> None:
@@ -199,6 +201,7 @@ def send_frames(job: dict[str, Any]) -> dict[str, Any]:
     frames = [photos[k] for k in range(len(photos))]
     controller = RateController(points, job["deadline_ms"], settings_of(job))
     connection = Connection(tuple(job["address"]), job["wait_ms"] / 1000)
+    connection.wait_for_server()
     for frame in frames[:3]:
         for split in {point.split: point for point in points}.values():
             connection.post(sender.message(sender.capture(frame, split), split, None)[0], 60)
@@ -283,6 +286,18 @@ class Connection:
     def __init__(self, address: tuple[str, int], wait: float) -> None:
         self._address, self._wait = address, wait
         self._open: http.client.HTTPConnection | None = None
+
+    def wait_for_server(self) -> None:
+        """Return as soon as the server takes connections: it has a bundle to load first."""
+        end = time.perf_counter() + LONGEST_START
+        while True:
+            try:
+                self._connected(1)
+                return
+            except OSError:
+                if time.perf_counter() > end:
+                    raise
+                time.sleep(0.2)
 
     def post(self, message: bytes, seconds: float) -> float:
         """Send a message; return the milliseconds of the server.
