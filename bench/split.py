@@ -14,9 +14,9 @@ it; `recalibrated` names these settings.
   bytes keeps TARGET of the unsplit answers, and the stage is chosen; they also decide about
   BatchNorms. `as_chosen` is these settings on 200 photos that no earlier run of this script
   reported on, and `compared` compares them. `curves` has the settings around the chosen
-  one on these 200 and 300 more, which earlier runs reported on. `at_target` is the bytes at which
-  the isotonic curve of a method crosses TARGET there, and `compared_at_target` the ratios of these
-  bytes at equal answers; `inside` is the part of the draws of the frames in which the settings
+  one on these 200 and 300 more, which earlier runs reported on. `equal_answers` has the bytes
+  at which the isotonic curve of a method crosses 95% and TARGET there, and the ratios of these
+  bytes; `inside` is the part of the draws of the frames in which the settings
   enclose the target, and only these count for an interval. Of splits, `ours` is the codec of this
   project, `PCA` principal components of the channels, uniform levels of a few bits each, and
   zstandard at level 19. Pictures have the pixels that the network sees.

@@ -36,6 +36,8 @@ from spaces.stages import StagedModel
 from spaces.zoo import load_model
 
 TARGET = 0.96
+EQUAL_AT = (0.95, TARGET)
+"""Of the unsplit answers, at which the bytes of methods are compared."""
 STATISTICS_FRAMES, CHOICE_FRAMES, EARLIER_FRAMES = 250, 200, 300
 STAGES: Mapping[str, Sequence[str]] = {
     "mobilenet": ("features.4", "features.7", "features.10", "features.13", "features.15",
@@ -44,13 +46,13 @@ STAGES: Mapping[str, Sequence[str]] = {
 }  # fmt: skip
 MOST_MACS = (0.5, 0.81)
 """Parts of the network's MACs, at each of which the cheapest stage is chosen."""
-DISTORTIONS = (0.002, 0.003, 0.0045, 0.0065, 0.0095, 0.014, 0.03)
+DISTORTIONS = (0.0007, 0.0014, 0.002, 0.003, 0.0045, 0.0065, 0.0095, 0.014)
 """Predicted; a codec's steps are the coarsest that stay below them."""
 PICTURES: Mapping[PictureFormat, Sequence[int]] = {
-    "jpeg": (95, 92, 90, 85, 80, 75), "webp": (95, 90, 85, 80, 70), "avif": (90, 85, 80, 70, 60),
+    "jpeg": (97, 95, 92, 90, 85), "webp": (98, 95, 90, 85), "avif": (95, 90, 80, 70),
 }  # fmt: skip
-BESIDE = 2
-"""Settings on either side of the chosen one that are measured on the report photos."""
+BELOW, ABOVE = 1, 3
+"""Settings cheaper and dearer than the chosen one that are measured on the report photos."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,7 +185,7 @@ def measure_around(
     chosen = chosen_points(choice)
     for method, points in ladder(choice).items():
         at = points.index(chosen[method][0])
-        near = points[max(0, at - BESIDE) : at + BESIDE + 1]
+        near = points[max(0, at - BELOW) : at + ABOVE + 1]
         wanted |= {(method, point.label) for point in near}
     around = [s for s in settings if (s.method, s.label) in wanted]
     return [networks.measure(around, shown) for shown in photos.report]
@@ -227,14 +229,14 @@ def comparisons(points: Mapping[str, Measured], shown: ShownFrames) -> dict[str,
 
 
 def equal_answers(untouched: Sequence[Measured], earlier: Sequence[Measured]) -> dict[str, Any]:
-    """Compare the bytes of all methods at the target, on all report photos."""
+    """Compare the bytes of all methods at equal answers, on all report photos."""
     others = {(point.method, point.label): point.scores for point in earlier}
     points = ladder(untouched)
     curves = {
         method: Curve.of([[p.scores, others[method, p.label]] for p in own])
         for method, own in points.items()
     }
-    equal = EqualAnswers(curves, TARGET)
+    equal = {str(target): EqualAnswers(curves, target) for target in EQUAL_AT}
     return {
         "curves": {
             method: [
@@ -244,8 +246,9 @@ def equal_answers(untouched: Sequence[Measured], earlier: Sequence[Measured]) ->
             ]
             for method, curve in curves.items()
         },
-        "at_target": {method: equal.described(method) for method in curves},
-        "compared_at_target": {
-            f"{ours} / {other}": equal.ratio(ours, other) for ours, other in rivals(curves)
+        "equal_answers": {
+            target: {method: answers.described(method) for method in curves}
+            | {f"{one} / {other}": answers.ratio(one, other) for one, other in rivals(curves)}
+            for target, answers in equal.items()
         },
     }  # fmt: skip
