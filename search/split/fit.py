@@ -27,13 +27,13 @@ from spaces.split.split import Split, SplitParts
 from spaces.split.tables import CodingTables
 from spaces.split.transform import TensorForm
 
-FOLDS = 3
+_FOLDS = 3
 """Parts of the frames. How large the coefficients of each part are is measured with maps that are
 fitted to the other parts: those of the frames of the fit itself are smaller than of any others."""
 FITTING_PASSES = 2
 """How often each frame runs, besides the gradients: for the maps, and for the magnitudes."""
 
-Statistics = Mapping[Node, ZoneStatistics]
+NodeStatistics = Mapping[Node, ZoneStatistics]
 """Of all crossing representations."""
 
 
@@ -102,7 +102,7 @@ class _PlanFit:
             self._measure(fold, self._transforms(_pooled(others), weights, ranks), magnitudes)
         return {split: _codec(parts, magnitudes[split]) for split, parts in transforms.items()}
 
-    def _statistics(self, frames: FrameSet) -> Statistics:
+    def _statistics(self, frames: FrameSet) -> NodeStatistics:
         passes: dict[Node, StatisticsPass] = {}
         for values in self._batches(frames):
             for node, value in values.items():
@@ -113,7 +113,7 @@ class _PlanFit:
 
     def _transforms(
         self,
-        statistics: Statistics,
+        statistics: NodeStatistics,
         weights: Mapping[Split, ZoneWeights],
         ranks: Mapping[Split, Ranks] | None = None,
     ) -> dict[Split, list[FittedTransform]]:
@@ -135,7 +135,7 @@ class _PlanFit:
         part, batch = computing(self._nodes), self._settings.batch
         return representations(self._setup, self._merged, part, frames, batch, self._progress)
 
-    def _weights(self, statistics: Statistics) -> dict[Split, ZoneWeights]:
+    def _weights(self, statistics: NodeStatistics) -> dict[Split, ZoneWeights]:
         if self._settings.weight == "none":
             return {split: self._unweighted(split, statistics) for split in self._parts}
         settings = self._settings
@@ -145,7 +145,7 @@ class _PlanFit:
         forms = {node: part.form for node, part in statistics.items()}
         return gradients.weights(self._parts, forms, settings.seed)
 
-    def _unweighted(self, split: Split, statistics: Statistics) -> ZoneWeights:
+    def _unweighted(self, split: Split, statistics: NodeStatistics) -> ZoneWeights:
         crossing = self._parts[split].crossing
         return {
             node: unweighted(statistics[node].variance, statistics[node].form) for node in crossing
@@ -184,11 +184,11 @@ class _PlanFit:
 
 
 def _folds(frames: FrameSet) -> list[Subset]:
-    count = min(FOLDS, len(frames))
+    count = min(_FOLDS, len(frames))
     return [Subset(frames, tuple(range(first, len(frames), count))) for first in range(count)]
 
 
-def _pooled(parts: Sequence[Statistics]) -> Statistics:
+def _pooled(parts: Sequence[NodeStatistics]) -> NodeStatistics:
     return {node: pooled([part[node] for part in parts]) for node in parts[0]}
 
 
