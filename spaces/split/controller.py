@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -81,6 +82,7 @@ class RateController:
         self.link = LinkEstimate(self.settings.estimate)
         self._excess_ms: deque[float] = deque(maxlen=RECENT)
         self._by_quality = sorted(points, key=lambda p: (-p.quality, p.bytes, _compute_ms(p)))
+        self._sizes = sorted(point.bytes for point in points)
         self.smallest = min(points, key=lambda p: (p.bytes, _compute_ms(p), -p.quality))
 
     def choose(self, spent_ms: float = 0.0, backlog_bytes: int = 0) -> OperatingPoint:
@@ -194,8 +196,8 @@ class RateController:
         if largest is None:
             return sys.maxsize if self.link.bytes_per_ms else math.ceil(self.smallest.bytes)
         beyond = self.settings.growth * largest
-        larger = (p.bytes for p in self._by_quality if p.bytes > beyond)
-        return math.ceil(min(larger, default=sys.maxsize))
+        larger = self._sizes[bisect_right(self._sizes, beyond) :]
+        return math.ceil(larger[0]) if larger else sys.maxsize
 
 
 def _compute_ms(point: OperatingPoint) -> float:

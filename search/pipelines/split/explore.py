@@ -145,16 +145,14 @@ def _octaves(distortions: Sequence[float]) -> FloatVector:
 
 def _scaled(points: Sequence[SplitPoint]) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
     """Return (points, objectives), each from 0 to 1."""
-    values = np.array(
+    values = np.stack(
         [
-            (
-                np.log2(point.predicted_bytes),
-                float(point.coded.option.device_macs),
-                np.log2(point.device_memory),
-                _octaves([point.distortion])[0],
-            )
-            for point in points
-        ]
+            np.log2([point.predicted_bytes for point in points]),
+            np.array([float(point.coded.option.device_macs) for point in points]),
+            np.log2([point.device_memory for point in points]),
+            _octaves([point.distortion for point in points]),
+        ],
+        axis=1,
     )
     spans = np.ptp(values, axis=0)
     return np.asarray((values - values.min(0)) / np.where(spans > 0, spans, 1.0))
