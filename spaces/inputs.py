@@ -20,6 +20,8 @@ Interpolation = Literal["bilinear", "bicubic", "nearest"]
 ChannelOrder = Literal["rgb", "bgr"]
 Frame = NDArray[np.uint8]
 
+PREPARATION_VERSION = 2
+"""Part of the keys of caches: increase it when `prepare` computes something else."""
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in the grey value of a pixel (ITU-R BT.601)."""
 
@@ -126,29 +128,60 @@ def prepare(frame: Frame, spec: InputSpec) -> Tensor:
 
     The input is (channels, height, width).
     """
-    pixels = torch.from_numpy(np.array(frame)).permute(2, 0, 1)[None].float()
-    if spec.channel_count == 1:
-        pixels = (pixels * _per_channel(LUMA)).sum(1, keepdim=True)
-    elif spec.channels == "bgr":
-        pixels = pixels.flip(1)
-    if spec.fit == "squash":
-        fitted = _resize(pixels, spec.height, spec.width, spec.interpolation)
-    elif spec.fit == "letterbox":
-        fitted = _letterbox(pixels, spec)
-    else:
-        fitted = _centre_crop(pixels, spec)
-    normalised: Tensor = (fitted / 255.0 - _per_channel(spec.mean)) / _per_channel(spec.std)
-    return normalised[0]
-
-
-def _per_channel(values: Sequence[float]) -> Tensor:
-    return torch.tensor(values).view(1, -1, 1, 1)
+    return normalise([fit_frame(frame, spec)], spec)[0]
 
 
 def prepare_batch(frames: list[Frame], spec: InputSpec) -> Tensor:
     """Return frames as one (batch, channels, height, width) input, channels last in memory."""
-    batch = torch.stack([prepare(frame, spec) for frame in frames])
-    return batch.contiguous(memory_format=torch.channels_last)
+    return normalise([fit_frame(frame, spec) for frame in frames], spec)
+
+
+def fit_frame(frame: Frame, spec: InputSpec) -> Tensor:
+    """Return what an input shows of a uint8 (H, W, 3) RGB frame, before it is normalised.
+
+    It is (3, height, width) in RGB from 0 to 255, without the padding of a letterbox. It is uint8,
+    and float32 if it was resized bicubically. It may share the memory of the frame.
+    """
+    pixels = _shared_pixels(frame)
+    if spec.fit == "crop":
+        return _centre_crop(pixels, spec)[0]
+    return _resize(pixels, *resized_size(frame.shape[:2], spec), spec.interpolation)[0]
+
+
+def normalise(fitted: Sequence[Tensor], spec: InputSpec) -> Tensor:
+    """Return the results of `fit_frame` as one input.
+
+    It is float32 (batch, channels, height, width), channels last in memory. Padding is 0, which
+    is the mean.
+    """
+    shape = (len(fitted), spec.channel_count, spec.height, spec.width)
+    batch = torch.empty(shape, memory_format=torch.channels_last).zero_()
+    mean, std = _per_channel(spec.mean), _per_channel(spec.std)
+    for row, pixels in zip(batch, fitted, strict=True):
+        height, width = pixels.shape[-2:]
+        values = _in_channels_of(spec, pixels.float())
+        if pixels.is_floating_point():
+            # a cubic curve overshoots at edges; pictures are resized to values from 0 to 255
+            values = values.clamp(0, 255)
+        row[:, :height, :width] = values.div(255.0).sub_(mean).div_(std)
+    return batch
+
+
+def _shared_pixels(frame: Frame) -> Tensor:
+    """Return a frame as a (1, 3, H, W) tensor in the same memory, if torch can use it."""
+    usable = frame.flags.writeable and min(frame.strides) > 0
+    return torch.from_numpy(frame if usable else np.array(frame)).permute(2, 0, 1)[None]
+
+
+def _in_channels_of(spec: InputSpec, pixels: Tensor) -> Tensor:
+    """Return (3, H, W) float pixels in RGB in the channels of an input."""
+    if spec.channel_count == 1:
+        return (pixels * _per_channel(LUMA)).sum(0, keepdim=True)
+    return pixels.flip(0) if spec.channels == "bgr" else pixels
+
+
+def _per_channel(values: Sequence[float]) -> Tensor:
+    return torch.tensor(values).view(-1, 1, 1)
 
 
 def boxes_to_frame(boxes: NDArray[Any], frame_size: tuple[int, int], spec: InputSpec) -> Any:
@@ -198,16 +231,36 @@ def shown_part(frame_size: tuple[int, int], spec: InputSpec) -> ShownPart:
     return ShownPart(top, left, max(1, tall), max(1, wide), spec.height, spec.width)
 
 
+def resized_size(frame_size: tuple[int, int], spec: InputSpec) -> tuple[int, int]:
+    """Return the (height, width) to which a (height, width) frame is resized for an input.
+
+    Of a crop it is the size before the middle is cut out.
+    """
+    height, width = frame_size
+    if spec.fit == "squash":
+        return spec.height, spec.width
+    if spec.fit == "letterbox":
+        return _letterbox_size(height, width, spec)
+    scale = max(spec.height / height, spec.width / width) / spec.crop_pct
+    return max(spec.height, round(height * scale)), max(spec.width, round(width * scale))
+
+
 def _resize(pixels: Tensor, height: int, width: int, interpolation: Interpolation) -> Tensor:
+    """Return uint8 pixels in another size; bicubic ones as float32, not limited to 255.
+
+    Bilinear resizing rounds twice, first the rows and then the columns, so it differs by up to
+    one from that of float32; bicubic resizing would differ by tens at sharp edges, since it also
+    cuts off what overshoots twice.
+    """
     if pixels.shape[-2:] == (height, width):
         return pixels
     if interpolation == "nearest":
         return F.interpolate(pixels, (height, width), mode="nearest-exact")
-    resized = F.interpolate(
+    if interpolation == "bicubic":
+        pixels = pixels.float()
+    return F.interpolate(
         pixels, (height, width), mode=interpolation, antialias=True, align_corners=False
     )
-    # a cubic curve overshoots at edges; pictures are resized to values from 0 to 255
-    return resized.clamp(0, 255) if interpolation == "bicubic" else resized
 
 
 def _letterbox_size(height: int, width: int, spec: InputSpec) -> tuple[int, int]:
@@ -216,20 +269,10 @@ def _letterbox_size(height: int, width: int, spec: InputSpec) -> tuple[int, int]
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
-def _letterbox(pixels: Tensor, spec: InputSpec) -> Tensor:
-    size = _letterbox_size(pixels.shape[-2], pixels.shape[-1], spec)
-    inner = _resize(pixels, *size, spec.interpolation)
-    canvas = _per_channel(spec.mean).mul(255.0)
-    canvas = canvas.expand(1, spec.channel_count, spec.height, spec.width).clone()
-    canvas[..., : inner.shape[-2], : inner.shape[-1]] = inner
-    return canvas
-
-
 def _centre_crop(pixels: Tensor, spec: InputSpec) -> Tensor:
     pixels = _shortened(pixels, spec)
     height, width = pixels.shape[-2:]
-    scale = max(spec.height / height, spec.width / width) / spec.crop_pct
-    tall, wide = max(spec.height, round(height * scale)), max(spec.width, round(width * scale))
+    tall, wide = resized_size((height, width), spec)
     resized = _resize(pixels, tall, wide, spec.interpolation)
     top, left = (tall - spec.height) // 2, (wide - spec.width) // 2
     return resized[..., top : top + spec.height, left : left + spec.width]

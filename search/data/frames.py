@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from search.data.image_folders import read_folder
-from search.data.images import IMAGE_SUFFIXES, describe_damage, read_image
+from search.data.images import (
+    IMAGE_SUFFIXES,
+    Picture,
+    Reduction,
+    describe_damage,
+    read_picture,
+    whole_size,
+)
 from search.data.images import BadFrames as BadFrames
 from search.data.synthetic.scenes import RENDERER_VERSION, Scene, SceneSettings, render
 from spaces.inputs import Frame
@@ -88,9 +95,13 @@ class ImageFiles:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Frame:
+        return self.picture(index, whole_size).pixels
+
+    def picture(self, index: int, reduction: Reduction) -> Picture:
+        """Return a frame, with fewer pixels if they may be fewer, see `read_picture`."""
         path = self.paths[index]
         try:
-            return read_image(path)
+            return read_picture(path, reduction)
         except BadFrames as error:
             if not self.checked_digests:
                 raise
@@ -178,9 +189,14 @@ class JoinedFrames:
         return sum(len(part) for part in self.parts)
 
     def __getitem__(self, index: int) -> Frame:
+        part, index = self.find(index)
+        return part[index]
+
+    def find(self, index: int) -> tuple[FrameSet, int]:
+        """Return the part that holds a frame, and the index of the frame in it."""
         for part in self.parts:
             if index < len(part):
-                return part[index]
+                return part, index
             index -= len(part)
         raise IndexError("beyond the last frame")
 
@@ -195,6 +211,37 @@ class JoinedFrames:
 
     def content_keys(self) -> Sequence[Hashable]:
         return [key for part in self.parts for key in part.content_keys()]
+
+
+def frames_at(frames: FrameSet, indices: Sequence[int]) -> FrameSet:
+    """Return some frames of a set, in this order, as a set that names no other file."""
+    if isinstance(frames, Subset):
+        return frames_at(frames.frames, [frames.indices[index] for index in indices])
+    if isinstance(frames, JoinedFrames):
+        located = map(frames.find, indices)
+        return JoinedFrames(tuple(frames_at(part, [own_index]) for part, own_index in located))
+    if isinstance(frames, ImageFiles):
+        paths, digests = frames.paths, frames.checked_digests
+        return ImageFiles(
+            tuple(paths[index] for index in indices),
+            checked_digests=tuple(digests[index] for index in indices) if digests else (),
+        )
+    return Subset(frames, tuple(indices))
+
+
+def picture_of(frames: FrameSet, index: int, reduction: Reduction) -> Picture:
+    """Return a frame for networks that need no more pixels than `reduction` leaves.
+
+    Only JPEG files are read with fewer.
+    """
+    if isinstance(frames, Subset):
+        return picture_of(frames.frames, frames.indices[index], reduction)
+    if isinstance(frames, JoinedFrames):
+        return picture_of(*frames.find(index), reduction)
+    if isinstance(frames, ImageFiles):
+        return frames.picture(index, reduction)
+    frame = frames[index]
+    return Picture(frame, (frame.shape[0], frame.shape[1]))
 
 
 def summarise_frames(frames: FrameSet) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -9,13 +10,22 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from spaces.errors import BadInput
-from spaces.inputs import Fit, Frame, InputSpec, boxes_to_frame, prepare, prepare_batch
+from spaces.inputs import (
+    Fit,
+    Frame,
+    InputSpec,
+    Interpolation,
+    boxes_to_frame,
+    prepare,
+    prepare_batch,
+    resized_size,
+)
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 sides = st.integers(32, 200)
@@ -298,7 +308,7 @@ def test_the_crop_of_an_ordinary_frame_is_the_crop_of_the_whole_frame_resized(
     tall, wide = 64, 48
     scale = max(tall / height, wide / width) / 0.875
     size = max(tall, round(height * scale)), max(wide, round(width * scale))
-    whole = torch.from_numpy(frame).permute(2, 0, 1)[None].float()
+    whole = torch.from_numpy(frame).permute(2, 0, 1)[None]
     if whole.shape[-2:] != size:
         whole = F.interpolate(whole, size, mode="bilinear", antialias=True, align_corners=False)
     top, left = (size[0] - tall) // 2, (size[1] - wide) // 2
@@ -306,6 +316,95 @@ def test_the_crop_of_an_ordinary_frame_is_the_crop_of_the_whole_frame_resized(
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
     expected = (seen / 255.0 - mean) / std
     assert torch.equal(prepare(frame, spec_of(tall, wide, "crop")), expected[0])
+
+
+def resized_in_float(pixels: Tensor, size: tuple[int, int], spec: InputSpec) -> Tensor:
+    """Return float32 pixels, (1, channels, H, W), resized without rounding to grey levels."""
+    if pixels.shape[-2:] == size:
+        return pixels
+    if spec.interpolation == "nearest":
+        return F.interpolate(pixels, size, mode="nearest-exact")
+    return F.interpolate(pixels, size, mode=spec.interpolation, antialias=True).clamp(0, 255)
+
+
+def prepared_in_float(frame: Frame, spec: InputSpec) -> Tensor:
+    """Return the input of a frame as `prepare` does, in float32 from the first step on."""
+    values = torch.from_numpy(frame.copy()).permute(2, 0, 1)[None].float()
+    if spec.channel_count == 1:
+        values = (values * torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, True)
+    elif spec.channels == "bgr":
+        values = values.flip(1)
+    height, width = frame.shape[:2]
+    mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (spec.mean, spec.std))
+    shown = mean.mul(255).expand(1, -1, spec.height, spec.width).clone()
+    if spec.fit == "crop":
+        scale = max(spec.height / height, spec.width / width) / spec.crop_pct
+        size = max(spec.height, round(height * scale)), max(spec.width, round(width * scale))
+        top, left = (size[0] - spec.height) // 2, (size[1] - spec.width) // 2
+        resized = resized_in_float(values, size, spec)
+        shown = resized[..., top : top + spec.height, left : left + spec.width]
+    else:
+        scale = min(spec.height / height, spec.width / width)
+        size = max(1, round(height * scale)), max(1, round(width * scale))
+        size = (spec.height, spec.width) if spec.fit == "squash" else size
+        shown[..., : size[0], : size[1]] = resized_in_float(values, size, spec)
+    return ((shown / 255 - mean) / std)[0]
+
+
+PICTURES: dict[str, Callable[[Frame], Frame]] = {
+    "noise": lambda values: values,
+    "black and white noise": lambda values: np.where(values > 127, 255, 0).astype(np.uint8),
+    "dim noise": lambda values: values // 64,
+    "ramp": lambda values: np.sort(values, axis=1),
+}
+short_sides = st.integers(1, 150)
+
+
+@given(
+    short_sides,
+    short_sides,
+    sides,
+    sides,
+    st.sampled_from(FITS),
+    st.sampled_from(["bilinear", "bicubic", "nearest"]),
+    st.sampled_from(["rgb", "bgr", "grey"]),
+    st.sampled_from(sorted(PICTURES)),
+    st.integers(0, 2**32 - 1),
+)
+def test_an_input_is_within_a_grey_level_of_one_computed_in_float(
+    height: int,
+    width: int,
+    tall: int,
+    wide: int,
+    fit: Fit,
+    interpolation: Interpolation,
+    channels: str,
+    kind: str,
+    seed: int,
+) -> None:
+    """Rounding after the rows and after the columns is half a level each; weights are rounded."""
+    values = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    frame = PICTURES[kind](values)
+    spec = replace(spec_of(tall, wide, fit), interpolation=interpolation)
+    if channels == "bgr":
+        spec = replace(spec, channels="bgr")
+    elif channels == "grey":
+        spec = replace(spec, mean=(0.4,), std=(0.2,))
+    assume(max(height, width) <= 4 * min(height, width))
+    std = torch.tensor(spec.std).view(-1, 1, 1)
+    difference = ((prepare(frame, spec) - prepared_in_float(frame, spec)) * std * 255).abs()
+    assert difference.max() <= (1.02 if interpolation == "bilinear" else 1e-3)
+
+
+@given(st.data(), st.sampled_from(FITS), st.sampled_from([2, 4, 8]))
+def test_a_frame_of_a_whole_fraction_of_the_size_is_resized_to_the_same_size(
+    data: st.DataObject, fit: Fit, factor: int
+) -> None:
+    """So an input of a smaller copy shows the same part at the same place, to the pixel."""
+    height, width = data.draw(st.integers(1, 600)), data.draw(st.integers(1, 600))
+    spec = spec_of(data.draw(sides), data.draw(sides), fit, data.draw(st.floats(0.1, 1)))
+    whole = (factor * height, factor * width)
+    assert resized_size((height, width), spec) == resized_size(whole, spec)
 
 
 class LargestTensor(TorchDispatchMode):  # type: ignore[no-untyped-call]
