@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from search.data.frames import FrameSet, Subset
+from search.execution.jobs import Engine, LocalEngine
 from search.statistics.similarity import Statistics
 from spaces.adapters import LinearMap
 from spaces.deployment import Deployment
@@ -37,6 +38,13 @@ class Observed:
     """The frames that the statistics were not measured on."""
     parts: tuple[FramePart, ...] = ()
     """The sets of frames; empty if no measurement is to be cached."""
+    cluster: Engine | None = None
+    """Does what takes long on frames; None: this process does it."""
+
+    @property
+    def engine(self) -> Engine:
+        """Does jobs on frames, with the deployment's models."""
+        return self.cluster or LocalEngine(self.deployment)
 
     @property
     def statistics_frames(self) -> Subset:

@@ -1,126 +1,127 @@
-"""Ridge regression of many recipients on one donor, in closed form from second moments."""
+"""Ridge regression of representations on one donor, in closed form from their rows.
+
+Every matrix is of the smaller side: of channels, or of rows where there are fewer of these.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from search.statistics.second_moments import PooledMoments
+from search.statistics.second_moments import SecondMoments, inner
 from spaces.plan import Ref
 
-FLOAT32_CHANNELS, FLOAT32_VARIANCE = 512, 1e-3
-"""Strengths are compared in float32, in half the time, for donors with more channels of which none
-varies less than this part of their mean variance; R² stays the same to 1e-6."""
+NEGLIGIBLE_COMPONENT = 1e-13
+"""Directions with at most this part of the largest variance are rounding, and are left out."""
+
+
+@dataclass(frozen=True)
+class DonorComponents:
+    """A donor's principal components; ridge maps of all strengths are read off them.
+
+    In their coordinates the maps of all strengths are one matrix with rescaled rows.
+    """
+
+    mean: Tensor
+    """(channels,) of the fit fold; deviations are from here in either fold."""
+    inverse: Tensor
+    """(strengths, components): 1 / (variance + penalty)"""
+    fit: Tensor
+    """(rows, components): coordinates of the fit fold's rows"""
+    held_out: Tensor
+    """(rows, components): coordinates of the rows held out"""
+    held_out_square: Tensor
+    """(components, components): products of these"""
+
+    @classmethod
+    def of(
+        cls, donor: Ref, fit: SecondMoments, held_out: SecondMoments, strengths: Sequence[float]
+    ) -> DonorComponents:
+        """Return the components of the fit fold. Strengths are relative to the mean variance."""
+        mean = fit.mean(donor)
+        rows = fit.deviations(donor).double()
+        values, vectors = _components(rows)
+        penalties = torch.tensor(strengths, dtype=torch.float64) * mean_variance(rows)
+        inverse = 1 / (values + penalties[:, None])
+        test = held_out.deviations(donor, mean).double() @ vectors
+        return cls(mean, inverse, (rows @ vectors).float(), test.float(), test.T @ test)
+
+    def gains(self, recipient: Tensor, recipient_held_out: Tensor) -> Tensor:
+        """Return how much of the held-out squares each strength's map explains, (strengths,).
+
+        The arguments are the recipient's deviations, in the two folds, from its mean in the fit
+        fold. The result is 2 tr(W^T H_xy) - tr(W^T H_xx W), where W is the map, and H the
+        held-out products.
+        """
+        fit, test = inner(self.fit, recipient), inner(self.held_out, recipient_held_out)
+        linear = self.inverse @ (fit * test).sum(1)
+        weighted = self.inverse @ (self.held_out_square * (fit @ fit.T))
+        return 2 * linear - (weighted * self.inverse).sum(1)
 
 
 @dataclass(frozen=True)
 class RidgeRegression:
-    """Covariances of one donor with all recipients side by side, about fixed means; in float64.
+    """The regression of any recipients on one donor, over the rows of any folds."""
 
-    If there are fewer rows than donor channels, the covariances are given in a basis of the span
-    of the rows: no other direction contributes to a solution.
-    """
-
-    donor_mean: Tensor
-    """(donor channels,)"""
-    recipient_mean: Tensor
-    """(all recipients' channels,)"""
-    variance: float
-    """The donor's mean variance per channel; strengths are relative to it."""
-    basis: Tensor | None
-    """(donor channels, dimensions), orthonormal; None stands for the channels themselves."""
-    xx: Tensor
-    """(dimensions, dimensions)"""
-    xy: Tensor
-    """(dimensions, all recipients' channels)"""
+    rows: Tensor
+    """(rows, channels): the donor's deviations, float32"""
+    square: Tensor
+    """(channels, channels) products, or (rows, rows) if there are fewer rows; float64"""
 
     @classmethod
-    def of(cls, donor: Ref, recipients: Sequence[Ref], moments: PooledMoments) -> RidgeRegression:
+    def of(cls, donor: Ref, moments: SecondMoments) -> RidgeRegression:
         """Return the regression about the moments' own means."""
-        x, y = moments.mean(donor), moments.mean(*recipients)
-        xx, xy = moments.square(donor, x), moments.product(donor, recipients, (x, y))
-        variance = max(float(xx.trace()) / len(xx), torch.finfo(torch.float64).tiny)
-        basis = _span(xx, moments.count) if moments.count < len(xx) else None
-        return cls(x, y, variance, basis, _inside(basis, xx), _in_rows(basis, xy))
+        rows = moments.deviations(donor)
+        exact = rows.double()
+        return cls(rows, exact @ exact.T if _few(exact) else exact.T @ exact)
 
-    def on(self, donor: Ref, recipients: Sequence[Ref], moments: PooledMoments) -> RidgeRegression:
-        """Return the regression of other moments, about these means and in this basis."""
-        about = (self.donor_mean, self.recipient_mean)
-        xx, xy = moments.square(donor, about[0]), moments.product(donor, recipients, about)
-        return replace(self, xx=_inside(self.basis, xx), xy=_in_rows(self.basis, xy))
+    def solver(self, strength: float) -> RidgeSolver:
+        """Return the solver of (S_xx + strength * mean variance * I) W = S_xy."""
+        penalty = strength * max(float(self.square.trace()) / self.rows.shape[1], _TINY)
+        system = self.square + penalty * torch.eye(len(self.square), dtype=torch.float64)
+        return RidgeSolver(self.rows, penalty, torch.linalg.cholesky(system))
 
-    def solution(self, strength: float) -> RidgeSolution:
-        """Return the W that solves (S_xx + strength * variance * I) W = S_xy."""
-        penalty = strength * self.variance
-        system = self.xx + penalty * torch.eye(len(self.xx), dtype=torch.float64)
-        inside = torch.cholesky_solve(self.xy, torch.linalg.cholesky(system))
+
+@dataclass(frozen=True)
+class RidgeSolver:
+    """A regression of one strength."""
+
+    rows: Tensor
+    penalty: float
+    factor: Tensor
+    """Cholesky factor of the square plus the penalty"""
+
+    def solution(self, recipient: Tensor) -> RidgeSolution:
+        """Return the map to a recipient of these deviations, (rows, channels)."""
+        if _few(self.rows):
+            # W = X^T A with (X X^T + penalty) A = Y, and so X W is Y less the penalty times A.
+            inside = torch.cholesky_solve(recipient.double(), self.factor)
+            predicted = recipient - self.penalty * inside
+            return RidgeSolution(self.rows.double().T @ inside, predicted, predicted)
+        xy = inner(self.rows, recipient)
+        weight = torch.cholesky_solve(xy, self.factor)
         # From the equation that W solves, S_xx W is S_xy less the penalty.
-        xx_inside = self.xy - penalty * inside
-        weight = inside if self.basis is None else self.basis @ inside
-        return RidgeSolution(weight, inside, xx_inside)
-
-    def gains(
-        self, held_out: RidgeRegression, widths: Sequence[int], strengths: Sequence[float]
-    ) -> Tensor:
-        """Return how much of each recipient's held-out squares each strength's map explains.
-
-        `held_out` is this regression on the held-out moments; `widths` are the recipients'
-        channels. The result is 2 tr(W^T H_xy) - tr(W^T H_xx W), (strengths, recipients), where W
-        is the solution. In the eigenvectors of S_xx the solutions of all strengths are one matrix
-        with rescaled rows.
-        """
-        values, vectors = torch.linalg.eigh(self.xx)
-        inverse = torch.stack([self._inverse(values, strength) for strength in strengths])
-        steady = (
-            len(values) > FLOAT32_CHANNELS
-            and float(values.min()) > FLOAT32_VARIANCE * self.variance
-        )
-        kind = torch.float32 if steady else torch.float64
-        inverse, vectors = inverse.to(kind), vectors.to(kind)
-        test_xx = vectors.T @ held_out.xx.to(kind) @ vectors
-        fit_xy, test_xy = vectors.T @ self.xy.to(kind), vectors.T @ held_out.xy.to(kind)
-        gains = []
-        both = zip(
-            torch.split(fit_xy, list(widths), 1),
-            torch.split(test_xy, list(widths), 1),
-            strict=True,
-        )
-        for fit, test in both:
-            linear = inverse @ (fit * test).sum(1)
-            quadratic = ((inverse @ (test_xx * (fit @ fit.T))) * inverse).sum(1)
-            gains.append(2 * linear - quadratic)
-        return torch.stack(gains, dim=1).double()
-
-    def _inverse(self, values: Tensor, strength: float) -> Tensor:
-        """Return 1 / (eigenvalue + penalty); 0 for a donor that does not vary."""
-        damped = values.clamp(min=0) + strength * self.variance
-        return torch.where(values.max() > 0, 1 / damped, torch.zeros_like(values))
+        return RidgeSolution(weight, weight, xy - self.penalty * weight)
 
 
 @dataclass(frozen=True)
 class RidgeSolution:
-    """A ridge map W, in the donor's channels and in the regression's basis."""
+    """A ridge map W and two matrices whose product, left^T right, is W^T S_xx W."""
 
     weight: Tensor
-    """(donor channels, recipients' channels)"""
-    inside: Tensor
-    """(dimensions, recipients' channels)"""
-    xx_inside: Tensor
-    """S_xx W, (dimensions, recipients' channels)"""
+    """(donor channels, recipient channels)"""
+    left: Tensor
+    """(any, recipient channels)"""
+    right: Tensor
+    """(any, recipient channels)"""
 
     @property
     def predicted(self) -> Tensor:
-        """(recipients' channels,): variances of the predictions, the diagonal of W^T S_xx W."""
-        return (self.inside * self.xx_inside).sum(0)
-
-    def split(self, widths: Sequence[int]) -> list[RidgeSolution]:
-        """Return the map to each recipient, of the given numbers of channels."""
-        matrices = (self.weight, self.inside, self.xx_inside)
-        parts = zip(*(torch.split(matrix, list(widths), 1) for matrix in matrices), strict=True)
-        return [RidgeSolution(*part) for part in parts]
+        """(recipient channels,): variances of the predictions, the diagonal of W^T S_xx W."""
+        return (self.left * self.right).sum(0)
 
     def at_rank(self, rank: int) -> RidgeSolution:
         """Return the map of that rank whose predictions are nearest to this map's.
@@ -128,28 +129,32 @@ class RidgeSolution:
         Source: reduced-rank regression, Izenman 1975: a projection onto the first principal
         components of the predictions.
         """
-        covariance = self.inside.T @ self.xx_inside
+        covariance = self.left.T @ self.right
         components = torch.linalg.eigh((covariance + covariance.T) / 2).eigenvectors[:, -rank:]
         onto = components @ components.T
-        return RidgeSolution(self.weight @ onto, self.inside @ onto, self.xx_inside @ onto)
+        return RidgeSolution(self.weight @ onto, self.left @ onto, self.right @ onto)
 
 
-def _span(square: Tensor, rank: int) -> Tensor:
-    """Return an orthonormal basis, (channels, rank), of the range of a covariance.
+_TINY = torch.finfo(torch.float64).tiny
 
-    The rank of the covariance is at most `rank`.
 
-    Source: Halko, Martinsson and Tropp 2011, algorithm 4.1.
+def mean_variance(rows: Tensor) -> float:
+    """Return the mean variance per channel, above 0, of weighted deviations (rows, channels)."""
+    return max(float(rows.square().sum()) / rows.shape[1], _TINY)
+
+
+def _few(rows: Tensor) -> bool:
+    """Return whether there are fewer rows than channels."""
+    return rows.shape[0] < rows.shape[1]
+
+
+def _components(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the variances (components,) and the directions (channels, components) of rows.
+
+    There are none if the rows do not vary.
     """
-    generator = torch.Generator().manual_seed(0)
-    probes = torch.randn((len(square), rank), generator=generator, dtype=square.dtype)
-    basis: Tensor = torch.linalg.qr(square @ probes).Q
-    return basis
-
-
-def _inside(basis: Tensor | None, square: Tensor) -> Tensor:
-    return square if basis is None else basis.T @ square @ basis
-
-
-def _in_rows(basis: Tensor | None, product: Tensor) -> Tensor:
-    return product if basis is None else basis.T @ product
+    few = _few(rows)
+    values, vectors = torch.linalg.eigh(rows @ rows.T if few else rows.T @ rows)
+    kept = values > NEGLIGIBLE_COMPONENT * values.max()
+    values, vectors = values[kept], vectors[:, kept]
+    return values, rows.T @ vectors / values.sqrt() if few else vectors

@@ -16,20 +16,50 @@ from spaces.stages import Grid
 HELD_OUT_EVERY = 4
 """Every fourth frame is held out."""
 GOLDEN_RATIO = (5**0.5 - 1) / 2
+ROOT_OF_TWO = 2**0.5 - 1
+MOST_ROWS = 8192
+"""Rows of a grid that are kept of a set of frames, at most (give or take a few)."""
 
 
 @dataclass(frozen=True)
 class PositionSampling:
-    """At most `positions` of each frame and grid, drawn from `seed` and the frame's index."""
+    """At most `positions` of each frame and grid, drawn from `seed` and the frame's index.
+
+    There are fewer of each frame where all `frames` of the set would give more than `MOST_ROWS`
+    on a grid, and then fewer frames. A frame's index decides, and nothing of other frames: so
+    shards sample what a single pass samples.
+    """
 
     positions: int
     seed: int
+    frames: int = 1
 
     def count(self, grid: Grid) -> int:
-        """Return the number of positions of each frame that are sampled on the grid."""
-        if grid is None:
-            return 1
-        return min(self.positions, grid[0] * grid[1])
+        """Return the number of positions of each sampled frame that are sampled on the grid."""
+        return min(self._wanted(grid), max(1, MOST_ROWS // self.frames))
+
+    def weight(self, grid: Grid) -> float:
+        """Return how many positions a row stands for: 1 where there is no need to sample fewer.
+
+        With these weights, sets of many and of few frames are added as if all were sampled alike.
+        """
+        return self._wanted(grid) / self.count(grid) / self._part
+
+    def takes(self, frame: int) -> bool:
+        """Return whether rows of a frame are sampled."""
+        return (self._start + frame * ROOT_OF_TWO) % 1.0 < self._part
+
+    def _wanted(self, grid: Grid) -> int:
+        return 1 if grid is None else min(self.positions, grid[0] * grid[1])
+
+    @property
+    def _part(self) -> float:
+        """The part of the frames that is sampled."""
+        return min(1.0, MOST_ROWS / self.frames)
+
+    @cached_property
+    def _start(self) -> float:
+        return float(np.random.default_rng((self.seed, 1)).random())
 
 
 @dataclass(frozen=True)
@@ -42,14 +72,10 @@ class FoldedBatch:
     @cached_property
     def order(self) -> tuple[int, ...]:
         """Places in the batch, those of the fit fold first."""
-        return tuple(sorted(range(len(self.indices)), key=lambda k: (self._held_out(k), k)))
+        return tuple(sorted(range(len(self.indices)), key=lambda k: (self.is_held_out(k), k)))
 
-    @cached_property
-    def fit_count(self) -> int:
-        """Number of frames in the fit fold."""
-        return sum(not self._held_out(k) for k in range(len(self.indices)))
-
-    def _held_out(self, place: int) -> bool:
+    def is_held_out(self, place: int) -> bool:
+        """Return whether the frame at a place in the batch is in the held-out fold."""
         return self.indices[place] % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
 
 
@@ -61,9 +87,11 @@ class SampledPositions:
     ) -> None:
         self.grid = grid
         per_frame = sampling.count(grid)
-        self.fit_rows = batch.fit_count * per_frame
+        sampled = [k for k in batch.order if sampling.takes(batch.indices[k])]
+        self.rows = len(sampled) * per_frame
+        self.fit_rows = sum(not batch.is_held_out(k) for k in sampled) * per_frame
         self._device = device
-        frames = np.array(batch.order)
+        frames = np.array(sampled, dtype=np.int64)
         self._frames = torch.from_numpy(np.repeat(frames, per_frame)).to(device)
         places = _places(grid, frames + batch.indices.start, per_frame, sampling.seed)
         self._places = torch.from_numpy(places).to(device)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
 from joblib import Parallel, delayed
 from torch import Tensor
 
-from search.statistics.ridge import RidgeRegression, RidgeSolution
-from search.statistics.second_moments import PooledMoments
-from search.statistics.streaming import FOLDS, FoldName, Moments
-from search.utils.arrays import FloatMatrix
+from search.statistics.ridge import DonorComponents, RidgeRegression, RidgeSolution
+from search.statistics.rows import FOLDS, FoldName
+from search.statistics.second_moments import SecondMoments, squares
+from search.statistics.streaming import Moments
+from search.utils.arrays import FloatMatrix, FloatVector
 from spaces.adapters import LinearMap
 from spaces.errors import MergeSearchError
 from spaces.model_facts import ModelFacts
@@ -23,7 +24,7 @@ from spaces.plan import LINEAR, Ref, Share
 from spaces.shares import Pair
 from spaces.stages import Grid
 
-DonorTask = TypeVar("DonorTask", bound=tuple[Any, ...])
+DonorTask = tuple[Ref, Grid]
 InputT = TypeVar("InputT")
 OutputT = TypeVar("OutputT")
 RIDGE_STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -39,16 +40,16 @@ class DegenerateRepresentation(MergeSearchError):
 
 @dataclass(frozen=True)
 class Covariances:
-    """Centred second moments of one pair in one fold, all about the same means."""
+    """Centred second moments of one pair over both folds."""
 
-    donor_mean: FloatMatrix
-    recipient_mean: FloatMatrix
-    xx: FloatMatrix
-    """(donor, donor)"""
+    donor_mean: FloatVector
+    recipient_mean: FloatVector
+    donor_variance: float
+    """Summed over channels."""
+    recipient_variance: float
+    """Summed over channels."""
     xy: FloatMatrix
     """(donor, recipient)"""
-    yy: FloatMatrix
-    """(recipient, recipient)"""
 
 
 @dataclass(frozen=True)
@@ -79,11 +80,19 @@ class Statistics:
         self._positions = {ref: k for k, ref in enumerate(moments.refs)}
         self._ridges: dict[Pair, RidgeFit] = {}
         self._norms: dict[tuple[Grid, Ref], float] = {}
+        self._moments: dict[tuple[Grid, tuple[FoldName, ...]], SecondMoments] = {}
         self._check_varying()
 
-    def covariances(self, pair: Pair, *folds: FoldName) -> Covariances:
-        """Return the covariances of the pair over the given folds, by default over all."""
-        return _covariances(pair, self._pooled(self._grid(pair), *folds))
+    def covariances(self, pair: Pair) -> Covariances:
+        """Return the covariances of the pair over both folds."""
+        moments = self._at(self._grid(pair))
+        return Covariances(
+            np.asarray(moments.mean(pair.donor).numpy()),
+            np.asarray(moments.mean(pair.recipient).numpy()),
+            moments.variance(pair.donor),
+            moments.variance(pair.recipient),
+            np.asarray(moments.product(pair.donor, pair.recipient).numpy()),
+        )
 
     def image_cka(self, pair: Pair) -> float:
         """Return the unbiased linear CKA with images as samples; 1 is best.
@@ -95,16 +104,26 @@ class Statistics:
         return float(hsic[i, j] / np.sqrt(hsic[i, i] * hsic[j, j]))
 
     def ridge(self, pair: Pair) -> RidgeFit:
-        """Return the ridge map that is best on held-out frames."""
+        """Return the ridge map that is best on held-out frames.
+
+        If it is not known yet, those of all recipients of the donor on this grid are computed:
+        most of the work is the donor's. `solve` computes certain pairs only.
+        """
         if pair not in self._ridges:
-            self.solve([pair])
+            grid = self._grid(pair)
+            recipients = self.moments.grids[grid].recipients_of(pair.donor)
+            self.solve(Pair(pair.donor, recipient) for recipient in recipients)
         return self._ridges[pair]
 
     def solve(self, pairs: Iterable[Pair]) -> None:
         """Compute `ridge` of many pairs, the donors in parallel."""
-        unsolved = [pair for pair in pairs if pair not in self._ridges]
-        tasks = dict.fromkeys((pair.donor, self._grid(pair)) for pair in unsolved)
-        solved = map_in_threads(lambda task: self._solve_donor(*task), self._widest_first(tasks))
+        tasks: dict[DonorTask, list[Pair]] = defaultdict(list)
+        for pair in pairs:
+            if pair not in self._ridges:
+                tasks[pair.donor, self._grid(pair)].append(pair)
+        solved = map_in_threads(
+            lambda task: self._solve_donor(*task, tasks[task]), self._widest_first(tasks)
+        )
         for ridges in solved:
             self._ridges |= ridges
 
@@ -114,7 +133,7 @@ class Statistics:
         Source: Kornblith et al. 2019.
         """
         grid = self._grid(pair)
-        cross = float(self._pooled(grid).product(pair.donor, [pair.recipient]).norm()) ** 2
+        cross = float(self._at(grid).product(pair.donor, pair.recipient).norm()) ** 2
         return cross / (self._norm(grid, pair.donor) * self._norm(grid, pair.recipient))
 
     def explained(self, share: Share) -> float:
@@ -126,21 +145,18 @@ class Statistics:
         """
         if share.adapter == LINEAR:
             return self.ridge(Pair(share.donor, share.recipient)).explained
-        residual = self.residual(share)
-        return 1.0 - float(np.trace(residual.error) / np.trace(residual.spread))
+        recipient, error = share.recipient, float(squares(self._residual_rows(share)).sum())
+        held_out = self._at(self._grid(Pair(share.donor, recipient)), "held")
+        return 1.0 - error / _variance(held_out, recipient)
 
     def residual(self, share: Share) -> Residual:
         """Return the residual, on the held-out fold, of the adapter fitted on the other fold."""
-        pair = Pair(share.donor, share.recipient)
-        fit, held_out = self.covariances(pair, "fit"), self._pooled(self._grid(pair), "held")
-        weight = self._weight(share)
-        has_bias = share.adapter.kind == "linear"
-        about = (fit.donor_mean, fit.recipient_mean if has_bias else fit.donor_mean)
-        cov = _covariances(pair, held_out, about)
-        crossed = weight.T @ cov.xy
-        error = cov.yy - crossed - crossed.T + weight.T @ (cov.xx @ weight)
-        _variance(held_out, pair.recipient)
-        return Residual(error, np.asarray(held_out.square(pair.recipient).numpy()))
+        held_out = self._at(self._grid(Pair(share.donor, share.recipient)), "held")
+        error = self._residual_rows(share).double()
+        spread = held_out.deviations(share.recipient).double()
+        return Residual(
+            np.asarray((error.T @ error).numpy()), np.asarray((spread.T @ spread).numpy())
+        )
 
     def linear_map(self, share: Share) -> LinearMap:
         """Return the share's map, fitted on both folds: ridge at the best strength, of its rank.
@@ -156,57 +172,85 @@ class Statistics:
         """Return `linear_map` of many shares; those of one donor, grid and strength together."""
         pairs = {share: Pair(share.donor, share.recipient) for share in shares}
         self.solve(pairs.values())
-        tasks: dict[tuple[Ref, Grid, float], list[Share]] = defaultdict(list)
+        tasks: dict[DonorTask, list[Share]] = defaultdict(list)
         for share, pair in pairs.items():
-            tasks[pair.donor, self._grid(pair), self.ridge(pair).strength].append(share)
+            tasks[pair.donor, self._grid(pair)].append(share)
         fitted = map_in_threads(
-            lambda task: _fit_maps(task[0], tasks[task], self._pooled(task[1]), task[2]),
-            self._widest_first(tasks),
+            lambda task: self._fit_maps(*task, tasks[task]), self._widest_first(tasks)
         )
         map_by_share = {share: linear for maps in fitted for share, linear in maps.items()}
         return {share: map_by_share[share] for share in pairs}
 
-    def _weight(self, share: Share) -> FloatMatrix:
-        """Return the adapter's weight, (donor, recipient), fitted on the fit fold."""
+    def _residual_rows(self, share: Share) -> Tensor:
+        """Return what the adapter, fitted on the fit fold, leaves of the recipient's rows.
+
+        The rows are those held out, (rows, recipient channels).
+        """
         pair = Pair(share.donor, share.recipient)
-        grid = self._grid(pair)
+        fit, held_out = (self._at(self._grid(pair), fold) for fold in FOLDS)
+        donor_mean = fit.mean(pair.donor)
+        rows = held_out.deviations(pair.donor, donor_mean)
         if share.adapter.kind == "identity":
-            return np.eye(self.moments.at(grid, "fit").columns.channels[share.donor])
-        fit = RidgeRegression.of(pair.donor, [pair.recipient], self._pooled(grid, "fit"))
-        solution = fit.solution(self.ridge(pair).strength)
+            return held_out.deviations(pair.recipient, donor_mean) - rows
+        solver = RidgeRegression.of(pair.donor, fit).solver(self.ridge(pair).strength)
+        solution = solver.solution(fit.deviations(pair.recipient))
         ranked = solution.at_rank(share.adapter.rank) if share.adapter.rank else solution
-        return np.asarray(ranked.weight.numpy())
+        recipient = held_out.deviations(pair.recipient, fit.mean(pair.recipient))
+        return recipient - rows.double() @ ranked.weight
 
     def _grid(self, pair: Pair) -> Grid:
         return self.facts[pair.recipient.model].stage(pair.recipient.stage).grid
 
-    def _pooled(self, grid: Grid, *folds: FoldName) -> PooledMoments:
-        return PooledMoments([self.moments.at(grid, fold) for fold in folds or FOLDS])
+    def _at(self, grid: Grid, *folds: FoldName) -> SecondMoments:
+        """Return the moments of a grid over the given folds, by default over both."""
+        key = (grid, folds or FOLDS)
+        if key not in self._moments:
+            self._moments[key] = SecondMoments(self.moments.grids[grid], key[1])
+        return self._moments[key]
 
     def _norm(self, grid: Grid, ref: Ref) -> float:
         """Return the norm of the covariance of one representation on a grid."""
         if (grid, ref) not in self._norms:
-            self._norms[grid, ref] = float(self._pooled(grid).square(ref).norm())
+            self._norms[grid, ref] = float(self._at(grid).product(ref, ref).norm())
         return self._norms[grid, ref]
 
     def _widest_first(self, tasks: Iterable[DonorTask]) -> list[DonorTask]:
         """Sort tasks, which begin with a donor, so that the longest start first."""
         return sorted(tasks, key=lambda p: -self.facts[p[0].model].stage(p[0].stage).channels)
 
-    def _solve_donor(self, donor: Ref, grid: Grid) -> dict[Pair, RidgeFit]:
-        """Solve all recipients of one donor on one grid with one decomposition."""
-        fit, held_out = self._pooled(grid, "fit"), self._pooled(grid, "held")
-        recipients = fit.columns.recipients_of(donor)
-        widths = [fit.columns.channels[ref] for ref in recipients]
-        fitted = RidgeRegression.of(donor, recipients, fit)
-        gains = fitted.gains(fitted.on(donor, recipients, held_out), widths, RIDGE_STRENGTHS)
-        means = torch.split(fitted.recipient_mean, widths)
+    def _solve_donor(self, donor: Ref, grid: Grid, pairs: Sequence[Pair]) -> dict[Pair, RidgeFit]:
+        """Solve recipients of one donor on one grid with one decomposition."""
+        fit, held_out = self._at(grid, "fit"), self._at(grid, "held")
+        components = DonorComponents.of(donor, fit, held_out, RIDGE_STRENGTHS)
         ridges = {}
-        for recipient, mean, gained in zip(recipients, means, gains.T, strict=True):
-            best = int(gained.argmax())
-            explained = _explained(float(gained[best]), held_out, recipient, mean)
-            ridges[Pair(donor, recipient)] = RidgeFit(RIDGE_STRENGTHS[best], explained)
+        for pair in pairs:
+            recipient, mean = pair.recipient, fit.mean(pair.recipient)
+            rows = held_out.deviations(recipient, mean)
+            gains = components.gains(fit.deviations(recipient), rows)
+            best = int(gains.argmax())
+            error = float(squares(rows).sum() - gains[best])
+            explained = 1.0 - error / _variance(held_out, recipient)
+            ridges[pair] = RidgeFit(RIDGE_STRENGTHS[best], explained)
         return ridges
+
+    def _fit_maps(self, donor: Ref, grid: Grid, shares: Sequence[Share]) -> dict[Share, LinearMap]:
+        """Return the maps of shares with the same donor and grid, fitted on both folds."""
+        moments = self._at(grid)
+        regression = RidgeRegression.of(donor, moments)
+        by_strength: dict[float, dict[Ref, list[Share]]] = {}
+        for share in shares:
+            strength = self.ridge(Pair(donor, share.recipient)).strength
+            by_strength.setdefault(strength, {}).setdefault(share.recipient, []).append(share)
+        maps = {}
+        for strength, recipients in by_strength.items():
+            solver = regression.solver(strength)
+            for recipient, own in recipients.items():
+                solution = solver.solution(moments.deviations(recipient))
+                for share in own:
+                    rank = share.adapter.rank
+                    ranked = solution.at_rank(rank) if rank else solution
+                    maps[share] = _stretched_map(ranked, donor, recipient, moments)
+        return maps
 
     def _check_varying(self) -> None:
         hsic = np.diag(self.moments.hsic)
@@ -217,44 +261,12 @@ class Statistics:
                 )
 
 
-def _covariances(
-    pair: Pair, moments: PooledMoments, about: tuple[FloatMatrix, FloatMatrix] | None = None
-) -> Covariances:
-    """Return mean products of deviations from `about`, or from the moments' own means."""
-    if about:
-        x, y = torch.from_numpy(about[0]), torch.from_numpy(about[1])
-    else:
-        x, y = moments.mean(pair.donor), moments.mean(pair.recipient)
-    return Covariances(
-        x.numpy(),
-        y.numpy(),
-        moments.square(pair.donor, x).numpy(),
-        moments.product(pair.donor, [pair.recipient], (x, y)).numpy(),
-        moments.square(pair.recipient, y).numpy(),
-    )
-
-
-def _fit_maps(
-    donor: Ref, shares: list[Share], moments: PooledMoments, strength: float
-) -> dict[Share, LinearMap]:
-    """Return the maps of shares with the same donor, grid and ridge strength."""
-    recipients = list(dict.fromkeys(share.recipient for share in shares))
-    solution = RidgeRegression.of(donor, recipients, moments).solution(strength)
-    widths = [moments.columns.channels[ref] for ref in recipients]
-    parts = dict(zip(recipients, solution.split(widths), strict=True))
-    maps = {}
-    for share in shares:
-        own = parts[share.recipient]
-        ranked = own.at_rank(share.adapter.rank) if share.adapter.rank else own
-        maps[share] = _stretched_map(ranked, donor, share.recipient, moments)
-    return maps
-
-
 def _stretched_map(
-    solution: RidgeSolution, donor: Ref, recipient: Ref, moments: PooledMoments
+    solution: RidgeSolution, donor: Ref, recipient: Ref, moments: SecondMoments
 ) -> LinearMap:
     """Return the map about the means, each channel stretched to the recipient's variance."""
-    weight = solution.weight * _stretch(solution.predicted, moments.variances(recipient))
+    variances = squares(moments.deviations(recipient))
+    weight = solution.weight * _stretch(solution.predicted, variances)
     bias = moments.mean(recipient) - moments.mean(donor) @ weight
     return LinearMap(weight.float().T.contiguous(), bias.float())
 
@@ -269,13 +281,7 @@ def _stretch(predicted: Tensor, target: Tensor) -> Tensor:
     return torch.where(explained, ratio.sqrt(), 1.0)
 
 
-def _explained(gain: float, held_out: PooledMoments, recipient: Ref, about: Tensor) -> float:
-    """Return 1 - residual / variance, where the map reduces the squared deviations by `gain`."""
-    variance = _variance(held_out, recipient)
-    return 1.0 - (held_out.variance(recipient, about) - gain) / variance
-
-
-def _variance(held_out: PooledMoments, recipient: Ref) -> float:
+def _variance(held_out: SecondMoments, recipient: Ref) -> float:
     """Return the recipient's variance over the held-out frames, summed over channels."""
     variance = held_out.variance(recipient)
     if not variance > 0:

@@ -1,23 +1,25 @@
-"""Moments on disk: a safetensors file with a JSON header; nothing is unpickled."""
+"""The result of a pass on disk: a safetensors file with a JSON header; nothing is unpickled."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
-from search.statistics.second_moments import GridColumns, SecondMoments
+from search.statistics.rows import Block, CodedRows, GridRows
 from search.statistics.streaming import Moments, Shard
 from search.utils.tensors import read_header, write_tensors
 from spaces.errors import MergeSearchError
 from spaces.plan import Ref
+from spaces.shares import Pair
 
 FORMAT_NAME = "merge-search statistics"
+FORMAT_VERSION = 2
+"""Version 1 held products of representations, and no version."""
 
 
 class BadStatistics(MergeSearchError):
@@ -42,6 +44,7 @@ def write_moments(path: Path, stored: StoredMoments) -> None:
     """
     moments = stored.moments
     header = {
+        "version": FORMAT_VERSION,
         "key": stored.key,
         "shard": [stored.shard.number, stored.shard.count],
         "refs": [str(ref) for ref in moments.refs],
@@ -49,16 +52,16 @@ def write_moments(path: Path, stored: StoredMoments) -> None:
         "grids": [
             {
                 "grid": grid,
-                "columns": _columns_header(next(iter(folds.values())).columns),
-                "counts": {fold: part.count for fold, part in folds.items()},
+                "pairs": [[str(pair.donor), str(pair.recipient)] for pair in rows.pairs],
+                "blocks": [astuple(block) for block in rows.blocks],
             }
-            for grid, folds in moments.grids.items()
+            for grid, rows in moments.grids.items()
         ],
     }
     tensors = {"hsic": torch.from_numpy(moments.hsic)}
-    for number, folds in enumerate(moments.grids.values()):
-        for fold, part in folds.items():
-            tensors |= {f"{number}/{fold}/{name}": tensor for name, tensor in _named_tensors(part)}
+    for number, rows in enumerate(moments.grids.values()):
+        for ref, coded in rows.coded.items():
+            tensors |= {f"{number}/{ref}/{name}": tensor for name, tensor in vars(coded).items()}
     write_tensors(path, tensors, FORMAT_NAME, header)
 
 
@@ -71,15 +74,18 @@ def read_moments(path: Path) -> StoredMoments:
     try:
         with safe_open(path, framework="pt") as file:
             header = read_header(file, FORMAT_NAME)
+            if header.get("version") != FORMAT_VERSION:
+                raise BadStatistics(
+                    f"{path}: statistics of another version of merge-search; measure them again"
+                )
             moments = Moments(
                 tuple(Ref.parse(ref) for ref in header["refs"]),
                 int(header["frames"]),
                 file.get_tensor("hsic").numpy(),
                 {
-                    tuple(entry["grid"]) if entry["grid"] else None: {
-                        fold: _part(file, f"{number}/{fold}", entry["columns"], count)
-                        for fold, count in entry["counts"].items()
-                    }
+                    tuple(entry["grid"]) if entry["grid"] else None: _grid_rows(
+                        file, str(number), entry
+                    )
                     for number, entry in enumerate(header["grids"])
                 },
             )
@@ -91,41 +97,14 @@ def read_moments(path: Path) -> StoredMoments:
         ) from error
 
 
-def _named_tensors(part: SecondMoments) -> Iterator[tuple[str, Tensor]]:
-    yield from ((f"mean/{model}", mean) for model, mean in part.means.items())
-    yield from ((f"square/{ref}", square) for ref, square in part.squares.items())
-    yield from ((f"product/{one}/{two}", block) for (one, two), block in part.products.items())
+def _grid_rows(file: Any, prefix: str, entry: Mapping[str, Any]) -> GridRows:
+    pairs = [Pair(Ref.parse(donor), Ref.parse(recipient)) for donor, recipient in entry["pairs"]]
+    rows = GridRows(tuple(pairs), tuple(Block(*block) for block in entry["blocks"]))
+    if rows.blocks:
+        rows.coded = {ref: _coded(file, f"{prefix}/{ref}") for ref in rows.refs}
+    return rows
 
 
-def _part(file: Any, prefix: str, columns: dict[str, Any], count: int) -> SecondMoments:
-    part = SecondMoments(_columns(columns), count)
-    if count:
-        layout = part.columns
-        part.means = {m: file.get_tensor(f"{prefix}/mean/{m}") for m in layout.recipients}
-        part.squares = {ref: file.get_tensor(f"{prefix}/square/{ref}") for ref in layout.channels}
-        part.products = {
-            (one, two): file.get_tensor(f"{prefix}/product/{one}/{two}")
-            for one, two, _, _ in layout.blocks()
-        }
-    return part
-
-
-def _columns_header(columns: GridColumns) -> dict[str, Any]:
-    return {
-        "recipients": {m: [ref.stage for ref in refs] for m, refs in columns.recipients.items()},
-        "donors": {m: [ref.stage for ref in refs] for m, refs in columns.donors.items()},
-        "channels": {str(ref): width for ref, width in columns.channels.items()},
-        "couples": columns.couples,
-    }
-
-
-def _columns(header: dict[str, Any]) -> GridColumns:
-    def refs(names: dict[str, list[str]]) -> dict[str, tuple[Ref, ...]]:
-        return {model: tuple(Ref(model, s) for s in stages) for model, stages in names.items()}
-
-    return GridColumns(
-        refs(header["recipients"]),
-        refs(header["donors"]),
-        {Ref.parse(ref): width for ref, width in header["channels"].items()},
-        tuple((one, other) for one, other in header["couples"]),
-    )
+def _coded(file: Any, prefix: str) -> CodedRows:
+    names = (field.name for field in fields(CodedRows))
+    return CodedRows(*(file.get_tensor(f"{prefix}/{name}") for name in names))

@@ -5,38 +5,39 @@ The pass accumulates two families of statistics, both additive over frames:
 - *Gram statistics*, images as samples: each batch's U-centred Gram matrix of every stage, and
   the inner products of all pairs of them (the unbiased HSIC estimator of Song et al. 2012,
   summed over batches as in Nguyen et al. 2021).
-- *Second moments*, positions as samples: for each recipient grid, at a seeded sample of its
-  positions, the moments of every representation that may be read there, resized to that grid.
+- *Rows*, positions as samples: for each recipient grid, at a seeded sample of its positions, the
+  values of every representation that may be read there, resized to that grid, in 16 bits.
   There are two folds of frames: `fit`, and `held` (every fourth frame is held out).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from search.data.frames import BadFrames, FrameSet, batch_ranges
+from search.data.input_batches import model_batches
 from search.statistics.hsic import gram, u_centred
+from search.statistics.rows import GridRows, RowCollector
 from search.statistics.sampling import HELD_OUT_EVERY as HELD_OUT_EVERY
 from search.statistics.sampling import FoldedBatch, PositionSampling, Pyramid, SampledPositions
-from search.statistics.second_moments import GridColumns, SecondMoments
 from search.utils.arrays import FloatMatrix
 from spaces.errors import MergeSearchError
-from spaces.merged import ModelsByName, prepare_inputs
+from spaces.merged import ModelsByName
 from spaces.model_facts import ModelFacts
 from spaces.plan import Ref
 from spaces.shares import Pair
 from spaces.stages import Grid
 
-FoldName = str
-FOLDS: tuple[FoldName, FoldName] = ("fit", "held")
+BlockT = TypeVar("BlockT")
 SMALLEST_BATCH = 4
 """The unbiased HSIC estimator divides by n - 3."""
-FRAMES_PER_UPDATE = 128
-"""Frames whose rows are collected for one matrix product, which is faster with many rows."""
+MOST_BLOCKS = 512
+"""Blocks of rows of a set of frames, at most; each takes some bytes of its own."""
 
 
 class BadRepresentation(MergeSearchError):
@@ -64,12 +65,14 @@ class Shard:
             raise BadFrames(f"shard {text}: write it as K/N with K from 1 to N")
         return cls(int(number), int(count))
 
-    def of(self, batches: Sequence[range]) -> Sequence[range]:
-        """Every `count`-th batch, so that the parts take equally long."""
-        return batches[self.number - 1 :: self.count]
+    def of(self, blocks: Sequence[BlockT]) -> Sequence[BlockT]:
+        """Return every `count`-th block, so that the parts take equally long."""
+        return blocks[self.number - 1 :: self.count]
 
 
 ALL_BATCHES = Shard()
+BatchBlock = Sequence[range]
+"""Consecutive batches whose rows are coded together."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,25 @@ class PassSettings:
             )
         return [b for b in batch_ranges(len(frames), self.batch) if len(b) >= SMALLEST_BATCH]
 
+    def blocks(self, frames: FrameSet) -> list[BatchBlock]:
+        """Return the batches in blocks; a shard takes whole blocks.
+
+        Raises:
+            BadFrames: there are fewer frames than the smallest batch.
+        """
+        batches = self.batches(frames)
+        size = self.block_frames(len(frames)) // self.batch
+        return [batches[start : start + size] for start in range(0, len(batches), size)]
+
+    def block_frames(self, frames: int) -> int:
+        """Return how many frames a block has, in a set of so many frames; the last has fewer."""
+        batches = frames // self.batch + (frames % self.batch >= SMALLEST_BATCH)
+        return self.batch * max(1, -(-batches // MOST_BLOCKS))
+
+    def sampling(self, frames: int) -> PositionSampling:
+        """Return which positions are sampled of a set of so many frames."""
+        return PositionSampling(self.positions, self.seed, frames)
+
 
 @dataclass
 class Moments:
@@ -123,20 +145,20 @@ class Moments:
     frames: int
     hsic: FloatMatrix
     """(refs, refs): sums over batches of the inner products of U-centred Gram matrices."""
-    grids: dict[Grid, dict[FoldName, SecondMoments]]
-    """Second moments by grid and fold."""
+    grids: dict[Grid, GridRows]
+    """The sampled rows by grid."""
 
-    def at(self, grid: Grid, fold: FoldName) -> SecondMoments:
-        """Return the second moments of one grid and fold."""
-        return self.grids[grid][fold]
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all numbers."""
+        return self.hsic.nbytes + sum(rows.nbytes for rows in self.grids.values())
 
     def merge(self, other: Moments) -> None:
         """Add the moments of the same stages and pairs over other frames."""
         self.frames += other.frames
         self.hsic += other.hsic
-        for grid, folds in self.grids.items():
-            for fold, moments in folds.items():
-                moments.merge(other.at(grid, fold))
+        for grid, rows in self.grids.items():
+            rows.merge(other.grids[grid])
 
 
 def accumulate_moments(
@@ -156,22 +178,26 @@ def accumulate_moments(
         BadFrames: there are too few frames for a batch, or fewer batches than shards.
         BadRepresentation: a stage returns NaN or infinite values.
     """
-    batches = shard.of(settings.batches(frames))
-    if not batches:
+    blocks = settings.blocks(frames)
+    own_blocks = shard.of(blocks)
+    if not own_blocks:
         raise BadFrames(
-            f"shard {shard}: {len(frames)} frames make no more than "
-            f"{len(settings.batches(frames))} batches of {settings.batch}; use fewer shards"
+            f"shard {shard}: {len(frames)} frames make no more than {len(blocks)} parts, of "
+            f"whole batches of {settings.batch}; use fewer shards"
         )
-    pass_ = StreamingPass(models, facts, pairs, settings)
-    for indices in batches:
-        pictures = [frames[i] for i in indices]
-        pass_.add(indices, prepare_inputs(models, pictures))
-        progress(len(indices))
+    pass_ = StreamingPass(models, facts, pairs, settings, len(frames))
+    batches = [batch for block in own_blocks for batch in block]
+    for batch in model_batches(frames, batches, models):
+        pass_.add(batch.indices, batch.inputs)
+        progress(len(batch))
     return pass_.finish()
 
 
 class StreamingPass:
-    """The streaming pass and its state; takes batches of prepared frames."""
+    """The streaming pass and its state; takes batches of prepared frames, in their order.
+
+    `frame_count` is the number of frames in the whole set: it decides how many are sampled.
+    """
 
     def __init__(
         self,
@@ -179,20 +205,19 @@ class StreamingPass:
         facts: Mapping[str, ModelFacts],
         pairs: Sequence[Pair],
         settings: PassSettings,
+        frame_count: int,
     ) -> None:
-        channels = {
-            Ref(name, stage.name): stage.channels
-            for name, fact in facts.items()
-            for stage in fact.stages
-        }
+        refs = [Ref(name, stage.name) for name, fact in facts.items() for stage in fact.stages]
         self._models = models
-        self._sampling = PositionSampling(settings.positions, settings.seed)
+        self._sampling = settings.sampling(frame_count)
+        self._block_frames = settings.block_frames(frame_count)
         self._device = next(iter(models.values())).device
-        self._refs = tuple(channels)
-        self._frames = self._waiting = 0
-        self._hsic = torch.zeros((len(channels), len(channels)), dtype=torch.float64)
-        by_grid = _pairs_by_grid(pairs, facts)
-        self._rows = {grid: _GridRows(GridColumns.of(by_grid[grid], channels)) for grid in by_grid}
+        self._refs = tuple(refs)
+        self._frames = 0
+        self._block_start: int | None = None
+        self._hsic = torch.zeros((len(refs), len(refs)), dtype=torch.float64)
+        by_grid = pairs_by_grid(pairs, facts)
+        self._rows = {grid: RowCollector(by_grid[grid]) for grid in by_grid}
 
     @torch.inference_mode()
     def add(self, indices: range, inputs: Mapping[str, Tensor]) -> None:
@@ -215,32 +240,31 @@ class StreamingPass:
                 self._take(ref, representation, spots)
         self._add_grams(grams)
         self._frames += len(indices)
-        self._waiting += len(indices)
-        if self._waiting >= FRAMES_PER_UPDATE:
-            self._add_up()
+        if self._block_start is None:
+            self._block_start = indices.start
+        if indices.stop % self._block_frames == 0:
+            self._end_block()
 
     @torch.inference_mode()
+    def _end_block(self) -> None:
+        """Code the rows of the batches since the last block."""
+        if self._block_start is not None:
+            for grid, rows in self._rows.items():
+                rows.end_block(self._block_start, self._sampling.weight(grid))
+        self._block_start = None
+
     def finish(self) -> Moments:
-        """Return the moments of all batches so far, on the CPU."""
-        self._add_up()
-        return Moments(
-            self._refs,
-            self._frames,
-            self._hsic.numpy().copy(),
-            {grid: rows.moments() for grid, rows in self._rows.items()},
-        )
+        """Return the result of all batches so far, on the CPU."""
+        self._end_block()
+        grids = {grid: self._rows[grid].finish() for grid in self._rows}
+        return Moments(self._refs, self._frames, self._hsic.numpy().copy(), grids)
 
     def _take(self, ref: Ref, representation: Tensor, spots: Sequence[SampledPositions]) -> None:
         pyramid = Pyramid(representation)
         for spot in spots:
             rows = self._rows[spot.grid]
-            if ref in rows.columns.channels:
+            if spot.rows and ref in rows.refs:
                 rows.take(ref, pyramid.rows(spot), spot.fit_rows)
-
-    def _add_up(self) -> None:
-        for rows in self._rows.values():
-            rows.add_up()
-        self._waiting = 0
 
     def _add_grams(self, grams: Mapping[Ref, Tensor]) -> None:
         stacked = torch.stack([grams[ref] for ref in self._refs]).cpu()
@@ -254,32 +278,7 @@ class StreamingPass:
         self._hsic += centred @ centred.T
 
 
-@dataclass
-class _GridRows:
-    """The moments of one grid, and the sampled rows that are not added to them yet."""
-
-    columns: GridColumns
-    _waiting: dict[FoldName, dict[Ref, list[Tensor]]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self._moments = {fold: SecondMoments(self.columns) for fold in FOLDS}
-
-    def take(self, ref: Ref, rows: Tensor, fit_rows: int) -> None:
-        """Collect a batch's rows of one representation; the first `fit_rows` are the fit fold."""
-        for fold, part in zip(FOLDS, (rows[:fit_rows], rows[fit_rows:]), strict=True):
-            if len(part):
-                self._waiting.setdefault(fold, {}).setdefault(ref, []).append(part)
-
-    def moments(self) -> dict[FoldName, SecondMoments]:
-        return {fold: moments.cpu() for fold, moments in self._moments.items()}
-
-    def add_up(self) -> None:
-        for fold, waiting in self._waiting.items():
-            self._moments[fold].add({ref: torch.cat(parts) for ref, parts in waiting.items()})
-        self._waiting.clear()
-
-
-def _pairs_by_grid(
+def pairs_by_grid(
     pairs: Sequence[Pair], facts: Mapping[str, ModelFacts]
 ) -> dict[Grid, list[Pair]]:
     """Group the pairs by the recipient's grid, the finest first, pooled features last."""

@@ -24,8 +24,13 @@ from search.study.claims import Claims
 from search.study.objectives import EvaluatedPlan, PlanEvaluator
 from search.study.pareto import front_indices, hypervolume, nondominated_indices
 from search.study.problem import Limits, Problem, SamplerName
-from search.study.samplers import UniquePlanSampler, distributions, make_sampler
-from search.study.storage import open_existing_store, open_store, translated_errors
+from search.study.samplers import UniquePlanSampler, make_sampler
+from search.study.storage import (
+    answering_from_memory,
+    open_existing_store,
+    open_store,
+    translated_errors,
+)
 from search.utils.progress import Progress, silent
 from spaces.errors import MergeSearchError
 from spaces.plan import SharePlan
@@ -182,6 +187,8 @@ def _read_attributes(
     try:
         settings = StudySettings(**{**attributes[SETTINGS], "seed": random.randrange(2**32)})
         starts = [SharePlan.from_dict(plan) for plan in attributes[STARTS]]
+        # In an order of its own, so that no two processes walk through them side by side.
+        random.Random(settings.seed).shuffle(starts)
         return PlanEvaluator(Problem.from_dict(attributes[PROBLEM])), settings, starts
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise NoSuchStudy(
@@ -201,6 +208,7 @@ class _Worker:
         starts: Sequence[SharePlan],
     ) -> None:
         problem = evaluator.problem
+        self.storage = storage
         self.study = study
         self.evaluator = evaluator
         self.space = problem.space
@@ -235,7 +243,8 @@ class _Worker:
 
     def _run_trial(self) -> bool:
         """Evaluate one plan; return False if another process has claimed it, or none is free."""
-        trial = self.study.ask(distributions(self.space))
+        with answering_from_memory(self.storage):
+            trial = self.study.ask(self.sampler.distributions)
         try:
             plan = self.space.decode(trial.params)
             claimed = self.sampler.status == "fresh" and self.claims.claim(trial, plan.hash)

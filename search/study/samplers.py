@@ -67,7 +67,9 @@ class LocalSampler(BaseSampler):
         space = problem.space
         self.slots = {slot.name: slot for slot in space.slots}
         self.choices = space.choices
-        self.neighbours = {slot.name: _neighbours(slot, space.layouts) for slot in space.slots}
+        self.neighbours: dict[str, dict[str, list[str]]] = {
+            slot.name: _Neighbours(slot, space.layouts) for slot in space.slots
+        }
         if PRECISION in self.choices:
             self.neighbours[PRECISION] = _profile_neighbours(self.choices[PRECISION])
         self.quality_by_share = problem.quality_by_share
@@ -173,17 +175,28 @@ def _is_better(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
     return dominates(one, other)
 
 
-def _neighbours(slot: Slot, layouts: Layouts) -> dict[str, list[str]]:
-    """Return, for each choice of a slot, the choices of its donor model at most a stage away."""
-    shares = {key: share for key, share in slot.choices.items() if share is not None}
-    return {
-        key: [
+class _Neighbours(dict[str, list[str]]):
+    """The choices of a slot that are at most a stage away from each choice.
+
+    They are found when they are first asked for: of all choices they would take longer than tens
+    of trials.
+    """
+
+    def __init__(self, slot: Slot, layouts: Layouts) -> None:
+        super().__init__()
+        self.slot, self.layouts = slot, layouts
+
+    def __missing__(self, key: str) -> list[str]:
+        share = self.slot.choices[key]
+        self[key] = [
             other
-            for other, near in shares.items()
-            if other != key and key in shares and _distance(near, shares[key], layouts) <= 1
+            for other, near in self.slot.choices.items()
+            if share is not None
+            and near is not None
+            and other != key
+            and _distance(near, share, self.layouts) <= 1
         ]
-        for key in slot.choices
-    }
+        return self[key]
 
 
 def _profile_neighbours(keys: Sequence[str]) -> dict[str, list[str]]:
@@ -229,6 +242,7 @@ class UniquePlanSampler(BaseSampler):
     ) -> None:
         self.inner = inner
         self.space = space
+        self.distributions = distributions(space)
         self.claims = claims
         self.starts = list(starts)
         self.status: SpaceStatus = "fresh"
@@ -242,13 +256,14 @@ class UniquePlanSampler(BaseSampler):
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        return distributions(self.space)
+        return self.distributions
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """Return the parameters of a new plan; if there is none, of the unmerged plan."""
         self.status = "fresh"
+        self.claims.refresh()  # what others have claimed since the last trial
         self.starts = [plan for plan in self.starts if plan.hash not in self.claims.evaluated]
         for plan in self.starts:
             if plan.hash not in self.claims:

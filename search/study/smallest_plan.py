@@ -2,85 +2,97 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
+from dataclasses import replace
 
+import numpy as np
+
+from search.study.exact.segments import NO_SHARE, Ints
+from search.study.local_front.descent import descend
+from search.study.local_front.valuation import Valuation
 from search.study.objectives import PlanEvaluator, PredictedPlan
-from search.study.problem import Problem
+from search.study.pareto import evenly_spaced
+from search.study.problem import Limits, Problem
 from spaces.plan import SharePlan
 
 MAX_ENUMERATED = 5_000
 """A space of at most this many combinations is enumerated."""
+MOST_VALUED = 5_000_000
+"""The thorough search ends when it has valued this many plans."""
+
+PLANS_PER_SWEEP = 50_000
+"""About how many plans the descents from single shares value while each row changes once."""
 
 
 def smallest_plan(problem: Problem, evaluator: PlanEvaluator) -> PredictedPlan:
     """Return the smallest plan found; of equal bytes the one with the better proxy.
 
-    A small space is enumerated. In a large one, coordinate descent on the bytes starts from
-    nothing shared.
+    A small space is enumerated. In a large one, coordinate descents on the bytes start from
+    nothing shared, one for each model, which comes last as the trunk of the others; and from some
+    of the single shares, the more of them the smaller the space.
     """
+    valuation = _valuation(problem)
     if problem.space.size <= MAX_ENUMERATED:
-        return _smallest_of_all(problem, evaluator)
-    descents = (
-        _descend(problem, evaluator, order, SharePlan()) for order in _trunk_orders(problem)
-    )
-    return min(evaluator.predict(SharePlan()), *descents, key=_by_bytes)
+        return _smallest(valuation, valuation.all_columns(), evaluator)
+    singles = valuation.neighbours(_nothing_shared(valuation))
+    sweep = max(1, len(problem.layouts) * singles.shape[1])
+    some = evenly_spaced(singles.shape[1], 1 + PLANS_PER_SWEEP // sweep)
+    starts = np.concatenate([_nothing_shared(valuation), singles[:, some]], axis=1)
+    return _smallest(valuation, _descents(problem, valuation, starts), evaluator)
 
 
 def smallest_plan_thorough(problem: Problem, evaluator: PlanEvaluator) -> PredictedPlan:
-    """Return the smallest plan found, starting a descent from every single share, too.
+    """Return the smallest plan found, starting descents from every single share, too.
 
     This takes seconds on a large space, which do not matter before a budget is refused.
     """
-    smallest, space = smallest_plan(problem, evaluator), problem.space
-    if space.size <= MAX_ENUMERATED:
+    smallest, valuation = smallest_plan(problem, evaluator), _valuation(problem)
+    if problem.space.size <= MAX_ENUMERATED:
         return smallest
-    shares = [s for slot in space.slots for s in slot.choices.values() if s is not None]
-    for order in _trunk_orders(problem):
-        for share in shares:
-            descended = _descend(problem, evaluator, order, SharePlan((share,)))
-            smallest = min(smallest, descended, key=_by_bytes)
-    return smallest
+    singles = valuation.neighbours(_nothing_shared(valuation))
+    ends = _descents(problem, valuation, singles)
+    return min(smallest, _smallest(valuation, ends, evaluator), key=_by_bytes)
 
 
-def _smallest_of_all(problem: Problem, evaluator: PlanEvaluator) -> PredictedPlan:
-    space = problem.space
-    plans = (
-        space.decode(dict(zip(space.choices, keys, strict=True)))
-        for keys in itertools.product(*space.choices.values())
+def _valuation(problem: Problem) -> Valuation:
+    return Valuation(replace(problem, limits=Limits()))
+
+
+def _nothing_shared(valuation: Valuation) -> Ints:
+    """Return the column, (rows, 1), of the plan that shares nothing, in the fewest bytes."""
+    return np.array([*[NO_SHARE] * (len(valuation.choices) - 1), len(valuation.profiles) - 1])[
+        :, None
+    ]
+
+
+def _descents(problem: Problem, valuation: Valuation, starts: Ints) -> Ints:
+    """Return where descents in every order of the models from `starts`, (rows, n), end."""
+    orders = np.array(_trunk_orders(problem, valuation)).T
+    count = starts.shape[1]
+    return descend(
+        valuation,
+        np.tile(starts, orders.shape[1]),
+        np.repeat(orders, count, axis=1),
+        MOST_VALUED,
     )
-    return min(map(evaluator.predict, (SharePlan(), *plans)), key=_by_bytes)
 
 
-def _trunk_orders(problem: Problem) -> list[list[str]]:
-    """Return an order of the parameters for each model.
-
-    The model comes last as the trunk of the others.
-    """
-    names = list(problem.space.choices)
+def _trunk_orders(problem: Problem, valuation: Valuation) -> list[list[int]]:
+    """Return an order of the rows of a column for each model, which comes last as the trunk."""
+    models = [segment.model for segment in valuation.tables[0].segments]
+    rows = range(len(valuation.choices))
     return [
-        sorted(names, key=lambda name: name.partition(":")[0] == trunk)
+        sorted(rows, key=lambda row: row < len(models) and models[row] == trunk)
         for trunk in problem.layouts
     ]
 
 
-def _descend(
-    problem: Problem, evaluator: PlanEvaluator, order: Sequence[str], start: SharePlan
-) -> PredictedPlan:
-    """Change one parameter at a time, in the order given, while the plan becomes smaller."""
-    space = problem.space
-    parameters = space.encode(start)
-    best = evaluator.predict(space.decode(parameters))
-    improved = True
-    while improved:
-        improved = False
-        for name in order:
-            for choice in space.choices[name]:
-                changed = {**parameters, name: choice}
-                plan = evaluator.predict(space.decode(changed))
-                if _by_bytes(plan) < _by_bytes(best):
-                    parameters, best, improved = changed, plan, True
-    return best
+def _smallest(valuation: Valuation, columns: Ints, evaluator: PlanEvaluator) -> PredictedPlan:
+    """Return the smallest plan of columns without limits, or the plan that shares nothing."""
+    values = valuation.values(columns)
+    possible = np.flatnonzero(values.acyclic)
+    order = np.lexsort((-values.quality[possible], values.bytes[possible]))
+    best = valuation.plan(columns[:, possible[order[0]]])
+    return min(map(evaluator.predict, (SharePlan(), best)), key=_by_bytes)
 
 
 def _by_bytes(plan: PredictedPlan) -> tuple[int, float]:

@@ -8,6 +8,7 @@ import json
 import os
 import weakref
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,6 +17,8 @@ import sqlalchemy
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage, get_storage
 from optuna.storages.journal import JournalFileBackend
 
+from search.study.database.batched_storage import BatchedStorage
+from search.study.database.trial_rows import KNOWN_TABLES
 from search.study.storage_url import POSTGRESQL
 from search.utils.redact import without_credentials
 from spaces.errors import MergeSearchError
@@ -141,6 +144,13 @@ def open_existing_store(where: str) -> BaseStorage:
     return open_store(where)
 
 
+def answering_from_memory(storage: BaseStorage) -> AbstractContextManager[None]:
+    """Let a database answer from memory in the block, as of the trial created last in it."""
+    if isinstance(storage, BatchedStorage):
+        return storage.from_memory()
+    return contextlib.nullcontext()
+
+
 def _address(where: str) -> sqlalchemy.URL:
     try:
         url = sqlalchemy.make_url(POSTGRESQL.sub("postgresql+psycopg://", where, count=1))
@@ -159,7 +169,9 @@ def _database(url: sqlalchemy.URL) -> BaseStorage:
         connection.execute(OPENING_LOCK)
         rendered = url.render_as_string(hide_password=False)  # Optuna formats braces in the URL
         tables = RDBStorage(rendered, engine_kwargs={"pool_pre_ping": True})
-    store = get_storage(tables)
+    # Tables of another Optuna may mean something else: its own storage knows them.
+    known = tables.get_head_version() == KNOWN_TABLES
+    store = BatchedStorage(tables) if known else get_storage(tables)
     weakref.finalize(store, tables.engine.dispose)  # close the connections with the store
     return store
 

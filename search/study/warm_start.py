@@ -2,34 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
+from search.study.local_front.pareto_search import local_front, looked_up_costs
 from search.study.problem import Problem
 from spaces.cost import CostModel
 from spaces.plan import Ref, Share, SharePlan
 
 
-def starting_plans(problem: Problem, known_plans: Iterable[SharePlan] = ()) -> list[SharePlan]:
+def starting_plans(problem: Problem, known_plans: Sequence[SharePlan] = ()) -> list[SharePlan]:
     """Return plans that are likely to be good, each once and canonical.
 
-    In this order: `known_plans` (the smallest plan, an earlier front); nothing shared; the prefix
-    of one model as the trunk of all others, the deepest first; share after share by the bytes
-    that they save; the best share of each recipient stage. Shares that the space does not hold are
-    left out. If there are precision profiles, nothing shared is tried with each of them, and all
-    other plans with that of the fewest bytes.
+    In this order: `known_plans` (the smallest plan, an earlier front); nothing shared, with each
+    precision profile; the front that a local search finds by tables, see `local_front`; and, if
+    some cost of the problem is in no table, the heuristic plans. Shares that the space does not
+    hold are left out.
     """
     space = problem.space
+    first, heuristic = [*known_plans, *unmerged_plans(problem)], list(heuristic_plans(problem))
+    front = local_front(problem, [*first, *heuristic])
+    rest = [] if looked_up_costs(problem) == problem.costs else heuristic
+    return list(
+        dict.fromkeys(space.decode(space.encode(plan)) for plan in (*first, *front, *rest))
+    )
+
+
+def unmerged_plans(problem: Problem) -> list[SharePlan]:
+    """Return the plans that share nothing: one for each precision profile."""
+    precision = problem.space.precision
+    return [precision.apply(SharePlan(), key) for key in precision.keys] or [SharePlan()]
+
+
+def heuristic_plans(problem: Problem) -> Iterator[SharePlan]:
+    """Yield plans that are good by a rule, all with the precision profile of the fewest bytes.
+
+    In this order: the prefix of one model as the trunk of all others, the deepest first; share
+    after share by the bytes that they save; the best share of each recipient stage.
+    """
+    precision = problem.space.precision
     by_bytes = greedy_plans(problem, shares_by_bytes(problem))
     single = (SharePlan((share,)) for share in _best_by_recipient(problem))
-    plans = (*_trunk_plans(problem), *by_bytes, *single)
-    keys = space.precision.keys
-    stored = [space.precision.apply(SharePlan(), key) for key in keys] or [SharePlan()]
-    in_fewest_bytes = (space.precision.apply(plan, keys[-1]) if keys else plan for plan in plans)
-    return list(
-        dict.fromkeys(
-            space.decode(space.encode(plan)) for plan in (*known_plans, *stored, *in_fewest_bytes)
-        )
-    )
+    for plan in (*_trunk_plans(problem), *by_bytes, *single):
+        yield precision.apply(plan, precision.keys[-1]) if precision.keys else plan
 
 
 def shares_by_bytes(problem: Problem) -> list[Share]:

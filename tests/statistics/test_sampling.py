@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from search.statistics.sampling import (
     HELD_OUT_EVERY,
+    MOST_ROWS,
     FoldedBatch,
     PositionSampling,
     Pyramid,
@@ -66,7 +67,9 @@ def test_the_frames_of_the_fit_come_first(start: int, size: int) -> None:
     batch = FoldedBatch(range(start, start + size))
     is_held_out = [batch.indices[k] % HELD_OUT_EVERY == HELD_OUT_EVERY - 1 for k in batch.order]
     assert sorted(batch.order) == list(range(size))
-    assert is_held_out == sorted(is_held_out) and batch.fit_count == is_held_out.count(False)
+    assert is_held_out == sorted(is_held_out)
+    spots = SampledPositions((4, 4), batch, PositionSampling(3, 0), CPU)
+    assert spots.fit_rows == 3 * is_held_out.count(False)
 
 
 @given(st.integers(1, 30), st.integers(1, 30), st.integers(1, 40), st.integers(0, 9))
@@ -89,3 +92,16 @@ def test_a_frames_positions_depend_on_its_index_and_the_seed_alone() -> None:
     one = of_frame(6, range(0, 8), 1)
     assert one == of_frame(6, range(4, 12), 1) == of_frame(6, range(6, 7), 1)
     assert one != of_frame(6, range(0, 8), 2) and one != of_frame(7, range(0, 8), 1)
+
+
+@given(st.integers(1, 200_000), st.integers(1, 50), st.integers(0, 9))
+def test_rows_stay_few_however_many_frames_there_are(
+    frames: int, positions: int, seed: int
+) -> None:
+    sampling = PositionSampling(positions, seed, frames)
+    taken = [frame for frame in range(frames) if sampling.takes(frame)]
+    rows = len(taken) * sampling.count((9, 9))
+    assert rows <= MOST_ROWS * 1.01 + 1
+    assert rows * sampling.weight((9, 9)) == pytest.approx(frames * positions, rel=0.02)
+    held_out = sum(frame % HELD_OUT_EVERY == HELD_OUT_EVERY - 1 for frame in taken)
+    assert held_out == pytest.approx(len(taken) / HELD_OUT_EVERY, rel=0.02, abs=1)

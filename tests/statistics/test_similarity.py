@@ -12,10 +12,9 @@ from tiny import CLASSIFIER, STREET, Matrix, Weights, load_tiny, shares_in
 from search.data.frames import Subset
 from search.statistics.hsic import u_centred
 from search.statistics.observed import Observed
-from search.statistics.second_moments import GridColumns, SecondMoments
+from search.statistics.rows import RowCollector
 from search.statistics.similarity import RIDGE_STRENGTHS, DegenerateRepresentation, Statistics
 from search.statistics.streaming import (
-    FOLDS,
     HELD_OUT_EVERY,
     Moments,
     PassSettings,
@@ -32,6 +31,8 @@ X, Y = Ref("x", "s"), Ref("y", "s")
 PAIR, BACK = Pair(X, Y), Pair(Y, X)
 POSITIONS = 6
 NONE = Footprint(0, 0)
+CODED = 2e-5
+"""How far 16 bits a value may take a similarity from float64."""
 
 
 def seeded(seed: int, *shape: int) -> Matrix:
@@ -51,15 +52,13 @@ def facts_of(channels: Mapping[str, int]) -> dict[str, ModelFacts]:
 
 def statistics(x: Matrix, y: Matrix, batch: int = 8) -> Statistics:
     """Return the statistics of two representations, each (frames, positions, channels)."""
-    columns = GridColumns.of([PAIR, BACK], {X: x.shape[2], Y: y.shape[2]})
-    folds = {fold: SecondMoments(columns) for fold in FOLDS}
-    moments = Moments((X, Y), len(x), np.zeros((2, 2)), {(2, 3): folds})
+    collector = RowCollector([PAIR, BACK])
     is_held_out = np.arange(len(x)) % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
-    for fold, rows in (("fit", ~is_held_out), ("held", is_held_out)):
-        samples = {
-            ref: torch.from_numpy(v[rows].reshape(-1, v.shape[2])) for ref, v in ((X, x), (Y, y))
-        }
-        moments.at((2, 3), fold).add(samples)
+    for ref, v in ((X, x), (Y, y)):
+        fit, held = (v[rows].reshape(-1, v.shape[2]) for rows in (~is_held_out, is_held_out))
+        collector.take(ref, torch.from_numpy(np.concatenate([fit, held])), len(fit))
+    collector.end_block(0, 1.0)
+    moments = Moments((X, Y), len(x), np.zeros((2, 2)), {(2, 3): collector.finish()})
     for start in range(0, len(x), batch):
         flat = [v[start : start + batch].reshape(min(batch, len(x) - start), -1) for v in (x, y)]
         grams = u_centred(torch.from_numpy(np.stack([f @ f.T for f in flat]))).flatten(1)
@@ -104,8 +103,8 @@ def test_cka_is_symmetric(related: tuple[Matrix, Matrix]) -> None:
 def test_rotation_scale_and_shift_do_not_change_cka(related: tuple[Matrix, Matrix]) -> None:
     x, y = related
     moved = 7.5 * (x @ orthogonal(4, DONOR)) + seeded(5, DONOR)
-    assert both(statistics(moved, y)) == pytest.approx(both(statistics(x, y)), abs=1e-9)
-    assert both(statistics(y, moved)) == pytest.approx(both(statistics(y, x)), abs=1e-9)
+    assert both(statistics(moved, y)) == pytest.approx(both(statistics(x, y)), abs=CODED)
+    assert both(statistics(y, moved)) == pytest.approx(both(statistics(y, x)), abs=CODED)
 
 
 def test_another_invertible_map_changes_cka(related: tuple[Matrix, Matrix]) -> None:
@@ -187,7 +186,7 @@ def test_position_cka_equals_its_slow_reference(related: tuple[Matrix, Matrix]) 
     x, y = (rows_of(v) - rows_of(v).mean(0) for v in related)
     k, l_ = x @ x.T, y @ y.T  # Kornblith et al. 2019: HSIC of the Grams, here of all positions
     expected = (k * l_).sum() / np.sqrt((k * k).sum() * (l_ * l_).sum())
-    assert statistics(*related).position_cka(PAIR) == pytest.approx(float(expected), abs=1e-9)
+    assert statistics(*related).position_cka(PAIR) == pytest.approx(float(expected), abs=CODED)
 
 
 def slow_ridge(x: Matrix, y: Matrix, strength: float) -> tuple[Matrix, Matrix]:
@@ -230,7 +229,7 @@ def test_held_out_ridge_equals_its_slow_reference(frames: int, donor: int) -> No
         scores[strength] = slow_explained(held_y, held_x @ weight + bias)
     ridge = statistics(*related).ridge(PAIR)
     best = max(scores, key=lambda s: scores[s])
-    assert ridge.explained == pytest.approx(scores[best], abs=1e-8)
+    assert ridge.explained == pytest.approx(scores[best], abs=CODED)
     assert ridge.strength == best
 
 
@@ -258,7 +257,7 @@ def test_an_invertible_map_of_the_donor_does_not_change_r2(related: tuple[Matrix
     one, other = (statistics(v, y).ridge(PAIR).explained for v in (x, moved))
     assert one == pytest.approx(other, abs=1e-3)
     rotated = x @ orthogonal(4, DONOR)  # a rotation does not change the ridge either
-    assert statistics(rotated, y).ridge(PAIR).explained == pytest.approx(one, abs=1e-9)
+    assert statistics(rotated, y).ridge(PAIR).explained == pytest.approx(one, abs=CODED)
 
 
 def test_the_map_recovers_the_weight_and_bias_that_made_the_data() -> None:
@@ -283,9 +282,9 @@ def test_the_map_is_the_ridge_of_both_folds_stretched_to_the_recipients_variance
     stretch = y.std(0) / (x @ weight).std(0)
     assert (stretch > 1.0001).all()  # a regression predicts less variance than there is
     linear_map = stats.linear_map(share(LINEAR))
-    np.testing.assert_allclose(linear_map.weight.numpy().T, weight * stretch, atol=1e-5)
+    np.testing.assert_allclose(linear_map.weight.numpy().T, weight * stretch, atol=1e-4)
     bias = y.mean(0) - x.mean(0) @ (weight * stretch)
-    np.testing.assert_allclose(linear_map.bias.numpy(), bias, atol=1e-5)
+    np.testing.assert_allclose(linear_map.bias.numpy(), bias, atol=1e-4)
 
 
 @pytest.mark.parametrize("rank", [0, 1, 3])
@@ -321,7 +320,7 @@ def test_identity_explains_the_variance_without_the_plain_difference() -> None:
     y = x + 0.3 * seeded(2, FRAMES, POSITIONS, DONOR) + 0.2
     held_x, held_y = folds_of(x)[1], folds_of(y)[1]
     explained = statistics(x, y).explained(share(IDENTITY))
-    assert explained == pytest.approx(slow_explained(held_y, held_x), abs=1e-9)
+    assert explained == pytest.approx(slow_explained(held_y, held_x), abs=CODED)
     assert statistics(y, y).explained(share(IDENTITY)) == pytest.approx(1, abs=1e-9)
 
 
@@ -339,7 +338,7 @@ def test_a_low_rank_map_explains_as_much_as_its_product(related: tuple[Matrix, M
     weight = ridge @ right.T @ right
     predicted = (held_x - fit_x.mean(0)) @ weight + fit_y.mean(0)
     explained = stats.explained(share(AdapterSpec("linear", 2)))
-    assert explained == pytest.approx(slow_explained(held_y, predicted), abs=1e-8)
+    assert explained == pytest.approx(slow_explained(held_y, predicted), abs=CODED)
 
 
 def test_a_higher_rank_explains_more_up_to_the_full_map(

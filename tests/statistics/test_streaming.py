@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
@@ -24,9 +26,10 @@ from torch import nn
 from search.data.frames import RenderedScenes
 from search.statistics.hsic import gram, u_centred
 from search.statistics.observed import Observed
-from search.statistics.second_moments import GridColumns, PooledMoments, SecondMoments
+from search.statistics.ridge import RidgeRegression
+from search.statistics.rows import FOLDS, GridRows, RowCollector
+from search.statistics.second_moments import SecondMoments, squares
 from search.statistics.streaming import (
-    FOLDS,
     BadRepresentation,
     Moments,
     PassSettings,
@@ -49,128 +52,104 @@ def random_rows(rows: int, width: int, seed: int, mean: float = 0.0) -> torch.Te
     return torch.randn(rows, width, generator=generator) + mean
 
 
-def moments_of(samples: dict[Ref, torch.Tensor], *pairs: Pair) -> SecondMoments:
-    """Return empty moments with columns for the pairs."""
-    return SecondMoments(GridColumns.of(pairs, {ref: v.shape[1] for ref, v in samples.items()}))
+def collected(samples: dict[Ref, torch.Tensor], *pairs: Pair, first: int = 0) -> GridRows:
+    """Return the rows as one block; every fourth row is held out."""
+    collector = RowCollector(pairs)
+    count = len(next(iter(samples.values())))
+    for ref, rows in samples.items():
+        collector.take(ref, rows, count - count // 4)
+    collector.end_block(first, 1.0)
+    return collector.finish()
 
 
-def assert_exact(
-    moments: SecondMoments, samples: dict[Ref, torch.Tensor], *pairs: Pair, atol: float = 1e-9
-) -> None:
-    """Assert that means and scatter are those of the samples, computed in float64."""
-    exact = {ref: rows.double().numpy() for ref, rows in samples.items()}
-    centred = {ref: rows - rows.mean(0) for ref, rows in exact.items()}
+def assert_near(rows: GridRows, samples: dict[Ref, torch.Tensor], rtol: float = 1e-4) -> None:
+    """Assert that means and products are those of the samples, computed in float64."""
+    moments = SecondMoments(rows, FOLDS)
+    exact = {ref: values.double().numpy() for ref, values in samples.items()}
+    centred = {ref: values - values.mean(0) for ref, values in exact.items()}
     assert moments.count == len(next(iter(exact.values())))
-    for ref, rows in centred.items():
-        np.testing.assert_allclose(moments.mean(ref), exact[ref].mean(0), atol=atol)
-        np.testing.assert_allclose(moments.squares[ref], rows.T @ rows, atol=atol)
-    for pair in pairs:
-        expected = centred[pair.donor].T @ centred[pair.recipient]
-        np.testing.assert_allclose(moments.product(pair), expected, atol=atol)
+    for donor, x in centred.items():
+        np.testing.assert_allclose(
+            moments.mean(donor), exact[donor].mean(0), atol=rtol * x.std(), rtol=1e-6
+        )
+        assert moments.variance(donor) == pytest.approx(float(x.var(0).sum()), rel=rtol)
+        for recipient, y in centred.items():
+            np.testing.assert_allclose(
+                moments.product(donor, recipient), x.T @ y / len(x), atol=rtol * x.std() * y.std()
+            )
 
 
-def test_moments_of_two_batches_are_the_moments_of_both_at_once() -> None:
-    samples = {A: random_rows(8, 5, 1, mean=3).double(), B: random_rows(8, 3, 2).double()}
-    at_once, in_two = moments_of(samples, PAIR, BACK), moments_of(samples, PAIR, BACK)
-    at_once.add(samples)
-    for part in (slice(0, 3), slice(3, 8)):
-        in_two.add({ref: rows[part] for ref, rows in samples.items()})
-    for moments in (at_once, in_two):
-        assert_exact(moments, samples, PAIR, BACK)
-
-
-@given(st.lists(st.integers(0, 7), min_size=1, max_size=5), st.integers(0, 50))
-def test_merged_moments_are_the_moments_of_all_rows(sizes: list[int], seed: int) -> None:
-    sizes = [*sizes, 3]
-    samples = {A: random_rows(sum(sizes), 4, seed, mean=9).double(),
-               B: random_rows(sum(sizes), 2, seed + 1).double()}  # fmt: skip
-    total, start = moments_of(samples, PAIR, BACK), 0
-    for size in sizes:
-        part = moments_of(samples, PAIR, BACK)
-        if size:
-            part.add({ref: rows[start : start + size] for ref, rows in samples.items()})
-        total.merge(part)
-        start += size
-    assert_exact(total, samples, PAIR, BACK)
-
-
-def test_a_merge_does_not_change_the_merged_part() -> None:
-    samples = {A: random_rows(8, 5, 1).double(), B: random_rows(8, 3, 2).double()}
-    part, total = moments_of(samples, PAIR), moments_of(samples, PAIR)
-    part.add(samples)
-    for _ in range(2):
-        total.merge(part)
-    assert_exact(part, samples, PAIR)
-    assert_exact(total, {ref: torch.cat([rows, rows]) for ref, rows in samples.items()}, PAIR)
-
-
-def test_every_pair_of_several_models_has_its_own_products() -> None:
-    """Each of three models has two recipients, and a donor on another grid."""
-    refs = [Ref(model, stage) for model in "abc" for stage in ("r1", "r2", "d")]
-    samples = {ref: random_rows(20, 2 + k, k).double() for k, ref in enumerate(refs)}
-    pairs = [
-        Pair(donor, recipient)
-        for donor in refs
-        for recipient in refs
-        if donor.model != recipient.model and recipient.stage != "d"
+@given(st.lists(st.integers(1, 7), min_size=1, max_size=6), st.randoms(use_true_random=False))
+def test_blocks_merge_in_any_order_to_the_same_rows(sizes: list[int], order: Random) -> None:
+    samples = {A: random_rows(sum(sizes), 5, 1, mean=3), B: random_rows(sum(sizes), 3, 2)}
+    starts = np.cumsum([0, *sizes[:-1]])
+    shards = [
+        collected({r: v[s : s + n] for r, v in samples.items()}, PAIR, BACK, first=int(s))
+        for s, n in zip(starts, sizes, strict=True)
     ]
-    moments = moments_of(samples, *pairs)
-    moments.add(samples)
-    assert_exact(moments, samples, *pairs)
-    for donor in refs:
-        recipients = moments.columns.recipients_of(donor)
-        assert set(recipients) == {pair.recipient for pair in pairs if pair.donor == donor}
+    in_order, shuffled = GridRows((PAIR, BACK)), GridRows((PAIR, BACK))
+    for shard in shards:
+        in_order.merge(shard)
+    for shard in order.sample(shards, len(shards)):
+        shuffled.merge(shard)
+    assert in_order.blocks == shuffled.blocks
+    for ref, coded in in_order.coded.items():
+        for name, tensor in vars(coded).items():
+            assert torch.equal(tensor, vars(shuffled.coded[ref])[name])
+    if sum(sizes) > 2:
+        assert_near(in_order, samples)
 
 
-def test_models_that_share_nothing_have_no_products() -> None:
-    c = Ref("c", "s")
-    samples = {
-        A: random_rows(6, 4, 1).double(),
-        B: random_rows(6, 2, 2).double(),
-        c: random_rows(6, 3, 3).double(),
-    }
-    moments = moments_of(samples, PAIR, Pair(c, B))
-    moments.add(samples)
-    assert set(moments.products) == {("a", "b"), ("b", "a"), ("b", "c"), ("c", "b")}
-    assert moments.columns.recipients_of(c) == (B,)
+@pytest.mark.parametrize("scale", [1e-30, 1e-6, 1.0, 1e6, 1e30])
+def test_no_range_of_values_is_lost(scale: float) -> None:
+    samples = {A: random_rows(40, 5, 1) * scale, B: random_rows(40, 3, 2)}
+    moments = SecondMoments(collected(samples, PAIR), FOLDS)
+    x = samples[A].double()
+    correlations = moments.product(A, B) / scale
+    exact = ((x - x.mean(0)).T @ samples[B].double() / 40 / scale).numpy()
+    np.testing.assert_allclose(correlations, exact, atol=1e-4)
 
 
-def test_a_wide_scatter_matrix_is_complete_and_symmetric() -> None:
-    x = random_rows(30, 700, 1)
-    moments = moments_of({A: x, B: x[:, :2]}, PAIR)
-    moments.add({A: x, B: x[:, :2]})
-    exact = x.double() - x.double().mean(0)
-    np.testing.assert_allclose(moments.squares[A], exact.T @ exact, atol=1e-4)
-    np.testing.assert_array_equal(moments.squares[A], moments.squares[A].T)
+def test_a_channel_far_above_or_below_the_others_keeps_its_precision() -> None:
+    x = random_rows(64, 4, 1) * torch.tensor([1e-5, 1.0, 1e5, 0.0]) + torch.tensor([0, 0, 0, 7.0])
+    moments = SecondMoments(collected({A: x, B: x}, PAIR), FOLDS)
+    variances = squares(moments.deviations(A))
+    np.testing.assert_allclose(variances, x.double().var(0, correction=0), rtol=1e-4)
+    assert variances[3] == 0 and moments.mean(A)[3] == 7
 
 
-@pytest.mark.parametrize("parts", [1, 4])
-def test_a_mean_far_above_the_deviations_loses_no_digits(parts: int) -> None:
+def test_a_mean_far_above_the_deviations_loses_no_digits() -> None:
     x = random_rows(64, 40, 1) * 1e-3 + 100.0
-    moments = moments_of({A: x, B: x}, PAIR)
-    for part in x.chunk(parts):
-        moments.add({A: part, B: part})
-    covariance = moments.squares[A].numpy() / 64
-    exact = np.cov(x.double().numpy().T, bias=True)
-    assert np.linalg.eigvalsh(covariance).min() > -1e-11
-    np.testing.assert_allclose(covariance, exact, atol=1e-10)
+    rows = collected({A: x, B: x}, PAIR)
+    covariance = SecondMoments(rows, FOLDS).product(A, A).numpy()
+    assert np.linalg.eigvalsh(covariance).min() > -1e-13
+    np.testing.assert_allclose(covariance, np.cov(x.double().numpy().T, bias=True), atol=2e-10)
 
 
-def test_folds_are_pooled_about_their_common_mean_or_another() -> None:
-    samples = {A: random_rows(30, 5, 1, mean=2).double(), B: random_rows(30, 3, 2).double()}
-    folds = [moments_of(samples, PAIR), moments_of(samples, PAIR)]
-    for moments, part in zip(folds, (slice(0, 19), slice(19, 30)), strict=True):
-        moments.add({ref: rows[part] for ref, rows in samples.items()})
-    pooled = PooledMoments(folds)
-    about = {A: torch.full((5,), 7.0).double(), B: torch.full((3,), -2.0).double()}
-    own = {ref: rows.mean(0) for ref, rows in samples.items()}
-    for means, at in ((own, None), (about, (about[A], about[B]))):
-        x, y = (samples[ref] - means[ref] for ref in (A, B))
-        np.testing.assert_allclose(pooled.square(A, at and at[0]), x.T @ x / 30, atol=1e-12)
-        np.testing.assert_allclose(pooled.product(A, [B], at), x.T @ y / 30, atol=1e-12)
-        spread = (x**2).mean(0)
-        np.testing.assert_allclose(pooled.variances(A, at and at[0]), spread)
-        assert pooled.variance(A, at and at[0]) == pytest.approx(float(spread.sum()))
+def test_a_row_of_weight_two_counts_as_two_rows() -> None:
+    samples = {A: random_rows(12, 3, 1), B: random_rows(12, 2, 2)}
+    heavy, single = (collected(samples, PAIR) for _ in range(2))
+    heavy.blocks = tuple(replace(block, weight=2.0) for block in heavy.blocks)
+    single.merge(collected(samples, PAIR))
+    other = {ref: rows + 1 for ref, rows in samples.items()}
+    for rows in (heavy, single):
+        rows.merge(collected(other, PAIR, first=12))
+    weighted, repeated = SecondMoments(heavy, FOLDS), SecondMoments(single, FOLDS)
+    assert weighted.weight == repeated.weight == 36 and weighted.count == 24
+    np.testing.assert_allclose(weighted.product(A, B), repeated.product(A, B), atol=1e-7)
+
+
+@pytest.mark.parametrize("channels", [3, 300])
+def test_the_side_of_rows_gives_the_solution_of_the_side_of_channels(channels: int) -> None:
+    x, y = random_rows(60, channels, 1, mean=2), random_rows(60, 4, 2)
+    moments = SecondMoments(collected({A: x, B: y}, PAIR), FOLDS)
+    rows, target = moments.deviations(A).double(), moments.deviations(B).double()
+    square = rows.T @ rows
+    penalty = 0.1 * square.trace() / channels
+    expected = torch.linalg.solve(square + penalty * torch.eye(channels), rows.T @ target)
+    solution = RidgeRegression.of(A, moments).solver(0.1).solution(target.float())
+    np.testing.assert_allclose(solution.weight, expected, atol=1e-6)
+    np.testing.assert_allclose(solution.predicted, squares(rows @ expected), atol=1e-6)
 
 
 def slow_hsic(gram: Matrix, other: Matrix) -> float:
@@ -250,20 +229,21 @@ def test_moments_do_not_depend_on_the_size_of_the_batches(models: dict[str, Stag
     small, large = (measure(models, 16, PassSettings(batch=batch)) for batch in (4, 8))
     assert small.frames == large.frames == 16
     for grid in small.grids:
-        for fold in FOLDS:
-            one, other = small.at(grid, fold), large.at(grid, fold)
-            assert one.count == other.count
-            for ref in one.squares:
-                scale = float(other.squares[ref].abs().max())
-                np.testing.assert_allclose(one.squares[ref], other.squares[ref], atol=1e-5 * scale)
+        one, other = (SecondMoments(m.grids[grid], FOLDS) for m in (small, large))
+        assert one.count == other.count
+        for ref in one.rows.refs:
+            square = other.product(ref, ref)
+            np.testing.assert_allclose(
+                one.product(ref, ref), square, atol=1e-4 * float(square.abs().max())
+            )
 
 
 def test_both_folds_together_hold_every_sampled_position(models: dict[str, StagedModel]) -> None:
     moments = measure(models, 16, PassSettings(batch=8, positions=10))
-    for grid, folds in moments.grids.items():
+    for grid, rows in moments.grids.items():
         positions = 1 if grid is None else min(10, grid[0] * grid[1])
-        assert folds["held"].count == 4 * positions
-        assert folds["fit"].count == 12 * positions
+        assert SecondMoments(rows, ["held"]).count == 4 * positions
+        assert SecondMoments(rows, ["fit"]).count == 12 * positions
 
 
 def test_the_means_are_exact_where_all_positions_are_sampled(
@@ -273,8 +253,8 @@ def test_the_means_are_exact_where_all_positions_are_sampled(
     whole = whole_representations(models, RenderedScenes(STREET, 8), 4)
     for ref, grid in ((Ref("a", "blocks.3"), (4, 4)), (Ref("b", "stem"), (32, 32))):
         exact = whole[ref].reshape(8, -1, grid[0] * grid[1]).mean((0, 2))
-        mean = PooledMoments([moments.at(grid, fold) for fold in FOLDS]).mean(ref)
-        np.testing.assert_allclose(mean, exact, rtol=1e-6, atol=1e-6 * np.abs(exact).max())
+        mean = SecondMoments(moments.grids[grid], FOLDS).mean(ref)
+        np.testing.assert_allclose(mean, exact, rtol=1e-5, atol=1e-5 * np.abs(exact).max())
 
 
 def test_a_remainder_too_small_for_the_estimator_is_left_out(
@@ -289,7 +269,7 @@ def test_the_seed_determines_the_positions(models: dict[str, StagedModel]) -> No
         measure(models, 8, PassSettings(batch=4, positions=4, seed=seed)) for seed in (1, 1, 2)
     )
     ref = Ref("a", "stem")
-    means = [m.at((32, 32), "fit").mean(ref) for m in (one, same, other)]
+    means = [SecondMoments(m.grids[32, 32], ["fit"]).mean(ref) for m in (one, same, other)]
     assert (means[0] == means[1]).all() and (means[0] != means[2]).any()
     assert (one.hsic == other.hsic).all()
 

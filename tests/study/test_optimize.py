@@ -6,6 +6,7 @@ import json
 import os
 import random
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise, product
 from pathlib import Path
@@ -14,19 +15,28 @@ from typing import get_args
 import numpy as np
 import optuna
 import pytest
+from made_up_precisions import with_precision_profiles
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
+from slow_smallest_plan import slow_smallest_plan
+from test_exact import random_problem
 from tiny import MadeUpDeployment
 
 from search.study.claims import Claims
+from search.study.local_front.pareto_search import local_front
 from search.study.objectives import EvaluatedPlan, PlanEvaluator
-from search.study.optimize import StudyResult, StudySettings, run_study
+from search.study.optimize import StudyResult, StudySettings, join_study, run_study
 from search.study.pareto import front_indices, hypervolume, nondominated_indices
 from search.study.problem import Cost, Limits, Problem, SamplerName
-from search.study.samplers import LocalSampler
+from search.study.samplers import LocalSampler, UniquePlanSampler, make_sampler
 from search.study.smallest_plan import smallest_plan, smallest_plan_thorough
 from search.study.storage import open_store
-from search.study.warm_start import greedy_plans, shares_by_bytes, starting_plans
+from search.study.warm_start import (
+    greedy_plans,
+    heuristic_plans,
+    shares_by_bytes,
+    starting_plans,
+)
 from spaces.cost import CostModel
 from spaces.plan import LINEAR, Ref, Share, SharePlan
 
@@ -41,11 +51,21 @@ def run_in(
     sampler: SamplerName = "local",
 ) -> StudyResult:
     """Run a study whose store is in the folder, from the usual starting plans."""
+    smallest = smallest_plan(problem, PlanEvaluator(problem)).plan
+    return run_from(starting_plans(problem, [smallest]), problem, folder, trials, seed, sampler)
+
+
+def run_from(
+    starts: Sequence[SharePlan],
+    problem: Problem,
+    folder: Path,
+    trials: int,
+    seed: int,
+    sampler: SamplerName,
+) -> StudyResult:
     folder.mkdir(exist_ok=True)
     settings = StudySettings("made-up", str(folder / "study.log"), sampler, trials, seed)
-    evaluator = PlanEvaluator(problem)
-    starts = starting_plans(problem, [smallest_plan(problem, evaluator).plan])
-    return run_study(evaluator, settings, starts)
+    return run_study(PlanEvaluator(problem), settings, starts)
 
 
 def load_studies(folder: Path) -> list[optuna.Study]:
@@ -120,7 +140,7 @@ def test_the_same_seed_gives_the_same_result(tmp_path: Path, sampler: SamplerNam
         run_in(problem, tmp_path / str(k), 60, seed, sampler) for k, seed in enumerate((1, 1, 2))
     )
     assert one == same
-    assert one.hypervolumes != other.hypervolumes
+    assert one.evaluated != other.evaluated
 
 
 def test_as_many_trials_as_plans_end_the_study_without_failed_trials(tmp_path: Path) -> None:
@@ -137,10 +157,11 @@ def test_as_many_trials_as_plans_end_the_study_without_failed_trials(tmp_path: P
 def test_the_local_sampler_beats_nsga2_and_random_sampling_at_equal_trials(tmp_path: Path) -> None:
     problem = MadeUpDeployment({"a": 9, "det": 9}, {"det": (4, 6, 8)}, seed=1).problem(0.6)
     assert problem.space.size > 100_000
+    starts = [*heuristic_plans(problem)]  # without the local front, which leaves little to find
     volumes = {
         sampler: np.mean(
             [
-                run_in(problem, tmp_path / sampler, 150, seed, sampler).hypervolumes[-1]
+                run_from(starts, problem, tmp_path / sampler, 150, seed, sampler).hypervolumes[-1]
                 for seed in range(5)
             ]
         )
@@ -306,7 +327,7 @@ def test_an_empty_space_holds_one_plan(tmp_path: Path) -> None:
     assert smallest_plan(problem, PlanEvaluator(problem)).plan == SharePlan()
 
 
-def test_starting_plans_are_prior_plans_the_empty_plan_and_the_best_shares() -> None:
+def test_starting_plans_are_prior_plans_the_empty_plan_and_the_local_front() -> None:
     problem = MIDDLE.problem(0.7)
     prior_plan = SharePlan(
         (
@@ -318,14 +339,28 @@ def test_starting_plans_are_prior_plans_the_empty_plan_and_the_best_shares() -> 
     )
     plans = starting_plans(problem, [prior_plan])
     assert plans[:2] == [prior_plan, SharePlan()] and len(plans) == len(set(plans))
+    heuristic = [*heuristic_plans(problem)]
+    front = local_front(problem, [prior_plan, *heuristic])
+    assert plans[2:] == [plan for plan in front if plan not in plans[:2]]
+    both = starting_plans(replace(problem, costs=("bytes", "activation")), [prior_plan])
+    assert both[: len(plans)] == plans and set(both) == {*plans, *heuristic}
+    for cost in ("activation", "latency"):
+        unlisted = replace(problem, costs=(cost,))
+        expected = dict.fromkeys([prior_plan, SharePlan(), *heuristic])
+        assert starting_plans(unlisted, [prior_plan]) == [*expected]
+
+
+def test_the_heuristic_plans_hold_the_best_share_of_every_recipient() -> None:
+    problem = MIDDLE.problem(0.7)
+    plans = [*heuristic_plans(problem)]
     for recipient in {share.recipient for share in problem.quality_by_share}:
         choices = [share for share in problem.quality_by_share if share.recipient == recipient]
         assert SharePlan((max(choices, key=lambda s: problem.quality_by_share[s]),)) in plans
 
 
-def test_the_starting_plans_share_every_model_with_all_others_at_every_depth() -> None:
+def test_the_heuristic_plans_share_every_model_with_all_others_at_every_depth() -> None:
     problem = MadeUpDeployment({"a": 3, "b": 3, "c": 3}).problem(0.7)
-    plans = starting_plans(problem)
+    plans = [*heuristic_plans(problem)]
     for trunk in "abc":
         others = sorted({"a", "b", "c"} - {trunk})
         prefixes = [
@@ -367,6 +402,34 @@ def test_the_starting_plans_are_the_first_trials_in_their_order(tmp_path: Path) 
     assert evaluated[: len(starts)] == [plan.hash for plan in starts]
 
 
+def test_a_worker_takes_the_starting_plans_in_an_order_of_its_own(tmp_path: Path) -> None:
+    problem = MadeUpDeployment({"a": 6, "b": 6, "c": 5}).problem(0.7)
+    store = str(tmp_path / "study.log")
+    starts = starting_plans(problem)
+    settings = StudySettings("made-up", store, "local", 1, 0)
+    run_study(PlanEvaluator(problem), settings, starts)
+    (study,) = load_studies(tmp_path)
+    study.set_user_attr("settings", {**study.user_attrs["settings"], "trials": len(starts)})
+    assert join_study(store, settings.study_name(problem)) == len(starts) - 1 > 10
+    evaluated = [t.user_attrs["claim"][0] for t in complete_trials(load_studies(tmp_path)[0])]
+    in_order = [plan.hash for plan in starts]
+    assert sorted(evaluated) == sorted(in_order) and evaluated != in_order
+
+
+def test_a_plan_that_another_process_has_just_claimed_is_not_proposed(tmp_path: Path) -> None:
+    study, _, (mine, theirs) = two_claims(tmp_path)
+    problem = MIDDLE.problem(0.7)
+    starts = starting_plans(problem)
+    proposer = make_sampler("local", problem, 0)
+    study.sampler = UniquePlanSampler(proposer, problem.space, mine, starts, 0)
+    other = optuna.load_study(
+        study_name=study.study_name, storage=open_store(str(tmp_path / "study.log"))
+    )
+    assert theirs.claim(other.ask(), starts[0].hash)
+    trial = study.ask(study.sampler.distributions)
+    assert problem.space.decode(trial.params) == starts[1]
+
+
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize(
     ("stages", "taps"),
@@ -384,6 +447,24 @@ def test_the_smallest_plan_is_the_smallest_of_all(
     assert problem.space.size < 5_000
     least = smallest_plan(problem, PlanEvaluator(problem))
     assert least.bytes == min(v.bytes for v in evaluate_all(problem))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_smallest_plan_is_no_larger_than_that_of_one_descent_after_another(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("search.study.smallest_plan.MAX_ENUMERATED", 0)
+    problems = [
+        MadeUpDeployment({"a": 4, "det": 4, "b": 3}, {"det": (1, 3)}, seed).problem(1.0),
+        random_problem(seed),
+        with_precision_profiles(random_problem(seed + 12), seed),
+    ]
+    for problem in problems:
+        evaluator = PlanEvaluator(problem)
+        least = smallest_plan(problem, evaluator)
+        assert least == evaluator.predict(least.plan)
+        slow = slow_smallest_plan(problem, evaluator)
+        assert (least.bytes, -least.proxy - 1e-12) <= (slow.bytes, -slow.proxy)
 
 
 @pytest.mark.parametrize("seed", range(6))

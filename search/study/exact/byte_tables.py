@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import product
+from typing import TypeVar
 
 import numpy as np
 
@@ -12,6 +15,8 @@ from spaces.cost import CostModel
 from spaces.liveness import Liveness
 from spaces.model_facts import ModelFacts
 from spaces.plan import HEAD, Precision, Ref, Share
+
+Value = TypeVar("Value")
 
 
 class StageBytes:
@@ -75,7 +80,7 @@ class AdapterBytes:
     ) -> None:
         numbers = {ref: number for number, ref in enumerate(stages)}
         no_stage = len(numbers)
-        contexts = [AdapterContexts(share, facts, costs, profile) for share in shares]
+        contexts = [AdapterContexts(share, facts) for share in shares]
         longest = max((len(context.passed_on) for context in contexts), default=1)
         self.donor = np.array([numbers[share.donor] for share in shares] + [no_stage], np.intp)
         self.readers = np.full((longest, len(shares) + 1), no_stage, np.intp)
@@ -88,11 +93,8 @@ class AdapterBytes:
             passed_on, readers = context.passed_on, context.readers
             self.results[: len(passed_on), number] = [numbers[ref] for ref in passed_on]
             self.readers[: len(readers), number] = [numbers[ref] for ref in readers]
-            for live_readers in range(longest + 1):
-                for first_donor in range(longest + 1):
-                    self.table[number, live_readers, first_donor] = context.bytes(
-                        live_readers, first_donor
-                    )
+            adapter_bytes = partial(_adapter_bytes, costs, context.share, profile)
+            self.table[number].flat = [*context.values(longest, adapter_bytes)]
         self.minimum: Ints = self.table.min(axis=(1, 2))
         """(shares + 1,): fewest bytes in any context."""
         self.any = bool(self.table.any())
@@ -101,6 +103,14 @@ class AdapterBytes:
     def bytes(self, chosen: Ints, live: Bools, donors: Bools) -> Ints:
         """Return the bytes of the adapters of one segment's shares, (n,).
 
+        Arguments as those of `contexts`.
+        """
+        total: Ints = self.table[chosen, *self.contexts(chosen, live, donors)]
+        return total
+
+    def contexts(self, chosen: Ints, live: Bools, donors: Bools) -> tuple[Ints, Ints]:
+        """Return the live readers and the index of the first donor of each share, (n,) each.
+
         `chosen` are the shares' numbers, (n,); `live` and `donors`, (stages + 1, n), say which
         stages are live and which are donors.
         """
@@ -108,17 +118,14 @@ class AdapterBytes:
         reached = np.logical_and.accumulate(live[self.readers[:, chosen], columns], axis=0)
         donated = donors[self.results[:, chosen], columns]
         first_donor = np.where(donated.any(axis=0), donated.argmax(axis=0), len(donated))
-        total: Ints = self.table[chosen, reached.sum(axis=0), first_donor]
-        return total
+        return reached.sum(axis=0), first_donor
 
 
 class AdapterContexts:
-    """The bytes of one share's adapter in each context."""
+    """The contexts of one share's adapter."""
 
-    def __init__(
-        self, share: Share, facts: Mapping[str, ModelFacts], costs: CostModel, profile: Profile
-    ) -> None:
-        self.share, self.costs, self.profile = share, costs, profile
+    def __init__(self, share: Share, facts: Mapping[str, ModelFacts]) -> None:
+        self.share = share
         above = _stages_above(share.recipient, facts)
         self.passed_on = [share.recipient]
         """The recipient, and the representations above that pass it on unchanged."""
@@ -130,24 +137,32 @@ class AdapterContexts:
                 self.passed_on.append(ref)
         self.readers = above[: len(self.passed_on)]
         """The stages that may read the adapter's result, nearest first."""
-        self._bytes_by_context: dict[tuple[int, int], int] = {}
 
-    def bytes(self, live_readers: int, first_donor: int) -> int:
-        """Return the bytes with this many live readers and this index of the first donor."""
-        context = (
-            min(live_readers, len(self.readers)),
-            min(first_donor, len(self.passed_on)),
-        )
-        if context not in self._bytes_by_context:
-            self._bytes_by_context[context] = self._ask_cost_model(*context)
-        return self._bytes_by_context[context]
+    def values(self, longest: int, value: Callable[[Liveness], Value]) -> Iterator[Value]:
+        """Yield a value of each context of a table (longest + 1, longest + 1), row by row.
 
-    def _ask_cost_model(self, live_readers: int, first_donor: int) -> int:
+        A row is a number of live readers, a column an index of the first donor. `value` is called
+        once for each context of this share with what is live in it.
+        """
+        value_by_context: dict[tuple[int, int], Value] = {}
+        for live_readers, first_donor in product(range(longest + 1), repeat=2):
+            context = (
+                min(live_readers, len(self.readers)),
+                min(first_donor, len(self.passed_on)),
+            )
+            if context not in value_by_context:
+                value_by_context[context] = value(self._liveness(*context))
+            yield value_by_context[context]
+
+    def _liveness(self, live_readers: int, first_donor: int) -> Liveness:
         # The cost model looks only at the donors of other shares, so any share will do.
         donors = self.passed_on[first_donor : first_donor + 1]
         others = [Share(self.share.donor, donor) for donor in donors]
-        live = Liveness(frozenset(self.readers[:live_readers]), frozenset((self.share, *others)))
-        return self.costs.adapter_bytes(self.share, live, self.profile)
+        return Liveness(frozenset(self.readers[:live_readers]), frozenset((self.share, *others)))
+
+
+def _adapter_bytes(costs: CostModel, share: Share, profile: Profile, live: Liveness) -> int:
+    return costs.adapter_bytes(share, live, profile)
 
 
 def _tensor_owners(

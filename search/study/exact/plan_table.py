@@ -47,6 +47,20 @@ class PlanValues:
     """False where a representation would depend on itself, which no plan allows."""
 
 
+@dataclass(frozen=True)
+class PlanStructure:
+    """What follows from the shares of complete plans; all arrays are (segments, n)."""
+
+    replaced: Ints
+    retained: Ints
+    donor_segment: Ints
+    """The segment of each share's donor; without a share the segment itself."""
+    from_prefix: Bools
+    """Whether the donor is a prefix donor."""
+    depends_on: Ints
+    """The segment whose end each segment's end depends on, or INPUT."""
+
+
 class PlanTable:
     """The shares of a problem by number, and the tables that plans are evaluated with.
 
@@ -162,6 +176,18 @@ class PlanTable:
 
     def evaluate(self, chosen: Ints) -> PlanValues:
         """Return the values of complete plans, (segments, n)."""
+        live = self.structure(chosen)
+        end_quality = self._end_quality(self.quality[chosen], live.depends_on)
+        end_noise = self._end_noise(chosen, live.from_prefix, live.depends_on)
+        total = self.stage_bytes.bytes(live.replaced, live.retained)
+        if self.adapter_bytes.any:
+            total += self._adapter_bytes(chosen, live)
+        by_model = self.weights @ self.quality_after_noise(end_quality, end_noise)
+        acyclic: Bools = np.all(end_quality[self.tapped] >= 0, axis=0)
+        return PlanValues(total, by_model.mean(axis=0), by_model.min(axis=0), acyclic)
+
+    def structure(self, chosen: Ints) -> PlanStructure:
+        """Return what is live in complete plans, (segments, n), and what depends on what."""
         has_share = chosen != NO_SHARE
         replaced = np.where(
             has_share, self.recipient_position[chosen], self.replaced_without_share[:, None]
@@ -175,14 +201,8 @@ class PlanTable:
         depends_on = np.where(
             has_share & ~from_prefix, donor_segment, self.previous[donor_segment]
         )
-        end_quality = self._end_quality(self.quality[chosen], depends_on)
-        end_noise = self._end_noise(chosen, from_prefix, depends_on)
         retained = self._retained(chosen, donor_segment, from_prefix)
-        total = self.stage_bytes.bytes(replaced, retained)
-        total += self._adapter_bytes(chosen, replaced, retained)
-        by_model = self.weights @ self.quality_after_noise(end_quality, end_noise)
-        acyclic: Bools = np.all(end_quality[self.tapped] >= 0, axis=0)
-        return PlanValues(total, by_model.mean(axis=0), by_model.min(axis=0), acyclic)
+        return PlanStructure(replaced, retained, donor_segment, from_prefix, depends_on)
 
     def _end_quality(self, share_quality: Floats, depends_on: Ints) -> Floats:
         """Return the quality kept at each segment's end, (segments, n).
@@ -217,22 +237,31 @@ class PlanTable:
             retained[donor, columns] = np.maximum(retained[donor, columns], position)
         return retained
 
-    def _adapter_bytes(self, chosen: Ints, replaced: Ints, retained: Ints) -> Ints:
+    def _adapter_bytes(self, chosen: Ints, structure: PlanStructure) -> Ints:
         """Return the bytes of all adapters of each plan, (n,)."""
-        if not self.adapter_bytes.any:
-            return np.zeros(chosen.shape[1], np.intp)
-        live = np.zeros((len(self.positions) + 1, chosen.shape[1]), np.bool_)  # last: no stage
-        donors = np.zeros_like(live)
-        for number, (segment, position) in enumerate(self.positions.values()):
-            live[number] = (position > replaced[segment]) | (position <= retained[segment])
-        columns = np.arange(chosen.shape[1])
-        for shares in chosen:
-            donors[self.adapter_bytes.donor[shares], columns] = True
-        donors[-1] = False
+        live, donors = self.live_stages(structure), self.donors(chosen)
         total = np.zeros(chosen.shape[1], np.intp)
         for shares in chosen:
             total += self.adapter_bytes.bytes(shares, live, donors)
         return total
+
+    def live_stages(self, structure: PlanStructure) -> Bools:
+        """Return which stages are live, (stages + 1, n); the last row stands for no stage."""
+        live = np.zeros((len(self.positions) + 1, structure.replaced.shape[1]), np.bool_)
+        for number, (segment, position) in enumerate(self.positions.values()):
+            live[number] = (position > structure.replaced[segment]) | (
+                position <= structure.retained[segment]
+            )
+        return live
+
+    def donors(self, chosen: Ints) -> Bools:
+        """Return which stages are donors, (stages + 1, n); the last row stands for no stage."""
+        donors = np.zeros((len(self.positions) + 1, chosen.shape[1]), np.bool_)
+        columns = np.arange(chosen.shape[1])
+        for shares in chosen:
+            donors[self.adapter_bytes.donor[shares], columns] = True
+        donors[-1] = False
+        return donors
 
 
 def _shares_of(problem: Problem) -> Iterator[Share]:
