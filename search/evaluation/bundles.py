@@ -19,10 +19,10 @@ from search.evaluation.evaluate import (
     AnswerFunction,
     CollectedAnswers,
     EvaluationSetup,
+    PlanSetAnswers,
     answers_as_expected,
     collect_answers,
     group_by_frames,
-    plan_set_answers,
     quality_kept_by_model,
     score_answers,
     score_frames,
@@ -38,7 +38,7 @@ from search.evaluation.tasks.scoring import AnswerArray, Expected
 from search.utils.arrays import FloatVector
 from search.utils.progress import Progress, silent
 from spaces.bundle import Bundle
-from spaces.inputs import Frame
+from spaces.inputs import InputSpec
 from spaces.node import Output
 from spaces.plan_set import PlanSet
 
@@ -89,7 +89,7 @@ class BundleFidelity:
     ) -> BundleFidelity:
         """Run the unmerged models over the frames."""
         unmerged = PlanSet(setup.models, setup.facts, [UNMERGED_PLAN], {})
-        answers = plan_set_answers(unmerged, setup.models)
+        answers = PlanSetAnswers(unmerged, setup.models)
         collected = collect_answers(answers, setup, frames, progress)
         truth = answers_as_expected(
             _answers_by_model(collected), collected.frame_sizes, setup.models, frames
@@ -98,7 +98,7 @@ class BundleFidelity:
 
     def measure(self, bundle: Bundle, progress: Progress = silent) -> BundleQuality:
         """Return the bundle's fidelity."""
-        return self.measure_answers(bundle_answers(bundle), progress)
+        return self.measure_answers(BundleAnswers(bundle), progress)
 
     def measure_answers(
         self, answers: AnswerFunction, progress: Progress = silent
@@ -132,7 +132,7 @@ class BundleAccuracy:
 
     def measure(self, bundle: Bundle, fidelity: BundleQuality) -> BundleQuality:
         """Return the quality kept; models without ground truth count with their fidelity."""
-        scores = score_by_frame(bundle_answers(bundle), self.setup, self.truth, silent)
+        scores = score_by_frame(BundleAnswers(bundle), self.setup, self.truth, silent)
         return self.compare(scores, fidelity)
 
     def compare(self, merged: FrameScoresByModel, fidelity: BundleQuality) -> BundleQuality:
@@ -144,15 +144,21 @@ class BundleAccuracy:
         return BundleQuality({name: quality.get(name) for name in self.setup.models}, drawn)
 
 
-def bundle_answers(bundle: Bundle) -> AnswerFunction:
-    """Return a function that computes the bundle's answer of each model."""
+@dataclass(frozen=True)
+class BundleAnswers:
+    """Computes a bundle's answer of each model."""
+
+    bundle: Bundle
+
+    @property
+    def inputs(self) -> Mapping[str, InputSpec]:
+        return {name: self.bundle.inputs[name] for name in sorted(self.bundle.merged.inputs_read)}
 
     @torch.inference_mode()
-    def answers(pictures: list[Frame]) -> list[tuple[Output, Tensor]]:
-        by_model = bundle.merged(bundle.prepare_frames(pictures))
+    def __call__(self, inputs: Mapping[str, Tensor]) -> list[tuple[Output, Tensor]]:
+        device = next(self.bundle.merged.parameters()).device
+        by_model = self.bundle.merged({name: value.to(device) for name, value in inputs.items()})
         return [(Output(name, ()), answer) for name, answer in by_model.items()]
-
-    return answers
 
 
 def score_by_frame(

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from search.data.frames import FrameSet, batches
+from search.data.frames import FrameSet, batch_ranges
+from search.data.input_batches import model_batches
 from search.evaluation.bootstrap import bootstrap_draws, percentile_interval
 from search.evaluation.evaluate import UNMERGED_PLAN, EvaluationSetup
 from search.utils.arrays import FloatVector
@@ -27,11 +28,11 @@ def closeness_by_frame(
     """
     plan_set = PlanSet(setup.models, setup.facts, [UNMERGED_PLAN, *plans], setup.maps)
     collected: dict[Output, list[NDArray[np.float32]]] = {o: [] for o in plan_set.distinct}
-    for _, pictures in batches(frames, setup.batch):
-        inputs = {n: setup.models[n].prepare_frames(pictures) for n in plan_set.inputs_read}
-        for output, closeness in plan_set.compare_with_first(inputs, StagedModel.closeness):
+    ranges = batch_ranges(len(frames), setup.batch)
+    for batch in model_batches(frames, ranges, setup.models, plan_set.inputs_read):
+        for output, closeness in plan_set.compare_with_first(batch.inputs, StagedModel.closeness):
             collected[output].append(closeness.cpu().numpy())
-        progress(len(pictures))
+        progress(len(batch))
     _, *merged = plan_set.outputs
     return [
         np.mean([np.concatenate(collected[o]) for o in outputs.values()], axis=0, dtype=float)

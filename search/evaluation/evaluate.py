@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 from torch import Tensor
 
-from search.data.frames import FrameSet, batches
+from search.data.frames import FrameSet, batch_ranges
 from search.data.ground_truth import Truth
+from search.data.input_batches import input_batches
 from search.evaluation.per_frame import FrameScores, Scores, main_score, scores_by_model
 from search.evaluation.tasks.registry import SCORING
 from search.evaluation.tasks.scoring import AnswerArray, Expected, FrameSizes, Setting
+from search.execution.jobs import Engine, FrameShard
 from search.utils.progress import Progress
-from spaces.inputs import Frame
+from spaces.deployment import Deployment
+from spaces.inputs import InputSpec
 from spaces.merged import LinearMaps, ModelsByName
 from spaces.model_facts import ModelFacts
 from spaces.node import Output
@@ -23,9 +27,24 @@ from spaces.plan import SharePlan
 from spaces.plan_set import PlanSet
 from spaces.stages import StagedModel
 
-AnswerFunction = Callable[[list[Frame]], Iterable[tuple[Output, Tensor]]]
-"""From a batch of frames to the distinct answers, each with its key."""
+ModelForm = Literal["deployed", "fused"]
+"""Whether a deployment's models hold their weights as a bundle stores them, or as given."""
+BATCHES_PER_TASK = 2
+"""Batches that a worker runs in one task: each task builds the plans' modules again."""
 UNMERGED_PLAN = SharePlan()
+
+
+class AnswerFunction(Protocol):
+    """From a batch of inputs to the distinct answers."""
+
+    @property
+    def inputs(self) -> Mapping[str, InputSpec]:
+        """The specs of the inputs, by whatever names the function has for them."""
+        ...
+
+    def __call__(self, inputs: Mapping[str, Tensor]) -> Iterable[tuple[Output, Tensor]]:
+        """Return each answer with its key. `inputs` are by the same names, and on the CPU."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -38,6 +57,10 @@ class EvaluationSetup:
     """The linear map of every share that has one."""
     batch: int
     """Frames per forward pass."""
+    cluster: Engine | None = None
+    """Runs plans on frames; None: this process does it with `models`."""
+    model_form: ModelForm = "deployed"
+    """Which models of its own a cluster runs plans with."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +82,7 @@ def compute_fidelity(
     same class. `progress` counts frames.
     """
     plan_set = PlanSet(setup.models, setup.facts, [UNMERGED_PLAN, *plans], setup.maps)
-    collected = collect_answers(plan_set_answers(plan_set, setup.models), setup, frames, progress)
+    collected = collect_plan_answers(plan_set, setup, frames, progress)
     unmerged, *merged = plan_set.outputs
     unmerged_answers = {name: collected.answers[output] for name, output in unmerged.items()}
     expected = answers_as_expected(unmerged_answers, collected.frame_sizes, setup.models, frames)
@@ -129,8 +152,8 @@ def score_frames(
     plan_counts = Counter(output for outputs in plan_set.outputs for output in outputs.values())
     scores: dict[Output, FrameScores] = {}
     for names in group_by_frames(truth):
-        answers = plan_set_answers(plan_set.restrict_to(names), setup.models)
-        collected = collect_answers(answers, setup, truth[names[0]].frames, progress)
+        restricted = plan_set.restrict_to(names)
+        collected = collect_plan_answers(restricted, setup, truth[names[0]].frames, progress)
         for output, array in collected.answers.items():
             name = output.model
             scores[output] = score_answers(
@@ -200,28 +223,97 @@ def group_by_frames(truth: Mapping[str, Expected]) -> list[list[str]]:
     return list(groups.values())
 
 
-def plan_set_answers(plan_set: PlanSet, models: ModelsByName) -> AnswerFunction:
-    """Return a function that computes every distinct answer of the plans."""
+@dataclass(frozen=True)
+class PlanSetAnswers:
+    """Computes every distinct answer of some plans."""
 
-    def answers(pictures: list[Frame]) -> Iterable[tuple[Output, Tensor]]:
-        inputs = {name: models[name].prepare_frames(pictures) for name in plan_set.inputs_read}
-        return plan_set.answers(inputs)
+    plan_set: PlanSet
+    models: ModelsByName
 
-    return answers
+    @property
+    def inputs(self) -> Mapping[str, InputSpec]:
+        return {name: self.models[name].input for name in self.plan_set.inputs_read}
+
+    def __call__(self, inputs: Mapping[str, Tensor]) -> Iterable[tuple[Output, Tensor]]:
+        on_devices = {name: value.to(self.models[name].device) for name, value in inputs.items()}
+        return self.plan_set.answers(on_devices)
+
+
+def collect_plan_answers(
+    plan_set: PlanSet, setup: EvaluationSetup, frames: FrameSet, progress: Progress
+) -> CollectedAnswers:
+    """Run plans over all frames, here or on the setup's cluster, and collect their answers."""
+    if setup.cluster is None:
+        return collect_answers(PlanSetAnswers(plan_set, setup.models), setup, frames, progress)
+    names = frozenset(output.model for output in plan_set.distinct)
+    job = AnswersJob(tuple(plan_set.plans), setup.maps, names, setup.batch, setup.model_form)
+    measured = list(setup.cluster.run(job, frames, progress))
+    return CollectedAnswers(
+        {
+            output: np.concatenate([on_shard.answers[k] for on_shard in measured])
+            for k, output in enumerate(plan_set.distinct)
+        },
+        [size for on_shard in measured for size in on_shard.frame_sizes],
+    )
+
+
+class ShardAnswers(NamedTuple):
+    """The distinct answers of plans on the frames of a shard, in the order of `PlanSet.distinct`.
+
+    Nodes, which outputs consist of, are not equal across processes.
+    """
+
+    answers: list[AnswerArray]
+    frame_sizes: FrameSizes
+
+
+@dataclass(frozen=True)
+class AnswersJob:
+    """The distinct answers of plans on frames."""
+
+    plans: tuple[SharePlan, ...]
+    maps: LinearMaps
+    names: frozenset[str]
+    """The models that answer."""
+    batch: int
+    model_form: ModelForm
+
+    @property
+    def shard_size(self) -> int:
+        return self.batch * BATCHES_PER_TASK
+
+    def pieces(self) -> list[AnswersJob]:
+        return [self]
+
+    def run(self, deployment: Deployment, shard: FrameShard, progress: Progress) -> ShardAnswers:
+        deployed = self.model_form == "deployed"
+        models = deployment.deployed_models if deployed else deployment.fused_models
+        setup = EvaluationSetup(models, deployment.facts, self.maps, self.batch)
+        plan_set = PlanSet(models, setup.facts, self.plans, self.maps).restrict_to(self.names)
+        answers = PlanSetAnswers(plan_set, models)
+        collected = collect_answers(answers, setup, shard.frames, progress)
+        return ShardAnswers(
+            [collected.answers[output] for output in plan_set.distinct], collected.frame_sizes
+        )
 
 
 def collect_answers(
     answer: AnswerFunction, setup: EvaluationSetup, frames: FrameSet, progress: Progress
 ) -> CollectedAnswers:
-    """Run over all frames and collect the part of every answer that scoring needs."""
+    """Run over all frames and collect the part of every answer that scoring needs.
+
+    Frames are read with the pixels that all models of `setup` need, whatever `answer` takes.
+    """
     batch_answers: defaultdict[Output, list[AnswerArray]] = defaultdict(list)
     sizes: list[tuple[int, int]] = []
-    for _, pictures in batches(frames, setup.batch):
-        for output, tensor in answer(pictures):
+    ranges = batch_ranges(len(frames), setup.batch)
+    needed = [model.input for model in setup.models.values()]
+    for batch in input_batches(frames, ranges, answer.inputs, needed):
+        for output, tensor in answer(batch.inputs):
             scoring = SCORING[setup.models[output.model].task]
             batch_answers[output].append(scoring.compact(tensor))
-        sizes += [(picture.shape[0], picture.shape[1]) for picture in pictures]
-        progress(len(pictures))
+        sizes += batch.frame_sizes
+        progress(len(batch))
     return CollectedAnswers(
         {output: np.concatenate(arrays) for output, arrays in batch_answers.items()}, sizes
     )

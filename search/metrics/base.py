@@ -18,6 +18,9 @@ class Metric(ABC):
     """The metric's name in configs and results."""
     label: ClassVar[str]
     """A short description for tables and figures."""
+    stands_alone: ClassVar[bool] = True
+    """Whether the value of a share does not depend on the other shares: only then does `correlate`
+    compare the metric with others."""
 
     @abstractmethod
     def similarities(

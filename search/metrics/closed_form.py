@@ -58,7 +58,7 @@ class Procrustes(PerShareMetric):
     def _similarity(self, observed: Observed, share: Share) -> float:
         cov = observed.statistics.covariances(Pair(share.donor, share.recipient))
         nuclear = torch.linalg.svdvals(torch.from_numpy(cov.xy)).sum()
-        return float(nuclear) / float(np.sqrt(np.trace(cov.xx) * np.trace(cov.yy)))
+        return float(nuclear) / float(np.sqrt(cov.donor_variance * cov.recipient_variance))
 
 
 class Cosine(PerShareMetric):
@@ -73,4 +73,5 @@ class Cosine(PerShareMetric):
             return 0.0
         x, y = cov.donor_mean, cov.recipient_mean
         inner = np.trace(cov.xy) + x @ y
-        return float(inner / np.sqrt((np.trace(cov.xx) + x @ x) * (np.trace(cov.yy) + y @ y)))
+        squares = (cov.donor_variance + x @ x) * (cov.recipient_variance + y @ y)
+        return float(inner / np.sqrt(squares))

@@ -5,14 +5,18 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from search.data.frames import Sampling, Subset, batches
+from search.data.frames import Sampling, Subset, batch_ranges
+from search.data.input_batches import model_batches
+from search.execution.jobs import FrameShard
 from search.metrics.base import Metric
 from search.metrics.fidelity_cache import Agreement, mean_agreements
 from search.statistics.observed import FramePart, Observed
 from search.utils.progress import Progress, silent
+from spaces.deployment import Deployment
+from spaces.merged import LinearMaps
 from spaces.node import Output
 from spaces.plan import Share, SharePlan
 from spaces.plan_set import PlanSet
@@ -79,11 +83,11 @@ def agreement_alone(
     screening = sampled[:: len(sampled) // SCREENING_FRAMES or 1]
     shares_done = _ShareProgress(progress, len(shares), len(sampled))
     shares_done.update(hopeful, 0)
-    first = _agreement_sums(
+    first = agreement_sums(
         observed, hopeful, screening, lambda frames: shares_done.update(hopeful, frames)
     )
     better = [share for share in hopeful if first[share] > HOPELESS * len(screening)]
-    rest = _agreement_sums(
+    rest = agreement_sums(
         observed,
         better,
         [i for i in sampled if i not in screening],
@@ -140,31 +144,71 @@ class _ShareProgress:
         self._reported = finished
 
 
-def _agreement_sums(
+def agreement_sums(
     observed: Observed, shares: Sequence[Share], held_out: Sequence[int], progress: Progress
 ) -> dict[Share, float]:
     """Return each recipient's agreement with itself unmerged, summed over held-out frames.
 
     `held_out` are indices into the held-out frames. `progress` is called with the number of
     frames finished so far, not with that since the last call.
+    """
+    sums = dict.fromkeys(shares, 0.0)
+    if not held_out or not shares:
+        return sums
+    finished = 0
+
+    def report(frames: int) -> None:
+        nonlocal finished
+        finished += frames
+        progress(finished)
+
+    job = AgreementJob(tuple(shares), observed.maps_for([SharePlan((s,)) for s in shares]))
+    frames = Subset(observed.held_out, tuple(held_out))
+    for measured in observed.engine.run(job, frames, report):
+        for share, agreement in measured.items():
+            sums[share] += agreement
+    return sums
+
+
+@dataclass(frozen=True)
+class AgreementJob:
+    """The agreement of shares, each as the only one in place, summed over frames.
 
     Source: `spaces.stages.StagedModel.agreement`.
     """
-    if not held_out:
-        return dict.fromkeys(shares, 0.0)
-    models = observed.deployment.fused_models
-    plans = [SharePlan((share,)) for share in shares]
-    plan_set = PlanSet(
-        models, observed.deployment.facts, [SharePlan(), *plans], observed.maps_for(plans)
-    )
-    _, *merged = plan_set.outputs
-    sums: dict[Output, float] = dict.fromkeys(plan_set.distinct, 0.0)
-    frames = Subset(observed.held_out, tuple(held_out))
-    for indices, pictures in batches(frames, FIDELITY_BATCH):
-        inputs = {name: models[name].prepare_frames(pictures) for name in plan_set.inputs_read}
-        for output, agreement in plan_set.compare_with_first(inputs, StagedModel.agreement):
-            sums[output] += float(agreement.sum())
-        progress(indices.stop)
-    recipients = [share.recipient.model for share in shares]
-    totals = [sums[outputs[name]] for outputs, name in zip(merged, recipients, strict=True)]
-    return dict(zip(shares, totals, strict=True))
+
+    shares: tuple[Share, ...]
+    maps: LinearMaps
+
+    @property
+    def shard_size(self) -> int:
+        return FIDELITY_BATCH
+
+    def pieces(self) -> list[AgreementJob]:
+        """Return a job for the shares between every two models, which compute most in common."""
+        between: dict[tuple[str, str], list[Share]] = {}
+        for share in self.shares:
+            between.setdefault((share.donor.model, share.recipient.model), []).append(share)
+        return [
+            AgreementJob(tuple(shares), {s: self.maps[s] for s in shares if s in self.maps})
+            for shares in between.values()
+        ]
+
+    def run(
+        self, deployment: Deployment, shard: FrameShard, progress: Progress
+    ) -> dict[Share, float]:
+        models = deployment.fused_models
+        plans = [SharePlan((share,)) for share in self.shares]
+        plan_set = PlanSet(models, deployment.facts, [SharePlan(), *plans], self.maps)
+        _, *merged = plan_set.outputs
+        sums: dict[Output, float] = dict.fromkeys(plan_set.distinct, 0.0)
+        ranges = batch_ranges(len(shard.frames), FIDELITY_BATCH)
+        for batch in model_batches(shard.frames, ranges, models, plan_set.inputs_read):
+            compared = plan_set.compare_with_first(batch.inputs, StagedModel.agreement)
+            for output, agreement in compared:
+                sums[output] += float(agreement.sum())
+            progress(len(batch))
+        return {
+            share: sums[outputs[share.recipient.model]]
+            for share, outputs in zip(self.shares, merged, strict=True)
+        }

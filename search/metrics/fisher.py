@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from search.data.frames import FrameSet, batches
+from search.data.frames import FrameSet, batch_ranges
+from search.data.input_batches import model_batches
 from search.metrics.base import Metric
 from search.statistics.observed import Observed
 from search.utils.arrays import FloatMatrix
 from search.utils.progress import Progress, silent
-from spaces.inputs import Frame
 from spaces.plan import Ref, Share
 from spaces.stages import StagedModel
 from spaces.tasks.registry import TASKS
@@ -65,9 +65,9 @@ def fisher(model: StagedModel, frames: FrameSet) -> dict[Ref, FloatMatrix]:
     backward pass per projection serves all stages.
     """
     sums: dict[Ref, FloatMatrix] = {}
-    for indices, pictures in batches(frames, FISHER_BATCH):
-        representations, amplitudes = _traced(model, pictures)
-        generator = torch.Generator().manual_seed(indices.start)
+    for batch in model_batches(frames, batch_ranges(len(frames), FISHER_BATCH), {"": model}):
+        representations, amplitudes = _traced(model, batch.inputs[""])
+        generator = torch.Generator().manual_seed(batch.indices.start)
         for _ in range(DRAWS):
             draw = torch.randn(amplitudes.shape, generator=generator).to(amplitudes.device)
             gradients = torch.autograd.grad(
@@ -78,11 +78,10 @@ def fisher(model: StagedModel, frames: FrameSet) -> dict[Ref, FloatMatrix]:
     return {ref: total / (len(frames) * DRAWS) for ref, total in sums.items()}
 
 
-def _traced(model: StagedModel, pictures: list[Frame]) -> tuple[dict[Ref, Tensor], Tensor]:
+def _traced(model: StagedModel, inputs: Tensor) -> tuple[dict[Ref, Tensor], Tensor]:
     """Return every representation, and the amplitudes of the answer, with gradients."""
     with torch.enable_grad():
-        inputs = model.prepare_frames(pictures).requires_grad_()
-        stages = dict(model.walk(inputs))
+        stages = dict(model.walk(inputs.requires_grad_()))
         comparable = model.comparable([stages[tap] for tap in model.layout.taps])
         amplitudes = TASKS[model.task].amplitudes(comparable)
     return {Ref(model.name, stage): value for stage, value in stages.items()}, amplitudes

@@ -8,11 +8,13 @@ from search.metrics.closed_form import Cosine, ExplainedVariance, ImageCka, Posi
 from search.metrics.cost_baselines import KeptBytes, KeptMacs, RepresentationSize
 from search.metrics.fidelity import PairFidelity
 from search.metrics.fisher import WeightedExplained
+from search.metrics.screened import ScreenedFidelity
 
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
         PairFidelity(),
+        ScreenedFidelity(),
         ExplainedVariance(),
         CalibratedProduct(),
         CalibratedExplained(),

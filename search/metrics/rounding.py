@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from search.data.frames import Sampling, Subset, batches
+from search.data.frames import Sampling, Subset, batch_ranges
+from search.data.input_batches import model_batches
 from search.statistics.observed import Observed
 from search.study.precision.profiles import RoundingLosses, weight_owners
 from search.utils.progress import Progress, silent
@@ -91,9 +92,9 @@ def _measure(
     _, *rounded = plan_set.outputs
     sums: defaultdict[Output, float] = defaultdict(float)
     sampled = Subset(held_out, tuple(Sampling(ROUNDING_FRAMES).indices(len(held_out))))
-    for _, pictures in batches(sampled, ROUNDING_FRAMES):
-        inputs = {name: models[name].prepare_frames(pictures) for name in plan_set.inputs_read}
-        for output, closeness in plan_set.compare_with_first(inputs, StagedModel.closeness):
+    ranges = batch_ranges(len(sampled), ROUNDING_FRAMES)
+    for batch in model_batches(sampled, ranges, models, plan_set.inputs_read):
+        for output, closeness in plan_set.compare_with_first(batch.inputs, StagedModel.closeness):
             sums[output] += float((1 - closeness).sum())
     return RoundingRecord(
         len(sampled),

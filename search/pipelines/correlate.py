@@ -19,7 +19,8 @@ from search.data.ground_truth import Truth
 from search.evaluation.bootstrap import CONFIDENCE_LEVEL
 from search.evaluation.correlation import RESAMPLES
 from search.metrics.registry import METRICS
-from search.pipelines.prepare import load_deployment, observe, open_frames, open_truth
+from search.pipelines.deployment.load import load_deployment
+from search.pipelines.prepare import observe, open_frames, open_truth
 from search.pipelines.share_accuracy import (
     DECIDES,
     NothingToCorrelate,
@@ -148,12 +149,14 @@ def measure_metrics(
 def compute_metrics(
     observed: Observed, shares: Sequence[Share], reporter: Reporter
 ) -> MetricValues:
-    """Compute every metric of the registry for the shares, and time each from the moments on.
+    """Compute each metric that values shares one by one, and time each from the moments on.
 
     Cached values of earlier runs are not read, so that the time is that of the metric.
     """
     values, seconds = {}, {}
     for name, metric in METRICS.items():
+        if not metric.stands_alone:
+            continue
         reporter.step(f"{metric.label} of {len(shares)} shares")
         uncached = Statistics(observed.statistics.moments, observed.statistics.facts)
         with reporter.progress("shares", len(shares)) as progress:

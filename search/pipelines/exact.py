@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from search.config.run import RunConfig
+from search.pipelines.deployment.load import load_deployment
 from search.pipelines.prepare import (
     build_problem,
     compute_rounding_losses,
     compute_similarities,
-    load_deployment,
     observe,
     open_frames,
 )

@@ -9,8 +9,9 @@ from pathlib import Path
 from search.config.run import RunConfig
 from search.data.frames import BadFrames, FrameSet
 from search.deploy.run_folder import DOCUMENT, read_run
+from search.pipelines.deployment.load import load_deployment
 from search.pipelines.open_data import open_frame_set
-from search.pipelines.prepare import load_deployment, observe
+from search.pipelines.prepare import observe
 from search.results.search_result import CandidateRecord, PlanRecord, Result
 from search.statistics.observed import Observed
 from search.utils.reporter import Reporter

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from search.config.run import RunConfig
-from search.pipelines.prepare import load_deployment, open_frames, open_truth
+from search.pipelines.deployment.load import load_deployment
+from search.pipelines.prepare import open_frames, open_truth
 from search.pipelines.run_steps.build_result import build_result
 from search.pipelines.run_steps.records import NO_PRIOR_KNOWLEDGE, PriorKnowledge, RunInputs
 from search.pipelines.run_steps.search_front import search

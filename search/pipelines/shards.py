@@ -7,7 +7,8 @@ from pathlib import Path
 
 from search.config.run import RunConfig
 from search.data.frames import BadFrames, Subset, parts_of, split_frames
-from search.pipelines.prepare import load_deployment, open_frames
+from search.pipelines.deployment.load import load_deployment
+from search.pipelines.prepare import open_frames
 from search.pipelines.statistics_cache import measure_moments, statistics_key, statistics_path
 from search.statistics.storage import BadStatistics, StoredMoments, read_moments, write_moments
 from search.statistics.streaming import ALL_BATCHES, Shard

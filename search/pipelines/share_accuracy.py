@@ -118,7 +118,9 @@ def measure_parts(
     deployment = observed.deployment
     with reporter.working("linear maps"):
         maps = observed.maps_for([SharePlan((share,)) for share in shares])
-    setup = EvaluationSetup(deployment.fused_models, deployment.facts, maps, batch)
+    setup = EvaluationSetup(
+        deployment.fused_models, deployment.facts, maps, batch, observed.cluster, "fused"
+    )
     measured = {}
     for part in LABEL_PARTS:
         reporter.step(f"Accuracy of {len(shares)} shares on the {part} frames")

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from search.config.run import RunConfig
-from search.pipelines.prepare import compute_similarities, load_deployment, observe, open_frames
+from search.pipelines.deployment.load import load_deployment
+from search.pipelines.prepare import compute_similarities, observe, open_frames
 from search.report.charts.heat_maps import save_heatmap
 from search.report.console_tables import print_similarity
 from search.report.similarity_matrix import Stages

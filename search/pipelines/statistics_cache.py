@@ -7,14 +7,17 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from search.config.run import RunConfig
-from search.data.frames import FrameSet
+from search.data.frames import FrameSet, frames_at
+from search.execution.jobs import Engine
+from search.statistics.moments_job import MomentsJob
 from search.statistics.storage import StoredMoments, read_moments, write_moments
 from search.statistics.streaming import ALL_BATCHES, Moments, Shard, accumulate_moments
 from search.utils.files import make_folder
 from search.utils.reporter import Reporter
 from spaces.deployment import Deployment
+from spaces.inputs import PREPARATION_VERSION
 
-STATISTICS_VERSION = 3
+STATISTICS_VERSION = 4
 """Part of the cache key: increase it when the pass computes something else."""
 
 
@@ -26,7 +29,8 @@ def statistics_key(config: RunConfig, deployment: Deployment, frames: FrameSet) 
         "frames": frames.hash,
         "settings": repr(config.pass_settings),
     }
-    return hashlib.sha256(f"{STATISTICS_VERSION} {inputs}".encode()).hexdigest()[:16]
+    versions = f"{STATISTICS_VERSION}.{PREPARATION_VERSION}"
+    return hashlib.sha256(f"{versions} {inputs}".encode()).hexdigest()[:16]
 
 
 def statistics_path(config: RunConfig, key: str) -> Path:
@@ -43,7 +47,8 @@ def measure_moments(
 ) -> Moments:
     """Run the models once over one shard of the frames and accumulate their moments."""
     settings = config.pass_settings
-    total = sum(len(batch) for batch in shard.of(settings.batches(frames)))
+    blocks = shard.of(settings.blocks(frames))
+    total = sum(len(batch) for block in blocks for batch in block)
     legal_pairs = deployment.pairs.legal
     with reporter.progress("frames", total) as progress:
         return accumulate_moments(
@@ -58,24 +63,49 @@ def measure_moments(
 
 
 def load_or_measure_moments(
-    config: RunConfig, deployment: Deployment, frames: FrameSet, reporter: Reporter
+    config: RunConfig,
+    deployment: Deployment,
+    frames: FrameSet,
+    cluster: Engine | None,
+    reporter: Reporter,
 ) -> Moments:
-    """Read the moments from the cache; if they are not there, measure and cache them."""
+    """Read the moments from the cache; if they are not there, measure and cache them.
+
+    A `cluster` measures them instead of this process.
+    """
     key = statistics_key(config, deployment, frames)
     path = statistics_path(config, key)
     if path.is_file():
         reporter.say("  cached from an earlier run on the same models and frames")
         with reporter.working("reading the cache"):
             return read_moments(path).moments
-    moments = measure_moments(config, deployment, frames, reporter)
+    if cluster is None:
+        moments = measure_moments(config, deployment, frames, reporter)
+    else:
+        moments = _measure_on_cluster(config, deployment, frames, cluster, reporter)
     with reporter.working("writing the cache"):
         write_moments(path, StoredMoments(moments, key, ALL_BATCHES))
     return moments
 
 
+def _measure_on_cluster(
+    config: RunConfig,
+    deployment: Deployment,
+    frames: FrameSet,
+    cluster: Engine,
+    reporter: Reporter,
+) -> Moments:
+    settings = config.pass_settings
+    used = frames_at(frames, range(sum(len(batch) for batch in settings.batches(frames))))
+    job = MomentsJob(tuple(deployment.pairs.legal), settings, len(frames))
+    with reporter.progress("frames", len(used)) as progress:
+        return sum_moments(cluster.run(job, used, progress))
+
+
 def sum_moments(moments: Iterable[Moments]) -> Moments:
     """Return the moments of all frame sets together. The first of `moments` becomes the sum."""
-    total, *others = moments
-    for part in others:
+    remaining = iter(moments)
+    total = next(remaining)
+    for part in remaining:
         total.merge(part)
     return total

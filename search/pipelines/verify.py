@@ -11,8 +11,9 @@ from search.data.frames import FrameSet, summarise_frames
 from search.data.ground_truth import Truth
 from search.evaluation.evaluate import EvaluationSetup, compute_fidelity
 from search.pipelines.candidates import truth_records, verify_plans
+from search.pipelines.deployment.load import load_deployment
 from search.pipelines.finished_run import LoadedRun, NoSuchPlan
-from search.pipelines.prepare import load_deployment, observe, open_truth, print_remarks
+from search.pipelines.prepare import observe, open_truth, print_remarks
 from search.pipelines.verify_inputs import VerificationInputs
 from search.refinement.refined_maps import maps_of
 from search.report.candidate_table import print_candidates
@@ -96,7 +97,11 @@ def measure_plans(
             maps = maps_of(observed, [SharePlan.from_dict(record.plan) for record in plans])
     with timings.timing("verification"):
         setup = EvaluationSetup(
-            deployment.deployed_models, deployment.facts, maps, config.verify.batch
+            deployment.deployed_models,
+            deployment.facts,
+            maps,
+            config.verify.batch,
+            observed.cluster,
         )
         fidelities = measure_fidelity(setup, plans, fidelity_frames, reporter)
         verified = verify_plans(setup, plans, fidelities, truth, reporter)

@@ -24,7 +24,7 @@ from search.evaluation.evaluate import (
     quality_kept,
 )
 from search.evaluation.tasks.registry import SCORING
-from search.pipelines.prepare import load_deployment
+from search.pipelines.deployment.load import load_deployment
 from search.pipelines.run import run
 from search.statistics.observed import Observed
 from search.statistics.similarity import Statistics

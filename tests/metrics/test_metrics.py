@@ -27,7 +27,7 @@ from spaces.stages import total_bytes, unique_tensors
 
 COMPARISONS = ["bytes", "macs", "size"]
 """Metrics of the cost of a share: they ignore the similarity of its representations."""
-SIMILARITIES = [name for name in METRICS if name not in COMPARISONS]
+SIMILARITIES = [name for name in METRICS if name not in (*COMPARISONS, "screened")]
 
 
 @pytest.mark.parametrize("name", SIMILARITIES, scope="class")
@@ -46,7 +46,7 @@ class TestEveryComparison(MetricContract):
 
 def test_the_registry_has_every_metric_under_its_name() -> None:
     assert {name: metric.name for name, metric in METRICS.items()} == {n: n for n in METRICS}
-    assert set(SIMILARITIES) | set(COMPARISONS) == set(METRICS)
+    assert {*SIMILARITIES, *COMPARISONS, "screened"} == set(METRICS)
 
 
 def test_lookup_metrics_are_the_values_of_the_statistics(pair: Observed) -> None:
@@ -168,7 +168,7 @@ def test_r2_is_the_residual_weighted_by_the_identity(pair: Observed) -> None:
     for share in shares_in(pair, IDENTITY, LINEAR, AdapterSpec("linear", 2))[::11]:
         residual = pair.statistics.residual(share)
         plain = 1 - np.trace(residual.error) / np.trace(residual.spread)
-        assert plain == pytest.approx(pair.statistics.explained(share), abs=1e-9)
+        assert plain == pytest.approx(pair.statistics.explained(share), abs=1e-6)
 
 
 def test_no_rotation_brings_the_donor_nearer_than_procrustes(pair: Observed) -> None:
@@ -177,7 +177,7 @@ def test_no_rotation_brings_the_donor_nearer_than_procrustes(pair: Observed) -> 
     rotations = 0
     for share in shares_in(pair, IDENTITY)[::3]:
         cov = pair.statistics.covariances(Pair(share.donor, share.recipient))
-        scale = np.sqrt(np.trace(cov.xx) * np.trace(cov.yy))
+        scale = np.sqrt(cov.donor_variance * cov.recipient_variance)
         similarity = METRICS["procrustes"].similarities(pair, [share])[share]
         u, _, vh = np.linalg.svd(cov.xy)
         best = vh.T @ u.T

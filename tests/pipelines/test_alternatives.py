@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from tiny import FinishedRun, capture_reporter
 
-from search.pipelines.prepare import load_deployment
+from search.pipelines.deployment.load import load_deployment
 from search.pipelines.run_steps.alternatives import plans_without_merging
 from search.report.charts.front import front_svg
 from search.results.alternative import describe_alternative

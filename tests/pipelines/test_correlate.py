@@ -24,8 +24,9 @@ from search.data.ground_truth import BadTruth, BoxTruth, ClassTruth, scenes_trut
 from search.evaluation.evaluate import EvaluationSetup, compute_accuracy
 from search.metrics.registry import METRICS
 from search.pipelines.correlate import MetricValues, correlate, guides_csv
+from search.pipelines.deployment.load import load_deployment
 from search.pipelines.open_data import open_frame_set, open_ground_truth
-from search.pipelines.prepare import load_deployment, observe
+from search.pipelines.prepare import observe
 from search.pipelines.share_accuracy import (
     DECIDES,
     NothingToCorrelate,
@@ -42,6 +43,8 @@ from spaces.shares import enumerate_shares
 
 Row = dict[str, str]
 COLUMN = {"reporting": "kept", "deciding": "kept_deciding"}
+
+COMPARED = {name: metric for name, metric in METRICS.items() if metric.stands_alone}
 
 
 def read_rows(finished: FinishedComparison) -> list[Row]:
@@ -103,7 +106,7 @@ def test_every_legal_share_has_a_row_with_every_metric(
     )
     assert [share_of(row) for row in rows] == list(legal)
     assert tiny_comparison.comparison.shares["all"] == len(rows)
-    assert list(rows[0])[7:] == list(METRICS)
+    assert list(rows[0])[7:] == list(COMPARED)
     assert {row["recipient"].partition(":")[0] for row in rows} == {"a", "b"}
 
 
@@ -112,7 +115,7 @@ def test_the_correlations_agree_with_the_rows(
     tiny_comparison: FinishedComparison, rows: list[Row], part: LabelPart
 ) -> None:
     content = json.loads((tiny_comparison.out / "league.json").read_text(encoding="utf-8"))
-    assert list(content[part]["guides"]) == list(METRICS)
+    assert list(content[part]["guides"]) == list(COMPARED)
     for metric, groups in content[part]["guides"].items():
         assert list(groups) == list(GROUPS)
         for group, recomputed in GROUPS.items():
@@ -128,14 +131,14 @@ def test_the_correlations_agree_with_the_rows(
 def test_the_winner_is_the_best_on_the_deciding_frames(
     tiny_comparison: FinishedComparison, rows: list[Row]
 ) -> None:
-    sizes = {metric: abs(r(rows, metric, "kept_deciding") or 0) for metric in METRICS}
+    sizes = {metric: abs(r(rows, metric, "kept_deciding") or 0) for metric in COMPARED}
     assert tiny_comparison.comparison.winner == max(sizes, key=lambda metric: sizes[metric])
 
 
 def test_the_columns_are_the_values_of_the_metrics(rows: list[Row], observed: Observed) -> None:
     sample = rows[::9]
     shares = [share_of(row) for row in sample]
-    for name, metric in METRICS.items():
+    for name, metric in COMPARED.items():
         values = metric.similarities(observed, shares)
         for row, share in zip(sample, shares, strict=True):
             assert float(row[name]) == pytest.approx(values[share], abs=1e-5)
@@ -171,7 +174,9 @@ def test_the_comparison_records_its_inputs(tiny_comparison: FinishedComparison) 
     assert comparison.deciding.frames == {"a": 4, "b": 4}
     assert comparison.reporting.frames == {"a": 16, "b": 16}
     assert comparison.frames["hash"] == open_frame_set(config).hash
-    assert set(comparison.metric_seconds) == set(METRICS) and comparison.seconds["statistics"] >= 0
+    assert (
+        set(comparison.metric_seconds) == set(COMPARED) and comparison.seconds["statistics"] >= 0
+    )
     assert comparison.shares["same"] + comparison.shares["cross"] == comparison.shares["all"]
 
 

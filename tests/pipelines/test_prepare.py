@@ -10,12 +10,8 @@ from safetensors.torch import load_file, save_file
 from tiny import CLASSIFIER, Weights, capture_reporter, run_config, with_changes, write_config
 
 from search.config.loading import load_config
-from search.pipelines.prepare import (
-    compute_similarities,
-    load_deployment,
-    observe,
-    open_frames,
-)
+from search.pipelines.deployment.load import load_deployment
+from search.pipelines.prepare import compute_similarities, observe, open_frames
 from spaces.plan import IDENTITY, LINEAR, Share, SharePlan
 
 
@@ -72,9 +68,11 @@ def test_a_run_of_two_copies_holds_one_backbone_and_keeps_all_quality(
 ) -> None:
     changes = {"models.b.weights": str(weights(CLASSIFIER, 1)), "budget": "70%"}
     done = run_config(write_config(tmp_path, with_changes(data, changes)))
-    chosen = next(c for c in done.result.candidates if c.hash == done.result.chosen)
-    (share,) = SharePlan.from_dict(chosen.plan).shares
+    whole = max(done.result.front, key=lambda record: record.proxy)
+    (share,) = SharePlan.from_dict(whole.plan).shares
     assert share.adapter == IDENTITY and share.donor.stage == share.recipient.stage
-    assert chosen.proxy == 1.0 and set(chosen.fidelity.values()) == {1.0}
+    assert whole.proxy == 1.0 and whole.saved_pct > 30
+    # a smaller plan may give the same answers on the few frames of this run
+    chosen = next(c for c in done.result.candidates if c.hash == done.result.chosen)
+    assert chosen.bytes <= whole.bytes and set(chosen.fidelity.values()) == {1.0}
     assert chosen.kept["a"] == 1.0
-    assert chosen.saved_pct > 30

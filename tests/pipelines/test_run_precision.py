@@ -23,9 +23,9 @@ from tiny import (
 from search.config.base import BadConfig
 from search.config.loading import load_config
 from search.deploy.export import ExportRequest
+from search.pipelines.deployment.load import load_deployment
 from search.pipelines.exact import find_exact_front
 from search.pipelines.export import export
-from search.pipelines.prepare import load_deployment
 from search.pipelines.run import run_without_logging
 from search.pipelines.run_steps.records import PriorKnowledge
 from search.pipelines.verify import verify

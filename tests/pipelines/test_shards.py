@@ -24,14 +24,21 @@ from search.cli.main import main
 from search.config.loading import load_config
 from search.config.run import RunConfig
 from search.data.frames import BadFrames, RenderedScenes
+from search.pipelines.deployment.load import load_deployment
 from search.pipelines.open_data import open_frame_set
-from search.pipelines.prepare import load_deployment, observe
+from search.pipelines.prepare import observe
 from search.statistics.observed import Observed
+from search.statistics.rows import GridRows
 from search.statistics.similarity import Statistics
-from search.statistics.storage import BadStatistics, StoredMoments, read_moments, write_moments
+from search.statistics.storage import (
+    FORMAT_NAME,
+    BadStatistics,
+    StoredMoments,
+    read_moments,
+    write_moments,
+)
 from search.statistics.streaming import (
     ALL_BATCHES,
-    FOLDS,
     Moments,
     PassSettings,
     Shard,
@@ -85,6 +92,8 @@ def test_the_sum_of_the_shards_equals_a_single_pass(
     single, text = observe_config(load_config(config, [f"cache={tmp_path}"]))
     assert "cached" not in text
     assert summed.statistics.moments.frames == single.statistics.moments.frames == 28
+    grids = summed.statistics.moments.grids
+    assert all(equal_rows(grids[g], single.statistics.moments.grids[g]) for g in grids)
     for pair in single.deployment.pairs.legal:
         left, right = summed.statistics, single.statistics
         assert left.image_cka(pair) == pytest.approx(right.image_cka(pair), abs=1e-6)
@@ -161,14 +170,19 @@ def equal_moments(left: Moments, right: Moments) -> bool:
     assert list(left.grids) == list(right.grids)
     same = [np.array_equal(left.hsic, right.hsic)]
     for grid in left.grids:
-        for fold in FOLDS:
-            a, b = left.at(grid, fold), right.at(grid, fold)
-            assert a.columns == b.columns and a.count == b.count
-            assert set(a.products) == set(b.products)
-            same += [torch.equal(a.squares[ref], b.squares[ref]) for ref in a.squares]
-            same += [torch.equal(a.products[key], b.products[key]) for key in a.products]
-            same += [torch.equal(a.means[model], b.means[model]) for model in a.means]
+        same.append(equal_rows(left.grids[grid], right.grids[grid]))
     return all(same)
+
+
+def equal_rows(left: GridRows, right: GridRows) -> bool:
+    """Return whether all rows, and the blocks and pairs that they are of, are equal bit by bit."""
+    assert left.pairs == right.pairs and left.blocks == right.blocks
+    assert set(left.coded) == set(right.coded)
+    return all(
+        torch.equal(tensor, vars(right.coded[ref])[name])
+        for ref, coded in left.coded.items()
+        for name, tensor in vars(coded).items()
+    )
 
 
 def test_saved_moments_are_loaded_bit_for_bit(mixed: Observed, tmp_path: Path) -> None:
@@ -204,4 +218,7 @@ def test_a_damaged_file_is_refused_by_name(parts: list[Path], tmp_path: Path) ->
     tensors = load_file(parts[0])
     save_file(tensors, path)
     with pytest.raises(BadStatistics, match="delete it"):
+        read_moments(path)
+    save_file(tensors, path, {FORMAT_NAME: '{"key": "k", "shard": [1, 1], "grids": []}'})
+    with pytest.raises(BadStatistics, match="another version"):
         read_moments(path)

@@ -33,8 +33,8 @@ from search.config.base import BadConfig
 from search.config.loading import config_of
 from search.data.frames import cached_scene
 from search.data.ground_truth import BadTruth
+from search.pipelines.deployment.load import load_deployment
 from search.pipelines.finished_run import LoadedRun, NoSuchPlan
-from search.pipelines.prepare import load_deployment
 from search.pipelines.verify import verify
 from search.pipelines.verify_inputs import BadData, VerificationInputs
 from search.results.documents import content_id, read_document

@@ -125,9 +125,9 @@ def observe(
 def all_finite(moments: Moments) -> bool:
     """Return whether the results of a pass hold neither NaN nor infinity."""
     tensors = [torch.from_numpy(moments.hsic)]
-    for folds in moments.grids.values():
-        for part in folds.values():
-            tensors += [*part.means.values(), *part.squares.values(), *part.products.values()]
+    for rows in moments.grids.values():
+        for coded in rows.coded.values():
+            tensors += [coded.centres, coded.scales]
     return all(bool(tensor.isfinite().all()) for tensor in tensors)
 
 

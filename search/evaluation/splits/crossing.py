@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from search.data.frames import FrameSet, batches
+from search.data.frames import FrameSet, batch_ranges
+from search.data.input_batches import model_batches
 from search.evaluation.splits.link_scores import LinkSetup
 from spaces.execution import EntryPoint, keeping
 from spaces.inputs import Frame
@@ -39,9 +40,9 @@ class SplitModel:
         crossing = dict.fromkeys(node for part in parts.values() for node in part.crossing)
         return cls(merged, parts, keeping(merged.whole, tuple(crossing)))
 
-    def run(self, setup: LinkSetup, frames: list[Frame]) -> PartialRun[Tensor]:
+    def run(self, inputs: Mapping[str, Tensor]) -> PartialRun[Tensor]:
         """Return all crossing representations of a batch, and the unsplit answers."""
-        return run_part(self.merged, self.whole, setup.networks.inputs(self.merged, frames), {})
+        return run_part(self.merged, self.whole, inputs, {})
 
     def crossing(self, split: Split, representations: Mapping[Node, Tensor]) -> list[Tensor]:
         """Return the representations that cross in one split, in order."""
@@ -72,8 +73,10 @@ def crossing_batches(
         plan: SplitModel.of(setup.networks.merged(plan), [s for s in splits if s.plan == plan])
         for plan in dict.fromkeys(split.plan for split in splits)
     }
-    for _, pictures in batches(frames, setup.batch):
-        values = {plan: model.run(setup, pictures).representations
+    models = setup.networks.models
+    read = {name for model in by_plan.values() for name in model.merged.inputs_read}
+    for batch in model_batches(frames, batch_ranges(len(frames), setup.batch), models, read):
+        values = {plan: model.run(batch.inputs).representations
                   for plan, model in by_plan.items()}  # fmt: skip
         yield {s: by_plan[s.plan].crossing(s, values[s.plan]) for s in splits}
 

@@ -8,9 +8,8 @@ from typing import Protocol
 
 from torch import Tensor
 
-from search.data.frames import batches
 from search.evaluation.per_frame import FrameScores
-from search.evaluation.splits.crossing import SplitModel, frame_sizes
+from search.evaluation.splits.crossing import SplitModel
 from search.evaluation.splits.link_scores import (
     AnswerCollector,
     AnswerReference,
@@ -127,20 +126,20 @@ class _Sending:
         models = self._setup.models
         alone, *sent = (AnswerCollector(models) for _ in range(1 + len(self._candidates)))
         sizes: list[FrameSize] = []
-        for _, frames in batches(shown.frames, self._setup.batch):
-            of_batch = frame_sizes(frames)
-            run = self._model.run(self._setup, frames)
-            alone.add([b""] * len(frames), run.answers)
+        networks, size = self._setup.networks, self._setup.batch
+        for batch in networks.batches(self._model.merged, shown.frames, size):
+            run = self._model.run(batch.inputs)
+            alone.add([b""] * len(batch), run.answers)
             for candidate, server, collector in zip(
                 self._candidates, self._servers, sent, strict=True
             ):
                 tensors = self._model.crossing(candidate.split, run.representations)
-                messages = candidate.coder.encode(tensors, of_batch)
+                messages = candidate.coder.encode(tensors, batch.frame_sizes)
                 decoded = candidate.coder.decode(messages)
                 answers = server.answer(candidate.split, decoded)
                 collector.add(messages, run.answers | answers)
-            sizes += of_batch
-            progress(len(frames))
+            sizes += batch.frame_sizes
+            progress(len(batch))
         unsplit = alone.collected()
         reference = AnswerReference.of(shown, models, unsplit, sizes)
         return _Sent(reference, (unsplit, *(collector.collected() for collector in sent)))

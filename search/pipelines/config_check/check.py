@@ -18,8 +18,10 @@ from search.pipelines.config_check.places import (
     check_tracking_store,
 )
 from search.pipelines.config_check.search_space import SpaceFacts, measure_space
+from search.pipelines.deployment.cluster import describe_cluster
+from search.pipelines.deployment.load import load_named_model, survey
 from search.pipelines.open_data import open_frame_set, select_device
-from search.pipelines.prepare import load_named_model, open_truth_of, survey
+from search.pipelines.prepare import open_truth_of
 from search.utils.reporter import Reporter
 from spaces.deployment import Deployment
 from spaces.stages import StagedModel
@@ -48,6 +50,9 @@ def check_config(config: RunConfig, reporter: Reporter) -> CheckReport:
     reporter.step(f"Checking {config.name}")
     checklist = Checklist()
     checklist.check("device", lambda: select_device(config.device), str)
+    if config.execution == "dask":
+        with reporter.working("cluster"):
+            checklist.check("execution", lambda: describe_cluster(config), str)
     models = _check_models(config, checklist, reporter)
     with reporter.working("frames"):
         frames = checklist.check("frames", lambda: _read_frames(config), _describe_frames)

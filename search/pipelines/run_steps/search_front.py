@@ -70,7 +70,7 @@ def search(
         champion = deployment.without_needless_maps(champion.in_closed_form())
     problem = build_problem(config, deployment, similarity, losses, champion)
     evaluator = PlanEvaluator(problem, latency_objective(latency, problem.rates))
-    with reporter.working("smallest plan"):
+    with timings.timing("smallest plan"), reporter.working("smallest plan"):
         least = smallest_within_limits(evaluator, config.out_folder)
     with timings.timing("search"):
         first = [champion] if champion else []

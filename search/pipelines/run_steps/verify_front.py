@@ -104,7 +104,11 @@ def measure_shortlist(
     with reporter.working("linear maps"):
         maps = observed.maps_for(shortlist)
     setup = EvaluationSetup(
-        deployment.deployed_models, deployment.facts, maps, inputs.config.verify.batch
+        deployment.deployed_models,
+        deployment.facts,
+        maps,
+        inputs.config.verify.batch,
+        observed.cluster,
     )
     plans = [*shortlist, *(SharePlan.from_dict(record.plan) for record in others)]
     count = len(shortlist)

@@ -13,15 +13,10 @@ from search.data.frames import FrameSet, Sampling, Subset, split_frames
 from search.data.ground_truth import Truth
 from search.deploy.run_folder import DOCUMENT
 from search.evaluation.evaluate import UNMERGED_PLAN
+from search.pipelines.deployment.load import load_models, survey_without_shares
 from search.pipelines.finished_run import LoadedRun
 from search.pipelines.open_data import check_frame_supply
-from search.pipelines.prepare import (
-    load_models,
-    observe,
-    open_frames,
-    open_truth,
-    survey_without_shares,
-)
+from search.pipelines.prepare import observe, open_frames, open_truth
 from search.refinement.refined_maps import maps_of, refinement_steps
 from search.report.console_tables import print_stages
 from search.results.search_result import Result

