@@ -32,8 +32,9 @@ from search.data.frames import FrameSet, Subset, batches, split_frames
 from search.data.ground_truth import ClassTruth
 from search.data.label_table import csv_truth
 from search.metrics.registry import METRICS
+from search.pipelines.deployment.load import load_deployment
 from search.pipelines.open_data import sampling_of
-from search.pipelines.prepare import load_deployment, observe
+from search.pipelines.prepare import observe
 from search.statistics.observed import Observed
 from search.statistics.similarity import RIDGE_STRENGTHS
 from search.utils.console import ConsoleReporter

@@ -52,7 +52,7 @@ from search.config.run import RunConfig
 from search.data.frames import FrameSet, Sampling, Subset
 from search.data.ground_truth import ClassTruth, Truth
 from search.deploy.export import ONNX, ExportRequest
-from search.deploy.int8.graph_answers import GraphAnswers, prepare_feed
+from search.deploy.int8.graph_answers import GraphAnswers, feed_inputs, prepare_feed
 from search.deploy.int8.int8_export import (
     CALIBRATION_FRAMES,
     CalibrationFeeds,
@@ -68,9 +68,10 @@ from search.evaluation.evaluate import (
     score_frames,
 )
 from search.evaluation.per_frame import FrameScores, main_score, scores_by_model
+from search.pipelines.deployment.load import load_deployment
 from search.pipelines.export import export
 from search.pipelines.open_data import open_frame_set, open_ground_truth
-from search.pipelines.prepare import load_deployment, open_truth
+from search.pipelines.prepare import open_truth
 from search.pipelines.run import run
 from search.study.precision.profiles import weight_owners
 from search.utils.console import ConsoleReporter
@@ -415,7 +416,7 @@ def measure_latencies(
     runs: dict[str, Callable[[], object]] = {}
     for a in alternatives:
         session = OnnxSession(a.graph, threads=1)
-        feed = prepare_feed([frame], session.inputs, inputs)
+        feed = prepare_feed([frame], feed_inputs(session.inputs, inputs))
         runs[a.name] = partial(session.run, feed)
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(ROUNDS):

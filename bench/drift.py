@@ -50,7 +50,7 @@ from search.data.synthetic.scenes import SceneSettings
 from search.drift.detection import RATE, compare
 from search.drift.frame_features import VIEWS, Description, describe, models_key
 from search.drift.reference import LARGE_REFERENCE, Reference, Sample
-from search.pipelines.prepare import load_deployment
+from search.pipelines.deployment.load import load_deployment
 from search.utils.console import ConsoleReporter
 from search.utils.files import replace_file
 from search.utils.reporter import Reporter

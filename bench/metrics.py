@@ -36,8 +36,9 @@ from search.pipelines.correlate import (
     compute_metrics,
     guides_csv,
 )
+from search.pipelines.deployment.load import load_deployment
 from search.pipelines.open_data import sampling_of
-from search.pipelines.prepare import load_deployment, observe
+from search.pipelines.prepare import observe
 from search.pipelines.share_accuracy import ShareAccuracy, measure_parts
 from search.report.charts.metric_comparison import write_pictures
 from search.results.metric_comparison import LABEL_PARTS, LabelPart, MetricTable

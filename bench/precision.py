@@ -35,12 +35,12 @@ from search.evaluation.evaluate import (
     verification_steps,
 )
 from search.evaluation.per_frame import main_score
+from search.pipelines.deployment.load import load_deployment
 from search.pipelines.open_data import sampling_of
 from search.pipelines.prepare import (
     build_problem,
     compute_rounding_losses,
     compute_similarities,
-    load_deployment,
     observe,
 )
 from search.statistics.observed import Observed

@@ -28,8 +28,9 @@ from torch import Tensor, nn
 from search.data.frames import FrameSet
 from search.data.ground_truth import ClassTruth
 from search.data.label_table import csv_truth
+from search.pipelines.deployment.load import load_deployment
 from search.pipelines.open_data import sampling_of
-from search.pipelines.prepare import load_deployment, observe
+from search.pipelines.prepare import observe
 from search.refinement.loss import TapLoss
 from search.refinement.recorded import record_representations
 from search.refinement.training import LEARNING_RATE, Loss, minimise

@@ -36,12 +36,12 @@ from rich.console import Console
 
 from search.config.loading import load_config
 from search.config.search import SearchConfig
+from search.pipelines.deployment.load import load_deployment
 from search.pipelines.open_data import open_frame_set
 from search.pipelines.prepare import (
     build_problem,
     compute_rounding_losses,
     compute_similarities,
-    load_deployment,
     observe,
 )
 from search.report.charts.heat_maps import save_figure
@@ -54,7 +54,12 @@ from search.study.problem import Limits, Problem, SamplerName
 from search.study.samplers import make_sampler
 from search.study.smallest_plan import smallest_plan
 from search.study.storage import open_store
-from search.study.warm_start import greedy_plans, shares_by_bytes, starting_plans
+from search.study.warm_start import (
+    greedy_plans,
+    heuristic_plans,
+    shares_by_bytes,
+    unmerged_plans,
+)
 from search.utils.console import ConsoleReporter
 from search.utils.reporter import Reporter
 from spaces.activations import Footprint
@@ -182,14 +187,14 @@ def _build_problems(also: Sequence[Path], reporter: Reporter) -> Iterator[tuple[
         frames = {"folder": str(DATA.resolve()), "stride": 2}
         yaml.safe_dump({**yaml.safe_load(LITE), "frames": frames}, file)
         file.flush()
-        yield "lite0+lite1", _load_problem(Path(file.name), reporter)
-    yield "classifier+detector", _load_problem(ROOT / "runs" / "quickstart.yaml", reporter)
+        yield "lite0+lite1", load_problem(Path(file.name), reporter)
+    yield "classifier+detector", load_problem(ROOT / "runs" / "quickstart.yaml", reporter)
     yield "six made-up models", synthetic(6, 8, seed=0)
     for path in also:
-        yield path.stem, _load_problem(path, reporter)
+        yield path.stem, load_problem(path, reporter)
 
 
-def _load_problem(path: Path, reporter: Reporter) -> Problem:
+def load_problem(path: Path, reporter: Reporter) -> Problem:
     """Return the problem that `merge-search run` builds, from cached statistics if possible."""
     config = load_config(path, [f"cache={ROOT / 'runs' / 'cache'}"])
     deployment = load_deployment(config, reporter)
@@ -275,10 +280,14 @@ def evaluated_by_study(
     seed: int,
     progress: Callable[[int], None] = lambda done: None,
 ) -> list[EvaluatedPlan]:
-    """Return the plans that a study evaluates, in order; `random` starts without heuristics."""
+    """Return the plans that a study evaluates, in order; `random` starts without heuristics.
+
+    The others start from the heuristic plans: the local front would leave them little to find.
+    """
     evaluator = PlanEvaluator(problem)
     smallest = smallest_plan(problem, evaluator).plan
-    starts = [SharePlan()] if sampler == "random" else starting_plans(problem, [smallest])
+    heuristic = [smallest, *unmerged_plans(problem), *heuristic_plans(problem)]
+    starts = [SharePlan()] if sampler == "random" else heuristic
     with tempfile.TemporaryDirectory() as folder:
         store = str(Path(folder) / "study.log")
         settings = StudySettings("bench", store, sampler, trials, seed)
@@ -407,7 +416,7 @@ def trials_rate(problem: Problem, sampler: SamplerName) -> float:
     ratios = []
     for seed in range(ROUNDS):
         with tempfile.TemporaryDirectory() as folder:
-            evaluator, starts = PlanEvaluator(problem), starting_plans(problem)
+            evaluator, starts = PlanEvaluator(problem), [*heuristic_plans(problem)]
             settings = StudySettings(
                 "rate", str(Path(folder) / "ours"), sampler, TIMED_TRIALS, seed
             )

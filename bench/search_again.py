@@ -47,10 +47,10 @@ from search.config.run import RunConfig
 from search.data.frames import RenderedScenes, Subset
 from search.data.synthetic.scenes import SceneSettings
 from search.metrics.fidelity import fidelity_alone
+from search.pipelines.deployment.load import load_deployment
 from search.pipelines.prepare import (
     build_problem,
     compute_similarities,
-    load_deployment,
     observe,
     open_frames,
 )

@@ -110,7 +110,7 @@ class Setup:
 
     def measure(self, batches: Iterator[Batch] | Sequence[Batch]) -> Moments:
         settings = PassSettings(batch=BATCH)
-        pass_ = StreamingPass(self.fused_models, self.facts, self.pairs.legal, settings)
+        pass_ = StreamingPass(self.fused_models, self.facts, self.pairs.legal, settings, FRAMES)
         for indices, inputs in batches:
             pass_.add(indices, dict.fromkeys(self.fused_models, inputs))
         return pass_.finish()

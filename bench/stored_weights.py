@@ -34,7 +34,7 @@ from samplers import ROOT
 from torch.nn.utils import parametrize
 
 from search.config.loading import load_config
-from search.pipelines.prepare import survey_models
+from search.pipelines.deployment.load import survey_models
 from search.utils.console import ConsoleReporter
 from search.utils.format import MEGABYTE
 from spaces.adapters import LinearMap

@@ -52,11 +52,11 @@ from search.evaluation.evaluate import (
     compute_fidelity,
 )
 from search.evaluation.per_frame import Scores, mean_of_available
+from search.pipelines.deployment.load import load_deployment
 from search.pipelines.open_data import open_frame_set
 from search.pipelines.prepare import (
     build_problem,
     compute_similarities,
-    load_deployment,
     observe,
     open_truth,
 )

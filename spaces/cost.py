@@ -91,9 +91,19 @@ class CostModel:
         macs = {ref: self.facts[ref.model].stage(ref.stage).macs for ref in live.stages}
         macs |= {Ref(name, HEAD): facts.head_macs for name, facts in self.facts.items()}
         for share in live.shares:
-            for owner, added in self._macs_of_map(share, live):
+            for owner, added in self.macs_of_map(share, live).items():
                 macs[owner] = macs.get(owner, 0) + added
         return macs
+
+    def macs_of_map(self, share: Share, live: Liveness) -> dict[Ref, int]:
+        """Return the MACs per frame that a live share adds, by the owner of the layer.
+
+        They are negative where folding makes a layer smaller.
+        """
+        added: dict[Ref, int] = {}
+        for owner, macs in self._macs_of_map(share, live):
+            added[owner] = added.get(owner, 0) + macs
+        return added
 
     def macs_per_second(self, plan: SharePlan, rates: Mapping[str, float]) -> float:
         """Return the multiply-accumulates per second of camera time.
@@ -225,10 +235,6 @@ class CostModel:
         return precisions.get(owner, self.facts[owner.model].dtype)
 
     def _macs_of_map(self, share: Share, live: Liveness) -> Iterator[tuple[Ref, int]]:
-        """Yield the MACs per frame that a live share adds, by the owner of the layer.
-
-        They are negative where folding makes a layer smaller.
-        """
         if share.adapter.kind == "identity":
             return
         donor, recipient = self._ends(share)

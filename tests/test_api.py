@@ -27,7 +27,7 @@ import search
 import spaces
 from search.config.base import BadConfig
 from search.config.run import RunConfig
-from search.pipelines import prepare
+from search.pipelines.deployment import load
 from spaces import ModelSpec, load_model
 from spaces.stages import StagedModel
 
@@ -177,7 +177,7 @@ def test_loaded_models_give_the_result_of_their_specs(
     def fail(spec: ModelSpec) -> StagedModel:
         raise AssertionError(f"{spec.name} is loaded again")
 
-    monkeypatch.setattr(prepare, "load_model", fail)
+    monkeypatch.setattr(load, "load_model", fail)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     result = search.run(python_config(weights, models=models, base=tmp_path))
     assert [record.hash for record in result.front] == [r.hash for r in tiny_run.result.front]

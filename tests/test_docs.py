@@ -125,7 +125,7 @@ def test_documented_python_examples_are_valid_syntax() -> None:
 
 def test_contributing_has_a_row_for_every_package() -> None:
     layers = drawings.layers(ROOT)
-    rows = re.findall(r"(?m)^\| (\d) \| `([\w/]+)` \|", read(ROOT / "CONTRIBUTING.md"))
+    rows = re.findall(r"(?m)^\| (\d+) \| `([\w/]+)` \|", read(ROOT / "CONTRIBUTING.md"))
     floors = {f"search/{package}": n for n, floor in enumerate(layers, 1) for package in floor}
     assert {package: int(floor) for floor, package in rows} == floors | {"spaces": 0}
 

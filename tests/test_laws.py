@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = (
     ("utils", "data"),
+    ("execution",),
     ("study", "statistics", "cameras", "split"),
     ("evaluation", "metrics", "drift", "refinement"),
     ("results", "config"),
@@ -29,6 +30,8 @@ DOORS = {
     "av": "search/cameras/video.py",
     "plotly": "search/report/charts/interactive.py",
     "scipy": "search/drift/",
+    "dask": "search/execution/",
+    "distributed": "search/execution/",
     "timm": "spaces/sources/timm_source.py",
     "effdet": "spaces/sources/effdet_source.py",
     "onnx2pytorch": "spaces/sources/onnx_source.py",

@@ -15,9 +15,11 @@ from spaces.model_spec import ARCH_FORMS, ARCH_WORDS
 ARCH = f"^({'|'.join(form.prefix + form.pattern for form in ARCH_FORMS)})$"
 DEVICE = r"^(auto|cpu|cuda(:\d+)?)$"
 CAMERA_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$"
+SCHEDULER = r"^(tcp|tls|ws|wss)://[^/\s]+:\d+$"
 PATTERN_WORDS = {
     ARCH: f"must be {ARCH_WORDS}, such as timm/resnet18",
     DEVICE: "must be auto, cpu, cuda or cuda:N, such as cuda:0",
+    SCHEDULER: "must be the address of a scheduler, such as tcp://scheduler:8786",
     CAMERA_NAME: "must have at most 100 letters, digits, dashes and underscores, no sign first",
 }
 TYPE_WORDS = {

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     ConfigDict,
@@ -20,7 +20,7 @@ from pydantic import (
 from search.config.base import BadConfig, Positive, Section, path_from
 from search.config.budget import Budget
 from search.config.data import FramesConfig, TruthConfig
-from search.config.error_words import DEVICE, error_sentences
+from search.config.error_words import DEVICE, SCHEDULER, error_sentences
 from search.config.models import ModelConfig, section_of_loaded_model
 from search.config.search import (
     ExportConfig,
@@ -51,6 +51,10 @@ TOO_FEW_MODELS = "models: name at least two; there is nothing to share with one"
 REQUEST_WORDS = (
     "give either budget (the best quality within it) or quality_floor (the fewest bytes that keep "
     "it)"
+)
+DASK_WORDS = (
+    "execution: dask needs the key dask: the address of a scheduler, such as "
+    "tcp://scheduler:8786, or a number of workers to start on this machine"
 )
 
 
@@ -103,6 +107,12 @@ class RunConfig(Section):
     device: Annotated[str, Field(pattern=DEVICE)] = "auto"
     """Device that runs the networks: `cpu`, `cuda`, `cuda:N`, or `auto`, which is cuda if
     available."""
+    execution: Literal["local", "dask"] = "local"
+    """Where the networks run on the frames: `local`, in this process, or `dask`, by the workers of
+    a Dask cluster."""
+    dask: Annotated[str, Field(pattern=SCHEDULER)] | Positive | None = None
+    """The cluster of `execution: dask`: the address of its scheduler, such as
+    `tcp://scheduler:8786`, or a number of workers to start on this machine."""
     dtype: Dtype = "float32"
     """Data type in which the merged models hold their weights; they compute in float32."""
     statistics: StatisticsConfig = StatisticsConfig()
@@ -202,6 +212,12 @@ class RunConfig(Section):
         unknown = sorted(set(self.truth) - set(self.models))
         if unknown:
             raise ValueError(f"truth: {unknown[0]!r} is none of the models {sorted(self.models)}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_execution(self) -> RunConfig:
+        if self.execution == "dask" and self.dask is None:
+            raise ValueError(DASK_WORDS)
         return self
 
     @model_validator(mode="after")

@@ -35,7 +35,8 @@ class SearchConfig(Section):
     frame, peak bytes of live activations per frame, or milliseconds per frame. If the models have
     a `rate`, MACs and milliseconds are those of a second of camera time."""
     metric: str = "fidelity"
-    """Metric of similarity: `fidelity`, `r2`, `position_cka`, `cka` or another registered one."""
+    """Metric of similarity: `fidelity`, `screened`, `r2`, `position_cka`, `cka` or another
+    registered one."""
     adapters: list[str] = Field(default=["linear"], min_length=1)
     """Adapters to explore: `identity`, `linear` or `linear@RANK`. Stages whose weights and inputs
     are equal in two networks are always shared by `identity`."""

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from search.data.frames import BadFrames, FrameSet, batches
+from search.data.frames import BadFrames, FrameSet, batch_ranges
+from search.data.input_batches import model_batches
 from search.statistics.streaming import BadRepresentation
 from search.utils.arrays import FloatMatrix
 from spaces.deployment import Deployment
-from spaces.merged import prepare_inputs
+from spaces.inputs import PREPARATION_VERSION
 from spaces.stages import StagedModel
 
 View = str
@@ -66,12 +67,11 @@ def describe(
     if not len(frames):
         raise BadFrames("no frames to describe: give at least one")
     running, rows = deployment.fused_models, {view: list[Tensor]() for view in VIEWS}
-    for indices, pictures in batches(frames, batch):
-        inputs = prepare_inputs(running, pictures)
-        views_by_model = [_views(model, inputs[name]) for name, model in running.items()]
+    for read in model_batches(frames, batch_ranges(len(frames), batch), running):
+        views_by_model = [_views(model, read.inputs[name]) for name, model in running.items()]
         for view, parts in rows.items():
             parts.append(torch.cat([views[view] for views in views_by_model], 1).cpu())
-        progress(len(indices))
+        progress(len(read))
     whole = {view: torch.cat(parts).double().numpy() for view, parts in rows.items()}
     return Description(models_key(deployment), whole)
 
@@ -80,7 +80,8 @@ def models_key(deployment: Deployment) -> str:
     """Return a hash of the models' names, stages, inputs and weights, and of the features'
     version."""
     fingerprints = sorted(deployment.fingerprints.items())
-    return hashlib.sha256(f"{DESCRIPTION_VERSION} {fingerprints}".encode()).hexdigest()[:16]
+    versions = f"{DESCRIPTION_VERSION}.{PREPARATION_VERSION}"
+    return hashlib.sha256(f"{versions} {fingerprints}".encode()).hexdigest()[:16]
 
 
 def _views(model: StagedModel, inputs: Tensor) -> dict[View, Tensor]:

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from search.data.frames import FrameSet, batches
+from search.data.frames import FrameSet, batch_ranges
+from search.data.input_batches import model_batches
 from search.utils.progress import Progress, silent
 from spaces.merged import LinearMaps, ModelsByName
 from spaces.model_facts import ModelFacts
@@ -41,17 +42,17 @@ def answer_changes(
     exact, *changed = plan_set.outputs
     squares: defaultdict[Output, float] = defaultdict(float)
     moments: defaultdict[str, list[Tensor]] = defaultdict(list)
-    for indices, pictures in batches(frames, batch):
-        inputs = {name: models[name].prepare_frames(pictures) for name in plan_set.inputs_read}
+    ranges = batch_ranges(len(frames), batch)
+    for read in model_batches(frames, ranges, models, plan_set.inputs_read):
         answers: dict[str, Tensor] = {}
-        for output, comparable in plan_set.comparables(inputs):
+        for output, comparable in plan_set.comparables(read.inputs):
             name = output.model
             amplitudes = TASKS[models[name].task].amplitudes(comparable).flatten(1).double()
             if output == exact[name]:  # comes before all others of its model
                 answers[name] = amplitudes
                 moments[name].append(amplitudes)
             squares[output] += float((amplitudes - answers[name]).square().sum())
-        progress(len(indices))
+        progress(len(read))
     variances = {name: _variance(torch.cat(parts)) for name, parts in moments.items()}
     return [
         sum(squares[output] / len(frames) / variances[name] for name, output in outputs.items())

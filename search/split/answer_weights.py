@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from search.data.frames import FrameSet, Sampling, Subset, batches
+from search.data.frames import FrameSet, Sampling, Subset
+from search.data.input_batches import InputBatch
 from search.split.setup import SplitSetup
 from search.split.zone_statistics import ZoneSquares
 from search.utils.arrays import FloatMatrix
 from spaces.execution import EntryPoint, keeping
-from spaces.inputs import Frame
 from spaces.merged import MergedModel
 from spaces.node import Node
 from spaces.split.split import Split, SplitParts
@@ -73,21 +73,24 @@ class AnswerGradients:
         for group in _groups(self._merged, splits):
             crossing = dict.fromkeys(splits[split].crossing for split in group.splits)
             means = [_MeanSquares({node: forms[node] for node in nodes}) for nodes in crossing]
-            for indices, pictures in batches(self._frames, _FRAMES_PER_BACKWARD):
-                generator = torch.Generator().manual_seed(seed + indices.start)
-                gradients = self._gradients(group, pictures, generator)
+            for batch in self._batches():
+                generator = torch.Generator().manual_seed(seed + batch.indices.start)
+                gradients = self._gradients(group, batch.inputs, generator)
                 for mean in means:
                     mean.add(gradients)
             finished = {nodes: mean.finish() for nodes, mean in zip(crossing, means, strict=True)}
             weights |= {split: finished[splits[split].crossing] for split in group.splits}
         return weights
 
+    def _batches(self) -> Iterator[InputBatch]:
+        return self._setup.batches(self._merged, self._frames, _FRAMES_PER_BACKWARD)
+
     def _gradients(
-        self, group: _Group, pictures: list[Frame], generator: torch.Generator
+        self, group: _Group, inputs: Mapping[str, Tensor], generator: torch.Generator
     ) -> dict[Node, Tensor]:
         """Return (draws, batch, ...) gradients about each representation of a group."""
         with torch.inference_mode(False), torch.enable_grad():
-            values, amplitudes = self._trace(group, pictures)
+            values, amplitudes = self._trace(group, inputs)
             draws = [
                 torch.autograd.grad(
                     self._project(amplitudes, generator),
@@ -101,9 +104,8 @@ class AnswerGradients:
         return {node: torch.stack(part) for node, part in by_node}
 
     def _trace(
-        self, group: _Group, pictures: list[Frame]
+        self, group: _Group, inputs: Mapping[str, Tensor]
     ) -> tuple[dict[Node, Tensor], dict[str, Tensor]]:
-        inputs = self._setup.inputs(self._merged, pictures)
         if group.before is None:
             traced = {name: values.requires_grad_() for name, values in inputs.items()}
             run = self._merged.run(group.traced, traced, {}, _read)
@@ -138,9 +140,8 @@ class AnswerGradients:
     def _measure_spread(self) -> dict[str, float]:
         """Return the variance of each model's answer over frames, summed over its amplitudes."""
         moments: defaultdict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
-        for _, pictures in batches(self._frames, _FRAMES_PER_BACKWARD):
-            inputs = self._setup.inputs(self._merged, pictures)
-            answers = self._merged.run(self._merged.whole, inputs, {}, _read).answers
+        for batch in self._batches():
+            answers = self._merged.run(self._merged.whole, batch.inputs, {}, _read).answers
             for name, values in self._amplitudes(answers).items():
                 doubled = values.double()
                 moments[name].append((doubled.sum(0), doubled.square().sum(0)))

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from search.data.frames import FrameSet, batches
+from search.data.frames import FrameSet, batch_ranges
+from search.data.input_batches import InputBatch, model_batches
 from search.utils.progress import Progress
 from spaces.execution import EntryPoint
 from spaces.inputs import Frame
@@ -53,6 +54,11 @@ class SplitSetup:
         read = {name: self.models[name] for name in self.models if name in merged.inputs_read}
         return prepare_inputs(read, frames)
 
+    def batches(self, merged: MergedModel, frames: FrameSet, size: int) -> Iterator[InputBatch]:
+        """Yield batches of the inputs that a merged model reads."""
+        ranges = batch_ranges(len(frames), size)
+        return model_batches(frames, ranges, self.models, merged.inputs_read)
+
 
 def representations(
     setup: SplitSetup,
@@ -63,8 +69,7 @@ def representations(
     progress: Progress,
 ) -> Iterator[dict[Node, Tensor]]:
     """Yield the (batch, ...) representations that a part gives, batch by batch of frames."""
-    for indices, pictures in batches(frames, batch):
+    for read in setup.batches(merged, frames, batch):
         with torch.inference_mode():
-            inputs = setup.inputs(merged, pictures)
-            yield merged.run(part, inputs, {}, lambda head, taps: None).representations
-        progress(len(indices))
+            yield merged.run(part, read.inputs, {}, lambda head, taps: None).representations
+        progress(len(read))

@@ -15,8 +15,9 @@ from search.drift.reference import BadReference, Reference
 from search.drift.reference_storage import load, save
 from search.evaluation.bundles import BundleFidelity, BundleQuality
 from search.evaluation.evaluate import EvaluationSetup
+from search.pipelines.deployment.load import survey_models
 from search.pipelines.open_data import select_device
-from search.pipelines.prepare import open_frames, survey_models
+from search.pipelines.prepare import open_frames
 from search.utils.reporter import Reporter
 from search.watch.windows import Window, join_frames, of_camera
 from search.watch.workspace import Workspace

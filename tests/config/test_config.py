@@ -19,8 +19,8 @@ from search.config.run import RunConfig
 from search.config.watch import WatchConfig
 from search.data.frames import BadFrames, JoinedFrames
 from search.data.ground_truth import BoxTruth, ClassTruth
+from search.pipelines.deployment.load import load_deployment
 from search.pipelines.open_data import open_frame_set, open_ground_truth, select_device
-from search.pipelines.prepare import load_deployment
 from search.statistics.streaming import PassSettings
 from search.study.problem import Limits
 from search.utils.redact import host_only, without_credentials

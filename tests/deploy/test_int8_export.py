@@ -27,7 +27,7 @@ from search.cli.main import main
 from search.config.search import ExportConfig
 from search.data.frames import RenderedScenes
 from search.data.ground_truth import ClassTruth, Truth
-from search.deploy.int8.graph_answers import GraphAnswers
+from search.deploy.int8.graph_answers import GraphAnswers, prepare_feed
 from search.deploy.int8.int8_export import (
     CALIBRATION_FRAMES,
     CalibrationFeeds,
@@ -39,7 +39,7 @@ from search.deploy.int8.int8_export import (
 )
 from search.deploy.int8.int8_quality import Int8Quality, measure_int8
 from search.deploy.int8.int8_report import INT8, describe_drop
-from search.evaluation.bundles import Difference, bundle_answers
+from search.evaluation.bundles import BundleAnswers, Difference
 from search.evaluation.evaluate import EvaluationSetup
 from search.statistics.observed import Observed
 from spaces.bundle import Bundle
@@ -103,10 +103,13 @@ def test_the_layers_of_the_file_compute_in_int8(exported: Exported) -> None:
 
 def test_its_answers_are_near_those_of_the_bundle(exported: Exported) -> None:
     pictures = [exported.observed.frames[k] for k in range(8)]
-    int8 = GraphAnswers(exported.file, exported.bundle.inputs, exported.bundle.tasks)(pictures)
+    int8 = GraphAnswers(exported.file, exported.bundle.inputs, exported.bundle.tasks)
+    merged = BundleAnswers(exported.bundle)
     with torch.inference_mode():
         for (output, actual), (_, expected) in zip(
-            int8, bundle_answers(exported.bundle)(pictures), strict=True
+            int8(prepare_feed(pictures, int8.inputs)),
+            merged(prepare_feed(pictures, merged.inputs)),
+            strict=True,
         ):
             error = ((actual - expected).square().mean() / expected.square().mean()).sqrt()
             assert 0 < error < 0.3, output
@@ -134,7 +137,7 @@ def measure(exported: Exported, truth: dict[str, Truth]) -> Int8Quality:
     deployment = exported.observed.deployment
     setup = EvaluationSetup(deployment.deployed_models, deployment.facts, {}, 8)
     int8 = GraphAnswers(exported.file, exported.bundle.inputs, exported.bundle.tasks)
-    return measure_int8(exported.observed, setup, truth, bundle_answers(exported.bundle), int8)
+    return measure_int8(exported.observed, setup, truth, BundleAnswers(exported.bundle), int8)
 
 
 def test_a_drop_beyond_the_accepted_one_names_stages_and_the_way_out(exported: Exported) -> None:
@@ -199,12 +202,12 @@ def test_the_command_writes_the_file_beside_the_bundle(
     tiny_run: FinishedRun, tmp_path: Path
 ) -> None:
     arguments = ["export", str(tiny_run.out), "--to", str(tmp_path / "b"), "--int8"]
-    result = CliRunner().invoke(main, [*arguments, "--keep-float", "a:stem"])
+    result = CliRunner().invoke(main, [*arguments, "--keep-float", "a:(head)"])
     assert result.exit_code == 0, result.output
     assert "In int8: model_int8.onnx, " in result.output
     assert "no better than chance" in result.output  # the networks of this run are untrained
     card = (tmp_path / "b" / "CARD.md").read_text()
-    assert "## In int8" in card and "In float stay a:stem." in card
+    assert "## In int8" in card and "In float stay a:(head)." in card
     assert len(int8_layers(onnx.load(tmp_path / "b" / INT8))) > 10
 
 

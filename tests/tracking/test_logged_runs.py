@@ -117,11 +117,9 @@ def test_rank_agreement_is_logged_where_it_is_defined(
     metrics = logged_run.parent.data.metrics
     logged_agreement = {name: value for name, value in metrics.items() if name.startswith("rank_")}
     agreement = tiny_run.result.rank_agreement
-    assert (
-        logged_agreement
-        == {f"rank_{name}": rho for name, rho in agreement.items() if rho is not None}
-        != {}
-    )
+    assert logged_agreement == {
+        f"rank_{name}": rho for name, rho in agreement.items() if rho is not None
+    }
 
 
 def test_the_parent_holds_the_result_the_pictures_and_the_config(

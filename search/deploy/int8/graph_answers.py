@@ -31,26 +31,29 @@ class GraphAnswers:
         inputs: Mapping[str, InputSpec],
         tasks: Mapping[str, TaskName],
     ) -> None:
-        self._session, self._inputs, self._tasks = OnnxSession(graph), inputs, tasks
+        self._session, self._tasks = OnnxSession(graph), tasks
+        self.inputs = feed_inputs(self._session.inputs, inputs)
+        """The specs of the graph's inputs, which are called `MODEL_input`."""
 
-    def __call__(self, pictures: list[Frame]) -> list[tuple[Output, Tensor]]:
-        """Return the answer of each model to frames, as its head in torch gives it."""
+    def __call__(self, inputs: Mapping[str, Tensor]) -> list[tuple[Output, Tensor]]:
+        """Return the answer of each model to inputs, as its head in torch gives it."""
         return [
             (Output(name, ()), task.from_graph(parts))
-            for name, task, parts in self._by_model(self.outputs(pictures))
+            for name, task, parts in self._by_model(self._outputs(inputs))
         ]
 
-    def outputs(self, pictures: list[Frame]) -> dict[str, Tensor]:
-        """Return the outputs of the graph by name."""
-        prepared = prepare_feed(pictures, self._session.inputs, self._inputs)
-        return {name: torch.from_numpy(a) for name, a in self._session.run(prepared).items()}
-
     def comparables(self, pictures: list[Frame]) -> dict[str, Tensor]:
-        """Return the answer of each model in its comparable form, see `spaces.tasks.task`."""
+        """Return the answers to frames in their comparable form, see `spaces.tasks.task`."""
         return {
             name: task.comparable_from_graph(parts)
-            for name, task, parts in self._by_model(self.outputs(pictures))
+            for name, task, parts in self._by_model(
+                self._outputs(prepare_feed(pictures, self.inputs))
+            )
         }
+
+    def _outputs(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the outputs of the graph by name."""
+        return {name: torch.from_numpy(a) for name, a in self._session.run(inputs).items()}
 
     def _by_model(self, outputs: Mapping[str, Tensor]) -> Iterator[tuple[str, Task, list[Tensor]]]:
         """Yield the outputs of each model that has some."""
@@ -62,8 +65,11 @@ class GraphAnswers:
                 yield name, task, present
 
 
-def prepare_feed(
-    pictures: list[Frame], names: Iterable[str], inputs: Mapping[str, InputSpec]
-) -> dict[str, Tensor]:
-    """Return the inputs of a graph, which are called `MODEL_input`."""
-    return {name: prepare_batch(pictures, inputs[name.removesuffix("_input")]) for name in names}
+def feed_inputs(names: Iterable[str], inputs: Mapping[str, InputSpec]) -> dict[str, InputSpec]:
+    """Return the specs of the inputs of a graph, `MODEL_input`, from those by model."""
+    return {name: inputs[name.removesuffix("_input")] for name in names}
+
+
+def prepare_feed(pictures: list[Frame], feed: Mapping[str, InputSpec]) -> dict[str, Tensor]:
+    """Return frames as inputs of a graph, of which `feed` has the specs by name."""
+    return {name: prepare_batch(pictures, spec) for name, spec in feed.items()}

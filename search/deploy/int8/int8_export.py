@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from search.config.search import ExportConfig
-from search.data.frames import FrameSet, Sampling, Subset, batches
+from search.data.frames import FrameSet, Sampling, Subset, batch_ranges
 from search.data.ground_truth import Truth
-from search.deploy.int8.graph_answers import GraphAnswers, prepare_feed
+from search.data.input_batches import input_batches
+from search.deploy.int8.graph_answers import GraphAnswers, feed_inputs
 from search.deploy.int8.int8_quality import Int8Quality, measure_int8
 from search.deploy.int8.int8_report import (
     INT8,
@@ -143,8 +144,9 @@ class CalibrationFeeds:
 
     def __iter__(self) -> Iterator[Mapping[str, torch.Tensor]]:
         names = [f"{name}_input" for name in sorted(self.bundle.merged.inputs_read)]
-        for _, pictures in batches(self.frames, 1):
-            yield prepare_feed(pictures, names, self.bundle.inputs)
+        feed = feed_inputs(names, self.bundle.inputs)
+        for batch in input_batches(self.frames, batch_ranges(len(self.frames), 1), feed):
+            yield batch.inputs
 
 
 def calibration_frames(observed: Observed) -> Subset:
