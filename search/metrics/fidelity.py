@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from search.data.frames import Sampling, Subset, batch_ranges
@@ -155,18 +156,20 @@ def agreement_sums(
     sums = dict.fromkeys(shares, 0.0)
     if not held_out or not shares:
         return sums
-    finished = 0
+    finished = 0.0
 
-    def report(frames: int) -> None:
+    def report(part: float, frames: int) -> None:
         nonlocal finished
-        finished += frames
-        progress(finished)
+        finished += part * frames
+        progress(round(finished))
 
-    job = AgreementJob(tuple(shares), observed.maps_for([SharePlan((s,)) for s in shares]))
     frames = Subset(observed.held_out, tuple(held_out))
-    for measured in observed.engine.run(job, frames, report):
-        for share, agreement in measured.items():
-            sums[share] += agreement
+    for some, maps in observed.with_maps(shares):
+        job = AgreementJob(tuple(some), maps)
+        part = len(some) / len(shares)
+        for measured in observed.engine.run(job, frames, partial(report, part)):
+            for share, agreement in measured.items():
+                sums[share] += agreement
     return sums
 
 

@@ -1,18 +1,16 @@
 """Fidelity on all frames for the shares that a front may use, on a few frames for the others.
 
-The fidelity of every share grows with the square of the number of models. Most shares are on no
-front, and a few frames show that. So every share is measured on a few frames first. Then the front
-is computed as if each of these values were a little better, the shares that its plans use are
-measured on the remaining frames, and so on until the front uses none but measured ones.
-
-An estimate is never more than OPTIMISM below the fidelity of a share that is left out by mistake,
-unless its few frames were worse than the others by more than that.
+The fidelity of every share grows with the square of the number of models. But a recipient takes
+from one donor only, and most donors are on no front. So of each recipient the donors that explain
+most of it are measured on a few frames. Then the best of them is measured on the remaining frames,
+and so are the shares that the front uses if each estimate is a little better than it was measured,
+until the front uses none but measured ones.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,25 +22,26 @@ from search.study.local_front.pareto_search import local_front
 from search.study.problem import Problem
 from search.utils.progress import Progress, silent
 from search.utils.records import BadRecord, read_record, write_record
-from spaces.plan import Share
+from spaces.plan import Ref, Share
 
+CANDIDATES = 12
+"""Shares of each recipient, those that explain most of it, that are measured at all at first."""
 FEW_FRAMES = 8
-"""Frames, among MAX_FRAMES, that every share is measured on."""
-OPTIMISM = 0.1
+"""Frames, among MAX_FRAMES, that these are measured on."""
+OPTIMISM = 0.05
 """How much better than on the few frames a share is assumed to be, until it is measured."""
-LEAST_PART = 1 / 8
-"""Part of the hopeful shares that are measured at a time, at least, while any may be needed."""
 DISCOUNT = 1 - 1e-6
 """Factor of every estimate: of equal shares, the front uses one that was measured."""
-SCREENED_VERSION = 1
+SCREENED_VERSION = 2
 """Part of the names of cached values: increase it when the measurement changes."""
 
 
 class ScreenedFidelity(Metric):
     """The fidelity of the shares that the front of bytes and quality may use.
 
-    The value of every other share is its agreement on a few frames. So a value may depend on the
-    other shares. The values are cached.
+    The value of another share is its agreement on a few frames, or, without any, the least of its
+    recipient's, as it explains less. So a value may depend on the other shares. The values are
+    cached.
     """
 
     name = "screened"
@@ -78,65 +77,73 @@ class _Screening:
         sampled = Sampling(MAX_FRAMES).indices(len(observed.held_out))
         self.few = sampled[:: len(sampled) // FEW_FRAMES or 1][:FEW_FRAMES]
         self.others = [index for index in sampled if index not in self.few]
-        self.sums = dict.fromkeys(shares, 0.0)
-        self.frames = dict.fromkeys(shares, len(sampled))
+        self.explained = {share: observed.statistics.explained(share) for share in shares}
+        self.estimates: dict[Share, float] = {}
+        """Agreement summed over the few frames."""
+        self.measured: dict[Share, float] = {}
+        """Mean agreement over all frames."""
 
     def run(self) -> dict[Share, float]:
         """Return the value of each share."""
-        explained = self.observed.statistics.explained
-        hopeful = [share for share in self.sums if explained(share) > HOPELESS]
-        self._measure(hopeful, self.few)
-        for share in hopeful:
-            self.frames[share] = len(self.few)
-        while contenders := self._contenders(len(hopeful)):
-            self._measure(contenders, self.others)
-            for share in contenders:
-                self.frames[share] += len(self.others)
+        hopeful = [share for share, value in self.explained.items() if value > HOPELESS]
+        self._estimate(_best_of_each_recipient(hopeful, self.explained, CANDIDATES))
+        self._complete(_best_of_each_recipient([*self.estimates], self.estimates, 1))
+        while contenders := self._contenders(hopeful):
+            self._complete(contenders)
+        values = self._means(hopeful)
         return {
-            share: self._mean(share) * (DISCOUNT if self._is_estimate(share) else 1.0)
-            for share in self.sums
+            share: self._at_best(share, values[share]) if share in values else 0.0
+            for share in self.explained
         }
 
-    def _measure(self, shares: Sequence[Share], held_out: Sequence[int]) -> None:
-        for share, total in agreement_sums(self.observed, shares, held_out, silent).items():
-            self.sums[share] += total
+    def _estimate(self, shares: Sequence[Share]) -> None:
+        self.estimates |= agreement_sums(self.observed, shares, self.few, silent)
 
-    def _contenders(self, hopeful: int) -> list[Share]:
-        """Return shares that the optimistic front uses and that were measured on few frames.
+    def _complete(self, shares: Sequence[Share]) -> None:
+        """Measure shares on the frames that they were not measured on."""
+        self._estimate([share for share in shares if share not in self.estimates])
+        rest = agreement_sums(self.observed, shares, self.others, silent)
+        count = len(self.few) + len(self.others)
+        self.measured |= {share: (self.estimates[share] + rest[share]) / count for share in shares}
 
-        If they are few, those of the front without them are added, and so on: they are likely to
-        be next, and each round runs the unmerged models again.
-        """
-        values, contenders = self._optimistic_values(), list[Share]()
-        while found := self._estimates_on_front(values):
-            contenders += found
-            if len(contenders) >= LEAST_PART * hopeful:
-                break
-            values = {share: value for share, value in values.items() if share not in found}
-        return contenders
-
-    def _estimates_on_front(self, values: Mapping[Share, float]) -> list[Share]:
+    def _contenders(self, hopeful: Sequence[Share]) -> list[Share]:
+        """Return the shares that the optimistic front uses and that are not measured."""
         deployment = self.observed.deployment
-        equal = dict.fromkeys(deployment.shares(()), 1.0)
-        problem = Problem(deployment.facts, {**equal, **values})
-        used = {share for plan in local_front(problem, ()) for share in plan.shares}
-        return [share for share in values if share in used and self._is_estimate(share)]
-
-    def _optimistic_values(self) -> dict[Share, float]:
-        """Return the value of each share that is not hopeless, at its best."""
-        return {
-            share: min(1.0, self._mean(share) + OPTIMISM) * DISCOUNT
-            if self._is_estimate(share)
-            else self._mean(share)
-            for share in self.sums
-            if self._mean(share) > HOPELESS
+        values = {
+            share: self._at_best(share, value, OPTIMISM)
+            for share, value in self._means(hopeful).items()
+            if value > HOPELESS
         }
+        equal = dict.fromkeys(deployment.shares(()), 1.0)
+        front = local_front(Problem(deployment.facts, {**equal, **values}), ())
+        used = {share for plan in front for share in plan.shares}
+        return [share for share in values if share in used and share not in self.measured]
 
-    def _mean(self, share: Share) -> float:
-        return self.sums[share] / self.frames[share]
+    def _means(self, hopeful: Sequence[Share]) -> dict[Share, float]:
+        """Return the mean agreement of each share, on the frames that it was measured on.
 
-    def _is_estimate(self, share: Share) -> bool:
-        return bool(self.others) and self.frames[share] == len(self.few)
+        Without any, it is the least of its recipient's.
+        """
+        means = {share: total / len(self.few) for share, total in self.estimates.items()}
+        means |= self.measured
+        least: dict[Ref, float] = {}
+        for share, mean in means.items():
+            least[share.recipient] = min(mean, least.get(share.recipient, 1.0))
+        return {share: means.get(share, least[share.recipient]) for share in hopeful}
+
+    def _at_best(self, share: Share, mean: float, optimism: float = 0.0) -> float:
+        """Return the value of a share that may be better by `optimism` than measured so far."""
+        return mean if share in self.measured else min(1.0, mean + optimism) * DISCOUNT
+
+
+def _best_of_each_recipient(
+    shares: Iterable[Share], values: Mapping[Share, float], count: int
+) -> list[Share]:
+    """Return the `count` best shares of each recipient by their values."""
+    of_recipient: dict[Ref, list[Share]] = {}
+    for share in sorted(shares, key=lambda s: (-values[s], s)):
+        of_recipient.setdefault(share.recipient, []).append(share)
+    return [share for ranked in of_recipient.values() for share in ranked[:count]]
 
 
 def _cached_values(observed: Observed, shares: Sequence[Share]) -> Path | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +11,11 @@ from search.execution.jobs import Engine, LocalEngine
 from search.statistics.similarity import Statistics
 from spaces.adapters import LinearMap
 from spaces.deployment import Deployment
-from spaces.plan import Share, SharePlan
+from spaces.plan import LINEAR, Share, SharePlan
 from spaces.precision import round_map
+
+MOST_MAP_BYTES = 2**29
+"""Bytes of the maps that are held at a time where every share is measured alone."""
 
 
 @dataclass(frozen=True)
@@ -58,3 +61,36 @@ class Observed:
         shares = {share for plan in plans for share in plan.mapped_shares}
         maps = self.statistics.linear_maps(sorted(shares))
         return {s: round_map(fitted, self.deployment.dtype) for s, fitted in maps.items()}
+
+    def with_maps(
+        self, shares: Sequence[Share]
+    ) -> Iterator[tuple[Sequence[Share], dict[Share, LinearMap]]]:
+        """Yield all shares with their maps, as many at a time as MOST_MAP_BYTES allows.
+
+        If that is not all, shares between the same models, which compute most in common, come
+        together.
+        """
+        sizes = {share: self._map_bytes(share) for share in shares}
+        if sum(sizes.values()) <= MOST_MAP_BYTES:
+            yield shares, self._maps_of(shares)
+            return
+        some: list[Share] = []
+        held = 0
+        for share in sorted(shares, key=lambda s: (s.donor.model, s.recipient.model, s)):
+            if some and held + sizes[share] > MOST_MAP_BYTES:
+                yield some, self._maps_of(some)
+                some, held = [], 0
+            some.append(share)
+            held += sizes[share]
+        yield some, self._maps_of(some)
+
+    def _maps_of(self, shares: Sequence[Share]) -> dict[Share, LinearMap]:
+        return self.maps_for([SharePlan((share,)) for share in shares])
+
+    def _map_bytes(self, share: Share) -> int:
+        """Return the bytes of a share's map in float32."""
+        donor, recipient = (
+            self.deployment.facts[ref.model].stage(ref.stage).channels
+            for ref in (share.donor, share.recipient)
+        )
+        return 4 * (donor + 1) * recipient if share.adapter.kind == LINEAR.kind else 0

@@ -14,7 +14,7 @@ from search.data.frames import FrameSet, Subset
 from search.execution.jobs import FrameJob, LocalEngine, ResultT
 from search.metrics.fidelity import AgreementJob, fidelity_alone
 from search.metrics.registry import METRICS
-from search.metrics.screened import DISCOUNT, FEW_FRAMES, OPTIMISM
+from search.metrics.screened import CANDIDATES, DISCOUNT, FEW_FRAMES, OPTIMISM
 from search.statistics.observed import FramePart, Observed
 from search.study.exact.branch_and_bound import exact_front
 from search.study.local_front.pareto_search import local_front
@@ -136,10 +136,15 @@ def test_fewer_frames_are_computed_than_for_all_fidelities(measured: Measured) -
     assert screened < in_full
 
 
-def test_with_few_frames_all_shares_are_measured_on_all_of_them(pair: Observed) -> None:
+def test_with_few_frames_none_is_estimated_but_shares_that_explain_least(pair: Observed) -> None:
     few = replace(pair, held_out=Subset(pair.held_out.frames, pair.held_out.indices[:FEW_FRAMES]))
     shares = shares_in(few)
-    assert SCREENED.similarities(few, shares) == pytest.approx(fidelity_alone(few, shares))
+    screened, in_full = SCREENED.similarities(few, shares), fidelity_alone(few, shares)
+    for recipient in {share.recipient for share in shares}:
+        donors = [share for share in shares if share.recipient == recipient]
+        donors.sort(key=lambda share: -pair.statistics.explained(share))
+        for share in donors[:CANDIDATES]:
+            assert screened[share] == pytest.approx(in_full[share], abs=1e-5)
 
 
 def test_values_are_cached_and_damaged_files_are_measured_again(
