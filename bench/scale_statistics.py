@@ -4,16 +4,17 @@
 
 Random weights on frames of noise of 224 x 224 pixels: only shapes matter here. Each deployment
 runs in a process of its own. NAME is one of the deployments below; without any, all are measured,
-which takes about half an hour of one core. Prints a table and, as its last line, the same as one JSON
-object, by deployment:
+which takes about half an hour of one core. Prints a table and, as its last line, the same as one
+JSON object, by deployment:
 
 - stages, pairs: of the networks, and the legal ones
 - cache_mb: the file of the statistics
-- loaded_mb: resident memory with the models loaded and measured, before the pass
-- pass_mb, write_mb, solve_mb, maps_mb: peak resident memory of the pass, of writing the file, of R²
-  of all pairs, and of all maps, some at a time
-- predicted_mb: the peak that `footprint` computes beforehand
-- pass_s, solve_s, maps_s: processor seconds
+- loaded_mb: resident memory with the models loaded and measured
+- pass_mb, write_mb, solve_mb, maps_mb: peak resident memory of the pass, of writing the file, of
+  R² of all pairs, and of all maps, some at a time
+- fidelity_mb: the same of the fidelity of the shares between the first two models, on 16 frames
+- predicted_mb: the largest peak that `memory_need` computes beforehand
+- pass_s, solve_s, maps_s, fidelity_s: processor seconds
 """
 
 from __future__ import annotations
@@ -33,12 +34,14 @@ import psutil
 from rich.console import Console
 
 from search.data.frames import FrameSet, split_frames
-from search.statistics.footprint import footprint
+from search.metrics.fidelity import agreement_sums
+from search.pipelines.deployment.memory import memory_need
 from search.statistics.observed import Observed
 from search.statistics.similarity import Statistics
 from search.statistics.storage import StoredMoments, write_moments
 from search.statistics.streaming import ALL_BATCHES, PassSettings, accumulate_moments
 from search.utils.console import ConsoleReporter
+from search.utils.progress import silent
 from spaces.deployment import Deployment
 from spaces.inputs import Frame
 from spaces.model_facts import collect_facts
@@ -50,7 +53,7 @@ from spaces.zoo import load_model
 Result = TypeVar("Result")
 MB = 1e6
 SIZE = (224, 224)
-HELD_OUT = 8
+HELD_OUT = 16
 
 
 @dataclass(frozen=True)
@@ -128,9 +131,9 @@ def measure_case(case: Case) -> dict[str, float]:
     settings, frames = PassSettings(), NoiseFrames(case.frames + HELD_OUT)
     used, held_out = split_frames(frames, HELD_OUT)
     legal = deployment.pairs.legal
-    models = deployment.fused_models
     loaded = psutil.Process().memory_info().rss
-    predicted = footprint(deployment, settings, [len(used)])
+    need = memory_need(deployment, settings, [len(used)])
+    models = deployment.fused_models
     moments, pass_mb, pass_s = measured(
         lambda: accumulate_moments(models, deployment.facts, legal, used, settings)
     )
@@ -145,6 +148,10 @@ def measure_case(case: Case) -> dict[str, float]:
     _, solve_mb, solve_s = measured(lambda: statistics.solve(legal))
     shares = deployment.shares((LINEAR,))
     _, maps_mb, maps_s = measured(lambda: sum(len(some) for some, _ in observed.with_maps(shares)))
+    alone = [s for s in shares if {s.donor.model, s.recipient.model} == {"m0", "m1"}]
+    _, fidelity_mb, fidelity_s = measured(
+        lambda: agreement_sums(observed, alone, range(HELD_OUT), silent)
+    )
     return {
         "stages": sum(len(facts.stages) for facts in deployment.facts.values()),
         "pairs": len(legal),
@@ -154,10 +161,12 @@ def measure_case(case: Case) -> dict[str, float]:
         "write_mb": round(write_mb),
         "solve_mb": round(solve_mb),
         "maps_mb": round(maps_mb),
-        "predicted_mb": round((loaded + predicted.total) / MB),
+        "fidelity_mb": round(fidelity_mb),
+        "predicted_mb": round((loaded + need.total) / MB),
         "pass_s": round(pass_s, 1),
         "solve_s": round(solve_s, 1),
         "maps_s": round(maps_s, 1),
+        "fidelity_s": round(fidelity_s, 1),
     }
 
 

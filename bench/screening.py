@@ -1,23 +1,28 @@
 """The metric `screened` against `fidelity`: processor time, and the front that each leads to.
 
     OMP_NUM_THREADS=1 python bench/screening.py runs/quickstart.yaml [KEY=VALUE ...]
+    OMP_NUM_THREADS=1 python bench/screening.py runs/eight.yaml --models 2 3 4 6 8
 
 Both metrics value all linear shares of the config's models on its frames, without their caches.
 The front of bytes and quality is computed by either, exactly where that is possible, and valued by
-the fidelity in full: the ratio of the hypervolumes says what screening loses. The last line is
-JSON.
+the fidelity in full: the ratio of the hypervolumes says what screening loses. With --models, the
+first 2, 3, ... models of the config are measured, and `growth` is the power of the number of
+models by which the time of either metric grows, from the smallest number above 2 to the largest.
+The last line is JSON.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from search.config.loading import load_config
+from search.config.run import RunConfig
 from search.metrics.fidelity import HOPELESS
 from search.metrics.registry import METRICS
 from search.pipelines.deployment.load import load_deployment
@@ -30,16 +35,38 @@ from search.study.pareto import hypervolume
 from search.study.problem import Problem
 from search.utils.reporter import SILENT
 from spaces.plan import LINEAR, Share, SharePlan
+from spaces.shares import Pair
+
+COMPARED = ("fidelity", "screened")
 
 
-def main(arguments: Sequence[str]) -> None:
-    config = load_config(Path(arguments[0]), arguments[1:])
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("config", type=Path)
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    parser.add_argument("--models", type=int, nargs="*", default=[])
+    options = parser.parse_args()
+    config = load_config(options.config, options.overrides)
+    records = [measure(config, count) for count in sorted(options.models) or [len(config.models)]]
+    print(json.dumps({"name": config.name, "by_models": records, "growth": growth(records)}))
+
+
+def measure(config: RunConfig, count: int) -> dict[str, float]:
+    """Compare the metrics on the first `count` models of a config."""
+    names = [*config.models][:count]
+    kept = {
+        section: {name: values[name] for name in names if name in values}
+        for section, values in (("models", config.models), ("truth", config.truth))
+    }
+    config = config.model_copy(update=kept)
     deployment = load_deployment(config, SILENT)
     observed = replace(observe(config, deployment, open_frames(config, SILENT), SILENT), parts=())
     shares = deployment.shares((LINEAR,))
-    observed.maps_for([SharePlan((share,)) for share in shares])  # solved once, for both
+    start = time.process_time()
+    observed.statistics.solve(Pair(share.donor, share.recipient) for share in shares)
+    solve_s = time.process_time() - start
     values, seconds = {}, {}
-    for name in ("fidelity", "screened"):
+    for name in COMPARED:
         start = time.process_time()
         values[name] = METRICS[name].similarities(observed, shares)
         seconds[name] = time.process_time() - start
@@ -48,18 +75,32 @@ def main(arguments: Sequence[str]) -> None:
         for name, by_share in values.items()
     }
     record = {
-        "models": len(deployment.models),
+        "models": count,
         "shares": len(shares),
         "held_out": len(observed.held_out),
+        "solve_s": round(solve_s, 1),
         "fidelity_s": round(seconds["fidelity"], 1),
         "screened_s": round(seconds["screened"], 1),
         "cost": round(seconds["screened"] / seconds["fidelity"], 3),
         "hypervolume": round(volumes["screened"] / volumes["fidelity"], 4),
     }
-    print(f"{config.name}: {record['shares']} shares of {record['models']} models")
-    print(f"  fidelity {record['fidelity_s']} s, screened {record['screened_s']} s of one core")
-    print(f"  hypervolume of the front {record['hypervolume']} of that by all fidelities")
-    print(json.dumps(record))
+    print(f"{count} models, {len(shares)} shares: fidelity {record['fidelity_s']} s, screened "
+          f"{record['screened_s']} s of one core, hypervolume {record['hypervolume']}",
+          flush=True)  # fmt: skip
+    return record
+
+
+def growth(records: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the power of the number of models by which the time of each metric grows."""
+    above_two = [record for record in records if record["models"] > 2]
+    if len(above_two) < 2:
+        return {}
+    first, last = above_two[0], above_two[-1]
+    factor = math.log(last["models"] / first["models"])
+    return {
+        name: round(math.log(last[f"{name}_s"] / first[f"{name}_s"]) / factor, 2)
+        for name in COMPARED
+    }
 
 
 def problem_of(observed: Observed, values: Mapping[Share, float]) -> Problem:
@@ -86,4 +127,4 @@ def volume(observed: Observed, plans: Sequence[SharePlan], values: Mapping[Share
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -23,6 +23,7 @@ from search.evaluation.tasks.registry import SCORING
 from search.metrics.registry import METRICS
 from search.metrics.rounding import rounding_losses
 from search.pipelines.deployment.cluster import cluster_of
+from search.pipelines.deployment.memory import check_memory
 from search.pipelines.open_data import (
     open_frame_set,
     open_ground_truth,
@@ -118,13 +119,15 @@ def observe(
 
     Raises:
         BadFrames: there are too few frames, or a part has too few.
+        TooLittleMemory: the statistics and what follows need more memory than is left.
     """
     held_out_count = config.verify.fidelity_frames
     statistics_frames, held_out = split_frames(frames, held_out_count)
     count = len(statistics_frames)
     config.pass_settings.check_frame_count(count, len(held_out))
-    reporter.step(f"Statistics of every stage over {count} frames, one pass")
     halves = split_parts(frames, held_out_count)
+    check_memory(deployment, config.pass_settings, [len(part) for part, _ in halves])
+    reporter.step(f"Statistics of every stage over {count} frames, one pass")
     cluster = cluster_of(config, deployment)
     moments = (
         load_or_measure_moments(config, deployment, part, cluster, reporter) for part, _ in halves

@@ -19,6 +19,10 @@ FoldName = str
 FOLDS: tuple[FoldName, FoldName] = ("fit", "held")
 LARGEST_CODE = 32767
 """Codes are integers from minus this to this."""
+CODE_BYTES = 2
+"""Of each value."""
+BLOCK_BYTES = 8
+"""Of each channel and block: a centre and a scale."""
 
 
 @dataclass(frozen=True)

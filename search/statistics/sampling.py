@@ -43,17 +43,17 @@ class PositionSampling:
 
         With these weights, sets of many and of few frames are added as if all were sampled alike.
         """
-        return self._wanted(grid) / self.count(grid) / self._part
+        return self._wanted(grid) / self.count(grid) / self.part
 
     def takes(self, frame: int) -> bool:
         """Return whether rows of a frame are sampled."""
-        return (self._start + frame * ROOT_OF_TWO) % 1.0 < self._part
+        return (self._start + frame * ROOT_OF_TWO) % 1.0 < self.part
 
     def _wanted(self, grid: Grid) -> int:
         return 1 if grid is None else min(self.positions, grid[0] * grid[1])
 
     @property
-    def _part(self) -> float:
+    def part(self) -> float:
         """The part of the frames that is sampled."""
         return min(1.0, MOST_ROWS / self.frames)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from search.cameras.deduplication import describe_repetition
 from search.config.run import RunConfig
-from search.data.frames import FrameSet, remarks_of, split_frames
+from search.data.frames import FrameSet, remarks_of, split_frames, split_parts
 from search.data.ground_truth import BoxTruth, Truth
 from search.pipelines.config_check.checklist import Checklist
 from search.pipelines.config_check.places import (
@@ -20,6 +20,7 @@ from search.pipelines.config_check.places import (
 from search.pipelines.config_check.search_space import SpaceFacts, measure_space
 from search.pipelines.deployment.cluster import describe_cluster
 from search.pipelines.deployment.load import load_named_model, survey
+from search.pipelines.deployment.memory import check_memory
 from search.pipelines.open_data import open_frame_set, select_device
 from search.pipelines.prepare import open_truth_of
 from search.utils.reporter import Reporter
@@ -59,7 +60,7 @@ def check_config(config: RunConfig, reporter: Reporter) -> CheckReport:
     with reporter.working("labels"):
         _check_truth(config, checklist, models, frames)
     with reporter.working("search space"):
-        space = _check_space(config, checklist, models)
+        space = _check_space(config, checklist, models, frames)
     with reporter.working("places"):
         unmerged = None if space is None else space.unmerged_bytes
         checklist.check("disk", lambda: check_disk_space(config, unmerged), str)
@@ -150,7 +151,10 @@ def _describe_truth(num_classes: int, truth: Truth) -> str:
 
 
 def _check_space(
-    config: RunConfig, checklist: Checklist, models: Mapping[str, StagedModel]
+    config: RunConfig,
+    checklist: Checklist,
+    models: Mapping[str, StagedModel],
+    frames: FrameSet | None,
 ) -> SpaceFacts | None:
     if len(models) < len(config.models):
         checklist.skip("search space", "all models")
@@ -171,6 +175,10 @@ def _check_space(
     )
     if space is not None:
         checklist.check("budget", lambda: space.check_budget(config), str)
+    if frames is not None:
+        counts = [len(p) for p, _ in split_parts(frames, config.verify.fidelity_frames)]
+        check = partial(check_memory, deployment, config.pass_settings, counts)
+        checklist.check("memory", check, str)
     return space
 
 
