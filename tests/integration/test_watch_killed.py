@@ -18,7 +18,7 @@ from watched import DAY, NIGHT, Watched, watched_data
 from search.tracking.target import Target
 from spaces.bundle import load_bundle
 
-EVERY = int(os.environ.get("MERGE_SEARCH_EVERY_STEP", "40"))
+EVERY = int(os.environ.get("MERGE_SEARCH_EVERY_STEP", "80"))
 """One in so many steps is tried of those that change no record of the watch; 1 takes long."""
 RECORDS = (
     "/service/", "/watch/rounds/", "/watch/references/", "/watch/labels/", "mlflow:set_registered",

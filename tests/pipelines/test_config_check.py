@@ -42,7 +42,7 @@ def test_a_complete_config_passes_and_nothing_is_written(
     assert names == {"config.yaml", "out", "mlflow.db"}
     assert set(items(tmp_path, data)) == {
         "device", "models.a", "models.b", "frames", "truth.a", "sharing", "search space",
-        "budget", "disk", "storage", "mlflow",
+        "budget", "memory", "disk", "storage", "mlflow",
     }  # fmt: skip
 
 
@@ -63,7 +63,7 @@ def test_every_fault_is_named_at_once(tmp_path: Path, data: dict[str, Any]) -> N
     assert "is another file, not a journal of trials" in faults["storage"]
     assert "cannot be reached" in faults["mlflow"]
     assert set(faults) == {
-        "models.a", "frames", "truth.a", "search space", "budget", "storage", "mlflow"
+        "models.a", "frames", "truth.a", "search space", "budget", "memory", "storage", "mlflow",
     }  # fmt: skip
     assert report["models.b"]["status"] == "ok"
 

@@ -43,7 +43,6 @@ def test_sets_of_frames_add_up(weights: Weights) -> None:
     facts = collect_facts(load_tiny(weights, {"a": (CLASSIFIER, 1), "b": (CLASSIFIER, 2)}))
     pairs, settings = find_pairs(facts).legal, PassSettings(batch=8)
     one, other, both = (
-        measure_footprint(facts, pairs, settings, counts).rows
-        for counts in ([40], [24], [40, 24])
+        measure_footprint(facts, pairs, settings, counts).rows for counts in ([40], [24], [40, 24])
     )
     assert both == one + other

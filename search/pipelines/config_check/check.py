@@ -157,8 +157,8 @@ def _check_space(
     frames: FrameSet | None,
 ) -> SpaceFacts | None:
     if len(models) < len(config.models):
-        checklist.skip("search space", "all models")
-        checklist.skip("budget", "all models")
+        for subject in ("search space", "budget", "memory"):
+            checklist.skip(subject, "all models")
         return None
     deployment: Deployment | None = checklist.check(
         "sharing",
@@ -175,7 +175,9 @@ def _check_space(
     )
     if space is not None:
         checklist.check("budget", lambda: space.check_budget(config), str)
-    if frames is not None:
+    if frames is None:
+        checklist.skip("memory", "the frames")
+    else:
         counts = [len(p) for p, _ in split_parts(frames, config.verify.fidelity_frames)]
         check = partial(check_memory, deployment, config.pass_settings, counts)
         checklist.check("memory", check, str)
