@@ -8,7 +8,7 @@ import pickle
 import signal
 import socket
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ import psutil
 import pytest
 from clusters import DaskCluster, KillingJob, SizesJob, dask_cluster, end, run_without_models
 from commands import wait_until
+from namespaces import other_machine
 from PIL import Image
 from servers import free_port
 from tiny import Weights, config_data
@@ -161,6 +162,30 @@ def test_the_task_of_a_killed_worker_is_done_again(
         slow.arrive()
         assert_equal(measured, kind, total(kind, running.result()), expected)
     assert not psutil.pid_exists(victim)
+
+
+@pytest.mark.durability
+def test_a_cluster_behind_a_cable_that_is_unplugged_for_a_while_measures_the_same(
+    measured: Measured, tmp_path: Path
+) -> None:
+    job = measured.agreement
+    expected = total("agreement", list(measured.local.run(job, measured.frames, silent)))
+    paths = list(measured.frames.paths)
+    slow = SlowImage(tmp_path / "slow.png", paths[FRAMES // 2])
+    paths[FRAMES // 2] = slow.path
+    with (
+        other_machine() as other,
+        dask_cluster(tmp_path, 1, other.address, other.prefix) as cluster,
+        ThreadPoolExecutor(1) as thread,
+    ):
+        engine = measured.on(cluster)
+        running = thread.submit(lambda: list(engine.run(job, ImageFiles(tuple(paths)), silent)))
+        slow.wait_for_reader()
+        other.unplug()
+        slow.arrive()
+        assert not wait([running], timeout=2).done
+        other.plug_in()
+        assert_equal(measured, "agreement", total("agreement", running.result()), expected)
 
 
 class SlowImage:

@@ -27,24 +27,28 @@ class DaskCluster:
     address: str
     scheduler: subprocess.Popen[bytes]
     workers: list[subprocess.Popen[bytes]]
+    prefix: tuple[str, ...] = ()
+    """What its commands begin with."""
 
     def start_worker(self, *options: str) -> subprocess.Popen[bytes]:
         worker = start(
-            self.folder, "worker", self.address, "--nthreads", "1", "--no-dashboard", *options
-        )
+            self.folder, self.prefix, "worker", self.address, "--nthreads", "1", "--no-dashboard",
+            *options,
+        )  # fmt: skip
         self.workers.append(worker)
         return worker
 
 
 @contextmanager
-def dask_cluster(folder: Path, workers: int) -> Iterator[DaskCluster]:
+def dask_cluster(
+    folder: Path, workers: int, host: str = "127.0.0.1", prefix: tuple[str, ...] = ()
+) -> Iterator[DaskCluster]:
     """Run a scheduler and workers as `dask scheduler` and `dask worker` start them."""
     port = free_port()
-    address = f"tcp://127.0.0.1:{port}"
     scheduler = start(
-        folder, "scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard"
+        folder, prefix, "scheduler", "--host", host, "--port", str(port), "--no-dashboard"
     )
-    cluster = DaskCluster(folder, address, scheduler, [])
+    cluster = DaskCluster(folder, f"tcp://{host}:{port}", scheduler, [], prefix)
     try:
         for _ in range(workers):
             cluster.start_worker()
@@ -54,7 +58,7 @@ def dask_cluster(folder: Path, workers: int) -> Iterator[DaskCluster]:
             end(process)
 
 
-def start(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
+def start(folder: Path, prefix: tuple[str, ...], *arguments: str) -> subprocess.Popen[bytes]:
     """Start a command of Dask in a process group of its own; it finds the modules of tests."""
     environment = {
         **os.environ,
@@ -65,7 +69,7 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
     }
     with (folder / "dask.log").open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "dask", *arguments],
+            [*prefix, sys.executable, "-m", "dask", *arguments],
             stdout=log, stderr=log, env=environment, cwd=folder, start_new_session=True,
         )  # fmt: skip
 
