@@ -13,7 +13,8 @@ Times are of the processor, on one thread, without reading the disk: medians ove
 ways by turns. Prints tables and, as its last line, the same numbers as one JSON object:
 
 - frames: by size, in ms a frame, `decode` and `prepare`, each before and now, `ratio` of their
-  sums, and `mean`, `p99` and `largest` difference of a pixel in grey levels
+  sums, `again` for a frame that is kept in memory, and `mean`, `p99` and `largest` difference of
+  a pixel in grey levels
 - ratios: the same differences by how many times larger the decoded picture is than the input, of
   photos and camera frames in their own pixels, decoded at 1/2 and 1/4 and resized as uint8
 - answers: by network and frames, how alike the answers to both kinds of inputs are: the share of
@@ -51,7 +52,7 @@ from search.data.label_table import csv_truth
 from search.evaluation.per_frame import main_score
 from search.evaluation.tasks.registry import SCORING
 from search.evaluation.tasks.scoring import AnswerArray, Setting
-from spaces.inputs import Frame, InputSpec, prepare, resized_size
+from spaces.inputs import Frame, InputSpec, fit_frame, normalise, prepare, resized_size
 from spaces.model_spec import InputSettings, ModelSpec
 from spaces.stages import StagedModel
 from spaces.tasks.task import FrameSize
@@ -159,11 +160,13 @@ def measure_frames(files: Sequence[bytes], spec: InputSpec) -> dict[str, float]:
         file = in_memory(content)
         whole = read_image(file)
         picture = read_picture(file, lambda size: reduction_for(size, [spec]))
+        fitted = fit_frame(picture.pixels, spec)
         for name, work in {
             "decode_before": lambda f=file: read_image(f),
             "decode": lambda f=file: read_picture(f, lambda size: reduction_for(size, [spec])),
             "prepare_before": lambda w=whole: prepare_in_float(w, spec),
             "prepare": lambda p=picture: prepare(p.pixels, spec),
+            "again": lambda f=fitted: normalise([f], spec),
         }.items():
             times.setdefault(name, []).append(milliseconds(work))
         difference = prepare_in_float(whole, spec) - prepare(picture.pixels, spec)
@@ -183,8 +186,10 @@ def measure_frames(files: Sequence[bytes], spec: InputSpec) -> dict[str, float]:
 
 def measure_sizes(street: FrameSet) -> dict[str, dict[str, float]]:
     rows = {}
-    print("| frames | decode ms | prepare ms | both | grey levels: mean, 99%, largest |")
-    print("|---|---|---|---|---|")
+    print(
+        "| frames | decode ms | prepare ms | both | again ms | grey levels: mean, 99%, largest |"
+    )
+    print("|---|---|---|---|---|---|")
     for kind, make in {"camera": camera_frames, "enlarged": enlarged_frames}.items():
         for width in WIDTHS[kind == "enlarged" :]:
             row = measure_frames(make(street, width), SPEC)
@@ -193,6 +198,7 @@ def measure_sizes(street: FrameSet) -> dict[str, dict[str, float]]:
                 f"| {kind} {width} x {width * 9 // 16} "
                 f"| {row['decode_before']:.1f} -> {row['decode']:.1f} "
                 f"| {row['prepare_before']:.1f} -> {row['prepare']:.1f} | {row['ratio']:.1f}x "
+                f"| {row['again']:.1f} "
                 f"| {row['mean']:.2f}, {row['p99']:.1f}, {row['largest']:.1f} |",
                 flush=True,
             )

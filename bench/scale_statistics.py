@@ -187,6 +187,7 @@ def in_own_process(name: str) -> dict[str, float]:
     command = [sys.executable, __file__, "--here", name]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     record: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    print(f"{name}: {record}", flush=True)
     return record
 
 

@@ -28,6 +28,7 @@ MOST_FILES = 14
 DOORS = {
     "apscheduler": "search/utils/schedule.py",
     "av": "search/cameras/video.py",
+    "cachetools": "search/data/fitted_frames.py",
     "plotly": "search/report/charts/interactive.py",
     "scipy": "search/drift/",
     "dask": "search/execution/",

@@ -244,6 +244,19 @@ def picture_of(frames: FrameSet, index: int, reduction: Reduction) -> Picture:
     return Picture(frame, (frame.shape[0], frame.shape[1]))
 
 
+def content_of(frames: FrameSet, index: int) -> Hashable | None:
+    """Return a key that changes with a frame's content; None if only reading it would tell."""
+    if isinstance(frames, Subset):
+        return content_of(frames.frames, frames.indices[index])
+    if isinstance(frames, JoinedFrames):
+        return content_of(*frames.find(index))
+    if isinstance(frames, ImageFiles):
+        return frames.checked_digests[index] if frames.checked_digests else None
+    if isinstance(frames, RenderedScenes):
+        return frames.settings, index
+    return None
+
+
 def summarise_frames(frames: FrameSet) -> dict[str, Any]:
     """Return the record of a frame set in results: `hash` and `count`."""
     return {"hash": frames.hash, "count": len(frames)}

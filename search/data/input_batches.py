@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor
 
-from search.data.frames import FrameSet, picture_of
+from search.data.fitted_frames import KEPT, FittedFrame
+from search.data.frames import FrameSet, content_of, picture_of
 from search.data.read_ahead import read_ahead
 from spaces.inputs import InputSpec, fit_frame, normalise, resized_size
 from spaces.merged import ModelsByName
@@ -32,12 +34,6 @@ class InputBatch:
 
     def __len__(self) -> int:
         return len(self.indices)
-
-
-@dataclass(frozen=True)
-class _FittedFrame:
-    by_spec: Mapping[InputSpec, Tensor]
-    size: FrameSize
 
 
 def model_batches(
@@ -75,12 +71,18 @@ def input_batches(
     specs = tuple(dict.fromkeys(inputs.values()))
     all_specs = tuple(dict.fromkeys((*specs, *beside)))
 
-    def read(index: int) -> _FittedFrame:
+    def read(index: int) -> FittedFrame:
         picture = picture_of(frames, index, lambda size: reduction_for(size, all_specs))
         fitted = {spec: fit_frame(picture.pixels, spec) for spec in specs}
-        return _FittedFrame(fitted, picture.frame_size)
+        return FittedFrame(fitted, picture.frame_size)
 
-    for indices, fitted in zip(batches, read_ahead(read, batches), strict=True):
+    def read_once(index: int) -> FittedFrame:
+        content = content_of(frames, index)
+        if content is None:
+            return read(index)
+        return KEPT.get((content, frozenset(specs), frozenset(all_specs)), partial(read, index))
+
+    for indices, fitted in zip(batches, read_ahead(read_once, batches), strict=True):
         by_spec = {s: normalise([frame.by_spec[s] for frame in fitted], s) for s in specs}
         by_name = {name: by_spec[spec] for name, spec in inputs.items()}
         yield InputBatch(indices, by_name, [frame.size for frame in fitted])

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from search.data.fitted_frames import MOST_BYTES
 from search.metrics.fidelity import FIDELITY_BATCH
 from search.statistics.footprint import FLOAT_BYTES, StatisticsFootprint, measure_footprint
 from search.statistics.observed import MOST_MAP_BYTES
@@ -26,6 +27,8 @@ class MemoryNeed:
 
     fused_models: int
     """Of the copies with fused BatchNorms."""
+    frames: int
+    """Of the frames that are kept for the next time that they are read, at most."""
     statistics: StatisticsFootprint
     representations: int
     """Of all stages while shares are measured on a batch of frames."""
@@ -36,7 +39,7 @@ class MemoryNeed:
     def total(self) -> int:
         """The most bytes at any time: the rows stay, the rest comes one after the other."""
         after_the_pass = self.maps + max(self.statistics.solving, self.representations)
-        kept = self.fused_models + self.statistics.rows
+        kept = self.fused_models + self.frames + self.statistics.rows
         return kept + max(self.statistics.batch, after_the_pass)
 
 
@@ -53,6 +56,7 @@ def memory_need(
     values = sum(math.prod(stage.shape) for fact in facts.values() for stage in fact.stages)
     return MemoryNeed(
         sum(sum(held.values()) for fact in facts.values() for held in fact.tensors.values()),
+        MOST_BYTES,
         measure_footprint(facts, pairs, settings, frame_counts),
         FLOAT_BYTES * FIDELITY_BATCH * values,
         min(maps, MOST_MAP_BYTES),
