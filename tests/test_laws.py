@@ -33,6 +33,7 @@ DOORS = {
     "scipy": "search/drift/",
     "dask": "search/execution/",
     "distributed": "search/execution/",
+    "fsspec": "search/data/remote/file_system.py",
     "timm": "spaces/sources/timm_source.py",
     "effdet": "spaces/sources/effdet_source.py",
     "onnx2pytorch": "spaces/sources/onnx_source.py",

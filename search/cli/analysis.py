@@ -1,7 +1,8 @@
-"""Measure models and metrics without a search: `similarity`, `correlate` and `stats`."""
+"""Measure models and metrics without a search: `similarity`, `correlate`, `stats`, `fidelity`."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,7 +45,7 @@ def correlate(config: RunConfig, reporter: Reporter) -> None:
     reporter.say(f"Wrote {app.display_path(document)}, guides.csv and figures.")
 
 
-class _StatsGroup(app.Group):
+class _ShardGroup(app.Group):
     """Reads `stats CONFIG` as `stats measure CONFIG`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -53,7 +54,13 @@ class _StatsGroup(app.Group):
         return super().parse_args(ctx, args)
 
 
-@click.group(cls=_StatsGroup)
+shard_option = click.option(
+    "--shard", required=True, metavar="K/N", help="Shard to measure, for example 3/8."
+)
+SHARDS_STAY = "the shards are unchanged; run the same command again to start over"
+
+
+@click.group(cls=_ShardGroup)
 def stats() -> None:
     """Measure the statistics in shards.
 
@@ -66,28 +73,74 @@ def stats() -> None:
     """
 
 
-@config_command()
-@click.option("--shard", required=True, metavar="K/N", help="Shard to measure, for example 3/8.")
-def measure(config: RunConfig, reporter: Reporter, shard: str) -> None:
+@config_command("measure")
+@shard_option
+def measure_stats(config: RunConfig, reporter: Reporter, shard: str) -> None:
     """Measure one shard of the statistics of CONFIG: every N-th batch, starting at the K-th.
 
-    Writes OUT/stats/K-of-N.safetensors. The word `measure` may be omitted.
+    Writes OUT/stats/K-of-N.safetensors; of frames in parts, one file for each part. The word
+    `measure` may be omitted.
     """
-    path = deferred.measure_shard(config, deferred.Shard.parse(shard), reporter)
-    reporter.say(f"Wrote {app.display_path(path)}")
+    paths = deferred.measure_statistics_shard(config, deferred.Shard.parse(shard), reporter)
+    _say_written(paths, reporter)
 
 
-@config_command(when_stopped="the shards are unchanged; run the same command again to start over")
+@config_command("merge", when_stopped=SHARDS_STAY)
 @click.argument("files", nargs=-1, type=PATH)
-def merge(config: RunConfig, reporter: Reporter, files: tuple[Path, ...]) -> None:
+def merge_stats(config: RunConfig, reporter: Reporter, files: tuple[Path, ...]) -> None:
     """Sum the shards in FILES, by default all in OUT/stats, for the other commands.
 
     Every shard must be given exactly once and must come from the models, frames and settings of
     CONFIG.
     """
-    path = deferred.merge_shards(config, files, reporter)
-    reporter.say(f"Wrote {app.display_path(path)}; run, similarity and the others will use it.")
+    paths = deferred.merge_statistics_shards(config, files, reporter)
+    _say_written(paths, reporter, "; run, similarity and the others will use it.")
 
 
-stats.add_command(measure)
-stats.add_command(merge)
+@click.group(cls=_ShardGroup)
+def fidelity() -> None:
+    """Measure the fidelity of each share in shards.
+
+    This is what takes longest in a run with `search.metric: fidelity`. The shards may be measured
+    on several machines or at different times, once the statistics are in the cache of each.
+
+    \b
+    Example:
+      merge-search fidelity CONFIG --shard 3/8    measure the third of eight shards, into
+                                                  OUT/fidelity
+      merge-search fidelity merge CONFIG          put all shards into the cache, for `run`
+    """
+
+
+@config_command("measure")
+@shard_option
+def measure_fidelity(config: RunConfig, reporter: Reporter, shard: str) -> None:
+    """Measure one shard of the shares of CONFIG: those of every N-th donor, from the K-th.
+
+    Needs the statistics in the cache: see `merge-search stats`. Writes OUT/fidelity/K-of-N.json.
+    The word `measure` may be omitted.
+    """
+    path = deferred.measure_fidelity_shard(config, deferred.Shard.parse(shard), reporter)
+    _say_written([path], reporter)
+
+
+@config_command("merge", when_stopped=SHARDS_STAY)
+@click.argument("files", nargs=-1, type=PATH)
+def merge_fidelity(config: RunConfig, reporter: Reporter, files: tuple[Path, ...]) -> None:
+    """Put the shards in FILES, by default all in OUT/fidelity, together for the other commands.
+
+    Every shard must be given exactly once and must come from the models, frames and settings of
+    CONFIG.
+    """
+    paths = deferred.merge_fidelity_shards(config, files, reporter)
+    _say_written(paths, reporter, "; run, similarity and the others will use it.")
+
+
+def _say_written(paths: Sequence[Path], reporter: Reporter, ending: str = "") -> None:
+    reporter.say(f"Wrote {' and '.join(map(app.display_path, paths))}{ending}")
+
+
+for command in (measure_stats, merge_stats):
+    stats.add_command(command)
+for command in (measure_fidelity, merge_fidelity):
+    fidelity.add_command(command)

@@ -57,10 +57,8 @@ class Command(click.Command):
 
     def invoke(self, context: click.Context) -> Any:
         context.meta[_COMMAND] = self
-        if _DOCUMENT in context.meta and not self.has_document:
-            raise click.UsageError(
-                f"{context.info_name} writes no JSON document: run it without --json", context
-            )
+        if not self.has_document:
+            refuse_document(str(context.info_name))
         return super().invoke(context)
 
 
@@ -130,6 +128,19 @@ def print_document(document: bytes) -> None:
     meta = click.get_current_context().meta
     if _DOCUMENT in meta:
         click.echo(document, nl=False, file=meta[_DOCUMENT])
+
+
+def refuse_document(command: str) -> None:
+    """Refuse --json for a command that writes no JSON document.
+
+    Raises:
+        click.UsageError: the option was given.
+    """
+    context = click.get_current_context()
+    if _DOCUMENT in context.meta:
+        raise click.UsageError(
+            f"{command} writes no JSON document: run it without --json", context
+        )
 
 
 def print_json_line(line: str) -> None:

@@ -28,8 +28,24 @@ if TYPE_CHECKING:
     from search.pipelines.export import Int8Request as Int8Request
     from search.pipelines.export import export as export
     from search.pipelines.run import run as run
-    from search.pipelines.shards import measure_shard as measure_shard
-    from search.pipelines.shards import merge_shards as merge_shards
+    from search.pipelines.sharding.fidelity_shards import (
+        measure_fidelity_shard as measure_fidelity_shard,
+    )
+    from search.pipelines.sharding.fidelity_shards import (
+        merge_fidelity_shards as merge_fidelity_shards,
+    )
+    from search.pipelines.sharding.statistics_shards import (
+        measure_statistics_shard as measure_statistics_shard,
+    )
+    from search.pipelines.sharding.statistics_shards import (
+        merge_statistics_shards as merge_statistics_shards,
+    )
+    from search.pipelines.sharding.verification_shards import (
+        measure_verification_shard as measure_verification_shard,
+    )
+    from search.pipelines.sharding.verification_shards import (
+        merge_verification_shards as merge_verification_shards,
+    )
     from search.pipelines.similarity import measure_similarity as measure_similarity
     from search.pipelines.split.export_split import export_split as export_split
     from search.pipelines.split.export_split import holds_split as holds_split
@@ -72,8 +88,12 @@ _MODULES = {
     "Int8Request": "search.pipelines.export",
     "export": "search.pipelines.export",
     "run": "search.pipelines.run",
-    "measure_shard": "search.pipelines.shards",
-    "merge_shards": "search.pipelines.shards",
+    "measure_fidelity_shard": "search.pipelines.sharding.fidelity_shards",
+    "merge_fidelity_shards": "search.pipelines.sharding.fidelity_shards",
+    "measure_statistics_shard": "search.pipelines.sharding.statistics_shards",
+    "merge_statistics_shards": "search.pipelines.sharding.statistics_shards",
+    "measure_verification_shard": "search.pipelines.sharding.verification_shards",
+    "merge_verification_shards": "search.pipelines.sharding.verification_shards",
     "measure_similarity": "search.pipelines.similarity",
     "split_plans": "search.pipelines.split.run",
     "export_split": "search.pipelines.split.export_split",

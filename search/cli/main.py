@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from search.cli import app
-from search.cli.analysis import correlate, similarity, stats
+from search.cli.analysis import correlate, fidelity, similarity, stats
 from search.cli.bundles import bench_bundle, export, plan, serve
 from search.cli.mlflow import promote, rollback, sync, ui
 from search.cli.search import check, exact, run, verify, worker
@@ -27,7 +27,7 @@ def main() -> None:
 
 
 for command in (
-    bench_bundle, check, correlate, exact, export, history, plan, promote, rollback, run,
+    bench_bundle, check, correlate, exact, export, fidelity, history, plan, promote, rollback, run,
     serve, similarity, split, stats, sync, ui, verify, watch, worker,
 ):  # fmt: skip
     main.add_command(command)

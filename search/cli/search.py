@@ -12,6 +12,7 @@ from search.cli.config_command import PATH, config_command
 
 if TYPE_CHECKING:
     from search.config.run import RunConfig
+    from search.pipelines.verify_inputs import VerificationInputs
     from search.utils.reporter import Reporter
 
 STATISTICS_SAVED = f"statistics are saved once they are complete; {app.CONTINUE}"
@@ -93,6 +94,12 @@ def run(config: RunConfig, reporter: Reporter) -> None:
 @click.option("--plan", "plans", multiple=True, metavar="HASH",
               help="Plan of the front to verify, by the first digits of its hash; by default the "
               "candidates of the run. Repeatable.")  # fmt: skip
+@click.option("--shard", default=None, metavar="K/N",
+              help="Run the networks on one shard of the frames only, for example 3/8, into "
+              "OUT/verify/shards.")  # fmt: skip
+@click.option("--merge", is_flag=True,
+              help="Take the networks' answers from all shards in OUT/verify/shards instead of "
+              "running them.")  # fmt: skip
 @click.option("--measured", multiple=True, type=PATH, metavar="FILE",
               help="Measurement on a device, printed by bench_onnx.py: added to the run, without "
               "verifying again. Repeatable.")  # fmt: skip
@@ -104,6 +111,8 @@ def verify(
     outside: bool,
     frames: Path | None,
     plans: tuple[str, ...],
+    shard: str | None,
+    merge: bool,
     measured: tuple[Path, ...],
 ) -> None:
     """Verify plans of a finished run on new data.
@@ -116,6 +125,10 @@ def verify(
     Prints the candidates as run does, writes OUT/verify/verified.json and logs one run to MLflow.
     The exit codes are those of run.
 
+    With --shard, runs the networks on some of the frames only, and stores their answers; needs
+    the statistics of the search in the cache. Once all shards are in OUT/verify/shards, the same
+    command with --merge in place of --shard finishes the verification.
+
     With --measured, which goes alone, puts times and memory on a device beside the candidates: in
     OUT/result.json, OUT/report.html and the run's candidates in MLflow. A measurement of the same
     plan on the same device is replaced.
@@ -123,18 +136,34 @@ def verify(
     \b
     Example:
       merge-search verify OUT --labels classifier=val.csv --labels detector=instances.json
+      merge-search verify OUT --shard 2/3
+      merge-search verify OUT --merge
       merge-search verify OUT --measured box.json
     """
     if measured:
-        if labels or images or classes or outside or frames or plans:
+        if labels or images or classes or outside or frames or plans or shard or merge:
             raise click.UsageError("--measured goes alone: it verifies nothing again")
         _add_measurements(out, measured)
         return
     data = deferred.VerificationInputs.parse(labels, images, classes, frames, outside)
+    if shard and merge:
+        raise click.UsageError("--shard and --merge exclude each other")
+    if shard:
+        _verify_shard(out, plans, data, shard)
+        return
     document = out / "verify" / "verified.json"
+    finish = deferred.merge_verification_shards if merge else deferred.verify
     with app.printing_document(document):
-        deferred.verify(out, plans, data, app.reporter())
+        finish(out, plans, data, app.reporter())
     app.reporter().say(f"Wrote {app.display_path(document)}")
+
+
+def _verify_shard(out: Path, plans: tuple[str, ...], data: VerificationInputs, shard: str) -> None:
+    app.refuse_document("verify --shard")
+    path = deferred.measure_verification_shard(
+        out, plans, data, deferred.Shard.parse(shard), app.reporter()
+    )
+    app.reporter().say(f"Wrote {app.display_path(path)}")
 
 
 def _add_measurements(out: Path, measured: tuple[Path, ...]) -> None:

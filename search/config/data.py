@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from search.config.base import Positive, Section, Share01, exactly_one, no_boolean
 from search.config.scenes import ScenesConfig
 from search.data.class_categories import Category
+from search.data.remote.addresses import check_address, is_address
 from search.utils.format import one_of
 
 UNREADABLE_SHARE = 0.01
@@ -46,9 +47,17 @@ class PartConfig(SampledConfig):
 
     SOURCES: ClassVar[tuple[str, ...]] = ("folder", "scenes")
     folder: str | None = None
-    """Folder of images, read in the order of their names."""
+    """Folder of images, read in the order of their names; or the address of one, such as
+    `s3://BUCKET/FOLDER`, `gs://BUCKET/FOLDER` or `https://HOST/FOLDER`."""
     scenes: ScenesConfig | None = None
     """Rendered street scenes."""
+
+    @field_validator("folder")
+    @classmethod
+    def _check_folder(cls, value: str | None) -> str | None:
+        if value is not None and is_address(value):
+            check_address(value)
+        return value
 
     @model_validator(mode="after")
     def _check_source(self) -> PartConfig:

@@ -118,10 +118,10 @@ def _given(detail: Mapping[str, Any]) -> str:
         return " (given: nothing)"
     if detail["type"] == "missing" or not isinstance(value, (str, int, float, bool)):
         return ""
-    if isinstance(value, str) and detail["loc"] and detail["loc"][-1] in ADDRESSES:
-        if "://" not in value:
-            return ""  # without a scheme, nothing shows where a password ends
+    if isinstance(value, str) and "://" in value:
         value = host_only(value)
+    elif isinstance(value, str) and detail["loc"] and detail["loc"][-1] in ADDRESSES:
+        return ""  # without a scheme, nothing shows where a password ends
     shown = repr(value)
     return f" (given: {shown if len(shown) <= LONGEST_VALUE else shown[:LONGEST_VALUE] + '…'})"
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 from search.data.frames import ImageFiles, Remarks
 from search.data.ground_truth import BadTruth, Truth, truth_on
-from search.data.images import BadFrames, check_image
+from search.data.images import BadFrames, ImageFile, check_image
 
 MAX_NAMED = 3
 """The most images that a message names."""
@@ -86,7 +85,7 @@ def _select(frames: ImageFiles, check: ImageCheck, source: str) -> ImageFiles:
     )
 
 
-def check_images(paths: Sequence[Path]) -> ImageCheck:
+def check_images(paths: Sequence[ImageFile]) -> ImageCheck:
     """Read and decode every image file once.
 
     A damaged image that is found later, in the pass over the frames, would end a run after

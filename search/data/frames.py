@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from search.data.image_folders import read_folder
 from search.data.images import (
     IMAGE_SUFFIXES,
+    ImageFile,
     Picture,
     Reduction,
     describe_damage,
@@ -86,7 +87,7 @@ class Sampling:
 class ImageFiles:
     """Frames in image files."""
 
-    paths: tuple[Path, ...]
+    paths: tuple[ImageFile, ...]
     remarks: Remarks = field(default=NO_REMARKS, compare=False, repr=False)
     checked_digests: tuple[bytes, ...] = field(default=(), compare=False, repr=False)
     """The SHA-256 of each file, if all have been checked for damage."""
@@ -335,17 +336,25 @@ def folder_frames(folder: Path, sampling: Sampling) -> ImageFiles:
     if not folder.is_dir():
         raise BadFrames(f"frames folder {folder}: there is no such folder")
     content = read_folder(folder)
-    images = content.images
+    where = f"frames folder {folder}"
+    return sampled_images(where, content.images, content.remarks(), sampling)
+
+
+def sampled_images(
+    where: str, images: Sequence[ImageFile], remarks: Sequence[str], sampling: Sampling
+) -> ImageFiles:
+    """Return some of the images of a folder; `where` names it in messages and remarks.
+
+    Raises:
+        BadFrames: there are no images, or the sampling skips all of them.
+    """
     if not images:
         suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
-        raise BadFrames(f"frames folder {folder}: holds no images ({suffixes})")
+        raise BadFrames(f"{where}: holds no images ({suffixes})")
     indices = sampling.indices(len(images))
     if not indices:
-        raise BadFrames(
-            f"frames folder {folder}: offset {sampling.offset} skips all of its "
-            f"{len(images)} images"
-        )
-    notes = tuple(f"frames folder {folder}: {remark}" for remark in content.remarks())
+        raise BadFrames(f"{where}: offset {sampling.offset} skips all of its {len(images)} images")
+    notes = tuple(f"{where}: {remark}" for remark in remarks)
     return ImageFiles(tuple(images[i] for i in indices), Remarks(notes))
 
 
@@ -387,8 +396,8 @@ def _short_hash(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:16]
 
 
-def _file_bytes(path: Path) -> bytes:
+def _file_bytes(path: ImageFile) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise BadFrames(f"image {path}: cannot be read ({error.strerror})") from error
+        raise BadFrames(f"image {path}: cannot be read ({describe_damage(error)})") from error

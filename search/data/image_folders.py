@@ -28,7 +28,7 @@ class FolderContent:
 
     def remarks(self) -> tuple[str, ...]:
         """Return in words what was left out."""
-        return tuple(filter(None, (_describe_others(self.others), self._describe_unreadable())))
+        return tuple(filter(None, (describe_others(self.others), self._describe_unreadable())))
 
     def _describe_unreadable(self) -> str:
         folders = self.unreadable_folders
@@ -90,7 +90,7 @@ def visible_files(folder: Path, on_error: ErrorHandler) -> Iterator[tuple[str, l
         waiting = links
 
 
-def _describe_others(suffixes: tuple[str, ...]) -> str:
+def describe_others(suffixes: tuple[str, ...]) -> str:
     """Return how many files of each suffix are no images; empty if there are none."""
     if not suffixes:
         return ""

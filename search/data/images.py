@@ -7,10 +7,9 @@ import hashlib
 import io
 import re
 import warnings
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Hashable
 from threading import Lock
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
@@ -41,6 +40,22 @@ class BadFrames(MergeSearchError):
     """Frames cannot be found or read, or there are too few."""
 
 
+class ImageFile(Protocol):
+    """The file of an image: a path on this machine, or an address. As text it names the file."""
+
+    def read_bytes(self) -> bytes:
+        """Return the content.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        ...
+
+    def resolve(self) -> Hashable:
+        """Return what identifies the file, however it was named."""
+        ...
+
+
 class CheckedImage(NamedTuple):
     """An image file after it has been read once."""
 
@@ -63,7 +78,7 @@ def whole_size(size: FrameSize) -> int:
     return 1
 
 
-def read_image(path: Path) -> Frame:
+def read_image(path: ImageFile) -> Frame:
     """Return an image file as uint8 (H, W, 3) RGB, turned upright as its EXIF data say.
 
     Grey values of 9 to 16 bits keep their 8 highest bits, as Pillow keeps those of colours.
@@ -75,7 +90,7 @@ def read_image(path: Path) -> Frame:
     return read_picture(path, whole_size).pixels
 
 
-def read_picture(path: Path, reduction: Reduction) -> Picture:
+def read_picture(path: ImageFile, reduction: Reduction) -> Picture:
     """Return an image file as `read_image` does, smaller if it is a JPEG file and may be.
 
     A JPEG file holds frequencies of squares of 8 x 8 pixels. Decoding only the low ones gives a
@@ -96,7 +111,7 @@ def read_picture(path: Path, reduction: Reduction) -> Picture:
         ) from error
 
 
-def read_size(path: Path) -> PictureSize:
+def read_size(path: ImageFile) -> PictureSize:
     """Return the size of an image as `read_image` returns it, without decoding the image.
 
     Raises:
@@ -112,7 +127,7 @@ def read_size(path: Path) -> PictureSize:
         ) from error
 
 
-def check_image(path: Path) -> CheckedImage:
+def check_image(path: ImageFile) -> CheckedImage:
     """Read an image file once, and find whether `read_image` would raise.
 
     Only decoding shows damage inside a file that ends properly. A JPEG picture is decoded at an

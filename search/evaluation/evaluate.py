@@ -245,16 +245,45 @@ def collect_plan_answers(
     """Run plans over all frames, here or on the setup's cluster, and collect their answers."""
     if setup.cluster is None:
         return collect_answers(PlanSetAnswers(plan_set, setup.models), setup, frames, progress)
+    job = answers_job(plan_set, setup)
+    answers, frame_sizes = ShardAnswers.joined(setup.cluster.run(job, frames, progress))
+    return CollectedAnswers(dict(zip(plan_set.distinct, answers, strict=True)), frame_sizes)
+
+
+def answers_job(plan_set: PlanSet, setup: EvaluationSetup) -> AnswersJob:
+    """Return the job that computes the distinct answers of plans."""
     names = frozenset(output.model for output in plan_set.distinct)
-    job = AnswersJob(tuple(plan_set.plans), setup.maps, names, setup.batch, setup.model_form)
-    measured = list(setup.cluster.run(job, frames, progress))
-    return CollectedAnswers(
-        {
-            output: np.concatenate([on_shard.answers[k] for on_shard in measured])
-            for k, output in enumerate(plan_set.distinct)
-        },
-        [size for on_shard in measured for size in on_shard.frame_sizes],
-    )
+    return AnswersJob(tuple(plan_set.plans), setup.maps, names, setup.batch, setup.model_form)
+
+
+class VerificationJob(NamedTuple):
+    """The answers of plans on one of the frame sets that they are verified on."""
+
+    job: AnswersJob
+    frames: FrameSet
+
+
+def verification_jobs(
+    setup: EvaluationSetup,
+    plans: Sequence[SharePlan],
+    frames: FrameSet,
+    truth: Mapping[str, Truth],
+) -> list[VerificationJob]:
+    """Return the jobs of a verification of plans: everything that runs a model.
+
+    They are those of `compute_fidelity` on `frames`, and of `compute_accuracy` of the unmerged
+    models and the plans.
+    """
+    plan_set = PlanSet(setup.models, setup.facts, [UNMERGED_PLAN, *plans], setup.maps)
+    return [
+        VerificationJob(answers_job(plan_set, setup), frames),
+        *(
+            VerificationJob(
+                answers_job(plan_set.restrict_to(names), setup), truth[names[0]].frames
+            )
+            for names in group_by_frames(truth)
+        ),
+    ]
 
 
 class ShardAnswers(NamedTuple):
@@ -265,6 +294,16 @@ class ShardAnswers(NamedTuple):
 
     answers: list[AnswerArray]
     frame_sizes: FrameSizes
+
+    @classmethod
+    def joined(cls, shards: Iterable[ShardAnswers]) -> ShardAnswers:
+        """Return the answers on the frames of all shards, in their order."""
+        listed = [*shards]
+        by_output = zip(*(shard.answers for shard in listed), strict=True)
+        return cls(
+            [np.concatenate(arrays) for arrays in by_output],
+            [size for shard in listed for size in shard.frame_sizes],
+        )
 
 
 @dataclass(frozen=True)

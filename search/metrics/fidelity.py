@@ -51,14 +51,14 @@ class PairFidelity(Metric):
     ) -> dict[Share, float]:
         if not observed.parts:
             return fidelity_alone(observed, shares, progress)
-        paths = [_cache_path(part, shares) for part in observed.parts]
+        paths = [agreement_path(part.cache_folder, shares) for part in observed.parts]
         unmeasured = sum(not path.is_file() for path in paths)
         if not unmeasured:
             progress(len(shares))
-        part_progress = _split_progress(progress, unmeasured)
+        part_progress = split_progress(progress, unmeasured)
         for part, path in zip(observed.parts, paths, strict=True):
             if not path.is_file():
-                agreement_alone(_only_part(part, observed), shares, part_progress).save(path)
+                agreement_in_part(part, observed, shares, part_progress).save(path)
         return mean_agreements([Agreement.load(path, shares) for path in paths], shares)
 
 
@@ -98,6 +98,16 @@ def agreement_alone(
     return Agreement(len(sampled), sums | {share: first[share] + rest[share] for share in better})
 
 
+def agreement_in_part(
+    part: FramePart, observed: Observed, shares: Sequence[Share], progress: Progress = silent
+) -> Agreement:
+    """Return `agreement_alone` on one part of the frames.
+
+    The agreement of a share does not depend on the other shares.
+    """
+    return agreement_alone(_only_part(part, observed), shares, progress)
+
+
 def _only_part(part: FramePart, observed: Observed) -> Observed:
     """Return the observation of one part: its own held-out frames, its own statistics."""
     statistics, frames = part.statistics(), part.held_out.frames
@@ -106,13 +116,13 @@ def _only_part(part: FramePart, observed: Observed) -> Observed:
     )
 
 
-def _cache_path(part: FramePart, shares: Sequence[Share]) -> Path:
-    """Return the file for the part's agreements of exactly these shares."""
+def agreement_path(cache_folder: Path, shares: Sequence[Share]) -> Path:
+    """Return the file for a part's agreements of exactly these shares."""
     text = " ".join([str(AGREEMENT_VERSION), *map(str, shares)])
-    return part.cache_folder / f"agreement-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+    return cache_folder / f"agreement-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
 
 
-def _split_progress(progress: Progress, parts: int) -> Progress:
+def split_progress(progress: Progress, parts: int) -> Progress:
     """Return the progress of one of several parts, each of which counts all shares once."""
     finished = reported = 0
 

@@ -44,8 +44,13 @@ class Agreement:
         Raises:
             CannotWrite: the folder cannot be written to.
         """
-        sums = {str(share): total for share, total in self.sums.items()}
-        write_record(path, AgreementRecord(self.frames, sums))
+        write_record(path, self.record())
+
+    def record(self) -> AgreementRecord:
+        """Return the agreements as plain data."""
+        return AgreementRecord(
+            self.frames, {str(share): total for share, total in self.sums.items()}
+        )
 
     @classmethod
     def load(cls, path: Path, shares: Sequence[Share]) -> Agreement:

@@ -32,6 +32,8 @@ from search.data.ground_truth import ClassTruth, Truth, scenes_truth
 from search.data.label_table import csv_truth
 from search.data.labelled_images import ImageRoot
 from search.data.masks import ImageMasks, folder_masks
+from search.data.remote.addresses import is_address
+from search.data.remote.folders import remote_frames
 from search.data.synthetic.scenes import SCENE_CLASSES
 from search.evaluation.tasks.registry import SCORING
 from search.utils.format import one_of
@@ -167,7 +169,8 @@ def _open_part(part: PartConfig, config: RunConfig) -> FrameSet:
     frames = _listed_part(part, config.base)
     if not isinstance(frames, ImageFiles):
         return frames
-    folder = path_from(config.base, str(part.folder))
+    text = str(part.folder)
+    folder = text if is_address(text) else path_from(config.base, text)
     return intact_frames(frames, config.frames.largest_unreadable_share, f"frames folder {folder}")
 
 
@@ -176,4 +179,6 @@ def _listed_part(part: PartConfig, base: Path) -> RenderedScenes | ImageFiles:
     if part.scenes is not None:
         return RenderedScenes(part.scenes.settings(), part.scene_count)
     assert part.folder is not None
+    if is_address(part.folder):
+        return remote_frames(part.folder, sampling_of(part))
     return folder_frames(path_from(base, part.folder), sampling_of(part))

@@ -36,7 +36,7 @@ from search.pipelines.statistics_cache import (
 )
 from search.statistics.observed import FramePart, Observed
 from search.statistics.similarity import Statistics
-from search.statistics.storage import read_moments
+from search.statistics.storage import BadStatistics, read_moments
 from search.study.precision.profiles import (
     RoundingLosses,
     precision_profiles,
@@ -137,6 +137,22 @@ def observe(
     return Observed(deployment, statistics, frames, held_out, parts, cluster)
 
 
+def check_statistics_cached(config: RunConfig, deployment: Deployment, frames: FrameSet) -> None:
+    """Check that `observe` need not measure the statistics.
+
+    Raises:
+        BadStatistics: those of a part are not in the cache.
+        BadFrames: there are too few frames, or a part has too few.
+    """
+    for statistics_frames, _ in split_parts(frames, config.verify.fidelity_frames):
+        path = statistics_path(config, statistics_key(config, deployment, statistics_frames))
+        if not path.is_file():
+            raise BadStatistics(
+                f"the statistics of these frames are not in the cache, {path}: before anything "
+                "else is shared out, measure them with `merge-search stats` or copy the file there"
+            )
+
+
 def drop_cached_statistics(config: RunConfig, deployment: Deployment, part: FrameSet) -> None:
     """Remove the statistics of a part that was added to the config's frames from the cache.
 
@@ -159,21 +175,42 @@ def _parts(
     A part depends on itself and on the first part only, so its cached values stay valid when
     other parts come and go.
     """
-    keys = [statistics_key(config, deployment, frames) for frames, _ in halves]
+    folders = part_cache_folders(config, deployment, halves)
     parts = []
-    for number, (_, held_out) in enumerate(halves):
-        fitted_on = list(dict.fromkeys((keys[0], keys[number])))
+    for (_, held_out), fitted_on, folder in zip(
+        halves, _fitted_on(config, deployment, halves), folders, strict=True
+    ):
         files = [statistics_path(config, key) for key in fitted_on]
         load_statistics = (
             partial(_read_statistics, files, deployment)
             if len(fitted_on) < len(halves)
             else (lambda: statistics)
         )
-        cache_folder = (
-            config.cache_folder / "notes" / _hash(*fitted_on, held_out.hash, config.dtype)
-        )
-        parts.append(FramePart(held_out, load_statistics, cache_folder))
+        parts.append(FramePart(held_out, load_statistics, folder))
     return tuple(parts)
+
+
+def part_cache_folders(
+    config: RunConfig, deployment: Deployment, halves: Sequence[tuple[Subset, Subset]]
+) -> list[Path]:
+    """Return the folder for the cached values of each part, which `split_parts` has split.
+
+    Its name is a hash of all that they depend on.
+    """
+    return [
+        config.cache_folder / "notes" / _hash(*fitted_on, held_out.hash, config.dtype)
+        for fitted_on, (_, held_out) in zip(
+            _fitted_on(config, deployment, halves), halves, strict=True
+        )
+    ]
+
+
+def _fitted_on(
+    config: RunConfig, deployment: Deployment, halves: Sequence[tuple[Subset, Subset]]
+) -> list[list[str]]:
+    """Return the keys of the statistics that the maps of each part are fitted on."""
+    keys = [statistics_key(config, deployment, frames) for frames, _ in halves]
+    return [list(dict.fromkeys((keys[0], key))) for key in keys]
 
 
 def _read_statistics(files: Sequence[Path], deployment: Deployment) -> Statistics:
@@ -194,8 +231,7 @@ def compute_similarities(
     metric = METRICS[config.search.metric]
     deployment = observed.deployment
     identical = deployment.identical_pairs
-    shares = deployment.shares(adapters)
-    measured = [share for share in shares if Pair(share.donor, share.recipient) not in identical]
+    measured = measured_shares(deployment, adapters)
     reporter.step(f"Similarity of {len(measured)} legal shares: {metric.label}")
     if identical:
         reporter.say(
@@ -203,7 +239,17 @@ def compute_similarities(
         )
     with reporter.progress("shares", len(measured)) as progress:
         similarity = metric.similarities(observed, measured, progress)
-    return {share: similarity.get(share, 1.0) for share in shares}
+    return {share: similarity.get(share, 1.0) for share in deployment.shares(adapters)}
+
+
+def measured_shares(deployment: Deployment, adapters: Sequence[AdapterSpec]) -> list[Share]:
+    """Return every legal share that changes something, with each adapter that fits it."""
+    identical = deployment.identical_pairs
+    return [
+        share
+        for share in deployment.shares(adapters)
+        if Pair(share.donor, share.recipient) not in identical
+    ]
 
 
 def compute_rounding_losses(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from search.config.run import RunConfig
 from search.data.frames import FrameSet, summarise_frames
 from search.data.ground_truth import Truth
 from search.evaluation.evaluate import EvaluationSetup, compute_fidelity
+from search.execution.jobs import Engine
 from search.pipelines.candidates import truth_records, verify_plans
 from search.pipelines.deployment.load import load_deployment
 from search.pipelines.finished_run import LoadedRun, NoSuchPlan
@@ -20,12 +21,51 @@ from search.report.candidate_table import print_candidates
 from search.results.documents import DOCUMENT_FOLDERS, DOCUMENT_NAMES, content_id
 from search.results.search_result import PlanRecord, VerifiedCandidates, verified_front
 from search.results.verification import Verification
+from search.statistics.observed import Observed
 from search.tracking.outbox import log_or_queue
 from search.tracking.target import Target
 from search.utils.records import write_record
 from search.utils.reporter import Reporter
 from search.utils.timing import StepTimings, utc_now
+from spaces.deployment import Deployment
 from spaces.plan import SharePlan
+
+
+@dataclass(frozen=True)
+class OpenedPlans:
+    """Plans of a finished run with the models and the data that they are measured on."""
+
+    config: RunConfig
+    """The run's config with the labels that are used for its `truth`."""
+    plans: Sequence[PlanRecord]
+    deployment: Deployment
+    frames: FrameSet
+    """The frames of the search."""
+    truth: Mapping[str, Truth]
+    given_frames: FrameSet | None
+    """The frames for fidelity; None: those that the search held out."""
+
+
+@dataclass(frozen=True)
+class PreparedPlans:
+    """Plans of a finished run with all that measuring them takes."""
+
+    config: RunConfig
+    """The run's config with the labels that are used for its `truth`."""
+    plans: Sequence[PlanRecord]
+    truth: Mapping[str, Truth]
+    fidelity_frames: FrameSet
+    observed: Observed
+    setup: EvaluationSetup
+
+    @property
+    def share_plans(self) -> list[SharePlan]:
+        """The plans themselves."""
+        return [SharePlan.from_dict(record.plan) for record in self.plans]
+
+    def on(self, engine: Engine) -> PreparedPlans:
+        """Return the plans with another engine that runs them on frames."""
+        return replace(self, setup=replace(self.setup, cluster=engine))
 
 
 @dataclass(frozen=True)
@@ -55,7 +95,21 @@ def verify(
     """
     finished = LoadedRun.from_folder(out)
     timings = StepTimings()
-    measurement = measure_plans(finished, hash_prefixes, inputs, timings, reporter)
+    opened = open_plans(finished, hash_prefixes, inputs, timings, reporter)
+    prepared = prepare_plans(opened, timings, reporter)
+    return report_plans(finished, prepared, timings, reporter)
+
+
+def report_plans(
+    finished: LoadedRun, prepared: PreparedPlans, timings: StepTimings, reporter: Reporter
+) -> Verification:
+    """Measure plans of the run, write OUT/verify/verified.json, and log to MLflow.
+
+    Raises:
+        NotLogged: as `verify`.
+    """
+    out = finished.out
+    measurement = measure_plans(prepared, timings, reporter)
     verification = build_verification(finished, measurement, timings.seconds)
     write_record(out / DOCUMENT_FOLDERS[Verification] / DOCUMENT_NAMES[Verification], verification)
     title = "Verified" if measurement.truth else "Fidelity"
@@ -70,14 +124,14 @@ def verify(
     return verification
 
 
-def measure_plans(
+def open_plans(
     finished: LoadedRun,
     hash_prefixes: Sequence[str],
     inputs: VerificationInputs,
     timings: StepTimings,
     reporter: Reporter,
-) -> PlanMeasurement:
-    """Measure fidelity and ground truth of plans of the run."""
+) -> OpenedPlans:
+    """Load the models, and open the frames and the labels that plans are measured on."""
     config = inputs.config_for(finished)
     plans = select_plans(finished, hash_prefixes)
     with timings.timing("models"):
@@ -90,32 +144,46 @@ def measure_plans(
         )
         if inputs.frames is not None and given_frames is not None:
             print_remarks(given_frames, reporter)
+    return OpenedPlans(config, plans, deployment, frames, truth, given_frames)
+
+
+def prepare_plans(opened: OpenedPlans, timings: StepTimings, reporter: Reporter) -> PreparedPlans:
+    """Fit the maps of the plans, as the search did."""
+    config, deployment = opened.config, opened.deployment
     with timings.timing("statistics"):
-        observed = observe(config, deployment, frames, reporter)
-        fidelity_frames = observed.held_out if given_frames is None else given_frames
+        observed = observe(config, deployment, opened.frames, reporter)
         with reporter.working("linear maps"):
-            maps = maps_of(observed, [SharePlan.from_dict(record.plan) for record in plans])
+            plans = [SharePlan.from_dict(record.plan) for record in opened.plans]
+            maps = maps_of(observed, plans)
+    setup = EvaluationSetup(
+        deployment.deployed_models,
+        deployment.facts,
+        maps,
+        config.verify.batch,
+        observed.cluster,
+    )
+    frames = observed.held_out if opened.given_frames is None else opened.given_frames
+    return PreparedPlans(config, opened.plans, opened.truth, frames, observed, setup)
+
+
+def measure_plans(
+    prepared: PreparedPlans, timings: StepTimings, reporter: Reporter
+) -> PlanMeasurement:
+    """Measure fidelity and ground truth of plans of the run."""
+    setup, frames = prepared.setup, prepared.fidelity_frames
     with timings.timing("verification"):
-        setup = EvaluationSetup(
-            deployment.deployed_models,
-            deployment.facts,
-            maps,
-            config.verify.batch,
-            observed.cluster,
-        )
-        fidelities = measure_fidelity(setup, plans, fidelity_frames, reporter)
-        verified = verify_plans(setup, plans, fidelities, truth, reporter)
-    return PlanMeasurement(config, plans, truth, fidelity_frames, verified)
+        fidelities = measure_fidelity(setup, prepared.share_plans, frames, reporter)
+        verified = verify_plans(setup, prepared.plans, fidelities, prepared.truth, reporter)
+    return PlanMeasurement(prepared.config, prepared.plans, prepared.truth, frames, verified)
 
 
 def measure_fidelity(
-    setup: EvaluationSetup, plans: Sequence[PlanRecord], frames: FrameSet, reporter: Reporter
+    setup: EvaluationSetup, plans: Sequence[SharePlan], frames: FrameSet, reporter: Reporter
 ) -> list[dict[str, float | None]]:
     """Measure each plan's fidelity by model on unlabelled frames."""
-    share_plans = [SharePlan.from_dict(record.plan) for record in plans]
     reporter.step(f"Fidelity of {len(plans)} plans on {len(frames)} frames")
     with reporter.progress("frames", len(frames)) as progress:
-        return compute_fidelity(setup, share_plans, frames, progress)
+        return compute_fidelity(setup, plans, frames, progress)
 
 
 def build_verification(

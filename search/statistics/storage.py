@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,42 @@ def read_moments(path: Path) -> StoredMoments:
     Raises:
         BadStatistics: the file is missing, damaged, or of another kind.
     """
+    with _opened(path) as (file, header):
+        moments = Moments(
+            tuple(Ref.parse(ref) for ref in header["refs"]),
+            int(header["frames"]),
+            file.get_tensor("hsic").numpy(),
+            {
+                tuple(entry["grid"]) if entry["grid"] else None: _grid_rows(
+                    file, str(number), entry
+                )
+                for number, entry in enumerate(header["grids"])
+            },
+        )
+        return StoredMoments(moments, *_origin(header))
+
+
+def read_origin(path: Path) -> tuple[str, Shard]:
+    """Return the key and the shard of a file that `write_moments` has written.
+
+    Raises:
+        BadStatistics: as `read_moments`.
+    """
+    with _opened(path) as (_, header):
+        return _origin(header)
+
+
+def _origin(header: Mapping[str, Any]) -> tuple[str, Shard]:
+    return str(header["key"]), Shard(*header["shard"])
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, Mapping[str, Any]]]:
+    """Yield the open file and its header.
+
+    Raises:
+        BadStatistics: the file is missing, damaged, or of another kind.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             header = read_header(file, FORMAT_NAME)
@@ -78,19 +115,8 @@ def read_moments(path: Path) -> StoredMoments:
                 raise BadStatistics(
                     f"{path}: statistics of another version of merge-search; measure them again"
                 )
-            moments = Moments(
-                tuple(Ref.parse(ref) for ref in header["refs"]),
-                int(header["frames"]),
-                file.get_tensor("hsic").numpy(),
-                {
-                    tuple(entry["grid"]) if entry["grid"] else None: _grid_rows(
-                        file, str(number), entry
-                    )
-                    for number, entry in enumerate(header["grids"])
-                },
-            )
-            return StoredMoments(moments, str(header["key"]), Shard(*header["shard"]))
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+            yield file, header
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadStatistics(
             f"{path}: not a complete file of statistics ({type(error).__name__}); delete it to "
             "measure them again"

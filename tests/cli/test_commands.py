@@ -20,7 +20,8 @@ from tiny import FinishedRun, Weights, config_data, with_changes, write_config
 from search.cli.main import main
 
 COMMANDS = [
-    [], ["bench-bundle"], ["check"], ["correlate"], ["exact"], ["export"], ["run"], ["similarity"],
+    [], ["bench-bundle"], ["check"], ["correlate"], ["exact"], ["export"], ["fidelity"],
+    ["fidelity", "measure"], ["fidelity", "merge"], ["run"], ["similarity"],
     ["split"], ["serve"],
     ["plan"], ["plan", "show"], ["promote"], ["rollback"], ["stats"], ["stats", "measure"],
     ["stats", "merge"], ["sync"], ["ui"], ["verify"], ["watch"], ["worker"], ["history"],

@@ -13,7 +13,7 @@ import pytest
 from damaged_files import write_jpeg_damaged_inside
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from tiny import save_noise_image
+from tiny import local_paths, save_noise_image
 
 from search.data.coco.truth import coco_truth
 from search.data.damaged_images import intact_frames, intact_truth
@@ -150,13 +150,13 @@ def test_a_jpeg_file_that_is_damaged_inside_and_ends_properly_is_left_out(tmp_pa
         save_noise_image(tmp_path / f"{k}.jpg", seed=k)
     write_jpeg_damaged_inside(tmp_path / "1.jpg")
     frames = intact_frames(folder_frames(tmp_path, Sampling()), 0.25, "frames folder in")
-    assert [path.name for path in frames.paths] == ["0.jpg", "2.jpg", "3.jpg"]
+    assert [path.name for path in local_paths(frames)] == ["0.jpg", "2.jpg", "3.jpg"]
 
 
 def test_every_file_is_read_once_for_the_check_and_the_hash(tmp_path: Path) -> None:
     frames = frames_of(tmp_path, 5, damaged=1)
     intact = intact_frames(frames, 0.2, "frames folder in")
-    for path in frames.paths:
+    for path in local_paths(frames):
         path.unlink()
     digests = intact.content_keys()
     assert len(set(digests)) == len(digests) == 4 and intact.hash
@@ -178,7 +178,7 @@ def test_an_image_that_is_damaged_after_the_check_ends_the_run_in_one_sentence(
 def test_a_few_damaged_images_are_left_out_with_a_warning(tmp_path: Path) -> None:
     frames = frames_of(tmp_path, 20, damaged=4)
     intact = intact_frames(frames, 0.2, "frames folder in")
-    assert [path.stem for path in intact.paths[:4]] == ["001", "003", "005", "007"]
+    assert [path.stem for path in local_paths(intact)[:4]] == ["001", "003", "005", "007"]
     (warning,) = remarks_of(intact).warnings
     assert warning.startswith(f"frames folder in: 4 of 20 images cannot be read: {tmp_path}/000")
     assert warning.endswith("; and 1 more; they are left out")

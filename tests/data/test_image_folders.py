@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tiny import save_noise_image
+from tiny import local_paths, save_noise_image
 
 from search.data.class_labels import folder_truth, real_truth
 from search.data.frames import BadFrames, ImageFiles, Sampling, folder_frames, remarks_of
@@ -18,7 +18,7 @@ def images(*paths: Path) -> None:
 
 
 def names(frames: ImageFiles, folder: Path) -> list[str]:
-    return [path.relative_to(folder).as_posix() for path in frames.paths]
+    return [path.relative_to(folder).as_posix() for path in local_paths(frames)]
 
 
 def test_hidden_files_and_folders_are_no_frames(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from tiny import Weights, config_data
 from search.config.base import BadConfig
 from search.config.run import RunConfig
 from search.data.frames import ImageFiles, JoinedFrames, RenderedScenes, Subset
+from search.data.images import ImageFile
 from search.data.synthetic.scenes import SceneSettings
 from search.evaluation.evaluate import AnswersJob
 from search.execution import dask_engine
@@ -191,7 +192,7 @@ def test_a_cluster_behind_a_cable_that_is_unplugged_for_a_while_measures_the_sam
 class SlowImage:
     """An image file that does not arrive before a test wants it to: a named pipe until then."""
 
-    def __init__(self, path: Path, image: Path) -> None:
+    def __init__(self, path: Path, image: ImageFile) -> None:
         os.mkfifo(path)
         self.path, self.content = path, image.read_bytes()
         self._writer = -1

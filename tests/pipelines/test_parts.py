@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from contracts import MetricContract
 from PIL import Image
 from tiny import (
@@ -25,7 +24,6 @@ from tiny import (
     write_config,
 )
 
-from search.cli.main import main
 from search.config.loading import load_config
 from search.config.run import RunConfig
 from search.data.frames import BadFrames, JoinedFrames, split_parts
@@ -236,18 +234,6 @@ def test_parts_that_are_too_small_or_equal_are_refused(
 ) -> None:
     with pytest.raises(BadFrames, match=message):
         observe_config(config_of(weights, tmp_path, frames))
-
-
-def test_frames_in_parts_cannot_be_sharded(weights: Weights, tmp_path: Path) -> None:
-    config_of(weights, tmp_path, {"parts": [DAY, WINDOW]})
-    path = str(tmp_path / "config.yaml")
-    for command in (["stats", path, "--shard", "1/2"], ["stats", "merge", path, path]):
-        result = CliRunner().invoke(main, command)
-        assert result.exit_code == 1
-        assert (
-            "cannot split frames in parts into shards" in result.stderr
-            and result.stderr.count("\n") == 1
-        )
 
 
 # Similarities.

