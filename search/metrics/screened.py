@@ -30,6 +30,9 @@ FEW_FRAMES = 8
 """Frames, among MAX_FRAMES, that these are measured on."""
 OPTIMISM = 0.05
 """How much better than on the few frames a share is assumed to be, until it is measured."""
+LEAST_AT_A_TIME = 8
+"""Shares that are measured together, at least, while the front may use others: the unmerged models
+run each time."""
 DISCOUNT = 1 - 1e-6
 """Factor of every estimate: of equal shares, the front uses one that was measured."""
 SCREENED_VERSION = 2
@@ -107,13 +110,26 @@ class _Screening:
         self.measured |= {share: (self.estimates[share] + rest[share]) / count for share in shares}
 
     def _contenders(self, hopeful: Sequence[Share]) -> list[Share]:
-        """Return the shares that the optimistic front uses and that are not measured."""
-        deployment = self.observed.deployment
+        """Return the shares that the optimistic front uses and that are not measured.
+
+        If they are few, those of the front without them are added, and so on: if the first are
+        worse than estimated, these take their place.
+        """
         values = {
             share: self._at_best(share, value, OPTIMISM)
             for share, value in self._means(hopeful).items()
             if value > HOPELESS
         }
+        contenders: list[Share] = []
+        while found := self._unmeasured_on_front(values):
+            contenders += found
+            if len(contenders) >= LEAST_AT_A_TIME:
+                break
+            values = {share: value for share, value in values.items() if share not in found}
+        return contenders
+
+    def _unmeasured_on_front(self, values: Mapping[Share, float]) -> list[Share]:
+        deployment = self.observed.deployment
         equal = dict.fromkeys(deployment.shares(()), 1.0)
         front = local_front(Problem(deployment.facts, {**equal, **values}), ())
         used = {share for plan in front for share in plan.shares}
