@@ -33,6 +33,8 @@ OPTIMISM = 0.05
 LEAST_AT_A_TIME = 8
 """Shares that are measured together, at least, while the front may use others: the unmerged models
 run each time."""
+PLANS_EXAMINED = 200_000
+"""Plans that are valued to find a front: fewer than before a study, as a screening needs many."""
 DISCOUNT = 1 - 1e-6
 """Factor of every estimate: of equal shares, the front uses one that was measured."""
 SCREENED_VERSION = 2
@@ -131,7 +133,7 @@ class _Screening:
     def _unmeasured_on_front(self, values: Mapping[Share, float]) -> list[Share]:
         deployment = self.observed.deployment
         equal = dict.fromkeys(deployment.shares(()), 1.0)
-        front = local_front(Problem(deployment.facts, {**equal, **values}), ())
+        front = local_front(Problem(deployment.facts, {**equal, **values}), (), PLANS_EXAMINED)
         used = {share for plan in front for share in plan.shares}
         return [share for share in values if share in used and share not in self.measured]
 

@@ -46,7 +46,9 @@ def looked_up_costs(problem: Problem) -> tuple[Cost, ...]:
     return tuple(cost for cost in problem.costs if cost in LOOKED_UP)
 
 
-def local_front(problem: Problem, seeds: Sequence[SharePlan]) -> list[SharePlan]:
+def local_front(
+    problem: Problem, seeds: Sequence[SharePlan], most_examined: int = MOST_EXAMINED
+) -> list[SharePlan]:
     """Return a front of plans found from `seeds`: canonical, within the limits, non-dominated.
 
     The costs are those that tables give; without any of them there is no front. At most
@@ -60,7 +62,7 @@ def local_front(problem: Problem, seeds: Sequence[SharePlan]) -> list[SharePlan]
     if problem.space.size <= MOST_ENUMERATED:
         search.enumerate()
     else:
-        search.run()
+        search.run(most_examined)
     front = search.front()
     points = np.array([plan.objectives for plan in front]).reshape(len(front), len(costs) + 1).T
     return [front[index].plan for index in covering_order(points, MOST_PLANS)]
@@ -86,9 +88,9 @@ class ParetoSearch:
         everything = self.valuation.allowed(self.valuation.all_columns())
         self.archive = self._layers_of([*self.archive, everything])
 
-    def run(self) -> None:
-        """Explore plans until all of the archive are explored, or the limit is reached."""
-        while self.valuation.examined < MOST_EXAMINED:
+    def run(self, most_examined: int = MOST_EXAMINED) -> None:
+        """Explore plans until all of the archive are explored, or so many were valued."""
+        while self.valuation.examined < most_examined:
             plans = self._next_plans()
             if not len(plans):
                 return
