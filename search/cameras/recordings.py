@@ -69,6 +69,10 @@ class Recordings:
         """Number of frames that are not in a window yet."""
         return len(_frames(self._open))
 
+    def waiting_frames(self) -> list[Path]:
+        """Return the files of the frames that are not in a window yet, in order."""
+        return sorted(_frames(self._open))
+
     def add(self, new_frame: CameraFrame) -> bool:
         """Store a frame unless it is near-identical to the last one stored; return whether it
         was stored.

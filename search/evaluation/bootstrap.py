@@ -36,13 +36,15 @@ def bootstrap_draws(points: int, seed: int | Sequence[int]) -> Iterator[DrawCoun
         yield np.array(table, dtype=np.float64)
 
 
-def percentile_interval(value: float, drawn: FloatVector) -> tuple[float, float]:
+def percentile_interval(
+    value: float, drawn: FloatVector, level: float = CONFIDENCE_LEVEL
+) -> tuple[float, float]:
     """Return the percentile interval of the (draws,) values `drawn`, ignoring NaN.
 
-    The interval is widened to hold `value`, which may lie outside where the bootstrap is biased.
-    Without a finite draw it is (value, value).
+    It leaves out equally many draws on both sides, and is widened to hold `value`, which may lie
+    outside where the bootstrap is biased. Without a finite draw it is (value, value).
     """
     defined = drawn[np.isfinite(drawn)]
-    tail = 100 * (1 - CONFIDENCE_LEVEL) / 2
+    tail = 100 * (1 - level) / 2
     low, high = np.percentile(defined, [tail, 100 - tail]) if len(defined) else (value, value)
     return min(float(low), value), max(float(high), value)

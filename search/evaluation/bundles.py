@@ -11,7 +11,7 @@ from torch import Tensor
 
 from search.data.frames import FrameSet
 from search.data.ground_truth import Truth
-from search.evaluation.bootstrap import percentile_interval
+from search.evaluation.bootstrap import CONFIDENCE_LEVEL, percentile_interval
 from search.evaluation.chance import scores_at_chance
 from search.evaluation.confidence import Resampling
 from search.evaluation.evaluate import (
@@ -63,16 +63,16 @@ class BundleQuality:
             return None
         return percentile_interval(self.mean, self.drawn)
 
-    def minus(self, other: BundleQuality) -> Difference | None:
+    def minus(self, other: BundleQuality, level: float = CONFIDENCE_LEVEL) -> Difference | None:
         """Return the quality of this bundle minus that of another, measured on the same frames.
 
-        The interval is that of the paired difference: hard frames are hard for both. Return None
-        if either quality is undefined.
+        The interval, of confidence `level`, is that of the paired difference: hard frames are hard
+        for both. Return None if either quality is undefined.
         """
         if self.drawn is None or other.drawn is None or self.mean is None or other.mean is None:
             return None
         value = self.mean - other.mean
-        return Difference(value, *percentile_interval(value, self.drawn - other.drawn))
+        return Difference(value, *percentile_interval(value, self.drawn - other.drawn, level))
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,21 @@ class BundleFidelity:
         self, answers: AnswerFunction, progress: Progress = silent
     ) -> BundleQuality:
         """Return the fidelity of whatever answers, one answer for each model."""
-        scores = score_by_frame(answers, self.setup, self.truth, progress)
+        return self._quality(score_by_frame(answers, self.setup, self.truth, progress))
+
+    def measure_collected(self, collected: CollectedAnswers) -> BundleQuality:
+        """Return the fidelity of answers to all frames, one for each model."""
+        answers = _answers_by_model(collected)
+        return self._quality(
+            {
+                name: score_answers(
+                    answers[name], expected, self.setup.models[name], collected.frame_sizes
+                )
+                for name, expected in self.truth.items()
+            }
+        )
+
+    def _quality(self, scores: FrameScoresByModel) -> BundleQuality:
         by_model = {
             name: main_score(scores[name].scores) if name in scores else None
             for name in self.setup.models
@@ -189,7 +203,7 @@ Measure = Literal["truth", "fidelity"]
 
 
 class Difference(NamedTuple):
-    """The quality of one plan minus that of another, with its 95% interval."""
+    """The quality of one plan minus that of another, with its interval."""
 
     value: float
     low: float

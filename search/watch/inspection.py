@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from search.config.run import RunConfig
 from search.config.watch import WatchConfig
-from search.data.frames import FrameSet, Sampling, Subset
+from search.data.frames import FrameSet, JoinedFrames, Sampling, Subset
 from search.deploy.champion import ChampionStore
 from search.drift.detection import Drift, compare
 from search.drift.frame_features import Description, describe, models_key
@@ -41,17 +41,35 @@ class NearestPart:
 
 
 @dataclass(frozen=True)
+class ServiceFidelity:
+    """How well the plan in service does on the new frames."""
+
+    reference: BundleFidelity
+    """The unmerged models' answers to the new frames."""
+    quality: BundleQuality
+    """Fidelity of the plan in service."""
+
+
+@dataclass(frozen=True)
 class Inspection:
     """Result of inspecting new windows."""
 
     deployment: Deployment
     windows: Sequence[Window]
     """New windows of all cameras."""
+    frames: FrameSet
+    """All frames that no search has used: those of the new windows, and those that wait for the
+    next window of their camera."""
     features_by_camera: Mapping[str, Description]
     """Of all new frames of a camera."""
     nearest_by_camera: Mapping[str, NearestPart]
-    fidelity: BundleQuality | None
+    service: ServiceFidelity | None
     """Of the plan in service on the new frames; None if no plan is in service."""
+
+    @property
+    def fidelity(self) -> BundleQuality | None:
+        """Fidelity of the plan in service on the new frames; None if no plan is in service."""
+        return None if self.service is None else self.service.quality
 
     @property
     def drift_by_camera(self) -> dict[str, Drift]:
@@ -77,11 +95,16 @@ class Inspector:
     reporter: Reporter
 
     def inspect(
-        self, searched: Sequence[Window], new_windows: Sequence[Window], champions: ChampionStore
+        self,
+        searched: Sequence[Window],
+        new_windows: Sequence[Window],
+        waiting: FrameSet,
+        champions: ChampionStore,
     ) -> Inspection:
         """Inspect new windows.
 
-        `searched` are the windows that the last search used.
+        `searched` are the windows that the last search used, `waiting` the frames that are in no
+        window yet; on these too the plan in service is measured.
 
         Raises:
             MergeSearchError: models, frames or the bundle in service cannot be read.
@@ -99,8 +122,9 @@ class Inspector:
                 for window in of_camera(searched, camera)
             }
             nearest[camera] = self._nearest(references, description, len(features))
-        fidelity = self._fidelity(deployment, join_frames(new_windows), champions)
-        return Inspection(deployment, new_windows, features, nearest, fidelity)
+        frames = JoinedFrames((join_frames(new_windows), *([waiting] if len(waiting) else [])))
+        service = self._service_fidelity(deployment, frames, champions)
+        return Inspection(deployment, new_windows, frames, features, nearest, service)
 
     def _base_reference(self, deployment: Deployment) -> tuple[str, Reference]:
         """Return the name and the reference of the config's own frames."""
@@ -149,9 +173,9 @@ class Inspector:
             key=lambda nearest: (nearest.drift.p_value, -nearest.drift.distance),
         )
 
-    def _fidelity(
+    def _service_fidelity(
         self, deployment: Deployment, frames: FrameSet, champions: ChampionStore
-    ) -> BundleQuality | None:
+    ) -> ServiceFidelity | None:
         champion = champions.champion()
         if champion is None:
             return None
@@ -162,4 +186,5 @@ class Inspector:
         bundle = load_bundle(champions.bundle_folder(champion.bundle)).to(device)
         self.reporter.step(f"The plan in service and its models on {len(frames)} new frames")
         with self.reporter.progress("frames", 2 * len(frames)) as progress:
-            return BundleFidelity.prepare(setup, frames, progress).measure(bundle, progress)
+            reference = BundleFidelity.prepare(setup, frames, progress)
+            return ServiceFidelity(reference, reference.measure(bundle, progress))

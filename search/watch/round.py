@@ -81,7 +81,7 @@ def _run(
 
     searched = windows.searched(last)
     inspection = Inspector(config, watch, workspace, reporter).inspect(
-        searched, new_windows, champions
+        searched, new_windows, windows.waiting_frames(), champions
     )
     builder.add_fidelity(inspection)
 

@@ -94,6 +94,7 @@ def search_again(
         seen_labels=SeenLabels(workspace.labels_folder),
         deployment=deployment,
         result=result,
+        inspection=request.inspection,
         new_windows=[window in request.inspection.windows for window in request.windows],
         truth=open_truth(search_config, deployment, frames, reporter),
     )

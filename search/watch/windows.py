@@ -77,6 +77,11 @@ class WindowStore:
             if window.number > last_compared(last, window.camera)
         ]
 
+    def waiting_frames(self) -> FrameSet:
+        """Return the frames of all cameras that are not in a window yet."""
+        paths = (recordings.waiting_frames() for recordings in self.recordings.values())
+        return ImageFiles(tuple(path for of_camera in paths for path in of_camera))
+
     def keep_only(self, windows: Sequence[Window]) -> None:
         """Remove all other windows and their references.
 

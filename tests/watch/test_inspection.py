@@ -17,7 +17,7 @@ from search.drift.reference import Reference
 from search.drift.reference_storage import load
 from search.watch.inspection import Inspection, NearestPart
 from search.watch.references import extend_references
-from search.watch.windows import Window
+from search.watch.windows import Window, join_frames
 from search.watch.workspace import Workspace
 from spaces.deployment import Deployment
 
@@ -56,7 +56,8 @@ def inspected(
         for name, features in features_by_camera.items()
     }
     deployment = Deployment({}, {}, None)  # type: ignore[arg-type]
-    return Inspection(deployment, new, features_by_camera, nearest, None)
+    frames = join_frames(new)
+    return Inspection(deployment, new, frames, features_by_camera, nearest, None)
 
 
 def test_cameras_that_resemble_the_same_part_all_extend_its_reference(

@@ -91,6 +91,23 @@ def test_rounds_put_a_first_plan_in_service_and_search_again_at_night(watched: W
     assert [ended["number"] for ended in listed] == [6, 7]
 
 
+def test_frames_that_wait_for_the_next_window_count_in_the_comparison(
+    weights: Weights, tmp_path: Path
+) -> None:
+    cameras = {"gate": {"folder": "gate"}, "yard": {"folder": "yard"}}
+    data = with_changes(watched_data(weights), {"watch.cameras": cameras})
+    watched = Watched.at(tmp_path / "watched", data)
+    yard = watched.config.parent / "yard"
+    yard.mkdir()
+    watched.deliver(DAY, WINDOW + 5)
+    for path in sorted(watched.gate.iterdir())[WINDOW:]:
+        shutil.move(path, yard / path.name)
+    code, output = watched.once()
+    record = watched.rounds[-1].promotion
+    assert code == 11 and record is not None, output
+    assert record.measured_on == f"{WINDOW + 5} new frames"
+
+
 # The promotion rule, and actions of a person
 
 
@@ -135,10 +152,10 @@ def test_enough_new_labels_decide_about_promotion(weights: Weights, tmp_path: Pa
     shutil.copytree(watched.config.parent, snapshot, symlinks=True)
     enough = MIN_NEW_LABELS
     for more, rule, by, expected in [
-        (enough - 1, "either", "fidelity", "fidelity, 8 new frames: challenger"),
+        (enough - 1, "either", "fidelity", "fidelity, 32 new frames: challenger"),
         (enough, "either", "truth", f"kept on ground truth, {enough} new labels: challenger"),
         (0, "truth", "truth", f"kept on ground truth, {enough} old labels: challenger"),
-        (enough, "fidelity", "fidelity", "fidelity, 8 new frames: challenger"),
+        (enough, "fidelity", "fidelity", "fidelity, 32 new frames: challenger"),
     ]:
         label(watched, model, enough, more)
         code, output = watched.once("--set", f"promotion.by={rule}")

@@ -24,7 +24,7 @@ from spaces.plan import SharePlan
 MOST_ENUMERATED = 50_000
 """Of a space of at most this many combinations all are valued."""
 MOST_EXAMINED = 1_000_000
-"""The search ends when it has valued this many plans."""
+"""The search before a study ends when it has valued this many plans."""
 PLANS_PER_STEP = 65_536
 """About how many plans are valued before the archive is updated."""
 ARCHIVE_LAYERS = 3
@@ -51,9 +51,9 @@ def local_front(
 ) -> list[SharePlan]:
     """Return a front of plans found from `seeds`: canonical, within the limits, non-dominated.
 
-    The costs are those that tables give; without any of them there is no front. At most
-    MOST_PLANS plans are returned, in an order in which the first few cover the front already. The
-    same problem and seeds give the same plans.
+    The costs are those that tables give; without any of them there is no front. The search ends
+    when it has valued `most_examined` plans. At most MOST_PLANS plans are returned, in an order in
+    which the first few cover the front already. The same problem and seeds give the same plans.
     """
     costs = looked_up_costs(problem)
     if not costs:
