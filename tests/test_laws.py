@@ -19,6 +19,7 @@ LAYERS = (
     ("deploy",),
     ("pipelines",),
     ("watch",),
+    ("fleet",),
     ("cli",),
 )
 """The packages of `search`, lowest floor first; `spaces` lies below all of them."""
@@ -30,6 +31,7 @@ DOORS = {
     "av": "search/cameras/video.py",
     "plotly": "search/report/charts/interactive.py",
     "scipy": "search/drift/",
+    "sklearn": "search/fleet/clustering.py",
     "dask": "search/execution/",
     "distributed": "search/execution/",
     "timm": "spaces/sources/timm_source.py",

@@ -43,6 +43,8 @@ class ComparisonSetup:
     """For each window at the end of the config's frames, whether this round brought it."""
     truth: Mapping[str, Truth]
     """All labels that exist now, by model."""
+    unused_frames: FrameSet | None = None
+    """Frames of the new windows that the search did not use, if it used some of each only."""
 
     @cached_property
     def evaluation(self) -> EvaluationSetup:
@@ -53,8 +55,10 @@ class ComparisonSetup:
 
     @cached_property
     def fresh_frames(self) -> FrameSet:
-        """Frames of the new windows that the search held out of its statistics: the maps of
+        """Frames of the new windows that are not in the statistics of the search: the maps of
         neither plan were fitted on them."""
+        if self.unused_frames is not None:
+            return self.unused_frames
         frames = open_frame_set(self.config)
         parts = split_parts(frames, self.config.verify.fidelity_frames)
         held_out = [part for _, part in parts[len(parts) - len(self.new_windows) :]]

@@ -15,6 +15,7 @@ from typing import Any
 
 from search.config.data import FramesConfig, PartConfig
 from search.config.run import RunConfig
+from search.data.frames import FrameSet
 from search.deploy.champion import CHAMPION_VERSION, Champion, ChampionStore
 from search.deploy.comparison import Comparison
 from search.deploy.promotion import PromotionDecision, decide, measured_quality
@@ -41,6 +42,16 @@ from spaces.plan import SharePlan
 
 
 @dataclass(frozen=True)
+class SampledWindows:
+    """Some frames of several windows, as one part of the frames of a search."""
+
+    folder: Path
+    """Holds the frames, and never changes."""
+    unused: FrameSet
+    """Other frames of the new windows: the maps of no plan are fitted on them."""
+
+
+@dataclass(frozen=True)
 class SearchRequest:
     """The request of a round for a search."""
 
@@ -50,6 +61,8 @@ class SearchRequest:
     """Searched besides the config's own frames."""
     inspection: Inspection
     """Of the new windows."""
+    sample: SampledWindows | None = None
+    """The frames of the windows that are searched; None: all, each window as a part of its own."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +109,7 @@ def search_again(
         result=result,
         new_windows=[window in request.inspection.windows for window in request.windows],
         truth=open_truth(search_config, deployment, frames, reporter),
+        unused_frames=None if request.sample is None else request.sample.unused,
     )
     comparison = compare_plans(setup, candidate, champion, reporter)
     limits = search_config.limits(result.unmerged_bytes)
@@ -125,7 +139,9 @@ def build_search_config(
     """
     of_a_part = set(PartConfig.model_fields)
     own = config.frames.parts or [PartConfig(**config.frames.model_dump(include=of_a_part))]
-    windows = [PartConfig(folder=_relative(config, window.folder)) for window in request.windows]
+    sample = request.sample
+    folders = [window.folder for window in request.windows] if sample is None else [sample.folder]
+    windows = [PartConfig(folder=_relative(config, folder)) for folder in folders]
     of_all_parts = config.frames.model_dump(exclude=of_a_part | {"parts"}, exclude_unset=True)
     frames = FramesConfig(parts=[*own, *windows], **of_all_parts)
     changes: dict[str, Any] = {"frames": frames}

@@ -34,6 +34,9 @@ class Workspace:
 
     out: Path
     """OUT, the config's output folder."""
+    recorded_in: Path | None = None
+    """OUT of the watch that records the cameras, if it is another one, as for a group of a
+    fleet."""
 
     @property
     def folder(self) -> Path:
@@ -48,7 +51,7 @@ class Workspace:
         return self.folder / LABELS
 
     def recordings_folder(self, camera: str) -> Path:
-        return self.folder / CAMERAS / camera
+        return (self.recorded_in or self.out) / WATCH / CAMERAS / camera
 
     def reference_file(self, part: str) -> Path:
         """Return the path of the features of one part of the last search's frames."""
