@@ -37,4 +37,23 @@ def test_each_group_has_a_plan_and_a_camera_that_changes_moves(fleet: WatchedFle
         }
     day, night = fleet.current("east"), fleet.current("south")
     assert fleet.current("north") == day and fleet.current("west") == night
-    print(output)
+    fleet.deliver("east", NIGHT)
+    fleet.deliver("north", DAY)
+    code, output = fleet.once()
+    last = fleet.rounds[-1]
+    assert last.decision != "failed", output
+    east = last.cameras["east"]
+    assert east.group == "group-2" and east.group_plan == fleet.rounds[-1].groups["group-2"].champion
+    assert east.moved.startswith("its frames have changed (p = ") and "from group-1, " in east.moved
+    assert "east is now in group-2: its frames have changed" in output
+    assert fleet.current("east") == fleet.current("south") and fleet.current("north") == day
+    for name in ("north", "south", "west"):
+        assert last.cameras[name].group == first.cameras[name].group
+        assert last.cameras[name].moved == ""
+    assert last.groups["group-1"].decision == "unchanged"
+
+    code, output = fleet.call("history")
+    assert code == 0, output
+    for text in ("Cameras", "group-2", east.group_plan, "its first frames", "have changed (p ="):
+        assert text in output
+    assert [record["number"] for record in fleet.listed()] == [1, 2, 3]
