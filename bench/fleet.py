@@ -18,8 +18,9 @@ the processor, and the frames that all searches share are measured before. The l
 JSON object:
 
 - grouping: the share of cameras in their true group, over all seeds and in the worst; the number
-  of groups by seed; the share of changed cameras that moved to the right group; the number of
-  cameras that moved without a change; the largest distance within a kind and the smallest between
+  of groups by seed; the share of changed cameras whose change was noticed, and that moved to
+  the right group; the number of cameras that moved without a change; the largest distance
+  within a kind and the smallest between kinds
 - searches: quality kept on ground truth by camera, of its own plan and of its group's, and the
   mean difference in points; seconds of each search and of describing a window; the time of the
   fleet (24 windows described, three searches) relative to 24 cameras (24 windows described, 24
@@ -54,7 +55,7 @@ from search.drift.reference import Reference
 from search.evaluation.bundles import BundleAccuracy, BundleQuality
 from search.evaluation.evaluate import EvaluationSetup
 from search.fleet.group_frames import sample_windows
-from search.fleet.placement import Arrival, Fleet, place_cameras
+from search.fleet.placement import Arrival, Change, Fleet, place_cameras
 from search.fleet.signature import Scale, Signature
 from search.pipelines.deployment.load import load_deployment
 from search.pipelines.open_data import open_frame_set
@@ -134,6 +135,8 @@ class Grouped:
     right: float
     """Share of cameras in their true group."""
     groups: int
+    noticed: int
+    """Changed cameras whose change was noticed."""
     moved_right: int
     """Changed cameras that are in the group of their new kind."""
     strayed: int
@@ -154,6 +157,7 @@ def measure_grouping(seeds: Sequence[int]) -> dict[str, Any]:
         "right": round(mean(o.right for o in outcomes), 4),
         "worst": round(min(o.right for o in outcomes), 4),
         "groups": [o.groups for o in outcomes],
+        "noticed": round(sum(o.noticed for o in outcomes) / (3 * len(outcomes)), 4),
         "moved_right": round(sum(o.moved_right for o in outcomes) / (3 * len(outcomes)), 4),
         "strayed": sum(o.strayed for o in outcomes),
         "within": round(max(o.within for o in outcomes), 3),
@@ -173,17 +177,20 @@ def group_seed(deployment: Deployment, seed: int) -> Grouped:
         camera.name: kinds[(kinds.index(camera.kind) + 1) % len(kinds)]
         for camera in cameras[: len(kinds)]
     }
-    changed = []
+    changed, scale = list[Arrival](), Scale.of(fleet.signatures.values())
     for camera in cameras[: len(kinds)]:
         look = window_features(deployment, changed_settings(camera, changing), SMALL_WINDOW)
         drift = compare(Reference.of(looks[camera.name]), look, comparisons=len(cameras))
-        if drift.noticed:
-            changed.append(Arrival(camera.name, Signature.of(look), 2, drift))
+        distance = scale.distance(fleet.signatures[camera.name], Signature.of(look))
+        change = Change(drift, distance)
+        if change.is_noticed(TOLERANCE):
+            changed.append(Arrival(camera.name, Signature.of(look), 2, change))
     after = place_cameras(fleet, changed, TOLERANCE, 2)
     within, between = extreme_distances(cameras, fleet.signatures)
     return Grouped(
         right=rightly_grouped(cameras, fleet),
         groups=len(fleet.groups),
+        noticed=len(changed),
         moved_right=sum(
             after.members[name].group == main_group(cameras, fleet, kind)
             for name, kind in changing.items()

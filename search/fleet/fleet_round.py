@@ -169,7 +169,7 @@ class _FleetRound:
     def _too_few_frames(self, window: int) -> str:
         waiting = {name: camera.waiting for name, camera in self.store.recordings.items()}
         fullest = max(waiting, key=waiting.__getitem__)
-        return f"too few new frames: no camera has {window}; {fullest} has most, {waiting[fullest]}"
+        return f"too few new frames: {fullest} has most, {waiting[fullest]} of {window}"
 
     def _summary(self, fleet: Fleet) -> str:
         sizes = [f"{group} has {len(fleet.cameras_of(group))}" for group in fleet.occupied]

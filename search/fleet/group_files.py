@@ -16,7 +16,7 @@ from pathlib import Path
 
 from search.config.run import RunConfig
 from search.deploy.champion import CURRENT, ChampionStore
-from search.fleet.placement import Fleet
+from search.fleet.placement import PREFIX, Fleet
 from search.results.rounds import RoundHistory
 from search.utils.files import replace_link
 from search.watch.workspace import Workspace
@@ -39,6 +39,13 @@ def group_champions(config: RunConfig, group: str) -> ChampionStore:
 def group_history(config: RunConfig, group: str) -> RoundHistory:
     """Return the rounds of a group."""
     return RoundHistory(Workspace(group_config(config, group).out_folder).folder)
+
+
+def last_founded(config: RunConfig) -> int:
+    """Return the number of the last group that has a folder: no other group gets its name."""
+    folders = (config.out_folder / GROUPS_FOLDER).glob(f"{PREFIX}*")
+    numbers = (path.name.removeprefix(PREFIX) for path in folders)
+    return max((int(number) for number in numbers if number.isdecimal()), default=0)
 
 
 def sample_folder(workspace: Workspace, number: int) -> Path:

@@ -14,7 +14,7 @@ from search.config.fleet import FleetConfig
 from search.config.run import RunConfig
 from search.config.watch import WatchConfig
 from search.data.frames import Sampling, folder_frames
-from search.deploy.champion import ChampionStore
+from search.deploy.champion import Champion, ChampionStore
 from search.drift.reference import Reference
 from search.drift.reference_storage import load, save
 from search.fleet.features import WindowFeatures
@@ -120,24 +120,26 @@ class _GroupWatch:
 
     def run(self, builder: RoundBuilder, history: RoundHistory, champions: ChampionStore) -> Round:
         """Do the round up to its record, and return the record."""
-        searched = self._windows.searched(self.request.last)
-        inspection = self._inspect(searched, champions)
+        inspection = self._inspect(champions)
         builder.add_fidelity(inspection)
-        reasons = reasons_to_search(inspection, builder, champions.champion(), history, self.watch)
+        reasons = [
+            *_promoted_before(champions.champion(), builder.number),
+            *reasons_to_search(inspection, builder, champions.champion(), history, self.watch),
+        ]
         if not reasons:
             extend_references(self.workspace, inspection)
             builder.add_comparison(inspection)
             return builder.build("unchanged", unchanged(inspection), champions.champion())
         for reason in reasons:
             self.reporter.warn(reason)
-        windows = self._select(inspection, searched)
+        windows = self._select(inspection)
         sample = sample_windows(
             sample_folder(self.workspace, builder.number),
             windows, self.request.new_windows, self._fleet.frames, self.watch.window,
         )  # fmt: skip
         request = SearchRequest(builder.number, windows, inspection, sample)
         outcome = search_again(self.config, self.workspace, champions, request, self.reporter)
-        self._replace_references(inspection, searched, windows)
+        self._replace_references(inspection, windows)
         self._drop_other_samples(inspection, sample.folder)
         builder.add_comparison(inspection)
         return builder.build_searched(outcome, "; ".join(reasons), champions.champion())
@@ -146,18 +148,15 @@ class _GroupWatch:
     def _windows(self) -> WindowStore:
         return WindowStore(self.workspace, tuple(self.request.cameras))
 
-    def _inspect(self, searched: Sequence[Window], champions: ChampionStore) -> Inspection:
+    def _inspect(self, champions: ChampionStore) -> Inspection:
         """Compare the new windows with all parts of the group's last search, of any camera."""
         deployment, new_windows = self.features.deployment, self.request.new_windows
         inspector = Inspector(self.config, self.watch, self.workspace, self.reporter)
-        references = self._base_reference() | {
-            window.name: inspector.reference(deployment, window.name, window.frames)
-            for window in searched
-        }
         described = {
             camera: self.features.of(of_camera(new_windows, camera))
             for camera in dict.fromkeys(window.camera for window in new_windows)
         }
+        references = self._references()
         nearest: dict[str, NearestPart] = {
             camera: inspector.nearest(references, features, len(described))
             for camera, features in described.items()
@@ -165,18 +164,25 @@ class _GroupWatch:
         fidelity = inspector.fidelity(deployment, join_frames(new_windows), champions)
         return Inspection(deployment, new_windows, described, nearest, fidelity)
 
-    def _base_reference(self) -> dict[str, Reference]:
-        """Return the reference of the config's own frames, which grows in each group by itself."""
-        part, reference = self.features.base
-        path = self.workspace.reference_file(part)
-        if not path.is_file():
-            save(path, reference)
-        return {part: load(path)}
+    def _references(self) -> dict[str, Reference]:
+        """Return the references of the last search: of windows, and of the config's own frames.
 
-    def _select(self, inspection: Inspection, searched: Sequence[Window]) -> list[Window]:
+        They also describe windows of cameras that have left, which are no longer stored. A window
+        of this round has none, unless a round that was cut short stored it.
+        """
+        part, base = self.features.base
+        own = self.workspace.reference_file(part)
+        if not own.is_file() or load(own).models != base.models:
+            save(own, base)  # from here on, it grows in each group by itself
+        new = {window.name for window in self.request.new_windows}
+        files = {n: path for n, path in self.workspace.window_references().items() if n not in new}
+        references = {name: load(path) for name, path in {part: own, **files}.items()}
+        return {name: r for name, r in references.items() if r.models == base.models}
+
+    def _select(self, inspection: Inspection) -> list[Window]:
         """Return the windows for a search: those that placed the cameras, those of the last search
         and those that resemble nothing in it; of each camera the last few."""
-        drift = inspection.drift_by_camera
+        drift, searched = inspection.drift_by_camera, self._windows.searched(self.request.last)
         changed = [window for window in inspection.windows if drift[window.camera].noticed]
         new = changed or inspection.windows
         candidates = {window.name: window for window in (*searched, *self.request.looks, *new)}
@@ -186,9 +192,7 @@ class _GroupWatch:
             selected += own[-self.watch.remember :]
         return selected
 
-    def _replace_references(
-        self, inspection: Inspection, searched: Sequence[Window], windows: Sequence[Window]
-    ) -> None:
+    def _replace_references(self, inspection: Inspection, windows: Sequence[Window]) -> None:
         """Store references for the windows of the new search and remove all others.
 
         The reference of a window that placed a camera is that of the fleet.
@@ -196,7 +200,7 @@ class _GroupWatch:
         extend_references(self.workspace, inspection, windows)
         for window in windows:
             path = self.workspace.reference_file(window.name)
-            if not path.is_file() or window not in searched:
+            if not path.is_file():
                 save(path, self.features.reference(window))
         self.workspace.remove_other_references({window.name for window in windows})
 
@@ -207,3 +211,10 @@ class _GroupWatch:
                 frames = folder_frames(folder, Sampling())
                 drop_cached_statistics(self.config, inspection.deployment, frames)
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _promoted_before(champion: Champion | None, number: int) -> list[str]:
+    """Return the reason to record a promotion by this round, which was cut short after it."""
+    if champion is None or champion.round != number:
+        return []
+    return ["a plan was put in service before the round was cut short"]

@@ -76,6 +76,26 @@ class Fleet:
 
 
 @dataclass(frozen=True)
+class Change:
+    """How the new frames of a camera differ from those that placed it."""
+
+    drift: Drift
+    distance: float
+    """Between the two signatures."""
+
+    def __str__(self) -> str:
+        return f"{self.distance:.2f} from those before, p = {self.drift.p_value:.1g}"
+
+    def is_noticed(self, tolerance: float) -> bool:
+        """Return whether the camera has to be placed again.
+
+        The drift test notices changes of any kind, but from a small reference only large ones. A
+        shift of the mean features as large as between two groups is noticed from few frames.
+        """
+        return self.drift.noticed or self.distance > tolerance
+
+
+@dataclass(frozen=True)
 class Arrival:
     """A camera to place: it is new, or its frames have changed."""
 
@@ -83,14 +103,15 @@ class Arrival:
     signature: Signature
     window: int
     """Number of the last window of these frames."""
-    drift: Drift | None
+    change: Change | None
     """From the frames that placed it before; None for a new camera."""
 
     @property
     def cause(self) -> str:
-        if self.drift is None:
+        """Why it is placed, in words."""
+        if self.change is None:
             return "its first frames"
-        return f"its frames have changed (p = {self.drift.p_value:.1g}, in {self.drift.view})"
+        return f"its frames have changed ({self.change})"
 
 
 def place_cameras(

@@ -17,8 +17,9 @@ from search.drift.frame_features import models_key
 from search.drift.reference import Reference
 from search.drift.reference_storage import save
 from search.fleet.features import WindowFeatures
-from search.fleet.placement import Arrival, Fleet, Member, place_cameras
-from search.fleet.signature import Signature
+from search.fleet.group_files import last_founded
+from search.fleet.placement import Arrival, Change, Fleet, Member, place_cameras
+from search.fleet.signature import Scale, Signature
 from search.fleet.storage import FLEET_FILE, load_fleet, save_fleet
 from search.utils.reporter import Reporter
 from search.watch.windows import Window, WindowStore, of_camera
@@ -55,25 +56,30 @@ def regroup(
     models = models_key(features.deployment)
     if fleet.members and fleet.models != models:
         reporter.warn("the networks have changed: all cameras are grouped anew")
-        fleet = Fleet(founded=fleet.founded)
+    if fleet.models != models:
+        fleet = Fleet(founded=last_founded(config))
     unplaced = [w for w in new_windows if _is_after(w, fleet.members.get(w.camera))]
+    scale = Scale.of(fleet.signatures.values()) if fleet.members else None
     arrivals, unchanged = list[Arrival](), dict[str, int]()
     cameras = list(dict.fromkeys(window.camera for window in unplaced))
     for camera in cameras:
         windows = of_camera(unplaced, camera)
         described, last = features.of(windows), windows[-1].number
         member = fleet.members.get(camera)
-        drift = None
-        if member is not None:
+        change = None
+        if member is not None and scale is not None:
             look = store.window(camera, member.look)
             reference = features.reference(look)
-            drift = compare(reference, described, watch.false_alarms, len(cameras))
-            if not drift.noticed:
+            change = Change(
+                compare(reference, described, watch.false_alarms, len(cameras)),
+                scale.distance(fleet.signatures[camera], Signature.of(described)),
+            )
+            if not change.is_noticed(watch.fleet.tolerance):
                 _extend_reference(workspace, look, reference, windows, features)
                 unchanged[camera] = last
                 continue
         save(workspace.reference_file(windows[-1].name), Reference.of(described))
-        arrivals.append(Arrival(camera, Signature.of(described), last, drift))
+        arrivals.append(Arrival(camera, Signature.of(described), last, change))
     placed = place_cameras(
         replace(fleet, models=models), arrivals, watch.fleet.tolerance, number
     ).compared(unchanged)

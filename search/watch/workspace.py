@@ -57,6 +57,11 @@ class Workspace:
         """Return the path of the features of one part of the last search's frames."""
         return self.folder / REFERENCES / f"{part}.safetensors"
 
+    def window_references(self) -> dict[str, Path]:
+        """Return the files of the features of windows by the windows' names."""
+        files = (self.folder / REFERENCES).glob(WINDOW_REFERENCES)
+        return {path.stem: path for path in sorted(files)}
+
     def trials_file(self, number: int) -> Path:
         """Return the path of the trials of a round's search."""
         return self.folder / f"{TRIALS_PREFIX}{number:08d}.log"
@@ -79,8 +84,8 @@ class Workspace:
 
     def remove_other_references(self, windows: Collection[str]) -> None:
         """Remove the features of all windows but those of these names."""
-        for path in (self.folder / REFERENCES).glob(WINDOW_REFERENCES):
-            if path.stem not in windows:
+        for name, path in self.window_references().items():
+            if name not in windows:
                 path.unlink(missing_ok=True)
 
 

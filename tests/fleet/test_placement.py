@@ -15,12 +15,12 @@ from search.drift.detection import Drift
 from search.drift.frame_features import VIEWS, Description
 from search.fleet.clustering import cluster_cameras
 from search.fleet.features import joined_descriptions
-from search.fleet.placement import Arrival, Fleet, place_cameras
+from search.fleet.placement import Arrival, Change, Fleet, place_cameras
 from search.fleet.signature import Scale, Signature
 from search.fleet.storage import BadFleet, load_fleet, save_fleet
 
 TOLERANCE = 0.5
-CHANGED = Drift(1e-9, 0.05, 1e-12, "appearance", 0.9)
+CHANGED = Change(Drift(1e-9, 0.05, 1e-12, "appearance", 0.9), 2.1)
 SPREAD = 4.0
 """Roughly the standard deviation of a feature of the made-up camera."""
 
@@ -95,7 +95,9 @@ def test_a_camera_that_changes_moves_and_its_record_says_why(placed: Fleet) -> N
     member = fleet.members["day-0"]
     assert (member.group, member.since) == (placed.members["night-0"].group, 2)
     before = placed.members["day-0"].group
-    assert member.reason.startswith("its frames have changed (p = 1e-09, in appearance): ")
+    assert member.reason.startswith(
+        "its frames have changed (2.10 from those before, p = 1e-09): "
+    )
     assert f"from {before}" in member.reason and f"from {member.group}" in member.reason
     others = {name: m for name, m in fleet.members.items() if name != "day-0"}
     assert others == {name: m for name, m in placed.members.items() if name != "day-0"}
@@ -140,6 +142,17 @@ def test_a_group_that_all_have_left_rests_and_takes_them_back(placed: Fleet) -> 
         dark, [arrival(name, 0.0, 70 + k, True) for k, name in enumerate(names)], TOLERANCE, 3
     )
     assert groups_of(morning) == groups_of(placed) and morning.founded == placed.founded
+
+
+@pytest.mark.parametrize(
+    ("p_value", "distance", "noticed"),
+    [(0.5, 0.1, False), (0.01, 0.1, True), (0.5, 0.6, True), (0.05, 0.0, True)],
+)
+def test_a_change_is_noticed_by_the_drift_test_or_by_the_distance(
+    p_value: float, distance: float, noticed: bool
+) -> None:
+    change = Change(Drift(p_value, 0.05, 1e-12, "content", 0.4), distance)
+    assert change.is_noticed(TOLERANCE) == noticed
 
 
 def test_a_camera_that_the_config_no_longer_has_leaves_the_fleet(placed: Fleet) -> None:

@@ -31,6 +31,8 @@ def fleet_data(weights: Weights, cameras: Sequence[str]) -> dict[str, Any]:
     changes = {
         "watch.cameras": {name: {"folder": name} for name in cameras},
         "watch.fleet": {"frames": 48},
+        "search.trials": 10,
+        "verify": {"fidelity_frames": 12, "shortlist": 2, "candidates": 1, "batch": 12},
     }
     return with_changes(watched_data(weights), changes)
 
