@@ -14,9 +14,9 @@ from search.utils.files import link_or_copy, replace_folder
 from search.watch.search_again import SampledWindows
 from search.watch.windows import Window
 
-MARKER = ".sample"
+SAMPLE_MARKER = ".sample"
 """File that shows that the folder is complete."""
-LARGEST_SHARE = 0.75
+MOST_OF_A_WINDOW = 0.75
 """Share of a window that a search uses at most: the plans are compared on the rest."""
 
 
@@ -35,14 +35,14 @@ def sample_windows(
     Raises:
         CannotWrite: the folder cannot be written to.
     """
-    with replace_folder(folder, MARKER) as part:
+    with replace_folder(folder, SAMPLE_MARKER) as part:
         for window in windows:
             below = part / window.name
             below.mkdir()
             for index in _used(window, frames, len(windows)):
                 path = window.frames.paths[index]
                 link_or_copy(str(path), str(below / path.name))
-        (part / MARKER).touch()
+        (part / SAMPLE_MARKER).touch()
     new = [window for window in windows if window in new_windows]
     return SampledWindows(folder, _unused(new, frames, len(windows), compared))
 
@@ -50,7 +50,7 @@ def sample_windows(
 def _used(window: Window, frames: int, windows: int) -> Sequence[int]:
     """Return the indices of the frames of a window that the search uses, at least one."""
     available = len(window.frames)
-    count = min(frames // windows, int(available * LARGEST_SHARE))
+    count = min(frames // windows, int(available * MOST_OF_A_WINDOW))
     return Sampling(max(1, count)).indices(available)
 
 

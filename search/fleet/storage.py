@@ -22,7 +22,7 @@ from spaces.errors import MergeSearchError
 
 FLEET_FILE = "fleet.safetensors"
 FLEET_FORMAT = "merge-search fleet"
-CAMERAS, GROUPS = "cameras", "groups"
+CAMERA_TENSORS, GROUP_TENSORS = "cameras", "groups"
 
 
 class BadFleet(MergeSearchError):
@@ -42,7 +42,7 @@ def save_fleet(path: Path, fleet: Fleet) -> None:
         "members": {name: asdict(member) for name, member in fleet.members.items()},
         "groups": list(fleet.groups),
     }
-    tensors = _tensors(CAMERAS, fleet.signatures) | _tensors(GROUPS, fleet.groups)
+    tensors = _tensors(CAMERA_TENSORS, fleet.signatures) | _tensors(GROUP_TENSORS, fleet.groups)
     write_tensors(path, tensors, FLEET_FORMAT, header)
 
 
@@ -63,8 +63,8 @@ def load_fleet(path: Path) -> Fleet:
                 str(header["models"]),
                 int(header["founded"]),
                 members,
-                {name: _signature(file, f"{CAMERAS}/{name}") for name in members},
-                {name: _signature(file, f"{GROUPS}/{name}") for name in header["groups"]},
+                {name: _signature(file, f"{CAMERA_TENSORS}/{name}") for name in members},
+                {name: _signature(file, f"{GROUP_TENSORS}/{name}") for name in header["groups"]},
             )
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadFleet(
