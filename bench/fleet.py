@@ -12,7 +12,7 @@ each kind changes: a window of the next kind arrives from it.
 
 Searches, for one seed and at full size: the quickstart's networks are searched as in
 runs/street-watch.yaml, once for each of the first `--cameras` cameras (one of each kind in turn),
-on its own window of 64, and once for the kind of each, on 128 frames of its eight cameras. The
+on its own window of 64, and once for the kind of each, on 64 frames of its eight cameras. The
 camera's own plan and that of its kind are measured on 192 labelled frames of it. Times are those
 of the processor, and the frames that all searches share are measured before. The last line is one
 JSON object:
@@ -79,7 +79,7 @@ KINDS = {
     "night": {"camera_height": 3.2, "camera_pitch": 9.0, "night": 1.0},
 }
 PER_KIND, SMALL_WINDOW, WINDOW = 8, 32, 64
-GROUP_FRAMES, TOLERANCE = 128, 0.5
+GROUP_FRAMES, TOLERANCE = 64, 0.5
 """The defaults of `watch.fleet`."""
 LABELLED, BATCH = 192, 16
 

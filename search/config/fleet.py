@@ -18,5 +18,5 @@ class FleetConfig(Section):
     tolerance: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.5
     """How far the cameras of one group may lie apart, in standard deviations of the frames of one
     camera. More makes fewer groups."""
-    frames: Annotated[int, Field(ge=LEAST_FRAMES)] = 128
+    frames: Annotated[int, Field(ge=LEAST_FRAMES)] = 64
     """Frames of the cameras that the search of a group uses, spread evenly over their windows."""
