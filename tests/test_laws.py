@@ -19,6 +19,7 @@ LAYERS = (
     ("deploy",),
     ("pipelines",),
     ("watch",),
+    ("fleet",),
     ("cli",),
 )
 """The packages of `search`, lowest floor first; `spaces` lies below all of them."""
@@ -31,6 +32,7 @@ DOORS = {
     "cachetools": "search/data/fitted_frames.py",
     "plotly": "search/report/charts/interactive.py",
     "scipy": "search/drift/",
+    "sklearn": "search/fleet/clustering.py",
     "dask": "search/execution/",
     "distributed": "search/execution/",
     "fsspec": "search/data/remote/file_system.py",

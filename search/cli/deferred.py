@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from search.deploy.runtimes.graph_request import request_graphs as request_graphs
     from search.deploy.serving.serve import ServeSettings as ServeSettings
     from search.deploy.serving.serve import serve_split as serve_split
+    from search.fleet.fleet_round import do_fleet_round as do_fleet_round
+    from search.fleet.fleet_table import show_fleet as show_fleet
     from search.pipelines.config_check.check import check_config as check_config
     from search.pipelines.correlate import correlate as correlate
     from search.pipelines.device.add_measurements import add_measurements as add_measurements
@@ -81,6 +83,8 @@ _MODULES = {
     "request_graphs": "search.deploy.runtimes.graph_request",
     "promote": "search.deploy.promotion",
     "rollback": "search.deploy.promotion",
+    "do_fleet_round": "search.fleet.fleet_round",
+    "show_fleet": "search.fleet.fleet_table",
     "check_config": "search.pipelines.config_check.check",
     "correlate": "search.pipelines.correlate",
     "add_measurements": "search.pipelines.device.add_measurements",

@@ -42,6 +42,10 @@ def watch(
     `promotion` in the config). OUT/service/current is the bundle in service; `merge-search history
     CONFIG` lists what happened.
 
+    With `watch.fleet`, the cameras are grouped by the features of their frames, and each group has
+    a search and a plan of its own. A camera that changes moves to the group that it resembles
+    then, or founds one. OUT/fleet/CAMERA is the bundle in service of a camera.
+
     Without --once, the command runs until you stop it and makes up for missed rounds. With --once,
     it does one round; use that from cron or another scheduler.
 
@@ -68,7 +72,9 @@ def watch(
 
 
 def _do_round(config: RunConfig, history: RoundHistory, due: Due, reporter: Reporter) -> NoReturn:
-    ended = deferred.do_round(config, due, reporter)
+    is_fleet = deferred.watch_config(config).fleet is not None
+    do_round = deferred.do_fleet_round if is_fleet else deferred.do_round
+    ended = do_round(config, due, reporter)
     app.print_document(history.file(ended.number).read_bytes())
     sys.exit(deferred.EXIT_CODES[ended.decision])
 
@@ -79,10 +85,14 @@ def _do_round(config: RunConfig, history: RoundHistory, due: Due, reporter: Repo
 def history(config: RunConfig, reporter: Reporter, last: int) -> None:
     """List the rounds of `merge-search watch CONFIG`.
 
-    Prints the time, drift and decision of each round, and the plan in service.
+    Prints the time, drift and decision of each round, and the plan in service; with `watch.fleet`,
+    also the group and the plan of each camera, and why it is in that group.
     With --json, prints all records of these rounds as a list.
     """
     workspace = deferred.Workspace(config.out_folder)
     rounds = deferred.RoundHistory(workspace.folder).latest(last)
-    deferred.show_history(rounds, workspace, reporter)
+    if config.watch is not None and config.watch.fleet is not None:
+        deferred.show_fleet(config, rounds, reporter)
+    else:
+        deferred.show_history(rounds, workspace, reporter)
     app.print_document(deferred.json_bytes([deferred.dump_record(ended) for ended in rounds]))

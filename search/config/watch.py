@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from search.config.base import Positive, Section, Share01, exactly_one
 from search.config.cameras import CameraConfig
 from search.config.error_words import CAMERA_NAME
+from search.config.fleet import FleetConfig
 from search.utils.schedule import Schedule
 
 SMALLEST_WINDOW = 32
@@ -36,6 +37,8 @@ class WatchConfig(Section):
     """Maximum false-alarm rate per round of unchanged cameras."""
     fidelity_drop: Share01 = 0.05
     """Mean fidelity that the plan in service may lose before a new search starts."""
+    fleet: FleetConfig | None = None
+    """Cameras in groups with a search and a plan each; by default all cameras have one plan."""
 
     @model_validator(mode="after")
     def _check_times(self) -> WatchConfig:

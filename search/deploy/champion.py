@@ -10,8 +10,6 @@ the record names either the old or the new champion, and its bundle can be loade
 
 from __future__ import annotations
 
-import contextlib
-import os
 import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +18,7 @@ from typing import Final, Literal
 from search.results.precisions import describe_stored, stored_bytes_by_precision
 from search.results.registered_plan import RegisteredPlan
 from search.results.rounds import PromotionRecord
-from search.utils.files import CannotWrite, link_or_copy, replace_folder
+from search.utils.files import link_or_copy, replace_folder, replace_link
 from search.utils.records import BadRecord, NoRecord, read_record, write_record
 from spaces.bundle import read_bundle_contents
 from spaces.bundle_files import BUNDLE, BadBundle, bundle_id
@@ -138,7 +136,7 @@ class ChampionStore:
 
     def _finish_switch(self, champion: Champion) -> None:
         """Point `current` at the bundle in service; delete all but it and the previous one."""
-        self._link_current(champion.bundle)
+        replace_link(self.folder / CURRENT, Path(BUNDLES) / champion.bundle)
         for folder in (self.folder / BUNDLES).iterdir():
             if folder.name not in (champion.bundle, champion.previous_bundle):
                 shutil.rmtree(folder, ignore_errors=True)
@@ -152,16 +150,3 @@ class ChampionStore:
             shutil.copytree(bundle, part, copy_function=link_or_copy, dirs_exist_ok=True)
             if (copied := bundle_id(part)) != identity:
                 raise DamagedChampion(f"{bundle} holds bundle {copied}, not {identity}")
-
-    def _link_current(self, identity: str) -> None:
-        link, target = self.folder / CURRENT, Path(BUNDLES) / identity
-        with contextlib.suppress(OSError):
-            if link.is_symlink() and link.readlink() == target:
-                return
-        part = link.with_name(f".{link.name}.part")
-        try:
-            part.unlink(missing_ok=True)
-            part.symlink_to(target, target_is_directory=True)
-            os.replace(part, link)
-        except OSError as error:
-            raise CannotWrite(f"cannot write {link}: {error.strerror or error}") from error

@@ -50,6 +50,25 @@ class CameraRound:
     drifted: bool | None = None
     window: int = 0
     """Number of the window that was compared last, in this round or an earlier one."""
+    group: str = ""
+    """With `watch.fleet`: its group; empty before its first window."""
+    group_plan: str = ""
+    """With `watch.fleet`: hash of the plan in service in its group; empty if there is none."""
+    moved: str = ""
+    """With `watch.fleet`: why it came into its group in this round; empty if it did not."""
+
+
+@dataclass(frozen=True)
+class GroupRound:
+    """The outcome of a round for one group of a fleet.
+
+    The round of the group has a record of its own, under the same number, in OUT/groups/NAME.
+    """
+
+    decision: Decision
+    reason: str
+    champion: str | None
+    """Hash of the plan in service; None if there is none."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +119,8 @@ class Round:
     expected: float | None = None
     """Mean fidelity of the plan in service in the last search; later rounds compare theirs with
     it."""
+    groups: Mapping[str, GroupRound] = field(default_factory=dict)
+    """With `watch.fleet`: the groups whose cameras had new windows, by name."""
 
     @property
     def p_value(self) -> float | None:

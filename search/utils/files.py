@@ -140,3 +140,22 @@ def make_folder(path: Path, key: str = "out") -> Path:
             f"{key} folder {path} cannot be written to: {error.strerror or error}; "
             f"set `{key}:` in the config to a folder that you can write to"
         ) from error
+
+
+def replace_link(link: Path, target: Path) -> None:
+    """Point a link at a folder, in one step; a relative target starts at the link's folder.
+
+    Raises:
+        CannotWrite: the link cannot be written.
+    """
+    with contextlib.suppress(OSError):
+        if link.is_symlink() and link.readlink() == target:
+            return
+    part = link.with_name(f".{link.name}.part")
+    try:
+        link.parent.mkdir(parents=True, exist_ok=True)
+        part.unlink(missing_ok=True)
+        part.symlink_to(target, target_is_directory=True)
+        os.replace(part, link)
+    except OSError as error:
+        raise CannotWrite(f"cannot write {link}: {error.strerror or error}") from error

@@ -41,6 +41,10 @@ OMITTED_IF_EMPTY = (
     "macs_per_second",
     "unmerged_macs_per_second",
     "measured",
+    "group",
+    "group_plan",
+    "moved",
+    "groups",
 )
 """Fields that are written only if they hold something: without them a record keeps the bytes, and
 so the identity, that it had before they existed."""

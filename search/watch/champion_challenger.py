@@ -8,7 +8,7 @@ that were fitted without this frame (`search.evaluation.cross_fitting`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
@@ -65,8 +65,8 @@ class ComparisonSetup:
     result: Result
     inspection: Inspection
     """Of the new frames."""
-    new_windows: Sequence[bool]
-    """For each window at the end of the config's frames, whether this round brought it."""
+    new_parts: Sequence[bool]
+    """For each part at the end of the config's frames, whether it has frames of this round."""
     truth: Mapping[str, Truth]
     """All labels that exist now, by model."""
 
@@ -81,12 +81,14 @@ class ComparisonSetup:
         """Return all frames that the maps of the proposed plan were fitted on, part by part."""
         config, deployment = self.config, self.deployment
         halves = split_parts(open_frame_set(config), config.verify.fidelity_frames)
-        is_new = [False] * (len(halves) - len(self.new_windows)) + [*self.new_windows]
-        index_of = {key: k for k, key in enumerate(self.inspection.frames.identities())}
+        is_new = [False] * (len(halves) - len(self.new_parts)) + [*self.new_parts]
+        remaining: dict[Hashable, list[int]] = {}
+        for index, content in enumerate(self.inspection.frames.content_keys()):
+            remaining.setdefault(content, []).append(index)
         parts = []
         for (fitted, _), new in zip(halves, is_new, strict=True):
             moments = load_or_measure_moments(config, deployment, fitted, None, reporter)
-            indices = [index_of.get(key) for key in fitted.identities()] if new else None
+            indices = [_next(remaining, key) for key in fitted.content_keys()] if new else None
             own = moments_of_pairs(moments, mapped_pairs(plan))
             parts.append(FittedPart(own, len(fitted), indices))
         return parts
@@ -115,6 +117,12 @@ class ComparisonSetup:
 
     def _load(self, folder: Path) -> Bundle:
         return load_bundle(folder).to(select_device(self.config.device))
+
+
+def _next(indices: Mapping[Hashable, list[int]], content: Hashable) -> int | None:
+    """Take the next index of a frame with this content; None if there is none left."""
+    left = indices.get(content)
+    return left.pop(0) if left else None
 
 
 class Fidelities(NamedTuple):

@@ -110,30 +110,30 @@ class Inspector:
             MergeSearchError: models, frames or the bundle in service cannot be read.
         """
         deployment = survey_models(self.config, self.reporter)
-        base_part, base = self._base_reference(deployment)
+        base_part, base = self.base_reference(deployment)
         features = {
-            camera: self._describe(deployment, join_frames(of_camera(new_windows, camera)), camera)
+            camera: self.describe(deployment, join_frames(of_camera(new_windows, camera)), camera)
             for camera in dict.fromkeys(window.camera for window in new_windows)
         }
         nearest = {}
         for camera, description in features.items():
             references = {base_part: base} | {
-                window.name: self._reference(deployment, window.name, window.frames)
+                window.name: self.reference(deployment, window.name, window.frames)
                 for window in of_camera(searched, camera)
             }
-            nearest[camera] = self._nearest(references, description, len(features))
+            nearest[camera] = self.nearest(references, description, len(features))
         frames = JoinedFrames((join_frames(new_windows), *([waiting] if len(waiting) else [])))
-        service = self._service_fidelity(deployment, frames, champions)
+        service = self.service_fidelity(deployment, frames, champions)
         return Inspection(deployment, new_windows, frames, features, nearest, service)
 
-    def _base_reference(self, deployment: Deployment) -> tuple[str, Reference]:
+    def base_reference(self, deployment: Deployment) -> tuple[str, Reference]:
         """Return the name and the reference of the config's own frames."""
         frames = open_frames(self.config, self.reporter)
         sample = Subset(frames, tuple(Sampling(MAX_BASE_FRAMES).indices(len(frames))))
         part = f"{BASE}-{frames.hash}"
-        return part, self._reference(deployment, part, sample)
+        return part, self.reference(deployment, part, sample)
 
-    def _reference(self, deployment: Deployment, part: str, frames: FrameSet) -> Reference:
+    def reference(self, deployment: Deployment, part: str, frames: FrameSet) -> Reference:
         """Load the reference of a part; build it if it is missing or from other models.
 
         It is missing in the first round, and if the last round was cut short.
@@ -145,16 +145,17 @@ class Inspector:
                 return stored
         except BadReference:
             pass
-        reference = Reference.of(self._describe(deployment, frames, part))
+        reference = Reference.of(self.describe(deployment, frames, part))
         save(path, reference)
         return reference
 
-    def _describe(self, deployment: Deployment, frames: FrameSet, source: str) -> Description:
+    def describe(self, deployment: Deployment, frames: FrameSet, source: str) -> Description:
+        """Compute the features of frames; `source` names them for the reader."""
         self.reporter.step(f"Representations of {len(frames)} frames of {source}")
         with self.reporter.progress("frames", len(frames)) as progress:
             return describe(deployment, frames, self.config.verify.batch, progress)
 
-    def _nearest(
+    def nearest(
         self, references: Mapping[str, Reference], features: Description, cameras: int
     ) -> NearestPart:
         """Return the part that the frames resemble most.
@@ -173,9 +174,10 @@ class Inspector:
             key=lambda nearest: (nearest.drift.p_value, -nearest.drift.distance),
         )
 
-    def _service_fidelity(
+    def service_fidelity(
         self, deployment: Deployment, frames: FrameSet, champions: ChampionStore
     ) -> ServiceFidelity | None:
+        """Measure the plan in service on these frames; None if there is no plan."""
         champion = champions.champion()
         if champion is None:
             return None

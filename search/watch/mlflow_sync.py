@@ -47,6 +47,16 @@ def log_round(
         reporter.warn(f"{error}; the next round logs it again")
 
 
+def log_fleet_round(config: RunConfig, history: RoundHistory, reporter: Reporter) -> None:
+    """Log the rounds of a fleet, whose groups have logged their own searches and champions."""
+    try:
+        with reporter.working("MLflow"):
+            summary = log_rounds(Target.of(config), history, config.name)
+        reporter.say(f"  {summary}")
+    except (TrackerUnreachable, BadRecord) as error:
+        reporter.warn(f"{error}; the next round logs it again")
+
+
 def _log_missed_results(out: Path, reporter: Reporter) -> None:
     """Log the searches that MLflow missed; a damaged one does not hold up the rest."""
     if not (out / UNLOGGED).is_dir():

@@ -22,6 +22,7 @@ class RoundBuilder:
     due: Due
     last: Round | None
     """The last round that ended."""
+    number: int
     began: str
     cameras: dict[str, CameraRound]
     fidelity: Mapping[str, float | None] = field(default_factory=dict)
@@ -30,11 +31,8 @@ class RoundBuilder:
     def start(cls, due: Due, last: Round | None, cameras: Iterable[str]) -> RoundBuilder:
         """Start a record that keeps the number of the last window compared of each camera."""
         records = {name: CameraRound(0, window=last_compared(last, name)) for name in cameras}
-        return cls(due, last, utc_now(), records)
-
-    @property
-    def number(self) -> int:
-        return 1 if self.last is None else self.last.number + 1
+        number = 1 if last is None else last.number + 1
+        return cls(due, last, number, utc_now(), records)
 
     def add_poll_results(self, results: Mapping[str, PollResult]) -> None:
         """Add the results of polling; a camera without a result was not polled."""

@@ -50,6 +50,20 @@ class SearchRequest:
     """Searched besides the config's own frames."""
     inspection: Inspection
     """Of the new windows."""
+    sample: Path | None = None
+    """Folder of some frames of the windows, which never changes: they are searched, as one part.
+    None: all frames, each window as a part of its own."""
+
+    @property
+    def folders(self) -> list[Path]:
+        """The folders that are searched besides the config's own frames, a part each."""
+        return [window.folder for window in self.windows] if self.sample is None else [self.sample]
+
+    @property
+    def new_parts(self) -> list[bool]:
+        """For each of `folders`, whether it has frames of this round."""
+        new = [window in self.inspection.windows for window in self.windows]
+        return new if self.sample is None else [any(new)]
 
 
 @dataclass(frozen=True)
@@ -95,7 +109,7 @@ def search_again(
         deployment=deployment,
         result=result,
         inspection=request.inspection,
-        new_windows=[window in request.inspection.windows for window in request.windows],
+        new_parts=request.new_parts,
         truth=open_truth(search_config, deployment, frames, reporter),
     )
     comparison = compare_plans(setup, candidate, champion, reporter)
@@ -126,7 +140,7 @@ def build_search_config(
     """
     of_a_part = set(PartConfig.model_fields)
     own = config.frames.parts or [PartConfig(**config.frames.model_dump(include=of_a_part))]
-    windows = [PartConfig(folder=_relative(config, window.folder)) for window in request.windows]
+    windows = [PartConfig(folder=_relative(config, folder)) for folder in request.folders]
     of_all_parts = config.frames.model_dump(exclude=of_a_part | {"parts"}, exclude_unset=True)
     frames = FramesConfig(parts=[*own, *windows], **of_all_parts)
     changes: dict[str, Any] = {"frames": frames}

@@ -51,11 +51,12 @@ class WindowStore:
 
     def windows(self, camera: str) -> list[Window]:
         """Return all windows of a camera in order."""
-        recordings = self.recordings[camera]
-        return [
-            Window(camera, number, recordings.window_folder(number))
-            for number in recordings.window_numbers()
-        ]
+        numbers = self.recordings[camera].window_numbers()
+        return [self.window(camera, number) for number in numbers]
+
+    def window(self, camera: str, number: int) -> Window:
+        """Return a window of a camera, whether or not it exists."""
+        return Window(camera, number, self.recordings[camera].window_folder(number))
 
     def searched(self, last: Round | None) -> list[Window]:
         """Return the windows that the last search used.

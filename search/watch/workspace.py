@@ -34,6 +34,9 @@ class Workspace:
 
     out: Path
     """OUT, the config's output folder."""
+    recorded_in: Path | None = None
+    """OUT of the watch that records the cameras, if it is another one, as for a group of a
+    fleet."""
 
     @property
     def folder(self) -> Path:
@@ -48,11 +51,16 @@ class Workspace:
         return self.folder / LABELS
 
     def recordings_folder(self, camera: str) -> Path:
-        return self.folder / CAMERAS / camera
+        return (self.recorded_in or self.out) / WATCH / CAMERAS / camera
 
     def reference_file(self, part: str) -> Path:
         """Return the path of the features of one part of the last search's frames."""
         return self.folder / REFERENCES / f"{part}.safetensors"
+
+    def window_references(self) -> dict[str, Path]:
+        """Return the files of the features of windows by the windows' names."""
+        files = (self.folder / REFERENCES).glob(WINDOW_REFERENCES)
+        return {path.stem: path for path in sorted(files)}
 
     def trials_file(self, number: int) -> Path:
         """Return the path of the trials of a round's search."""
@@ -76,8 +84,8 @@ class Workspace:
 
     def remove_other_references(self, windows: Collection[str]) -> None:
         """Remove the features of all windows but those of these names."""
-        for path in (self.folder / REFERENCES).glob(WINDOW_REFERENCES):
-            if path.stem not in windows:
+        for name, path in self.window_references().items():
+            if name not in windows:
                 path.unlink(missing_ok=True)
 
 

@@ -44,7 +44,7 @@ def test_frames_are_read_once_and_shown_alike(
     frames: ImageFiles, kept: FittedFrames, tmp_path: Path
 ) -> None:
     first = inputs_of(frames, a=SMALL, b=LARGE)
-    for path in frames.paths:
+    for path in tmp_path.iterdir():
         path.unlink()
     for again, before in zip(inputs_of(frames, a=SMALL, b=LARGE), first, strict=True):
         assert torch.equal(again, before)
@@ -57,7 +57,7 @@ def test_another_input_or_another_content_is_read_anew(
     inputs_of(frames, a=SMALL)
     alone = inputs_of(frames, a=LARGE)
     assert [tuple(values.shape[2:]) for values in alone] == [(64, 48)] * 3
-    save_noise_image(frames.paths[0], 77)
+    save_noise_image(tmp_path / "0.png", 77)
     changed = ImageFiles(frames.paths, checked_digests=ImageFiles(frames.paths).digests)
     before, after = inputs_of(frames, a=LARGE), inputs_of(changed, a=LARGE)
     assert not torch.equal(before[0], after[0])
