@@ -47,7 +47,7 @@ from search.data.coco.truth import coco_truth
 from search.data.frames import FrameSet, ImageFiles, Sampling, Subset, folder_frames
 from search.data.ground_truth import Truth
 from search.data.images import read_image, read_picture
-from search.data.input_batches import reduction_for
+from search.data.inputs.input_batches import reduction_for
 from search.data.label_table import csv_truth
 from search.evaluation.per_frame import main_score
 from search.evaluation.tasks.registry import SCORING

@@ -29,7 +29,7 @@ MOST_FILES = 14
 DOORS = {
     "apscheduler": "search/utils/schedule.py",
     "av": "search/cameras/video.py",
-    "cachetools": "search/data/fitted_frames.py",
+    "cachetools": "search/data/inputs/fitted_frames.py",
     "plotly": "search/report/charts/interactive.py",
     "scipy": "search/drift/",
     "sklearn": "search/fleet/clustering.py",

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from search.data.frames import BadFrames, FrameSet, batch_ranges
-from search.data.input_batches import model_batches
+from search.data.inputs.input_batches import model_batches
 from search.statistics.streaming import BadRepresentation
 from search.utils.arrays import FloatMatrix
 from spaces.deployment import Deployment

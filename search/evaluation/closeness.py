@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search.data.frames import FrameSet, batch_ranges
-from search.data.input_batches import model_batches
+from search.data.inputs.input_batches import model_batches
 from search.evaluation.bootstrap import bootstrap_draws, percentile_interval
 from search.evaluation.evaluate import UNMERGED_PLAN, EvaluationSetup
 from search.utils.arrays import FloatVector

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from search.data.frames import FrameSet, batch_ranges
 from search.data.ground_truth import Truth
-from search.data.input_batches import input_batches
+from search.data.inputs.input_batches import input_batches
 from search.evaluation.per_frame import FrameScores, Scores, main_score, scores_by_model
 from search.evaluation.tasks.registry import SCORING
 from search.evaluation.tasks.scoring import AnswerArray, Expected, FrameSizes, Setting

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from search.data.frames import Sampling, Subset, batch_ranges
-from search.data.input_batches import model_batches
+from search.data.inputs.input_batches import model_batches
 from search.execution.jobs import FrameShard
 from search.metrics.base import Metric
 from search.metrics.fidelity_cache import Agreement, mean_agreements

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from search.data.frames import FrameSet, batch_ranges
-from search.data.input_batches import model_batches
+from search.data.inputs.input_batches import model_batches
 from search.metrics.base import Metric
 from search.statistics.observed import Observed
 from search.utils.arrays import FloatMatrix

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from search.data.frames import Sampling, Subset, batch_ranges
-from search.data.input_batches import model_batches
+from search.data.inputs.input_batches import model_batches
 from search.statistics.observed import Observed
 from search.study.precision.profiles import RoundingLosses, weight_owners
 from search.utils.progress import Progress, silent

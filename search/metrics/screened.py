@@ -24,8 +24,8 @@ from search.utils.progress import Progress, silent
 from search.utils.records import BadRecord, read_record, write_record
 from spaces.plan import Ref, Share
 
-CANDIDATES = 12
-"""Shares of each recipient, those that explain most of it, that are measured at all at first."""
+DONORS_TRIED = 12
+"""Donors of each recipient, those that explain most of it, that are measured at first."""
 FEW_FRAMES = 8
 """Frames, among MAX_FRAMES, that these are measured on."""
 OPTIMISM = 0.05
@@ -91,7 +91,7 @@ class _Screening:
     def run(self) -> dict[Share, float]:
         """Return the value of each share."""
         hopeful = [share for share, value in self.explained.items() if value > HOPELESS]
-        self._estimate(_best_of_each_recipient(hopeful, self.explained, CANDIDATES))
+        self._estimate(_best_of_each_recipient(hopeful, self.explained, DONORS_TRIED))
         self._complete(_best_of_each_recipient([*self.estimates], self.estimates, 1))
         while contenders := self._contenders(hopeful):
             self._complete(contenders)

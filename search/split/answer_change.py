@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from search.data.frames import FrameSet, batch_ranges
-from search.data.input_batches import model_batches
+from search.data.inputs.input_batches import model_batches
 from search.utils.progress import Progress, silent
 from spaces.merged import LinearMaps, ModelsByName
 from spaces.model_facts import ModelFacts

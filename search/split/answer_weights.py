@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from search.data.frames import FrameSet, Sampling, Subset
-from search.data.input_batches import InputBatch
+from search.data.inputs.input_batches import InputBatch
 from search.split.setup import SplitSetup
 from search.split.zone_statistics import ZoneSquares
 from search.utils.arrays import FloatMatrix

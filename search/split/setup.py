@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from search.data.frames import FrameSet, batch_ranges
-from search.data.input_batches import InputBatch, model_batches
+from search.data.inputs.input_batches import InputBatch, model_batches
 from search.utils.progress import Progress
 from spaces.execution import EntryPoint
 from spaces.inputs import Frame

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from search.data.frames import batch_ranges
-from search.data.input_batches import model_batches
+from search.data.inputs.input_batches import model_batches
 from search.execution.jobs import FrameShard
 from search.statistics.streaming import Moments, PassSettings, StreamingPass
 from search.utils.progress import Progress

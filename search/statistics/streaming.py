@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from search.data.frames import BadFrames, FrameSet, batch_ranges
-from search.data.input_batches import model_batches
+from search.data.inputs.input_batches import model_batches
 from search.statistics.hsic import gram, u_centred
 from search.statistics.rows import GridRows, RowCollector
 from search.statistics.sampling import HELD_OUT_EVERY as HELD_OUT_EVERY

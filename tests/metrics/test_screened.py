@@ -14,7 +14,7 @@ from search.data.frames import FrameSet, Subset
 from search.execution.jobs import FrameJob, LocalEngine, ResultT
 from search.metrics.fidelity import AgreementJob, fidelity_alone
 from search.metrics.registry import METRICS
-from search.metrics.screened import CANDIDATES, DISCOUNT, FEW_FRAMES, OPTIMISM
+from search.metrics.screened import DISCOUNT, DONORS_TRIED, FEW_FRAMES, OPTIMISM
 from search.statistics.observed import FramePart, Observed
 from search.study.exact.branch_and_bound import exact_front
 from search.study.local_front.pareto_search import local_front
@@ -143,7 +143,7 @@ def test_with_few_frames_none_is_estimated_but_shares_that_explain_least(pair: O
     for recipient in {share.recipient for share in shares}:
         donors = [share for share in shares if share.recipient == recipient]
         donors.sort(key=lambda share: -pair.statistics.explained(share))
-        for share in donors[:CANDIDATES]:
+        for share in donors[:DONORS_TRIED]:
             assert screened[share] == pytest.approx(in_full[share], abs=1e-5)
 
 

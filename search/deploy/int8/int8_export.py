@@ -13,7 +13,7 @@ import torch
 from search.config.search import ExportConfig
 from search.data.frames import FrameSet, Sampling, Subset, batch_ranges
 from search.data.ground_truth import Truth
-from search.data.input_batches import input_batches
+from search.data.inputs.input_batches import input_batches
 from search.deploy.int8.graph_answers import GraphAnswers, feed_inputs
 from search.deploy.int8.int8_quality import Int8Quality, measure_int8
 from search.deploy.int8.int8_report import (

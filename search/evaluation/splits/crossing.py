@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from search.data.frames import FrameSet, batch_ranges
-from search.data.input_batches import model_batches
+from search.data.inputs.input_batches import model_batches
 from search.evaluation.splits.link_scores import LinkSetup
 from spaces.execution import EntryPoint, keeping
 from spaces.inputs import Frame

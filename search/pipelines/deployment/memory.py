@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from search.data.fitted_frames import MOST_BYTES
+from search.data.inputs.fitted_frames import MOST_BYTES
 from search.metrics.fidelity import FIDELITY_BATCH
 from search.statistics.footprint import FLOAT_BYTES, StatisticsFootprint, measure_footprint
 from search.statistics.observed import MOST_MAP_BYTES

@@ -9,10 +9,10 @@ import pytest
 import torch
 from tiny import save_noise_image
 
-from search.data import input_batches as module
-from search.data.fitted_frames import FittedFrame, FittedFrames
 from search.data.frames import FrameSet, ImageFiles, Sampling, batch_ranges, folder_frames
-from search.data.input_batches import input_batches
+from search.data.inputs import input_batches as module
+from search.data.inputs.fitted_frames import FittedFrame, FittedFrames
+from search.data.inputs.input_batches import input_batches
 from spaces.inputs import InputSpec
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)

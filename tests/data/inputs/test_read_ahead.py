@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from search.data.frames import batch_ranges
-from search.data.read_ahead import read_ahead
+from search.data.inputs.read_ahead import read_ahead
 
 
 class Damaged(Exception):

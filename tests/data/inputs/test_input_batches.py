@@ -24,7 +24,7 @@ from search.data.frames import (
     picture_of,
 )
 from search.data.images import check_image, read_image, read_picture, read_size
-from search.data.input_batches import InputBatch, input_batches, reduction_for
+from search.data.inputs.input_batches import InputBatch, input_batches, reduction_for
 from spaces.inputs import Fit, Frame, InputSpec, boxes_to_frame, prepare_batch
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -8,9 +8,9 @@ from functools import partial
 
 from torch import Tensor
 
-from search.data.fitted_frames import KEPT, FittedFrame
 from search.data.frames import FrameSet, content_of, picture_of
-from search.data.read_ahead import read_ahead
+from search.data.inputs.fitted_frames import KEPT, FittedFrame
+from search.data.inputs.read_ahead import read_ahead
 from spaces.inputs import InputSpec, fit_frame, normalise, resized_size
 from spaces.merged import ModelsByName
 from spaces.tasks.task import FrameSize
