@@ -17,6 +17,10 @@ from spaces.deployment import Deployment
 from spaces.errors import MergeSearchError
 
 
+COPIES_OF_ROWS = 2
+"""Rows are joined from those of blocks, whose memory the process keeps for other uses."""
+
+
 class TooLittleMemory(MergeSearchError):
     """What a run needs is more than the memory that is left."""
 
@@ -39,7 +43,7 @@ class MemoryNeed:
     def total(self) -> int:
         """The most bytes at any time: the rows stay, the rest comes one after the other."""
         after_the_pass = self.maps + max(self.statistics.solving, self.representations)
-        kept = self.fused_models + self.frames + self.statistics.rows
+        kept = self.fused_models + self.frames + COPIES_OF_ROWS * self.statistics.rows
         return kept + max(self.statistics.batch, after_the_pass)
 
 
