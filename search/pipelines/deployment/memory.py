@@ -16,7 +16,6 @@ from search.utils.memory import available_memory
 from spaces.deployment import Deployment
 from spaces.errors import MergeSearchError
 
-
 COPIES_OF_ROWS = 2
 """Rows are joined from those of blocks, whose memory the process keeps for other uses."""
 
