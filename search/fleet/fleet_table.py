@@ -14,9 +14,10 @@ from search.results.rounds import Round
 from search.utils.format import megabytes
 from search.utils.reporter import Reporter
 from search.utils.timing import format_minute
+from search.watch.history_table import FIRST_COLUMNS, first_cells
 from search.watch.workspace import Workspace
 
-ROUNDS_HEADER = ["round", "due (UTC)", "new frames", "drift p", "decision", "cameras and groups"]
+ROUNDS_HEADER = [*FIRST_COLUMNS, "decision", "cameras and groups"]
 GROUPS_HEADER = ["group", "cameras", "plan in service", "size", "since (UTC)"]
 CAMERAS_HEADER = ["camera", "group", "since round", "because of"]
 
@@ -51,15 +52,7 @@ def show_fleet(config: RunConfig, rounds: Sequence[Round], reporter: Reporter) -
 
 
 def _round_row(ended: Round) -> list[str]:
-    p_value = ended.p_value
-    return [
-        str(ended.number),
-        format_minute(ended.due),
-        str(ended.new_frames),
-        "-" if p_value is None else f"{p_value:.2g}",
-        ended.decision,
-        ended.reason,
-    ]
+    return [*first_cells(ended), ended.decision, ended.reason]
 
 
 def _group_row(config: RunConfig, fleet: Fleet, group: str) -> list[str]:

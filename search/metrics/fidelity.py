@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from search.execution.jobs import FrameShard
 from search.metrics.base import Metric
 from search.metrics.fidelity_cache import Agreement, mean_agreements
 from search.statistics.observed import FramePart, Observed
+from search.utils.files import short_hash
 from search.utils.progress import Progress, silent
 from spaces.deployment import Deployment
 from spaces.merged import LinearMaps
@@ -119,7 +119,7 @@ def _only_part(part: FramePart, observed: Observed) -> Observed:
 def agreement_path(cache_folder: Path, shares: Sequence[Share]) -> Path:
     """Return the file for a part's agreements of exactly these shares."""
     text = " ".join([str(AGREEMENT_VERSION), *map(str, shares)])
-    return cache_folder / f"agreement-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+    return cache_folder / f"agreement-{short_hash(text)}.json"
 
 
 def split_progress(progress: Progress, parts: int) -> Progress:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from search.data.frames import Sampling, Subset, batch_ranges
 from search.data.inputs.input_batches import model_batches
 from search.statistics.observed import Observed
 from search.study.precision.profiles import RoundingLosses, weight_owners
+from search.utils.files import short_hash
 from search.utils.progress import Progress, silent
 from search.utils.records import BadRecord, read_record, write_record
 from spaces.node import Output
@@ -107,4 +107,4 @@ def _measure(
 
 def _hash(*texts: str) -> str:
     text = " ".join([str(ROUNDING_VERSION), *texts])
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return short_hash(text)

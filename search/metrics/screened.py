@@ -9,7 +9,6 @@ until the front uses none but measured ones.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from search.metrics.fidelity import HOPELESS, MAX_FRAMES, agreement_sums
 from search.statistics.observed import Observed
 from search.study.local_front.pareto_search import local_front
 from search.study.problem import Problem
+from search.utils.files import short_hash
 from search.utils.progress import Progress, silent
 from search.utils.records import BadRecord, read_record, write_record
 from spaces.plan import Ref, Share
@@ -170,7 +170,7 @@ def _cached_values(observed: Observed, shares: Sequence[Share]) -> Path | None:
         return None
     measured_on = [part.cache_folder.name for part in observed.parts]
     text = " ".join([str(SCREENED_VERSION), *measured_on, *map(str, shares)])
-    name = f"screened-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+    name = f"screened-{short_hash(text)}.json"
     return observed.parts[-1].cache_folder / name
 
 

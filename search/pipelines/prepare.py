@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -44,6 +43,7 @@ from search.study.precision.profiles import (
     with_profile_of,
 )
 from search.study.problem import Problem
+from search.utils.files import short_hash
 from search.utils.reporter import Reporter
 from spaces.cost import CostModel
 from spaces.deployment import Deployment
@@ -218,7 +218,7 @@ def _read_statistics(files: Sequence[Path], deployment: Deployment) -> Statistic
 
 
 def _hash(*texts: str) -> str:
-    return hashlib.sha256(" ".join(texts).encode()).hexdigest()[:16]
+    return short_hash(" ".join(texts))
 
 
 def compute_similarities(

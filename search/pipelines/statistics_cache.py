@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from search.execution.jobs import Engine
 from search.statistics.moments_job import MomentsJob
 from search.statistics.storage import StoredMoments, read_moments, write_moments
 from search.statistics.streaming import ALL_BATCHES, Moments, Shard, accumulate_moments
-from search.utils.files import make_folder
+from search.utils.files import make_folder, short_hash
 from search.utils.reporter import Reporter
 from spaces.deployment import Deployment
 from spaces.inputs import PREPARATION_VERSION
@@ -30,7 +29,7 @@ def statistics_key(config: RunConfig, deployment: Deployment, frames: FrameSet) 
         "settings": repr(config.pass_settings),
     }
     versions = f"{STATISTICS_VERSION}.{PREPARATION_VERSION}"
-    return hashlib.sha256(f"{versions} {inputs}".encode()).hexdigest()[:16]
+    return short_hash(f"{versions} {inputs}")
 
 
 def statistics_path(config: RunConfig, key: str) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from search.statistics.observed import Observed
-from search.utils.files import replace_file
+from search.utils.files import replace_file, short_hash
 from spaces.adapters import LinearMap
 from spaces.plan import Share, SharePlan
 
@@ -57,4 +56,4 @@ def _path(observed: Observed, plan: SharePlan) -> Path | None:
         return None
     folders = [part.cache_folder for part in observed.parts]
     text = " ".join([str(REFINEMENT_VERSION), plan.hash, *(folder.name for folder in folders)])
-    return folders[0] / f"maps-{hashlib.sha256(text.encode()).hexdigest()[:16]}.safetensors"
+    return folders[0] / f"maps-{short_hash(text)}.safetensors"

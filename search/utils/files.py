@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import hashlib
 import json
 import os
 import shutil
@@ -21,6 +22,11 @@ STALE_AFTER = 3600.0
 
 class CannotWrite(MergeSearchError):
     """A file or a folder cannot be written."""
+
+
+def short_hash(text: str) -> str:
+    """Return 16 hex digits: they name a file by all that its content depends on."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @contextlib.contextmanager

@@ -13,7 +13,8 @@ from search.utils.reporter import Reporter
 from search.utils.timing import format_minute
 from search.watch.workspace import Workspace
 
-HEADER = ["round", "due (UTC)", "new frames", "drift p", "fidelity", "decision", "in service"]
+FIRST_COLUMNS = ["round", "due (UTC)", "new frames", "drift p"]
+HEADER = [*FIRST_COLUMNS, "fidelity", "decision", "in service"]
 
 
 def show_history(rounds: Sequence[Round], workspace: Workspace, reporter: Reporter) -> None:
@@ -67,13 +68,11 @@ def _promotion_details(record: PromotionRecord) -> list[str]:
 
 
 def _row(ended: Round) -> list[str]:
-    p_value = ended.p_value
-    return [
-        str(ended.number),
-        format_minute(ended.due),
-        str(ended.new_frames),
-        "-" if p_value is None else f"{p_value:.2g}",
-        percent(mean_of_available(ended.fidelity)),
-        ended.decision,
-        ended.champion or "-",
-    ]
+    fidelity = percent(mean_of_available(ended.fidelity))
+    return [*first_cells(ended), fidelity, ended.decision, ended.champion or "-"]
+
+
+def first_cells(ended: Round) -> list[str]:
+    """Return the number of a round, when it was due, its new frames, and the drift's p value."""
+    p_value = "-" if ended.p_value is None else f"{ended.p_value:.2g}"
+    return [str(ended.number), format_minute(ended.due), str(ended.new_frames), p_value]

@@ -7,7 +7,6 @@ of one donor stay together, since most of what is solved for their maps is the d
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +37,7 @@ from search.pipelines.sharding.shard_files import (
     shard_name,
 )
 from search.statistics.streaming import Shard
-from search.utils.files import make_folder
+from search.utils.files import make_folder, short_hash
 from search.utils.records import BadRecord, read_record, write_record
 from search.utils.reporter import Reporter
 from spaces.deployment import Deployment
@@ -150,7 +149,7 @@ def _cache_paths(
 def _key(paths: Sequence[Path]) -> str:
     """Return a hash of the names of the cache files, which say what the agreements depend on."""
     names = " ".join(f"{path.parent.name}/{path.name}" for path in paths)
-    return hashlib.sha256(names.encode()).hexdigest()[:16]
+    return short_hash(names)
 
 
 def _load_shards(files: Sequence[Path], key: str, parts: int) -> list[FidelityShardRecord]:

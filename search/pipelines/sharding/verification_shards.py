@@ -33,6 +33,7 @@ from search.pipelines.verify_inputs import VerificationInputs
 from search.results.documents import DOCUMENT_FOLDERS
 from search.results.verification import Verification
 from search.statistics.streaming import Shard
+from search.utils.files import short_hash
 from search.utils.progress import Progress
 from search.utils.reporter import Reporter
 from search.utils.timing import StepTimings
@@ -147,7 +148,7 @@ def _key(prepared: PreparedPlans, jobs: Sequence[VerificationJob]) -> str:
         "batch": setup.batch,
         "jobs": [(sorted(job.names), frames.hash) for job, frames in jobs],
     }
-    return hashlib.sha256(f"{ANSWERS_VERSION} {inputs}".encode()).hexdigest()[:16]
+    return short_hash(f"{ANSWERS_VERSION} {inputs}")
 
 
 def _refined_digest(prepared: PreparedPlans) -> str:
