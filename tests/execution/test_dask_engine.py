@@ -156,7 +156,7 @@ def test_the_task_of_a_killed_worker_is_done_again(
     paths[FRAMES // 2] = slow.path
     frames = ImageFiles(tuple(paths))
     engine = measured.on(cluster)
-    with ThreadPoolExecutor(1) as thread:
+    with ThreadPoolExecutor(1) as thread, slow:
         running = thread.submit(lambda: list(engine.run(job, frames, silent)))
         victim = slow.wait_for_reader()
         os.kill(victim, signal.SIGKILL)
@@ -178,6 +178,7 @@ def test_a_cluster_behind_a_cable_that_is_unplugged_for_a_while_measures_the_sam
         other_machine() as other,
         dask_cluster(tmp_path, 1, other.address, other.prefix) as cluster,
         ThreadPoolExecutor(1) as thread,
+        slow,
     ):
         engine = measured.on(cluster)
         running = thread.submit(lambda: list(engine.run(job, ImageFiles(tuple(paths)), silent)))
@@ -190,31 +191,49 @@ def test_a_cluster_behind_a_cable_that_is_unplugged_for_a_while_measures_the_sam
 
 
 class SlowImage:
-    """An image file that does not arrive before a test wants it to: a named pipe until then."""
+    """An image file that does not arrive before a test wants it to: a named pipe until then.
+
+    It arrives at the end of its block at the latest, so that a test that fails has no reader left.
+    """
 
     def __init__(self, path: Path, image: ImageFile) -> None:
         os.mkfifo(path)
         self.path, self.content = path, image.read_bytes()
         self._writer = -1
 
+    def __enter__(self) -> SlowImage:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.path.is_fifo():
+            self.arrive()
+
     def wait_for_reader(self) -> int:
         """Wait until a process reads the file, and return its id."""
         wait_until(self._has_reader)
-        readers = (pid for pid in psutil.pids() if pid != os.getpid())
-        return next(pid for pid in readers if str(self.path) in opened_by(pid))
+        wait_until(lambda: any(self._readers()))  # it may still be about to get its descriptor
+        return next(self._readers())
 
     def _has_reader(self) -> bool:
-        with contextlib.suppress(OSError):  # there is no reader yet
-            self._writer = os.open(self.path, os.O_WRONLY | os.O_NONBLOCK)
+        if self._writer < 0:
+            with contextlib.suppress(OSError):  # there is no reader yet
+                self._writer = os.open(self.path, os.O_WRONLY | os.O_NONBLOCK)
         return self._writer >= 0
+
+    def _readers(self) -> Iterator[int]:
+        """Yield the processes that have the file open for reading."""
+        others = (pid for pid in psutil.pids() if pid != os.getpid())
+        return (pid for pid in others if str(self.path) in opened_by(pid))
 
     def arrive(self) -> None:
         """Replace the pipe by the image, which whoever still reads the pipe gets, too."""
+        reading = self._has_reader()
         copy = self.path.with_suffix(".copy")
         copy.write_bytes(self.content)
         os.replace(copy, self.path)
-        with contextlib.suppress(BrokenPipeError), open(self._writer, "wb") as writer:
-            writer.write(self.content)
+        if reading:
+            with contextlib.suppress(BrokenPipeError), open(self._writer, "wb") as writer:
+                writer.write(self.content)
 
 
 def opened_by(pid: int) -> set[str]:
@@ -302,7 +321,7 @@ def test_a_scheduler_that_dies_ends_the_run_with_a_sentence(
     measured: Measured, tmp_path: Path
 ) -> None:
     slow = SlowImage(tmp_path / "slow.png", measured.frames.paths[0])
-    with dask_cluster(tmp_path, workers=1) as own, ThreadPoolExecutor(1) as thread:
+    with dask_cluster(tmp_path, workers=1) as own, ThreadPoolExecutor(1) as thread, slow:
         engine = DaskEngine(own.address, run_without_models)
         frames = ImageFiles((slow.path,))
         running = thread.submit(lambda: list(engine.run(SizesJob(1), frames, silent)))
