@@ -41,15 +41,15 @@ def start(*arguments: str) -> subprocess.CompletedProcess[bytes]:
 def test_commands_run_without_a_home_on_an_ascii_terminal(
     tmp_path: Path, weights: Weights
 ) -> None:
-    path = write_config(tmp_path, with_changes(config_data(weights), {"search.trials": 10}))
+    smaller = {"search.trials": 10, "verify.shortlist": 2, "verify.candidates": 1}
+    path = write_config(tmp_path, with_changes(config_data(weights), smaller))
     ran = start("run", str(path))
     assert (ran.returncode, ran.stderr) == (0, b"")
     assert b"held-out R2 of the adapter" in ran.stdout and b"..." in ran.stdout
     out = tmp_path / "out" / "tiny"
     plan = next((out / "plans").glob("*.json"))
-    for arguments in (("verify", str(out)), ("plan", "show", str(plan))):
-        done = start(*arguments)
-        assert (done.returncode, done.stderr) == (0, b"")
+    shown = start("plan", "show", str(plan))
+    assert (shown.returncode, shown.stderr) == (0, b"")
 
 
 def test_our_characters_are_written_in_ascii_and_unknown_bytes_as_a_question_mark(

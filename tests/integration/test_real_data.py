@@ -178,9 +178,9 @@ def test_the_street_detector_and_an_imagenet_classifier_merge_on_real_frames(
     monkeypatch.setenv("CAMERAS", str(photos("cameras")))
     monkeypatch.setenv("COCO", str(photos("coco_val2017_500")))
     smaller = {
-        "frames.count": 40, "truth.detector.count": 40, "statistics.batch": 8,
-        "search.trials": 40, "search.metric": "r2", "verify.fidelity_frames": 12,
-        "verify.shortlist": 3, "verify.candidates": 2, "out": tmp_path / "out",
+        "frames.count": 24, "truth.detector.count": 40, "statistics.batch": 8,
+        "search.trials": 40, "search.metric": "r2", "verify.fidelity_frames": 8,
+        "verify.shortlist": 2, "verify.candidates": 1, "out": tmp_path / "out",
         "cache": tmp_path / "cache", "mlflow.tracking_uri": f"sqlite:///{tmp_path}/mlflow.db",
     }  # fmt: skip
     config = load_config(

@@ -36,7 +36,9 @@ def watched_data(weights: Weights) -> dict[str, Any]:
     changes = {
         "name": "watched",
         "frames": {"scenes": {"seed": 1}, "count": 60},
-        "search.trials": 20,
+        "search.trials": 12,
+        "verify.shortlist": 3,
+        "verify.candidates": 2,
         "promotion": {"by": "either"},
         "watch": {"interval": "1 h", "window": WINDOW, "cameras": {"gate": {"folder": "gate"}}},
     }
