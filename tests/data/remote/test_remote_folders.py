@@ -7,7 +7,8 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 from called import error_of
 from commands import wait_until
+from fsspec.registry import _registry
 from servers import free_port
 from tiny import (
     Weights,
@@ -133,35 +135,57 @@ def is_open(port: int) -> bool:
         return client.connect_ex(("127.0.0.1", port)) == 0
 
 
-@pytest.fixture
-def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Return the address of an empty bucket on a server that speaks S3."""
-    pytest.importorskip("s3fs")
-    pytest.importorskip("moto")
-    port = free_port()
-    with (tmp_path / "s3.log").open("wb") as log:
-        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-        server = subprocess.Popen(command, stdout=log, stderr=log)
+@contextmanager
+def running(command: Sequence[str], port: int, log: Path) -> Iterator[None]:
+    """Run a server that listens on a port of this machine."""
+    with log.open("wb") as stream:
+        server = subprocess.Popen(command, stdout=stream, stderr=stream)
     try:
         wait_until(lambda: is_open(port) or server.poll() is not None)
-        assert server.poll() is None, (tmp_path / "s3.log").read_text()
-        for name, value in {**ACCESS, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}.items():
-            monkeypatch.setenv(name, value)
-        file_system._file_system("s3").mkdir("cameras")
-        yield "s3://cameras"
+        assert server.poll() is None, log.read_text()
+        yield
     finally:
         server.kill()
         server.wait()
 
 
+def s3_bucket(port: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Let this process find a server that speaks S3 at a port; return its command."""
+    for name, value in {**ACCESS, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}.items():
+        monkeypatch.setenv(name, value)
+    return [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+
+
+def gs_bucket(port: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Let this process find a server that speaks Google Cloud Storage; return its command."""
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
+    # else gcsfs asks for the kind of bucket by another protocol, which this server lacks
+    monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+    program = Path(sys.executable).with_name("gcp-storage-emulator")
+    return [str(program), "start", "--host=127.0.0.1", f"--port={port}", "--in-memory"]
+
+
+@pytest.fixture(params=["s3", "gs"])
+def bucket(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[str]:
+    """Return the address of an empty bucket on a server of each protocol."""
+    port, scheme = free_port(), request.param
+    command = {"s3": s3_bucket, "gs": gs_bucket}[scheme](port, monkeypatch)
+    with running(command, port, tmp_path / "server.log"):
+        file_system._file_system(scheme).mkdir("cameras")
+        yield f"{scheme}://cameras"
+
+
 def test_a_folder_in_a_bucket_has_the_frames_of_the_folder(folder: Path, bucket: str) -> None:
-    files = file_system._file_system("s3")
+    scheme, _, name = bucket.partition("://")
+    files = file_system._file_system(scheme)
     for path in folder.rglob("*"):
         if path.is_file():
-            files.pipe_file(f"cameras/frames/{path.relative_to(folder)}", path.read_bytes())
+            files.pipe_file(f"{name}/frames/{path.relative_to(folder)}", path.read_bytes())
     address = f"{bucket}/frames"
     assert_same_frames(remote_frames(address, Sampling()), folder_frames(folder, Sampling()))
-    for missing in (f"{bucket}/none", "s3://no-such-bucket/frames"):
+    for missing in (f"{bucket}/none", f"{scheme}://no-such-bucket/frames"):
         with pytest.raises(BadFrames, match=f"frames folder {missing}: there is no such folder"):
             remote_frames(missing, Sampling())
 
@@ -236,6 +260,7 @@ def test_damaged_and_deleted_images_are_named(folder: Path, serve: Serve) -> Non
 
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gcsfs", None)
+    monkeypatch.delitem(_registry, "gs", raising=False)  # fsspec keeps what it has imported
     assert "pip install 'merge-search[remote]'" in refusal("gs://bucket/frames")
 
 
