@@ -213,6 +213,7 @@ class AgreementJob:
         models = deployment.fused_models
         plans = [SharePlan((share,)) for share in self.shares]
         plan_set = PlanSet(models, deployment.facts, [SharePlan(), *plans], self.maps)
+        plan_set = plan_set.restrict_to({share.recipient.model for share in self.shares})
         _, *merged = plan_set.outputs
         sums: dict[Output, float] = dict.fromkeys(plan_set.distinct, 0.0)
         ranges = batch_ranges(len(shard.frames), FIDELITY_BATCH)

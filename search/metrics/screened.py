@@ -17,7 +17,8 @@ from search.data.frames import Sampling
 from search.metrics.base import Metric
 from search.metrics.fidelity import HOPELESS, MAX_FRAMES, agreement_sums
 from search.statistics.observed import Observed
-from search.study.local_front.pareto_search import local_front
+from search.study.local_front.pareto_search import front_by
+from search.study.local_front.valuation import Valuation
 from search.study.problem import Problem
 from search.utils.files import short_hash
 from search.utils.progress import Progress, silent
@@ -30,14 +31,14 @@ FEW_FRAMES = 8
 """Frames, among MAX_FRAMES, that these are measured on."""
 OPTIMISM = 0.05
 """How much better than on the few frames a share is assumed to be, until it is measured."""
-LEAST_AT_A_TIME = 8
+LEAST_AT_A_TIME = 24
 """Shares that are measured together, at least, while the front may use others: the unmerged models
 run each time."""
-PLANS_EXAMINED = 200_000
+PLANS_EXAMINED = 100_000
 """Plans that are valued to find a front: fewer than before a study, as a screening needs many."""
 DISCOUNT = 1 - 1e-6
 """Factor of every estimate: of equal shares, the front uses one that was measured."""
-SCREENED_VERSION = 2
+SCREENED_VERSION = 3
 """Part of the names of cached values: increase it when the measurement changes."""
 
 
@@ -83,6 +84,10 @@ class _Screening:
         self.few = sampled[:: len(sampled) // FEW_FRAMES or 1][:FEW_FRAMES]
         self.others = [index for index in sampled if index not in self.few]
         self.explained = {share: observed.statistics.explained(share) for share in shares}
+        deployment = observed.deployment
+        self.equal = dict.fromkeys(deployment.shares(()), 1.0)
+        """The shares between equal representations, which the front may use, too."""
+        self.valuation = Valuation(Problem(deployment.facts, {**self.equal, **self.explained}))
         self.estimates: dict[Share, float] = {}
         """Agreement summed over the few frames."""
         self.measured: dict[Share, float] = {}
@@ -131,9 +136,8 @@ class _Screening:
         return contenders
 
     def _unmeasured_on_front(self, values: Mapping[Share, float]) -> list[Share]:
-        deployment = self.observed.deployment
-        equal = dict.fromkeys(deployment.shares(()), 1.0)
-        front = local_front(Problem(deployment.facts, {**equal, **values}), (), PLANS_EXAMINED)
+        valuation = self.valuation.with_quality({**self.equal, **values})
+        front = front_by(valuation, (), PLANS_EXAMINED)
         used = {share for plan in front for share in plan.shares}
         return [share for share in values if share in used and share not in self.measured]
 

@@ -23,7 +23,7 @@ from tiny import MadeUpDeployment
 
 from search.study.exact.branch_and_bound import exact_front
 from search.study.local_front.layers import covering_order, layers, nondominated
-from search.study.local_front.pareto_search import ParetoSearch, local_front
+from search.study.local_front.pareto_search import ParetoSearch, front_by, local_front
 from search.study.local_front.valuation import Valuation
 from search.study.local_front.valued_plans import column_keys
 from search.study.objectives import EvaluatedPlan, PlanEvaluator, PredictedPlan
@@ -97,6 +97,21 @@ def test_the_front_of_a_small_space_is_the_exact_front(seed: int) -> None:
         expected = front_of(plans, limits)
         assert [size for size, _ in points] == [size for size, _ in expected]
         assert [q for _, q in points] == pytest.approx([q for _, q in expected], abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", SMALL)
+def test_a_valuation_at_other_qualities_leads_to_the_front_of_their_problem(seed: int) -> None:
+    chance = np.random.default_rng(seed)
+    for problem in every_kind(seed):
+        valuation = Valuation(problem, problem.costs)
+        some = {
+            share: float(chance.uniform(-0.1, 1.1))
+            for share in problem.quality_by_share
+            if chance.random() < 0.7
+        }
+        expected = local_front(replace(problem, quality_by_share=some), seeds_of(problem))
+        assert front_by(valuation.with_quality(some), seeds_of(problem)) == expected
+        assert front_by(valuation, seeds_of(problem)) == local_front(problem, seeds_of(problem))
 
 
 def test_the_search_finds_the_hypervolume_of_the_exact_front_of_small_spaces() -> None:

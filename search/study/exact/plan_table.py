@@ -12,6 +12,7 @@ Three facts about segments (see `segments`) replace the walk back from the taps 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -32,6 +33,9 @@ from search.study.problem import Problem
 from search.study.proxy import Proxy
 from spaces.cost import CostModel
 from spaces.plan import HEAD, Ref, Share, SharePlan
+
+NOT_HELD = -1.0
+"""Stands for the quality of a share that the space of plans does not hold."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,7 @@ class PlanTable:
         self.donor_segment = np.array([segment for segment, _ in donors] + [0], np.intp)
         self.donor_position = np.array([place for _, place in donors] + [0], np.intp)
         self.quality = np.array([proxy.quality_by_share[share] for share in self.shares] + [1.0])
-        """(shares + 1,): the part of the quality that each share keeps, 0 to 1."""
+        """(shares + 1,): the part of the quality that each share keeps, 0 to 1, or NOT_HELD."""
         self.replaced_without_share = np.array(
             [segment.replaced_without_share for segment in self.segments], np.intp
         )
@@ -93,6 +97,13 @@ class PlanTable:
             self.shares, list(self.positions), problem.facts, costs, profile
         )
         self._set_noise(problem, profile)
+
+    def with_quality(self, problem: Problem) -> PlanTable:
+        """Return the table of a problem whose shares, or some of them, keep other qualities."""
+        other, proxy = copy.copy(self), Proxy(problem.quality_by_share, problem.layouts)
+        kept = [proxy.quality_by_share.get(share, NOT_HELD) for share in self.shares]
+        other.quality = np.array([*kept, 1.0])
+        return other
 
     def _set_noise(self, problem: Problem, profile: Profile) -> None:
         """Set the noise of roundings, squared losses, that each way to a segment's end adds.
@@ -137,7 +148,8 @@ class PlanTable:
 
     def shares_into(self, segment: int) -> Ints:
         """Return the numbers of the shares whose recipient lies in a segment."""
-        return np.flatnonzero(self.recipient_segment[:-1] == segment)
+        into = self.recipient_segment[:-1] == segment
+        return np.flatnonzero(into & (self.quality[:-1] != NOT_HELD))
 
     def replaced_options(self, segment: int) -> Ints:
         """Return the values that `replaced` can take in a segment; first the one of no share."""
@@ -152,7 +164,7 @@ class PlanTable:
         """Return a plan's column, (segments,), without shares that the space does not hold."""
         column = np.full(len(self.segments), NO_SHARE)
         for number, share in enumerate(self.shares):
-            if share in plan.shares:
+            if share in plan.shares and self.quality[number] != NOT_HELD:
                 column[self.recipient_segment[number]] = number
         return column
 

@@ -56,15 +56,21 @@ def local_front(
     which the first few cover the front already. The same problem and seeds give the same plans.
     """
     costs = looked_up_costs(problem)
-    if not costs:
-        return []
-    search = ParetoSearch(Valuation(problem, costs), seeds)
-    if problem.space.size <= MOST_ENUMERATED:
+    return front_by(Valuation(problem, costs), seeds, most_examined) if costs else []
+
+
+def front_by(
+    valuation: Valuation, seeds: Sequence[SharePlan], most_examined: int = MOST_EXAMINED
+) -> list[SharePlan]:
+    """Return the front of the problem of a valuation, as `local_front` does."""
+    search = ParetoSearch(valuation, seeds)
+    if valuation.problem.space.size <= MOST_ENUMERATED:
         search.enumerate()
     else:
         search.run(most_examined)
     front = search.front()
-    points = np.array([plan.objectives for plan in front]).reshape(len(front), len(costs) + 1).T
+    objectives = len(valuation.problem.costs) + 1
+    points = np.array([plan.objectives for plan in front]).reshape(len(front), objectives).T
     return [front[index].plan for index in covering_order(points, MOST_PLANS)]
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +17,7 @@ from search.study.objectives import MEGA, EvaluatedPlan, PlanEvaluator
 from search.study.precision.profiles import NO_PROFILE, apply_profile
 from search.study.problem import Cost, Problem
 from spaces.liveness import canonical
-from spaces.plan import SharePlan
+from spaces.plan import Share, SharePlan
 
 LOOKED_UP: tuple[Cost, ...] = ("bytes", "macs")
 """The costs that tables give."""
@@ -41,6 +42,19 @@ class Valuation:
         self.examined = 0
         """How many plans were valued."""
         self._macs = MacsTable(problem, self.tables[0]) if "macs" in costs else None
+
+    def with_quality(self, quality_by_share: Mapping[Share, float]) -> Valuation:
+        """Return the valuation of the same shares, or of some of them, at other qualities.
+
+        The tables of bytes, which take longest to prepare, do not depend on qualities.
+        """
+        other = copy.copy(self)
+        other.problem = replace(self.problem, quality_by_share=quality_by_share)
+        other.tables = [table.with_quality(other.problem) for table in self.tables]
+        other.evaluator = PlanEvaluator(other.problem)
+        other.choices = other._choices()
+        other.examined = 0
+        return other
 
     def _choices(self) -> list[Ints]:
         table, sought = self.tables[0], {*range(len(self.tables[0].shares))}
