@@ -46,7 +46,7 @@ def test_a_run_stopped_during_the_statistics_leaves_nothing_unfinished(
     start: StartCommand, search_config: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     # Scenes of another seed: those of the config are rendered before the process is forked.
-    scenes = ("--set", "frames.count=60", "--set", "frames.scenes.seed=9")
+    scenes = ("--set", "frames.count=600", "--set", "frames.scenes.seed=9")
     cold = ("--set", f"cache={tmp_path / 'cache'}", *scenes)
     command = start("run", search_config, *cold)
     wait_until(lambda: "Statistics of every stage" in command.output)
