@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import optuna
 import pytest
@@ -14,6 +15,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 from stored_trials import SPACE
 
+from search.study.database import batched_storage
 from search.study.database.batched_storage import BatchedStorage
 from search.study.objectives import PlanEvaluator
 from search.study.optimize import StudySettings, run_study
@@ -76,6 +78,11 @@ def content(trial: FrozenTrial) -> tuple[object, ...]:
             trial.datetime_start)  # fmt: skip
 
 
+def trials_of(storage: optuna.storages.BaseStorage) -> list[FrozenTrial]:
+    (study,) = storage.get_all_studies()
+    return storage.get_all_trials(study._study_id)
+
+
 def contents(storage: optuna.storages.BaseStorage) -> list[tuple[object, ...]]:
     study = storage.get_study_id_from_name("made-up")
     return [*map(content, storage.get_all_trials(study))]
@@ -124,6 +131,29 @@ def test_a_trial_that_another_process_has_ended_is_not_ended_again(
         study.tell(trial, (1.0, 2.0))
     assert contents(study._storage) == contents(theirs)
     assert study.get_trials()[0].state == TrialState.FAIL
+
+
+@pytest.mark.parametrize("statement", ["store", "end_trial"])
+def test_a_process_that_is_stopped_just_after_a_statement_ends_its_trial(
+    statement: str, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stopped process that could not end its trial would keep the plan from all others."""
+    module = "search.study.database.batched_storage"
+    done = getattr(batched_storage, statement)
+
+    def stopped(*arguments: object) -> None:
+        done(*arguments)
+        monkeypatch.setattr(f"{module}.{statement}", done)
+        raise KeyboardInterrupt
+
+    problem = SPACE.problem(0.8)
+    settings = StudySettings("made-up", database, "local", 10, 0)
+    run_study(PlanEvaluator(problem), settings)
+    monkeypatch.setattr(f"{module}.{statement}", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run_study(PlanEvaluator(problem), replace(settings, trials=20))
+    states = [trial.state for trial in trials_of(open_store(database))]
+    assert len(states) == 11 and TrialState.RUNNING not in states
 
 
 def test_a_parameter_with_other_choices_is_refused(database: str) -> None:

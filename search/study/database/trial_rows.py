@@ -67,9 +67,10 @@ PARAMETERS = """
         CAST(:names AS text[]), CAST(:numbers AS float8[]), CAST(:distributions AS text[]),
         CAST(:examples AS integer[])
     ) AS p (name, value, distribution, example) {where}
+    ON CONFLICT (trial_id, param_name) DO NOTHING
 """
 """The database copies a distribution from a trial that has it: with hundreds of choices it takes
-kilobytes."""
+kilobytes. A process that is stopped as it stores them stores them again when it ends its trial."""
 
 
 def _write(trial: str, where: str) -> str:
