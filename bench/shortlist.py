@@ -28,7 +28,6 @@ from statistics import mean
 
 import numpy as np
 from samplers import ROOT
-from scipy.stats import spearmanr
 from search_again import changed_camera, load_arm_config
 
 from search.config.run import RunConfig
@@ -46,6 +45,7 @@ from search.evaluation.per_frame import mean_of_available
 from search.metrics.fidelity import HOPELESS
 from search.metrics.registry import METRICS
 from search.pipelines.deployment.load import load_deployment
+from search.results.rank_agreement import rank_correlation
 from search.statistics.left_out import moments_of_pairs
 from search.statistics.observed import Observed
 from search.statistics.similarity import Statistics
@@ -61,7 +61,6 @@ from spaces.plan import LINEAR, SharePlan
 SHORTLIST, CANDIDATES, OTHERS = 20, 5, 192
 BUDGET = 0.8
 """Of the unmerged bytes."""
-WAYS = ("held out", "every frame")
 
 
 def main() -> None:
@@ -162,7 +161,7 @@ def compare(estimates: Sequence[float], true: Sequence[float], seconds: float) -
     best, chosen = max(true), [true[k] for k in order]
     return {
         "error": round(100 * float(np.abs(np.subtract(estimates, true)).mean()), 3),
-        "rank": round(float(spearmanr(estimates, true).statistic), 3),
+        "rank": round(rank_correlation(estimates, true) or 0.0, 3),
         "best": round(100 * (best - chosen[0]), 3),
         "best_of_five": round(100 * (best - max(chosen[:CANDIDATES])), 3),
         "cpu_seconds": round(seconds, 1),

@@ -13,7 +13,7 @@ import sqlalchemy
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
-from stored_trials import SPACE
+from stored_trials import SPACE, trials_of
 
 from search.study.database import batched_storage
 from search.study.database.batched_storage import BatchedStorage
@@ -76,11 +76,6 @@ def content(trial: FrozenTrial) -> tuple[object, ...]:
     return (trial.number, trial._trial_id, trial.state, trial.values, trial.params,
             trial.distributions, trial.user_attrs, trial.system_attrs, trial.constraints,
             trial.datetime_start)  # fmt: skip
-
-
-def trials_of(storage: optuna.storages.BaseStorage) -> list[FrozenTrial]:
-    (study,) = storage.get_all_studies()
-    return storage.get_all_trials(study._study_id)
 
 
 def contents(storage: optuna.storages.BaseStorage) -> list[tuple[object, ...]]:
@@ -152,7 +147,8 @@ def test_a_process_that_is_stopped_just_after_a_statement_ends_its_trial(
     monkeypatch.setattr(f"{module}.{statement}", stopped)
     with pytest.raises(KeyboardInterrupt):
         run_study(PlanEvaluator(problem), replace(settings, trials=20))
-    states = [trial.state for trial in trials_of(open_store(database))]
+    trials = trials_of(open_store(database), settings.study_name(problem))
+    states = [trial.state for trial in trials]
     assert len(states) == 11 and TrialState.RUNNING not in states
 
 

@@ -48,7 +48,7 @@ class Command:
 
     def __init__(self, log: Path, arguments: tuple[str, ...], prepare: Callable[[], Any]) -> None:
         self._log = log
-        self._process = start_forked(run_command, log, arguments, prepare)
+        self._process = start_forked(_run_command, log, arguments, prepare)
         assert self._process.pid is not None
         self.pid = self._process.pid
 
@@ -80,8 +80,7 @@ class Command:
         return self._process.exitcode
 
 
-def run_command(log: Path, arguments: tuple[str, ...], prepare: Callable[[], Any]) -> None:
-    """Run the command line; both of its streams go to the file `log`."""
+def _run_command(log: Path, arguments: tuple[str, ...], prepare: Callable[[], Any]) -> None:
     stream = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
     os.dup2(stream, 1)
     os.dup2(stream, 2)

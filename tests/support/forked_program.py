@@ -2,7 +2,7 @@
 
 A shell script that calls the program ten times would spend most of its time on imports. So the
 program on its path only hands its arguments, its working directory and its environment to a
-server in the test, which runs the command in a fork (`commands.start_forked`).
+server in the test, which runs the command in a fork (`commands.Command`).
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
 from threading import Thread
 
-from commands import no_preparation, run_command, start_forked
+from commands import Command
 
 PROGRAM = """#!{python} -I
 import os, sys
@@ -62,13 +63,13 @@ def _run(caller: Connection, log: Path) -> bool:
     if request is None:
         return False
     log.unlink(missing_ok=True)
-    process = start_forked(_run_at, log, *request)
-    process.join()
-    caller.send((log.read_text(), process.exitcode))
+    arguments, folder, environment = request
+    command = Command(log, tuple(arguments), partial(_enter, folder, environment))
+    code = command.exit_code()
+    caller.send((command.output, code))
     return True
 
 
-def _run_at(log: Path, arguments: list[str], folder: str, environment: Mapping[str, str]) -> None:
+def _enter(folder: str, environment: Mapping[str, str]) -> None:
     os.chdir(folder)
     os.environ.update(environment)
-    run_command(log, tuple(arguments), no_preparation)

@@ -74,7 +74,7 @@ class PlanTable:
     """
 
     def __init__(self, problem: Problem, profile: Profile = NO_PROFILE) -> None:
-        costs, proxy = CostModel(problem.facts), Proxy(problem.quality_by_share, problem.layouts)
+        costs = CostModel(problem.facts)
         self.segments = tuple(split_into_segments(problem.layouts))
         self.shares = tuple(_shares_of(problem))
         self.positions = stage_positions(self.segments)
@@ -84,7 +84,7 @@ class PlanTable:
         self.recipient_position = np.array([place for _, place in recipients] + [0], np.intp)
         self.donor_segment = np.array([segment for segment, _ in donors] + [0], np.intp)
         self.donor_position = np.array([place for _, place in donors] + [0], np.intp)
-        self.quality = np.array([proxy.quality_by_share[share] for share in self.shares] + [1.0])
+        self.quality = self._quality_in(problem)
         """(shares + 1,): the part of the quality that each share keeps, 0 to 1, or NOT_HELD."""
         self.replaced_without_share = np.array(
             [segment.replaced_without_share for segment in self.segments], np.intp
@@ -100,10 +100,14 @@ class PlanTable:
 
     def with_quality(self, problem: Problem) -> PlanTable:
         """Return the table of a problem whose shares, or some of them, keep other qualities."""
-        other, proxy = copy.copy(self), Proxy(problem.quality_by_share, problem.layouts)
-        kept = [proxy.quality_by_share.get(share, NOT_HELD) for share in self.shares]
-        other.quality = np.array([*kept, 1.0])
+        other = copy.copy(self)
+        other.quality = self._quality_in(problem)
         return other
+
+    def _quality_in(self, problem: Problem) -> Floats:
+        proxy = Proxy(problem.quality_by_share, problem.layouts)
+        kept = [proxy.quality_by_share.get(share, NOT_HELD) for share in self.shares]
+        return np.array([*kept, 1.0])
 
     def _set_noise(self, problem: Problem, profile: Profile) -> None:
         """Set the noise of roundings, squared losses, that each way to a segment's end adds.
