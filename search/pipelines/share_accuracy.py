@@ -114,21 +114,32 @@ def measure_parts(
     batch: int,
     reporter: Reporter,
 ) -> dict[LabelPart, ShareAccuracy]:
-    """Measure the accuracy of every share on both parts, which have no frame in common."""
+    """Measure the accuracy of every share on both parts, which have no frame in common.
+
+    If the maps of all shares need too much memory, the shares are measured group by group.
+    """
     deployment = observed.deployment
-    with reporter.working("linear maps"):
-        maps = observed.maps_for([SharePlan((share,)) for share in shares])
-    setup = EvaluationSetup(
-        deployment.fused_models, deployment.facts, maps, batch, observed.cluster, "fused"
-    )
-    measured = {}
-    for part in LABEL_PARTS:
-        reporter.step(f"Accuracy of {len(shares)} shares on the {part} frames")
-        with reporter.progress(
-            "steps", verification_steps(1 + len(shares), truth[part])
-        ) as progress:
-            measured[part] = measure_shares(setup, shares, truth[part], progress)
-    return measured
+    unmerged: dict[LabelPart, dict[str, Scores]] = {}
+    scores: dict[LabelPart, dict[Share, float]] = {part: {} for part in LABEL_PARTS}
+    for group in observed.groups(shares):
+        with reporter.working("linear maps"):
+            maps = observed.maps_of(group)
+        setup = EvaluationSetup(
+            deployment.fused_models, deployment.facts, maps, batch, observed.cluster, "fused"
+        )
+        of_all = "" if len(group) == len(shares) else f" of {len(shares)}"
+        for part in LABEL_PARTS:
+            reporter.step(f"Accuracy of {len(group)}{of_all} shares on the {part} frames")
+            with reporter.progress(
+                "steps", verification_steps(1 + len(group), truth[part])
+            ) as progress:
+                measured = measure_shares(setup, group, truth[part], progress)
+            unmerged[part] = measured.unmerged
+            scores[part] |= measured.scores
+    return {
+        part: ShareAccuracy(unmerged[part], {share: scores[part][share] for share in shares})
+        for part in LABEL_PARTS
+    }
 
 
 def measure_shares(

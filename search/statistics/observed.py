@@ -62,30 +62,35 @@ class Observed:
         maps = self.statistics.linear_maps(sorted(shares))
         return {s: round_map(fitted, self.deployment.dtype) for s, fitted in maps.items()}
 
+    def maps_of(self, shares: Sequence[Share]) -> dict[Share, LinearMap]:
+        """Return the closed-form map of each of the shares that is linear."""
+        return self.maps_for([SharePlan((share,)) for share in shares])
+
     def with_maps(
         self, shares: Sequence[Share]
     ) -> Iterator[tuple[Sequence[Share], dict[Share, LinearMap]]]:
-        """Yield all shares with their maps, as many at a time as MOST_MAP_BYTES allows.
+        """Yield all shares with their maps, group by group."""
+        for group in self.groups(shares):
+            yield group, self.maps_of(group)
 
-        If that is not all, shares between the same models, which compute most in common, come
+    def groups(self, shares: Sequence[Share]) -> list[Sequence[Share]]:
+        """Return all shares in as few groups as MOST_MAP_BYTES allows for the maps of each.
+
+        If there are several, shares between the same models, which compute most in common, are
         together.
         """
         sizes = {share: self._map_bytes(share) for share in shares}
         if sum(sizes.values()) <= MOST_MAP_BYTES:
-            yield shares, self._maps_of(shares)
-            return
-        some: list[Share] = []
+            return [shares]
+        groups: list[list[Share]] = [[]]
         held = 0
         for share in sorted(shares, key=lambda s: (s.donor.model, s.recipient.model, s)):
-            if some and held + sizes[share] > MOST_MAP_BYTES:
-                yield some, self._maps_of(some)
-                some, held = [], 0
-            some.append(share)
+            if groups[-1] and held + sizes[share] > MOST_MAP_BYTES:
+                groups.append([])
+                held = 0
+            groups[-1].append(share)
             held += sizes[share]
-        yield some, self._maps_of(some)
-
-    def _maps_of(self, shares: Sequence[Share]) -> dict[Share, LinearMap]:
-        return self.maps_for([SharePlan((share,)) for share in shares])
+        return [*groups]
 
     def _map_bytes(self, share: Share) -> int:
         """Return the bytes of a share's map in float32."""

@@ -18,9 +18,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny import STREET, Weights, capture_reporter, config_data, with_changes, write_config
 
+import search.statistics.observed
 from search.config.loading import load_config
 from search.data.frames import RenderedScenes, Subset
-from search.data.ground_truth import BadTruth, BoxTruth, ClassTruth, scenes_truth
+from search.data.ground_truth import BadTruth, BoxTruth, ClassTruth, Truth, scenes_truth
 from search.evaluation.evaluate import EvaluationSetup, compute_accuracy
 from search.metrics.registry import METRICS
 from search.pipelines.correlate import MetricValues, correlate, guides_csv
@@ -31,14 +32,16 @@ from search.pipelines.share_accuracy import (
     DECIDES,
     NothingToCorrelate,
     ShareAccuracy,
+    measure_parts,
     measure_shares,
     split_truth,
 )
 from search.results.metric_comparison import LABEL_PARTS, LabelPart, MetricComparison
 from search.statistics.observed import Observed
 from search.utils.records import read_record
+from search.utils.reporter import SILENT
 from spaces.errors import MergeSearchError
-from spaces.plan import AdapterSpec, Ref, Share, SharePlan
+from spaces.plan import LINEAR, AdapterSpec, Ref, Share, SharePlan
 from spaces.shares import enumerate_shares
 
 Row = dict[str, str]
@@ -311,6 +314,23 @@ def test_detectors_and_classifiers_are_measured_together(mixed: Observed) -> Non
         )
         main = scores[name]["map" if name == "det" else "top1"]
         assert measured.scores[share] == pytest.approx(main, abs=2e-3)
+
+
+def test_shares_measured_in_groups_have_the_accuracy_of_all_together(
+    mixed: Observed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    legal = enumerate_shares(mixed.deployment.pairs.legal, mixed.deployment.facts, [LINEAR])
+    shares = [share for share in legal if share.recipient.model == "cls"][:6]
+    parts: dict[LabelPart, dict[str, Truth]] = {
+        "deciding": {"cls": scenes_truth(STREET, 6, "classification")},
+        "reporting": {"cls": scenes_truth(STREET, 9, "classification")},
+    }
+    together = measure_parts(mixed, shares, parts, 3, SILENT)
+    monkeypatch.setattr(search.statistics.observed, "MOST_MAP_BYTES", 1)
+    captured = capture_reporter()
+    assert measure_parts(mixed, shares, parts, 3, captured.reporter) == together
+    assert list(together["deciding"].scores) == shares
+    assert "Accuracy of 1 of 6 shares on the reporting frames" in captured.text
 
 
 def test_accuracy_kept_is_relative_to_the_unmerged_recipient() -> None:
