@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import os
+import signal
+from functools import partial
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
+from commands import StartCommand
 from fleets import DAY, NIGHT, WINDOW, WatchedFleet, fleet_data
 from tiny import Weights
-
-from search.fleet.fleet_round import do_fleet_round
-from search.utils.reporter import SILENT
-from search.utils.schedule import Due
 
 CAMERAS = ("east", "north", "south", "west")
 
@@ -64,29 +64,26 @@ def test_each_group_has_a_plan_and_a_camera_that_changes_moves(fleet: WatchedFle
     assert [record["number"] for record in fleet.listed()] == [1, 2, 3]
 
 
-class Crash(Exception):
-    """Stands for a killed process: nothing of the program handles it."""
+def kill_at(function: str) -> None:
+    """Let a call of a function kill the process."""
+    owner, _, name = function.rpartition(".")
+    setattr(resolve_name(owner), name, lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
 
 
-def crash(*_: object, **__: object) -> None:
-    raise Crash
-
-
-def test_a_round_that_is_cut_short_goes_on_where_it_was(
-    weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.durability
+def test_a_round_that_is_killed_goes_on_where_it_was(
+    weights: Weights, tmp_path: Path, start: StartCommand
 ) -> None:
     fleet = WatchedFleet.at(tmp_path / "fleet", fleet_data(weights, ("day", "night")))
     fleet.deliver("day", DAY)
     fleet.deliver("night", NIGHT)
-    for step in (
+    for function in (
         "search.fleet.fleet_round.do_group_round",  # after the placement
         "search.fleet.group_round.RoundHistory.write",  # after the search of the first group
         "search.fleet.fleet_round.link_cameras",  # after the rounds of both groups
     ):
-        with monkeypatch.context() as patch:
-            patch.setattr(step, crash)
-            with pytest.raises(Crash):
-                do_fleet_round(fleet.run_config, Due(datetime.now(UTC), 0), SILENT)
+        victim = start("watch", fleet.config, "--once", prepare=partial(kill_at, function))
+        assert victim.exit_code() == -signal.SIGKILL, victim.output
         assert fleet.rounds == [] and fleet.fleet.round == 1
         placed = fleet.fleet.members
         if fleet.delivered["day"] == WINDOW:
