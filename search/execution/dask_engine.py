@@ -155,7 +155,7 @@ def connect(cluster: str | int) -> Client:
     """
     client = _clients.get(cluster)
     if client is None or client.status != "running":
-        address = start_workers(cluster) if isinstance(cluster, int) else cluster
+        address = _start(cluster) if isinstance(cluster, int) else cluster
         client = _clients[cluster] = _client(address)
     try:
         client.wait_for_workers(1, timeout=CONNECT_SECONDS)
@@ -171,6 +171,16 @@ def worker_count(cluster: str | int) -> int:
         ClusterFailed: the scheduler does not answer, or has no worker.
     """
     return len(connect(cluster).scheduler_info(n_workers=-1)["workers"])
+
+
+def _start(count: int) -> str:
+    try:
+        return start_workers(count)
+    except OSError as error:
+        raise ClusterFailed(
+            f"dask: {count} workers do not start on this machine ({error}): their messages above "
+            "may say why; perhaps there is too little memory, and fewer start"
+        ) from error
 
 
 def _client(address: str) -> Client:

@@ -29,7 +29,9 @@ def start_workers(count: int) -> str:
     assert process.stdout is not None
     address = process.stdout.readline().strip()
     if not address:
-        raise OSError(f"the workers on this machine ended with code {process.wait()}")
+        with process:
+            code = process.wait()
+        raise OSError(f"they ended with code {code}")
     _started.append(process)
     return address
 

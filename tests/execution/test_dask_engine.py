@@ -7,6 +7,7 @@ import os
 import pickle
 import signal
 import socket
+import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
@@ -315,6 +316,16 @@ def test_a_scheduler_that_does_not_answer_is_named(
     engine = DaskEngine(address, run_without_models)
     with pytest.raises(ClusterFailed, match=f"no scheduler answers at {address}"):
         list(engine.run(SizesJob(FRAMES), measured.frames, silent))
+
+
+def test_workers_that_do_not_start_are_named(
+    measured: Measured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = DaskEngine(2, run_without_models)
+    for program, reason in (("/bin/false", "ended with code 1"), ("/no/python", "No such file")):
+        monkeypatch.setattr(sys, "executable", program)
+        with pytest.raises(ClusterFailed, match=f"2 workers do not start .*{reason}"):
+            list(engine.run(SizesJob(FRAMES), measured.frames, silent))
 
 
 def test_a_scheduler_that_dies_ends_the_run_with_a_sentence(
