@@ -14,7 +14,7 @@ from search.config.fleet import FleetConfig
 from search.config.run import RunConfig
 from search.config.watch import WatchConfig
 from search.data.frames import Sampling, Subset, folder_frames
-from search.deploy.champion import Champion, ChampionStore
+from search.deploy.champion import ChampionStore
 from search.drift.reference import Reference
 from search.drift.reference_storage import load, save
 from search.fleet.features import WindowFeatures
@@ -122,10 +122,7 @@ class _GroupWatch:
         """Do the round up to its record, and return the record."""
         inspection = self._inspect(champions)
         builder.add_fidelity(inspection)
-        reasons = [
-            *_promoted_before(champions.champion(), builder.number),
-            *reasons_to_search(inspection, builder, champions.champion(), history, self.watch),
-        ]
+        reasons = reasons_to_search(inspection, builder, champions.champion(), history, self.watch)
         if not reasons:
             extend_references(self.workspace, inspection)
             builder.add_comparison(inspection)
@@ -212,10 +209,3 @@ class _GroupWatch:
                 frames = folder_frames(folder, Sampling())
                 drop_cached_statistics(self.config, inspection.deployment, frames)
                 shutil.rmtree(folder, ignore_errors=True)
-
-
-def _promoted_before(champion: Champion | None, number: int) -> list[str]:
-    """Return the reason to record a promotion by this round, which was cut short after it."""
-    if champion is None or champion.round != number:
-        return []
-    return ["a plan was put in service before the round was cut short"]

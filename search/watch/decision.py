@@ -23,6 +23,7 @@ def reasons_to_search(
     """Return the reasons to search again; empty if the plan in service still holds."""
     expected = builder.expected_fidelity(champion)
     return [
+        *_promoted_before(champion, builder.number),
         *_no_plan_yet(champion, history),
         *_changed_cameras(inspection),
         *_lost_fidelity(inspection, expected, watch.fidelity_drop),
@@ -49,6 +50,13 @@ def unchanged(inspection: Inspection) -> str:
             f"the plan in service agrees with the unmerged models on {percent(fidelity.mean)}"
         )
     return "; ".join(sentences)
+
+
+def _promoted_before(champion: Champion | None, number: int) -> list[str]:
+    """Return the reason to record a promotion by this round, which was cut short after it."""
+    if champion is None or champion.round != number:
+        return []
+    return ["a plan was put in service before the round was cut short"]
 
 
 def _no_plan_yet(champion: Champion | None, history: RoundHistory) -> list[str]:

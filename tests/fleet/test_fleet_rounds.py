@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import signal
-from functools import partial
 from pathlib import Path
-from pkgutil import resolve_name
 
 import pytest
 from commands import StartCommand
 from fleets import DAY, NIGHT, WINDOW, WatchedFleet, fleet_data
+from process_killer import kill_in
 from tiny import Weights
 
 CAMERAS = ("east", "north", "south", "west")
@@ -64,12 +62,6 @@ def test_each_group_has_a_plan_and_a_camera_that_changes_moves(fleet: WatchedFle
     assert [record["number"] for record in fleet.listed()] == [1, 2, 3]
 
 
-def kill_at(function: str) -> None:
-    """Let a call of a function kill the process."""
-    owner, _, name = function.rpartition(".")
-    setattr(resolve_name(owner), name, lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
-
-
 @pytest.mark.durability
 def test_a_round_that_is_killed_goes_on_where_it_was(
     weights: Weights, tmp_path: Path, start: StartCommand
@@ -82,7 +74,7 @@ def test_a_round_that_is_killed_goes_on_where_it_was(
         "search.fleet.group_round.RoundHistory.write",  # after the search of the first group
         "search.fleet.fleet_round.link_cameras",  # after the rounds of both groups
     ):
-        victim = start("watch", fleet.config, "--once", prepare=partial(kill_at, function))
+        victim = start("watch", fleet.config, "--once", prepare=kill_in(function))
         assert victim.exit_code() == -signal.SIGKILL, victim.output
         assert fleet.rounds == [] and fleet.fleet.round == 1
         placed = fleet.fleet.members

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from commands import StartCommand
 from mlflow.tracking import MlflowClient
-from process_killer import NEVER, kill_before_step
+from process_killer import NEVER, kill_before_step, kill_in
 from tiny import Weights, with_changes
 from watched import DAY, NIGHT, Watched, watched_data
 
@@ -88,6 +88,27 @@ def test_a_kill_at_any_step_leaves_one_champion_and_one_promotion(
         repeated = start("watch", watched.config, "--once")
         assert repeated.exit_code() in (0, 11), f"step {number}: {repeated.output}"
         check_promoted_once(situation, f"step {number}, {situation.steps[number]}")
+
+
+@pytest.mark.durability
+@pytest.mark.parametrize(
+    "function", ["search.watch.round.replace_references", "search.watch.round.RoundHistory.write"]
+)
+def test_a_first_round_that_is_killed_after_its_promotion_is_recorded_as_promoted(
+    weights: Weights, tmp_path: Path, start: StartCommand, function: str
+) -> None:
+    watched = Watched.at(tmp_path / "watched", watched_data(weights))
+    watched.deliver(DAY)
+    victim = start("watch", watched.config, "--once", prepare=kill_in(function))
+    assert victim.exit_code() == -9, victim.output
+    promoted = watched.in_service()
+    assert promoted is not None and watched.rounds == []
+
+    code, output = watched.once()
+    assert code == 11, output
+    (ended,) = watched.rounds
+    assert ended.decision == "promoted" and ended.champion == promoted == watched.in_service()
+    assert ended.promotion is not None and ended.promotion.promoted
 
 
 def check_promoted_once(situation: Situation, where: str) -> None:
