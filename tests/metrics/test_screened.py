@@ -14,7 +14,7 @@ from search.data.frames import FrameSet, Subset
 from search.execution.jobs import FrameJob, LocalEngine, ResultT
 from search.metrics.fidelity import AgreementJob, fidelity_alone
 from search.metrics.registry import METRICS
-from search.metrics.screened import DISCOUNT, DONORS_TRIED, FEW_FRAMES, OPTIMISM
+from search.metrics.screened import DISCOUNT, DONORS_TRIED, OPTIMISM
 from search.statistics.observed import FramePart, Observed
 from search.study.exact.branch_and_bound import exact_front
 from search.study.local_front.pareto_search import local_front
@@ -116,7 +116,7 @@ def test_no_front_uses_another_share_even_if_it_is_better_than_estimated(
     values, in_full = measured.screened, measured.in_full
     estimated = {s for s in values if values[s] != pytest.approx(in_full[s], abs=1e-6)}
     raised = {
-        s: min(1.0, value + OPTIMISM) * DISCOUNT if s in estimated else value
+        s: min(1.0, value + min(OPTIMISM.values())) * DISCOUNT if s in estimated else value
         for s, value in values.items()
     }
     used = {share for plan in front_of(measured.observed, raised) for share in plan.shares}
@@ -137,7 +137,8 @@ def test_fewer_frames_are_computed_than_for_all_fidelities(measured: Measured) -
 
 
 def test_with_few_frames_none_is_estimated_but_shares_that_explain_least(pair: Observed) -> None:
-    few = replace(pair, held_out=Subset(pair.held_out.frames, pair.held_out.indices[:FEW_FRAMES]))
+    indices = pair.held_out.indices[: min(OPTIMISM)]
+    few = replace(pair, held_out=Subset(pair.held_out.frames, indices))
     shares = shares_in(few)
     screened, in_full = SCREENED.similarities(few, shares), fidelity_alone(few, shares)
     for recipient in {share.recipient for share in shares}:
