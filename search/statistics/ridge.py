@@ -116,7 +116,7 @@ class RidgeSolution:
     left: Tensor
     """(any, recipient channels)"""
     right: Tensor
-    """(any, recipient channels)"""
+    """(any, recipient channels), `left` itself if both are the predictions of few rows"""
 
     @property
     def predicted(self) -> Tensor:
@@ -129,8 +129,12 @@ class RidgeSolution:
         Source: reduced-rank regression, Izenman 1975: a projection onto the first principal
         components of the predictions.
         """
-        covariance = self.left.T @ self.right
-        components = torch.linalg.eigh((covariance + covariance.T) / 2).eigenvectors[:, -rank:]
+        if self.left is self.right:
+            _, directions = _components(self.left)
+        else:
+            covariance = self.left.T @ self.right
+            directions = torch.linalg.eigh((covariance + covariance.T) / 2).eigenvectors
+        components = directions[:, -rank:]
         onto = components @ components.T
         return RidgeSolution(self.weight @ onto, self.left @ onto, self.right @ onto)
 

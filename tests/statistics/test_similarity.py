@@ -212,11 +212,11 @@ few_or_many_rows = pytest.mark.parametrize(("frames", "donor"), [(FRAMES, DONOR)
 """More rows than the donor has channels, and fewer."""
 
 
-def relation(frames: int, donor: int) -> tuple[Matrix, Matrix]:
+def relation(frames: int, donor: int, recipient: int = RECIPIENT) -> tuple[Matrix, Matrix]:
     """Return samples (x, y) where y is a linear map of x plus independent noise."""
     x = seeded(1, frames, POSITIONS, donor)
-    own = seeded(2, frames, POSITIONS, RECIPIENT)
-    return x, x @ seeded(3, donor, RECIPIENT) / donor**0.5 + 0.2 * own + 3
+    own = seeded(2, frames, POSITIONS, recipient)
+    return x, x @ seeded(3, donor, recipient) / donor**0.5 + 0.2 * own + 3
 
 
 @few_or_many_rows
@@ -329,7 +329,15 @@ def test_identity_does_worse_than_the_mean_for_unrelated_representations() -> No
     assert statistics(x, y).explained(share(IDENTITY)) < -0.5
 
 
-def test_a_low_rank_map_explains_as_much_as_its_product(related: tuple[Matrix, Matrix]) -> None:
+@pytest.mark.parametrize(
+    ("frames", "donor", "recipient"),
+    [(FRAMES, DONOR, RECIPIENT), (12, 90, RECIPIENT), (12, 90, 100), (12, DONOR, 100)],
+)
+def test_a_low_rank_map_explains_as_much_as_its_product(
+    frames: int, donor: int, recipient: int
+) -> None:
+    """Also with fewer rows than either has channels."""
+    related = relation(frames, donor, recipient)
     stats = statistics(*related)
     held_x, held_y = (folds_of(v)[1] for v in related)
     fit_x, fit_y = (folds_of(v)[0] for v in related)
