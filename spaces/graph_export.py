@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from spaces.bundle import Bundle
 from spaces.errors import MergeSearchError
 from spaces.execution import EntryPoint
+from spaces.in_place_operations import replace_in_place
 from spaces.node import Node
 from spaces.plan import HEAD
 from spaces.quiet import quiet
@@ -138,6 +139,7 @@ def _exported(
     with quiet(), torch.no_grad():
         program = torch.export.export(graph, tuple(examples), dynamic_shapes=shapes)
     _forget_origin(program)
+    replace_in_place(program)
     return program
 
 
