@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
+import signal
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from camera_files import real_camera, second_by_second
-from commands import HANG, StartCommand, wait_until
+from commands import StartCommand, wait_until
 from process_killer import kill_before_step
 from servers import Server
 from tiny import CLASSIFIER, Weights, load_tiny, with_changes
@@ -342,20 +341,16 @@ def test_a_damaged_champion_record_is_never_treated_as_missing(watched: Watched)
     assert record.read_text() == record.read_text()[:50]
 
 
-def test_the_watcher_starts_rounds_until_it_is_stopped(watched: Watched, tmp_path: Path) -> None:
+def test_the_watcher_starts_rounds_until_it_is_stopped(
+    watched: Watched, start: StartCommand
+) -> None:
     watched.deliver(DAY)
-    command = [sys.executable, "-m", "search", "watch", str(watched.config), "--quiet",
-               "--set", "watch.interval=1 s"]  # fmt: skip
-    with (tmp_path / "output").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
-        try:
-            wait_until(lambda: len(watched.rounds) >= 2 or process.poll() is not None)
-        finally:
-            process.terminate()
-            code = process.wait(HANG)
-    output = (tmp_path / "output").read_text()
-    assert code == 143, output
-    assert [ended.decision for ended in watched.rounds][:2] == ["promoted", "waiting"], output
+    watcher = start("watch", watched.config, "--quiet", "--set", "watch.interval=1 s")
+    wait_until(lambda: len(watched.rounds) >= 2 or not watcher.is_running)
+    watcher.send(signal.SIGTERM)
+    assert watcher.exit_code() == 143, watcher.output
+    decisions = [ended.decision for ended in watched.rounds]
+    assert decisions[:2] == ["promoted", "waiting"], watcher.output
     assert watched.rounds[1].missed > 0  # the first took longer than a second
 
 
