@@ -22,7 +22,7 @@ from clusters import DaskCluster, KillingJob, SizesJob, dask_cluster, end, run_w
 from commands import wait_until
 from namespaces import other_machine
 from PIL import Image
-from servers import free_port
+from servers import free_port, is_listening
 from tiny import Weights, config_data
 
 from search.config.base import BadConfig
@@ -346,7 +346,7 @@ def test_a_scheduler_without_workers_is_named(
     measured: Measured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with dask_cluster(tmp_path, workers=0) as cluster:
-        wait_until(lambda: is_listening(cluster.address))
+        wait_until(lambda: is_listening(int(cluster.address.rpartition(":")[2])))
         monkeypatch.setattr(dask_engine, "CONNECT_SECONDS", 1)
         with pytest.raises(ClusterFailed, match=f"dask worker {cluster.address} --nthreads 1"):
             list(
@@ -354,13 +354,6 @@ def test_a_scheduler_without_workers_is_named(
                     SizesJob(FRAMES), measured.frames, silent
                 )
             )
-
-
-def is_listening(address: str) -> bool:
-    host, _, port = address.removeprefix("tcp://").partition(":")
-    with contextlib.suppress(OSError), socket.create_connection((host, int(port)), 1):
-        return True
-    return False
 
 
 def test_shards_hold_the_frames_and_name_no_others(measured: Measured) -> None:

@@ -20,7 +20,7 @@ import pytest
 from called import error_of
 from commands import wait_until
 from fsspec.registry import _registry
-from servers import free_port
+from servers import free_port, is_listening
 from tiny import (
     Weights,
     capture_reporter,
@@ -130,18 +130,13 @@ def test_a_folder_on_a_web_server_has_the_frames_of_the_folder(folder: Path, ser
     assert some.hash == folder_frames(folder, Sampling(count=2, offset=1)).hash
 
 
-def is_open(port: int) -> bool:
-    with socket.socket() as client:
-        return client.connect_ex(("127.0.0.1", port)) == 0
-
-
 @contextmanager
 def running(command: Sequence[str], port: int, log: Path) -> Iterator[None]:
     """Run a server that listens on a port of this machine."""
     with log.open("wb") as stream:
         server = subprocess.Popen(command, stdout=stream, stderr=stream)
     try:
-        wait_until(lambda: is_open(port) or server.poll() is not None)
+        wait_until(lambda: is_listening(port) or server.poll() is not None)
         assert server.poll() is None, log.read_text()
         yield
     finally:
