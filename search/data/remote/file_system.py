@@ -5,6 +5,7 @@ What fsspec and the libraries behind it raise becomes an `OSError` with one sent
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ ACCEPT_SECONDS = 10
 READ_SECONDS = 60
 """How long it may take to send the next bytes."""
 ATTEMPTS = 3
-"""How often a file is asked for, if the connection fails."""
+"""How often a file is asked for over http or from S3, if the connection fails. The library for
+Google Cloud Storage tries six times within half a minute."""
 LONGEST_WORDS = 200
 """Characters of the text of an error that are shown."""
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -32,6 +34,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "gs": {"use_listings_cache": False},
 }
 """Options of each scheme but http, which needs a library for its own."""
+TALKATIVE = ("gcsfs", "google.auth")
+"""Loggers that print stack traces of what is raised as one sentence in the end."""
 ReadT = TypeVar("ReadT")
 
 
@@ -85,11 +89,12 @@ def _translated(address: str, work: Callable[[Any], ReadT]) -> ReadT:
     Raises:
         OSError: whatever the work raises, in one sentence.
     """
-    attempts_left = ATTEMPTS
+    scheme, _, _ = address.partition("://")
+    attempts_left = 1 if scheme in OPTIONS else ATTEMPTS  # those libraries try again themselves
     while True:
         attempts_left -= 1
         try:
-            return work(_file_system(address.partition("://")[0]))
+            return work(_file_system(scheme))
         except FileNotFoundError as error:
             raise FileNotFoundError("there is no such file") from error
         except PermissionError as error:
@@ -129,6 +134,10 @@ def _file_system(scheme: str) -> Any:
 
     if scheme.startswith("http"):
         return fsspec.filesystem(scheme, client_kwargs=_web_options(), skip_instance_cache=True)
+    for name in TALKATIVE:
+        logger = logging.getLogger(name)
+        logger.propagate = False
+        logger.addHandler(logging.NullHandler())
     return fsspec.filesystem(scheme, skip_instance_cache=True, **OPTIONS[scheme])
 
 
