@@ -78,6 +78,7 @@ def agreement_alone(
     computes each distinct representation once. Hopeless shares count as 0 and are dropped after
     the screening frames, or before them.
     """
+    observed = observed.keeping_maps()
     sums = dict.fromkeys(shares, 0.0)
     hopeful = [share for share in shares if observed.statistics.explained(share) > HOPELESS]
     sampled = Sampling(MAX_FRAMES).indices(len(observed.held_out))

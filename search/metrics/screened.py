@@ -78,7 +78,7 @@ class _Screening:
     """What is measured so far of some shares on the same frames."""
 
     def __init__(self, observed: Observed, shares: Sequence[Share]) -> None:
-        self.observed = observed
+        self.observed = observed.keeping_maps()
         sampled = Sampling(MAX_FRAMES).indices(len(observed.held_out))
         self.counts = sorted({min(count, len(sampled)) for count in (*OPTIMISM, MAX_FRAMES)})
         """How many frames a share may be measured on; the last is all of them."""

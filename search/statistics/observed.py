@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from search.data.frames import FrameSet, Subset
@@ -16,6 +16,8 @@ from spaces.precision import round_map
 
 MOST_MAP_BYTES = 2**29
 """Bytes of the maps that are held at a time where every share is measured alone."""
+MOST_KEPT_BYTES = 2**28
+"""Bytes of the maps that are kept, beside these, for the next time that a share is measured."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,21 @@ class FramePart:
     """Returns the statistics of this part and the first one; loads them at the first call."""
     cache_folder: Path
     """Folder for measurements on this part; different for other models, frames or settings."""
+
+
+class KeptMaps:
+    """Maps of shares that are measured several times, as many as MOST_KEPT_BYTES allows."""
+
+    def __init__(self) -> None:
+        self.by_share: dict[Share, LinearMap] = {}
+        self._bytes = 0
+
+    def add(self, maps: Mapping[Share, LinearMap]) -> None:
+        """Keep maps, unless they are too large."""
+        size = sum(linear.weight.nbytes for linear in maps.values())
+        if self._bytes + size <= MOST_KEPT_BYTES:
+            self.by_share |= maps
+            self._bytes += size
 
 
 @dataclass(frozen=True)
@@ -43,6 +60,8 @@ class Observed:
     """The sets of frames; empty if no measurement is to be cached."""
     cluster: Engine | None = None
     """Does what takes long on frames; None: this process does it."""
+    kept_maps: KeptMaps | None = None
+    """Of these statistics; None: no maps are kept."""
 
     @property
     def engine(self) -> Engine:
@@ -62,9 +81,18 @@ class Observed:
         maps = self.statistics.linear_maps(sorted(shares))
         return {s: round_map(fitted, self.deployment.dtype) for s, fitted in maps.items()}
 
+    def keeping_maps(self) -> Observed:
+        """Return the same for a measurement that needs the maps of some shares again."""
+        return replace(self, kept_maps=KeptMaps())
+
     def maps_of(self, shares: Sequence[Share]) -> dict[Share, LinearMap]:
         """Return the closed-form map of each of the shares that is linear."""
-        return self.maps_for([SharePlan((share,)) for share in shares])
+        kept = self.kept_maps.by_share if self.kept_maps else {}
+        fitted = self.maps_for([SharePlan((share,)) for share in shares if share not in kept])
+        maps = {share: kept[share] for share in shares if share in kept} | fitted
+        if self.kept_maps:
+            self.kept_maps.add(fitted)
+        return maps
 
     def with_maps(
         self, shares: Sequence[Share]

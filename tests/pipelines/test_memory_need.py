@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -12,8 +13,11 @@ import search.statistics.observed
 from search.metrics.fidelity import agreement_sums
 from search.pipelines.deployment.memory import TooLittleMemory, check_memory, memory_need
 from search.statistics.observed import Observed
+from search.statistics.similarity import Statistics
 from search.statistics.streaming import PassSettings
 from search.utils.progress import silent
+from spaces.adapters import LinearMap
+from spaces.plan import Share
 
 SETTINGS, COUNTS = PassSettings(batch=8), [400, 300]
 
@@ -52,3 +56,29 @@ def test_shares_measured_some_at_a_time_give_the_same_values(
     apart = agreement_sums(pair, shares, range(8), done.append)
     assert apart == pytest.approx(together, abs=1e-6)
     assert done == sorted(done) and done[-1] == 8
+
+
+def test_maps_are_kept_for_shares_that_are_measured_again(
+    pair: Observed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares = shares_in(pair)
+    solved: list[Share] = []
+    solve = Statistics.linear_maps
+
+    def counted(statistics: Statistics, asked: Sequence[Share]) -> dict[Share, LinearMap]:
+        solved.extend(asked)
+        return solve(statistics, asked)
+
+    expected = agreement_sums(pair, shares, range(8), silent)
+    monkeypatch.setattr(Statistics, "linear_maps", counted)
+    keeping = pair.keeping_maps()
+    for some in (shares[::2], shares, shares[1::2]):
+        measured = agreement_sums(keeping, some, range(8), silent)
+        assert measured == pytest.approx({share: expected[share] for share in some}, abs=1e-6)
+    assert sorted(solved) == sorted(shares)
+
+    monkeypatch.setattr(search.statistics.observed, "MOST_KEPT_BYTES", 100)
+    forgetting = pair.keeping_maps()
+    for _ in range(2):
+        agreement_sums(forgetting, shares, range(8), silent)
+    assert sorted(solved) == sorted([*shares] * 3)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from search.data.inputs.fitted_frames import MOST_BYTES
 from search.metrics.fidelity import FIDELITY_BATCH
 from search.statistics.footprint import FLOAT_BYTES, StatisticsFootprint, measure_footprint
-from search.statistics.observed import MOST_MAP_BYTES
+from search.statistics.observed import MOST_KEPT_BYTES, MOST_MAP_BYTES
 from search.statistics.streaming import PassSettings
 from search.utils.format import megabytes
 from search.utils.memory import available_memory
@@ -36,7 +36,7 @@ class MemoryNeed:
     representations: int
     """Of all stages while shares are measured on a batch of frames."""
     maps: int
-    """Of the linear maps that are held at a time."""
+    """Of the linear maps that are held at a time, and of those that are kept."""
 
     @property
     def total(self) -> int:
@@ -62,7 +62,7 @@ def memory_need(
         MOST_BYTES,
         measure_footprint(facts, pairs, settings, frame_counts),
         FLOAT_BYTES * FIDELITY_BATCH * values,
-        min(maps, MOST_MAP_BYTES),
+        min(maps, MOST_MAP_BYTES + MOST_KEPT_BYTES),
     )
 
 
