@@ -121,7 +121,8 @@ class _Screening:
     def _next_count(self, share: Share) -> int:
         """Return how many frames a share is to be measured on next.
 
-        The smallest number is for the first donors: another share is on a front already.
+        A share without any skips the smallest number, which is for finding donors: a front uses
+        it already.
         """
         done = self.measured_on.get(share, self.counts[0])
         return next((count for count in self.counts if count > done), self.counts[-1])
