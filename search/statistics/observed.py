@@ -37,14 +37,12 @@ class KeptMaps:
 
     def __init__(self) -> None:
         self.by_share: dict[Share, LinearMap] = {}
-        self._bytes = 0
 
     def add(self, maps: Mapping[Share, LinearMap]) -> None:
         """Keep maps, unless they are too large."""
-        size = sum(linear.weight.nbytes for linear in maps.values())
-        if self._bytes + size <= MOST_KEPT_BYTES:
-            self.by_share |= maps
-            self._bytes += size
+        together = self.by_share | {**maps}
+        if sum(linear.weight.nbytes for linear in together.values()) <= MOST_KEPT_BYTES:
+            self.by_share = together
 
 
 @dataclass(frozen=True)
@@ -87,12 +85,11 @@ class Observed:
 
     def maps_of(self, shares: Sequence[Share]) -> dict[Share, LinearMap]:
         """Return the closed-form map of each of the shares that is linear."""
-        kept = self.kept_maps.by_share if self.kept_maps else {}
-        fitted = self.maps_for([SharePlan((share,)) for share in shares if share not in kept])
-        maps = {share: kept[share] for share in shares if share in kept} | fitted
-        if self.kept_maps:
-            self.kept_maps.add(fitted)
-        return maps
+        kept = self.kept_maps or KeptMaps()
+        known = {share: kept.by_share[share] for share in shares if share in kept.by_share}
+        fitted = self.maps_for([SharePlan((share,)) for share in shares if share not in known])
+        kept.add(fitted)
+        return known | fitted
 
     def with_maps(
         self, shares: Sequence[Share]

@@ -347,6 +347,7 @@ def test_the_watcher_starts_rounds_until_it_is_stopped(
     watched.deliver(DAY)
     watcher = start("watch", watched.config, "--quiet", "--set", "watch.interval=1 s")
     wait_until(lambda: len(watched.rounds) >= 2 or not watcher.is_running)
+    assert watcher.is_running, watcher.output
     watcher.send(signal.SIGTERM)
     assert watcher.exit_code() == 143, watcher.output
     decisions = [ended.decision for ended in watched.rounds]

@@ -75,12 +75,6 @@ class FailingHandler(QuietHandler):
 Serve = Callable[[Path, type[QuietHandler]], str]
 
 
-@pytest.fixture(autouse=True)
-def _new_file_systems() -> None:
-    """Let no test use a server of another one."""
-    file_system._file_system.cache_clear()
-
-
 @pytest.fixture
 def serve() -> Iterator[Serve]:
     """Serve folders on loopback; return the address of each."""
@@ -102,7 +96,9 @@ def serve() -> Iterator[Serve]:
 def _own_file_systems(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Open connections anew: they keep what the environment said."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    file_system._file_system.cache_clear()
     yield
+    file_system._file_system.cache_clear()
 
 
 @pytest.fixture
@@ -231,6 +227,7 @@ def test_a_missing_folder_and_one_without_images_are_named(folder: Path, serve: 
 def test_a_server_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "the server does not answer" in refusal(f"http://127.0.0.1:{free_port()}/frames")
     monkeypatch.setattr(file_system, "READ_SECONDS", 0.2)
+    file_system._file_system.cache_clear()
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         assert "the server does not answer" in refusal(f"http://127.0.0.1:{port}/frames")
@@ -288,6 +285,7 @@ def test_a_password_comes_from_a_file_of_the_user(
     address = f"{serve(folder.parent, GuardedHandler)}/frames"
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
     assert "the server answers 401" in refusal(address)
+    file_system._file_system.cache_clear()
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login someone password s3cret-word\n")
     os.chmod(netrc, 0o600)
